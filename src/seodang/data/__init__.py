@@ -1,0 +1,1 @@
+"""Rows → packs. No torch, no model."""

@@ -1,0 +1,107 @@
+"""Rows of one optimizer step → packs. Knows lengths and ids, no model and no device.
+
+Packing never moves an example to another step: a packed run takes the same examples in each step as a padded one,
+so their losses can be compared step by step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seodang.types import IGNORED, Pack, Step
+
+
+def positions(labels: NDArray[np.int32]) -> int:
+    """How many positions an example takes: up to the one that predicts its last supervised token."""
+    supervised = np.flatnonzero(labels[1:] != IGNORED)
+    return int(supervised[-1]) + 1 if supervised.size else 0
+
+
+def best_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Bins of indices whose lengths sum to at most `budget`, longest first, each into the fullest bin that takes it.
+
+    A length above the budget gets a bin of its own: an example is never cut.
+    """
+    bins: list[tuple[int, list[int]]] = []  # (room left, indices)
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        fitting = [(room, number) for number, (room, _) in enumerate(bins) if room >= lengths[index]]
+        if fitting:
+            room, number = min(fitting)
+            bins[number] = (room - lengths[index], [*bins[number][1], index])
+        else:
+            bins.append((budget - lengths[index], [index]))
+    return [members for _, members in bins]
+
+
+def pack(
+    input_ids: Sequence[NDArray[np.int32]], labels: Sequence[NDArray[np.int32]], *, budget: int
+) -> tuple[Pack, ...]:
+    """Pack examples into rows of at most `budget` positions (a longer example gets a row of its own).
+
+    Args:
+        input_ids, labels: one array [tokens] an example; labels unshifted, IGNORED where unsupervised.
+        budget: positions a row; 0: one example a row.
+    """
+    lengths = [positions(row) for row in labels]
+    kept = [index for index, length in enumerate(lengths) if length]
+    bins = best_fit([lengths[index] for index in kept], budget)
+    return tuple(_join(input_ids, labels, lengths, tuple(kept[i] for i in members)) for members in bins)
+
+
+def _join(
+    input_ids: Sequence[NDArray[np.int32]],
+    labels: Sequence[NDArray[np.int32]],
+    lengths: Sequence[int],
+    members: tuple[int, ...],
+) -> Pack:
+    sizes = [lengths[m] for m in members]
+    return Pack(
+        input_ids=np.concatenate([input_ids[m][:n] for m, n in zip(members, sizes, strict=True)]).astype(np.int64),
+        targets=np.concatenate([labels[m][1 : n + 1] for m, n in zip(members, sizes, strict=True)]).astype(np.int64),
+        position_ids=np.concatenate([np.arange(n, dtype=np.int64) for n in sizes]),
+        cu_seqlens=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32),
+        members=members,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which rows each optimizer step of an epoch takes: by number of rows alone, whatever the hardware."""
+
+    num_rows: int
+    examples_per_step: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.num_rows // self.examples_per_step)
+
+    def rows(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Indices of the rows of one step; the last step of an epoch may hold fewer."""
+        first = step * self.examples_per_step
+        return self.order(epoch)[first : first + self.examples_per_step]
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The rows of an epoch: as they were mixed in the first, shuffled anew by (seed, epoch) in later ones."""
+        if epoch == 0:
+            return np.arange(self.num_rows)
+        return np.random.default_rng([self.seed, epoch]).permutation(self.num_rows)
+
+
+def pack_step(
+    rows: Sequence[int],
+    input_ids: Sequence[NDArray[np.int32]],
+    labels: Sequence[NDArray[np.int32]],
+    *,
+    budget: int,
+) -> Step:
+    """One optimizer step from its rows' ids and labels."""
+    packs = pack(input_ids, labels, budget=budget)
+    return Step(
+        packs=packs,
+        supervised=sum(int((p.targets != IGNORED).sum()) for p in packs),
+        tokens=sum(p.input_ids.size for p in packs),
+        rows=tuple(int(row) for row in rows),
+    )

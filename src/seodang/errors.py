@@ -1,0 +1,65 @@
+"""Every error a user can meet.
+
+::
+
+    SeodangError                exit code 2: the user's mistake, one message
+    ├── RecipeError             a recipe that cannot be read; carries all faults at once
+    ├── SourceError             a data file, column or row that cannot be used
+    ├── TemplateError           a chat template that does not fit tokenizer or data
+    ├── ModelError              a model or tokenizer that cannot be loaded
+    ├── ResourceError           too little memory, disk or hardware
+    ├── RunError                a run folder that exists, is missing or cannot be resumed
+    └── GateError               exit code 1: readable input that must not be trained on, a failed proof
+
+An error says *where* (file:row or recipe key), *what*, and *the mend*.
+"""
+
+from collections.abc import Sequence
+
+
+class SeodangError(Exception):
+    """A mistake the user can mend. ``str(error)`` is ``where: what`` and, on a new line, the mend."""
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
+        self.what, self.where, self.mend = what, where, mend
+        head = f"{where}: {what}" if where else what
+        super().__init__(f"{head}\n  → {mend}" if mend else head)
+
+
+class RecipeError(SeodangError):
+    """All faults of one recipe, a line each."""
+
+    def __init__(self, faults: Sequence[str], *, where: str = "", mend: str = "") -> None:
+        self.faults = tuple(faults)
+        count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
+        super().__init__(
+            f"{count} in the recipe" + "".join(f"\n  - {fault}" for fault in self.faults), where=where, mend=mend
+        )
+
+
+class SourceError(SeodangError):
+    """A source that cannot be read or does not hold what the recipe says."""
+
+
+class TemplateError(SeodangError):
+    """A chat template that the tokenizer or the data does not fit."""
+
+
+class ModelError(SeodangError):
+    """A model or tokenizer that cannot be found, read or used."""
+
+
+class ResourceError(SeodangError):
+    """Too little memory or disk, or hardware that cannot do what was asked."""
+
+
+class RunError(SeodangError):
+    """A run folder that is in the way, is missing, or cannot be resumed."""
+
+
+class GateError(SeodangError):
+    """Readable input that must not be trained on, or a proof that failed."""
+
+    exit_code = 1

@@ -1,0 +1,1 @@
+"""A model in hand: load, attend, score, generate."""

@@ -1,0 +1,133 @@
+"""How packs run on one model: which attention, which head; checked on that model before it is trusted.
+
+Most architectures of transformers run packed rows exactly; a few are silently wrong (state that leaks from one
+sequence into the next, attention chunks that never reach the attention function). So the model at hand is asked.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from seodang.data.pack import pack
+from seodang.model.attention import PACKED, attention
+from seodang.model.loss import inputs, model_head_loss, own_head_loss
+from seodang.types import Pack
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of hidden states, relative
+LONGEST_PROBE = 1100  # positions: covers the windows of Gemma 2, 3 without costing seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A way to run packs on one model."""
+
+    packed: bool  # several sequences a row; else one
+    own_head: bool  # head and cross entropy computed here; else the model's logits
+    compute_dtype: torch.dtype | None = None  # of the products (autocast); none: the weights' own
+    remarks: tuple[str, ...] = ()
+
+    def budget(self, pack_tokens: int) -> int:
+        """The token budget to pack with: 0, one example a row, where packing is not exact."""
+        return pack_tokens if self.packed else 0
+
+    @contextmanager
+    def installed(self, model: PreTrainedModel) -> Iterator[None]:
+        """Inside, ``model(pack=PACK)`` is the pack's summed loss; every other call is the model's own.
+
+        The loss runs inside the model's forward, so that DDP and FSDP see an ordinary forward pass.
+        """
+        own: Callable[..., Any] = model.forward
+        replaced = vars(model).get("forward")  # by a hook, or by this engine around an evaluation amid training
+
+        def forward(*args: Any, pack: Pack | None = None, **kwargs: Any) -> Any:
+            if pack is None:
+                return own(*args, **kwargs)
+            with torch.autocast(model.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype is not None):
+                return own_head_loss(model, pack) if self.own_head else model_head_loss(model, pack, own)
+
+        model.forward = forward
+        try:
+            with attention(model, PACKED if self.packed else model.config._attn_implementation):
+                yield
+        finally:
+            if replaced is None:
+                del model.forward  # the class's own again
+            else:
+                model.forward = replaced
+
+
+def choose_engine(
+    model: PreTrainedModel,
+    rows: Sequence[NDArray[np.int32]],
+    *,
+    packed: bool = True,
+    compute_dtype: torch.dtype | None = None,
+) -> Engine:
+    """Try packing and the own head on this model, and yield to transformers' own path where they differ.
+
+    Args:
+        rows: ids of a few real rows [tokens].
+        packed: whether packing is wanted at all.
+        compute_dtype: of the products, by autocast over the weights; the trial runs in the weights' own.
+    """
+    probes = _probes(model, rows)
+    remarks = []
+    if packed and (error := packing_error(model, probes)) > TOLERANCE[model.dtype]:
+        packed = False
+        remarks.append(
+            f"{type(model).__name__} does not keep packed sequences apart (difference {error:.1e}): one example a row"
+        )
+    own_head = (error := head_error(model, probes[0])) <= TOLERANCE[model.dtype]
+    if not own_head:
+        remarks.append(
+            f"{type(model).__name__} has a head of its own kind (difference {error:.1e}): its logits are used"
+        )
+    return Engine(packed=packed, own_head=own_head, compute_dtype=compute_dtype, remarks=tuple(remarks))
+
+
+@torch.no_grad()
+def packing_error(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]]) -> float:
+    """Largest difference of hidden states, packed against each row alone under the model's own attention, relative."""
+    (packed,) = pack(rows, rows, budget=sum(row.size for row in rows))
+    alone = [_hidden(model, pack([rows[member]], [rows[member]], budget=0)[0]) for member in packed.members]
+    expected = torch.cat(alone)
+    try:
+        with attention(model, PACKED):
+            found = _hidden(model, packed)
+    except (RuntimeError, TypeError, ValueError, KeyError):
+        return float("inf")  # an architecture with an attention of its own
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@torch.no_grad()
+def head_error(model: PreTrainedModel, row: NDArray[np.int32]) -> float:
+    """Relative difference between the own head's loss and the model's logits on one row."""
+    (single,) = pack([row], [row], budget=0)
+    try:
+        own = own_head_loss(model, single)
+    except (AttributeError, RuntimeError, TypeError):
+        return float("inf")
+    theirs = model_head_loss(model, single, model.forward)
+    return float((own - theirs).abs() / theirs.abs().clamp_min(1e-12))
+
+
+def _hidden(model: PreTrainedModel, single: Pack) -> Tensor:
+    output: Any = model.base_model(**inputs(single, model.device))
+    hidden: Tensor = output.last_hidden_state[0].float()
+    return hidden
+
+
+def _probes(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
+    """Real rows, and one made of them that is longer than the model's attention window."""
+    window = getattr(model.config.get_text_config(), "sliding_window", None) or 0
+    probes = [row[:LONGEST_PROBE] for row in rows[:3] if row.size > 2]
+    if 0 < window + 32 <= LONGEST_PROBE:
+        probes.append(np.resize(np.concatenate(probes), window + 32))
+    return probes

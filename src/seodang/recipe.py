@@ -1,0 +1,348 @@
+"""The recipe: what a run is made from. Frozen models, every key checked, all faults told at once."""
+
+import copy
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from seodang.errors import RecipeError
+from seodang.recipe_file import absolute, fault_lines, is_shipped_template, nearest, override, read_recipe
+from seodang.recipe_file import shipped_recipes as shipped_recipes
+from seodang.types import LossOn, SourceRole
+
+RowFormat = Literal["auto", "qa", "alpaca", "messages", "sharegpt", "prompt_completion", "text"]
+Positive = Annotated[int, Field(gt=0)]
+SHORT_FORMS = {"model": "path", "template": "borrow"}  # `model: PATH` stands for `model: {path: PATH}`
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _number_as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) else value
+
+
+class Part(BaseModel):
+    """A section of the recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Model(Part):
+    """The base model."""
+
+    path: str = Field(description="folder, hub id, or package:gemma-3-270m / package:smollm2-135m-instruct")
+    revision: str | None = Field(None, description="of a hub id: branch, tag or commit")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the weights; auto: float32 masters, with bf16 compute where the hardware is fast at it"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:0, mps")
+    attention: Literal["auto", "packed", "padded"] = Field(
+        "auto", description="packed: several examples in one row, isolated; padded: one example a row"
+    )
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+
+
+class Template(Part):
+    """Where the chat template comes from when the base tokenizer has none."""
+
+    borrow: str | None = Field(
+        None,
+        description="built-in name (gemma, chatml, llama3, qwen3, plain), folder, hub id or .jinja file; "
+        "none: the tokenizer's own, else the first built-in whose markers the vocabulary has",
+    )
+    add_tokens: bool = Field(False, description="add the template's missing markers to the vocabulary and train them")
+
+
+class Source(Part):
+    """One data source. Holdout is split off first; `take` then thins the training part."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    role: SourceRole
+    path: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_many)] | None = Field(
+        None, description="file or files: JSON, JSON Lines, CSV, TSV, Parquet; sample:NAME is data that ships"
+    )
+    hub: str | None = Field(None, validate_default=True, description="data set id on the hub")
+    config: str | None = Field(None, description="of a hub data set")
+    split: str = Field("train", description="of a hub data set")
+    revision: str | None = Field(None, description="of a hub data set")
+    format: RowFormat = "auto"
+    question: str | None = Field(None, description="column")
+    answer: str | None = Field(None, description="column")
+    context: str | None = Field(None, description="column put before the question, after a blank line in between")
+    messages: str | None = Field(None, description="column")
+    text: str | None = Field(None, description="column of plain text")
+    encoding: str | None = Field(None, description="where it cannot be recognised: utf-8, cp949, utf-16 …")
+    holdout: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="share (below 1) or number of rows measured and never trained on; "
+        "default 0.05, and every row of a source that is not trained on",
+    )
+    take: Annotated[str | None, BeforeValidator(_number_as_text)] = Field(
+        None, description="of the training rows: a shard such as 1/3, a fraction such as 0.25, or a number of rows"
+    )
+    train: bool | None = Field(None, description="default: true, for retention false")
+
+    @field_validator("hub")
+    @classmethod
+    def _path_or_hub(cls, hub: str | None, info: ValidationInfo) -> str | None:
+        if "path" in info.data and (info.data["path"] is None) == (hub is None):
+            raise ValueError("give either `path` (files) or `hub` (a data set id)")
+        return hub
+
+    @field_validator("holdout")
+    @classmethod
+    def _share_or_rows(cls, holdout: float | None) -> float | None:
+        if holdout is not None and holdout >= 1 and holdout != int(holdout):
+            raise ValueError(f"{holdout} is neither a share below 1 nor a whole number of rows")
+        return holdout
+
+    @field_validator("take")
+    @classmethod
+    def _shard_fraction_or_rows(cls, take: str | None) -> str | None:
+        if take is None:
+            return None
+        if not re.fullmatch(r"[1-9]\d*/[1-9]\d*|0?\.\d*[1-9]\d*|[1-9]\d*", take):
+            raise ValueError(f"{take!r} is no shard (1/3), fraction (0.25) or number of rows (500)")
+        shard, _, shards = take.partition("/")
+        if shards and int(shard) > int(shards):
+            raise ValueError(f"{take!r} asks for shard {shard} of {shards}")
+        return take
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the training part is trained on; else all that is not held out is left aside."""
+        return _is_trained({"role": self.role, "train": self.train})
+
+    @property
+    def holdout_share(self) -> float:
+        """A share below 1, or a whole number of rows; infinity: all rows."""
+        if self.holdout is not None:
+            return self.holdout
+        return 0.05 if self.is_trained else float("inf")
+
+
+class Split(Part):
+    """How holdout rows are chosen."""
+
+    by: str = Field(
+        "question",
+        min_length=1,
+        description="question: the same question stays on one side; row: as datasets' train_test_split; "
+        "or a column's name: rows that share its value stay on one side",
+    )
+    seed: int = 42
+
+
+class Mix(Part):
+    """How the sources are joined."""
+
+    seed: int = Field(42, description="of the shuffles")
+    shares: Mapping[str, Annotated[float, Field(gt=0)]] | None = Field(
+        None, description="source name → share of the training tokens; may stand beside seed: {medical: 0.7, wiki: 0.3}"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inline_shares(cls, data: Any) -> Any:
+        return _with_shares(data) if isinstance(data, Mapping) else data
+
+
+def _with_shares(mix: Mapping[str, Any]) -> dict[str, Any]:
+    """`{seed: 1, medical: 0.7}` stands for `{seed: 1, shares: {medical: 0.7}}`."""
+    if "shares" in mix:
+        return dict(mix)
+    shares = {key: value for key, value in mix.items() if key != "seed"}
+    return {**{key: value for key, value in mix.items() if key == "seed"}, "shares": shares or None}
+
+
+class EarlyStopping(Part):
+    """Stop when the chosen evaluation loss has not improved."""
+
+    patience: Positive = Field(3, description="evaluations without improvement")
+    min_delta: Annotated[float, Field(ge=0)] = Field(0.0, description="nats per token that count as improvement")
+
+
+class Train(Part):
+    """Training settings."""
+
+    epochs: Annotated[float, Field(gt=0)] = 3.0
+    steps: Positive | None = Field(None, description="optimizer steps; takes the place of epochs")
+    examples_per_step: Positive = Field(16, description="examples that make one optimizer step")
+    max_tokens: Annotated[int, Field(ge=8)] = Field(1024, description="of one rendered row")
+    too_long: Literal["drop", "cut_question", "refuse"] = Field(
+        "drop", description="what happens to rows above max_tokens; an answer is never cut"
+    )
+    pack_tokens: Positive | None = Field(None, description="token budget of one forward pass; none: chosen by memory")
+    learning_rate: Annotated[float, Field(gt=0)] = 2.0e-5
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Annotated[float, Field(ge=0)] = Field(0.03, description="share of the steps (below 1) or number of steps")
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest gradient norm")
+    loss_on: LossOn = "answers"
+    checkpointing: Literal["auto", "none", "full"] = Field("auto", description="gradient checkpointing")
+    eval_every: Positive | None = Field(None, description="steps between evaluations; none: ten over the run")
+    keep_checkpoints: Positive = 3
+    best_by: str = Field("all", description="all (mean over sources that are trained) or a source's name")
+    early_stopping: EarlyStopping | None = None
+    seed: int = 42
+
+
+class Generate(Part):
+    """Sampling settings. Without a temperature, answers are greedy."""
+
+    max_new_tokens: Positive = 256
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Positive | None = None
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    seed: int = 42
+
+
+class Repeat(Part):
+    """One question asked many times, always sampled."""
+
+    question: str
+    times: Annotated[int, Field(ge=2)] = 10
+
+
+class Ask(Part):
+    """What base and tuned model are asked before and after."""
+
+    domain: tuple[str, ...] = ()
+    general: tuple[str, ...] = ()
+    repeat: Repeat | None = None
+    holdout: Annotated[int, Field(ge=0)] = Field(24, description="holdout questions answered by both models")
+    holdout_tokens: Positive = Field(128, description="longest answer to a holdout question")
+    generate: Generate = Generate()
+
+
+class Recipe(Part):
+    """One run, from sources to report."""
+
+    name: str = Field(pattern=r"^[\w.-]+$", description="names the run's folder: runs/NAME")
+    model: Model
+    template: Template = Template()
+    system: str | None = Field(None, description="one system text for training and serving alike")
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    split: Split = Split()
+    mix: Mix = Mix()
+    train: Train = Train()
+    ask: Ask = Ask()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _names_agree(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Names that stand in two sections are checked even where a key is at fault, so that nothing is told late."""
+        faults: list[InitErrorDetails] = []
+        try:
+            recipe = handler(_long(data) if isinstance(data, Mapping) else data)
+        except ValidationError as error:
+            for told in error.errors():
+                fault = InitErrorDetails(
+                    type=told["type"], loc=told["loc"], input=told["input"], ctx=told.get("ctx", {})
+                )
+                faults.append(fault)
+        faults.extend(_name_faults(data if faults else dict(recipe)))
+        if faults:
+            raise ValidationError.from_exception_data(cls.__name__, faults)
+        return recipe
+
+
+def _long(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's keys with short forms written out."""
+    return {
+        key: {SHORT_FORMS[key]: value} if key in SHORT_FORMS and isinstance(value, str) else value
+        for key, value in recipe.items()
+    }
+
+
+def _name_faults(recipe: Any) -> Iterator[InitErrorDetails]:
+    """Source names that sections do not agree on. `recipe` may be of any shape: what cannot be read is passed over."""
+
+    def fault(what: str, *key: str) -> InitErrorDetails:
+        return InitErrorDetails(type=PydanticCustomError("names", "{fault}", {"fault": what}), loc=key, input=None)
+
+    def section(value: Any) -> dict[str, Any]:
+        return dict(value) if isinstance(value, Mapping | Part) else {}
+
+    listed = section(recipe).get("sources")
+    sources = [section(item) for item in listed] if isinstance(listed, list | tuple) else []
+    names = [source["name"] for source in sources if isinstance(source.get("name"), str)]
+    if not sources or len(names) < len(sources):
+        return
+    trained = [name for name, source in zip(names, sources, strict=True) if _is_trained(source)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        yield fault(f"two have the name {', '.join(twice)}", "sources")
+    if not trained:
+        yield fault("none is trained on (role domain or general, or train: true)", "sources")
+    shares = section(_with_shares(section(section(recipe).get("mix"))).get("shares"))
+    for name in shares:
+        if name not in trained:
+            yield fault(f"no trained source has this name{nearest(str(name), [*trained, 'seed'])}", "mix", str(name))
+    if shares and (missing := [name for name in trained if name not in shares]):
+        yield fault(f"shares are given, but none for {', '.join(missing)}", "mix")
+    best_by = section(section(recipe).get("train")).get("best_by", "all")
+    if isinstance(best_by, str) and best_by not in ("all", *names):
+        yield fault(f"no source is named {best_by!r}{nearest(best_by, ['all', *names])}", "train", "best_by")
+
+
+def _is_trained(source: Mapping[str, Any]) -> bool:
+    train = source.get("train")
+    return source.get("role") != "retention" if train is None else bool(train)
+
+
+def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe; its paths become absolute: they are relative to its file (a mapping's: to where one is).
+
+    Args:
+        recipe: a YAML file, the name of a recipe that ships (`demo`), or a mapping.
+        overrides: `KEY=VALUE` pairs with dotted keys, values read as YAML: `train.steps=20`, `sources.a.take=9`.
+
+    Raises:
+        RecipeError: every fault at once, each with its key and what was found.
+    """
+    if isinstance(recipe, Mapping):
+        where, data, folder = "recipe", dict(copy.deepcopy(recipe)), Path.cwd()
+    else:
+        where, data, folder = read_recipe(recipe)
+    data = _long(data)  # before the overrides, so that `model.dtype=…` finds a section
+    faults = [fault for pair in overrides if (fault := override(data, pair))]
+    try:
+        checked = Recipe.model_validate(data)
+    except ValidationError as error:
+        faults.extend(fault_lines(error, data, Recipe))
+    if faults:
+        raise RecipeError(faults, where=where, mend="mend these keys and run again")
+    return _absolute(checked, folder)
+
+
+def _absolute(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with paths that hold from anywhere, also from the run folder that it is written to."""
+
+    def source(part: Source) -> Source:
+        return part.model_copy(update={"path": part.path and tuple(absolute(path, folder) for path in part.path)})
+
+    model, template = recipe.model, recipe.template
+    if template.borrow and not is_shipped_template(template.borrow):
+        borrow = absolute(template.borrow, folder, if_there=True)
+        template = template.model_copy(update={"borrow": borrow})
+    model = model.model_copy(update={"path": absolute(model.path, folder, if_there=True)})
+    sources = tuple(source(part) for part in recipe.sources)
+    return recipe.model_copy(update={"sources": sources, "model": model, "template": template})

@@ -1,0 +1,200 @@
+"""A recipe as text: found, parsed, overridden, its faults told to people. Knows no section of it."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from seodang.errors import RecipeError
+
+# pydantic speaks of tuples and dictionaries; whoever writes YAML does not
+PLAIN_WORDS = {
+    "tuple_type": "expected a list",
+    "dict_type": "expected keys with values",
+    "mapping_type": "expected keys with values",
+    "model_type": "expected keys with values",
+    "string_type": "expected text",
+    "too_short": "expected at least one",
+}
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that ship."""
+    folder = files("seodang").joinpath("recipes")
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def is_shipped_template(name: str) -> bool:
+    """Whether `name` is a built-in chat template: such a name is no path, whatever lies in the folder."""
+    return "/" not in name and files("seodang").joinpath("templates", f"{name}.jinja").is_file()
+
+
+def read_recipe(recipe: str | Path) -> tuple[str, dict[str, Any], Path]:
+    """A recipe file, or one that ships, as (where it stands, its keys, folder that its relative paths start from).
+
+    Raises:
+        RecipeError: no such file, not UTF-8, or no YAML mapping.
+    """
+    name, path = str(recipe), Path(recipe).expanduser()
+    try:
+        if path.is_file():
+            return name, parse(path.read_text(encoding="utf-8-sig"), name), path.resolve().parent
+    except UnicodeDecodeError as error:
+        raise RecipeError([f"not UTF-8 text: {error}"], where=name, mend="save the recipe as UTF-8") from None
+    except OSError as error:
+        raise RecipeError([f"cannot be read: {error.strerror}"], where=name) from None
+    if name in shipped_recipes():
+        text = files("seodang").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8")
+        return f"recipe {name}", parse(text, f"recipe {name}"), Path.cwd()
+    what = "is a folder" if path.is_dir() else "no such file"
+    raise RecipeError(
+        [f"{what}, and no recipe that ships has this name{nearest(name, shipped_recipes())}"],
+        where=name,
+        mend=f"give a YAML file or one of: {', '.join(shipped_recipes())}",
+    )
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML that refuses a key given twice: PyYAML keeps the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # PyYAML itself refuses a list or mapping as a key
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def parse(text: str, where: str) -> dict[str, Any]:
+    """The keys of a YAML text.
+
+    Raises:
+        RecipeError: no YAML, a key that stands twice, or no mapping.
+    """
+    try:
+        data = yaml.load(text, Loader=_UniqueKeys)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+        mark = getattr(error, "problem_mark", None)
+        place = f"{where}:{mark.line + 1}" if mark else where
+        what = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise RecipeError([what], where=place, mend="mend the YAML") from None
+    if not isinstance(data, dict):
+        found = "nothing" if data is None else type(data).__name__
+        raise RecipeError([f"expected keys such as `model:` and `sources:`, found {found}"], where=where)
+    return data
+
+
+def override(data: dict[str, Any], pair: str) -> str | None:
+    """Put `a.b=VALUE` into `data`; a fault if it leads nowhere. Items are named: `sources.medical.take=9`."""
+    key, equals, value = pair.partition("=")
+    if not equals or not key:
+        return f"{pair!r} is no KEY=VALUE"
+    try:
+        parsed = yaml.load(value, Loader=_UniqueKeys)
+    except (yaml.YAMLError, ValueError):
+        return f"{key}: {value!r} cannot be read as YAML"
+    *parents, last = key.split(".")
+    node: Any = data
+    for done, part in enumerate(parents):
+        if isinstance(node, list):
+            found = next((item for item in node if isinstance(item, dict) and item.get("name") == part), None)
+            if found is None:
+                names = [str(item["name"]) for item in node if isinstance(item, dict) and "name" in item]
+                return f"{key}: none of {'.'.join(parents[:done])} is named {part!r}{nearest(part, names)}"
+            node = found
+            continue
+        if node.get(part) is None:
+            node[part] = {}
+        node = node[part]
+        if not isinstance(node, dict | list):
+            return f"{key}: {part} holds a value, not keys"
+    if isinstance(node, list):
+        return f"{key}: name the item, as in {'.'.join(parents)}.NAME.{last}"
+    node[last] = parsed
+    return None
+
+
+def fault_lines(error: ValidationError, data: Mapping[str, Any], model: type[BaseModel]) -> Iterator[str]:
+    """One line for each fault: its key, what was found, and the nearest key that there is."""
+    for fault in error.errors():
+        location, kind = fault["loc"], fault["type"]
+        if kind == "too_short" and fault["input"]:
+            continue  # pydantic counts the items without fault; those at fault are told anyway
+        key = _key(location, data)
+        if kind == "extra_forbidden":
+            what = f"no such key{nearest(str(location[-1]), _fields(location[:-1], model))}"
+        elif kind == "missing":
+            what = "missing"
+        elif "ctx" in fault and ("fault" in fault["ctx"] or "error" in fault["ctx"]):  # our own words
+            what = str(fault["ctx"].get("fault") or fault["ctx"]["error"])
+        else:
+            message = PLAIN_WORDS.get(kind, fault["msg"][:1].lower() + fault["msg"][1:])
+            what = f"{message}, found {_short(fault['input'])}"
+        yield f"{key}: {what}" if key else what
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """A phrase that points from a wrong name to the nearest one there is, or lists them."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f" (there are: {', '.join(known)})" if known else ""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _key(location: Sequence[str | int], data: Mapping[str, Any]) -> str:
+    """`sources.medical.take` rather than `sources.1.take`."""
+    names: list[str] = []
+    node: Any = data
+    for part in location:
+        try:
+            node = node[part]
+        except (KeyError, IndexError, TypeError):  # the fault is that it is not there
+            node = None
+        name = node.get("name") if isinstance(node, Mapping) and isinstance(part, int) else None
+        names.append(str(name or part))
+    return ".".join(names)
+
+
+def _fields(location: Sequence[str | int], model: type[BaseModel]) -> list[str]:
+    """The keys that the section at `location` knows."""
+    for part in location:
+        if isinstance(part, str) and part in model.model_fields:
+            model = next(_models(model.model_fields[part].annotation), model)
+    return list(model.model_fields)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The pydantic models named in a type such as `tuple[Source, ...]` or `Repeat | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _models(inner)
+
+
+def absolute(path: str, folder: Path, *, if_there: bool = False) -> str:
+    """A local path that means the same from every folder; `package:` and `sample:` names stay as they are.
+
+    Args:
+        path: as the recipe has it.
+        folder: what a relative path starts from.
+        if_there: the path may be a hub id instead, unless it exists or begins with `.`, `~` or `/`.
+    """
+    if re.match(r"(package|sample):", path):
+        return path
+    resolved = folder / Path(path).expanduser()
+    if if_there and not path.startswith((".", "~", "/")) and not resolved.exists():
+        return path
+    return str(resolved)

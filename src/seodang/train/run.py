@@ -1,0 +1,148 @@
+"""The run folder: what a run leaves behind, written so that a kill at any moment leaves it readable.
+
+::
+
+    recipe.yaml     manifest.json   counts.json    dropped.jsonl   findings.json   lengths.json   samples.json
+    metrics.jsonl   tensorboard/    checkpoints/   answers.jsonl   proof.json      pictures/      report.html
+    model/
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from seodang.errors import RunError
+from seodang.recipe import Recipe
+
+WITHOUT_EFFECT_ON_TRAINING = ("ask",)  # sections a resumed run may change
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run's folder."""
+
+    folder: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether training ended and the best model was saved."""
+        return (self.model / "config.json").is_file()
+
+    @property
+    def is_proven(self) -> bool:
+        return (self.folder / "proof.json").is_file()
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe of the run.
+
+        Raises:
+            RunError: no run lives here.
+        """
+        path = self.folder / "recipe.yaml"
+        if not path.is_file():
+            raise RunError(
+                "no run lives here: it has no recipe.yaml", where=str(self.folder), mend="give a run's folder"
+            )
+        return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+    def write_json(self, name: str, data: object) -> None:
+        write_text(self.folder / name, json.dumps(data, ensure_ascii=False, indent=1))
+
+    def read_json(self, name: str) -> Any:
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+
+    def write_lines(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        write_text(self.folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    def read_lines(self, name: str) -> list[dict[str, Any]]:
+        """Rows of a JSON Lines file; a last line that a kill cut off is left out."""
+        path = self.folder / name
+        if not path.is_file():
+            return []
+        text = path.read_text(encoding="utf-8")
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines() if line.strip()]
+
+    def append(self, name: str, row: Mapping[str, Any]) -> None:
+        with (self.folder / name).open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest complete checkpoint: one gets its name only when all of it is on disk."""
+        found = [
+            (int(match[1]), path)
+            for path in self.checkpoints.glob("checkpoint-*")
+            if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and (path / "trainer_state.json").is_file()
+        ]
+        return max(found)[1] if found else None
+
+    def rewind(self, step: int) -> None:
+        """Forget what was recorded after `step`: a resumed run records it again."""
+        self.write_lines("metrics.jsonl", (row for row in self.read_lines("metrics.jsonl") if row["step"] <= step))
+        for unfinished in self.checkpoints.glob("saving-*"):
+            shutil.rmtree(unfinished)
+
+
+def open_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
+    """A new run's folder, or the one to go on with.
+
+    Raises:
+        RunError: the folder exists and `resume` is false; or nothing can be resumed there; or the recipe changed.
+    """
+    run = Run(folder=folder)
+    if resume:
+        if not folder.is_dir():
+            raise RunError("there is no run to resume", where=str(folder), mend="start it without --resume")
+        _same_recipe(run, recipe)
+        return run
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(
+            "exists and is never overwritten",
+            where=str(folder),
+            mend="go on with it by --resume, or give another folder (--out) or name (name=NEW)",
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "recipe.yaml", dump_recipe(recipe))
+    except OSError as error:
+        raise RunError(
+            f"cannot be written: {error.strerror}", where=str(folder), mend="give a folder of yours by --out"
+        ) from None
+    return run
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML: every default written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), allow_unicode=True, sort_keys=False, width=110)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+def _same_recipe(run: Run, recipe: Recipe) -> None:
+    before, now = run.recipe().model_dump(mode="json"), recipe.model_dump(mode="json")
+    changed = [key for key in now if key not in (*WITHOUT_EFFECT_ON_TRAINING, "name") and now[key] != before.get(key)]
+    if changed:
+        raise RunError(
+            f"this run was started with another recipe: {', '.join(changed)} differ",
+            where=str(run.folder),
+            mend=f"resume with {run.folder / 'recipe.yaml'}, or start a new run with --out",
+        )

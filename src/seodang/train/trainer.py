@@ -1,0 +1,329 @@
+"""Packs → checkpoints, by transformers' Trainer. The only module that imports it.
+
+One item of the loader is one optimizer step of one rank: a `Step`, a list of packs and the number of supervised
+tokens they share. The loss of a step is the mean over all its supervised tokens, however they are packed.
+"""
+
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainingArguments,
+)
+from transformers.trainer_callback import ExportableState, PrinterCallback
+from transformers.trainer_utils import rotate_checkpoints
+
+from seodang import recipe
+from seodang.data.pack import Plan, pack_step
+from seodang.errors import ResourceError, RunError
+from seodang.model.engine import Engine
+from seodang.train.stopping import Interrupt, LastStep
+from seodang.types import Metric, Step
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """How training ended."""
+
+    steps: int
+    best_step: int | None
+    best_loss: float | None
+    stopped: bool  # by Ctrl-C: to be resumed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What training needs besides the recipe."""
+
+    engine: Engine
+    pack_tokens: int
+    optimizer: str  # a name that transformers knows
+    checkpoints: Path
+    resume_from: Path | None
+    total_steps: int
+    eval_every: int
+
+
+class Steps(torch.utils.data.Dataset[Step]):
+    """The optimizer steps of the current epoch."""
+
+    def __init__(self, rows: Dataset, plan: Plan, budget: int) -> None:
+        self.rows, self.plan, self.budget, self.epoch = rows.select_columns(["input_ids", "labels"]), plan, budget, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.plan.steps_per_epoch
+
+    def __getitem__(self, step: int) -> Step:
+        indices = self.plan.rows(self.epoch, step)
+        part = self.rows[indices]
+        ids, labels = ([np.asarray(row, dtype=np.int32) for row in part[key]] for key in ("input_ids", "labels"))
+        return pack_step(indices.tolist(), ids, labels, budget=self.budget)
+
+
+def train(
+    model: PreTrainedModel,
+    rows: Dataset,
+    settings: recipe.Train,
+    setup: Setup,
+    *,
+    measure: Callable[[], Mapping[str, Metric]],
+    chosen_loss: Callable[[Mapping[str, Metric]], float] | None,
+    on_event: Callable[[Event], None],
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Trained:
+    """Train `model` in place; at the end it holds the weights of the best evaluation.
+
+    Args:
+        rows: prepared rows (`input_ids`, `labels`), in the order in which the first epoch takes them.
+        measure: evaluates the model as it is, source → metric.
+        chosen_loss: the one loss that picks the best checkpoint; none: the last step is the best.
+        on_event: takes the rows of metrics.jsonl as they happen, and {"event": "save", …}.
+        callbacks: transformers' own, from the Python API.
+
+    Raises:
+        RunError: the loss became NaN or infinite.
+        ResourceError: out of memory.
+    """
+    plan = Plan(num_rows=len(rows), examples_per_step=settings.examples_per_step, seed=settings.seed)
+    trainer = _StepTrainer(
+        model=model,
+        args=_arguments(model, settings, setup, has_evaluation=chosen_loss is not None),
+        train_dataset=Steps(rows, plan, setup.engine.budget(setup.pack_tokens)),
+        eval_dataset=(),  # Trainer asks for one; `measure` has its own
+        data_collator=_only_item,
+        callbacks=list(callbacks),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.measure, trainer.chosen_loss, trainer.on_event = measure, chosen_loss, on_event
+    trainer.where_rows = lambda step: _row_names(rows, step)
+    if settings.early_stopping and chosen_loss:
+        stopping = settings.early_stopping
+        trainer.add_callback(EarlyStoppingCallback(stopping.patience, stopping.min_delta))
+    interrupt = Interrupt()
+    trainer.add_callback(LastStep())
+    trainer.add_callback(interrupt)
+    with setup.engine.installed(model), interrupt.listening(), _memory_errors(setup):
+        trainer.train(resume_from_checkpoint=str(setup.resume_from) if setup.resume_from else None)
+    state = trainer.state
+    has_best = state.best_global_step and not interrupt.asked
+    return Trained(
+        steps=state.global_step,
+        best_step=state.best_global_step if has_best else state.global_step,
+        best_loss=state.best_metric if has_best else None,
+        stopped=interrupt.asked and state.global_step < setup.total_steps,
+    )
+
+
+def total_steps(settings: recipe.Train, num_rows: int) -> int:
+    """Optimizer steps of the whole run."""
+    per_epoch = -(-num_rows // settings.examples_per_step)
+    return settings.steps or max(1, math.ceil(settings.epochs * per_epoch))
+
+
+def _arguments(
+    model: PreTrainedModel, settings: recipe.Train, setup: Setup, *, has_evaluation: bool
+) -> TrainingArguments:
+    warmup = settings.warmup if settings.warmup >= 1 else settings.warmup * setup.total_steps
+    return TrainingArguments(
+        output_dir=str(setup.checkpoints),
+        max_steps=setup.total_steps,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=math.ceil(warmup),
+        optim=setup.optimizer,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.clip,
+        gradient_checkpointing=settings.checkpointing == "full",
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        use_cpu=model.device.type == "cpu",
+        eval_strategy="steps" if has_evaluation else "no",
+        eval_steps=setup.eval_every,
+        save_strategy="steps",
+        save_steps=setup.eval_every,
+        save_total_limit=settings.keep_checkpoints,
+        load_best_model_at_end=has_evaluation,
+        metric_for_best_model="eval_loss" if has_evaluation else None,
+        greater_is_better=False,
+        logging_steps=1 if model.device.type == "cpu" else 10,
+        logging_nan_inf_filter=False,  # it hides a dead run behind a healthy curve
+        train_sampling_strategy="sequential",  # the plan shuffles
+        remove_unused_columns=False,
+        ddp_broadcast_buffers=False,
+        dataloader_pin_memory=False,
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+        seed=settings.seed,
+    )
+
+
+def _only_item(items: list[Step]) -> Step:
+    (step,) = items
+    return step
+
+
+def _row_names(rows: Dataset, step: Step | None) -> str:
+    if step is None or "file" not in rows.column_names:
+        return ""
+    part = rows.select_columns(["file", "row"])[list(step.rows)]
+    return ", ".join(f"{file}:{row}" for file, row in zip(part["file"], part["row"], strict=True))
+
+
+class _StepTrainer(Trainer):
+    """Trainer whose batch is a whole optimizer step."""
+
+    measure: Callable[[], Mapping[str, Metric]]
+    chosen_loss: Callable[[Mapping[str, Metric]], float] | None
+    on_event: Callable[[Event], None]
+    where_rows: Callable[[Step | None], str]
+    _step: Step | None = None
+
+    def training_step(self, model: Any, inputs: Step, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward over the step's packs; gradients are exchanged with the last one."""
+        model.train()
+        self._step = inputs
+        world = self.accelerator.num_processes
+        total = torch.zeros((), device=self.args.device)
+        for number, pack in enumerate(inputs.packs, 1):
+            last = number == len(inputs.packs)
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                loss = model(pack=pack) * (world / inputs.supervised)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Step], num_batches: int, device: Any
+    ) -> tuple[list[Step], None]:
+        """One step; its tokens are counted already."""
+        return [next(epoch_iterator)], None
+
+    def floating_point_ops(self, inputs: Step) -> int:
+        return 6 * inputs.tokens * int(self.model.num_parameters(exclude_embeddings=True))
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Loss of every source, token-weighted, in Trainer's names."""
+        metrics = self.measure()
+        if self.chosen_loss is None:
+            raise AssertionError("evaluation without a loss to choose by")
+        loss = self.chosen_loss(metrics)
+        self.on_event(evaluation_event(metrics, loss, step=self.state.global_step, epoch=self.state.epoch or 0.0))
+        logs = {"eval_loss": loss, **{f"eval_{name}_loss": metric.loss for name, metric in metrics.items()}}
+        self.state.log_history.append({**logs, "step": self.state.global_step})
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
+        return logs
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs, start_time)
+        if "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise RunError(
+                f"the training loss is {logs['loss']} at step {self.state.global_step}",
+                where=self.where_rows(self._step),
+                mend="look at these rows, lower train.learning_rate, or set model.dtype=float32",
+            )
+        self.on_event(
+            {
+                "event": "train",
+                "step": self.state.global_step,
+                "epoch": round(self.state.epoch or 0.0, 4),
+                "loss": logs["loss"],
+                "probability": math.exp(-logs["loss"]),
+                "learning_rate": logs["learning_rate"],
+                "grad_norm": logs.get("grad_norm"),
+                "tokens": self._step.tokens if self._step else 0,
+                "supervised_tokens": self._step.supervised if self._step else 0,
+            }
+        )
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write aside, then rename: a folder that bears a checkpoint's name is complete."""
+        folder = Path(self.args.output_dir)
+        aside, final = (folder / f"{kind}-{self.state.global_step}" for kind in ("saving", "checkpoint"))
+        self.on_event({"event": "save", "step": self.state.global_step, "path": str(final)})
+        shutil.rmtree(aside, ignore_errors=True)
+        self.store_flos()
+        self.save_model(str(aside), _internal_call=True)
+        self._save_optimizer_and_scheduler(str(aside))
+        self._save_scaler(str(aside))
+        self._save_rng_state(str(aside))
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            if best := self.state.best_global_step:
+                self.state.best_model_checkpoint = str(folder / f"checkpoint-{best}")
+            for callback in [*self.callback_handler.callbacks, self.control]:
+                if isinstance(callback, ExportableState):
+                    self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+            self.state.save_to_json(str(aside / "trainer_state.json"))
+            shutil.rmtree(final, ignore_errors=True)
+            aside.rename(final)
+            rotate_checkpoints(
+                output_dir=str(folder),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        progress: tuple[int, int] = super()._init_training_state(*args, **kwargs)
+        if best := self.state.best_global_step:  # the run folder may have been moved since
+            self.state.best_model_checkpoint = str(Path(self.args.output_dir) / f"checkpoint-{best}")
+        return progress
+
+
+def evaluation_event(metrics: Mapping[str, Metric], loss: float | None, *, step: int, epoch: float) -> Event:
+    """A row of metrics.jsonl for one evaluation."""
+    return {
+        "event": "eval",
+        "step": step,
+        "epoch": round(epoch, 4),
+        "loss": loss,
+        "probability": None if loss is None else math.exp(-loss),
+        "sources": {
+            name: {
+                "loss": metric.loss,
+                "probability": math.exp(-metric.loss),
+                "tokens": metric.tokens,
+                "rows": metric.rows,
+                "bits_per_byte": metric.bits_per_byte if metric.num_bytes else None,
+            }
+            for name, metric in metrics.items()
+        },
+    }
+
+
+@contextmanager
+def _memory_errors(setup: Setup) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "alloc" not in str(error).lower():
+            raise
+        raise ResourceError(
+            f"out of memory in a forward or backward pass of up to {setup.pack_tokens} positions",
+            where="train",
+            mend=f"resume with a smaller token budget (train.pack_tokens={max(64, setup.pack_tokens // 2)}), "
+            "train.checkpointing=full, or a smaller train.max_tokens; "
+            "the last checkpoint is kept",
+        ) from error

@@ -1,0 +1,157 @@
+"""The values that travel down the line. This module knows no library but NumPy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+SourceRole = Literal["domain", "general", "retention"]
+LossOn = Literal["answers", "last_answer", "all"]
+IGNORED = -100  # the label of a token that is not supervised (torch's ignore_index)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str  # system, user, assistant or tool
+    content: str | None  # None only where tool_calls or a tool result stand instead
+    reasoning: str | None = None  # thinking that precedes the answer
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None  # of the tool that a tool turn reports from
+
+    def as_dict(self) -> dict[str, Any]:
+        """The message as chat templates and Arrow take it: no key for what is absent."""
+        turn: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.reasoning is not None:
+            turn["reasoning_content"] = self.reasoning
+        if self.tool_calls:
+            turn["tool_calls"] = [dict(call) for call in self.tool_calls]
+        if self.tool_call_id is not None:
+            turn["tool_call_id"] = self.tool_call_id
+        if self.name is not None:
+            turn["name"] = self.name
+        return turn
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rendered:
+    """A conversation as the model reads it."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...]  # [start, end) in characters of `text`: supervised, in order
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One tokenised row. `labels[i]` is `input_ids[i]` where supervised, else IGNORED (not shifted)."""
+
+    input_ids: NDArray[np.int32]  # [tokens]
+    labels: NDArray[np.int32]  # [tokens]
+    source: str
+    row_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pack:
+    """Several examples end to end in one row; attention does not cross `cu_seqlens`.
+
+    `targets[t]` is the token that position t must predict (labels shifted by one), so an example of n tokens
+    takes n − 1 positions here, and fewer if it ends unsupervised. Three examples of 3, 4 and 2 tokens::
+
+        input_ids      a b | d e f | h
+        targets        b c | _ f g | i        _ is IGNORED
+        position_ids   0 1 | 0 1 2 | 0
+        cu_seqlens     0     2       5   6
+    """
+
+    input_ids: NDArray[np.int64]  # [positions]
+    targets: NDArray[np.int64]  # [positions]
+    position_ids: NDArray[np.int64]  # [positions], from 0 in each example
+    cu_seqlens: NDArray[np.int32]  # [examples + 1]
+    members: tuple[int, ...]  # which of the examples given to `pack`, in the order they lie here
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """All that one optimizer step of one rank works on."""
+
+    packs: tuple[Pack, ...]
+    supervised: int  # supervised tokens of the whole step, over all ranks: the loss's denominator
+    tokens: int  # positions of the whole step
+    rows: tuple[int, ...]  # indices into the training set
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowNote:
+    """One row that a step dropped or changed."""
+
+    where: str  # file:row
+    row_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """What one step did to one source. `notes` lists the dropped rows; the counts are complete, the list is capped."""
+
+    step: str
+    source: str
+    rows_in: int
+    kept: int
+    dropped: Mapping[str, int] = field(default_factory=dict)  # reason → rows
+    changed: Mapping[str, int] = field(default_factory=dict)  # change → rows
+    notes: tuple[RowNote, ...] = ()
+    remarks: tuple[str, ...] = ()  # sentences for people: sniffed format, encoding …
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """Something known before training. `refuse` stops the line, `warn` is shown, `fixed` was mended."""
+
+    check: str  # a short name: "control_tokens", "split_leak" …
+    severity: Literal["refuse", "warn", "fixed", "note"]
+    where: str
+    what: str
+    mend: str = ""
+    rows: tuple[str, ...] = ()  # file:row of examples
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """A token-weighted loss: the sum of −log p over `tokens` supervised tokens."""
+
+    source: str
+    loss_sum: float  # nats
+    tokens: int
+    rows: int
+    num_bytes: int = 0  # UTF-8 bytes of the supervised text; for bits per byte of retention texts
+
+    @property
+    def loss(self) -> float:
+        """Mean loss in nats per token."""
+        return self.loss_sum / self.tokens
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Loss in bits per UTF-8 byte: comparable across tokenizers."""
+        return self.loss_sum / (self.num_bytes * float(np.log(2.0)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """One generated answer."""
+
+    kind: Literal["domain", "general", "repeat", "holdout"]
+    model: str  # "base" or "tuned"
+    question: str
+    text: str
+    stopped: bool  # ended by itself, before max_new_tokens
+    prompt_tokens: int
+    new_tokens: int
+    reference: str | None = None  # the holdout's own answer
+    row_id: str | None = None
+    source: str | None = None

@@ -1,0 +1,51 @@
+"""Fixtures that many tests share: a tiny tokenizer, a tiny model, and the folder of both."""
+
+import copy
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any import of huggingface_hub: tests never reach the network
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from tiny import make_config, make_model, make_tokenizer
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def _tokenizer() -> PreTrainedTokenizerFast:
+    return make_tokenizer()
+
+
+@pytest.fixture
+def tiny_tokenizer(_tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 512 ids with the control tokens of common templates; a copy that the test may change."""
+    return copy.deepcopy(_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(_tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """A random llama of 2 layers, hidden size 64, float32, eval mode: shared, so a test must not train it."""
+    return make_model(make_config("llama", len(_tokenizer)))
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(
+    _tokenizer: PreTrainedTokenizerFast, tiny_model: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Folder of tiny_model and tiny_tokenizer as save_pretrained leaves it, without a chat template: read only."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_model.save_pretrained(folder)
+    _tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The real data beside the repository; the test is skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no {SHARED}")
+    return SHARED
