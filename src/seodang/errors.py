@@ -9,6 +9,7 @@
     ├── ModelError              a model or tokenizer that cannot be loaded
     ├── ResourceError           too little memory, disk or hardware
     ├── RunError                a run folder that exists, is missing or cannot be resumed
+    ├── HubError                a hub that cannot be reached or does not let the user write
     └── GateError               exit code 1: readable input that must not be trained on, a failed proof
 
 An error says *where* (file:row or recipe key), *what*, and *the mend*.
@@ -57,6 +58,10 @@ class ResourceError(SeodangError):
 
 class RunError(SeodangError):
     """A run folder that is in the way, is missing, or cannot be resumed."""
+
+
+class HubError(SeodangError):
+    """A hub that cannot be reached, does not know the user, or refuses what was sent."""
 
 
 class GateError(SeodangError):

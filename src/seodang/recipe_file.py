@@ -47,7 +47,8 @@ def read_recipe(recipe: str | Path) -> tuple[str, dict[str, Any], Path]:
     except UnicodeDecodeError as error:
         raise RecipeError([f"not UTF-8 text: {error}"], where=name, mend="save the recipe as UTF-8") from None
     except OSError as error:
-        raise RecipeError([f"cannot be read: {error.strerror}"], where=name) from None
+        mend = "check its name and permissions"
+        raise RecipeError([f"cannot be read: {error.strerror}"], where=name, mend=mend) from None
     if name in shipped_recipes():
         text = files("seodang").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8")
         return f"recipe {name}", parse(text, f"recipe {name}"), Path.cwd()
@@ -88,7 +89,11 @@ def parse(text: str, where: str) -> dict[str, Any]:
         raise RecipeError([what], where=place, mend="mend the YAML") from None
     if not isinstance(data, dict):
         found = "nothing" if data is None else type(data).__name__
-        raise RecipeError([f"expected keys such as `model:` and `sources:`, found {found}"], where=where)
+        raise RecipeError(
+            [f"expected keys such as `model:` and `sources:`, found {found}"],
+            where=where,
+            mend="write at least the keys `name:`, `model:` and `sources:`",
+        )
     return data
 
 
@@ -164,7 +169,7 @@ def _key(location: Sequence[str | int], data: Mapping[str, Any]) -> str:
         except (KeyError, IndexError, TypeError):  # the fault is that it is not there
             node = None
         name = node.get("name") if isinstance(node, Mapping) and isinstance(part, int) else None
-        names.append(str(name or part))
+        names.append(name if isinstance(name, str) and name else str(part))
     return ".".join(names)
 
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from seodang.types import IGNORED, Pack
 
-CHUNK_BYTES = 512 * 2**20  # of float32 logits held at a time
+CHUNK_BYTES = 256 * 2**20  # of float32 logits held at a time (and as much of their probabilities)
 
 
 def own_head_loss(model: PreTrainedModel, pack: Pack) -> Tensor:
@@ -32,7 +32,8 @@ def own_head_loss(model: PreTrainedModel, pack: Pack) -> Tensor:
     head = model.get_output_embeddings()
     config = model.config.get_text_config()
     head_loss: Callable[..., Tensor] = _HeadLoss.apply
-    return head_loss(hidden_SD, head.weight, getattr(head, "bias", None), targets_S, *_scaling(config))
+    bias = getattr(head, "bias", None)
+    return head_loss(hidden_SD, head.weight, bias, targets_S, *_scaling(config), torch.is_grad_enabled())
 
 
 def model_head_loss(model: PreTrainedModel, pack: Pack, forward: Callable[..., Any]) -> Tensor:
@@ -81,8 +82,9 @@ class _HeadLoss(torch.autograd.Function):
         targets_S: Tensor,
         softcap: float | None,
         factor: float,
+        wants_grad: bool,  # torch sets needs_input_grad under no_grad too
     ) -> Tensor:
-        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        wants_hidden, wants_weight, wants_bias = (wants_grad and needed for needed in ctx.needs_input_grad[:3])
         grad_hidden = torch.empty_like(hidden_SD) if wants_hidden else None
         grad_weight = torch.zeros_like(weight_VD) if wants_weight else None
         grad_bias = torch.zeros_like(bias_V) if wants_bias and bias_V is not None else None
@@ -99,7 +101,7 @@ class _HeadLoss(torch.autograd.Function):
             hidden = hidden_SD[chunk].to(compute)
             with torch.autocast(hidden.device.type, enabled=False):
                 raw = F.linear(hidden, weight, None if bias_V is None else bias_V.to(compute)).float()
-                loss, grad = _cross_entropy(raw, targets_S[chunk], softcap, factor, any(ctx.needs_input_grad[:3]))
+                loss, grad = _cross_entropy(raw, targets_S[chunk], softcap, factor, wants_grad)
                 total += loss
                 if grad is not None:
                     grad = grad.to(compute)
@@ -116,7 +118,7 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         scaled = [None if saved is None else saved.mul_(grad.to(saved.dtype)) for saved in ctx.saved_tensors]
-        return (*scaled, None, None, None)
+        return (*scaled, None, None, None, None)
 
 
 def _accumulate(grad_weight: Tensor, grad: Tensor, hidden: Tensor) -> None:
@@ -129,23 +131,24 @@ def _accumulate(grad_weight: Tensor, grad: Tensor, hidden: Tensor) -> None:
 def _cross_entropy(
     raw: Tensor, targets: Tensor, softcap: float | None, factor: float, wants_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Summed loss of float32 logits [n, V], and its gradient by them; works in `raw`'s own memory.
+    """Summed loss of float32 logits [n, V], and its gradient by them; `raw` is used up.
 
     logits = softcap · tanh(raw · factor / softcap); without a soft-cap, raw · factor.
     """
     if factor != 1.0:
         raw *= factor
-    capped = raw if softcap is None else raw.div_(softcap).tanh_()  # tanh, kept for the gradient
-    logits = capped if softcap is None else capped * softcap
-    normaliser = torch.logsumexp(logits, dim=-1)
+    if softcap is not None:
+        raw.div_(softcap).tanh_()
+    logits = raw if softcap is None else raw * softcap
+    logp = torch.log_softmax(logits, dim=-1)  # one pass over memory: a row stays in the cache
     chosen = targets.unsqueeze(-1)
-    loss = (normaliser - logits.gather(-1, chosen).squeeze(-1)).sum()
+    loss = -logp.gather(-1, chosen).sum()
     if not wants_grad:
         return loss, None
-    grad = logits.sub_(normaliser.unsqueeze(-1)).exp_()
+    grad = logp.exp_()
     grad.scatter_add_(-1, chosen, grad.new_full(chosen.shape, -1.0))
     if softcap is not None:
-        grad.mul_(1.0 - capped.square())
+        grad.mul_(1.0 - raw.square())
     if factor != 1.0:
         grad *= factor
     return loss, grad

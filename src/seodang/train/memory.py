@@ -3,7 +3,9 @@
 import shutil
 from pathlib import Path
 
+from seodang import recipe
 from seodang.errors import ResourceError
+from seodang.train.choice import choose_optimizer
 
 STATE_BYTES = {"adamw": 8, "paged_adamw_8bit": 2}  # optimizer state a trained parameter
 
@@ -17,17 +19,29 @@ def disk_bytes(*, parameters: int, weight_bytes: int, optimizer: str, keep_check
     return (keep_checkpoints + 2) * checkpoint + parameters * weight_bytes
 
 
-def check_disk(folder: Path, needed: int) -> None:
-    """Raise while nothing is lost yet if `folder`'s disk has not `needed` bytes free.
+def check_disk(folder: Path, settings: recipe.Train, *, parameters: int, weight_bytes: int, device: str) -> None:
+    """Raise while nothing is lost yet if the disk of a run's folder is too small for what training writes.
+
+    Args:
+        parameters: of the model, all of them trained.
+        weight_bytes: of one parameter.
+        device: that trains; it decides which optimizer is to be had.
 
     Raises:
         ResourceError: says how much is there and what can be done.
     """
-    existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    _, remark = choose_optimizer(settings.optimizer, device)
+    needed = disk_bytes(
+        parameters=parameters,
+        weight_bytes=weight_bytes,
+        optimizer=settings.optimizer if remark is None else "adamw",
+        keep_checkpoints=settings.keep_checkpoints,
+    ) - sum(file.stat().st_size for file in (folder / "checkpoints").rglob("*") if file.is_file())
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise ResourceError(
-            f"the run's checkpoints and model take up to {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
+            f"the run's checkpoints and model take up to {needed / 1e9:.2g} GB, {free / 1e9:.2g} GB are free",
             where=str(folder),
             mend="free some space, give another disk by --out, or keep fewer checkpoints (train.keep_checkpoints=1)",
         )

@@ -11,7 +11,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,10 @@ from typing import Any
 import yaml
 
 from seodang.errors import RunError
-from seodang.recipe import Recipe
+from seodang.recipe import Recipe, load_recipe
 
-WITHOUT_EFFECT_ON_TRAINING = ("ask",)  # sections a resumed run may change
+# what a resumed run may change: it does not move the weights, and is what an error names as the mend
+WITHOUT_EFFECT_ON_TRAINING = ("name", "ask", "train.pack_tokens", "train.checkpointing", "train.keep_checkpoints")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +55,14 @@ class Run:
 
         Raises:
             RunError: no run lives here.
+            RecipeError: its recipe.yaml is damaged, or of another version.
         """
         path = self.folder / "recipe.yaml"
         if not path.is_file():
             raise RunError(
                 "no run lives here: it has no recipe.yaml", where=str(self.folder), mend="give a run's folder"
             )
-        return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return load_recipe(path)
 
     def write_json(self, name: str, data: object) -> None:
         write_text(self.folder / name, json.dumps(data, ensure_ascii=False, indent=1))
@@ -98,10 +102,11 @@ class Run:
 
 
 def open_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
-    """A new run's folder, or the one to go on with.
+    """The folder of a new run, or of the one to go on with. Nothing is written: `begin` does that.
 
     Raises:
-        RunError: the folder exists and `resume` is false; or nothing can be resumed there; or the recipe changed.
+        RunError: the folder exists and `resume` is false, or cannot be written; or nothing can be resumed there; or
+            the recipe changed.
     """
     run = Run(folder=folder)
     if resume:
@@ -109,20 +114,44 @@ def open_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
             raise RunError("there is no run to resume", where=str(folder), mend="start it without --resume")
         _same_recipe(run, recipe)
         return run
+    with _written(folder):
+        _refuse_existing(folder)
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=nearest):  # leaves nothing behind
+            pass
+    return run
+
+
+def begin(run: Run, recipe: Recipe, *, resume: bool = False) -> None:
+    """Make the run's folder. Whatever fails before leaves none behind that would be in the next attempt's way.
+
+    Raises:
+        RunError: the folder cannot be written, or another process began there meanwhile.
+    """
+    with _written(run.folder):
+        if not resume:
+            _refuse_existing(run.folder)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_text(run.folder / "recipe.yaml", dump_recipe(recipe))
+
+
+def _refuse_existing(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(
             "exists and is never overwritten",
             where=str(folder),
             mend="go on with it by --resume, or give another folder (--out) or name (name=NEW)",
         )
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "recipe.yaml", dump_recipe(recipe))
+        yield
     except OSError as error:
         raise RunError(
             f"cannot be written: {error.strerror}", where=str(folder), mend="give a folder of yours by --out"
         ) from None
-    return run
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -138,11 +167,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _same_recipe(run: Run, recipe: Recipe) -> None:
-    before, now = run.recipe().model_dump(mode="json"), recipe.model_dump(mode="json")
-    changed = [key for key in now if key not in (*WITHOUT_EFFECT_ON_TRAINING, "name") and now[key] != before.get(key)]
-    if changed:
+    before, now = _settings(run.recipe()), _settings(recipe)
+    if changed := [key for key in now if now[key] != before[key]]:
         raise RunError(
             f"this run was started with another recipe: {', '.join(changed)} differ",
             where=str(run.folder),
             mend=f"resume with {run.folder / 'recipe.yaml'}, or start a new run with --out",
         )
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """Every setting that moves the weights, those of `train` one by one."""
+    sections = recipe.model_dump(mode="json")
+    train = {f"train.{key}": value for key, value in sections.pop("train").items()}
+    return {key: value for key, value in (sections | train).items() if key not in WITHOUT_EFFECT_ON_TRAINING}

@@ -30,6 +30,8 @@ from seodang import recipe
 from seodang.data.pack import Plan, pack_step
 from seodang.errors import ResourceError, RunError
 from seodang.model.engine import Engine
+from seodang.train.choice import choose_optimizer
+from seodang.train.run import Run
 from seodang.train.stopping import Interrupt, LastStep
 from seodang.types import Metric, Step
 
@@ -57,6 +59,7 @@ class Setup:
     resume_from: Path | None
     total_steps: int
     eval_every: int
+    remarks: tuple[str, ...] = ()
 
 
 class Steps(torch.utils.data.Dataset[Step]):
@@ -129,6 +132,26 @@ def train(
         best_step=state.best_global_step if has_best else state.global_step,
         best_loss=state.best_metric if has_best else None,
         stopped=interrupt.asked and state.global_step < setup.total_steps,
+    )
+
+
+def make_setup(
+    run: Run, settings: recipe.Train, model: PreTrainedModel, engine: Engine, *, num_rows: int, pack_tokens: int
+) -> Setup:
+    """Decide what the recipe leaves open, and find the checkpoint to go on from."""
+    optimizer, remark = choose_optimizer(settings.optimizer, model.device.type)
+    checkpoint = run.last_checkpoint()
+    run.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+    steps = total_steps(settings, num_rows)
+    return Setup(
+        engine=engine,
+        pack_tokens=pack_tokens,
+        optimizer=optimizer,
+        checkpoints=run.checkpoints,
+        resume_from=checkpoint,
+        total_steps=steps,
+        eval_every=settings.eval_every or max(1, steps // 10),
+        remarks=(remark,) if remark else (),
     )
 
 
@@ -324,6 +347,5 @@ def _memory_errors(setup: Setup) -> Iterator[None]:
             f"out of memory in a forward or backward pass of up to {setup.pack_tokens} positions",
             where="train",
             mend=f"resume with a smaller token budget (train.pack_tokens={max(64, setup.pack_tokens // 2)}), "
-            "train.checkpointing=full, or a smaller train.max_tokens; "
-            "the last checkpoint is kept",
+            "or with train.checkpointing=full: the last checkpoint is kept. A smaller train.max_tokens needs a new run",
         ) from error

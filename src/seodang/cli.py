@@ -1,0 +1,133 @@
+"""The command line: parse, call, print, exit code. Nothing else; everything it does can be done from Python."""
+
+import errno
+import io
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from seodang import __version__
+from seodang.errors import ResourceError, SeodangError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+app = typer.Typer(
+    name="seodang",
+    help="Teach a base language model to answer in a field, and prove what that cost.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeArg = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that ships: demo.")
+]
+OverridesArg = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe: train.steps=20")
+]
+OutOption = Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Where to write. [default: runs/NAME]")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"seodang {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(out: OutOption = None) -> None:
+    """Run the whole line on a packaged model and sample data, offline."""
+    from seodang.pipeline import demo
+
+    demo(out=out)
+
+
+@app.command()
+def inspect(recipe: RecipeArg, overrides: OverridesArg = None, out: OutOption = None) -> None:
+    """Everything that can be known before training. Trains nothing."""
+    from seodang.pipeline import inspect
+    from seodang.recipe import load_recipe
+
+    inspect(load_recipe(recipe, overrides or ()), out=out)
+
+
+@app.command()
+def tune(
+    recipe: RecipeArg,
+    overrides: OverridesArg = None,
+    out: OutOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped or killed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Prepare and print everything, train nothing.")] = False,
+) -> None:
+    """Train, measure before and after, report."""
+    from seodang.pipeline import inspect, tune
+    from seodang.recipe import load_recipe
+
+    checked = load_recipe(recipe, overrides or ())
+    if dry_run:
+        inspect(checked, out=out)
+    else:
+        tune(checked, out=out, resume=resume)
+
+
+@app.command()
+def prove(
+    run: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run's folder, or a model.")],
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="MODEL", help="Its base. [default: the run's]")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", metavar="RECIPE", help="What to measure. [default: the run's]")
+    ] = None,
+    out: OutOption = None,
+) -> None:
+    """Measure a model against its base."""
+    from seodang.pipeline import prove
+
+    prove(run, against=against, recipe=recipe, out=out)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]) -> None:
+    """Write the report again, from the run folder's files."""
+    from seodang.show.report import report
+
+    typer.echo(report(run))
+
+
+def _refuse(error: SeodangError) -> NoReturn:
+    from seodang.show.terminal import show_error
+
+    show_error(error)
+    sys.exit(error.exit_code)
+
+
+def main() -> None:
+    """The entry point: seodang's own errors become one message and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # where Korean cannot be written it becomes ?, and nothing stops
+    try:
+        app()
+    except SeodangError as error:
+        _refuse(error)
+    except OSError as error:  # of the disk, at any moment; whatever else it may be is our fault, and is shown whole
+        if error.errno not in (*NO_ROOM, *NO_RIGHT):
+            raise
+        mend = "free some space" if error.errno in NO_ROOM else "check its permissions, or give another folder"
+        what = (error.strerror or str(error)).lower()
+        _refuse(ResourceError(what, where=str(error.filename or "disk"), mend=f"{mend}; a run goes on with --resume"))
+    except SystemExit as ended:
+        if ended.code == 130:  # Ctrl-C, which typer ends without a word
+            typer.echo("interrupted", err=True)
+        raise

@@ -1,0 +1,221 @@
+"""What the rows say before training: copies, contradictions, echoes, leaks, scarcity, languages. Changes nothing.
+
+Works on hashes [rows]: a source of a million rows takes some tens of megabytes, whatever its texts weigh.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from seodang.data.columns import batches
+from seodang.data.split import Parts
+from seodang.recipe import Split
+from seodang.types import Finding
+
+FEW_ROWS = 50
+SHOWN_ROWS = 5
+MIXED_SHARE = 0.01  # a second language below this share of the rows is not worth a note
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Facts:
+    """One source, row by row: first its training rows, then its holdout. Each field is [rows]."""
+
+    part: Parts
+    row: NDArray[np.int64]  # hash of the whole row
+    question: NDArray[np.int64]  # hash of the question
+    prompt: NDArray[np.int64]  # hash of system text and question; 0 if the row is not one question and one answer
+    answer: NDArray[np.int64]  # hash of the answer, white space collapsed
+    is_echo: NDArray[np.bool_]  # the answer is the question
+    hangul: NDArray[np.int64]  # Hangul syllables
+    latin: NDArray[np.int64]  # Latin letters without accents
+
+    @property
+    def num_train(self) -> int:
+        return len(self.part.train)
+
+    def places(self, rows: NDArray[np.int64]) -> tuple[str, ...]:
+        """`file:row` of the first of these rows."""
+        return tuple(self._place(int(row)) for row in rows[:SHOWN_ROWS])
+
+    def _place(self, row: int) -> str:
+        side, row = (self.part.train, row) if row < self.num_train else (self.part.test, row - self.num_train)
+        place = side.select_columns(["file", "row"])[row]
+        return f"{place['file']}:{place['row']}"
+
+
+def audit(parts: Mapping[str, Parts], by: Split) -> list[Finding]:
+    """Findings about each source, and questions that stand on both sides (none when rows are split by question)."""
+    facts = {name: _gather(part) for name, part in parts.items()}
+    findings: list[Finding] = []
+    for name, known in facts.items():
+        where = f"source {name}"
+        for look in (_few_rows, _copies, _contradictions, _echoes, _languages):
+            findings.extend(look(known, where))
+        findings.extend(_leaks(name, facts, by))
+    return findings
+
+
+def _few_rows(facts: _Facts, where: str) -> Iterator[Finding]:
+    count, use = (facts.num_train, "train on") if facts.num_train else (len(facts.row), "measure with")
+    if count < FEW_ROWS:
+        yield Finding(
+            check="few_rows",
+            severity="warn",
+            where=where,
+            what=f"only {count:,} rows to {use}: a result from so few is mostly chance",
+            mend=f"give at least {FEW_ROWS} rows, better some hundreds",
+        )
+
+
+def _copies(facts: _Facts, where: str) -> Iterator[Finding]:
+    _, first, rows_of = np.unique(facts.row, return_index=True, return_inverse=True)
+    copies = np.flatnonzero(first[rows_of] != np.arange(len(facts.row)))
+    if len(copies):
+        yield Finding(
+            check="duplicate_rows",
+            severity="warn",
+            where=where,
+            what=f"{len(copies):,} of {len(facts.row):,} rows are exact copies of another row",
+            mend="leave the copies out, unless the repetition is meant",
+            rows=facts.places(copies),
+        )
+
+
+def _contradictions(facts: _Facts, where: str) -> Iterator[Finding]:
+    single = np.flatnonzero(facts.prompt)
+    order = single[np.lexsort((facts.answer[single], facts.prompt[single]))]
+    prompt, answer = facts.prompt[order], facts.answer[order]
+    differs = np.flatnonzero((prompt[1:] == prompt[:-1]) & (answer[1:] != answer[:-1]))
+    if not len(differs):
+        return
+    questions = np.unique(prompt[differs])
+    rows = np.flatnonzero(np.isin(facts.prompt, questions))
+    _, first, question_of_row = np.unique(facts.prompt[rows], return_index=True, return_inverse=True)
+    rows = rows[np.argsort(first[question_of_row], kind="stable")]  # question by question, as the source has them
+    yield Finding(
+        check="conflicting_answers",
+        severity="warn",
+        where=where,
+        what=f"{len(questions):,} questions have more than one answer",
+        mend="fine if several answers are right; else keep the right one",
+        rows=facts.places(rows),
+    )
+
+
+def _echoes(facts: _Facts, where: str) -> Iterator[Finding]:
+    echoes = np.flatnonzero(facts.is_echo)
+    if len(echoes):
+        yield Finding(
+            check="echoed_question",
+            severity="warn",
+            where=where,
+            what=f"in {len(echoes):,} rows the answer is the question itself",
+            mend="check that the answer column is the right one; leave such rows out",
+            rows=facts.places(echoes),
+        )
+
+
+def _languages(facts: _Facts, where: str) -> Iterator[Finding]:
+    # a Korean sentence with some foreign terms stays Korean: a syllable stands for two to three letters
+    is_korean = (2 * facts.hangul >= facts.latin) & (facts.hangul > 0)
+    is_latin = ~is_korean & (facts.latin > 0)
+    korean, latin = int(is_korean.sum()), int(is_latin.sum())
+    if min(korean, latin) > MIXED_SHARE * (korean + latin):
+        yield Finding(
+            check="mixed_languages",
+            severity="note",
+            where=where,
+            what=f"{korean / (korean + latin):.0%} of the rows are mainly in Hangul, "
+            f"{latin / (korean + latin):.0%} mainly in Latin script",
+            rows=facts.places(np.flatnonzero(is_korean if korean < latin else is_latin)),
+        )
+
+
+def _leaks(name: str, facts: Mapping[str, _Facts], by: Split) -> Iterator[Finding]:
+    """Holdout rows of one source whose question is trained on, in this source or another."""
+    held = facts[name].question[facts[name].num_train :]
+    leaked = np.zeros(len(held), dtype=bool)
+    trained_in = []
+    for other, known in facts.items():
+        stands = np.isin(held, known.question[: known.num_train])
+        if stands.any():
+            leaked |= stands
+            trained_in.append(other)
+    if trained_in:
+        yield Finding(
+            check="split_leak",
+            severity="warn",
+            where=f"source {name}",
+            what=f"{int(leaked.sum()):,} of {len(held):,} holdout rows ask a question that is trained on too "
+            f"(in {', '.join(trained_in)}; split by {by.by}): the measured loss is too good",
+            mend="split: {by: question} keeps a question on one side",
+            rows=facts[name].places(np.flatnonzero(leaked) + facts[name].num_train),
+        )
+
+
+def _gather(part: Parts) -> _Facts:
+    """Read both sides once, batch by batch."""
+    gathered = [columns for side in (part.train, part.test) for columns in _columns(side)]
+    row, question, prompt, answer, is_echo, hangul, latin = (
+        np.concatenate([columns[index] for columns in gathered]) for index in range(7)
+    )
+    return _Facts(
+        part=part,
+        row=row,
+        question=question,
+        prompt=prompt,
+        answer=answer,
+        is_echo=is_echo.astype(bool),
+        hangul=hangul,
+        latin=latin,
+    )
+
+
+def _columns(side: Dataset) -> Iterator[tuple[NDArray[np.int64], ...]]:
+    """The fields of `_Facts` after `part`, for each batch of one side."""
+    for batch in batches(side, "row_id", "question_key", "messages", "text"):
+        messages = batch["messages"].combine_chunks()
+        turns = iter(json.loads(f"[{','.join(messages.flatten().storage.to_pylist())}]"))  # one parse for all is faster
+        num_turns = messages.value_lengths().to_pylist()
+        questions = batch["question_key"].to_pylist()
+        facts, texts = [], []
+        for index, text in enumerate(batch["text"].to_pylist()):
+            conversation = list(islice(turns, num_turns[index]))
+            contents = [turn["content"] or "" for turn in conversation] or [text or ""]
+            texts.append("\n".join([*contents, ""]))
+            facts.append(_exchange(questions[index], conversation))
+        prompt, answer, is_echo = np.array(facts, dtype=np.int64).T
+        rows = np.array([hash(row_id) for row_id in batch["row_id"].to_pylist()], dtype=np.int64)
+        yield (
+            rows,
+            np.array([hash(key) for key in questions], dtype=np.int64),
+            prompt,
+            answer,
+            is_echo,
+            *_scripts(texts),
+        )
+
+
+def _exchange(question_key: str, conversation: list[dict[str, str | None]]) -> tuple[int, int, bool]:
+    """(prompt hash, answer hash, answer is question) of one question with one answer, else zeros."""
+    turns = [turn for turn in conversation if turn["role"] != "system"]
+    if [turn["role"] for turn in turns] != ["user", "assistant"]:
+        return 0, 0, False
+    system = [turn["content"] for turn in conversation if turn["role"] == "system"]
+    question, answer = (" ".join((turn["content"] or "").split()) for turn in turns)
+    return hash((question_key, *system)), hash(answer), bool(answer) and question.casefold() == answer.casefold()
+
+
+def _scripts(texts: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Hangul syllables and Latin letters in each text [texts]; no text is empty (each ends in a line break)."""
+    codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    starts = np.cumsum([0, *map(len, texts[:-1])])
+    is_hangul = (codes >= ord("가")) & (codes <= ord("힣"))
+    is_latin = ((codes | 32) >= ord("a")) & ((codes | 32) <= ord("z"))
+    return np.add.reduceat(is_hangul, starts, dtype=np.int64), np.add.reduceat(is_latin, starts, dtype=np.int64)

@@ -1,0 +1,260 @@
+"""Raw rows → conversations and texts in one shape, on disk, with an identity each. Knows no tokenizer and no template.
+
+Rows that cannot be used are dropped and counted; every change of text is counted, too.
+"""
+
+import errno
+import json
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seodang.data.clean import canonical_json, clean, has_html, question_hash, row_hash, text_hash
+from seodang.data.conversations import Conversation, read_row
+from seodang.data.formats import Layout, find_layout, require_column
+from seodang.data.names import KNOWN_COLUMNS, column_key
+from seodang.data.raw import RawRow, RawRows
+from seodang.data.turns import UnusableRowError
+from seodang.errors import ResourceError, SourceError
+from seodang.recipe import Source
+from seodang.types import Counts, RowNote
+
+if TYPE_CHECKING:
+    import datasets
+
+NOTES_KEPT = 1000  # dropped rows listed one by one
+BATCH_ROWS = 1000
+BATCH_CHARS = 1 << 24  # a batch of huge cells is written before it has all its rows
+NO_COLUMN = ("question", "row")  # values of split.by that name no column
+HTML = "with HTML tags or entities (kept as they are)"
+DAMAGED = "with U+FFFD, the mark of text damaged before (kept as it is)"
+ANSWER_FIRST = "that start with an answer (kept)"
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+
+
+def convert(raw: RawRows, source: Source, split_by: str = "question") -> tuple["datasets.Dataset", Counts]:
+    """The rows of a source in one shape, memory-mapped from a file that is gone when the session ends.
+
+    Args:
+        split_by: `question`, `row`, or the column whose values go into `group`.
+
+    Raises:
+        SourceError: columns that cannot be told apart or are not there, or no row that can be used.
+        ResourceError: the disk is full.
+    """
+    layout = find_layout(raw, source)
+    group = None if split_by in NO_COLUMN else split_by
+    if group is not None:
+        require_column(group, "split.by", raw)
+    tally = _Tally()
+    known, late = set(raw.columns), dict[str, None]()
+    with _open_rows(raw.where) as rows:
+        for row in raw.rows():
+            if not row.fields.keys() <= known:
+                late.update(dict.fromkeys(name for name in row.fields if name not in known))
+            changes = set(row.changed)
+            try:
+                conversation = read_row(layout, row.fields, changes)
+            except UnusableRowError as reason:
+                tally.drop(row, str(reason))
+                continue
+            rows.add(conversation, row, source, _group(row, group, changes))
+            tally.keep(conversation, changes)
+    if late:  # JSON rows may bring columns further down than `read` looks ahead
+        raw = replace(raw, columns=(*raw.columns, *late))
+        if any(column_key(name) in KNOWN_COLUMNS for name in late):
+            return convert(raw, source, split_by)
+    if not tally.kept:
+        raise _nothing_left(raw, tally)
+    remarks = (*raw.remarks, _reading(layout, raw, group), *tally.remarks())
+    return rows.read(), tally.counts(source.name, remarks)
+
+
+def _group(row: RawRow, column: str | None, changes: set[str]) -> str | None:
+    value = row.fields.get(column) if column is not None else None
+    return clean(canonical_json(value) if isinstance(value, list | dict) else value, changes) if value else None
+
+
+def _reading(layout: Layout, raw: RawRows, group: str | None) -> str:
+    used = layout.columns
+    unused = [name for name in raw.columns if name not in used.values() and name != group]
+    keys = ", ".join(f"{key}: {name}" for key, name in used.items())
+    return f"read as {layout.format} ({keys})" + (f"; not used: {', '.join(unused)}" if unused else "")
+
+
+def _nothing_left(raw: RawRows, tally: "_Tally") -> SourceError:
+    reasons = ", ".join(f"{count} × {reason}" for reason, count in tally.dropped.most_common(5))
+    return SourceError(
+        f"none of the {tally.rows_in} rows can be used: {reasons}",
+        where=tally.notes[0].where if tally.notes else raw.where,
+        mend="check that the recipe names the right columns (`question:`, `answer:`, `messages:`, `text:`)",
+    )
+
+
+class _Tally:
+    """Counts rows while they pass."""
+
+    def __init__(self) -> None:
+        self.rows_in = self.kept = 0
+        self.dropped: Counter[str] = Counter()
+        self.changed: Counter[str] = Counter()
+        self.noticed: Counter[str] = Counter()
+        self.notes: list[RowNote] = []
+
+    def drop(self, row: RawRow, reason: str) -> None:
+        self.rows_in += 1
+        self.dropped[reason] += 1
+        if len(self.notes) < NOTES_KEPT:
+            row_id = text_hash(json.dumps(row.fields, ensure_ascii=False, sort_keys=True, default=str))
+            self.notes.append(RowNote(where=row.where, row_id=row_id, reason=reason))
+
+    def keep(self, conversation: Conversation, changes: set[str]) -> None:
+        self.rows_in += 1
+        self.kept += 1
+        self.changed.update(changes)
+        whole = conversation.text or "\n".join([turn.content or "" for turn in conversation.messages])
+        if has_html(whole):
+            self.noticed[HTML] += 1
+        if "\ufffd" in whole:
+            self.noticed[DAMAGED] += 1
+        if next((turn.role for turn in conversation.messages if turn.role != "system"), "user") != "user":
+            self.noticed[ANSWER_FIRST] += 1
+
+    def remarks(self) -> list[str]:
+        return [f"rows {what}: {count}" for what, count in self.noticed.items() if count]
+
+    def counts(self, source: str, remarks: tuple[str, ...]) -> Counts:
+        return Counts(
+            step="convert",
+            source=source,
+            rows_in=self.rows_in,
+            kept=self.kept,
+            dropped=dict(self.dropped.most_common()),
+            changed=dict(self.changed.most_common()),
+            notes=tuple(self.notes),
+            remarks=remarks,
+        )
+
+
+@contextmanager
+def _open_rows(where: str) -> Iterator["_Rows"]:
+    """Rows to write to, in the temporary folder that `datasets` removes at the session's end."""
+    from datasets.fingerprint import get_temporary_cache_files_directory
+
+    path = Path(get_temporary_cache_files_directory()) / f"convert-{uuid.uuid4().hex}.arrow"
+    rows = _Rows(path)
+    try:
+        with rows.sink, rows.writer:
+            yield rows
+            rows.flush()
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        if error.errno == errno.ENOSPC:
+            raise ResourceError(
+                f"the disk under {path.parent} is full",
+                where=where,
+                mend="free some space, or set TMPDIR to another disk",
+            ) from None
+        raise SourceError(
+            f"cannot be read to its end: {error}", where=where, mend="check the file and its disk"
+        ) from None
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+class _Rows:
+    """Writes converted rows to an Arrow file, a batch in memory at a time."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+
+        self.path, self.schema = path, features().arrow_schema
+        self.sink = pa.OSFile(str(path), "wb")
+        self.writer = pa.ipc.new_stream(self.sink, self.schema)
+        self.columns: dict[str, list[Any]] = {name: [] for name in self.schema.names}
+        self.chars = 0
+
+    def add(self, conversation: Conversation, row: RawRow, source: Source, group: str | None) -> None:
+        text = conversation.text
+        turns = [message.as_dict() for message in conversation.messages]
+        canonical = [canonical_json(turn) for turn in turns]
+        # Encoded here and not by datasets, whose encoder rounds numbers to ten digits. What a model reads of a tool
+        # call depends on the order of its arguments, so only turns without one are stored as they are hashed.
+        messages = [
+            _ENCODER.encode(turn) if message.tool_calls else line
+            for message, turn, line in zip(conversation.messages, turns, canonical, strict=True)
+        ]
+        values = {
+            "row_id": row_hash(canonical, conversation.tools) if text is None else text_hash(text),
+            "source": source.name,
+            "role": source.role,
+            "file": row.file,
+            "row": row.row,
+            "messages": messages,
+            "tools": conversation.tools,
+            "text": text,
+            "question_key": question_hash(conversation.question),
+            "group": group,
+        }
+        for name, value in values.items():
+            self.columns[name].append(value)
+        self.chars += sum(map(len, messages)) + len(text or "") + len(conversation.tools or "")
+        if len(self.columns["row_id"]) >= BATCH_ROWS or self.chars >= BATCH_CHARS:
+            self.flush()
+
+    def flush(self) -> None:
+        import pyarrow as pa
+
+        if not self.columns["row_id"]:
+            return
+        arrays = [
+            _json_lists(values) if name == "messages" else pa.array(values, type=self.schema.field(name).type)
+            for name, values in self.columns.items()
+        ]
+        self.writer.write_batch(pa.record_batch(arrays, schema=self.schema))
+        self.columns = {name: [] for name in self.schema.names}
+        self.chars = 0
+
+    def read(self) -> "datasets.Dataset":
+        import datasets
+
+        return datasets.Dataset.from_file(str(self.path))
+
+
+def features() -> "datasets.Features":
+    """The columns that `convert` makes."""
+    import datasets
+
+    text = datasets.Value("string")
+    return datasets.Features(
+        {
+            "row_id": text,
+            "source": text,
+            "role": text,
+            "file": text,
+            "row": datasets.Value("int64"),
+            "messages": datasets.List(datasets.Json()),
+            "tools": text,
+            "text": text,
+            "question_key": text,
+            "group": text,
+        }
+    )
+
+
+def _json_lists(rows: list[list[str]]) -> Any:
+    """Lists of JSON texts as Arrow holds `List(Json())`."""
+    import pyarrow as pa
+
+    offsets = [0]
+    for texts in rows:
+        offsets.append(offsets[-1] + len(texts))
+    storage = pa.array([text for texts in rows for text in texts], type=pa.string())
+    values = pa.ExtensionArray.from_storage(pa.json_(), storage)
+    return pa.ListArray.from_arrays(pa.array(offsets, type=pa.int32()), values)

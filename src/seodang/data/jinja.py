@@ -1,0 +1,120 @@
+"""Runs a chat template's Jinja text exactly as `apply_chat_template` does. Knows no tokenizer and no mask."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from seodang.errors import TemplateError
+
+if TYPE_CHECKING:
+    import jinja2
+
+Turn = Mapping[str, Any]  # one message as `Message.as_dict` gives it
+PINNED_DATE = date(2026, 1, 1)  # a template that writes today's date would train on one prompt and serve another
+
+
+def compile_template(text: str, *, where: str = "chat template") -> "jinja2.Template":
+    """The template, compiled in transformers' own environment (its `tojson`, `raise_exception`, loop controls …).
+
+    Raises:
+        TemplateError: the text is no Jinja template.
+    """
+    import jinja2
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    try:
+        template: jinja2.Template = _compile_jinja_template(text)
+    except jinja2.TemplateSyntaxError as error:
+        raise TemplateError(
+            f"{error.message}", where=f"{where}:{error.lineno}", mend="mend this line of the template"
+        ) from None
+    return template
+
+
+def variables_of(text: str) -> frozenset[str]:
+    """Names that the template reads and does not set itself: `bos_token`, `enable_thinking`, `strftime_now` …"""
+    from jinja2 import meta, nodes
+
+    tree = compile_template(text).environment.parse(text)
+    dated = {node.name for node in tree.find_all(nodes.Name)} & {"strftime_now"}  # a global, so it counts as declared
+    return frozenset(meta.find_undeclared_variables(tree) | dated)
+
+
+def run(
+    template: "jinja2.Template",
+    messages: Sequence[Turn],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    variables: Mapping[str, Any],
+    add_generation_prompt: bool = False,
+) -> str:
+    """The text of one conversation.
+
+    A call without content (`content: null`) is tried without the key first, as transformers does, then as an empty
+    string: Qwen3's own template knows only the latter.
+
+    Raises:
+        TemplateError: the template refuses the conversation; carries the template's own message.
+    """
+    settings = {**variables, "tools": tools, "documents": None, "add_generation_prompt": add_generation_prompt}
+    try:
+        return template.render(messages=[_present(turn) for turn in messages], **settings)
+    except Exception as error:  # a template is foreign code: whatever it raises is about this row
+        if not any(turn.get("content") is None for turn in messages):
+            raise TemplateError(_told(error)) from error
+    filled = [{**turn, "content": ""} if turn.get("content") is None else turn for turn in messages]
+    try:
+        return template.render(messages=[_present(turn) for turn in filled], **settings)
+    except Exception as error:
+        raise TemplateError(_told(error)) from error
+
+
+def pinned(text: str, *, thinking: bool) -> str:
+    """The template with what would change between training and serving fixed in its first lines.
+
+    `enable_thinking` defaults to false where nothing thinks, and `strftime_now` writes PINNED_DATE. Each line ends in
+    a newline that Jinja's `trim_blocks` takes away again.
+    """
+    names, lines = variables_of(text), ""
+    if "enable_thinking" in names and not thinking:
+        lines += "{%- if enable_thinking is not defined %}{%- set enable_thinking = false %}{%- endif %}\n"
+    if "strftime_now" in names:
+        formats = _date_formats(text)
+        cases = "".join(
+            f"{'{%- if' if not number else '{%- elif'} format == {_literal(form)} %}}{PINNED_DATE.strftime(form)}"
+            for number, form in enumerate(formats)
+        )
+        otherwise = f"{{%- else %}}{PINNED_DATE.isoformat()}{{%- endif %}}" if formats else PINNED_DATE.isoformat()
+        lines += f"{{%- macro strftime_now(format) %}}{cases}{otherwise}{{%- endmacro %}}\n"
+    return lines + text
+
+
+def fixed(text: str, values: Mapping[str, str]) -> str:
+    """The template with variables set to fixed strings in its first lines."""
+    return "".join(f"{{%- set {name} = {_literal(value)} %}}\n" for name, value in values.items()) + text
+
+
+def _present(turn: Turn) -> Turn:
+    """What transformers hands to templates: no absent keys, and reasoning under its second name too."""
+    if "reasoning_content" not in turn and None not in turn.values():
+        return turn
+    kept = {key: value for key, value in turn.items() if value is not None}
+    return {"thinking": kept["reasoning_content"], **kept} if "reasoning_content" in kept else kept
+
+
+def _told(error: Exception) -> str:
+    message = " ".join(str(error).split())
+    return f"the template refuses it: {message[:200] or type(error).__name__}"
+
+
+def _date_formats(text: str) -> list[str]:
+    from jinja2 import nodes
+
+    calls = compile_template(text).environment.parse(text).find_all(nodes.Call)
+    dated = [call for call in calls if isinstance(call.node, nodes.Name) and call.node.name == "strftime_now"]
+    return sorted({call.args[0].value for call in dated if call.args and isinstance(call.args[0], nodes.Const)})
+
+
+def _literal(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return f"'{escaped}'"

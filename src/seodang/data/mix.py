@@ -1,0 +1,96 @@
+"""Sources → one training set and one holdout, shuffled. The holdout is never thinned or repeated."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from datasets import Dataset, DatasetDict, concatenate_datasets
+from numpy.typing import NDArray
+
+from seodang.data.columns import draws, read_columns
+from seodang.data.split import Parts
+from seodang.errors import SourceError
+from seodang.recipe import Mix
+from seodang.types import Counts
+
+
+def mix(parts: Mapping[str, Parts], mix: Mix) -> tuple[DatasetDict, Counts]:
+    """Join the sources in their order, then shuffle as datasets does, into `train` and `test`.
+
+    With shares, the rows must be rendered (`num_supervised`): the training set keeps its number of supervised tokens,
+    and each source is repeated or thinned to its share of them, within one row.
+
+    Raises:
+        SourceError: nothing to train on, or a source with a share but without a supervised token.
+    """
+    trained = {name: part.train for name, part in parts.items() if len(part.train)}
+    if not trained:
+        raise SourceError("no row is left to train on", where="sources", mend="see what the earlier steps dropped")
+    dropped: dict[str, int] = {}
+    changed: dict[str, int] = {}
+    remarks: tuple[str, ...] = ()
+    if mix.shares:
+        picked = _pick(trained, mix.shares, mix.seed)
+        thinned = {name: len(trained[name]) - len(np.unique(rows)) for name, rows in picked.items()}
+        repeated = {name: len(rows) - len(np.unique(rows)) for name, rows in picked.items()}
+        dropped = {f"{name}: thinned to its share": count for name, count in thinned.items() if count}
+        changed = {f"{name}: repeated to its share": count for name, count in repeated.items() if count}
+        trained = {name: rows.select(picked[name]) for name, rows in trained.items()}
+        remarks = _tell_shares(trained, mix.shares)
+    rows_in = sum(len(part.train) + len(part.test) for part in parts.values())
+    counts = Counts(
+        step="mix",
+        source="all",
+        rows_in=rows_in,
+        kept=rows_in - sum(dropped.values()),
+        dropped=dropped,
+        changed=changed,
+        remarks=remarks,
+    )
+    joined = {
+        "train": concatenate_datasets(list(trained.values())),
+        "test": concatenate_datasets([part.test for part in parts.values()]),
+    }
+    return DatasetDict({side: rows.shuffle(seed=mix.seed) for side, rows in joined.items()}), counts
+
+
+def _pick(trained: Mapping[str, Dataset], shares: Mapping[str, float], seed: int) -> dict[str, NDArray[np.int64]]:
+    """The rows of each source that make its share, repeats included, in the source's order, repeat after repeat."""
+    tokens = {name: _supervised(rows) for name, rows in trained.items()}
+    if empty := [name for name, counts in tokens.items() if counts.sum() == 0]:
+        raise SourceError("holds no supervised token to fill its share", where=f"source {', '.join(empty)}")
+    total = sum(int(counts.sum()) for counts in tokens.values())
+    weight = sum(shares[name] for name in trained)
+    return {
+        name: _fill(
+            tokens[name], total * shares[name] / weight, draws(read_columns(rows, "row_id")["row_id"], f"mix:{seed}")
+        )
+        for name, rows in trained.items()
+    }
+
+
+def _fill(tokens: NDArray[np.int64], target: float, drawn: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Row indices whose tokens [rows] sum up to `target` within one row: whole repeats, then rows by their draw."""
+    repeats, rest = divmod(target, int(tokens.sum()))
+    order = np.argsort(drawn, kind="stable")
+    sums = np.concatenate([[0], np.cumsum(tokens[order])])
+    above = int(np.searchsorted(sums, rest))  # the first number of rows that reaches the rest
+    num_rows = above - 1 if above and rest - sums[above - 1] < sums[above] - rest else above
+    if repeats == 0:
+        num_rows = max(num_rows, 1)  # a source with a share is not left out
+    whole = np.tile(np.arange(len(tokens)), int(repeats))
+    return np.concatenate([whole, np.sort(order[:num_rows])])
+
+
+def _tell_shares(trained: Mapping[str, Dataset], shares: Mapping[str, float]) -> tuple[str, ...]:
+    tokens = {name: int(_supervised(rows).sum()) for name, rows in trained.items()}
+    total, weight = sum(tokens.values()), sum(shares[name] for name in trained)
+    return tuple(
+        f"{name}: {len(rows):,} rows, {tokens[name]:,} supervised tokens, {tokens[name] / total:.1%} of all "
+        f"(asked for {shares[name] / weight:.1%})"
+        for name, rows in trained.items()
+    )
+
+
+def _supervised(rows: Dataset) -> NDArray[np.int64]:
+    counts: NDArray[np.int64] = read_columns(rows, "num_supervised")["num_supervised"].to_numpy().astype(np.int64)
+    return counts

@@ -1,0 +1,133 @@
+"""The data part of the line: sources → convert → split → audit, and then render → mix."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow.compute as pc
+from datasets import Dataset, DatasetDict
+
+from seodang.data.audit import audit
+from seodang.data.convert import convert
+from seodang.data.lengths import lengths
+from seodang.data.mix import mix
+from seodang.data.render import CUT, Renderer, parse_tools, render
+from seodang.data.sources import read
+from seodang.data.split import Parts, separate, split
+from seodang.errors import SourceError
+from seodang.recipe import Recipe
+from seodang.types import Counts, Finding
+
+THINKING = ('"reasoning_content"', "</think>")  # in a message's JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """The sources as conversations and texts, on their sides; no tokenizer has seen them yet."""
+
+    parts: Mapping[str, Parts]  # source → its training part and holdout
+    counts: tuple[Counts, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def has_thinking(self) -> bool:
+        """Whether any answer comes with the thinking that led to it."""
+        return any(
+            _holds(side, '"reasoning_content"') for part in self.parts.values() for side in (part.train, part.test)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Rows that a model can be trained and measured on."""
+
+    rows: DatasetDict  # train and test, mixed and shuffled
+    tests: Mapping[str, Dataset]  # source → its holdout
+    counts: tuple[Counts, ...]
+    findings: tuple[Finding, ...]
+    lengths: Mapping[str, Any]
+    samples: Mapping[str, Any]  # source → side → the first row, with its supervised characters
+
+
+def gather(recipe: Recipe) -> Gathered:
+    """Read, convert and split every source.
+
+    Raises:
+        SourceError: the first source that cannot be used.
+    """
+    counts: list[Counts] = []
+    parts: dict[str, Parts] = {}
+    for source in recipe.sources:
+        rows, converted = convert(read(source), source, recipe.split.by)
+        parts[source.name] = split(rows, source, recipe.split)
+        counts += [converted, parts[source.name].counts]
+    parts, separated = separate(parts, recipe.split)
+    return Gathered(parts=parts, counts=(*counts, *separated), findings=tuple(audit(parts, recipe.split)))
+
+
+def prepare(recipe: Recipe, gathered: Gathered, renderer: Renderer) -> Prepared:
+    """Render, tokenise and mask every row, and join the sources.
+
+    Raises:
+        SourceError: a source of which no row is left to train on.
+        GateError: rows are too long, and the recipe refuses such rows.
+    """
+    counts = list(gathered.counts)
+    rendered: dict[str, Parts] = {}
+    cut: dict[str, int] = {}
+    settings = recipe.train
+    for name, part in gathered.parts.items():
+        both: dict[str, Dataset] = {}
+        for side, step in (("train", "render"), ("test", "render holdout")):
+            rows = getattr(part, side)
+            both[side], counted = render(rows, renderer, max_tokens=settings.max_tokens, too_long=settings.too_long)
+            cut[name] = cut.get(name, 0) + _above_limit(counted)
+            if len(rows):
+                counts.append(replace(counted, step=step))
+            if side == "train" and len(rows) and not len(both[side]):
+                raise _nothing_left(counted)
+        rendered[name] = replace(part, **both)
+    mixed, joined = mix(rendered, recipe.mix)
+    return Prepared(
+        rows=mixed,
+        tests={name: part.test for name, part in rendered.items() if len(part.test)},
+        counts=(*counts, joined),
+        findings=gathered.findings,
+        lengths=lengths(mixed, max_tokens=settings.max_tokens, cut=cut),
+        samples={name: _first_rows(part, renderer) for name, part in rendered.items()},
+    )
+
+
+def _nothing_left(counts: Counts) -> SourceError:
+    reasons = ", ".join(f"{rows} × {reason}" for reason, rows in counts.dropped.items())
+    return SourceError(
+        f"none of its {counts.rows_in} training rows can be trained on: {reasons}",
+        where=f"source {counts.source} ({counts.notes[0].where} …)",
+        mend="raise train.max_tokens if they are too long, else mend these rows or take another template",
+    )
+
+
+def _above_limit(counts: Counts) -> int:
+    """Rows that were longer than max_tokens, dropped or shortened."""
+    dropped = sum(rows for reason, rows in counts.dropped.items() if reason.startswith("longer than"))
+    return dropped + counts.changed.get(CUT, 0)
+
+
+def _first_rows(part: Parts, renderer: Renderer) -> dict[str, Any]:
+    """The first row of each side as the model reads it, with the characters that are supervised."""
+    shown: dict[str, Any] = {}
+    for side in ("train", "test"):
+        rows: Dataset = getattr(part, side)
+        if len(rows):
+            row = rows[0]
+            spans: tuple[tuple[int, int], ...] = ((0, len(row["text"])),)
+            if row["messages"]:
+                rendered = renderer.render(row["messages"], parse_tools(row["tools"]))
+                spans = rendered.spans if rendered.text == row["text"] else ()  # its question may have been cut
+            shown[side] = {"where": f"{row['file']}:{row['row']}", "text": row["text"], "supervised": spans}
+    return shown
+
+
+def _holds(rows: Dataset, text: str) -> bool:
+    column = rows.data.column("messages")
+    return any(pc.any(pc.match_substring(chunk.flatten().cast("string"), text)).as_py() for chunk in column.chunks)

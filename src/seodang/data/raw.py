@@ -1,0 +1,96 @@
+"""A row as its file has it, before anyone asks what it means. Knows values, but no file kind and no format."""
+
+import math
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, time
+from functools import lru_cache
+from typing import Any
+
+from seodang.errors import SourceError
+
+NAN_READ_AS_NULL = "NaN read as null"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawRow:
+    """One row. Scalars are text as they stand in the file ("007", "NA", "1.10", "true"); null is None."""
+
+    file: str  # as given in the recipe
+    row: int  # from 1; JSON Lines: the line number; CSV: the record number, header not counted
+    fields: dict[str, Any]  # column → text, None, or a nested list or dict with its JSON values kept
+    changed: tuple[str, ...] = ()  # what reading had to change
+
+    @property
+    def where(self) -> str:
+        """`file:row`."""
+        return f"{self.file}:{self.row}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawRows:
+    """The rows of one source. `rows()` starts over at each call and holds a bounded number of rows in memory."""
+
+    where: str  # for messages: the file, the files or the hub id
+    columns: tuple[str, ...]  # in the order they first appear; a JSON file may bring more further down
+    rows: Callable[[], Iterator[RawRow]]
+    remarks: tuple[str, ...] = ()  # sentences for people: the encoding found, a table transposed …
+
+
+class Number(float):
+    """A JSON number with a fraction or exponent that remembers how it was written: `1.10` is not `1.1`."""
+
+    literal: str
+
+    def __new__(cls, literal: str) -> "Number":
+        number = super().__new__(cls, literal)
+        number.literal = literal
+        return number
+
+
+def as_text(value: Any) -> Any:
+    """A scalar as text, None for null and NaN; lists and mappings stay what they are."""
+    if value is None or isinstance(value, str | list | dict):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Number):
+        return value.literal
+    if isinstance(value, float):
+        return None if math.isnan(value) else repr(value)
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    return str(value)
+
+
+@lru_cache(maxsize=4096)
+def column_name(name: str) -> str:
+    """A column's name without surrounding blanks and in NFC, as a recipe would write it."""
+    return unicodedata.normalize("NFC", name.replace("\ufeff", "").strip())
+
+
+def raw_row(file: str, row: int, record: Mapping[str, Any]) -> RawRow:
+    """The row with every scalar as text.
+
+    Raises:
+        SourceError: two keys are the same but for blanks or Unicode composition.
+    """
+    fields: dict[str, Any] = {}
+    changed: tuple[str, ...] = ()
+    for name, value in record.items():
+        if value is not None and value.__class__ is not str:
+            text = as_text(value)
+            if text is None:
+                changed = (NAN_READ_AS_NULL,)
+            value = text
+        fields[column_name(name)] = value
+    if len(fields) != len(record):
+        raise SourceError(
+            f"two columns have the same name: {', '.join(map(repr, record))}",
+            where=f"{file}:{row}",
+            mend="rename one of them",
+        )
+    return RawRow(file=file, row=row, fields=fields, changed=changed)

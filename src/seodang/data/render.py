@@ -1,0 +1,278 @@
+"""Rows → rows with text, input_ids and labels. One true render and one tokenisation of each."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value
+from numpy.typing import NDArray
+
+from seodang.data.jinja import Turn
+from seodang.data.renderer import Renderer, parse_tools
+from seodang.data.template import adds_bos
+from seodang.data.tokenise import Encoded, Encoder, windows
+from seodang.errors import GateError, TemplateError
+from seodang.types import IGNORED, Counts, Rendered, RowNote
+
+__all__ = ["Renderer", "TooLong", "parse_tools", "render"]
+
+TooLong = Literal["drop", "cut_question", "refuse"]
+BATCH = 2000  # rows of one Arrow batch
+CHUNK = 250  # conversations tokenised together
+MAX_NOTES = 1000  # dropped rows that are listed by name; all are counted
+MAX_CUTS = 8  # a shortened question can tokenise to a little more than was aimed at
+CUT = "question cut at its beginning to fit max_tokens"
+ADDED = ("input_ids", "labels", "num_tokens", "num_supervised", "num_bytes")
+
+
+def render(rows: Dataset, renderer: Renderer, *, max_tokens: int, too_long: TooLong = "drop") -> tuple[Dataset, Counts]:
+    """Add text (rendered), input_ids, labels (unshifted), num_tokens, num_supervised and num_bytes to the rows.
+
+    Plain text rows (no messages) are cut into windows of nearly equal length, each with BOS in front where the model
+    knows one; the second window's `row_id` ends in "#2".
+
+    Args:
+        rows: of one source, as `convert` gives them.
+        renderer: of the model's template.
+        max_tokens: of one row.
+        too_long: what happens to conversations above it.
+
+    Raises:
+        GateError: conversations are too long and `too_long` is "refuse".
+    """
+    features = Features(
+        {**rows.features, **dict.fromkeys(ADDED[:2], List(Value("int32"))), **dict.fromkeys(ADDED[2:], Value("int32"))}
+    )
+    source = ", ".join(rows.unique("source"))
+    step = _Step(renderer, max_tokens, too_long)
+    if not len(rows):
+        return Dataset.from_dict({name: [] for name in features}, features=features), step.counts(source, 0)
+    done = rows.with_format("arrow").map(
+        step,
+        batched=True,
+        batch_size=BATCH,
+        features=features,
+        load_from_cache_file=False,
+        new_fingerprint=_fingerprint(rows, renderer, max_tokens, too_long),
+        desc=f"rendering {source}",
+    )
+    if too_long == "refuse" and (found := step.dropped[step.too_long_reason]):
+        named = [note.where for note in step.notes if note.reason == step.too_long_reason]
+        raise GateError(
+            f"{found} rows are longer than {max_tokens} tokens: {', '.join(named[:10])}{' …' if found > 10 else ''}",
+            where=f"source {source}",
+            mend="raise train.max_tokens, shorten these rows, or set train.too_long to drop or cut_question",
+        )
+    return done.with_format(None), step.counts(source, len(rows))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Conversation:
+    messages: Sequence[Turn]
+    tools: Sequence[Mapping[str, Any]] | None
+    rendered: Rendered
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Line:
+    """One row of the result."""
+
+    text: str
+    input_ids: NDArray[np.int32]  # [tokens]
+    labels: NDArray[np.int32]  # [tokens]
+    num_bytes: int  # UTF-8 bytes of the supervised text
+    changes: tuple[str, ...] = ()
+
+
+class _Step:
+    """Turns one Arrow table after the other into a rendered one, and keeps count."""
+
+    def __init__(self, renderer: Renderer, max_tokens: int, too_long: TooLong) -> None:
+        self.renderer, self.max_tokens, self.too_long = renderer, max_tokens, too_long
+        self.encoder = Encoder(renderer.tokenizer, renderer.template)
+        self.bos_id = _bos_id(renderer)
+        self.too_long_reason = f"longer than {max_tokens} tokens"
+        self.dropped: Counter[str] = Counter()
+        self.changed: Counter[str] = Counter()
+        self.notes: list[RowNote] = []
+        self.kept = self.num_texts = self.num_windows = 0
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        messages = [[json.loads(turn) for turn in turns] for turns in table["messages"].to_pylist()]
+        done: dict[int, list[_Line] | str] = {}  # the row's lines, or why it is dropped
+        done.update(self._conversations(messages, [parse_tools(tools) for tools in table["tools"].to_pylist()]))
+        texts = table["text"].to_pylist()
+        done.update(self._texts({number: texts[number] or "" for number, turns in enumerate(messages) if not turns}))
+        lines: list[tuple[int, int, _Line]] = []
+        for number, made in sorted(done.items()):
+            if isinstance(made, str):
+                self._drop(table, number, made)
+                continue
+            self.kept += 1
+            lines += [(number, window, line) for window, line in enumerate(made, start=1)]
+            self.changed.update({change for line in made for change in line.changes})
+        return _table(table, lines)
+
+    def counts(self, source: str, rows_in: int) -> Counts:
+        remarks: tuple[str, ...] = ()
+        if self.num_windows > self.num_texts:
+            remarks = (
+                f"{self.num_texts} texts cut into {self.num_windows} windows of at most {self.max_tokens} tokens",
+            )
+        return Counts(
+            step="render",
+            source=source,
+            rows_in=rows_in,
+            kept=self.kept,
+            dropped=dict(self.dropped),
+            changed=dict(self.changed),
+            notes=tuple(self.notes),
+            remarks=remarks,
+        )
+
+    def _conversations(
+        self, messages: Sequence[Sequence[Turn]], tools: Sequence[list[dict[str, Any]] | None]
+    ) -> dict[int, list[_Line] | str]:
+        done: dict[int, list[_Line] | str] = {}
+        waiting: list[tuple[dict[int, _Conversation], Future[list[Encoded]]]] = []
+        with ThreadPoolExecutor(1) as tokeniser:  # one chunk is tokenised while the next is rendered
+            for first in range(0, len(messages), CHUNK):
+                rendered: dict[int, _Conversation] = {}
+                for number in range(first, min(first + CHUNK, len(messages))):
+                    try:
+                        if messages[number]:
+                            rendered[number] = self._render(messages[number], tools[number])
+                    except TemplateError as error:
+                        done[number] = error.what
+                waiting.append(
+                    (rendered, tokeniser.submit(self.encoder.label, [row.rendered for row in rendered.values()]))
+                )
+        for rendered, encoded in waiting:
+            for (number, row), ids in zip(rendered.items(), encoded.result(), strict=True):
+                done[number] = self._judged(row, ids)
+        return done
+
+    def _judged(self, row: _Conversation, ids: Encoded) -> list[_Line] | str:
+        if ids.fault is None and len(ids.input_ids) > self.max_tokens:
+            return self._shortened(row, ids) if self.too_long == "cut_question" else self.too_long_reason
+        return ids.fault or [_line(row, ids)]
+
+    def _render(self, messages: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None) -> _Conversation:
+        rendered, changes = self.renderer.render_changed(messages, tools)
+        return _Conversation(messages=messages, tools=tools, rendered=rendered, changes=changes)
+
+    def _shortened(self, row: _Conversation, ids: Encoded) -> list[_Line] | str:
+        """Take tokens off the front of the longest question until the row fits; the answers stay whole."""
+        questions = [number for number, turn in enumerate(row.messages) if turn["role"] == "user"]
+        longest = max(questions, key=lambda number: len(row.messages[number]["content"] or ""), default=None)
+        for _ in range(MAX_CUTS):
+            content = row.messages[longest]["content"] or "" if longest is not None else ""
+            offsets = self.encoder.encode([content])[0][1]
+            excess = len(ids.input_ids) - self.max_tokens
+            if longest is None or len(offsets) <= excess:
+                break
+            messages = list(row.messages)
+            messages[longest] = {**messages[longest], "content": content[offsets[excess - 1, 1] :].lstrip()}
+            try:
+                row = self._render(messages, row.tools)
+            except TemplateError as error:
+                return error.what
+            ids = self.encoder.label([row.rendered])[0]
+            if ids.fault or len(ids.input_ids) <= self.max_tokens:
+                return ids.fault or [_line(row, ids, CUT)]
+        return f"{self.too_long_reason} even without its question"
+
+    def _texts(self, texts: Mapping[int, str]) -> dict[int, list[_Line] | str]:
+        done: dict[int, list[_Line] | str] = {}
+        for number, text in texts.items():
+            try:
+                self.renderer.check_text(text)
+            except TemplateError as error:
+                done[number] = error.what
+            if not text.strip():
+                done[number] = "empty text"
+        sound = {number: text for number, text in texts.items() if number not in done}
+        for (number, text), (ids, offsets) in zip(
+            sound.items(), self.encoder.encode(list(sound.values())), strict=True
+        ):
+            parts = windows(text, ids, offsets, max_tokens=self.max_tokens, bos_id=self.bos_id)
+            done[number] = [
+                _Line(text=part, input_ids=own, labels=labels, num_bytes=len(part.encode()))
+                for part, own, labels in parts
+            ]
+            self.num_texts, self.num_windows = self.num_texts + 1, self.num_windows + len(parts)
+        return done
+
+    def _drop(self, table: pa.Table, number: int, reason: str) -> None:
+        self.dropped[reason] += 1
+        if len(self.notes) < MAX_NOTES:
+            file, row, row_id = (table[name][number].as_py() for name in ("file", "row", "row_id"))
+            self.notes.append(RowNote(where=f"{file}:{row}", row_id=row_id, reason=reason))
+
+
+def _line(row: _Conversation, ids: Encoded, *changes: str) -> _Line:
+    text, spans = row.rendered.text, row.rendered.spans
+    return _Line(
+        text=text,
+        input_ids=ids.input_ids,
+        labels=ids.labels,
+        num_bytes=sum(len(text[start:end].encode()) for start, end in spans),
+        changes=(*row.changes, *changes),
+    )
+
+
+def _table(table: pa.Table, lines: Sequence[tuple[int, int, _Line]]) -> pa.Table:
+    """The rows that `lines` name, in their order, with the new columns."""
+    taken = table.take(pa.array([number for number, _, _ in lines], pa.int64()))
+    if any(window > 1 for _, window, _ in lines):
+        names = [
+            f"{name}#{window}" if window > 1 else name
+            for name, (_, window, _) in zip(taken["row_id"].to_pylist(), lines, strict=True)
+        ]
+        taken = taken.set_column(taken.schema.get_field_index("row_id"), "row_id", pa.array(names, pa.string()))
+    made = [line for _, _, line in lines]
+    ends = np.cumsum([0, *(len(line.input_ids) for line in made)], dtype=np.int32)
+    empty = np.zeros(0, dtype=np.int32)
+    columns = (
+        pa.ListArray.from_arrays(ends, np.concatenate([empty, *(line.input_ids for line in made)])),
+        pa.ListArray.from_arrays(ends, np.concatenate([empty, *(line.labels for line in made)])),
+        pa.array(np.diff(ends), pa.int32()),
+        pa.array([int((line.labels != IGNORED).sum()) for line in made], pa.int32()),
+        pa.array([line.num_bytes for line in made], pa.int32()),
+    )
+    taken = taken.set_column(
+        taken.schema.get_field_index("text"), "text", pa.array([line.text for line in made], pa.string())
+    )
+    for name, column in zip(ADDED, columns, strict=True):
+        taken = taken.append_column(name, column)
+    return taken
+
+
+def _bos_id(renderer: Renderer) -> int | None:
+    """BOS in front of plain text: where the tokenizer or the template puts it in front of everything."""
+    tokenizer, template = renderer.tokenizer, renderer.template
+    bos = tokenizer.bos_token
+    opens = bos in dict(template.markers) and bos != template.turn_end and bos not in template.header
+    return int(tokenizer.bos_token_id) if bos is not None and (opens or adds_bos(tokenizer)) else None
+
+
+def _fingerprint(rows: Dataset, renderer: Renderer, max_tokens: int, too_long: TooLong) -> str:
+    made_from = [
+        rows._fingerprint,
+        renderer.template.text,
+        dict(renderer.template.kwargs),
+        renderer.system,
+        renderer.loss_on,
+        max_tokens,
+        too_long,
+        renderer.tokenizer.name_or_path,
+        len(renderer.tokenizer),
+    ]
+    return blake2b(json.dumps(made_from).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,192 @@
+"""Rows → training part and holdout. Runs before the sources are mixed, so that no repeat can leak across.
+
+Knows keys, not contents: a question, a column's value or a row goes to one side as a whole.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from seodang.data.columns import draws, read_columns
+from seodang.errors import SourceError
+from seodang.recipe import Source, Split
+from seodang.types import Counts, RowNote
+
+NOTED_ROWS = 100  # dropped rows that the counts list by name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """One source's rows on their two sides."""
+
+    train: Dataset  # empty if the source is not trained on
+    test: Dataset  # the holdout: measured, never trained on
+    counts: Counts
+
+
+def split(rows: Dataset, source: Source, by: Split) -> Parts:
+    """Hold out a part of one source, then thin the rest to `take`.
+
+    By question or column, a key's side depends on seed and key alone: it survives reordering, added rows and other
+    sources, and a smaller share lies inside a larger one. By row, the rows are those of datasets' `train_test_split`.
+
+    Raises:
+        SourceError: a holdout as large as the source, a row without the column's value, or no training row left.
+    """
+    train, test = _sides(rows, source, by)
+    dropped: dict[str, int] = {}
+    if not source.is_trained:
+        dropped, train = {"not trained": len(train)}, train.select([])
+    elif source.take is not None:
+        whole, train = len(train), _take(train, source.take, by.seed)
+        dropped = {"take": whole - len(train)}
+    if source.is_trained and len(train) == 0:
+        taken = f", take {source.take}" if source.take else ""
+        raise SourceError(
+            f"no row is left to train on ({len(rows):,} rows, {len(test):,} held out{taken})",
+            where=f"source {source.name}",
+            mend="hold out fewer, take more, or give more rows",
+        )
+    counts = Counts(
+        step="split",
+        source=source.name,
+        rows_in=len(rows),
+        kept=len(train) + len(test),
+        dropped={reason: count for reason, count in dropped.items() if count},
+        remarks=(f"{len(train):,} rows to train on, {len(test):,} held out by {by.by}",),
+    )
+    return Parts(train=train, test=test, counts=counts)
+
+
+def separate(parts: Mapping[str, Parts], by: Split) -> tuple[dict[str, Parts], list[Counts]]:
+    """Take training rows away whose key stands in the holdout of another source. By row, nothing is taken away.
+
+    Raises:
+        SourceError: a source loses all its training rows.
+    """
+    if by.by == "row":
+        return dict(parts), []
+    held = {name: _keys(part.test, by, name) for name, part in parts.items() if len(part.test)}
+    apart: dict[str, Parts] = {}
+    told: list[Counts] = []
+    for name, part in parts.items():
+        apart[name], counts = _without(part, held, by, name)
+        told.append(counts)
+    return apart, told
+
+
+def _sides(rows: Dataset, source: Source, by: Split) -> tuple[Dataset, Dataset]:
+    """(train, test) before anything is dropped."""
+    if len(rows) == 0:
+        raise SourceError("has no rows", where=f"source {source.name}")
+    held = source.holdout_share
+    if held >= 1 and not math.isinf(held) and (held > len(rows) or (held == len(rows) and source.is_trained)):
+        raise SourceError(
+            f"holdout asks for {held:,.0f} rows, but there are {len(rows):,}",
+            where=f"source {source.name}",
+            mend="give a smaller number, or a share such as 0.05",
+        )
+    if math.isinf(held):
+        return rows.select([]), rows
+    if by.by == "row":
+        return _rows_apart(rows, held, by.seed)
+    is_test = _keys_apart(_keys(rows, by, source.name), held, by.seed)
+    return rows.select(np.flatnonzero(~is_test)), rows.select(np.flatnonzero(is_test))
+
+
+def _without(part: Parts, held: Mapping[str, pa.ChunkedArray], by: Split, name: str) -> tuple[Parts, Counts]:
+    """One source without the training rows whose key is held out: by another source, its own keys are split already."""
+    keys = _keys(part.train, by, name)
+    is_kept = np.ones(len(keys), dtype=bool)
+    dropped: dict[str, int] = {}
+    notes: list[RowNote] = []
+    for other, held_keys in held.items():
+        stands = pc.is_in(keys, value_set=held_keys).to_numpy() & is_kept
+        if not stands.any():
+            continue
+        is_kept &= ~stands
+        reason = f"{by.by} stands in the holdout of {other}"
+        dropped[reason] = int(stands.sum())
+        notes.extend(_notes(part.train, np.flatnonzero(stands), reason))
+    if len(keys) and not is_kept.any():
+        raise SourceError(
+            f"each of its {len(keys):,} training rows has a {by.by} that another source holds out",
+            where=f"source {name}",
+            mend="is the same file in two sources? Else hold out fewer rows of the other source",
+        )
+    counts = Counts(
+        step="separate",
+        source=name,
+        rows_in=len(part.train) + len(part.test),
+        kept=int(is_kept.sum()) + len(part.test),
+        dropped=dropped,
+        notes=tuple(notes[:NOTED_ROWS]),
+    )
+    return (replace(part, train=part.train.select(np.flatnonzero(is_kept))) if dropped else part), counts
+
+
+def _keys(rows: Dataset, by: Split, source: str) -> pa.ChunkedArray:
+    """What keeps rows together: their question, or the value of the column that `split.by` names."""
+    column = "question_key" if by.by == "question" else "group"
+    keys = read_columns(rows, column)[column]
+    if keys.null_count:
+        missing = pc.index(keys.is_null(), True).as_py()
+        first = rows.select_columns(["file", "row"])[missing]
+        raise SourceError(
+            f"no value for {by.by!r}, which split.by names ({keys.null_count:,} such rows)",
+            where=f"{first['file']}:{first['row']} (source {source})",
+            mend="fill the column, or split by question",
+        )
+    return keys
+
+
+def _rows_apart(rows: Dataset, held: float, seed: int) -> tuple[Dataset, Dataset]:
+    """(train, test) as datasets draws them; a side may be empty, which datasets refuses."""
+    num_test = math.ceil(held * len(rows)) if held < 1 else int(held)
+    if num_test in (0, len(rows)):
+        return (rows, rows.select([])) if num_test == 0 else (rows.select([]), rows)
+    sides = rows.train_test_split(test_size=held if held < 1 else int(held), seed=seed)
+    return sides["train"], sides["test"]
+
+
+def _keys_apart(keys: pa.ChunkedArray, held: float, seed: int) -> NDArray[np.bool_]:
+    """Which rows are held out [rows]: keys below the share, or the first keys that together have `held` rows."""
+    encoded = keys.cast(pa.large_string()).combine_chunks().dictionary_encode()
+    key_of_row = encoded.indices.to_numpy()
+    drawn = draws(encoded.dictionary, str(seed))
+    order = np.argsort(drawn, kind="stable")
+    if held < 1:
+        num_keys = int(np.count_nonzero(drawn < held * 2.0**64))
+    else:
+        rows_up_to = np.cumsum(np.bincount(key_of_row)[order])
+        num_keys = int(np.searchsorted(rows_up_to, held, side="right"))
+    if held > 0:
+        num_keys = max(num_keys, 1)  # few keys can all lie above the share: a holdout that is asked for is not empty
+    is_test = np.zeros(len(drawn), dtype=bool)
+    is_test[order[:num_keys]] = True
+    rows_held: NDArray[np.bool_] = is_test[key_of_row]
+    return rows_held
+
+
+def _take(train: Dataset, take: str, seed: int) -> Dataset:
+    """A shard as datasets cuts it, or a seeded share or number of rows in their order."""
+    if "/" in take:
+        shard, shards = map(int, take.split("/"))
+        # datasets cannot cut an empty shard
+        return train.shard(num_shards=shards, index=shard - 1) if shard <= len(train) else train.select([])
+    num_rows = int(take) if take.isdigit() else math.floor(Fraction(take) * len(train))  # 0.29 of 100 is 29
+    order = np.argsort(draws(read_columns(train, "row_id")["row_id"], f"take:{seed}"), kind="stable")
+    return train.select(np.sort(order[:num_rows]))
+
+
+def _notes(rows: Dataset, indices: NDArray[np.int64], reason: str) -> list[RowNote]:
+    noted = rows.select_columns(["file", "row", "row_id"])[indices[:NOTED_ROWS].tolist()]
+    places = zip(noted["file"], noted["row"], noted["row_id"], strict=True)
+    return [RowNote(where=f"{file}:{row}", row_id=row_id, reason=reason) for file, row, row_id in places]

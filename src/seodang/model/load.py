@@ -1,0 +1,274 @@
+"""A folder, hub id or package → a model and its tokenizer, or one clear message. It knows nothing of data."""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import errors as hub
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import cached_file
+
+from seodang import recipe
+from seodang.errors import ModelError, ResourceError, SeodangError
+from seodang.model.packaged import PREFIX, packaged_folder
+from seodang.model.placement import Placement, choose_placement
+from seodang.model.quiet import quiet
+from seodang.model.save import describe, save_model
+
+__all__ = [
+    "Placement",
+    "choose_placement",
+    "describe",
+    "load_config",
+    "load_model",
+    "load_tokenizer",
+    "load_weights",
+    "resolve_model",
+    "save_model",
+]
+
+_GIVE_TOKENIZER = "put tokenizer.json and tokenizer_config.json beside the model"
+_NOT_CAUSAL = ("MaskedLM", "Classification", "QuestionAnswering", "MultipleChoice", "Prediction", "EncoderModel")
+# what a wrongly chosen tokenizer class splits otherwise: Hangul, digits, runs of blanks, contractions, line breaks
+_PROBE = "안녕하세요. 2024년 12월에는  the quick\n\n\tbrown fox's 100% <b>x</b> café 😀 형태소 don't    x"
+
+
+def resolve_model(path: str) -> str:
+    """What transformers can load: `package:NAME` becomes its folder, converted on first use.
+
+    Raises:
+        ModelError: no such folder, or a file.
+    """
+    if path.startswith(PREFIX):
+        return str(packaged_folder(path))
+    local = Path(path).expanduser()
+    if local.is_dir():
+        return str(local)
+    if local.is_file():
+        mend = "give a folder with config.json, safetensors and tokenizer"
+        if local.suffix == ".gguf":
+            mend += "; GGUF is a format to serve models in, its weights are rounded"
+        raise ModelError("is a file, not a model's folder", where=path, mend=mend)
+    if path.startswith((".", "~")) or local.is_absolute() or path.count("/") > 1:
+        near = difflib.get_close_matches(local.name, _folders(local.parent), n=1)
+        mend = f"did you mean {local.parent / near[0]}?" if near else "give a folder, a hub id or package:NAME"
+        raise ModelError("no such folder", where=path, mend=mend)
+    return path
+
+
+def load_config(spec: recipe.Model) -> PreTrainedConfig:
+    """The config of a recipe's model, a causal language model that transformers knows; no weights are read.
+
+    Raises:
+        ModelError: says what is missing or wrong, and the mend.
+    """
+    path = resolve_model(spec.path)
+    if Path(path).is_dir():
+        _check_folder(Path(path), spec.path)
+    with _told(spec.path, spec.revision):
+        file = cached_file(path, "config.json", revision=spec.revision)
+        if file is None:
+            raise ModelError("no config.json", where=spec.path, mend="give a folder or hub id that holds a model")
+        _check_config(json.loads(Path(file).read_text(encoding="utf-8")), spec)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        )
+    return config
+
+
+def load_tokenizer(
+    path: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder, hub id or package: a fast one, which knows the characters that each token covers.
+
+    Raises:
+        ModelError: missing, damaged, slow, or not the one its own tokenizer.json describes.
+    """
+    folder = resolve_model(path)
+    with _told(path, revision):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, revision=revision, trust_remote_code=trust_remote_code
+        )
+        if len(tokenizer) < 100:  # transformers makes an empty one where the files are missing
+            raise ModelError("no tokenizer", where=path, mend=_GIVE_TOKENIZER)
+        if not tokenizer.is_fast:
+            what = f"{type(tokenizer).__name__} is a slow tokenizer, which cannot say where a token stands in the text"
+            raise ModelError(what, where=path, mend="save it as a fast one (tokenizer.json)")
+        _check_class(tokenizer, folder, path, revision)
+    return tokenizer
+
+
+def load_model(spec: recipe.Model, placement: Placement) -> PreTrainedModel:
+    """The recipe's model in evaluation mode, on the placement's device and in its dtype.
+
+    Raises:
+        ModelError: says what is missing or wrong, and the mend.
+        ResourceError: it does not fit into the memory of the device.
+    """
+    config = load_config(spec)
+    if placement.dtype == "float16" and config.model_type.startswith("gemma"):
+        what = "Gemma overflows in float16"
+        raise ModelError(what, where="model.dtype", mend="use dtype: auto, float32 or bfloat16")
+    with _told(spec.path, spec.revision):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            resolve_model(spec.path),
+            config=config,
+            revision=spec.revision,
+            trust_remote_code=spec.trust_remote_code,
+            dtype=getattr(torch, placement.dtype),
+            output_loading_info=True,
+        )
+        if missing := sorted(info["missing_keys"]):
+            raise ModelError(
+                f"the weights lack {len(missing)} of the model's tensors ({missing[0]} …): they would be random",
+                where=spec.path,
+                mend="give a complete causal language model",
+            )
+        placed: PreTrainedModel = model.to(placement.device).eval()
+    return placed
+
+
+def load_weights(model: PreTrainedModel, folder: Path) -> None:
+    """Put the weights that `save_model` wrote to `folder` into a model of the same architecture, in place.
+
+    Raises:
+        ModelError: the folder is incomplete or damaged.
+    """
+    with _told(str(folder), None):
+        stored = type(model).from_pretrained(folder, dtype=model.dtype)
+        if len(stored.get_input_embeddings().weight) != len(model.get_input_embeddings().weight):
+            model.resize_token_embeddings(len(stored.get_input_embeddings().weight))
+        model.load_state_dict(stored.state_dict())
+
+
+def _check_folder(folder: Path, where: str) -> None:
+    if (folder / "config.json").is_file():
+        return
+    if any(folder.glob("*.gguf")):
+        mend = "give the model's safetensors folder or hub id: GGUF weights are rounded, to serve rather than to train"
+        raise ModelError("the folder holds only a GGUF file", where=where, mend=mend)
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError("the folder holds an adapter, no model", where=where, mend="merge it into its base first")
+    if (folder / "manifest.json").is_file() and (folder / "model" / "config.json").is_file():
+        raise ModelError("this is a run folder", where=where, mend=f"give its model: {Path(where) / 'model'}")
+    raise ModelError("no config.json in the folder", where=where, mend="give a folder that save_pretrained wrote")
+
+
+def _folders(parent: Path) -> list[str]:
+    return [item.name for item in parent.iterdir() if item.is_dir()] if parent.is_dir() else []
+
+
+def _check_config(config: Mapping[str, Any], spec: recipe.Model) -> None:
+    """Refuse what cannot be trained as a causal language model, before any weight is read."""
+    kind = config.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        if "auto_map" not in config:
+            mend = "a newer transformers may know it: pip install -U transformers"
+            raise ModelError(f"transformers does not know the architecture {kind!r}", where=spec.path, mend=mend)
+        if not spec.trust_remote_code:
+            what = f"the architecture {kind!r} is Python code that comes with the model"
+            mend = "read that code; if you trust it, set trust_remote_code: true under model: in the recipe"
+            raise ModelError(what, where=spec.path, mend=mend)
+        return
+    names = config.get("architectures") or []
+    causal = CONFIG_MAPPING[kind] in MODEL_FOR_CAUSAL_LM_MAPPING and not config.get("is_encoder_decoder")
+    if not causal or any(name.endswith(_NOT_CAUSAL) for name in names):
+        what = f"{names[0] if names else kind} is no causal language model"
+        raise ModelError(what, where=spec.path, mend="give a decoder such as Gemma, Qwen or Llama")
+    if method := (config.get("quantization_config") or {}).get("quant_method"):
+        what = f"its weights are quantised ({method}), and cannot be trained"
+        raise ModelError(what, where=spec.path, mend="give the unquantised model")
+
+
+def _check_class(tokenizer: PreTrainedTokenizerBase, folder: str, path: str, revision: str | None) -> None:
+    """A class that is not made for this tokenizer.json splits text otherwise than in pretraining."""
+    if type(tokenizer) is PreTrainedTokenizerFast:  # takes tokenizer.json as it is
+        return
+    file = cached_file(folder, "tokenizer.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+    if file is None:
+        return
+    expected = Tokenizer.from_file(file).encode(_PROBE, add_special_tokens=False).ids
+    if tokenizer(_PROBE, add_special_tokens=False)["input_ids"] != expected:
+        what = f"{type(tokenizer).__name__} gives other ids than tokenizer.json"
+        mend = 'set "tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json'
+        raise ModelError(what, where=path, mend=mend)
+
+
+@contextmanager
+def _told(path: str, revision: str | None) -> Iterator[None]:
+    """transformers quiet, and its errors told as ours."""
+    try:
+        with quiet():
+            yield
+    except SeodangError:
+        raise
+    except torch.OutOfMemoryError as error:
+        what = "the model does not fit into the memory of the device"
+        raise ResourceError(what, where=path, mend="take a smaller model, or device: cpu") from error
+    except Exception as error:  # transformers, the hub and safetensors raise nearly every class there is
+        raise _explained(error, path, revision) from error
+
+
+def _explained(error: BaseException, path: str, revision: str | None) -> ModelError:
+    chain = []
+    cause: BaseException | None = error
+    while cause:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+
+    def has(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(link, kinds) for link in chain)
+
+    page = f"https://huggingface.co/{path}"
+    if has(hub.GatedRepoError):
+        return ModelError(
+            "its licence has to be accepted first", where=path, mend=f"accept it at {page}, then log in: hf auth login"
+        )
+    if has(hub.RepositoryNotFoundError):
+        mend = "mend the name; if it is private, log in: hf auth login"
+        return ModelError("neither a folder here nor a model on the hub that you can see", where=path, mend=mend)
+    if has(hub.RevisionNotFoundError):
+        return ModelError(f"has no revision {revision!r}", where=path, mend=f"see the revisions at {page}/tree/main")
+    if has(hub.HFValidationError):
+        return ModelError(
+            "neither a folder here nor a hub id", where=path, mend="give a folder, hub id or package:NAME"
+        )
+    if has(hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled):
+        what = "no such folder here, not in the hub's cache, and the hub cannot be reached"
+        return ModelError(
+            what, where=path, mend=f"mend the path, or go online (or unset HF_HUB_OFFLINE) to fetch {page}"
+        )
+    if has(json.JSONDecodeError) and (damaged := _damaged_json(path)):
+        return ModelError(f"{damaged} is no whole JSON", where=path, mend="fetch or copy the folder again")
+    if "backend tokenizer" in str(error):
+        return ModelError("no tokenizer", where=path, mend=_GIVE_TOKENIZER)
+    if has(SafetensorError):
+        return ModelError(f"damaged weights: {error}", where=path, mend="fetch or convert the model again")
+    first = str(error).strip().split("\n")[0] or type(error).__name__
+    return ModelError(f"cannot be loaded: {first}", where=path, mend="check that the folder is complete and undamaged")
+
+
+def _damaged_json(path: str) -> str | None:
+    """The first of a folder's JSON files that cannot be read."""
+    for file in sorted(Path(path).expanduser().glob("*.json")):
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            return file.name
+    return None

@@ -1,0 +1,92 @@
+"""A model in hand → a folder that transformers loads without seodang, and the facts of the manifest."""
+
+import copy
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from seodang.model.quiet import quiet
+
+_SAMPLED = 4096  # values of each tensor that enter the fingerprint
+
+
+def end_ids(model: PreTrainedModel, turn_end_id: int) -> list[int]:
+    """The ids that end an answer: the turn end, then what ended a text for the base."""
+    found = [turn_end_id]
+    for config in (model.generation_config, model.config.get_text_config()):
+        ids = getattr(config, "eos_token_id", None)
+        found += [ids] if isinstance(ids, int) else ids or []
+    return list(dict.fromkeys(found))
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, turn_end_id: int) -> None:
+    """Write safetensors, tokenizer with its chat template, and a generation config that stops at the turn end.
+
+    The folder appears complete or not at all; one that is there is replaced. Weights keep their dtype.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    new, old = aside / "new", aside / "old"
+    own = model.generation_config
+    try:
+        model.generation_config = _generation_config(model, tokenizer, turn_end_id)
+        with quiet():
+            model.save_pretrained(new)
+            tokenizer.save_pretrained(new)
+        for weights in new.glob("*.safetensors"):
+            weights.chmod(0o644)  # safetensors makes them private
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        model.generation_config = own
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _generation_config(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, turn_end_id: int
+) -> GenerationConfig:
+    """The base's own sampling settings, ended by the turn end; none of them if they contradict each other."""
+    config = copy.deepcopy(model.generation_config)
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        config = GenerationConfig()
+    config.eos_token_id = end_ids(model, turn_end_id)
+    config.pad_token_id, config.bos_token_id = tokenizer.pad_token_id, tokenizer.bos_token_id
+    return config
+
+
+def describe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The facts of a model for the manifest.
+
+    `sha256` is a fingerprint of the weights: names, shapes, and up to 4,096 evenly spaced values of each tensor.
+    """
+    config = model.config.get_text_config()
+    return {
+        "path": model.name_or_path,
+        "architecture": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "vocabulary": config.vocab_size,
+        "tokens": len(tokenizer),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "sha256": _fingerprint(model),
+    }
+
+
+@torch.no_grad()
+def _fingerprint(model: PreTrainedModel) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.named_parameters():
+        flat = tensor.reshape(-1)
+        sample = flat[:: max(1, len(flat) // _SAMPLED)].float().cpu()
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,83 @@
+"""Evaluations and answers of two models → the proof: what was gained, what was lost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from seodang.prove.behaviour import behaviour
+from seodang.prove.stability import stability
+from seodang.types import Answer, Metric, SourceRole
+
+
+def proof(
+    *,
+    name: str,
+    base: str,
+    tuned: str,
+    roles: Mapping[str, SourceRole],
+    before: Mapping[str, Metric],
+    after: Mapping[str, Metric],
+    answers: Sequence[Answer],
+    training: Mapping[str, Any],
+    temperature: float | None,
+) -> dict[str, Any]:
+    """Everything that proof.json holds; each number follows from metrics.jsonl and answers.jsonl.
+
+    Args:
+        roles: source → what it stands for.
+        before, after: source → the base's and the tuned model's metric.
+        training: best_step, best_by, turned_at; empty where models are compared that were not trained here.
+        temperature: at which the repeated question was asked.
+    """
+    losses = {
+        source: {
+            "role": roles[source],
+            "rows": metric.rows,
+            "tokens": metric.tokens,
+            "base": _loss(before[source]),
+            "tuned": _loss(metric),
+            "change": metric.loss - before[source].loss,
+        }
+        for source, metric in after.items()
+    }
+    return {
+        "name": name,
+        "base": base,
+        "tuned": tuned,
+        "best_step": None,
+        "best_by": None,
+        "turned_at": None,
+        **training,
+        "losses": losses,
+        "behaviour": behaviour(answers),
+        "stability": _stability(answers, temperature),
+    }
+
+
+def turned_at(evaluations: Sequence[tuple[int, float]]) -> int | None:
+    """The step at which the evaluation loss turned: its lowest point, if it rose again afterwards.
+
+    Args:
+        evaluations: (step, loss) in order, the base's at step 0 aside.
+    """
+    if not evaluations:
+        return None
+    lowest = min(range(len(evaluations)), key=lambda i: (evaluations[i][1], i))
+    return evaluations[lowest][0] if lowest < len(evaluations) - 1 else None
+
+
+def _loss(metric: Metric) -> dict[str, float | None]:
+    return {"loss": metric.loss, "bits_per_byte": metric.bits_per_byte if metric.num_bytes else None}
+
+
+def _stability(answers: Sequence[Answer], temperature: float | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for model in ("base", "tuned"):
+        repeated = [answer for answer in answers if answer.model == model and answer.kind == "repeat"]
+        if len(repeated) > 1:
+            found[model] = {
+                "question": repeated[0].question,
+                "times": len(repeated),
+                "temperature": temperature,
+                **stability([answer.text for answer in repeated]),
+            }
+    return found

@@ -1,0 +1,95 @@
+"""A run folder's files, read as they are. What is missing or damaged is said, not raised: runs get killed."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seodang.errors import RunError
+from seodang.types import Answer
+
+NAMES = (
+    "recipe.yaml", "manifest.json", "counts.json", "dropped.jsonl", "findings.json", "lengths.json", "samples.json",
+    "metrics.jsonl", "answers.jsonl", "proof.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """Everything that a report is made from. None or empty: the file is not there (yet)."""
+
+    recipe: str | None  # YAML text
+    manifest: Mapping[str, Any]
+    counts: tuple[Mapping[str, Any], ...]
+    dropped: tuple[Mapping[str, Any], ...]
+    findings: tuple[Mapping[str, Any], ...]
+    lengths: Mapping[str, Any] | None
+    samples: Mapping[str, Any]
+    metrics: tuple[Mapping[str, Any], ...]
+    answers: tuple[Answer, ...]
+    proof: Mapping[str, Any] | None
+    missing: tuple[str, ...]  # names of files that are not there
+    damaged: tuple[str, ...]  # sentences
+
+
+def read_evidence(run: Path) -> Evidence:
+    """Read what there is of a run.
+
+    Raises:
+        RunError: `run` is no folder or holds none of a run's files.
+    """
+    missing = tuple(name for name in NAMES if not (run / name).is_file())
+    if len(missing) == len(NAMES):
+        what = "holds no file of a run" if run.is_dir() else "no such folder"
+        raise RunError(what, where=str(run), mend="give a folder that `seodang tune` wrote, such as runs/NAME")
+    damaged: list[str] = []
+    recipe = (run / "recipe.yaml").read_text(encoding="utf-8") if "recipe.yaml" not in missing else None
+    return Evidence(
+        recipe=recipe,
+        manifest=_mapping(run / "manifest.json", damaged) or {},
+        counts=_rows(run / "counts.json", damaged),
+        dropped=_lines(run / "dropped.jsonl", damaged),
+        findings=_rows(run / "findings.json", damaged),
+        lengths=_mapping(run / "lengths.json", damaged),
+        samples=_mapping(run / "samples.json", damaged) or {},
+        metrics=_lines(run / "metrics.jsonl", damaged),
+        answers=tuple(Answer(**row) for row in _lines(run / "answers.jsonl", damaged)),
+        proof=_mapping(run / "proof.json", damaged),
+        missing=missing,
+        damaged=tuple(damaged),
+    )
+
+
+def _value(path: Path, damaged: list[str]) -> Any:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        damaged.append(f"{path.name} cannot be read: {error}")
+        return None
+
+
+def _mapping(path: Path, damaged: list[str]) -> Mapping[str, Any] | None:
+    value = _value(path, damaged)
+    return value if isinstance(value, dict) else None
+
+
+def _rows(path: Path, damaged: list[str]) -> tuple[Mapping[str, Any], ...]:
+    value = _value(path, damaged)
+    return tuple(value) if isinstance(value, list) else ()
+
+
+def _lines(path: Path, damaged: list[str]) -> tuple[dict[str, Any], ...]:
+    """JSON Lines; a line that cannot be read (a killed run's last one) is named and left out."""
+    if not path.is_file():
+        return ()
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                damaged.append(f"{path.name}:{number} is not a whole line of JSON and is left out")
+    return tuple(rows)

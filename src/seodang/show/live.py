@@ -1,0 +1,63 @@
+"""What is seen while it happens: bars on a terminal, lines in a log."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.text import Text
+
+from seodang.show import terminal
+from seodang.show.wording import duration, number, visible
+
+LINES_OF_A_RUN = 10  # training lines where there is no bar
+
+
+def show_note(sentence: str) -> None:
+    """One sentence the user should know."""
+    terminal.console().print(Text("· " + visible(sentence), style="yellow"))
+
+
+@contextmanager
+def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar while something is counted up to `total`, and one line when it is done; yields what advances it."""
+    begun = time.perf_counter()
+    with terminal.progress() as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.advance(task, done)
+    terminal.console().print(Text(f"{title}: {total:,} in {duration(time.perf_counter() - begun)}", style="dim"))
+
+
+@contextmanager
+def training(total_steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Training as it goes: a bar with loss and speed, one line an evaluation; yields what takes the run's events."""
+    out = terminal.console()
+    begun = time.perf_counter()
+    every = max(1, total_steps // LINES_OF_A_RUN)
+    with terminal.progress() as bar:
+        task = bar.add_task("training", total=total_steps)
+        first: int | None = None
+
+        def show(event: dict[str, Any]) -> None:
+            nonlocal first
+            step = event["step"]
+            if event["event"] == "train":
+                first = step - 1 if first is None else first
+                told = f"loss {number(event['loss'])}, {event['tokens_per_second']:,.0f} tokens/s"
+                bar.update(task, completed=step, description=f"training: {told}")
+                if bar.disable and step % every == 0:
+                    left = (time.perf_counter() - begun) / (step - first) * (total_steps - step)
+                    out.print(Text(f"step {step:,}/{total_steps:,}: {told}, {duration(left)} left", style="dim"))
+            elif event["event"] == "eval":
+                bar.console.print(_evaluation(event))
+
+        yield show
+
+
+def _evaluation(event: dict[str, Any]) -> Text:
+    told = Text(f"step {event['step']:,}: held-out loss ")
+    sources = [f"{visible(name)} {number(metric['loss'])}" for name, metric in event["sources"].items()]
+    told.append(", ".join(sources))
+    if event["loss"] is not None:
+        told.append(f"  (chosen by {number(event['loss'])}, p {event['probability']:.3f})", style="dim")
+    return told

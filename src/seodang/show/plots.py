@@ -1,0 +1,324 @@
+"""The two pictures of a run: how long the rows are, and how the losses went.
+
+Drawn once with matplotlib; written as PNG and SVG, and handed to the report as SVG whose colours are CSS variables,
+so that one drawing serves light and dark pages. Knows no run folder.
+"""
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unicodedata import east_asian_width
+
+from seodang.show.wording import whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, RULE, TRAIN, PAPER = "#1d1b19", "#6b665e", "#ddd8ce", "#aaa398", "#fdfcfa"
+SERIES = ("#2a716b", "#a06c12", "#7a4a93", "#3d5a99", "#8c4a38", "#566674")  # one per source, in the recipe's order
+VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", TRAIN: "train"} | {
+    c: f"series-{i}" for i, c in enumerate(SERIES)
+}
+WIDE, NARROW = 7.6, 3.9  # inches
+CURVE_POINTS = 400
+LATIN = "DejaVu Sans"  # comes with matplotlib
+KOREAN = ("Pretendard", "Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Apple SD Gothic Neo", "AppleGothic",
+          "Malgun Gothic", "Noto Sans CJK JP", "UnDotum", "Baekmuk Dotum")  # fmt: skip
+KOREAN_FILE = re.compile(r"pretendard|noto.?sans.*(cjk|kr)|nanum|malgun|gothicneo|applegothic|undotum|baekmuk", re.I)
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Text stays text in SVG; Latin letters come from matplotlib's own font, Korean ones from the system's."""
+    import matplotlib as mpl  # late: half a second that other commands need not wait for
+
+    korean = korean_font()
+    settings: dict[Any, Any] = {  # Any: the stub wants each key as a literal
+        "svg.fonttype": "none",
+        "font.family": [LATIN, korean] if korean else [LATIN],
+        "font.size": 8.5,
+        "axes.edgecolor": RULE,
+        "axes.labelcolor": MUTED,
+        "axes.axisbelow": True,
+        "ytick.major.size": 0,
+    }
+    settings |= {f"{axis}tick.{key}": color for axis in "xy" for key, color in (("color", RULE), ("labelcolor", MUTED))}
+    settings |= {f"axes.spines.{side}": False for side in ("left", "right", "top")}
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's fonts draw SVG text
+        yield
+
+
+@_style()
+def lengths_figure(
+    lengths: Mapping[str, Any],
+    *,
+    order: Sequence[str] = (),
+    narrow: bool = False,
+    names: Mapping[str, str] | None = None,
+) -> "Figure":
+    """Histogram and density of the rows' lengths in tokens, one strip per source, with the `max_tokens` line.
+
+    `lengths` is `lengths.json`; a source that is only held out shows its holdout. `order` (of the
+    recipe) gives sources their colours, `names` replaces their names.
+    """
+    strips = {**lengths.get("test", {}), **lengths.get("train", {})}
+    colors = source_colors([*order, *lengths.get("train", {}), *strips])
+    shown = [name for name in colors if name in strips]
+    figure = _figure(narrow, height=0.55 + 0.92 * len(shown))
+    longest = max((edge for row in strips.values() for edge in row["histogram"]["edges"][-1:]), default=1.0)
+    limit = lengths.get("max_tokens") or math.inf
+    is_near = limit <= 1.5 * longest
+    right = 1.03 * max(longest, limit if is_near else 0)
+    for number, name in enumerate(shown):
+        axes = figure.add_subplot(len(shown), 1, number + 1)
+        held_out = name not in lengths.get("train", {})
+        _strip(axes, strips[name], color=colors[name])
+        _titles(axes, (names or {}).get(name, name), _summary(strips[name]["all"], held_out, narrow), colors[name])
+        axes.set_xlim(0, right)
+        if is_near:
+            axes.axvline(limit, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
+        if number < len(shown) - 1:
+            axes.tick_params(labelbottom=False)
+    note = f"   (dashed: max_tokens {limit:,})" if is_near else f"   (max_tokens {limit:,} lies beyond)"
+    figure.axes[-1].set_xlabel(f"tokens per row{note if limit < math.inf else ''}")
+    left, top, low = (0.012, 1 - 0.26 / figure.get_figheight(), 0.5 / figure.get_figheight())
+    figure.subplots_adjust(left=left, right=1 - left, top=top, bottom=low, hspace=0.62)
+    return figure
+
+
+@_style()
+def loss_figure(
+    metrics: Sequence[Mapping[str, Any]],
+    *,
+    order: Sequence[str] = (),
+    best_step: int | None = None,
+    turned_at: int | None = None,
+    narrow: bool = False,
+    names: Mapping[str, str] | None = None,
+) -> "Figure":
+    """Training loss and each source's evaluation loss over the steps (nats per token), best and turning step marked.
+
+    `metrics` are the events of `metrics.jsonl`; `order` and `names` as in `lengths_figure`.
+    """
+    curves = 1 + len(_sources(metrics))
+    above = 0.4 + (0.2 * math.ceil(curves / 2) if narrow else 0)  # inches: the marks' words, and names without a side
+    figure = _figure(narrow, height=above + (2.45 if narrow else 3.1))
+    axes = figure.add_subplot()
+    figure.subplots_adjust(top=1 - above / figure.get_figheight(), bottom=0.48 / figure.get_figheight())
+    ends = _draw_curves(axes, metrics, order, names or {})
+    marks = {"kept:": best_step, "rose again after": None if turned_at == best_step else turned_at}
+    _mark_steps(axes, marks, _line_height(axes, figure))
+    axes.grid(axis="y", color=RULE, linewidth=0.6)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss, nats per token")
+    if narrow:
+        _name_above(axes, ends, _line_height(axes, figure))
+        figure.subplots_adjust(left=0.14, right=0.97)
+    else:
+        _name_ends(axes, ends)
+        longest = max((_cells(name) for name in ends), default=0)
+        figure.subplots_adjust(left=0.075, right=1 - min(0.3, 0.03 + 0.075 * longest / WIDE))
+    return figure
+
+
+def write_pictures(
+    folder: Path,
+    *,
+    lengths: Mapping[str, Any] | None,
+    metrics: Sequence[Mapping[str, Any]],
+    order: Sequence[str] = (),
+    best_step: int | None = None,
+    turned_at: int | None = None,
+) -> list[Path]:
+    """Write `lengths` and `loss`, each as .png and .svg, into `folder`; what has no data is left out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = [*order, *(lengths or {}).get("train", {}), *(lengths or {}).get("test", {}), *_sources(metrics)]
+    plain = drawable_names(found, korean_font())
+    written = []
+    for suffix, names in (("png", plain), ("svg", {})):
+        figures = {"lengths": lengths_figure(lengths, order=order, names=names)} if lengths else {}
+        if metrics:
+            figures["loss"] = loss_figure(metrics, order=order, best_step=best_step, turned_at=turned_at, names=names)
+        for name, figure in figures.items():
+            path = folder / f"{name}.{suffix}"
+            path.write_bytes(_save(figure, suffix, salt=name, paper=PAPER))
+            written.append(path)
+    return written
+
+
+def as_html(figure: "Figure", *, label: str, salt: str) -> str:
+    """The figure as an inline `<svg>` that bears `label` for screen readers, with CSS variables for colours.
+
+    `salt` keeps the ids of several figures on one page apart.
+    """
+    svg = _save(figure, "svg", salt=salt, paper=None).decode()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # HTML knows both; and the page names no address at all
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to groups, and two figures name theirs alike
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.S)
+    svg = re.sub(r"font-family: [^;\"]*; ", "", svg)  # the page's own font
+    for color, variable in VARIABLES.items():
+        svg = svg.replace(color, f"var(--{variable})")
+    return re.sub(
+        r'<svg [^>]*(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{escape(label)}">', svg, count=1
+    )
+
+
+def _figure(narrow: bool, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(NARROW if narrow else WIDE, height), dpi=200)
+
+
+def _save(figure: "Figure", suffix: str, *, salt: str, paper: str | None) -> bytes:
+    import matplotlib as mpl
+
+    out = io.BytesIO()
+    metadata = {"Date": None} if suffix == "svg" else None
+    with _style(), mpl.rc_context({"svg.hashsalt": salt}):
+        for axes in figure.axes:
+            axes.set_facecolor("none")
+        figure.savefig(out, format=suffix, facecolor=paper or "none", metadata=metadata)
+    return out.getvalue()
+
+
+def source_colors(sources: Iterable[str]) -> dict[str, str]:
+    """Each source's colour, by its place; the seventh has the first's again."""
+    return {name: SERIES[number % len(SERIES)] for number, name in enumerate(dict.fromkeys(sources))}
+
+
+@cache
+def korean_font() -> str | None:
+    """The name of an installed font with Hangul, also one installed after matplotlib's font cache was made."""
+    from matplotlib import font_manager
+
+    known = {font.name for font in font_manager.fontManager.ttflist}
+    if not known.intersection(KOREAN):
+        for path in font_manager.findSystemFonts():
+            if KOREAN_FILE.search(Path(path).name):
+                font_manager.fontManager.addfont(path)
+        known = {font.name for font in font_manager.fontManager.ttflist}
+    return next((name for name in KOREAN if name in known), None)
+
+
+def drawable_names(names: Sequence[str], font: str | None) -> dict[str, str]:
+    """Names as a PNG can show them: without a Korean font, names beyond Latin become `source 2`, in order."""
+    unique = list(dict.fromkeys(names))
+    return {
+        name: name if font or all(ord(char) < 0x250 for char in name) else f"source {number}"
+        for number, name in enumerate(unique, start=1)
+    }
+
+
+def _sources(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for event in metrics for name in event.get("sources", {})))
+
+
+def _strip(axes: "Axes", row: Mapping[str, Any], *, color: str) -> None:
+    """One source's histogram as bars and its density as a line of the same area."""
+    histogram = row["histogram"]
+    edges, counts = histogram["edges"], histogram["counts"]
+    if counts:
+        widths = [high - low for low, high in pairwise(edges)]
+        axes.bar(edges[:-1], counts, width=widths, align="edge", color=color, alpha=0.28, linewidth=0)
+        area = sum(count * width for count, width in zip(counts, widths, strict=True))
+        axes.plot(histogram["density_x"], [area * y for y in histogram["density_y"]], color=color, linewidth=1.4)
+    axes.set_ylim(bottom=0)
+    axes.set_yticks([])
+
+
+def _titles(axes: "Axes", name: str, summary: str, color: str) -> None:
+    axes.text(0, 1.06, name, transform=axes.transAxes, color=color, fontweight="bold", va="bottom")
+    axes.text(1, 1.06, summary, transform=axes.transAxes, color=MUTED, ha="right", va="bottom")
+
+
+def _summary(stats: Mapping[str, float], held_out: bool, narrow: bool) -> str:
+    rows = f"{whole(stats['count'])} rows" + (" held out" if held_out else "")
+    median = f"median {whole(stats['median'])}"
+    return f"{rows} · {median}" if narrow else f"{rows} · {median} · longest {whole(stats['max'])}"
+
+
+def _points(pairs: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
+    return [(step, loss) for step, loss in pairs if loss is not None and math.isfinite(loss)]
+
+
+def _draw_curves(
+    axes: "Axes", metrics: Sequence[Mapping[str, Any]], order: Sequence[str], names: Mapping[str, str]
+) -> dict[str, tuple[float, str]]:
+    """Draw the training loss and each source's evaluations; name → (last loss, colour)."""
+    ends = {}
+    train = _thin(_points((event["step"], event["loss"]) for event in metrics if event["event"] == "train"))
+    if train:
+        trend = _smooth(train)
+        axes.plot(*zip(*train, strict=True), color=TRAIN, linewidth=0.7, alpha=0.55)
+        axes.plot(*zip(*trend, strict=True), color=TRAIN, linewidth=1.6)
+        ends["train"] = (trend[-1][1], TRAIN)
+    evals = [event for event in metrics if event["event"] == "eval"]
+    for name, color in source_colors([*order, *_sources(evals)]).items():
+        points = _points((event["step"], event["sources"][name]["loss"]) for event in evals if name in event["sources"])
+        if points:
+            marker = "o" if len(points) <= 50 else None
+            axes.plot(*zip(*points, strict=True), color=color, linewidth=1.8, marker=marker, markersize=3)
+            ends[names.get(name, name)] = (points[-1][1], color)
+    return ends
+
+
+def _thin(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """At most `CURVE_POINTS` points, each the mean of its neighbours: a long run must not make a heavy page."""
+    width = math.ceil(len(points) / CURVE_POINTS) or 1
+    blocks = [points[i : i + width] for i in range(0, len(points), width)]
+    return [(block[-1][0], sum(y for _, y in block) / len(block)) for block in blocks]
+
+
+def _smooth(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """A running mean over a twelfth of the points: the trend without the steps' noise."""
+    reach = max(1, len(points) // 24)
+    windows = [points[max(0, i - reach) : i + reach + 1] for i in range(len(points))]
+    return [(step, sum(y for _, y in w) / len(w)) for (step, _), w in zip(points, windows, strict=True)]
+
+
+def _line_height(axes: "Axes", figure: "Figure") -> float:
+    """A line of text, as a share of the axes' height."""
+    return 0.155 / (axes.get_position().height * figure.get_figheight())
+
+
+def _mark_steps(axes: "Axes", marks: Mapping[str, int | None], line_height: float) -> None:
+    """A vertical line per marked step, its words above the axes, each on a level of its own."""
+    low, high = axes.get_xlim()
+    where = axes.get_xaxis_transform()
+    for level, (word, step) in enumerate((word, step) for word, step in marks.items() if step is not None):
+        axes.axvline(step, color=INK, linewidth=0.7, linestyle=(0, (1, 1.5)) if level else "solid")
+        side = "right" if (step - low) / (high - low) > 0.5 else "left"
+        y = 1.02 + line_height * level
+        axes.text(step, y, f"{word} step {step:,}", transform=where, color=INK, ha=side, va="bottom")
+
+
+def _name_ends(axes: "Axes", ends: Mapping[str, tuple[float, str]]) -> None:
+    """Write each curve's name at its right end, pushed apart where they meet."""
+    low, high = axes.get_ylim()
+    place = -math.inf
+    for name, (value, color) in sorted(ends.items(), key=lambda item: item[1][0]):
+        place = max(value, place + 0.055 * (high - low))
+        axes.text(1.01, place, name, transform=axes.get_yaxis_transform(), color=color, va="center", fontweight="bold")
+
+
+def _name_above(axes: "Axes", ends: Mapping[str, tuple[float, str]], line_height: float) -> None:
+    """Where there is no room at the side: the names in rows of two above the axes and the marks' words."""
+    for number, (name, (_, color)) in enumerate(ends.items()):
+        row = (len(ends) - 1) // 2 - number // 2
+        x, y = 0.5 * (number % 2), 1.02 + line_height * (2.2 + 1.25 * row)
+        axes.text(x, y, f"— {name}", transform=axes.transAxes, color=color, fontweight="bold", va="bottom")
+
+
+def _cells(text: str) -> int:
+    return sum(2 if east_asian_width(char) in "WF" else 1 for char in text)

@@ -1,0 +1,198 @@
+"""report.html: what was gained, what was lost, and all that led there, in one file that needs no network.
+
+Reads the run folder's files and nothing else; the page itself is `report.html.jinja`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader
+
+from seodang.prove.behaviour import hangul_share, repetition
+from seodang.show import plots, wording
+from seodang.show.evidence import Evidence, read_evidence
+from seodang.show.verdict import KINDS, kinds, verdict
+from seodang.types import Answer
+
+SHOWN_CHARACTERS = 560  # of an answer; the rest unfolds
+LOOP_CHARACTERS = 180  # of one that repeats itself
+SHOWN_ROWS = 50  # of the dropped ones; all are in dropped.jsonl
+LOOPING = 0.3  # seq-rep-4 from which an answer is said to repeat itself
+SEVERITIES = ("refuse", "warn", "fixed", "note")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """A text as the page shows it: `rest` unfolds, `notes` stand below it."""
+
+    head: str
+    rest: str
+    lang: str
+    notes: tuple[str, ...]
+    is_cut: bool = False  # did not end by itself
+    times: int = 1
+
+
+def report(run: Path) -> Path:
+    """Write `report.html` and `pictures/` from the run folder's files and return the page's path.
+
+    Raises:
+        RunError: `run` holds none of a run's files.
+    """
+    evidence = read_evidence(run)
+    page = run / "report.html"
+    part = run / "report.html.part"
+    part.write_text(render(evidence, run.name), encoding="utf-8", errors="replace")
+    part.replace(page)
+    best, turned = _steps_to_mark(evidence)
+    plots.write_pictures(
+        run / "pictures",
+        lengths=evidence.lengths,
+        metrics=evidence.metrics,
+        order=source_order(evidence),
+        best_step=best,
+        turned_at=turned,
+    )
+    return page
+
+
+def render(evidence: Evidence, name: str) -> str:
+    """The page as HTML; `name` stands in for a run that has no manifest yet."""
+    environment = Environment(
+        loader=PackageLoader("seodang.show", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    words = (wording.number, wording.whole, wording.percent, wording.signed_percent, wording.duration, wording.size)
+    environment.filters |= {function.__name__: function for function in (*words, wording.visible)}
+    order = source_order(evidence)
+    return environment.get_template("report.html.jinja").render(
+        name=evidence.manifest.get("name", name),
+        evidence=evidence,
+        manifest=evidence.manifest,
+        proof=evidence.proof,
+        verdict=verdict(evidence.proof) if evidence.proof else None,
+        kinds=kinds(evidence.proof or {}),
+        kind_names=KINDS,
+        series={source: f"var(--series-{n % len(plots.SERIES)})" for n, source in enumerate(order)},
+        drawings=_drawings(evidence, order),
+        pairs=_pairs(evidence.answers, ("domain", "general")),
+        repeated=_repeated(evidence.answers),
+        holdout=_pairs(evidence.answers, ("holdout",)),
+        steps=_steps(evidence.counts),
+        findings=sorted(evidence.findings, key=lambda finding: SEVERITIES.index(finding["severity"])),
+        shown_rows=SHOWN_ROWS,
+        samples=[
+            (source, side, row["where"], _pieces(row["text"], row["supervised"]))
+            for source, sides in evidence.samples.items()
+            for side, row in sides.items()
+            if row
+        ],
+    )
+
+
+def source_order(evidence: Evidence) -> list[str]:
+    """The sources as the recipe lists them, else as they turn up in the other files."""
+    recipe = yaml.safe_load(evidence.recipe) if evidence.recipe else None
+    listed = [source["name"] for source in (recipe or {}).get("sources", [])]
+    found = [*(evidence.proof or {}).get("losses", {}), *(evidence.lengths or {}).get("train", {})]
+    return list(dict.fromkeys([*listed, *found, *(count["source"] for count in evidence.counts)]))
+
+
+def shown(text: str, notes: Iterable[str] = (), *, limit: int = SHOWN_CHARACTERS) -> Shown:
+    """A text of a model or of the data, folded after about `limit` characters."""
+    head, rest = wording.fold(wording.visible(text).strip("\n"), limit)
+    lang = "ko" if (hangul_share(text) or 0) > 0.1 else "und"
+    return Shown(head=head, rest=rest, lang=lang, notes=tuple(notes))
+
+
+def _drawings(evidence: Evidence, order: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Picture → its wide and its narrow drawing as SVG."""
+    drawings: dict[str, tuple[str, str]] = {}
+    if evidence.metrics:
+        label = "Line chart of training and evaluation loss over the optimizer steps"
+        drawings["loss"] = _both(partial(_loss_figure, evidence, order), label)
+    if evidence.lengths:
+        label = "Histograms of row lengths in tokens, one per source"
+        drawings["lengths"] = _both(partial(plots.lengths_figure, evidence.lengths, order=order), label)
+    return drawings
+
+
+def _loss_figure(evidence: Evidence, order: Sequence[str], *, narrow: bool) -> Any:
+    best, turned = _steps_to_mark(evidence)
+    return plots.loss_figure(evidence.metrics, order=order, best_step=best, turned_at=turned, narrow=narrow)
+
+
+def _steps_to_mark(evidence: Evidence) -> tuple[int | None, int | None]:
+    """(step of the model that was kept, step at which the evaluation loss turned up)."""
+    proof = evidence.proof or {}
+    return proof.get("best_step"), proof.get("turned_at")
+
+
+def _both(draw: Callable[..., Any], label: str) -> tuple[str, str]:
+    wide, narrow = draw(narrow=False), draw(narrow=True)
+    return plots.as_html(wide, label=label, salt=f"wide {label}"), plots.as_html(narrow, label=label, salt=label)
+
+
+def _answer(answer: Answer, times: int = 1) -> Shown:
+    end = "ended by itself" if answer.stopped else "cut off"
+    notes = [f"{wording.plural(answer.new_tokens, 'token')}, {end}"]
+    if is_loop := (share := repetition(answer.text)) >= LOOPING:
+        notes.append(f"repeats itself {wording.percent(share)}")
+    limit = LOOP_CHARACTERS if is_loop else SHOWN_CHARACTERS
+    return replace(
+        shown(answer.text, notes, limit=limit // 2 if answer.kind == "repeat" else limit),
+        is_cut=not answer.stopped,
+        times=times,
+    )
+
+
+def _pairs(answers: Sequence[Answer], asked: Sequence[str]) -> list[dict[str, Any]]:
+    """One entry per question: kind, question, where it is from, and the answers of base and tuned side by side."""
+    pairs: dict[tuple[str, str, str | None], dict[str, Any]] = {}
+    for answer in answers:
+        if answer.kind in asked:
+            start = {"kind": answer.kind, "question": answer.question, "base": None, "tuned": None, "reference": None}
+            where = {"source": answer.source, "row_id": answer.row_id}
+            pair = pairs.setdefault((answer.kind, answer.question, answer.row_id), start | where)
+            pair[answer.model] = _answer(answer)
+            pair["reference"] = shown(answer.reference) if answer.reference else None
+    return sorted(pairs.values(), key=lambda pair: asked.index(pair["kind"]))
+
+
+def _repeated(answers: Sequence[Answer]) -> dict[str, Any] | None:
+    """The repeated question and, per model, its different answers with how often each came, the commonest first."""
+    asked = [answer for answer in answers if answer.kind == "repeat"]
+    if not asked:
+        return None
+    told: dict[str, Any] = {"question": asked[0].question, "base": [], "tuned": []}
+    for model in ("base", "tuned"):
+        same: dict[str, list[Answer]] = {}
+        for answer in asked:
+            if answer.model == model:
+                same.setdefault(" ".join(answer.text.split()), []).append(answer)
+        told[model] = [_answer(group[0], len(group)) for group in sorted(same.values(), key=len, reverse=True)]
+    return told
+
+
+def _steps(counts: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]], list[str]]]:
+    """(source, its steps in order, its remarks)."""
+    order = list(dict.fromkeys(count["source"] for count in counts))
+    grouped = groupby(sorted(counts, key=lambda count: order.index(count["source"])), key=lambda count: count["source"])
+    steps = [(source, list(rows)) for source, rows in grouped]
+    return [(source, rows, [remark for row in rows for remark in row["remarks"]]) for source, rows in steps]
+
+
+def _pieces(text: str, spans: Sequence[Sequence[int]]) -> list[tuple[str, bool]]:
+    """The rendered text in pieces, each supervised or not."""
+    pieces, done = [], 0
+    for start, end in spans:
+        pieces += [(text[done:start], False), (text[start:end], True)]
+        done = end
+    return [(wording.visible(piece), marked) for piece, marked in [*pieces, (text[done:], False)] if piece]

@@ -1,0 +1,144 @@
+"""A conversation as a value, and the commands that change it. Knows no model and no terminal."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from pydantic import ValidationError
+
+from seodang.errors import SeodangError
+from seodang.recipe import Generate
+from seodang.recipe_file import fault_lines, override
+
+Turns = tuple[Mapping[str, str], ...]
+COMMANDS: Mapping[str, str] = MappingProxyType(
+    {
+        "help": "this list",
+        "reset": "forget the conversation",
+        "system": "TEXT: the system text from now on; without TEXT: none",
+        "settings": "KEY=VALUE …: change how answers are generated (none: back to no such setting); alone: show it all",
+        "again": "N: ask the last question N times, and count the different answers",
+        "base": "talk to the run's base model",
+        "tuned": "talk to the tuned model",
+        "both": "ask the base, then the tuned model",
+        "quit": "leave, as Ctrl-D does",
+    }
+)
+SAY = "say"
+AGAIN, MOST_TIMES = 5, 1000  # how often /again asks
+AGAIN_TEMPERATURE = 0.1  # where the settings name none; as recipes ask their repeated question
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """One line of input: the name of a command, or SAY for a question."""
+
+    name: str
+    text: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Talk:
+    """A conversation as it stands."""
+
+    settings: Generate
+    system: str | None = None
+    speakers: tuple[str, ...] = ("tuned",)  # who is asked: base, tuned
+    turns: Mapping[str, Turns] = field(default_factory=dict)  # speaker → what it was asked and answered itself
+
+    def asked(self, speaker: str, question: str) -> Turns:
+        """What the speaker is given: the system text, its conversation, and the question."""
+        system = ({"role": "system", "content": self.system},) if self.system else ()
+        return (*system, *self.turns.get(speaker, ()), {"role": "user", "content": question})
+
+    def answered(self, speaker: str, question: str, answer: str) -> "Talk":
+        """The conversation with one more question and its answer."""
+        said = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
+        return replace(self, turns={**self.turns, speaker: (*self.turns.get(speaker, ()), *said)})
+
+    def last_question(self, speaker: str) -> "tuple[str, Talk]":
+        """The last question, and the conversation before it.
+
+        Raises:
+            SeodangError: nothing was asked yet.
+        """
+        turns = self.turns.get(speaker, ())
+        if not turns:
+            raise SeodangError(f"the {speaker} model was asked nothing yet", where="/again", mend="ask something first")
+        return turns[-2]["content"], replace(self, turns={**self.turns, speaker: turns[:-2]})
+
+
+def parse(line: str) -> Command | None:
+    """What a line of input asks for; None for a blank one. After a blank, a line is a question though it begins with /.
+
+    Raises:
+        SeodangError: a command that there is not.
+    """
+    if not line.strip():
+        return None
+    if not line.startswith("/"):
+        return Command(name=SAY, text=line.strip())
+    name, _, text = line[1:].strip().partition(" ")
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        mend = f"did you mean /{close[0]}?" if close else "/help lists the commands"
+        raise SeodangError("no such command", where=f"/{name}", mend=f"{mend} (a question may begin with a blank)")
+    return Command(name=name, text=text.strip())
+
+
+def change(talk: Talk, command: Command) -> tuple[Talk, str]:
+    """The conversation after a command that asks nothing, and what to tell about it.
+
+    Raises:
+        SeodangError: a setting that there is not, or a wrong value.
+    """
+    match command.name:
+        case "reset":
+            return replace(talk, turns={}), "the conversation is forgotten"
+        case "system":
+            return replace(talk, system=command.text or None), f"system text: {command.text or 'none'}"
+        case "settings":
+            talk = replace(talk, settings=_settings(talk.settings, command.text.split()))
+            return talk, told(talk.settings)
+        case "base" | "tuned":
+            return replace(talk, speakers=(command.name,)), f"the {command.name} model answers"
+        case "both":
+            return replace(talk, speakers=("base", "tuned")), "the base answers first, then the tuned model"
+        case _:
+            return talk, "\n".join(f"/{name:<9} {what}" for name, what in COMMANDS.items())
+
+
+def times(text: str) -> int:
+    """How often /again asks.
+
+    Raises:
+        SeodangError: no number from 2 to MOST_TIMES.
+    """
+    if not text:
+        return AGAIN
+    if not text.isdecimal() or not 2 <= int(text) <= MOST_TIMES:
+        raise SeodangError(
+            f"{text!r} is no number from 2 to {MOST_TIMES}", where="/again", mend="for instance /again 5"
+        )
+    return int(text)
+
+
+def told(settings: Generate) -> str:
+    """Settings as KEY=VALUE."""
+    return "  ".join(f"{key}={'none' if value is None else value}" for key, value in settings)
+
+
+def _settings(settings: Generate, pairs: list[str]) -> Generate:
+    data = settings.model_dump()
+    faults = [fault for pair in pairs if (fault := override(data, pair))]
+    data = {key: None if value == "none" else value for key, value in data.items()}
+    if data["temperature"] == 0:  # elsewhere it means greedy
+        data["temperature"] = None
+    try:
+        changed = Generate.model_validate(data)
+    except ValidationError as error:
+        faults += fault_lines(error, data, Generate)
+    if faults:
+        raise SeodangError("; ".join(faults), where="/settings", mend="for instance /settings temperature=0.7 top_k=64")
+    return changed

@@ -1,0 +1,95 @@
+"""Numbers and foreign text as people read them, in the report and the terminal alike."""
+
+import math
+import re
+
+MISSING = "—"
+LINE = 30  # characters of room that a line break takes
+# Control characters but tab and newline, and direction overrides: no model's output may steer a terminal or a page.
+UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """`1,234.500`, with a true minus sign; a dash where there is none."""
+    if value is None:
+        return MISSING
+    if not math.isfinite(value):
+        return "not finite"
+    return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def whole(value: float | None) -> str:
+    """`1,234`."""
+    return number(value, 0)
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """`0.36` as `36%`."""
+    finite = share is not None and math.isfinite(share)
+    return number(100 * share if share is not None else None, digits) + ("%" if finite else "")
+
+
+def signed_percent(share: float | None, digits: int = 1) -> str:
+    """`0.028` as `+2.8%`."""
+    if share is None or not math.isfinite(share):
+        return number(share)
+    rounded = round(100 * share, digits)
+    return f"{rounded:+,.{digits}f}%".replace("-", "−") if rounded else f"{0:.{digits}f}%"
+
+
+def duration(seconds: float | None) -> str:
+    """`4.2 s`, `21 min 3 s`, `2 h 5 min`."""
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(num_bytes: float | None) -> str:
+    """`2.1 MB`, in powers of 1000."""
+    if num_bytes is None:
+        return MISSING
+    power = min(4, int(math.log10(max(num_bytes, 1))) // 3)
+    return f"{num_bytes / 1000**power:.{1 if power else 0}f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def plural(count: int, word: str) -> str:
+    """`1 row`, `4,173 rows`."""
+    return f"{count:,} {word}" + ("" if count == 1 else "s")
+
+
+def visible(text: str) -> str:
+    """Control characters and lone surrogates replaced by pictures (␛, �); CR LF becomes LF."""
+    return UNSEEN.sub(_picture, text.replace("\r\n", "\n"))
+
+
+def fold(text: str, limit: int) -> tuple[str, str]:
+    """(what is shown, what is folded away): about `limit` characters, cut at white space where there is some.
+
+    A line break takes as much room as 30 characters; a quarter more than `limit` is still shown whole.
+    """
+    taken, end = 0, None
+    for position, char in enumerate(text):
+        taken += LINE if char == "\n" else 1
+        if taken > limit and end is None:
+            end = position
+        if taken > 1.25 * limit:
+            break
+    else:
+        return text, ""
+    end = end or 0
+    space = max(text.rfind(" ", 0, end), text.rfind("\n", 0, end))
+    end = space if space > end // 2 else end
+    return text[:end], text[end:].lstrip()
+
+
+def listing(words: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _picture(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"

@@ -1,0 +1,42 @@
+"""What is chosen before the first step: the loss that picks the best checkpoint, the optimizer, the token budget."""
+
+from collections.abc import Callable, Collection, Mapping
+from importlib.util import find_spec
+
+from seodang.recipe import Recipe
+from seodang.types import Metric
+
+PACK_TOKENS = {"cpu": 1024, "cuda": 8192, "mps": 2048}  # positions of one forward pass
+
+
+def best_loss(recipe: Recipe, measured: Collection[str]) -> Callable[[Mapping[str, Metric]], float] | None:
+    """The loss that picks the best checkpoint, or None if no holdout can tell.
+
+    `best_by: all` is the token-weighted mean over the sources that are trained; a source's name is that source's own.
+    """
+    best_by = recipe.train.best_by
+    names = [source.name for source in recipe.sources if source.is_trained] if best_by == "all" else [best_by]
+    names = [name for name in names if name in measured]
+    if not names:
+        return None
+
+    def loss(metrics: Mapping[str, Metric]) -> float:
+        chosen = [metrics[name] for name in names]
+        return sum(metric.loss_sum for metric in chosen) / sum(metric.tokens for metric in chosen)
+
+    return loss
+
+
+def choose_optimizer(asked: str, device: str) -> tuple[str, str | None]:
+    """(transformers' name of the optimizer, a sentence if it is not the one asked for)."""
+    if asked == "adamw":
+        return "adamw_torch_fused", None
+    if device.startswith("cuda") and find_spec("bitsandbytes"):
+        return asked, None
+    missing = "bitsandbytes is not installed" if device.startswith("cuda") else f"it needs CUDA, this runs on {device}"
+    return "adamw_torch_fused", f"optimizer: fused AdamW instead of {asked}: {missing}"
+
+
+def pack_tokens(recipe: Recipe, device: str) -> int:
+    """Positions of one forward pass: at least one whole row."""
+    return max(recipe.train.max_tokens, recipe.train.pack_tokens or PACK_TOKENS[device.split(":")[0]])

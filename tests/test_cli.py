@@ -1,0 +1,178 @@
+"""The command line: its commands and their help, overrides, exit codes, and streams of any encoding."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+
+from command import Workplace, seodang
+from seodang import __version__
+from seodang.cli import app, main
+from seodang.recipe_file import shipped_recipes
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = [str(command.name or getattr(command.callback, "__name__", "")) for command in app.registered_commands]
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    """A user's empty folder, in which commands are run; the model lies elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    return Workplace(folder=tmp_path, model=tiny_folder)
+
+
+def _start(place: Workplace, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    """The command as a process of its own, as a shell starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from seodang.cli import main; main()", *arguments],
+        cwd=place.folder,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_the_commands_that_the_design_promises_are_there() -> None:
+    """Commands are public names: they go only on purpose."""
+    assert {"demo", "inspect", "tune", "prove", "report"} <= set(COMMANDS)
+
+
+def test_help_lists_every_command() -> None:
+    """`seodang --help` and plain `seodang` show each command."""
+    ended = seodang("--help")
+    assert ended.code == 0
+    assert all(re.search(rf"\b{name}\b", ended.out) for name in COMMANDS)
+    assert [line for line in seodang().out.splitlines() if line] == [line for line in ended.out.splitlines() if line]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str) -> None:
+    """`seodang COMMAND --help` says what it does, and what every argument and option is."""
+    command = next(c for c, known in zip(app.registered_commands, COMMANDS, strict=True) if known == name)
+    summary = str(command.callback.__doc__).splitlines()[0]
+    ended = seodang(name, "--help")
+    assert ended.code == 0
+    told = " ".join(re.sub(r"[│╭╮╰╯─|+]|-{4,}", " ", ended.out).split())
+    assert summary in told
+    rows = [line.strip("│| ") for line in ended.out.splitlines() if re.match(r"[│|] +\*? *(-\w, *)?(--)?\w", line)]
+    assert rows
+    assert all(len(row.split("  ")[-1].strip()) > 5 for row in rows), rows
+
+
+def test_version() -> None:
+    """`seodang --version` prints the package's version."""
+    ended = seodang("--version")
+    assert (ended.code, ended.out) == (0, f"seodang {__version__}\n")
+
+
+def test_the_installed_command_is_this_one() -> None:
+    """The script in pyproject.toml is `main`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    module, _, name = project["scripts"]["seodang"].partition(":")
+    assert getattr(import_module(module), name) is main
+
+
+def _named_commands(text: str) -> Iterator[str]:
+    """Words after `seodang` where a command is written: in code, or at the start of a commented line of a recipe."""
+    for block in re.findall(r"```.*?```|`[^`\n]+`", text, flags=re.DOTALL):
+        yield from re.findall(r"(?:^|[`/]|\$ )seodang +([a-z]\w*)", block, flags=re.MULTILINE)
+    yield from re.findall(r"^# {3,}seodang +(\w+)", text, flags=re.MULTILINE)
+
+
+def test_commands_in_the_documentation_exist() -> None:
+    """Every command that README, docs and shipped recipes name is one."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "src/seodang/recipes").glob("*.yaml")]
+    named = {(page.name, name) for page in pages for name in _named_commands(page.read_text(encoding="utf-8"))}
+    assert ("demo.yaml", "demo") in named
+    assert {(page, name) for page, name in named if name not in COMMANDS} == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["tun"], "No such command 'tun'"),
+        (["tune"], "Missing argument 'RECIPE'"),
+        (["tune", "demo", "--resum"], "No such option: --resum"),
+        (["tune", "demo", "--out"], "requires an argument"),
+    ],
+)
+def test_a_wrong_command_line_is_one_message(arguments: list[str], what: str) -> None:
+    """Commands, arguments and options that there are not: exit code 2, without a traceback."""
+    ended = seodang(*arguments)
+    assert ended.code == 2
+    assert what in " ".join(ended.err.replace("│", " ").split())
+    assert "Traceback" not in ended.err
+
+
+def test_overrides_reach_the_recipe(place: Workplace) -> None:
+    """KEY=VALUE changes what is printed, done and recorded."""
+    ended = seodang("inspect", *place.recipe("train.max_tokens=77", "sources.medical.take=5"), "--out", "seen")
+    assert ended.code == 0
+    assert "max_tokens=77" in ended.out
+    recorded = yaml.safe_load((place.folder / "seen/recipe.yaml").read_text(encoding="utf-8"))
+    assert (recorded["train"]["max_tokens"], recorded["sources"][0]["take"]) == (77, "5")
+    assert recorded["train"]["steps"] == 1
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_are_known_by_name(name: str, place: Workplace) -> None:
+    """A shipped recipe's name leads to it: only the device that was asked for is at fault."""
+    ended = seodang("inspect", name, "model.device=none")
+    assert (ended.code, "model.device: 'none' is no device" in ended.err) == (2, True)
+
+
+def test_a_dry_run_trains_nothing(place: Workplace) -> None:
+    """`tune --dry-run` prints what `inspect` prints, and leaves nothing."""
+    arguments = place.recipe()
+    before = place.snapshot()
+    ended = seodang("tune", *arguments, "--dry-run")
+    assert (ended.code, ended.out) == (0, seodang("inspect", *arguments).out)
+    assert place.snapshot() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"), [([], 0), (["train.max_tokens=20", "train.too_long=refuse"], 1), (["train.steps=0"], 2)]
+)
+def test_exit_codes(changes: list[str], code: int, place: Workplace) -> None:
+    """0: done; 1: readable data that must not be trained on; 2: the user's mistake."""
+    assert seodang("inspect", *place.recipe(*changes)).code == code
+
+
+def test_ctrl_c_is_130(place: Workplace) -> None:
+    """A command that is interrupted says so in one line."""
+    process = _start(place, "tune", *place.recipe("train.steps=100000"))
+    assert process.stdout
+    process.stdout.read(1)  # the plan: it is at work
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.decode().splitlines()[-1] == "interrupted"
+    assert b"Traceback" not in err
+
+
+def test_korean_on_a_stream_that_cannot_write_it(place: Workplace) -> None:
+    """Where stdout is ASCII, Korean becomes question marks, and the command ends as it should."""
+    process = _start(place, "inspect", *place.recipe("system=짧게 답해."), PYTHONIOENCODING="ascii")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, b"Traceback" in err) == (0, False)
+    assert "?? ??." in out.decode("ascii")
+
+
+def test_a_reader_that_goes_away(place: Workplace) -> None:
+    """`seodang … | head -1` ends quietly."""
+    process = _start(place, "inspect", *place.recipe())
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    err = process.stderr.read()
+    assert process.wait(timeout=60) == 1
+    assert b"Traceback" not in err
+    assert b"BrokenPipe" not in err

@@ -1,0 +1,239 @@
+"""Loading: a folder, or one clear message."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    PreTrainedTokenizerFast,
+    T5Config,
+)
+
+from seodang.errors import ModelError
+from seodang.model.load import load_config, load_model, load_tokenizer, resolve_model
+from seodang.model.placement import Placement
+from seodang.recipe import Model
+from tiny import make_config, make_model
+
+CPU = Placement(device="cpu", dtype="float32", compute_dtype="float32", attention="packed", reasons=())
+
+
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model's folder that the test may damage."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "gemma-tiny"))
+
+
+def edit(file: Path, **changes: Any) -> None:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**content, **changes}), encoding="utf-8")
+
+
+def refused(path: Path | str, told: str, **spec: Any) -> str:
+    with pytest.raises(ModelError, match=told) as caught:
+        load_model(Model(path=str(path), **spec), CPU)
+    return str(caught.value)
+
+
+def test_loads_quietly(tiny_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A folder gives an evaluating float32 model and its tokenizer, and nothing is printed."""
+    model = load_model(Model(path=str(tiny_folder)), CPU)
+    tokenizer = load_tokenizer(str(tiny_folder))
+    assert not model.training
+    assert model.dtype == torch.float32
+    assert tokenizer("감기").input_ids == [2, *tokenizer("감기", add_special_tokens=False).input_ids]
+    shown = capfd.readouterr()
+    assert (shown.out, shown.err) == ("", "")
+
+
+def test_dtype_is_the_placements(tiny_folder: Path) -> None:
+    """Weights come in the dtype of the placement, whatever the file holds."""
+    pure = Placement(device="cpu", dtype="bfloat16", compute_dtype="bfloat16", attention="packed", reasons=())
+    assert load_model(Model(path=str(tiny_folder)), pure).dtype == torch.bfloat16
+
+
+def test_gemma_is_refused_in_float16(tmp_path: Path) -> None:
+    """Gemma overflows in float16, so it is refused before its weights are read."""
+    make_config("gemma3").save_pretrained(tmp_path)
+    half = Placement(device="cpu", dtype="float16", compute_dtype="float16", attention="packed", reasons=())
+    with pytest.raises(ModelError, match=r"model\.dtype: Gemma overflows"):
+        load_model(Model(path=str(tmp_path)), half)
+
+
+def test_wrong_paths(folder: Path, tmp_path: Path) -> None:
+    """A path that leads nowhere is answered with the folder that was meant, a file with what to give instead."""
+    refused(tmp_path / "gema-tiny", rf"did you mean {folder}\?")
+    refused("./no/such/model", "no such folder")
+    refused(folder / "config.json", "is a file")
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    refused(tmp_path / "m.gguf", "is a file(.|\n)*weights are rounded")
+
+
+def test_folders_without_a_model(tmp_path: Path) -> None:
+    """What a folder holds instead of a model is said: a GGUF file, an adapter, a run, or nothing."""
+    for number, (file, told) in enumerate(
+        [
+            ("m.gguf", "only a GGUF"),
+            ("adapter_config.json", "an adapter"),
+            ("readme.md", "no config.json"),
+            ("model/config.json", "run folder"),
+        ]
+    ):
+        (tmp_path / str(number) / "model").mkdir(parents=True)
+        (tmp_path / str(number) / file).write_text("{}")
+        (tmp_path / str(number) / "manifest.json").write_text("{}")
+        refused(tmp_path / str(number), told)
+
+
+def test_hub_ids_offline() -> None:
+    """A hub id that cannot be fetched names both possibilities; what is no hub id at all says so."""
+    assert "https://huggingface.co/google/gemma-3-1b-pt" in refused("google/gemma-3-1b-pt", "hub cannot be reached")
+    refused("not a hub id", "neither a folder here nor a hub id")
+
+
+def test_hub_errors_are_told() -> None:
+    """A gated model names its licence page and the login, an unknown one the name, a missing revision the key."""
+    from huggingface_hub import errors
+
+    from seodang.model.load import _explained
+
+    cases = {
+        errors.GatedRepoError: r"accept it at https://huggingface\.co/google/gemma-3-1b-pt, then log in: hf auth login",
+        errors.RepositoryNotFoundError: "mend the name",
+        errors.RevisionNotFoundError: "no revision 'v9'",
+    }
+    for kind, told in cases.items():
+        wrapped = OSError("transformers' own words")
+        wrapped.__cause__ = kind.__new__(kind, "as the hub's client raises it")
+        with pytest.raises(ModelError, match=told):
+            raise _explained(wrapped, "google/gemma-3-1b-pt", "v9")
+
+
+def test_unknown_architectures(folder: Path) -> None:
+    """An architecture that transformers does not know is named; one that brings code needs the recipe's consent."""
+    edit(folder / "config.json", model_type="gemma99")
+    assert "pip install -U transformers" in refused(folder, "'gemma99'")
+    edit(folder / "config.json", auto_map={"AutoModelForCausalLM": "modeling.Own"})
+    assert "trust_remote_code: true" in refused(folder, "Python code")
+
+
+def test_other_kinds_of_models(tmp_path: Path) -> None:
+    """Masked, classifying and encoder-decoder models are refused by their name."""
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertForMaskedLM(BertConfig(vocab_size=300, **small)).save_pretrained(tmp_path / "bert")
+    refused(tmp_path / "bert", "BertForMaskedLM is no causal language model")
+    classifier = AutoModelForSequenceClassification.from_config(make_config("llama"))
+    classifier.save_pretrained(tmp_path / "classifier")
+    refused(tmp_path / "classifier", "LlamaForSequenceClassification is no causal")
+    T5Config(architectures=["T5ForConditionalGeneration"]).save_pretrained(tmp_path / "t5")
+    refused(tmp_path / "t5", "T5ForConditionalGeneration is no causal")
+
+
+def test_quantised_weights(folder: Path) -> None:
+    """Quantised weights cannot be trained, and are refused with the method's name."""
+    edit(folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    refused(folder, r"quantised \(gptq\)")
+
+
+def test_damaged_weights(folder: Path) -> None:
+    """Cut-off weights, missing weights and missing tensors are each refused."""
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1000])
+    refused(folder, "damaged weights")
+    weights.unlink()
+    refused(folder, r"cannot be loaded: .*model\.safetensors")
+    make_model(make_config("llama", num_hidden_layers=1)).save_pretrained(folder)
+    edit(folder / "config.json", num_hidden_layers=2)
+    refused(folder, "lack 9 of the model's tensors")
+
+
+def test_broken_config(folder: Path) -> None:
+    """A config.json that is no JSON is named."""
+    (folder / "config.json").write_text('{"model_type": "llama",')
+    refused(folder, r"config\.json is no whole JSON")
+
+
+def test_config_alone(folder: Path) -> None:
+    """The config is read without weights."""
+    (folder / "model.safetensors").unlink()
+    assert load_config(Model(path=str(folder))).get_text_config().vocab_size == 512
+
+
+def test_missing_tokenizer(folder: Path) -> None:
+    """A folder without tokenizer is refused, also where transformers would make up an empty one."""
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(ModelError, match="tokenizer"):
+        load_tokenizer(str(folder))
+    make_config("gemma3").save_pretrained(folder)
+    with pytest.raises(ModelError, match="no tokenizer"):
+        load_tokenizer(str(folder))
+
+
+def test_tokenizer_alone(folder: Path) -> None:
+    """A folder of tokenizer files without a model is enough for a tokenizer: templates are borrowed from such."""
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        (folder / name).unlink()
+    assert len(load_tokenizer(str(folder))) == 512
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["gemma3", "qwen3", "llama3_1"])
+def test_real_tokenizers(shared: Path, name: str) -> None:
+    """The makers' instruct tokenizers load, with their templates, as transformers' own classes split them."""
+    tokenizer = load_tokenizer(str(shared / "data" / "tokenizers" / name))
+    assert tokenizer.chat_template
+    assert tokenizer.decode(tokenizer("안녕하세요 12", add_special_tokens=False).input_ids) == "안녕하세요 12"
+
+
+def test_broken_tokenizer(folder: Path) -> None:
+    """A cut-off tokenizer.json is refused."""
+    (folder / "tokenizer.json").write_text('{"version": "1.0", "truncation')
+    with pytest.raises(ModelError, match=r"tokenizer\.json is no whole JSON"):
+        load_tokenizer(str(folder))
+
+
+def test_wrong_tokenizer_class(folder: Path) -> None:
+    """A class that splits text otherwise than tokenizer.json is refused: its ids are not those of pretraining."""
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert isinstance(backend.model, models.BPE)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    backend.save(str(folder / "tokenizer.json"))
+    AutoConfig.for_model("gpt2").save_pretrained(folder)
+    edit(folder / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
+    with pytest.raises(ModelError, match="GPT2Tokenizer gives other ids"):
+        load_tokenizer(str(folder))
+    edit(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    assert type(load_tokenizer(str(folder))) is PreTrainedTokenizerFast
+
+
+def test_package_names() -> None:
+    """package:NAME that does not exist is refused as such, not looked up on the hub."""
+    with pytest.raises(ModelError, match="package:gemma-3-270m"):
+        resolve_model("package:gemma3-270m")
+
+
+@pytest.mark.slow
+def test_packaged_model_loads() -> None:
+    """The packaged base loads by its package name, with tokenizer."""
+    from seodang.model.packaged import packaged_folder
+
+    try:
+        packaged_folder("gemma-3-270m", progress=False)
+    except ModelError as error:
+        pytest.skip(str(error))
+    model = load_model(Model(path="package:gemma-3-270m"), CPU)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 268_098_176
+    assert len(load_tokenizer("package:gemma-3-270m")) == 262_144

@@ -1,0 +1,76 @@
+"""Device and precision: chosen with reasons, refused with a mend."""
+
+import pytest
+import torch
+
+from seodang.errors import ResourceError
+from seodang.model import placement
+from seodang.model.placement import choose_placement
+from seodang.recipe import Model
+
+needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without CUDA says")
+
+
+@needs_no_gpu
+def test_auto_on_a_cpu() -> None:
+    """Without a GPU: CPU, float32 weights, packed, and a sentence for each choice with what was measured."""
+    found = choose_placement(Model(path="x"))
+    assert (found.device, found.dtype, found.attention) == ("cpu", "float32", "packed")
+    assert found.compute_dtype in ("float32", "bfloat16")
+    assert len(found.reasons) == 3
+    assert "times as fast as fp32" in found.reasons[1]
+
+
+@pytest.mark.parametrize(("ratio", "compute"), [(0.01, "float32"), (1.4, "float32"), (2.0, "bfloat16")])
+def test_bf16_must_be_faster(monkeypatch: pytest.MonkeyPatch, ratio: float, compute: str) -> None:
+    """bf16 products are chosen where they measured one and a half times as fast."""
+    monkeypatch.setattr(placement, "_cpu_speed_up", lambda: ratio)
+    assert choose_placement(Model(path="x", device="cpu")).compute_dtype == compute
+
+
+def test_measuring_is_cheap_and_leaves_threads_alone() -> None:
+    """The measurement takes well below a second and keeps torch's number of threads."""
+    threads = torch.get_num_threads()
+    assert placement._cpu_speed_up() > 0
+    assert torch.get_num_threads() == threads
+
+
+def test_asked_precision() -> None:
+    """An explicit dtype holds for weights and products; pure bfloat16 comes with what it loses."""
+    plain = choose_placement(Model(path="x", device="cpu", dtype="float32", attention="padded"))
+    assert (plain.dtype, plain.compute_dtype, plain.attention) == ("float32", "float32", "padded")
+    pure = choose_placement(Model(path="x", device="cpu", dtype="bfloat16"))
+    assert (pure.dtype, pure.compute_dtype) == ("bfloat16", "bfloat16")
+    assert "1/256" in pure.reasons[1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [("gpu", "no device"), ("cuda:x", "no device"), ("cpu:1", "no device"), ("cuda:99", "CUDA devices")],
+)
+def test_impossible_devices(asked: str, told: str) -> None:
+    """A device that does not exist is refused by its recipe key."""
+    with pytest.raises(ResourceError, match=rf"model\.device: .*{told}"):
+        choose_placement(Model(path="x", device=asked))
+
+
+def test_float16_on_a_cpu_is_refused() -> None:
+    """float16 products on a CPU take hundreds of times as long, so they are refused."""
+    with pytest.raises(ResourceError, match=r"model\.dtype"):
+        choose_placement(Model(path="x", device="cpu", dtype="float16"))
+
+
+def test_rank_takes_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under torchrun `cuda` is the device of the process's rank; a device with a number stays."""
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert placement._own_rank("cuda") == "cuda:3"
+    assert placement._own_rank("cuda:1") == "cuda:1"
+
+
+@pytest.mark.gpu
+def test_auto_on_a_gpu() -> None:
+    """With a GPU that computes in bf16: CUDA, float32 weights, bf16 products."""
+    found = choose_placement(Model(path="x"))
+    assert found.device.startswith("cuda")
+    expected = "bfloat16" if torch.cuda.get_device_capability()[0] >= 8 else "float32"
+    assert (found.dtype, found.compute_dtype) == ("float32", expected)

@@ -1,0 +1,306 @@
+"""recipe.py and recipe_file.py: reading, overriding, and telling every fault at once."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from seodang.errors import RecipeError
+from seodang.recipe import Recipe, Source, load_recipe, shipped_recipes
+
+MEDICAL = {"name": "medical", "role": "domain", "path": "medical.json"}
+GENERAL = {"name": "general", "role": "general", "hub": "some/data"}
+WIKI = {"name": "wiki", "role": "retention", "path": "wiki.jsonl"}
+
+
+def keys(**changed: Any) -> dict[str, Any]:
+    """A small right recipe with some keys changed."""
+    return {"name": "small", "model": "package:gemma-3-270m", "sources": [MEDICAL, GENERAL, WIKI], **changed}
+
+
+def faults(recipe: Mapping[str, Any] | str | Path, overrides: Sequence[str] = ()) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe, overrides)
+    return list(caught.value.faults)
+
+
+def with_source(**changed: Any) -> dict[str, Any]:
+    """The small recipe with its first source changed."""
+    return keys(sources=[{**MEDICAL, **changed}, GENERAL, WIKI])
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_what_is_left_out_has_a_default() -> None:
+    """A name, a model and sources make a recipe."""
+    recipe = load_recipe(keys())
+    assert recipe.train.learning_rate == 2e-5
+    assert [source.holdout_share for source in recipe.sources] == [0.05, 0.05, float("inf")]
+    assert [source.is_trained for source in recipe.sources] == [True, True, False]
+
+
+def test_all_faults_are_told_at_once() -> None:
+    """Wrong keys, types, values and names, in one section or between two, come in one error, each with its key."""
+    wrong = keys(
+        model={"pth": "x"},
+        sources=[{**MEDICAL, "role": "domian", "holdout": 1.5, "take": "5/3", "hub": "also/this"}, GENERAL, WIKI],
+        mix={"medical": "much", "wiki": 0.3},
+        train={"learning_rat": 1, "epochs": "many", "best_by": "medicine"},
+        ask={"repeat": {"times": 1}},
+    )
+    assert faults(wrong) == [
+        "model.path: missing",
+        "model.pth: no such key; did you mean 'path'?",
+        "sources.medical.role: input should be 'domain', 'general' or 'retention', found 'domian'",
+        "sources.medical.hub: give either `path` (files) or `hub` (a data set id)",
+        "sources.medical.holdout: 1.5 is neither a share below 1 nor a whole number of rows",
+        "sources.medical.take: '5/3' asks for shard 5 of 3",
+        "mix.shares.medical: input should be a valid number, unable to parse string as a number, found 'much'",
+        "train.epochs: input should be a valid number, unable to parse string as a number, found 'many'",
+        "train.learning_rat: no such key; did you mean 'learning_rate'?",
+        "ask.repeat.question: missing",
+        "ask.repeat.times: input should be greater than or equal to 2, found 1",
+        "mix.wiki: no trained source has this name (there are: medical, general, seed)",
+        "mix: shares are given, but none for general",
+        "train.best_by: no source is named 'medicine'; did you mean 'medical'?",
+    ]
+
+
+def test_wrong_overrides_are_told_with_the_other_faults() -> None:
+    """An override that leads nowhere does not hide what is wrong in the recipe."""
+    told = faults(keys(system=5), ["train", "sources.medicl.take=3", "name.x=1", "sources.take=1", "model.path=[a"])
+    assert told == [
+        "'train' is no KEY=VALUE",
+        "sources.medicl.take: none of sources is named 'medicl'; did you mean 'medical'?",
+        "name.x: name holds a value, not keys",
+        "sources.take: name the item, as in sources.NAME.take",
+        "model.path: '[a' cannot be read as YAML",
+        "system: expected text, found 5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "fault"),
+    [
+        ({"trian": {}}, "trian: no such key; did you mean 'train'?"),
+        ({"train": {"zzz": 1}}, "train.zzz: no such key (there are: epochs, steps, examples_per_step"),
+        (
+            {"train": {"early_stopping": {"patienc": 2}}},
+            "train.early_stopping.patienc: no such key; did you mean 'patience'?",
+        ),
+        ({"mix": {"sead": 1}}, "mix.sead: no trained source has this name; did you mean 'seed'?"),
+    ],
+)
+def test_a_wrong_key_gets_the_nearest_right_one(changed: dict[str, Any], fault: str) -> None:
+    """An unknown key is answered with the nearest one of its section, or with all of them."""
+    assert faults(keys(**changed))[0].startswith(fault)
+
+
+@pytest.mark.parametrize(
+    ("changed", "fault"),
+    [
+        ({"sources": [MEDICAL, {**GENERAL, "name": "medical"}]}, "sources: two have the name medical"),
+        ({"sources": [WIKI]}, "sources: none is trained on (role domain or general, or train: true)"),
+        ({"sources": []}, "sources: expected at least one, found []"),
+        ({"sources": {"medical": "a.json"}}, "sources: expected a list, found {'medical': 'a.json'}"),
+        ({"train": []}, "train: expected keys with values, found []"),
+        ({"name": "a/b"}, "name: string should match pattern '^[\\w.-]+$', found 'a/b'"),
+    ],
+)
+def test_an_impossible_recipe_is_one_clear_fault(changed: dict[str, Any], fault: str) -> None:
+    """What cannot be run is said in words of the recipe, once."""
+    assert faults(keys(**changed)) == [fault]
+
+
+def test_a_long_value_is_shortened() -> None:
+    """A fault stays one readable line, whatever was found."""
+    assert len(faults(keys(system=list(range(500))))[0]) < 100
+
+
+@pytest.mark.parametrize("take", ["1/3", "3/3", "0.25", ".5", "500", 0.25, 500])
+def test_a_take_is_a_shard_a_fraction_or_a_number(take: str | float) -> None:
+    """Text and YAML numbers alike are kept as text."""
+    assert load_recipe(with_source(take=take)).sources[0].take == str(take)
+
+
+@pytest.mark.parametrize("take", ["0/3", "4/3", "0", "0.0", "1.5", "-1", "a third", True, 1e-7])
+def test_any_other_take_is_a_fault(take: Any) -> None:
+    """A shard that is not there, nothing, more than all, or other words are refused at once."""
+    assert faults(with_source(take=take))[0].startswith("sources.medical.take: ")
+
+
+@pytest.mark.parametrize("holdout", [-0.1, 1.5, float("inf"), float("nan"), "some"])
+def test_a_holdout_is_a_share_or_a_whole_number(holdout: Any) -> None:
+    """Other holdouts are refused; 0, shares below 1 and whole numbers are not."""
+    assert faults(with_source(holdout=holdout))[0].startswith("sources.medical.holdout: ")
+    assert [load_recipe(with_source(holdout=fine)).sources[0].holdout for fine in (0, 0.99, 1, 500)] == [
+        0,
+        0.99,
+        1,
+        500,
+    ]
+
+
+@pytest.mark.parametrize("changed", [{"hub": "a/b"}, {"path": None}, {"path": []}])
+def test_a_source_is_files_or_a_hub_id(changed: dict[str, Any]) -> None:
+    """Both, none, and an empty list of files are refused."""
+    assert len(faults(with_source(**changed))) == 1
+
+
+def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
+    """`2e-5` is a number, though YAML 1.1 reads it as text; as an override too."""
+    text = yaml.safe_dump(keys()) + "train: {learning_rate: 2e-5}\n"
+    assert load_recipe(written(tmp_path, text)).train.learning_rate == 2e-5
+    assert load_recipe(keys(), ["train.learning_rate=3e-4"]).train.learning_rate == 3e-4
+
+
+def test_short_forms_stand_for_long_ones() -> None:
+    """`model: PATH` and `template: NAME` are the section's first key, in a file and for an override."""
+    recipe = load_recipe(keys(template="chatml"), ["model.dtype=float32", "template.add_tokens=true"])
+    assert (recipe.model.path, recipe.model.dtype) == ("package:gemma-3-270m", "float32")
+    assert (recipe.template.borrow, recipe.template.add_tokens) == ("chatml", True)
+    assert load_recipe(keys(), ["model=package:other"]).model.path == "package:other"
+
+
+def test_shares_stand_beside_the_seed() -> None:
+    """Inline shares are those under `shares:`; without any, sources are joined as they are."""
+    inline = load_recipe(keys(mix={"seed": 7, "medical": 0.7, "general": 0.3})).mix
+    assert inline == load_recipe(keys(mix={"seed": 7, "shares": {"medical": 0.7, "general": 0.3}})).mix
+    assert load_recipe(keys(mix={"seed": 7})).mix.shares is None
+    assert load_recipe(keys(), ["mix.medical=0.7", "mix.general=3e-1"]).mix.shares == {"medical": 0.7, "general": 0.3}
+
+
+def test_overrides_reach_every_key() -> None:
+    """Dotted keys reach sections that are absent or empty, sources by name, and lists."""
+    changes = [
+        "train.steps=20",
+        "sources.medical.take=1/3",
+        "ask.repeat.question=어디가 아픈가요?",
+        "ask.domain=[a, b]",
+    ]
+    recipe = load_recipe(keys(ask=None), changes)
+    assert recipe.train.steps == 20
+    assert recipe.sources[0].take == "1/3"
+    assert recipe.ask.repeat is not None
+    assert recipe.ask.repeat.question == "어디가 아픈가요?"
+    assert recipe.ask.domain == ("a", "b")
+
+
+def test_overrides_leave_the_callers_mapping_alone() -> None:
+    """A mapping that is given is not changed."""
+    given = keys(train={"steps": 5})
+    load_recipe(given, ["train.steps=20", "sources.medical.take=9", "model.dtype=float32"])
+    assert given == keys(train={"steps": 5})
+
+
+def test_relative_paths_start_from_the_recipes_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files, and a model or template that lies there, are found from anywhere; ids and packaged names stay."""
+    folder = tmp_path / "project"
+    (folder / "base").mkdir(parents=True)
+    (folder / "chatml").mkdir()
+    sources = [{**MEDICAL, "path": ["a.json", "sub/b: c.csv", "/data/c.json", "~/d.json", "sample:ko_general"]}]
+    path = written(folder, yaml.safe_dump(keys(model="base", template="./own.jinja", sources=sources)))
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("project/recipe.yaml")
+    assert recipe.sources[0].path == (
+        str(folder / "a.json"),
+        str(folder / "sub" / "b: c.csv"),
+        "/data/c.json",
+        str(Path("~/d.json").expanduser()),
+        "sample:ko_general",
+    )
+    assert recipe.model.path == str(folder / "base")
+    assert recipe.template.borrow == str(folder / "own.jinja")
+    for name in ("package:gemma-3-270m", "google/gemma-3-270m"):
+        assert load_recipe(path, [f"model={name}"]).model.path == name
+
+
+def test_a_mappings_paths_start_from_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe given in Python becomes absolute too, so that the one in the run folder can be run again."""
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(keys()).sources[0].path == (str(tmp_path / "medical.json"),)
+
+
+def test_a_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
+    """What is written into the run folder is the recipe, whatever folder it is read from."""
+    recipe = load_recipe(keys(mix={"medical": 0.5, "general": 0.5}), ["sources.medical.take=0.5", "train.warmup=10"])
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), allow_unicode=True)
+    assert load_recipe(written(tmp_path, text)) == recipe
+
+
+def test_a_recipe_made_in_python_is_checked_the_same() -> None:
+    """Constructing a Recipe from sections checks names across them as reading a file does."""
+    source = Source.model_validate(MEDICAL)
+    made = Recipe.model_validate({"name": "a", "model": "b", "sources": [source]})
+    assert Recipe.model_validate(made.model_dump()) == made
+    with pytest.raises(ValueError, match="two have the name medical"):
+        Recipe.model_validate({"name": "a", "model": "b", "sources": [source, source]})
+
+
+def test_a_source_is_trained_if_its_role_or_train_says_so() -> None:
+    """`train` wins over the role, also where YAML gives it as text."""
+    recipe = load_recipe(keys(sources=[{**MEDICAL, "train": "false"}, GENERAL, {**WIKI, "train": True}]))
+    assert [source.is_trained for source in recipe.sources] == [False, True, True]
+    assert [source.holdout_share for source in recipe.sources] == [float("inf"), 0.05, 0.05]
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "what"),
+    [
+        ("name: a\nname: b\n", ":2", "key 'name' stands twice"),
+        ("name: a\ntrain:\n  steps: 1\n  epochs: 2\n  steps: 3\n", ":5", "key 'steps' stands twice"),
+        ("name: [a\n", ":2", "expected ',' or ']'"),
+        ("name: a\n\tmodel: b\n", ":2", "cannot start any token"),
+        ("name: 2024-13-45\n", "", "month must be in 1..12"),
+        ("? [a]\n: b\n", ":1", "unhashable key"),
+        ("- name\n", "", "expected keys such as `model:` and `sources:`, found list"),
+        ("# nothing yet\n", "", "found nothing"),
+    ],
+)
+def test_text_that_is_no_recipe_is_one_fault_with_its_line(tmp_path: Path, text: str, place: str, what: str) -> None:
+    """YAML that is broken, or says a key twice, is told with file and line."""
+    path = written(tmp_path, text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert caught.value.where == f"{path}{place}"
+    assert len(caught.value.faults) == 1
+    assert what in caught.value.faults[0]
+
+
+def test_a_recipe_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    """Windows editors put a mark before the first key; it is no part of it."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(keys(system="친절하게"), allow_unicode=True), encoding="utf-8-sig")
+    assert load_recipe(path).system == "친절하게"
+
+
+def test_a_recipe_in_another_encoding_is_a_fault(tmp_path: Path) -> None:
+    """A recipe saved in CP949 is refused with what to do."""
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes("system: 친절하게".encode("cp949"))
+    with pytest.raises(RecipeError, match=r"not UTF-8 text(.|\n)*save the recipe as UTF-8"):
+        load_recipe(path)
+
+
+def test_a_missing_recipe_names_those_that_ship(tmp_path: Path) -> None:
+    """A name that is neither file nor shipped recipe is answered with the nearest, a folder is called one."""
+    assert "did you mean 'demo'" in faults("demoo")[0]
+    assert faults(tmp_path)[0].startswith("is a folder")
+    assert "cannot be read" in faults("x" * 5000)[0]
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_recipes_that_ship_can_be_read(name: str) -> None:
+    """Every recipe that ships is right, and is read by its name alone."""
+    assert load_recipe(name).name
+
+
+def test_the_demo_ships() -> None:
+    """`demo` is among the recipes that ship."""
+    assert "demo" in shipped_recipes()
