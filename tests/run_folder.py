@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from seodang.prove.behaviour import behaviour
-from seodang.prove.stability import stability
+from seodang.proof.behaviour import behaviour
+from seodang.proof.stability import stability
 from seodang.types import Answer, Counts, Finding, RowNote
 
 TEMPLATE = "<start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n{}<end_of_turn>\n"

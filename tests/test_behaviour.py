@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from seodang.prove.behaviour import behaviour, echoes, hangul_share, repetition
+from seodang.proof.behaviour import behaviour, echoes, hangul_share, repetition
 from seodang.types import Answer
 
 

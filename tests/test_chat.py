@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from seodang.errors import ModelError, RunError, SeodangError, SourceError, TemplateError
 from seodang.recipe import Generate
-from seodang.show.chat import _keys, chat
+from seodang.show.chat import _keys, _reader, chat
 from seodang.show.speaker import load_speaker
 from seodang.show.talk import COMMANDS, SAY, Command, Talk, change, parse, times
 from seodang.show.wording import visible
@@ -25,6 +25,7 @@ from seodang.train.run import Run
 from tiny_run import make_run
 
 TALK = Talk(settings=Generate())
+NO_PASTE = "\x1b[?2004l"  # what prompt_toolkit sends when a line is done
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +134,13 @@ def test_keys() -> None:
                 multiline=True, key_bindings=_keys(), input=pipe, output=DummyOutput()
             )
             assert session.prompt("") == expected
+
+
+def test_without_prompt_toolkit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra `chat` makes typing pleasant; without it Python's own input serves."""
+    assert _reader() is not input
+    monkeypatch.setitem(sys.modules, "prompt_toolkit", None)
+    assert _reader() is input
 
 
 def test_piped_questions(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,19 +264,21 @@ def test_terminal(tiny_folder: Path, tiny_tokenizer: PreTrainedTokenizerFast, tm
     try:
         terminal.wait_for("/help lists the commands")
         terminal.wait_for("›")
-        terminal.type("감기에 걸렸어요.\r")
-        terminal.wait_for("감기에 걸렸어요.")
-        time.sleep(1)
+        terminal.type("물\r")
+        terminal.wait_for(NO_PASTE)  # the line was taken
+        time.sleep(0.5)  # of an answer of 911 tokens
         terminal.type("\x03")
         terminal.wait_for("stopped")
         terminal.wait_for("›")
         terminal.type("/settings max_new_tokens=0\r")
-        terminal.wait_for("error: /settings")
+        terminal.wait_for("found 0")
         terminal.type("/settings max_new_tokens=3\r")
         terminal.wait_for("temperature=none")
         terminal.type("물\r")
         terminal.wait_for("cut off at 3 tokens")
+        terminal.wait_for("›")
         terminal.type("\x03")
+        terminal.wait_for("›")
         terminal.type("\x04")
         assert terminal.program.wait(timeout=20) == 0
     finally:

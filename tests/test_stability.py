@@ -4,7 +4,7 @@ import pytest
 from sacrebleu.metrics import CHRF
 
 from seodang.errors import RunError
-from seodang.prove.stability import stability
+from seodang.proof.stability import stability
 
 ANSWERS = [
     "해열진통제가 있습니다.",

@@ -1,3 +1,41 @@
 """seodang teaches a base language model to answer in a field, and proves what that cost."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seodang.pipeline import demo as demo
+    from seodang.pipeline import init as init
+    from seodang.pipeline import inspect as inspect
+    from seodang.pipeline import prove as prove
+    from seodang.pipeline import tune as tune
+    from seodang.recipe import Recipe as Recipe
+    from seodang.recipe import load_recipe as load_recipe
+    from seodang.show.hub import push as push
+    from seodang.show.langchain import ChatSeodang as ChatSeodang
+    from seodang.show.report import report as report
+    from seodang.train.run import Run as Run
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "ChatSeodang": "show.langchain",
+    "Recipe": "recipe",
+    "Run": "train.run",
+    "demo": "pipeline",
+    "init": "pipeline",
+    "inspect": "pipeline",
+    "load_recipe": "recipe",
+    "prove": "pipeline",
+    "push": "show.hub",
+    "report": "show.report",
+    "tune": "pipeline",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when they are asked for: `import seodang` itself costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'seodang' has no attribute {name!r}")
+    return getattr(import_module(f"seodang.{_HOMES[name]}"), name)

@@ -4,7 +4,7 @@ import errno
 import io
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -31,6 +31,10 @@ OverridesArg = Annotated[
 OutOption = Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Where to write. [default: runs/NAME]")]
 
 
+def _role(name: str, holds: str) -> Any:
+    return typer.Option(f"--{name}", metavar="FILE", help=f"A file of {holds}; may be repeated.")
+
+
 def _version(value: bool) -> None:
     if value:
         typer.echo(f"seodang {__version__}")
@@ -50,6 +54,21 @@ def demo(out: OutOption = None) -> None:
     from seodang.pipeline import demo
 
     demo(out=out)
+
+
+@app.command()
+def init(
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE...", help="Your data files.")] = None,
+    domain: Annotated[list[Path] | None, _role("domain", "the field's questions and answers")] = None,
+    general: Annotated[list[Path] | None, _role("general", "general questions and answers")] = None,
+    retention: Annotated[list[Path] | None, _role("retention", "plain text that must not be forgotten")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Of the run.")] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The recipe to write.")] = Path("recipe.yaml"),
+) -> None:
+    """Write a starter recipe from your files."""
+    from seodang.pipeline import init
+
+    init(files or (), domain=domain or (), general=general or (), retention=retention or (), name=name, out=out)
 
 
 @app.command()
@@ -110,6 +129,32 @@ def _refuse(error: SeodangError) -> NoReturn:
 
     show_error(error)
     sys.exit(error.exit_code)
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run's folder, or a model.")],
+    base: Annotated[bool, typer.Option("--base", help="Talk to the run's base model.")] = False,
+    both: Annotated[bool, typer.Option("--both", help="Ask base and tuned model in turn.")] = False,
+) -> None:
+    """Talk to a model in the terminal."""
+    from seodang.show.chat import chat
+
+    chat(model, base=base, both=both)
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="On the hub: NAME or OWNER/NAME.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    adapter: Annotated[bool, typer.Option("--adapter", help="Push the adapter instead of the merged model.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go and show the card.")] = False,
+) -> None:
+    """Upload model, tokenizer, template and a model card to the hub."""
+    from seodang.show.hub import push, show_push
+
+    show_push(push(run, repo, private=private, adapter=adapter, dry_run=dry_run))
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,16 +17,16 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails
 
 from seodang.errors import RecipeError
-from seodang.recipe_file import absolute, fault_lines, is_shipped_template, nearest, override, read_recipe
+from seodang.recipe_file import absolute, fault_lines, is_shipped_template, override, read_recipe
 from seodang.recipe_file import shipped_recipes as shipped_recipes
+from seodang.recipe_sections import disagreements, is_trained, long_form, with_shares
 from seodang.types import LossOn, SourceRole
 
 RowFormat = Literal["auto", "qa", "alpaca", "messages", "sharegpt", "prompt_completion", "text"]
 Positive = Annotated[int, Field(gt=0)]
-SHORT_FORMS = {"model": "path", "template": "borrow"}  # `model: PATH` stands for `model: {path: PATH}`
 
 
 def _one_or_many(value: Any) -> Any:
@@ -72,8 +72,11 @@ class Template(Part):
 class Source(Part):
     """One data source. Holdout is split off first; `take` then thins the training part."""
 
-    name: str = Field(pattern=r"^[\w.-]+$")
-    role: SourceRole
+    name: str = Field(pattern=r"^[\w.-]+$", description="what reports and other keys call it")
+    role: SourceRole = Field(
+        description="domain: the field to learn; general: replayed, so that the rest is not forgotten; "
+        "retention: measured only"
+    )
     path: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_many)] | None = Field(
         None, description="file or files: JSON, JSON Lines, CSV, TSV, Parquet; sample:NAME is data that ships"
     )
@@ -81,7 +84,7 @@ class Source(Part):
     config: str | None = Field(None, description="of a hub data set")
     split: str = Field("train", description="of a hub data set")
     revision: str | None = Field(None, description="of a hub data set")
-    format: RowFormat = "auto"
+    format: RowFormat = Field("auto", description="how rows are read; auto: by the columns' names")
     question: str | None = Field(None, description="column")
     answer: str | None = Field(None, description="column")
     context: str | None = Field(None, description="column put before the question, after a blank line in between")
@@ -127,7 +130,7 @@ class Source(Part):
     @property
     def is_trained(self) -> bool:
         """Whether the training part is trained on; else all that is not held out is left aside."""
-        return _is_trained({"role": self.role, "train": self.train})
+        return is_trained({"role": self.role, "train": self.train})
 
     @property
     def holdout_share(self) -> float:
@@ -146,7 +149,7 @@ class Split(Part):
         description="question: the same question stays on one side; row: as datasets' train_test_split; "
         "or a column's name: rows that share its value stay on one side",
     )
-    seed: int = 42
+    seed: int = Field(42, description="of holdout and take")
 
 
 class Mix(Part):
@@ -160,15 +163,7 @@ class Mix(Part):
     @model_validator(mode="before")
     @classmethod
     def _inline_shares(cls, data: Any) -> Any:
-        return _with_shares(data) if isinstance(data, Mapping) else data
-
-
-def _with_shares(mix: Mapping[str, Any]) -> dict[str, Any]:
-    """`{seed: 1, medical: 0.7}` stands for `{seed: 1, shares: {medical: 0.7}}`."""
-    if "shares" in mix:
-        return dict(mix)
-    shares = {key: value for key, value in mix.items() if key != "seed"}
-    return {**{key: value for key, value in mix.items() if key == "seed"}, "shares": shares or None}
+        return with_shares(data) if isinstance(data, Mapping) else data
 
 
 class EarlyStopping(Part):
@@ -178,55 +173,81 @@ class EarlyStopping(Part):
     min_delta: Annotated[float, Field(ge=0)] = Field(0.0, description="nats per token that count as improvement")
 
 
+class Adapter(Part):
+    """Small trained matrices beside frozen weights, merged into them at the end."""
+
+    kind: Literal["lora", "qlora"] = Field("lora", description="qlora: the frozen weights in 4 bits (NF4); needs CUDA")
+    rank: Positive = Field(16, description="of the matrices: what they can hold")
+    alpha: Positive | None = Field(None, description="scale: alpha / rank; none: twice the rank")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="of the matrices' input")
+    targets: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_many)] = Field(
+        ("auto",), description="names of linear layers such as q_proj; auto: all of them but the head"
+    )
+
+
 class Train(Part):
     """Training settings."""
 
-    epochs: Annotated[float, Field(gt=0)] = 3.0
+    epochs: Annotated[float, Field(gt=0)] = Field(3.0, description="passes over the training rows")
     steps: Positive | None = Field(None, description="optimizer steps; takes the place of epochs")
     examples_per_step: Positive = Field(16, description="examples that make one optimizer step")
     max_tokens: Annotated[int, Field(ge=8)] = Field(1024, description="of one rendered row")
     too_long: Literal["drop", "cut_question", "refuse"] = Field(
         "drop", description="what happens to rows above max_tokens; an answer is never cut"
     )
-    pack_tokens: Positive | None = Field(None, description="token budget of one forward pass; none: chosen by memory")
-    learning_rate: Annotated[float, Field(gt=0)] = 2.0e-5
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    pack_tokens: Positive | None = Field(None, description="token budget of one forward pass; none: by device")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(2.0e-5, description="at its highest, after the warmup")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="of the learning rate after the warmup; cosine and linear fall to 0"
+    )
     warmup: Annotated[float, Field(ge=0)] = Field(0.03, description="share of the steps (below 1) or number of steps")
-    optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
+        "adamw", description="paged_adamw_8bit needs CUDA and bitsandbytes; without them AdamW is used, and said"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="AdamW's, decoupled")
     clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest gradient norm")
-    loss_on: LossOn = "answers"
+    loss_on: LossOn = Field(
+        "answers", description="supervised tokens: every answer with its turn end, the last answer, or all of the row"
+    )
     checkpointing: Literal["auto", "none", "full"] = Field("auto", description="gradient checkpointing")
+    adapter: Adapter | None = Field(None, description="train an adapter in place of all weights")
     eval_every: Positive | None = Field(None, description="steps between evaluations; none: ten over the run")
-    keep_checkpoints: Positive = 3
+    ask_every: Positive | None = Field(
+        None, description="steps after which the domain and general questions of `ask` are answered again"
+    )
+    keep_checkpoints: Positive = Field(3, description="so many stay on disk, the newest and the best always")
     best_by: str = Field("all", description="all (mean over sources that are trained) or a source's name")
     early_stopping: EarlyStopping | None = None
-    seed: int = 42
+    seed: int = Field(42, description="of the order of the rows, and of whatever else is random in training")
 
 
 class Generate(Part):
     """Sampling settings. Without a temperature, answers are greedy."""
 
-    max_new_tokens: Positive = 256
-    temperature: Annotated[float, Field(gt=0)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Positive | None = None
-    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
-    seed: int = 42
+    max_new_tokens: Positive = Field(256, description="longest answer")
+    temperature: Annotated[float, Field(gt=0)] | None = Field(None, description="none: greedy")
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="draw from the likeliest tokens that together have this probability"
+    )
+    top_k: Positive | None = Field(None, description="draw from this many of the likeliest tokens")
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="above 1: tokens that stand in prompt or answer become less likely"
+    )
+    seed: int = Field(42, description="of the drawing")
 
 
 class Repeat(Part):
     """One question asked many times, always sampled."""
 
-    question: str
-    times: Annotated[int, Field(ge=2)] = 10
+    question: str = Field(description="what is asked")
+    times: Annotated[int, Field(ge=2)] = Field(10, description="how often")
 
 
 class Ask(Part):
     """What base and tuned model are asked before and after."""
 
-    domain: tuple[str, ...] = ()
-    general: tuple[str, ...] = ()
+    domain: tuple[str, ...] = Field((), description="questions of the field")
+    general: tuple[str, ...] = Field((), description="questions of any other kind")
     repeat: Repeat | None = None
     holdout: Annotated[int, Field(ge=0)] = Field(24, description="holdout questions answered by both models")
     holdout_tokens: Positive = Field(128, description="longest answer to a holdout question")
@@ -248,64 +269,21 @@ class Recipe(Part):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _names_agree(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Names that stand in two sections are checked even where a key is at fault, so that nothing is told late."""
+    def _sections_agree(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """What stands in two sections is checked even where a key is at fault, so that nothing is told late."""
         faults: list[InitErrorDetails] = []
         try:
-            recipe = handler(_long(data) if isinstance(data, Mapping) else data)
+            recipe = handler(long_form(data) if isinstance(data, Mapping) else data)
         except ValidationError as error:
             for told in error.errors():
                 fault = InitErrorDetails(
                     type=told["type"], loc=told["loc"], input=told["input"], ctx=told.get("ctx", {})
                 )
                 faults.append(fault)
-        faults.extend(_name_faults(data if faults else dict(recipe)))
+        faults.extend(disagreements(data if faults else dict(recipe)))
         if faults:
             raise ValidationError.from_exception_data(cls.__name__, faults)
         return recipe
-
-
-def _long(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's keys with short forms written out."""
-    return {
-        key: {SHORT_FORMS[key]: value} if key in SHORT_FORMS and isinstance(value, str) else value
-        for key, value in recipe.items()
-    }
-
-
-def _name_faults(recipe: Any) -> Iterator[InitErrorDetails]:
-    """Source names that sections do not agree on. `recipe` may be of any shape: what cannot be read is passed over."""
-
-    def fault(what: str, *key: str) -> InitErrorDetails:
-        return InitErrorDetails(type=PydanticCustomError("names", "{fault}", {"fault": what}), loc=key, input=None)
-
-    def section(value: Any) -> dict[str, Any]:
-        return dict(value) if isinstance(value, Mapping | Part) else {}
-
-    listed = section(recipe).get("sources")
-    sources = [section(item) for item in listed] if isinstance(listed, list | tuple) else []
-    names = [source["name"] for source in sources if isinstance(source.get("name"), str)]
-    if not sources or len(names) < len(sources):
-        return
-    trained = [name for name, source in zip(names, sources, strict=True) if _is_trained(source)]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        yield fault(f"two have the name {', '.join(twice)}", "sources")
-    if not trained:
-        yield fault("none is trained on (role domain or general, or train: true)", "sources")
-    shares = section(_with_shares(section(section(recipe).get("mix"))).get("shares"))
-    for name in shares:
-        if name not in trained:
-            yield fault(f"no trained source has this name{nearest(str(name), [*trained, 'seed'])}", "mix", str(name))
-    if shares and (missing := [name for name in trained if name not in shares]):
-        yield fault(f"shares are given, but none for {', '.join(missing)}", "mix")
-    best_by = section(section(recipe).get("train")).get("best_by", "all")
-    if isinstance(best_by, str) and best_by not in ("all", *names):
-        yield fault(f"no source is named {best_by!r}{nearest(best_by, ['all', *names])}", "train", "best_by")
-
-
-def _is_trained(source: Mapping[str, Any]) -> bool:
-    train = source.get("train")
-    return source.get("role") != "retention" if train is None else bool(train)
 
 
 def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
@@ -322,7 +300,7 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
         where, data, folder = "recipe", dict(copy.deepcopy(recipe)), Path.cwd()
     else:
         where, data, folder = read_recipe(recipe)
-    data = _long(data)  # before the overrides, so that `model.dtype=…` finds a section
+    data = long_form(data)  # before the overrides, so that `model.dtype=…` finds a section
     faults = [fault for pair in overrides if (fault := override(data, pair))]
     try:
         checked = Recipe.model_validate(data)

@@ -1,6 +1,6 @@
 """The data part of the line: sources → convert → split → audit, and then render → mix."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,11 +30,14 @@ class Gathered:
     findings: tuple[Finding, ...]
 
     @property
+    def num_rows(self) -> int:
+        return sum(len(part.train) + len(part.test) for part in self.parts.values())
+
+    @property
     def has_thinking(self) -> bool:
         """Whether any answer comes with the thinking that led to it."""
-        return any(
-            _holds(side, '"reasoning_content"') for part in self.parts.values() for side in (part.train, part.test)
-        )
+        sides = [side for part in self.parts.values() for side in (part.train, part.test)]
+        return any(_holds(side, mark) for side in sides for mark in THINKING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +68,13 @@ def gather(recipe: Recipe) -> Gathered:
     return Gathered(parts=parts, counts=(*counts, *separated), findings=tuple(audit(parts, recipe.split)))
 
 
-def prepare(recipe: Recipe, gathered: Gathered, renderer: Renderer) -> Prepared:
+def prepare(
+    recipe: Recipe, gathered: Gathered, renderer: Renderer, *, on_rows: Callable[[int], None] | None = None
+) -> Prepared:
     """Render, tokenise and mask every row, and join the sources.
+
+    Args:
+        on_rows: called with the number of rows rendered since the last call.
 
     Raises:
         SourceError: a source of which no row is left to train on.
@@ -80,7 +88,9 @@ def prepare(recipe: Recipe, gathered: Gathered, renderer: Renderer) -> Prepared:
         both: dict[str, Dataset] = {}
         for side, step in (("train", "render"), ("test", "render holdout")):
             rows = getattr(part, side)
-            both[side], counted = render(rows, renderer, max_tokens=settings.max_tokens, too_long=settings.too_long)
+            both[side], counted = render(
+                rows, renderer, max_tokens=settings.max_tokens, too_long=settings.too_long, on_rows=on_rows
+            )
             cut[name] = cut.get(name, 0) + _above_limit(counted)
             if len(rows):
                 counts.append(replace(counted, step=step))

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -31,7 +31,14 @@ CUT = "question cut at its beginning to fit max_tokens"
 ADDED = ("input_ids", "labels", "num_tokens", "num_supervised", "num_bytes")
 
 
-def render(rows: Dataset, renderer: Renderer, *, max_tokens: int, too_long: TooLong = "drop") -> tuple[Dataset, Counts]:
+def render(
+    rows: Dataset,
+    renderer: Renderer,
+    *,
+    max_tokens: int,
+    too_long: TooLong = "drop",
+    on_rows: Callable[[int], None] | None = None,
+) -> tuple[Dataset, Counts]:
     """Add text (rendered), input_ids, labels (unshifted), num_tokens, num_supervised and num_bytes to the rows.
 
     Plain text rows (no messages) are cut into windows of nearly equal length, each with BOS in front where the model
@@ -42,6 +49,7 @@ def render(rows: Dataset, renderer: Renderer, *, max_tokens: int, too_long: TooL
         renderer: of the model's template.
         max_tokens: of one row.
         too_long: what happens to conversations above it.
+        on_rows: called with the number of rows rendered since the last call.
 
     Raises:
         GateError: conversations are too long and `too_long` is "refuse".
@@ -50,7 +58,7 @@ def render(rows: Dataset, renderer: Renderer, *, max_tokens: int, too_long: TooL
         {**rows.features, **dict.fromkeys(ADDED[:2], List(Value("int32"))), **dict.fromkeys(ADDED[2:], Value("int32"))}
     )
     source = ", ".join(rows.unique("source"))
-    step = _Step(renderer, max_tokens, too_long)
+    step = _Step(renderer, max_tokens, too_long, on_rows)
     if not len(rows):
         return Dataset.from_dict({name: [] for name in features}, features=features), step.counts(source, 0)
     done = rows.with_format("arrow").map(
@@ -60,7 +68,6 @@ def render(rows: Dataset, renderer: Renderer, *, max_tokens: int, too_long: TooL
         features=features,
         load_from_cache_file=False,
         new_fingerprint=_fingerprint(rows, renderer, max_tokens, too_long),
-        desc=f"rendering {source}",
     )
     if too_long == "refuse" and (found := step.dropped[step.too_long_reason]):
         named = [note.where for note in step.notes if note.reason == step.too_long_reason]
@@ -94,8 +101,10 @@ class _Line:
 class _Step:
     """Turns one Arrow table after the other into a rendered one, and keeps count."""
 
-    def __init__(self, renderer: Renderer, max_tokens: int, too_long: TooLong) -> None:
-        self.renderer, self.max_tokens, self.too_long = renderer, max_tokens, too_long
+    def __init__(
+        self, renderer: Renderer, max_tokens: int, too_long: TooLong, on_rows: Callable[[int], None] | None
+    ) -> None:
+        self.renderer, self.max_tokens, self.too_long, self.on_rows = renderer, max_tokens, too_long, on_rows
         self.encoder = Encoder(renderer.tokenizer, renderer.template)
         self.bos_id = _bos_id(renderer)
         self.too_long_reason = f"longer than {max_tokens} tokens"
@@ -118,6 +127,8 @@ class _Step:
             self.kept += 1
             lines += [(number, window, line) for window, line in enumerate(made, start=1)]
             self.changed.update({change for line in made for change in line.changes})
+        if self.on_rows:
+            self.on_rows(len(table))
         return _table(table, lines)
 
     def counts(self, source: str, rows_in: int) -> Counts:

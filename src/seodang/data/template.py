@@ -18,6 +18,7 @@ from seodang.errors import TemplateError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+OWN = "the tokenizer's own"
 BUILT_IN = ("gemma", "llama3", "qwen3", "chatml", "plain")  # in the order a base tokenizer is tried
 _ALWAYS_BOS = ("gemma", "llama3")  # their makers write it; the others only where the tokenizer adds it by itself
 _PADS = (  # tokens that no text uses, best first
@@ -42,6 +43,11 @@ class ChatTemplate:
     markers: tuple[tuple[str, int], ...]  # control tokens around turns, and their ids
     added: tuple[str, ...] = ()  # markers that `apply_template` adds as control tokens
     kwargs: Mapping[str, Any] = field(default_factory=dict)  # more template variables, for training and serving alike
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the base may never have been trained on its markers: it came without this template."""
+        return self.origin != OWN
 
 
 def find_template(
@@ -73,7 +79,7 @@ def find_template(
     )
     borrow = spec.borrow
     if borrow is None and (own := _own_text(tokenizer)):
-        return verified(own, "the tokenizer's own", lender=tokenizer)
+        return verified(own, OWN, lender=tokenizer)
     if borrow is None:
         return _first_built_in(lambda name: verified(_built_in(tokenizer, name), f"built-in {name}"))
     if borrow in BUILT_IN:

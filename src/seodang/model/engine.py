@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from seodang.data.pack import pack
 from seodang.model.attention import PACKED, attention
+from seodang.model.load import is_quantised
 from seodang.model.loss import inputs, model_head_loss, own_head_loss
 from seodang.types import Pack
 
@@ -41,7 +42,8 @@ class Engine:
     def installed(self, model: PreTrainedModel) -> Iterator[None]:
         """Inside, ``model(pack=PACK)`` is the pack's summed loss; every other call is the model's own.
 
-        The loss runs inside the model's forward, so that DDP and FSDP see an ordinary forward pass.
+        The loss runs inside the model's forward, so that DDP and FSDP see an ordinary forward pass. An adapter's calls
+        reach the model that it was added to, so that it is installed on that one.
         """
         own: Callable[..., Any] = model.forward
         replaced = vars(model).get("forward")  # by a hook, or by this engine around an evaluation amid training
@@ -78,13 +80,14 @@ def choose_engine(
         compute_dtype: of the products, by autocast over the weights; the trial runs in the weights' own.
     """
     probes = _probes(model, rows)
+    tolerance = TOLERANCE[torch.bfloat16 if is_quantised(model) else model.dtype]  # 4 bits are multiplied as bf16
     remarks = []
-    if packed and (error := packing_error(model, probes)) > TOLERANCE[model.dtype]:
+    if packed and (error := packing_error(model, probes)) > tolerance:
         packed = False
         remarks.append(
             f"{type(model).__name__} does not keep packed sequences apart (difference {error:.1e}): one example a row"
         )
-    own_head = (error := head_error(model, probes[0])) <= TOLERANCE[model.dtype]
+    own_head = (error := head_error(model, probes[0])) <= tolerance
     if not own_head:
         remarks.append(
             f"{type(model).__name__} has a head of its own kind (difference {error:.1e}): its logits are used"

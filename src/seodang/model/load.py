@@ -17,6 +17,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -114,8 +115,11 @@ def load_tokenizer(
     return tokenizer
 
 
-def load_model(spec: recipe.Model, placement: Placement) -> PreTrainedModel:
+def load_model(spec: recipe.Model, placement: Placement, *, four_bit: bool = False) -> PreTrainedModel:
     """The recipe's model in evaluation mode, on the placement's device and in its dtype.
+
+    Args:
+        four_bit: hold the linear layers but the head in 4 bits (NF4), as QLoRA trains beside them.
 
     Raises:
         ModelError: says what is missing or wrong, and the mend.
@@ -133,6 +137,7 @@ def load_model(spec: recipe.Model, placement: Placement) -> PreTrainedModel:
             trust_remote_code=spec.trust_remote_code,
             dtype=getattr(torch, placement.dtype),
             output_loading_info=True,
+            **(_four_bit(placement) if four_bit else {}),
         )
         if missing := sorted(info["missing_keys"]):
             raise ModelError(
@@ -140,8 +145,19 @@ def load_model(spec: recipe.Model, placement: Placement) -> PreTrainedModel:
                 where=spec.path,
                 mend="give a complete causal language model",
             )
-        placed: PreTrainedModel = model.to(placement.device).eval()
+        placed: PreTrainedModel = (model if four_bit else model.to(placement.device)).eval()
     return placed
+
+
+def _four_bit(placement: Placement) -> dict[str, Any]:
+    compute = getattr(torch, placement.compute_dtype)
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+    return {"quantization_config": config, "device_map": {"": placement.device}}
+
+
+def is_quantised(model: PreTrainedModel) -> bool:
+    """Whether the model's linear layers are held in 4 bits."""
+    return bool(getattr(model, "is_loaded_in_4bit", False))
 
 
 def load_weights(model: PreTrainedModel, folder: Path) -> None:

@@ -71,7 +71,7 @@ def describe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict
     return {
         "path": model.name_or_path,
         "architecture": type(model).__name__,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": model.num_parameters(),  # knows how many 4-bit weights a byte holds
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
         "vocabulary": config.vocab_size,

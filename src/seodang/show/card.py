@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader
 
-from seodang.prove.behaviour import hangul_share
+from seodang.proof.behaviour import hangul_share
 from seodang.recipe import Recipe, Source
 from seodang.show import wording
 from seodang.show.evidence import Evidence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from seodang.data.prepare import Prepared
 from seodang.data.sources import local_files
 from seodang.data.template import ChatTemplate
-from seodang.prove.proof import turned_at
+from seodang.proof.proof import turned_at
 from seodang.recipe import Recipe
 from seodang.train.metrics import evaluations
 from seodang.train.run import Run

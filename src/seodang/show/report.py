@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader
 
-from seodang.prove.behaviour import hangul_share, repetition
+from seodang.proof.behaviour import hangul_share, repetition
 from seodang.show import plots, wording
 from seodang.show.evidence import Evidence, read_evidence
 from seodang.show.verdict import KINDS, kinds, verdict
@@ -21,6 +21,7 @@ from seodang.types import Answer
 
 SHOWN_CHARACTERS = 560  # of an answer; the rest unfolds
 LOOP_CHARACTERS = 180  # of one that repeats itself
+COURSE_CHARACTERS = 240  # of one that was given amid training
 SHOWN_ROWS = 50  # of the dropped ones; all are in dropped.jsonl
 LOOPING = 0.3  # seq-rep-4 from which an answer is said to repeat itself
 SEVERITIES = ("refuse", "warn", "fixed", "note")
@@ -83,6 +84,7 @@ def render(evidence: Evidence, name: str) -> str:
         series={source: f"var(--series-{n % len(plots.SERIES)})" for n, source in enumerate(order)},
         drawings=_drawings(evidence, order),
         pairs=_pairs(evidence.answers, ("domain", "general")),
+        courses=_courses(evidence),
         repeated=_repeated(evidence.answers),
         holdout=_pairs(evidence.answers, ("holdout",)),
         steps=_steps(evidence.counts),
@@ -164,6 +166,30 @@ def _pairs(answers: Sequence[Answer], asked: Sequence[str]) -> list[dict[str, An
             pair[answer.model] = _answer(answer)
             pair["reference"] = shown(answer.reference) if answer.reference else None
     return sorted(pairs.values(), key=lambda pair: asked.index(pair["kind"]))
+
+
+def _courses(evidence: Evidence) -> list[tuple[str, list[tuple[str, Shown]]]]:
+    """(question, its answers and when they were given) where one was asked amid training; the base's is the first."""
+    base = {(answer.kind, answer.question): answer for answer in evidence.answers if answer.model == "base"}
+    asked: dict[tuple[Any, str], dict[int, tuple[str, bool]]] = {}
+    for event in evidence.metrics:
+        for said in event["answers"] if event["event"] == "answers" else ():
+            key = said["kind"], said["question"]
+            start = {0: (base[key].text, base[key].stopped)} if key in base else {}
+            asked.setdefault(key, start)[event["step"]] = said["text"], said["stopped"]
+    return [
+        (question, [_given(list(steps), *said) for said, steps in groupby(sorted(given), key=given.__getitem__)])
+        for (_, question), given in asked.items()
+    ]
+
+
+def _given(steps: Sequence[int], text: str, stopped: bool) -> tuple[str, Shown]:
+    """An answer and when it was given: the same one several times in a row stands once."""
+    when = f"step {steps[0]:,}" if steps[0] else "base"
+    if len(steps) > 1:
+        when += f" to {steps[-1]:,}"
+    limit = LOOP_CHARACTERS if repetition(text) >= LOOPING else COURSE_CHARACTERS
+    return when, replace(shown(text, () if stopped else ("cut off",), limit=limit), is_cut=not stopped)
 
 
 def _repeated(answers: Sequence[Answer]) -> dict[str, Any] | None:

@@ -129,7 +129,7 @@ def _of_run(found: Run, name: str, base: bool) -> Speaker:
     made = found.recipe()
     tokenizer = load_tokenizer(str(found.model), trust_remote_code=made.model.trust_remote_code)
     tuned = made.model.model_copy(update={"path": str(found.model), "revision": None})
-    model = _model(made.model if base else tuned)
+    model = _model(made.model if base else tuned, is_proven=True)
     if model.get_input_embeddings().weight.shape[0] < len(tokenizer):  # the template's markers were added
         model.resize_token_embeddings(len(tokenizer))
     return Speaker(
@@ -154,7 +154,7 @@ def _of_model(path: str) -> Speaker:
     turn_end_id = _turn_end_id(tokenizer, path)
     return Speaker(
         name=path,
-        model=_model(recipe.Model(path=path)),
+        model=_model(recipe.Model(path=path), is_proven=False),
         tokenizer=tokenizer,
         template=template,
         turn_end_id=turn_end_id,
@@ -163,11 +163,12 @@ def _of_model(path: str) -> Speaker:
     )
 
 
-def _model(spec: recipe.Model) -> "PreTrainedModel":
+def _model(spec: recipe.Model, *, is_proven: bool) -> "PreTrainedModel":
+    """A run's models answer in the precision of its report; for others, the fastest will do."""
     from seodang.model.load import choose_placement, load_model
 
     placement = choose_placement(spec)
-    return load_model(spec, replace(placement, dtype=placement.compute_dtype))  # masters are for training
+    return load_model(spec, placement if is_proven else replace(placement, dtype=placement.compute_dtype))
 
 
 def _turn_end_id(tokenizer: "PreTrainedTokenizerBase", path: str) -> int:

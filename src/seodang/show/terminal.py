@@ -3,6 +3,7 @@
 Text that comes from data or a model is never read as markup, and its control characters are shown, not obeyed.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -221,6 +222,38 @@ def show_end(run: Path, page: Path, seconds: float, *, out: Console | None = Non
     out = out or console()
     out.print()
     out.print(Text(f"model   {run / 'model'}\nreport  {page}\n").append(f"took {duration(seconds)}", style="dim"))
+
+
+def can_ask() -> bool:
+    """Whether a person sits at the other end."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def choose(question: str, choices: Sequence[str]) -> str:
+    """Ask for one of `choices`; the first stands if nothing is typed."""
+    out = console()
+    out.print(Text(question, style="bold"))
+    for place, choice in enumerate(choices, 1):
+        out.print(Text(f"  {place} {choice}" + ("  (guess)" if place == 1 else "")))
+    while True:
+        typed = out.input("> ").strip()
+        if not typed:
+            return choices[0]
+        if typed.isdigit() and 1 <= int(typed) <= len(choices):
+            return choices[int(typed) - 1]
+        if typed in choices:
+            return typed
+        out.print(Text(f"type a number from 1 to {len(choices)}", style="yellow"))
+
+
+def show_starter(path: Path, yaml: str, remarks: Sequence[str], *, out: Console | None = None) -> None:
+    """The recipe that was written, what was guessed, and the next two commands."""
+    out = out or console()
+    out.print(Text(yaml.rstrip()), soft_wrap=True)
+    out.print()
+    for remark in remarks:
+        out.print(Text("· " + visible(remark), style="dim"))
+    out.print(Text(f"written {path}; now: seodang inspect {path}, then seodang tune {path}"))
 
 
 def _side(model: str, answers: Sequence[Answer]) -> RenderableType:

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Collection, Mapping
 from importlib.util import find_spec
 
-from seodang.recipe import Recipe
+from seodang.recipe import Recipe, Train
 from seodang.types import Metric
 
 PACK_TOKENS = {"cpu": 1024, "cuda": 8192, "mps": 2048}  # positions of one forward pass
+
+LOW_FOR_ADAPTERS, HIGH_FOR_WEIGHTS = 5e-5, 2e-4  # learning rates
 
 
 def best_loss(recipe: Recipe, measured: Collection[str]) -> Callable[[Mapping[str, Metric]], float] | None:
@@ -35,6 +37,16 @@ def choose_optimizer(asked: str, device: str) -> tuple[str, str | None]:
         return asked, None
     missing = "bitsandbytes is not installed" if device.startswith("cuda") else f"it needs CUDA, this runs on {device}"
     return "adamw_torch_fused", f"optimizer: fused AdamW instead of {asked}: {missing}"
+
+
+def learning_rate_remark(settings: Train) -> str | None:
+    """A sentence if the learning rate is one of the other kind of training: adapters want ten times as much."""
+    rate = settings.learning_rate
+    if settings.adapter and rate < LOW_FOR_ADAPTERS:
+        return f"learning rate: {rate:g} is low for an adapter, which hardly moves below 5e-5; usual are 1e-4 to 3e-4"
+    if not settings.adapter and rate > HIGH_FOR_WEIGHTS:
+        return f"learning rate: {rate:g} is high where all weights are trained; usual are 1e-5 to 5e-5"
+    return None
 
 
 def pack_tokens(recipe: Recipe, device: str) -> int:

@@ -1,13 +1,18 @@
 """Events of a run → metrics.jsonl and TensorBoard."""
 
+import math
 import time
+from collections.abc import Mapping
 from typing import Any, Self
 
 from seodang.train.run import Run
+from seodang.types import Metric
+
+Event = dict[str, Any]
 
 
 class MetricsLog:
-    """Writes every training and evaluation event as it happens."""
+    """Writes every event of training, evaluation and asking as it happens."""
 
     def __init__(self, run: Run) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -23,7 +28,7 @@ class MetricsLog:
     def __exit__(self, *_: object) -> None:
         self._board.close()
 
-    def __call__(self, event: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, event: Event) -> Event:
         """Record one event and hand it on; a training event gets its seconds and tokens per second."""
         now = time.perf_counter()
         if event["event"] == "train":
@@ -37,10 +42,35 @@ class MetricsLog:
                 for key in ("loss", "probability", "bits_per_byte"):
                     if metric[key] is not None:
                         self._board.add_scalar(f"eval/{source}/{key}", metric[key], event["step"])
-        if event["event"] in ("train", "eval"):
+        elif event["event"] == "answers":
+            for number, answer in enumerate(event["answers"], 1):
+                self._board.add_text(f"answers/{number} {answer['question'][:60]}", answer["text"], event["step"])
+        if event["event"] in ("train", "eval", "answers"):
             self._run.append("metrics.jsonl", event)
-        self._last = time.perf_counter()  # what evaluations and checkpoints take is no training time
+        took = event["seconds"] if event["event"] == "answers" else time.perf_counter() - self._last
+        self._last += took  # what questions, evaluations and checkpoints take is no training time
         return event
+
+
+def evaluation_event(metrics: Mapping[str, Metric], loss: float | None, *, step: int, epoch: float) -> Event:
+    """A row of metrics.jsonl for one evaluation."""
+    return {
+        "event": "eval",
+        "step": step,
+        "epoch": round(epoch, 4),
+        "loss": loss,
+        "probability": None if loss is None else math.exp(-loss),
+        "sources": {
+            name: {
+                "loss": metric.loss,
+                "probability": math.exp(-metric.loss),
+                "tokens": metric.tokens,
+                "rows": metric.rows,
+                "bits_per_byte": metric.bits_per_byte if metric.num_bytes else None,
+            }
+            for name, metric in metrics.items()
+        },
+    }
 
 
 def evaluations(run: Run) -> list[tuple[int, float]]:

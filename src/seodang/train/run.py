@@ -4,7 +4,7 @@
 
     recipe.yaml     manifest.json   counts.json    dropped.jsonl   findings.json   lengths.json   samples.json
     metrics.jsonl   tensorboard/    checkpoints/   answers.jsonl   proof.json      pictures/      report.html
-    model/
+    model/          adapter/ (where one was trained; it is merged into the model)
 """
 
 import json
@@ -24,7 +24,10 @@ from seodang.errors import RunError
 from seodang.recipe import Recipe, load_recipe
 
 # what a resumed run may change: it does not move the weights, and is what an error names as the mend
-WITHOUT_EFFECT_ON_TRAINING = ("name", "ask", "train.pack_tokens", "train.checkpointing", "train.keep_checkpoints")
+WITHOUT_EFFECT_ON_TRAINING = (
+    *("name", "ask", "train.ask_every"),
+    *("train.pack_tokens", "train.checkpointing", "train.keep_checkpoints"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,10 @@ class Run:
     @property
     def model(self) -> Path:
         return self.folder / "model"
+
+    @property
+    def adapter(self) -> Path:
+        return self.folder / "adapter"
 
     @property
     def is_trained(self) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,12 +30,16 @@ from seodang import recipe
 from seodang.data.pack import Plan, pack_step
 from seodang.errors import ResourceError, RunError
 from seodang.model.engine import Engine
-from seodang.train.choice import choose_optimizer
+from seodang.model.quiet import quiet
+from seodang.train.adapter import unwrapped
+from seodang.train.choice import choose_optimizer, learning_rate_remark
+from seodang.train.metrics import Event, evaluation_event
 from seodang.train.run import Run
 from seodang.train.stopping import Interrupt, LastStep
 from seodang.types import Metric, Step
 
-Event = dict[str, Any]
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +86,7 @@ class Steps(torch.utils.data.Dataset[Step]):
 
 
 def train(
-    model: PreTrainedModel,
+    model: "PreTrainedModel | PeftModel",
     rows: Dataset,
     settings: recipe.Train,
     setup: Setup,
@@ -95,6 +99,7 @@ def train(
     """Train `model` in place; at the end it holds the weights of the best evaluation.
 
     Args:
+        model: all of it is trained, or what an adapter (peft's) added to it; checkpoints hold what is trained.
         rows: prepared rows (`input_ids`, `labels`), in the order in which the first epoch takes them.
         measure: evaluates the model as it is, source → metric.
         chosen_loss: the one loss that picks the best checkpoint; none: the last step is the best.
@@ -123,7 +128,7 @@ def train(
     interrupt = Interrupt()
     trainer.add_callback(LastStep())
     trainer.add_callback(interrupt)
-    with setup.engine.installed(model), interrupt.listening(), _memory_errors(setup):
+    with quiet(), setup.engine.installed(unwrapped(model)), interrupt.listening(), _memory_errors(setup):
         trainer.train(resume_from_checkpoint=str(setup.resume_from) if setup.resume_from else None)
     state = trainer.state
     has_best = state.best_global_step and not interrupt.asked
@@ -136,10 +141,17 @@ def train(
 
 
 def make_setup(
-    run: Run, settings: recipe.Train, model: PreTrainedModel, engine: Engine, *, num_rows: int, pack_tokens: int
+    run: Run,
+    settings: recipe.Train,
+    model: "PreTrainedModel | PeftModel",
+    engine: Engine,
+    *,
+    num_rows: int,
+    pack_tokens: int,
 ) -> Setup:
     """Decide what the recipe leaves open, and find the checkpoint to go on from."""
     optimizer, remark = choose_optimizer(settings.optimizer, model.device.type)
+    remarks = (remark, learning_rate_remark(settings))
     checkpoint = run.last_checkpoint()
     run.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
     steps = total_steps(settings, num_rows)
@@ -151,7 +163,7 @@ def make_setup(
         resume_from=checkpoint,
         total_steps=steps,
         eval_every=settings.eval_every or max(1, steps // 10),
-        remarks=(remark,) if remark else (),
+        remarks=tuple(remark for remark in remarks if remark),
     )
 
 
@@ -162,7 +174,7 @@ def total_steps(settings: recipe.Train, num_rows: int) -> int:
 
 
 def _arguments(
-    model: PreTrainedModel, settings: recipe.Train, setup: Setup, *, has_evaluation: bool
+    model: "PreTrainedModel | PeftModel", settings: recipe.Train, setup: Setup, *, has_evaluation: bool
 ) -> TrainingArguments:
     warmup = settings.warmup if settings.warmup >= 1 else settings.warmup * setup.total_steps
     return TrainingArguments(
@@ -176,8 +188,8 @@ def _arguments(
         optim=setup.optimizer,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.clip,
-        gradient_checkpointing=settings.checkpointing == "full",
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        activation_checkpointing=settings.checkpointing == "full",
+        activation_checkpointing_kwargs={"use_reentrant": False},
         use_cpu=model.device.type == "cpu",
         eval_strategy="steps" if has_evaluation else "no",
         eval_steps=setup.eval_every,
@@ -313,27 +325,6 @@ class _StepTrainer(Trainer):
         if best := self.state.best_global_step:  # the run folder may have been moved since
             self.state.best_model_checkpoint = str(Path(self.args.output_dir) / f"checkpoint-{best}")
         return progress
-
-
-def evaluation_event(metrics: Mapping[str, Metric], loss: float | None, *, step: int, epoch: float) -> Event:
-    """A row of metrics.jsonl for one evaluation."""
-    return {
-        "event": "eval",
-        "step": step,
-        "epoch": round(epoch, 4),
-        "loss": loss,
-        "probability": None if loss is None else math.exp(-loss),
-        "sources": {
-            name: {
-                "loss": metric.loss,
-                "probability": math.exp(-metric.loss),
-                "tokens": metric.tokens,
-                "rows": metric.rows,
-                "bits_per_byte": metric.bits_per_byte if metric.num_bytes else None,
-            }
-            for name, metric in metrics.items()
-        },
-    }
 
 
 @contextmanager

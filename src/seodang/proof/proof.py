@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from seodang.prove.behaviour import behaviour
-from seodang.prove.stability import stability
+from seodang.proof.behaviour import behaviour
+from seodang.proof.stability import stability
 from seodang.types import Answer, Metric, SourceRole
 
 

@@ -1,0 +1,186 @@
+"""Adapters (LoRA, QLoRA) by peft: added to a model, kept as files, merged into plain weights. It trains nothing.
+
+LoRA layers are put into the model in place: the model that an adapter was added to *is* the adapted one.
+"""
+
+import copy
+import shutil
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from seodang import recipe
+from seodang.errors import ModelError, ResourceError
+from seodang.model.load import is_quantised
+from seodang.model.quiet import quiet
+from seodang.recipe_file import nearest
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+STATE_SPACE = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")  # they read out_proj past its adapter
+NO_CHANGE = 1e-2  # of the logits, relative: what an adapter that has learnt nothing may change
+
+
+def check_adapter(adapter: recipe.Adapter, device: str) -> None:
+    """Raise before anything is prepared if the adapter cannot be trained here.
+
+    Raises:
+        ResourceError: a package or the hardware is missing.
+    """
+    if not find_spec("peft"):
+        raise ResourceError("peft is not installed", where="train.adapter", mend='pip install "seodang[adapters]"')
+    if adapter.kind == "qlora" and not device.startswith("cuda"):
+        what = f"qlora needs a CUDA device, this runs on {device}"
+        raise ResourceError(what, where="train.adapter.kind", mend="use kind: lora, or a machine with an NVIDIA GPU")
+    if adapter.kind == "qlora" and not find_spec("bitsandbytes"):
+        what = "qlora needs bitsandbytes, which is not installed"
+        raise ResourceError(what, where="train.adapter.kind", mend='pip install "seodang[cuda]", or use kind: lora')
+
+
+def add_adapter(
+    model: PreTrainedModel, adapter: recipe.Adapter, token_ids: Sequence[int] = (), *, seed: int = 42
+) -> "PeftModel":
+    """Freeze `model` and put an adapter into it; it computes what it did before until the adapter is trained.
+
+    Args:
+        token_ids: tokens whose embedding rows are trained too; tied embeddings stay tied.
+        seed: of the random half of the matrices.
+
+    Raises:
+        ModelError: a target that the model does not have, or an architecture that peft adapts wrongly.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=adapter.rank,
+        lora_alpha=adapter.alpha or 2 * adapter.rank,
+        lora_dropout=adapter.dropout,
+        target_modules=list(_targets(model, adapter)),
+        trainable_token_indices={name: sorted(token_ids) for name in _embeddings(model)} if token_ids else None,
+    )
+    probe = torch.tensor([sorted({*token_ids, *range(8)})], device=model.device)
+    before = _logits(model, probe)
+    with torch.random.fork_rng(), quiet():
+        torch.manual_seed(seed)
+        try:
+            adapted: PeftModel = get_peft_model(model, config)
+        except ValueError as error:
+            raise ModelError(str(error), where="train.adapter", mend="name other targets, or none: auto") from error
+    changed = (_logits(model, probe) - before).abs().max() / before.abs().max()
+    if not changed <= NO_CHANGE:
+        raise ModelError(
+            f"peft changes what {type(model).__name__} computes before anything is trained (by {float(changed):.0%})",
+            where="train.adapter",
+            mend="train all weights (no adapter), or name other targets",
+        )
+    return adapted
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> "PeftModel":
+    """Put a saved adapter into its base model, in place; not to be trained on."""
+    from peft import PeftModel
+
+    with quiet():
+        adapted: PeftModel = PeftModel.from_pretrained(model, str(folder))
+    adapted.eval()
+    return adapted
+
+
+def save_adapter(adapted: "PeftModel", folder: Path) -> None:
+    """Write the adapter alone, in peft's format; the folder appears complete or not at all."""
+    aside = folder.with_name(f".{folder.name}")
+    for old in (aside, folder):
+        shutil.rmtree(old, ignore_errors=True)
+    with quiet():
+        adapted.save_pretrained(str(aside), save_embedding_layers=False)
+    aside.rename(folder)
+
+
+def merge(adapted: "PeftModel", folder: Path) -> PreTrainedModel:
+    """The adapted model as a plain one with the same logits, in evaluation mode.
+
+    LoRA is merged in place. What is quantised stays as it is: a copy on the CPU gets the weights that the 4 bits stand
+    for, since the adapter was trained on those, and merging into 4 bits would round the adapter away.
+
+    Args:
+        folder: where `save_adapter` wrote it.
+    """
+    with quiet():
+        if is_quantised(unwrapped(adapted)):
+            plain = copy.deepcopy(adapted).unload().to("cpu")
+            adapted = load_adapter(plain.dequantize(dtype=plain.dtype), folder)
+        merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
+    return merged.eval()
+
+
+def unwrapped(model: Any) -> PreTrainedModel:
+    """The transformers model inside an adapted one; any other as it is."""
+    inner: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return inner
+
+
+def num_adapter_parameters(model: PreTrainedModel, adapter: recipe.Adapter, token_ids: Sequence[int] = ()) -> int:
+    """How many parameters `add_adapter` would train."""
+    layers = dict(_linear_layers(model))
+    found = adapter.rank * sum(sum(_features(layers[name])) for name in _targets(model, adapter))
+    tied = model.config.tie_word_embeddings
+    width = model.get_input_embeddings().weight.shape[1]
+    return found + len(token_ids) * int(width) * (1 if tied else 2)
+
+
+def _linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
+    """The linear layers that make text: neither the head nor those of a vision or audio part."""
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    inside = set(decoder.modules())
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D) and module in inside and module is not head:
+            yield name, module
+
+
+def _targets(model: PreTrainedModel, adapter: recipe.Adapter) -> list[str]:
+    """Full names of the layers that are adapted.
+
+    Raises:
+        ModelError: a name that no linear layer has.
+    """
+    layers = [name for name, _ in _linear_layers(model)]
+    if adapter.targets == ("auto",):
+        bypassed = model.config.model_type in STATE_SPACE
+        return [name for name in layers if not (bypassed and name.endswith(".out_proj"))]
+    found = {target: [name for name in layers if f".{name}".endswith(f".{target}")] for target in adapter.targets}
+    if missing := next((target for target in found if not found[target]), None):
+        short = sorted({name.rpartition(".")[2] for name in layers})
+        what = f"{type(model).__name__} has no linear layer {missing!r}{nearest(missing, short)}"
+        raise ModelError(what, where="train.adapter.targets", mend=f"use auto, or some of: {', '.join(short)}")
+    return [name for name in layers if any(name in names for names in found.values())]
+
+
+def _embeddings(model: PreTrainedModel) -> list[str]:
+    """Full names of the embedding, and of the head where it has weights of its own."""
+    wanted = [model.get_input_embeddings()]
+    if not model.config.tie_word_embeddings:
+        wanted.append(model.get_output_embeddings())
+    return [next(name for name, module in model.named_modules() if module is layer) for layer in wanted]
+
+
+def _features(layer: nn.Linear | Conv1D) -> tuple[int, int]:
+    return (layer.in_features, layer.out_features) if isinstance(layer, nn.Linear) else (layer.nx, layer.nf)
+
+
+@torch.no_grad()
+def _logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    training = model.training
+    model.eval()
+    try:
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits.float()
+        return logits
+    finally:
+        model.train(training)
