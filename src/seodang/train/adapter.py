@@ -101,6 +101,8 @@ def save_adapter(adapted: "PeftModel", folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     with quiet():
         adapted.save_pretrained(str(aside), save_embedding_layers=False)
+    for weights in aside.glob("*.safetensors"):
+        weights.chmod(0o644)  # safetensors makes them private
     aside.rename(folder)
 
 

@@ -1,0 +1,151 @@
+"""The data part of the line, and a model put beside it: all that training and measuring need on the desk."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from seodang.check.findings import findings
+from seodang.data.prepare import Prepared, gather, prepare
+from seodang.data.render import Renderer
+from seodang.data.template import ChatTemplate, apply_template, find_template
+from seodang.errors import GateError
+from seodang.recipe import Model, Recipe
+from seodang.show import live, terminal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from seodang.model.engine import Engine
+    from seodang.model.load import Placement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desk:
+    """What the data part of the line leaves on the desk: everything but a model."""
+
+    recipe: Recipe
+    placement: "Placement"
+    tokenizer: "PreTrainedTokenizerBase"  # as it will be saved, with the template that is trained
+    template: ChatTemplate
+    renderer: Renderer
+    prepared: Prepared
+    pack_tokens: int  # positions of one forward pass
+
+    @property
+    def is_four_bit(self) -> bool:
+        adapter = self.recipe.train.adapter
+        return adapter is not None and adapter.kind == "qlora"
+
+    @property
+    def new_tokens(self) -> list[int]:
+        """Ids of markers that the base may never have seen: an adapter trains their embeddings too."""
+        ids = [id for _, id in self.template.markers if id != self.tokenizer.bos_token_id]
+        return ids if self.template.is_new else []
+
+
+def set_up(recipe: Recipe) -> Desk:
+    """The data part of the line: no weights are loaded."""
+    import datasets
+
+    from seodang.model.load import choose_placement, load_config, load_tokenizer
+    from seodang.train.choice import pack_tokens
+
+    placement = choose_placement(recipe.model, frozen=recipe.train.adapter is not None)
+    terminal.show_plan(recipe, placement)
+    spec = recipe.model
+    num_embeddings = load_config(spec).get_text_config().vocab_size
+    datasets.disable_progress_bars()  # what is being done is shown by `live`
+    tokenizer = load_tokenizer(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+    gathered = gather(recipe)
+    template = find_template(
+        tokenizer,
+        recipe.template,
+        num_embeddings=num_embeddings,
+        load_tokenizer=load_tokenizer,
+        system=recipe.system,
+        thinking=gathered.has_thinking,
+    )
+    apply_template(tokenizer, template)
+    renderer = Renderer(tokenizer, template, recipe.system, recipe.train.loss_on)
+    with live.counting("rows rendered, tokenised and masked", gathered.num_rows) as advance:
+        prepared = prepare(recipe, gathered, renderer, on_rows=advance)
+    found = findings(prepared, renderer, num_embeddings=num_embeddings)
+    return Desk(
+        recipe=recipe,
+        placement=placement,
+        tokenizer=tokenizer,
+        template=template,
+        renderer=renderer,
+        prepared=replace(prepared, findings=(*prepared.findings, *found)),
+        pack_tokens=pack_tokens(recipe, placement.device),
+    )
+
+
+def show_data(desk: Desk) -> None:
+    """Everything the data part found, in the terminal."""
+    terminal.show_counts(desk.prepared.counts)
+    terminal.show_findings(desk.prepared.findings)
+    terminal.show_template(desk.template)
+    terminal.show_samples(desk.prepared.samples)
+    terminal.show_lengths(desk.prepared.lengths)
+
+
+def refuse_findings(desk: Desk) -> None:
+    """Stop before anything is trained if the data must not be trained on.
+
+    Raises:
+        GateError: names what was found and the mend.
+    """
+    refused = [finding for finding in desk.prepared.findings if finding.severity == "refuse"]
+    if refused:
+        raise GateError("; ".join(f.what for f in refused), where=refused[0].where, mend=refused[0].mend)
+
+
+def refuse_adapter(recipe: Recipe) -> None:
+    """Stop before anything is prepared if the recipe's adapter cannot be trained here.
+
+    Raises:
+        ResourceError: a package or the hardware is missing.
+    """
+    if recipe.train.adapter:
+        from seodang.model.load import choose_placement
+        from seodang.train.adapter import check_adapter
+
+        check_adapter(recipe.train.adapter, choose_placement(recipe.model).device)
+
+
+def load_base(desk: Desk, spec: Model | None = None, *, four_bit: bool = False) -> "PreTrainedModel":
+    """The recipe's model (or another of the same vocabulary), with rows for tokens that the template added."""
+    import torch
+
+    from seodang.model.load import load_model
+    from seodang.model.quiet import quiet
+
+    model = load_model(spec or desk.recipe.model, desk.placement, four_bit=four_bit)
+    if four_bit:
+        live.show_note("the base is measured in 4 bits, as it is trained beside; `seodang prove` takes it whole")
+    if desk.template.added:
+        with torch.random.fork_rng(), quiet():
+            torch.manual_seed(desk.recipe.train.seed)  # of the new rows, drawn around the old ones' mean
+            model.resize_token_embeddings(len(desk.tokenizer))
+    return model
+
+
+def make_engine(desk: Desk, model: "PreTrainedModel") -> "Engine":
+    """How packs run on this model, tried on a few of its own rows."""
+    import numpy as np
+    import torch
+
+    from seodang.model.engine import choose_engine
+
+    rows = next(side for side in desk.prepared.rows.values() if len(side))
+    placement = desk.placement
+    trained_dtype = "float32" if desk.recipe.train.adapter else placement.dtype  # an adapter's own, beside any weights
+    engine = choose_engine(
+        model,
+        [np.asarray(ids, dtype=np.int32) for ids in rows[:3]["input_ids"]],
+        packed=placement.attention == "packed",
+        compute_dtype=getattr(torch, placement.compute_dtype) if placement.compute_dtype != trained_dtype else None,
+    )
+    for remark in engine.remarks:
+        live.show_note(remark)
+    return engine
