@@ -53,8 +53,8 @@ def repeat_settings(ask: Ask) -> Generate:
 
 
 def _from_holdout(ask: Ask, tests: Mapping[str, Dataset], prompt: PromptFn) -> list[Question]:
-    """Holdout questions, greedy: what stands before a row's last answer is asked, the answer is the reference."""
-    settings = Generate(max_new_tokens=ask.holdout_tokens)
+    """Holdout questions: what stands before a row's last answer is asked, the answer is the reference."""
+    settings = ask.generate.model_copy(update={"max_new_tokens": ask.holdout_tokens})
     found: list[Question] = []
     sources = [(name, rows) for name, rows in tests.items() if len(rows)]
     for number, (name, rows) in enumerate(sources):
