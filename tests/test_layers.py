@@ -10,7 +10,8 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "seodang"
 FLOORS = {
     "types": 0, "errors": 0, "recipe": 1,
-    "data": 2, "model": 3, "train": 4, "check": 4, "proof": 4, "show": 5, "desk": 6, "steps": 7, "pipeline": 8, "cli": 9,
+    "data": 2, "model": 3, "train": 4, "check": 4, "proof": 4, "show": 5,
+    "desk": 6, "steps": 7, "pipeline": 8, "cli": 9,
 }  # fmt: skip
 MODULES = sorted(path for path in SOURCE.rglob("*.py"))
 
