@@ -76,3 +76,20 @@ def test_a_row_draws_alike_in_any_batch() -> None:
     ]
     assert all(first == second for first, second, _ in pairs)
     assert any(first != third for first, _, third in pairs)
+
+
+def test_a_flat_distribution_is_drawn_from_as_a_whole() -> None:
+    """top_p without top_k reaches beyond the likeliest thousand tokens where they do not hold its probability."""
+    draw = Draw(Generate(temperature=1.0, top_p=0.95), range(64))
+    drawn = draw(torch.zeros(64, 1, dtype=torch.long), torch.zeros(64, 5000)).argmax(-1)
+    assert drawn.unique().numel() > 32
+    assert int((drawn >= 1024).sum()) > 0
+
+
+def test_a_peaked_distribution_gives_what_the_whole_sort_gives() -> None:
+    """Sorting only the likeliest tokens draws the same tokens as top_k over all of them does."""
+    scores = torch.randn(16, 5000, generator=torch.Generator().manual_seed(0)) * 8
+    history = torch.zeros(16, 1, dtype=torch.long)
+    fast = Draw(Generate(temperature=1.0, top_p=0.9), range(16))(history, scores).argmax(-1)
+    whole = Draw(Generate(temperature=1.0, top_p=0.9, top_k=5000), range(16))(history, scores).argmax(-1)
+    assert torch.equal(fast, whole)

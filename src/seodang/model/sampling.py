@@ -9,11 +9,13 @@ from transformers import LogitsProcessor
 
 from seodang import recipe
 
+NUCLEUS = 1024  # of the likeliest tokens nearly always hold top_p of the probability
+
 
 class Draw(LogitsProcessor):
     """Temperature, then top_k, then top_p, then one token drawn: leaves only that one possible.
 
-    Unlike transformers' sampling, a row's draws do not depend on its batch, and only what top_k leaves is sorted: of
+    Unlike transformers' sampling, a row's draws do not depend on its batch, and only what may be drawn is sorted: of
     262,144 logits a sort takes longer than a small model.
     """
 
@@ -24,8 +26,7 @@ class Draw(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Logits [rows, vocabulary] → the same shape, 0 at the drawn token and −∞ elsewhere."""
-        values, tokens = self._kept(scores.float() / self.temperature)
-        shares = values.softmax(-1)
+        shares, tokens = self._shares(scores.float() / self.temperature)
         if self.top_p:
             before = shares.cumsum(-1) - shares  # the token that passes top_p is kept, as elsewhere
             shares = shares.masked_fill(before >= self.top_p, 0.0)
@@ -35,10 +36,17 @@ class Draw(LogitsProcessor):
         chosen = torch.searchsorted(summed, points * summed[:, -1:], right=True)
         return torch.full_like(scores, -torch.inf).scatter(1, tokens.gather(1, chosen), 0.0)
 
-    def _kept(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
-        """(logits, token ids) that are drawn from, each [rows, kept]; sorted where top_k or top_p needs it."""
+    def _shares(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
+        """(probabilities, token ids) that are drawn from, each [rows, kept]; the likeliest first where it matters."""
         vocabulary = scaled.shape[-1]
-        if self.top_k or self.top_p:
-            values, tokens = scaled.topk(min(self.top_k or vocabulary, vocabulary))
-            return values, tokens
-        return scaled, torch.arange(vocabulary, device=scaled.device).expand_as(scaled)
+        if self.top_k:
+            values, tokens = scaled.topk(min(self.top_k, vocabulary))
+            return values.softmax(-1), tokens
+        if self.top_p:
+            values, tokens = scaled.topk(min(NUCLEUS, vocabulary))
+            shares = (values - scaled.logsumexp(-1, keepdim=True)).exp()
+            if bool((shares.sum(-1) < self.top_p).any()):  # a flat distribution: sort it whole
+                values, tokens = scaled.sort(descending=True)
+                shares = values.softmax(-1)
+            return shares, tokens
+        return scaled.softmax(-1), torch.arange(vocabulary, device=scaled.device).expand_as(scaled)
