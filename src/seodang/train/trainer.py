@@ -320,6 +320,10 @@ class _StepTrainer(Trainer):
             )
         self.accelerator.wait_for_everyone()
 
+    def _load_best_model(self) -> None:
+        self.optimizer.state.clear()  # no longer needed, and as large as two copies of the weights that are read now
+        super()._load_best_model()
+
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         progress: tuple[int, int] = super()._init_training_state(*args, **kwargs)
         if best := self.state.best_global_step:  # the run folder may have been moved since
