@@ -40,7 +40,7 @@ class Engine:
 
     @contextmanager
     def installed(self, model: PreTrainedModel) -> Iterator[None]:
-        """Inside, ``model(pack=PACK)`` is the pack's summed loss; every other call is the model's own.
+        """Inside, ``model(pack=PACK, scale=1.0)`` is the pack's summed loss; every other call is the model's own.
 
         The loss runs inside the model's forward, so that DDP and FSDP see an ordinary forward pass. An adapter's calls
         reach the model that it was added to, so that it is installed on that one.
@@ -48,21 +48,44 @@ class Engine:
         own: Callable[..., Any] = model.forward
         replaced = vars(model).get("forward")  # by a hook, or by this engine around an evaluation amid training
 
-        def forward(*args: Any, pack: Pack | None = None, **kwargs: Any) -> Any:
+        def forward(*args: Any, pack: Pack | None = None, scale: float = 1.0, **kwargs: Any) -> Any:
             if pack is None:
                 return own(*args, **kwargs)
             with torch.autocast(model.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype is not None):
-                return own_head_loss(model, pack) if self.own_head else model_head_loss(model, pack, own)
+                if self.own_head:
+                    return own_head_loss(model, pack, scale)
+                return model_head_loss(model, pack, own, scale)
 
         model.forward = forward
         try:
-            with attention(model, PACKED if self.packed else model.config._attn_implementation):
+            name = PACKED if self.packed else model.config._attn_implementation
+            with attention(model, name), _sparse_embedding_gradient(model, wanted=self.own_head):
                 yield
         finally:
             if replaced is None:
                 del model.forward  # the class's own again
             else:
                 model.forward = replaced
+
+
+@contextmanager
+def _sparse_embedding_gradient(model: PreTrainedModel, *, wanted: bool) -> Iterator[None]:
+    """On one CPU process, tied embeddings add the gradient of the few rows they looked up to the head's dense one.
+
+    Else each pass fills a second buffer of the embedding's size with zeros for them, a tenth of a step. DDP and FSDP
+    take gradients as autograd passes them on, and a GPU fills the buffer in no time.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    tied = isinstance(embedding, torch.nn.Embedding) and head is not None and head.weight is embedding.weight
+    if not (wanted and alone and tied and model.device.type == "cpu"):
+        yield
+        return
+    before, embedding.sparse = embedding.sparse, True
+    try:
+        yield
+    finally:
+        embedding.sparse = before
 
 
 def choose_engine(

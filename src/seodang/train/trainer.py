@@ -242,7 +242,7 @@ class _StepTrainer(Trainer):
         for number, pack in enumerate(inputs.packs, 1):
             last = number == len(inputs.packs)
             with nullcontext() if last else self.accelerator.no_sync(model):
-                loss = model(pack=pack) * (world / inputs.supervised)
+                loss = model(pack=pack, scale=world / inputs.supervised)
                 self.accelerator.backward(loss)
             total += loss.detach()
         return total
