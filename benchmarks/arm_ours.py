@@ -21,7 +21,6 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from seodang.model.allocator import keep_freed_memory
 from seodang.model.engine import choose_engine
 from seodang.recipe import Train
 from seodang.train.trainer import Setup, train
@@ -57,8 +56,6 @@ def main() -> None:
     cuda = torch.cuda.is_available()
     with Path(args.data).open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line, _ in zip(lines, range(args.steps * args.examples_per_step), strict=False)]
-    if not cuda:
-        keep_freed_memory()
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to("cuda" if cuda else "cpu")
     compute = args.compute or ("bfloat16" if cuda else "float32")
     begun = time.perf_counter()

@@ -1,19 +1,32 @@
-"""Main memory: freed blocks stay with the process, ready for the next step."""
+"""Main memory between the steps of a training run."""
 
 import ctypes
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of malloc.h
+_LARGEST = 32 * 2**20  # glibc's own limit of the threshold, to which it adapts
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep large blocks that were freed; elsewhere, nothing is changed.
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Inside, glibc keeps large blocks that are freed, for the next step; elsewhere, nothing is changed.
 
     By default it returns each block above 32 MiB to the system at once, and the next step gets its buffers anew, zeroed
     page by page at first touch: a sixth of a training step of a small model on a CPU. A step frees what the next one
-    needs, so that the peak does not grow. Holds for the process, from the first model that is loaded onto the CPU.
+    needs, so that the peak does not grow; what other work frees fits nothing, so that it must stay outside.
     """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, -1)
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_MAX, 0)
+    libc.mallopt(_M_TRIM_THRESHOLD, -1)
+    try:
+        yield
+    finally:
+        libc.mallopt(_M_MMAP_MAX, 65536)
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST)
+        libc.malloc_trim(0)

@@ -27,7 +27,6 @@ from transformers.utils import cached_file
 
 from seodang import recipe
 from seodang.errors import ModelError, ResourceError, SeodangError
-from seodang.model.allocator import keep_freed_memory
 from seodang.model.packaged import PREFIX, packaged_folder
 from seodang.model.placement import Placement, choose_placement
 from seodang.model.quiet import quiet
@@ -130,8 +129,6 @@ def load_model(spec: recipe.Model, placement: Placement, *, four_bit: bool = Fal
     if placement.dtype == "float16" and config.model_type.startswith("gemma"):
         what = "Gemma overflows in float16"
         raise ModelError(what, where="model.dtype", mend="use dtype: auto, float32 or bfloat16")
-    if placement.device == "cpu":
-        keep_freed_memory()
     with _told(spec.path, spec.revision):
         model, info = AutoModelForCausalLM.from_pretrained(
             resolve_model(spec.path),

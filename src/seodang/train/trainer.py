@@ -7,7 +7,7 @@ tokens they share. The loss of a step is the mean over all its supervised tokens
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from seodang import recipe
 from seodang.data.pack import Plan, pack_step
 from seodang.errors import ResourceError, RunError
+from seodang.model.allocator import freed_memory_kept
 from seodang.model.engine import Engine
 from seodang.model.quiet import quiet
 from seodang.train.adapter import unwrapped
@@ -128,7 +129,7 @@ def train(
     interrupt = Interrupt()
     trainer.add_callback(LastStep())
     trainer.add_callback(interrupt)
-    with quiet(), setup.engine.installed(unwrapped(model)), interrupt.listening(), _memory_errors(setup):
+    with quiet(), setup.engine.installed(unwrapped(model)), interrupt.listening(), _memory_errors(setup), _kept(model):
         trainer.train(resume_from_checkpoint=str(setup.resume_from) if setup.resume_from else None)
     state = trainer.state
     has_best = state.best_global_step and not interrupt.asked
@@ -138,6 +139,10 @@ def train(
         best_loss=state.best_metric if has_best else None,
         stopped=interrupt.asked and state.global_step < setup.total_steps,
     )
+
+
+def _kept(model: "PreTrainedModel | PeftModel") -> AbstractContextManager[None]:
+    return freed_memory_kept() if model.device.type == "cpu" else nullcontext()
 
 
 def make_setup(
