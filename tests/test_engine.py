@@ -16,7 +16,8 @@ from transformers import (
 from seodang.data.pack import pack
 from seodang.errors import SeodangError
 from seodang.model.attention import PACKED, attention
-from seodang.model.engine import choose_engine, packing_error
+from seodang.model.engine import choose_engine
+from seodang.model.isolation import packing_error
 from seodang.types import IGNORED
 from tiny import make_config, make_model
 
