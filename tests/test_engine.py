@@ -16,7 +16,8 @@ from transformers import (
 from seodang.data.pack import pack
 from seodang.errors import SeodangError
 from seodang.model.attention import PACKED, attention
-from seodang.model.engine import choose_engine, packing_error
+from seodang.model.engine import choose_engine
+from seodang.model.isolation import packing_error
 from seodang.types import IGNORED
 from tiny import make_config, make_model
 
@@ -72,7 +73,7 @@ def test_packed_loss_and_gradients_are_those_of_each_row_alone(kind: str) -> Non
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_packed_sequences_do_not_see_each_other(kind: str) -> None:
-    """Changing one sequence of a pack leaves the others' hidden states as they are."""
+    """Packed logits are those of each sequence alone."""
     model = make_model(make_config(kind))
     ids, _ = _rows()
     assert packing_error(model, ids) < 1e-5

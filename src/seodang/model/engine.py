@@ -1,9 +1,9 @@
-"""How packs run on one model: which attention, which head; checked on that model before it is trusted.
+"""How packs run on one model: which attention, which head; checked before it is trusted.
 
-Most architectures of transformers run packed rows exactly; a few are silently wrong (state that leaks from one
-sequence into the next, attention chunks that never reach the attention function). So the model at hand is asked.
+Whether sequences stay apart is asked of a tiny copy of the architecture, and in a few positions of the model itself.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from seodang.data.pack import pack
 from seodang.model.attention import PACKED, attention
+from seodang.model.isolation import copy_error, packing_error
 from seodang.model.load import is_quantised
-from seodang.model.loss import inputs, model_head_loss, own_head_loss
+from seodang.model.loss import model_head_loss, own_head_loss
 from seodang.types import Pack
 
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of hidden states, relative
-LONGEST_PROBE = 1100  # positions: covers the windows of Gemma 2, 3 without costing seconds
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of logits and losses, relative
+SHORT_PROBE = 16  # positions a row: enough to see a leak, or a head of its own kind
+LONGEST_PROBE = 1100  # positions, where no tiny copy can be made: the window of Gemma 3 without costing many seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,34 +103,19 @@ def choose_engine(
         packed: whether packing is wanted at all.
         compute_dtype: of the products, by autocast over the weights; the trial runs in the weights' own.
     """
-    probes = _probes(model, rows)
     tolerance = TOLERANCE[torch.bfloat16 if is_quantised(model) else model.dtype]  # 4 bits are multiplied as bf16
+    short = _short_probes(rows)
     remarks = []
-    if packed and (error := packing_error(model, probes)) > tolerance:
+    if packed and (error := _leak(model, rows, tolerance)) is not None:
         packed = False
-        remarks.append(
-            f"{type(model).__name__} does not keep packed sequences apart (difference {error:.1e}): one example a row"
-        )
-    own_head = (error := head_error(model, probes[0])) <= tolerance
+        by = f" (difference {error:.1e})" if error < math.inf else ""
+        remarks.append(f"{type(model).__name__} does not keep packed sequences apart{by}: one example a row")
+    own_head = (error := head_error(model, short[0])) <= tolerance
     if not own_head:
         remarks.append(
             f"{type(model).__name__} has a head of its own kind (difference {error:.1e}): its logits are used"
         )
     return Engine(packed=packed, own_head=own_head, compute_dtype=compute_dtype, remarks=tuple(remarks))
-
-
-@torch.no_grad()
-def packing_error(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]]) -> float:
-    """Largest difference of hidden states, packed against each row alone under the model's own attention, relative."""
-    (packed,) = pack(rows, rows, budget=sum(row.size for row in rows))
-    alone = [_hidden(model, pack([rows[member]], [rows[member]], budget=0)[0]) for member in packed.members]
-    expected = torch.cat(alone)
-    try:
-        with attention(model, PACKED):
-            found = _hidden(model, packed)
-    except (RuntimeError, TypeError, ValueError, KeyError):
-        return float("inf")  # an architecture with an attention of its own
-    return float((found - expected).abs().max() / expected.abs().max())
 
 
 @torch.no_grad()
@@ -144,13 +130,22 @@ def head_error(model: PreTrainedModel, row: NDArray[np.int32]) -> float:
     return float((own - theirs).abs() / theirs.abs().clamp_min(1e-12))
 
 
-def _hidden(model: PreTrainedModel, single: Pack) -> Tensor:
-    output: Any = model.base_model(**inputs(single, model.device))
-    hidden: Tensor = output.last_hidden_state[0].float()
-    return hidden
+def _leak(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], tolerance: float) -> float | None:
+    """By how much packed sequences differ, if it is too much: on a tiny copy, and on the model's own modules."""
+    error = copy_error(model)
+    if error is not None and error > TOLERANCE[torch.float32]:
+        return error
+    error = packing_error(model, _window_probes(model, rows) if error is None else _short_probes(rows))
+    return error if error > tolerance else None
 
 
-def _probes(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
+def _short_probes(rows: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
+    """The beginnings of two real rows; of one row twice, if there is no other."""
+    probes = [row[:SHORT_PROBE] for row in rows if row.size > 2]
+    return (probes * 2)[:2]
+
+
+def _window_probes(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
     """Real rows, and one made of them that is longer than the model's attention window."""
     window = getattr(model.config.get_text_config(), "sliding_window", None) or 0
     probes = [row[:LONGEST_PROBE] for row in rows[:3] if row.size > 2]

@@ -1,0 +1,58 @@
+"""Whether sequences in one row stay apart on a model: asked of a tiny copy of its architecture, and of itself.
+
+Most architectures of transformers run packed rows exactly; a few are silently wrong (state that leaks from one
+sequence into the next, attention chunks that never reach the attention function). None is known by name here.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from seodang.data.pack import pack
+from seodang.errors import SeodangError
+from seodang.model.attention import PACKED, attention
+from seodang.model.loss import inputs
+from seodang.model.quiet import quiet
+from seodang.model.tiny_copy import VOCABULARY, WINDOW, tiny_copies
+from seodang.types import Pack
+
+_COPY_ROWS = (3 * WINDOW, 5 * WINDOW, WINDOW + 3)  # positions: several windows, and no multiple of one
+
+
+def copy_error(model: PreTrainedModel) -> float | None:
+    """`packing_error` of a tiny random copy of the architecture, with rows longer than its windows and chunks.
+
+    None: no copy of it can be built that runs.
+    """
+    draw = np.random.default_rng(0)
+    rows = [draw.integers(3, VOCABULARY, length).astype(np.int32) for length in _COPY_ROWS]
+    with quiet():
+        for copy in tiny_copies(model):
+            try:
+                return packing_error(copy, rows)
+            except Exception:  # a row alone: widths that the architecture cannot have may show only now
+                continue
+    return None
+
+
+@torch.no_grad()
+def packing_error(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]]) -> float:
+    """Largest difference of logits, packed against each row alone under the model's own attention, relative."""
+    (packed,) = pack(rows, rows, budget=sum(row.size for row in rows))
+    alone = [_logits(model, pack([rows[member]], [rows[member]], budget=0)[0]) for member in packed.members]
+    expected = torch.cat(alone)
+    try:
+        with attention(model, PACKED):
+            found = _logits(model, packed)
+    except (AttributeError, KeyError, RuntimeError, SeodangError, TypeError, ValueError):
+        return float("inf")  # an architecture with an attention of its own
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def _logits(model: PreTrainedModel, single: Pack) -> Tensor:
+    logits: Tensor = model(**inputs(single, model.device)).logits[0].float()
+    return logits
