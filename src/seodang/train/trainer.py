@@ -111,7 +111,8 @@ def train(
         callbacks: transformers' own, from the Python API.
 
     Raises:
-        RunError: the loss became NaN or infinite.
+        RunError: the loss became NaN or infinite; or the run goes on with sharded weights and was begun without, or
+            the other way round.
         ResourceError: out of memory.
     """
     plan = Plan(num_rows=len(rows), examples_per_step=settings.examples_per_step, seed=settings.seed)
@@ -123,12 +124,10 @@ def train(
         data_collator=_only_item,
         callbacks=list(callbacks),
     )
+    if setup.resume_from:
+        _refuse_other_sharding(setup.resume_from, trainer.is_fsdp_enabled)
     trainer.remove_callback(PrinterCallback)
-    trainer.measure, trainer.chosen_loss, trainer.on_event = (
-        measure,
-        chosen_loss,
-        on_event,
-    )
+    trainer.measure, trainer.chosen_loss, trainer.on_event = measure, chosen_loss, on_event
     trainer.where_rows = lambda step: _row_names(rows, step)
     if settings.early_stopping and chosen_loss:
         stopping = settings.early_stopping
@@ -215,12 +214,30 @@ def _arguments(
         train_sampling_strategy="sequential",  # the plan shuffles
         remove_unused_columns=False,
         ddp_broadcast_buffers=False,
+        ddp_find_unused_parameters=_may_idle(unwrapped(model)),
         dataloader_pin_memory=False,
         report_to="none",
         disable_tqdm=True,
         log_level="error",
         seed=settings.seed,
     )
+
+
+def _refuse_other_sharding(checkpoint: Path, is_sharded: bool) -> None:
+    was_sharded = not (checkpoint / "optimizer.pt").is_file()  # FSDP2 writes its states in another form
+    if was_sharded != is_sharded:
+        raise RunError(
+            f"this run was begun {'with' if was_sharded else 'without'} FSDP2",
+            where=str(checkpoint),
+            mend=f"resume it {'with' if was_sharded else 'without'} FSDP2, on any number of processes",
+        )
+
+
+def _may_idle(model: PreTrainedModel) -> bool:
+    """Whether some weights may take no part in a pack: experts, or parts that read something else than text."""
+    used = {*model.get_decoder().parameters(), *model.get_output_embeddings().parameters()}
+    experts = any("expert" in key for key in model.config.get_text_config().to_dict())
+    return experts or any(p.requires_grad and p not in used for p in model.parameters())
 
 
 def _only_item(items: list[Step]) -> Step:
