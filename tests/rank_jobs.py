@@ -1,13 +1,13 @@
 """Training as each of several ranks does it: what tests/test_ranks.py runs in one process and in two.
 
-    python rank_jobs.py ddp|fsdp|line FOLDER
+python rank_jobs.py ddp|fsdp|command FOLDER
 """
 
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ import torch
 from accelerate.state import AcceleratorState, DistributedType, PartialState
 from datasets import Dataset
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 
 import seodang
+from seodang.cli import main
 from seodang.model import ranks
 from seodang.model.engine import choose_engine
 from seodang.model.evaluate import evaluate
@@ -44,10 +45,16 @@ def rows_of(count: int, seed: int) -> Dataset:
 
 
 def run_training(
-    folder: Path, *, on_event: Callable[[dict[str, Any]], None] = lambda _: None, kind: str = "gemma3", tied: bool = True
+    folder: Path,
+    *,
+    on_event: Callable[[dict[str, Any]], None] = lambda _: None,
+    kind: str = "gemma3",
+    tied: bool = True,
+    device: str = "cpu",
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Train a tiny model, or go on where a checkpoint is; the model, and what is to be compared."""
-    model = make_model(make_config(kind, tie_word_embeddings=tied))
+    model = make_model(make_config(kind, tie_word_embeddings=tied)).to(device)
     rows, tests = rows_of(NUM_ROWS, 0), {"medical": rows_of(5, 1)}
     engine = choose_engine(model, [np.array(row, dtype=np.int32) for row in rows[:2]["input_ids"]])
     run = Run(folder=folder)
@@ -69,6 +76,7 @@ def run_training(
         measure=lambda: evaluate(model, engine, tests, pack_tokens=64),
         chosen_loss=lambda metrics: metrics["medical"].loss,
         on_event=record,
+        callbacks=callbacks,
     )
     return model, {
         "losses": losses,
@@ -91,7 +99,7 @@ def interrupted(folder: Path, *, rank: int) -> dict[str, Any]:
 
 
 def ddp(folder: Path) -> dict[str, Any]:
-    """What two ranks do that hold all weights each; `one` was begun by a single process."""
+    """Two ranks that hold all weights each: a whole training, one that is interrupted, one that a single one began."""
     return {
         "unbroken": run_training(folder / "unbroken")[1],
         "two": interrupted(folder / "two", rank=1),
@@ -100,20 +108,48 @@ def ddp(folder: Path) -> dict[str, Any]:
 
 
 def fsdp(folder: Path) -> dict[str, Any]:
-    """What two ranks do that share the weights, tied with the head or not."""
+    """Two ranks that share the weights, tied with the head or not; and the whole line, with questions amid it."""
     found: dict[str, Any] = {}
-    for kind, tied in (("gemma3", True), ("llama", False)):
-        with sharded_on_cpu():
-            model, found[kind] = run_training(folder / kind, kind=kind, tied=tied)
-        found[kind]["are_sharded"] = all(isinstance(parameter, DTensor) for parameter in model.parameters())
-    return found
-
-
-def line(folder: Path) -> dict[str, Any]:
-    """The whole line, with weights that two ranks share in training, and questions amid it."""
     with sharded_on_cpu():
-        run = seodang.tune(seodang.load_recipe(folder / "recipe.yaml", ["train.ask_every=3"]), out=folder / "run")
-    return {"files": sorted(path.name for path in run.folder.iterdir())}
+        for kind, tied in (("gemma3", True), ("llama", False)):
+            model, found[kind] = run_training(folder / kind, kind=kind, tied=tied)
+            found[kind]["are_sharded"] = all(isinstance(parameter, DTensor) for parameter in model.parameters())
+        recipe = seodang.load_recipe(folder / "recipe.yaml", ["train.ask_every=3"])
+        run = seodang.tune(recipe, out=folder / "run")
+    return {**found, "run": str(run.folder)}
+
+
+def command(folder: Path) -> dict[str, Any]:
+    """The command line, twice the same: the second time the folder is in the way."""
+    codes: list[int] = []
+    with written_under(folder / "run") as written:
+        for _ in range(2):
+            with patch.object(
+                sys, "argv", ["seodang", "tune", str(folder / "recipe.yaml"), "--out", str(folder / "run")]
+            ):
+                try:
+                    main()
+                except SystemExit as ended:
+                    codes.append(int(ended.code or 0))
+    return {"codes": codes, "written": written}
+
+
+@contextmanager
+def written_under(folder: Path) -> Iterator[list[str]]:
+    """What Python opens for writing, makes or renames below a folder."""
+    written: list[str] = []
+    is_watching = True
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        opens = event == "open" and isinstance(arguments[1], str) and not arguments[1].startswith("r")
+        if is_watching and (opens or event in ("os.mkdir", "os.rename")) and str(arguments[0]).startswith(str(folder)):
+            written.append(str(arguments[0]))
+
+    sys.addaudithook(watch)  # it stays until the process ends
+    try:
+        yield written
+    finally:
+        is_watching = False
 
 
 @contextmanager
@@ -138,7 +174,8 @@ def _whole(parameter: torch.Tensor) -> torch.Tensor:
 
 if __name__ == "__main__":
     job, where = sys.argv[1], Path(sys.argv[2])
-    ranks.join("cpu")
-    told = {"ddp": ddp, "fsdp": fsdp, "line": line}[job](where)
-    (where / f"{job}.{ranks.rank()}.json").write_text(json.dumps(told), encoding="utf-8")
+    if job != "command":
+        ranks.join("cpu")
+    told = {"ddp": ddp, "fsdp": fsdp, "command": command}[job](where)
+    (where / f"{job}.{os.environ['RANK']}.json").write_text(json.dumps(told), encoding="utf-8")
     ranks.leave()

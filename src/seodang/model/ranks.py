@@ -66,6 +66,9 @@ def join(device: str) -> None:
     if _joined or not _launched():
         return
     _refuse_launch(device)
+    if wants_sharding():  # each rank measures the base before the weights are spread: it must not hold them empty
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+        os.environ.setdefault("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP")
     import torch
     from torch import distributed
 
@@ -181,7 +184,11 @@ def is_sharded(model: "torch.nn.Module") -> bool:
 
 def wants_sharding() -> bool:
     """Whether accelerate was configured to shard."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    return _is_set("ACCELERATE_USE_FSDP")
+
+
+def _is_set(flag: str) -> bool:
+    return os.environ.get(flag, "false").lower() == "true"
 
 
 def _launched() -> bool:
@@ -191,10 +198,13 @@ def _launched() -> bool:
 
 def _refuse_launch(device: str) -> None:
     version = os.environ.get("FSDP_VERSION", "1")
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+    if _is_set("ACCELERATE_USE_DEEPSPEED"):
         raise ResourceError("DeepSpeed is not used", where="accelerate", mend="launch with FSDP2, or with plain DDP")
     if wants_sharding() and version != "2":
         raise ResourceError(f"FSDP {version} is not used", where="accelerate", mend="launch with fsdp_version: 2")
+    if wants_sharding() and _is_set("FSDP_OFFLOAD_PARAMS"):
+        what = "weights are not kept in main memory while a GPU trains them"
+        raise ResourceError(what, where="accelerate", mend="launch with fsdp_offload_params: false")
     if ":" in device or device == "mps":
         what = f"{device} is one device, and several processes were launched"
         raise ResourceError(what, where="model.device", mend="use auto, cuda or cpu: each process takes its own")
