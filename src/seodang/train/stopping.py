@@ -31,7 +31,7 @@ class Interrupt(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        self.asked = any(ranks.exchange(self.asked))
+        self.asked = ranks.is_any(self.asked)
         if self.asked:
             control.should_training_stop = control.should_save = True
         return control

@@ -214,7 +214,7 @@ def _arguments(
         train_sampling_strategy="sequential",  # the plan shuffles
         remove_unused_columns=False,
         ddp_broadcast_buffers=False,
-        ddp_find_unused_parameters=_may_idle(unwrapped(model)),
+        ddp_find_unused_parameters=_may_idle(unwrapped(model)) if ranks.world() > 1 else None,
         dataloader_pin_memory=False,
         report_to="none",
         disable_tqdm=True,
@@ -235,7 +235,8 @@ def _refuse_other_sharding(checkpoint: Path, is_sharded: bool) -> None:
 
 def _may_idle(model: PreTrainedModel) -> bool:
     """Whether some weights may take no part in a pack: experts, or parts that read something else than text."""
-    used = {*model.get_decoder().parameters(), *model.get_output_embeddings().parameters()}
+    parts = (model.get_decoder(), model.get_output_embeddings())
+    used = {parameter for part in parts if part is not None for parameter in part.parameters()}
     experts = any("expert" in key for key in model.config.get_text_config().to_dict())
     return experts or any(p.requires_grad and p not in used for p in model.parameters())
 
@@ -284,6 +285,13 @@ class _StepTrainer(Trainer):
     ) -> tuple[list[Step], None]:
         """One step; its tokens are counted already."""
         return [next(epoch_iterator)], None
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        """Gradients live in the buckets that DDP exchanges, not beside them."""
+        arguments: dict[str, Any] = super()._build_accelerator_args(**kwargs)
+        for handler in arguments["kwargs_handlers"]:
+            handler.gradient_as_bucket_view = True
+        return arguments
 
     def floating_point_ops(self, inputs: Step) -> int:
         if self._parameters is None:  # counted once: it walks through the whole model
@@ -338,7 +346,8 @@ class _StepTrainer(Trainer):
         if best := self.state.best_global_step:
             self.state.best_model_checkpoint = str(folder / f"checkpoint-{best}")
         self.store_flos()
-        self.save_model(str(aside), _internal_call=True)
+        if not self.is_fsdp_enabled:  # there the weights are saved with the optimizer's states
+            self.save_model(str(aside), _internal_call=True)
         self._save_optimizer_and_scheduler(str(aside))
         self._save_scaler(str(aside))
         self._save_rng_state(str(aside))
