@@ -11,7 +11,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "seodang"
 FLOORS = {
     "types": 0, "errors": 0, "recipe": 1,
     "data": 2, "model": 3, "train": 4, "check": 4, "proof": 4, "show": 5,
-    "desk": 6, "steps": 7, "pipeline": 8, "cli": 9,
+    "desk": 6, "steps": 7, "pipeline": 8, "cli": 9, "__main__": 10,
 }  # fmt: skip
 MODULES = sorted(path for path in SOURCE.rglob("*.py"))
 

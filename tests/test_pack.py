@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from seodang.data.pack import Plan, best_fit, pack, pack_step, positions
+from seodang.data.pack import EMPTY, Plan, best_fit, deal, pack, pack_step, positions
 from seodang.types import IGNORED
 
 
@@ -71,3 +71,29 @@ def test_a_step_counts_the_same_supervised_tokens_however_it_is_packed(budget: i
     step = pack_step([4, 2, 9], [i for i, _ in rows], [x for _, x in rows], budget=budget)
     assert step.supervised == (12 - 4) + (5 - 4) + (9 - 4)
     assert step.rows == (4, 2, 9)
+
+
+def test_rows_are_dealt_to_ranks_by_tokens() -> None:
+    """Every row goes to one rank, and no rank has more tokens than another by more than the shortest of its rows."""
+    lengths = np.random.default_rng(0).integers(1, 400, 64).tolist()
+    shares = deal(lengths, 4)
+    assert sorted(index for share in shares for index in share) == list(range(64))
+    tokens = [sum(lengths[index] for index in share) for share in shares]
+    assert max(tokens) - min(tokens) <= min(lengths[index] for index in shares[tokens.index(max(tokens))])
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 7])
+def test_all_ranks_get_the_same_number_of_packs(num_rows: int) -> None:
+    """Where a rank has fewer packs it gets empty ones; together the ranks supervise what one process would."""
+    rows = [_row(length, 3) for length in (40, 12, 5, 9, 30, 7, 8)[:num_rows]]
+    ids, labels = [ids for ids, _ in rows], [labels for _, labels in rows]
+    whole = pack_step(range(num_rows), ids, labels, budget=20)
+    steps = [pack_step(range(num_rows), ids, labels, budget=20, share=(rank, 3)) for rank in range(3)]
+    assert len({len(step.packs) for step in steps}) == 1
+    assert {(step.supervised, step.tokens, step.rows) for step in steps} == {
+        (whole.supervised, whole.tokens, whole.rows)
+    }
+    assert sorted(m for step in steps for p in step.packs for m in p.members) == list(range(num_rows))
+    supervised = sum(int((p.targets != IGNORED).sum()) for step in steps for p in step.packs)
+    assert supervised == whole.supervised == sum(int((p.targets != IGNORED).sum()) for p in whole.packs)
+    assert all(p is EMPTY for step in steps for p in step.packs if not p.members)

@@ -10,6 +10,7 @@ import typer
 
 from seodang import __version__
 from seodang.errors import ResourceError, SeodangError
+from seodang.model import ranks
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -127,7 +128,9 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's fold
 def _refuse(error: SeodangError) -> NoReturn:
     from seodang.show.terminal import show_error
 
-    show_error(error)
+    with ranks.ending(error) as is_told_here:
+        if is_told_here:
+            show_error(error)
     sys.exit(error.exit_code)
 
 
@@ -173,6 +176,8 @@ def main() -> None:
         what = (error.strerror or str(error)).lower()
         _refuse(ResourceError(what, where=str(error.filename or "disk"), mend=f"{mend}; a run goes on with --resume"))
     except SystemExit as ended:
-        if ended.code == 130:  # Ctrl-C, which typer ends without a word
+        if not ended.code:
+            ranks.leave()
+        if ended.code == 130 and ranks.is_main():  # Ctrl-C, which typer ends without a word
             typer.echo("interrupted", err=True)
         raise

@@ -16,6 +16,7 @@ An error says *where* (file:row or recipe key), *what*, and *the mend*.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class SeodangError(Exception):
@@ -27,6 +28,10 @@ class SeodangError(Exception):
         self.what, self.where, self.mend = what, where, mend
         head = f"{where}: {what}" if where else what
         super().__init__(f"{head}\n  → {mend}" if mend else head)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Told from process to process unchanged: `__init__` would take the whole sentence for `what`."""
+        return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 class RecipeError(SeodangError):

@@ -5,7 +5,8 @@
     recipe → sources → convert → split → audit → render → mask → mix → pack → train → prove → report
 
 Split comes before mix, so that repeating a source cannot leak across splits; rendering comes before mix, because
-shares are shares of tokens. Each step hands back what it kept, dropped and changed.
+shares are shares of tokens. Each step hands back what it kept, dropped and changed. Several processes (torchrun) walk
+down the line together: `ranks` says who goes first, who writes, and what all wait for.
 """
 
 from collections.abc import Sequence
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING
 from seodang.data.prepare import Prepared
 from seodang.desk import load_base, make_engine, refuse_adapter, refuse_findings, set_up, show_data
 from seodang.errors import RunError
+from seodang.model import ranks
 from seodang.recipe import Recipe, Template, load_recipe
-from seodang.show import record, terminal
-from seodang.steps import check_room, finish, measure, measure_base, phase, record_proof, train_model
-from seodang.train.run import Run, begin, open_run
+from seodang.show import terminal
+from seodang.steps import begin_run, check_room, finish, measure, measure_base, phase, record_proof, train_model
+from seodang.train.run import Run, open_run
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -38,27 +40,30 @@ def tune(
         SeodangError: the user's mistake, with the mend; what had begun to be measured can be resumed.
         KeyboardInterrupt: training was stopped by Ctrl-C, and a checkpoint saved.
     """
-    run = open_run(out or Path("runs") / recipe.name, recipe, resume=resume)
+    ranks.join(recipe.model.device)
+    with ranks.agreed():
+        run = open_run(out or Path("runs") / recipe.name, recipe, resume=resume)
     clock: dict[str, float] = {}
-    with phase(clock, "prepare"):
+    with phase(clock, "prepare"), ranks.main_first():
         refuse_adapter(recipe)
         desk = set_up(recipe)
         show_data(desk)
         refuse_findings(desk)
-    with phase(clock, "load"):
+    with phase(clock, "load"), ranks.agreed():
         model = load_base(desk, four_bit=desk.is_four_bit)
         check_room(run, desk, model)
         engine = make_engine(desk, model)
-    begin(run, recipe, resume=resume)
-    record.record_data(run, desk.recipe, desk.placement, desk.template, desk.prepared)
+    begin_run(run, recipe, desk, resume=resume)
     with phase(clock, "before"):
         before = measure_base(run, desk, model, engine)
     with phase(clock, "train"):
-        train_model(run, desk, model, engine, callbacks)
+        model = train_model(run, desk, model, engine, callbacks)
     with phase(clock, "after"):
         after = measure(desk, model, engine, "tuned")
-    record_proof(run, desk, before, after, base=recipe.model.path, tuned=str(run.model))
-    finish(run, desk, model, clock)
+    with ranks.agreed():
+        if ranks.is_main():
+            record_proof(run, desk, before, after, base=recipe.model.path, tuned=str(run.model))
+            finish(run, desk, model, clock)
     return run
 
 
@@ -106,13 +111,16 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> Prepared:
         GateError: something in the data must not be trained on.
         SeodangError: the user's mistake, with the mend.
     """
-    run = open_run(out, recipe, resume=False) if out else None
-    desk = set_up(recipe)
-    show_data(desk)
+    ranks.join(recipe.model.device)
+    with ranks.agreed():
+        run = open_run(out, recipe, resume=False) if out else None
+    with ranks.main_first():
+        desk = set_up(recipe)
+        show_data(desk)
     if run:
-        begin(run, recipe)
-        record.record_data(run, desk.recipe, desk.placement, desk.template, desk.prepared)
-    refuse_findings(desk)
+        begin_run(run, recipe, desk)
+    with ranks.agreed():
+        refuse_findings(desk)
     return desk.prepared
 
 
@@ -148,24 +156,27 @@ def prove(
     asked = wanted.model_copy(
         update={"model": wanted.model.model_copy(update={"path": model_path}), "template": Template()}
     )
-    run = (
-        trained if is_run and not out else open_run(out or Path("runs") / f"{wanted.name}-proof", wanted, resume=False)
-    )
+    ranks.join(asked.model.device)
+    with ranks.agreed():
+        folder = out or Path("runs") / f"{wanted.name}-proof"
+        run = trained if is_run and not out else open_run(folder, wanted, resume=False)
     clock: dict[str, float] = {}
-    with phase(clock, "prepare"):
+    with phase(clock, "prepare"), ranks.main_first():
         desk = set_up(asked)
         show_data(desk)
-        if run is not trained:
-            begin(run, wanted)
-            record.record_data(run, desk.recipe, desk.placement, desk.template, desk.prepared)
+    if run is not trained:
+        begin_run(run, wanted, desk)
     measured = []
     for path, name in ((base_path, "base"), (model_path, "tuned")):
         with phase(clock, name):
-            model = load_base(desk, asked.model.model_copy(update={"path": path}))
+            with ranks.agreed():
+                model = load_base(desk, asked.model.model_copy(update={"path": path}))
             measured.append(measure(desk, model, make_engine(desk, model), "base" if name == "base" else "tuned"))
     before, after = measured
-    record_proof(run, desk, before, after, base=base_path, tuned=model_path)
-    finish(run, desk, model, clock)
+    with ranks.agreed():
+        if ranks.is_main():
+            record_proof(run, desk, before, after, base=base_path, tuned=model_path)
+            finish(run, desk, model, clock)
     return run
 
 

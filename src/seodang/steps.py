@@ -1,16 +1,20 @@
-"""What the line does with a model: measure it, train it, measure it again, and write down what changed."""
+"""What the line does with a model: measure it, train it, measure it again, and write down what changed.
+
+All ranks take part; what is written, the main rank writes.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from seodang.data.render import parse_tools
-from seodang.desk import Desk
-from seodang.recipe import Ask
+from seodang.desk import Desk, load_base
+from seodang.model import ranks
+from seodang.recipe import Ask, Generate, Recipe
 from seodang.show import live, record, terminal
-from seodang.train.run import Run
+from seodang.train.run import Run, begin
 from seodang.types import Answer, Metric
 
 if TYPE_CHECKING:
@@ -28,6 +32,16 @@ class Measured:
 
     metrics: Mapping[str, Metric]  # source → loss on its holdout
     answers: Sequence[Answer]
+
+
+def begin_run(run: Run, recipe: Recipe, desk: Desk, *, resume: bool = False) -> None:
+    """Make the run's folder, and write down what is known before training."""
+    with ranks.agreed():
+        if ranks.is_main():
+            begin(run, recipe, resume=resume)
+            record.record_data(run, desk.recipe, desk.placement, desk.template, desk.prepared)
+    with ranks.agreed():
+        ranks.wait_for(run.folder / "manifest.json")
 
 
 def check_room(run: Run, desk: Desk, model: "PreTrainedModel") -> None:
@@ -79,23 +93,28 @@ def answers_of(
     asked: "Sequence[Question]",
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Answer]:
-    """One model's answers, in the order of the questions."""
-    from seodang.model.generate import generate
+    """One model's answers, in the order of the questions; the ranks share them."""
+    from seodang.model.generate import Completion, generate
     from seodang.proof.ask import answer
 
-    tokenizer = desk.tokenizer
-    return answer(
-        asked,
-        name,
-        lambda prompts, settings: generate(
-            model,
-            tokenizer,
-            [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts],
-            settings,
-            turn_end_id=desk.template.turn_end_id,
-            on_progress=on_progress,
-        ),
-    )
+    tokenizer, is_sharded = desk.tokenizer, ranks.is_sharded(model)
+
+    def answered(prompts: Sequence[str], settings: Generate) -> list[Completion]:
+        def some(indices: Sequence[int]) -> list[Completion]:
+            return generate(
+                model,
+                tokenizer,
+                [tokenizer(prompts[index], add_special_tokens=False)["input_ids"] for index in indices],
+                settings,
+                turn_end_id=desk.template.turn_end_id,
+                streams=indices,
+                on_progress=on_progress and (lambda done: on_progress(done * (1 if is_sharded else ranks.world()))),
+            )
+
+        # a model whose weights are spread is run by all ranks at once
+        return some(range(len(prompts))) if is_sharded else ranks.spread(len(prompts), some)
+
+    return answer(asked, name, answered)
 
 
 def measure_base(run: Run, desk: Desk, model: "PreTrainedModel", engine: "Engine") -> Measured:
@@ -103,19 +122,23 @@ def measure_base(run: Run, desk: Desk, model: "PreTrainedModel", engine: "Engine
     from seodang.train.choice import best_loss
     from seodang.train.metrics import evaluation_event
 
-    if stored := record.read_base(run):
+    with ranks.agreed():  # before one of them writes it
+        stored = record.read_base(run)
+    if stored:
         return Measured(metrics=stored[0], answers=stored[1])
     found = measure(desk, model, engine, "base")
     loss = best_loss(desk.recipe, found.metrics)
     event = evaluation_event(found.metrics, loss(found.metrics) if loss else None, step=0, epoch=0.0)
-    record.record_base(run, found.metrics, found.answers, event)
+    with ranks.agreed():
+        if ranks.is_main():
+            record.record_base(run, found.metrics, found.answers, event)
     return found
 
 
 def train_model(
     run: Run, desk: Desk, model: "PreTrainedModel", engine: "Engine", callbacks: "Sequence[TrainerCallback]"
-) -> None:
-    """Train, and save the best model; what was trained before a kill is read instead."""
+) -> "PreTrainedModel":
+    """Train, save the best model and return it; what was trained before a kill is read instead."""
     from seodang.model.evaluate import evaluate
     from seodang.train.adapter import add_adapter
     from seodang.train.asking import Asking
@@ -125,17 +148,18 @@ def train_model(
 
     if run.is_trained:
         load_tuned(run, desk, model)
-        return
+        return model
     settings, rows, tests = desk.recipe.train, desk.prepared.rows["train"], desk.prepared.tests
     adapter = settings.adapter
     trainee = add_adapter(model, adapter, desk.new_tokens, seed=settings.seed) if adapter else model
     setup = make_setup(run, settings, trainee, engine, num_rows=len(rows), pack_tokens=desk.pack_tokens)
     for remark in setup.remarks:
         live.show_note(remark)
-    with live.training(setup.total_steps) as show, MetricsLog(run) as log:
+    with live.training(setup.total_steps) as show, MetricsLog(run) if ranks.is_main() else nullcontext() as log:
 
         def tell(event: Event) -> None:
-            show(log(event))
+            if log:
+                show(log(event))
 
         asking = [Asking(settings.ask_every, ask_again(desk, model), tell)] if settings.ask_every else []
         trained = train(
@@ -151,8 +175,24 @@ def train_model(
     if trained.stopped:
         live.show_note(f"stopped after step {trained.steps} of {setup.total_steps}; go on with --resume")
         raise KeyboardInterrupt
-    run.write_json("training.json", {"best_step": trained.best_step, "best_by": settings.best_by})
+    if ranks.is_sharded(model):
+        trainee = model = make_whole(desk, model)
+    with ranks.agreed():
+        if ranks.is_main():
+            run.write_json("training.json", {"best_step": trained.best_step, "best_by": settings.best_by})
     save_tuned(run, desk, trainee)
+    return model
+
+
+def make_whole(desk: Desk, sharded: "PreTrainedModel") -> "PreTrainedModel":
+    """A model whose weights FSDP2 spread over the ranks, whole on each of them."""
+    import torch
+
+    whole = load_base(desk)
+    with torch.no_grad():
+        for name, parameter in sharded.named_parameters():
+            whole.get_parameter(name).copy_(parameter.full_tensor())
+    return whole
 
 
 def ask_again(desk: Desk, model: "PreTrainedModel") -> Callable[[], list[dict[str, Any]]]:
@@ -167,10 +207,14 @@ def save_tuned(run: Run, desk: Desk, trainee: "PreTrainedModel | PeftModel") -> 
     from seodang.model.load import save_model
     from seodang.train.adapter import merge, save_adapter
 
-    if desk.recipe.train.adapter:
-        save_adapter(trainee, run.adapter)
-        trainee = merge(trainee, run.adapter)
-    save_model(trainee, desk.tokenizer, run.model, turn_end_id=desk.template.turn_end_id)
+    with ranks.agreed():
+        if desk.recipe.train.adapter and ranks.is_main():
+            save_adapter(trainee, run.adapter)
+    with ranks.agreed():
+        if desk.recipe.train.adapter and (ranks.is_main() or not desk.is_four_bit):
+            trainee = merge(trainee, run.adapter)
+        if ranks.is_main():
+            save_model(trainee, desk.tokenizer, run.model, turn_end_id=desk.template.turn_end_id)
 
 
 def load_tuned(run: Run, desk: Desk, model: "PreTrainedModel") -> None:

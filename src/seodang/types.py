@@ -81,7 +81,7 @@ class Step:
 
     packs: tuple[Pack, ...]
     supervised: int  # supervised tokens of the whole step, over all ranks: the loss's denominator
-    tokens: int  # positions of the whole step
+    tokens: int  # positions of the whole step, over all ranks
     rows: tuple[int, ...]  # indices into the training set
 
 

@@ -1,7 +1,7 @@
 """Rows of one optimizer step → packs. Knows lengths and ids, no model and no device.
 
 Packing never moves an example to another step: a packed run takes the same examples in each step as a padded one,
-so their losses can be compared step by step.
+so their losses can be compared step by step. Nor do several ranks: each takes its share of a step's examples.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seodang.types import IGNORED, Pack, Step
+
+# a pack in which nothing is supervised: its loss and its gradients are 0
+EMPTY = Pack(
+    input_ids=np.zeros(1, dtype=np.int64),
+    targets=np.full(1, IGNORED, dtype=np.int64),
+    position_ids=np.zeros(1, dtype=np.int64),
+    cu_seqlens=np.array([0, 1], dtype=np.int32),
+    members=(),
+)
 
 
 def positions(labels: NDArray[np.int32]) -> int:
@@ -35,19 +44,40 @@ def best_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return [members for _, members in bins]
 
 
+def deal(lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """Indices that each rank takes: the longest first, each to the rank that has the fewest tokens so far."""
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    tokens = [0] * ranks
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        rank = tokens.index(min(tokens))
+        shares[rank].append(index)
+        tokens[rank] += lengths[index]
+    return [sorted(share) for share in shares]
+
+
 def pack(
-    input_ids: Sequence[NDArray[np.int32]], labels: Sequence[NDArray[np.int32]], *, budget: int
+    input_ids: Sequence[NDArray[np.int32]],
+    labels: Sequence[NDArray[np.int32]],
+    *,
+    budget: int,
+    share: tuple[int, int] = (0, 1),
 ) -> tuple[Pack, ...]:
     """Pack examples into rows of at most `budget` positions (a longer example gets a row of its own).
 
     Args:
         input_ids, labels: one array [tokens] an example; labels unshifted, IGNORED where unsupervised.
         budget: positions a row; 0: one example a row.
+        share: (rank, ranks): only this rank's packs. All ranks get the same number, since those that shard a model
+            meet in every forward pass: where a rank has fewer, EMPTY ones come first.
     """
+    rank, ranks = share
     lengths = [positions(row) for row in labels]
     kept = [index for index, length in enumerate(lengths) if length]
-    bins = best_fit([lengths[index] for index in kept], budget)
-    return tuple(_join(input_ids, labels, lengths, tuple(kept[i] for i in members)) for members in bins)
+    shares = [[kept[i] for i in members] for members in deal([lengths[index] for index in kept], ranks)]
+    bins = [best_fit([lengths[index] for index in members], budget) for members in shares]
+    missing = max(map(len, bins)) - len(bins[rank])
+    own = (_join(input_ids, labels, lengths, tuple(shares[rank][i] for i in members)) for members in bins[rank])
+    return (*[EMPTY] * missing, *own)
 
 
 def _join(
@@ -96,12 +126,12 @@ def pack_step(
     labels: Sequence[NDArray[np.int32]],
     *,
     budget: int,
+    share: tuple[int, int] = (0, 1),
 ) -> Step:
-    """One optimizer step from its rows' ids and labels."""
-    packs = pack(input_ids, labels, budget=budget)
+    """One optimizer step from its rows' ids and labels: a rank's packs, and what all ranks count."""
     return Step(
-        packs=packs,
-        supervised=sum(int((p.targets != IGNORED).sum()) for p in packs),
-        tokens=sum(p.input_ids.size for p in packs),
+        packs=pack(input_ids, labels, budget=budget, share=share),
+        supervised=sum(int((row[1:] != IGNORED).sum()) for row in labels),
+        tokens=sum(map(positions, labels)),
         rows=tuple(int(row) for row in rows),
     )

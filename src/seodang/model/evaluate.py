@@ -1,4 +1,4 @@
-"""Token-weighted loss of a model on held-out rows, a source at a time."""
+"""Token-weighted loss of a model on held-out rows, a source at a time, each rank its share."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,6 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from seodang.data.pack import pack
+from seodang.model import ranks
 from seodang.model.engine import Engine
 from seodang.types import Metric
 
@@ -22,6 +23,8 @@ def evaluate(
     on_rows: Callable[[int], None] | None = None,
 ) -> dict[str, Metric]:
     """Loss of each source: the sum over its supervised tokens, so that it does not depend on batches.
+
+    Several ranks share the rows; all of them get the same numbers.
 
     Args:
         tests: source → prepared rows (`input_ids`, `labels`, `num_bytes`).
@@ -51,9 +54,16 @@ def _evaluate_source(
         ids = [np.asarray(row, dtype=np.int32) for row in part["input_ids"]]
         labels = [np.asarray(row, dtype=np.int32) for row in part["labels"]]
         num_bytes += sum(part["num_bytes"])
-        for packed in pack(ids, labels, budget=budget):
+        for packed in pack(ids, labels, budget=budget, share=(ranks.rank(), ranks.world())):
             total += model(pack=packed).double()
             tokens += int((packed.targets >= 0).sum())
             if on_rows:
-                on_rows(len(packed.members))
-    return Metric(source=source, loss_sum=float(total), tokens=tokens, rows=len(rows), num_bytes=num_bytes)
+                on_rows(len(packed.members) * ranks.world())
+    shares = ranks.exchange((float(total), tokens))
+    return Metric(
+        source=source,
+        loss_sum=sum(loss for loss, _ in shares),
+        tokens=sum(count for _, count in shares),
+        rows=len(rows),
+        num_bytes=num_bytes,
+    )

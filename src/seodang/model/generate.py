@@ -59,6 +59,7 @@ def generate(
     turn_end_id: int,
     stop: Sequence[str] = (),
     template_kwargs: Mapping[str, Any] | None = None,
+    streams: Sequence[int] | None = None,
     batch_tokens: int = _BATCH_TOKENS,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Completion]:
@@ -70,6 +71,7 @@ def generate(
         turn_end_id: ends an answer, as do the ids that end a text for the model.
         stop: texts that end an answer too, and are cut off with what follows.
         template_kwargs: further variables of the chat template, for prompts given as messages.
+        streams: the random stream of each prompt; none: by their order.
         batch_tokens: prompt and answer tokens of one batch.
         on_progress: hears how many more prompts are answered.
 
@@ -80,6 +82,7 @@ def generate(
     """
     ids = [prompt_ids(tokenizer, prompt, template_kwargs) for prompt in prompts]
     _check_context(model, ids, settings)
+    drawn = range(len(ids)) if streams is None else streams
     stops = end_ids(model, turn_end_id)
     most_rows = _MOST_ROWS if model.device.type == "cpu" else len(ids)
     pending = _batches([len(row) for row in ids], settings.max_new_tokens, batch_tokens, most_rows)
@@ -88,7 +91,7 @@ def generate(
         batch = pending.pop(0)
         try:
             rows = [ids[index] for index in batch]
-            found = _run(model, tokenizer, rows, settings, stops, streams=batch, stop=stop)
+            found = _run(model, tokenizer, rows, settings, stops, streams=[drawn[index] for index in batch], stop=stop)
         except torch.OutOfMemoryError as error:
             if len(batch) == 1:
                 mend = "a smaller max_new_tokens, or a smaller model"

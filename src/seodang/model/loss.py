@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -49,8 +50,8 @@ def model_head_loss(model: PreTrainedModel, pack: Pack, forward: Callable[..., A
 def inputs(pack: Pack, device: torch.device) -> dict[str, Any]:
     """What a model takes of a pack: ids and positions [1, T], and the lengths for the packed attention."""
     return {
-        "input_ids": torch.from_numpy(pack.input_ids).unsqueeze(0).to(device, non_blocking=True),
-        "position_ids": torch.from_numpy(pack.position_ids).unsqueeze(0).to(device, non_blocking=True),
+        "input_ids": _on(device, pack.input_ids).unsqueeze(0),
+        "position_ids": _on(device, pack.position_ids).unsqueeze(0),
         "seq_lens": tuple(int(n) for n in np.diff(pack.cu_seqlens)),
         "use_cache": False,
     }
@@ -59,10 +60,15 @@ def inputs(pack: Pack, device: torch.device) -> dict[str, Any]:
 def supervised_targets(pack: Pack, device: torch.device) -> tuple[Tensor, Tensor]:
     """(positions [S], targets [S]), found on the host: no synchronisation with the device."""
     supervised = np.flatnonzero(pack.targets != IGNORED)
-    return (
-        torch.from_numpy(supervised).to(device, non_blocking=True),
-        torch.from_numpy(pack.targets[supervised]).to(device, non_blocking=True),
-    )
+    return _on(device, supervised), _on(device, pack.targets[supervised])
+
+
+def _on(device: torch.device, array: NDArray[np.int64]) -> Tensor:
+    """An array on the device; on CUDA by way of pinned memory, since a copy from any other waits for the GPU."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def _scaling(config: Any) -> tuple[float | None, float]:

@@ -9,6 +9,7 @@ import torch
 
 from seodang import recipe
 from seodang.errors import ResourceError
+from seodang.model import ranks
 
 _FAST = 1.5  # how many times faster bf16 has to be than fp32: below that its rounding buys nothing
 _SIZES = (128, 384)  # of the products; small first, because a CPU without bf16 takes up to 200 times as long
@@ -43,7 +44,7 @@ def choose_placement(spec: recipe.Model, *, frozen: bool = False) -> Placement:
         dtype=dtype,
         compute_dtype=compute,
         attention="packed" if packed else "padded",
-        reasons=(where, why, f"Attention: {how}."),
+        reasons=(where, why, f"Attention: {how}.", *_processes()),
     )
 
 
@@ -65,6 +66,11 @@ def _device(asked: str) -> tuple[str, str]:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ResourceError("mps was asked for, and there is no Apple GPU", where="model.device", mend="use auto")
     return asked, f"Device: {asked}, as asked."
+
+
+def _processes() -> tuple[str, ...]:
+    several = f"Processes: {ranks.world()} share the rows of every step."
+    return (several,) if ranks.world() > 1 else ()
 
 
 def _own_rank(device: str) -> str:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from seodang.data.template import ChatTemplate
 from seodang.errors import SeodangError
+from seodang.model.ranks import is_main
 from seodang.recipe import Part, Recipe
 from seodang.show.verdict import KINDS, Verdict, kinds, verdict
 from seodang.show.wording import MISSING, duration, fold, number, percent, signed_percent, visible, whole
@@ -33,12 +34,14 @@ TONES = {"gained": "green", "same": "", "lost": "red", "broken": "red"}
 SEVERITIES = {"refuse": "bold red", "warn": "yellow", "fixed": "green", "note": "dim"}
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console that takes text literally; without colour where it is no terminal or NO_COLOR is set."""
-    plain = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-    return (
-        plain if plain.is_terminal else Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=WIDTH)
-    )
+def console(*, stderr: bool = False, any_rank: bool = False) -> Console:
+    """A console that takes text literally; without colour where it is no terminal or NO_COLOR is set.
+
+    Of several processes only the main one is heard, unless `any_rank`.
+    """
+    how: dict[str, Any] = {"stderr": stderr, "highlight": False, "markup": False, "emoji": False}
+    plain = Console(**how, quiet=not (any_rank or is_main()))
+    return plain if plain.is_terminal else Console(**how, quiet=plain.quiet, width=WIDTH)
 
 
 def progress() -> Progress:
@@ -56,14 +59,14 @@ def progress() -> Progress:
         TextColumn("[dim]left"),
         console=out,
         transient=True,
-        disable=not out.is_terminal,
+        disable=out.quiet or not out.is_terminal,
     )
 
 
 def show_error(error: SeodangError, *, out: Console | None = None) -> None:
-    """Where, what and the mend, on stderr."""
+    """Where, what and the mend, on stderr, whichever process says it."""
     text = Text().append("error: ", style="bold red").append(visible(str(error)))
-    (out or console(stderr=True)).print(text, soft_wrap=True)
+    (out or console(stderr=True, any_rank=True)).print(text, soft_wrap=True)
 
 
 def show_plan(recipe: Recipe, placement: "Placement | None" = None, *, out: Console | None = None) -> None:

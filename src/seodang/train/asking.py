@@ -21,7 +21,7 @@ class Asking(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        if state.global_step % self.every == 0 and state.is_world_process_zero:
+        if state.global_step % self.every == 0:  # on all ranks: they share the questions
             begun = time.perf_counter()
             answers = [dict(answer) for answer in self.ask()]
             seconds = time.perf_counter() - begun

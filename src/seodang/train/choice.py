@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from importlib.util import find_spec
 
+from seodang.errors import ResourceError
 from seodang.recipe import Recipe, Train
 from seodang.types import Metric
 
@@ -37,6 +38,22 @@ def choose_optimizer(asked: str, device: str) -> tuple[str, str | None]:
         return asked, None
     missing = "bitsandbytes is not installed" if device.startswith("cuda") else f"it needs CUDA, this runs on {device}"
     return "adamw_torch_fused", f"optimizer: fused AdamW instead of {asked}: {missing}"
+
+
+def choose_sharding(settings: Train, device: str, asked: bool) -> str | None:
+    """A sentence if the weights are not spread over the ranks although accelerate was asked to.
+
+    Raises:
+        ResourceError: an adapter is not trained on weights that are spread.
+    """
+    if not asked:
+        return None
+    if not device.startswith("cuda"):
+        return f"sharding: each rank holds all weights (DDP): accelerate has FSDP2 for GPUs only, this runs on {device}"
+    if settings.adapter:
+        what = "an adapter is not trained on weights that FSDP2 spread over the GPUs"
+        raise ResourceError(what, where="train.adapter", mend="launch without FSDP2; qlora takes the least memory")
+    return None
 
 
 def learning_rate_remark(settings: Train) -> str | None:

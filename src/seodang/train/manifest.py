@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from seodang import __version__
+from seodang.model import ranks
 from seodang.recipe import Recipe
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "bitsandbytes", "numpy")
@@ -30,7 +31,7 @@ def manifest(
         "name": recipe.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seodang": __version__,
-        "command": " ".join(["seodang", *sys.argv[1:]]) if Path(sys.argv[0]).name == "seodang" else "",
+        "command": " ".join(["seodang", *sys.argv[1:]]) if _is_command(Path(sys.argv[0])) else "",
         "versions": {
             "python": platform.python_version(),
             **{name: found for name in PACKAGES if (found := _version(name))},
@@ -46,7 +47,7 @@ def manifest(
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, memory and GPUs."""
+    """Processor, memory and GPUs of the main rank's machine, and how many processes share the work."""
     gpus = (
         [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
@@ -55,7 +56,12 @@ def hardware() -> dict[str, Any]:
         "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "gpus": gpus,
+        "processes": ranks.world(),
     }
+
+
+def _is_command(program: Path) -> bool:
+    return program.name == "seodang" or (program.name, program.parent.name) == ("__main__.py", "seodang")
 
 
 def sha256(text: str) -> str:

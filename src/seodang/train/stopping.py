@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from seodang.model import ranks
+
 
 class LastStep(TrainerCallback):
     """Evaluates and saves after the last step too, wherever it falls."""
@@ -21,7 +23,7 @@ class LastStep(TrainerCallback):
 
 
 class Interrupt(TrainerCallback):
-    """Ctrl-C: finish the step, save, stop. A second one stops at once."""
+    """Ctrl-C: finish the step, save, stop, on all ranks if one is asked. A second one stops at once."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -29,6 +31,7 @@ class Interrupt(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
+        self.asked = ranks.is_any(self.asked)
         if self.asked:
             control.should_training_stop = control.should_save = True
         return control

@@ -1,7 +1,8 @@
 """Packs → checkpoints, by transformers' Trainer. The only module that imports it.
 
 One item of the loader is one optimizer step of one rank: a `Step`, a list of packs and the number of supervised
-tokens they share. The loss of a step is the mean over all its supervised tokens, however they are packed.
+tokens that all ranks share. The loss of a step is the mean over all its supervised tokens, however they are packed and
+dealt.
 """
 
 import math
@@ -29,11 +30,12 @@ from transformers.trainer_utils import rotate_checkpoints
 from seodang import recipe
 from seodang.data.pack import Plan, pack_step
 from seodang.errors import ResourceError, RunError
+from seodang.model import ranks
 from seodang.model.allocator import freed_memory_kept
 from seodang.model.engine import Engine
 from seodang.model.quiet import quiet
 from seodang.train.adapter import unwrapped
-from seodang.train.choice import choose_optimizer, learning_rate_remark
+from seodang.train.choice import choose_optimizer, choose_sharding, learning_rate_remark
 from seodang.train.metrics import Event, evaluation_event
 from seodang.train.run import Run
 from seodang.train.stopping import Interrupt, LastStep
@@ -68,22 +70,24 @@ class Setup:
 
 
 class Steps(torch.utils.data.Dataset[Step]):
-    """The optimizer steps of the current epoch."""
+    """The optimizer steps of the current epoch. Item i is step i // ranks of rank i % ranks: so accelerate deals."""
 
     def __init__(self, rows: Dataset, plan: Plan, budget: int) -> None:
         self.rows, self.plan, self.budget, self.epoch = rows.select_columns(["input_ids", "labels"]), plan, budget, 0
+        self.ranks = ranks.world()
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.plan.steps_per_epoch
+        return self.plan.steps_per_epoch * self.ranks
 
-    def __getitem__(self, step: int) -> Step:
+    def __getitem__(self, item: int) -> Step:
+        step, rank = divmod(item, self.ranks)
         indices = self.plan.rows(self.epoch, step)
         part = self.rows[indices]
         ids, labels = ([np.asarray(row, dtype=np.int32) for row in part[key]] for key in ("input_ids", "labels"))
-        return pack_step(indices.tolist(), ids, labels, budget=self.budget)
+        return pack_step(indices.tolist(), ids, labels, budget=self.budget, share=(rank, self.ranks))
 
 
 def train(
@@ -97,18 +101,19 @@ def train(
     on_event: Callable[[Event], None],
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Trained:
-    """Train `model` in place; at the end it holds the weights of the best evaluation.
+    """Train `model` in place; at the end it holds the weights of the best evaluation (under FSDP2, each rank its part).
 
     Args:
         model: all of it is trained, or what an adapter (peft's) added to it; checkpoints hold what is trained.
         rows: prepared rows (`input_ids`, `labels`), in the order in which the first epoch takes them.
-        measure: evaluates the model as it is, source → metric.
+        measure: evaluates the model as it is, source → metric; the same on all ranks.
         chosen_loss: the one loss that picks the best checkpoint; none: the last step is the best.
-        on_event: takes the rows of metrics.jsonl as they happen, and {"event": "save", …}.
+        on_event: takes the rows of metrics.jsonl as they happen, and {"event": "save", …}; all ranks tell them.
         callbacks: transformers' own, from the Python API.
 
     Raises:
-        RunError: the loss became NaN or infinite.
+        RunError: the loss became NaN or infinite; or the run goes on with sharded weights and was begun without, or
+            the other way round.
         ResourceError: out of memory.
     """
     plan = Plan(num_rows=len(rows), examples_per_step=settings.examples_per_step, seed=settings.seed)
@@ -120,6 +125,8 @@ def train(
         data_collator=_only_item,
         callbacks=list(callbacks),
     )
+    if setup.resume_from:
+        _refuse_other_sharding(setup.resume_from, trainer.is_fsdp_enabled)
     trainer.remove_callback(PrinterCallback)
     trainer.measure, trainer.chosen_loss, trainer.on_event = measure, chosen_loss, on_event
     trainer.where_rows = lambda step: _row_names(rows, step)
@@ -156,9 +163,12 @@ def make_setup(
 ) -> Setup:
     """Decide what the recipe leaves open, and find the checkpoint to go on from."""
     optimizer, remark = choose_optimizer(settings.optimizer, model.device.type)
-    remarks = (remark, learning_rate_remark(settings))
+    sharding = choose_sharding(settings, model.device.type, ranks.wants_sharding() and ranks.world() > 1)
+    remarks = (remark, sharding, learning_rate_remark(settings))
     checkpoint = run.last_checkpoint()
-    run.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+    with ranks.agreed():
+        if ranks.is_main():
+            run.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
     steps = total_steps(settings, num_rows)
     return Setup(
         engine=engine,
@@ -209,12 +219,31 @@ def _arguments(
         train_sampling_strategy="sequential",  # the plan shuffles
         remove_unused_columns=False,
         ddp_broadcast_buffers=False,
+        ddp_find_unused_parameters=_may_idle(unwrapped(model)) if ranks.world() > 1 else None,
         dataloader_pin_memory=False,
         report_to="none",
         disable_tqdm=True,
         log_level="error",
         seed=settings.seed,
     )
+
+
+def _refuse_other_sharding(checkpoint: Path, is_sharded: bool) -> None:
+    was_sharded = not (checkpoint / "optimizer.pt").is_file()  # FSDP2 writes its states in another form
+    if was_sharded != is_sharded:
+        raise RunError(
+            f"this run was begun {'with' if was_sharded else 'without'} FSDP2",
+            where=str(checkpoint),
+            mend=f"resume it {'with' if was_sharded else 'without'} FSDP2, on any number of processes",
+        )
+
+
+def _may_idle(model: PreTrainedModel) -> bool:
+    """Whether some weights may take no part in a pack: experts, or parts that read something else than text."""
+    parts = (model.get_decoder(), model.get_output_embeddings())
+    used = {parameter for part in parts if part is not None for parameter in part.parameters()}
+    experts = any("expert" in key for key in model.config.get_text_config().to_dict())
+    return experts or any(p.requires_grad and p not in used for p in model.parameters())
 
 
 def _only_item(items: list[Step]) -> Step:
@@ -237,16 +266,20 @@ class _StepTrainer(Trainer):
     on_event: Callable[[Event], None]
     where_rows: Callable[[Step | None], str]
     _step: Step | None = None
+    _parameters: int | None = None
 
     def training_step(self, model: Any, inputs: Step, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward over the step's packs; gradients are exchanged with the last one."""
+        """Forward and backward over the step's packs.
+
+        Gradients are exchanged with the last one; under FSDP2 with each, so that none is ever held whole.
+        """
         model.train()
         self._step = inputs
         world = self.accelerator.num_processes
         total = torch.zeros((), device=self.args.device)
         for number, pack in enumerate(inputs.packs, 1):
-            last = number == len(inputs.packs)
-            with nullcontext() if last else self.accelerator.no_sync(model):
+            exchanged = number == len(inputs.packs) or self.accelerator.is_fsdp2
+            with nullcontext() if exchanged else self.accelerator.no_sync(model):
                 loss = model(pack=pack, scale=world / inputs.supervised)
                 self.accelerator.backward(loss)
             total += loss.detach()
@@ -258,8 +291,17 @@ class _StepTrainer(Trainer):
         """One step; its tokens are counted already."""
         return [next(epoch_iterator)], None
 
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        """Gradients live in the buckets that DDP exchanges, not beside them."""
+        arguments: dict[str, Any] = super()._build_accelerator_args(**kwargs)
+        for handler in arguments["kwargs_handlers"]:
+            handler.gradient_as_bucket_view = True
+        return arguments
+
     def floating_point_ops(self, inputs: Step) -> int:
-        return 6 * inputs.tokens * int(self.model.num_parameters(exclude_embeddings=True))
+        if self._parameters is None:  # counted once: it walks through the whole model
+            self._parameters = int(self.model.num_parameters(exclude_embeddings=True))
+        return 6 * inputs.tokens * self._parameters
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Loss of every source, token-weighted, in Trainer's names."""
@@ -278,11 +320,12 @@ class _StepTrainer(Trainer):
         if "loss" not in logs:
             return
         if not math.isfinite(logs["loss"]):
-            raise RunError(
+            error = RunError(
                 f"the training loss is {logs['loss']} at step {self.state.global_step}",
                 where=self.where_rows(self._step),
                 mend="look at these rows, lower train.learning_rate, or set model.dtype=float32",
             )
+            ranks.exchange(None, error)  # all ranks see the same loss
         self.on_event(
             {
                 "event": "train",
@@ -302,16 +345,19 @@ class _StepTrainer(Trainer):
         folder = Path(self.args.output_dir)
         aside, final = (folder / f"{kind}-{self.state.global_step}" for kind in ("saving", "checkpoint"))
         self.on_event({"event": "save", "step": self.state.global_step, "path": str(final)})
-        shutil.rmtree(aside, ignore_errors=True)
+        if self.args.should_save:
+            shutil.rmtree(aside, ignore_errors=True)
+        self.accelerator.wait_for_everyone()  # each rank saves its random state there
+        if best := self.state.best_global_step:
+            self.state.best_model_checkpoint = str(folder / f"checkpoint-{best}")
         self.store_flos()
-        self.save_model(str(aside), _internal_call=True)
+        if not self.is_fsdp_enabled:  # there the weights are saved with the optimizer's states
+            self.save_model(str(aside), _internal_call=True)
         self._save_optimizer_and_scheduler(str(aside))
         self._save_scaler(str(aside))
         self._save_rng_state(str(aside))
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            if best := self.state.best_global_step:
-                self.state.best_model_checkpoint = str(folder / f"checkpoint-{best}")
             for callback in [*self.callback_handler.callbacks, self.control]:
                 if isinstance(callback, ExportableState):
                     self.state.stateful_callbacks[type(callback).__name__] = callback.state()
