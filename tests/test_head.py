@@ -54,6 +54,16 @@ def test_a_weightless_pack_gives_zero_gradients() -> None:
     assert not weight.grad.any()
 
 
+def test_no_position_gives_zero_gradients() -> None:
+    """A pack without a target has loss 0 and gradients of 0, not of whatever stood in memory."""
+    hidden, weight, _, targets = _case()
+    found = HeadLoss.apply(hidden[:0], weight, None, targets[:0], None, 1.0, 1.0, True)
+    found.backward()
+    assert found == 0
+    assert weight.grad is not None
+    assert not weight.grad.any()
+
+
 def test_without_gradients_none_are_computed() -> None:
     """Under evaluation the loss is the same, and no tensor of the weights' size is made."""
     hidden, weight, _, targets = _case()

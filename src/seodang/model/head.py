@@ -40,7 +40,7 @@ class HeadLoss(torch.autograd.Function):
         device = hidden_SD.device.type
         compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_SD.dtype
         grad_hidden = torch.zeros_like(hidden_SD, dtype=torch.float32) if wants_hidden else None
-        grad_weight = torch.empty_like(weight_VD) if wants_weight else None
+        grad_weight = (torch.empty_like if len(hidden_SD) else torch.zeros_like)(weight_VD) if wants_weight else None
         grad_bias = torch.zeros_like(bias_V) if wants_bias and bias_V is not None else None
         walk = _Walk(weight_VD, bias_V, softcap, factor, compute)
         total = torch.zeros((), dtype=torch.float32, device=hidden_SD.device)
