@@ -23,12 +23,14 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from seodang.model.floor import copy_rate, floor_seconds, matrix_rate, step_flops
 from seodang.model.load import resolve_model
-from shapes import flops, matrix_rate, write_rows
+from shapes import step_of, write_rows
 
 HERE = Path(__file__).resolve().parent
+SIZES = {"cpu": (2048, 3072, 4096), "cuda": (4096, 8192, 16384)}  # of the square products that make the floor
 BEST = {"cpu": ("grouped", "free"), "cuda": ("packed", "free")}  # TRL at its best is the faster of these
 
 
@@ -83,11 +85,12 @@ def main() -> None:
         data = Path(folder) / "rows.jsonl"
         write_rows(data, AutoTokenizer.from_pretrained(model), args.shape, args.steps * args.examples_per_step)
         rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
-        rate = matrix_rate(device=device)
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        rate = matrix_rate(dtype, device, SIZES[device])
         for _ in range(args.repeats):
             for arm in arms:
                 results[arm].append(run_arm(arm, args, model, data))
-        rate = max(rate, matrix_rate(device=device))
+        rate = max(rate, matrix_rate(dtype, device, SIZES[device]))
     print(json.dumps(summary(args, results, rows, AutoConfig.from_pretrained(model), rate, device)))
 
 
@@ -115,7 +118,15 @@ def summary(
         "matrix_gflops": round(rate / 1e9, 1),
     }
     if "ours" in results:
-        floor = sum(len(row["input_ids"]) for row in rows) / (flops(config, rows) / rate)
+        with torch.device("meta"):
+            shapes = AutoModelForCausalLM.from_config(config)
+        seconds = floor_seconds(
+            step_flops(shapes, step_of(rows)),
+            matrix_rate=rate,
+            trained=args.steps * sum(weight.numel() for weight in shapes.parameters()),
+            copy_rate=None if device == "cpu" else copy_rate(device),
+        )
+        floor = sum(len(row["input_ids"]) for row in rows) / seconds
         found["floor_share"] = round(speed["ours"] / floor, 3)
         best = max((arm for arm in BEST[device] if arm in speed), key=lambda arm: speed[arm], default=None)
         if "tutorial" in speed:

@@ -29,10 +29,10 @@ from seodang.train.adapter import (
     save_adapter,
     unwrapped,
 )
-from seodang.train.choice import learning_rate_remark
+from seodang.train.choice import learning_rate_remark, total_steps
 from seodang.train.memory import disk_bytes
 from seodang.train.run import Run
-from seodang.train.trainer import Setup, Trained, total_steps, train
+from seodang.train.trainer import Setup, Trained, train
 from test_trainer import _dataset
 from tiny import make_config, make_model
 

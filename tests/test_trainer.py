@@ -15,8 +15,9 @@ from seodang.errors import RunError
 from seodang.model.engine import choose_engine
 from seodang.model.evaluate import evaluate
 from seodang.recipe import EarlyStopping, Train
+from seodang.train.choice import total_steps
 from seodang.train.run import Run
-from seodang.train.trainer import Setup, Trained, total_steps, train
+from seodang.train.trainer import Setup, Trained, train
 from seodang.types import IGNORED
 from tiny import make_config, make_model
 

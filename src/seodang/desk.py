@@ -7,7 +7,7 @@ from seodang.check.findings import findings
 from seodang.data.prepare import Prepared, gather, prepare
 from seodang.data.render import Renderer
 from seodang.data.template import ChatTemplate, apply_template, find_template
-from seodang.errors import GateError
+from seodang.errors import GateError, SeodangError
 from seodang.recipe import Model, Recipe
 from seodang.show import live, terminal
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from seodang.model.engine import Engine
     from seodang.model.load import Placement
+    from seodang.train.fit import Fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class Desk:
     renderer: Renderer
     prepared: Prepared
     pack_tokens: int  # positions of one forward pass
+    memory: "Fit | None" = None  # what training takes; unknown until it was asked for, or where it cannot be known
 
     @property
     def is_four_bit(self) -> bool:
@@ -76,8 +78,46 @@ def set_up(recipe: Recipe) -> Desk:
         template=template,
         renderer=renderer,
         prepared=replace(prepared, findings=(*prepared.findings, *found)),
-        pack_tokens=pack_tokens(recipe, placement.device),
+        pack_tokens=pack_tokens(recipe.train, placement.device),
     )
+
+
+def fit_memory(desk: Desk) -> Desk:
+    """Choose what the recipe leaves to the memory that is there: gradient checkpointing and the token budget."""
+    from seodang.data.pack import Plan
+    from seodang.model.load import load_config
+    from seodang.train import fit
+    from seodang.train.choice import total_steps
+    from seodang.train.estimate import rehearse
+
+    settings, device, rows = desk.recipe.train, desk.placement.device, desk.prepared.rows["train"]
+    plan = Plan(num_rows=len(rows), examples_per_step=settings.examples_per_step, seed=settings.seed)
+    steps = total_steps(settings, len(rows))
+    process, available = fit.process_memory(device), fit.available_memory(device)
+    try:
+        found = fit.fit(
+            rehearse(
+                load_config(desk.recipe.model),
+                settings,
+                desk.placement,
+                num_embeddings=len(desk.tokenizer) if desk.template.added else 0,
+                token_ids=tuple(desk.new_tokens),
+                trust_remote_code=desk.recipe.model.trust_remote_code,
+            ),
+            settings,
+            device,
+            lambda budget: fit.largest_step(rows, plan, budget, steps=steps),
+            available=available,
+            process=process,
+        )
+    except SeodangError:
+        raise
+    except Exception as error:  # an architecture whose operations depend on data; torch and transformers raise anything
+        live.show_note(f"memory: no estimate for this architecture ({type(error).__name__})")
+        return desk
+    warning = fit.shortage_finding(found, settings, device)
+    prepared = replace(desk.prepared, findings=(*desk.prepared.findings, warning)) if warning else desk.prepared
+    return replace(desk, prepared=prepared, memory=found, pack_tokens=found.pack_tokens)
 
 
 def show_data(desk: Desk) -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seodang.data.prepare import Prepared
-from seodang.desk import load_base, make_engine, refuse_adapter, refuse_findings, set_up, show_data
+from seodang.desk import fit_memory, load_base, make_engine, refuse_adapter, refuse_findings, set_up, show_data
 from seodang.errors import RunError
 from seodang.model import ranks
 from seodang.recipe import Recipe, Template, load_recipe
 from seodang.show import terminal
+from seodang.show.memory import show_memory
 from seodang.steps import begin_run, check_room, finish, measure, measure_base, phase, record_proof, train_model
 from seodang.train.run import Run, open_run
 
@@ -46,9 +47,10 @@ def tune(
     clock: dict[str, float] = {}
     with phase(clock, "prepare"), ranks.main_first():
         refuse_adapter(recipe)
-        desk = set_up(recipe)
+        desk = fit_memory(set_up(recipe))
         show_data(desk)
         refuse_findings(desk)
+        show_memory(desk.memory, whole=False)
     with phase(clock, "load"), ranks.agreed():
         model = load_base(desk, four_bit=desk.is_four_bit)
         check_room(run, desk, model)
@@ -115,8 +117,9 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> Prepared:
     with ranks.agreed():
         run = open_run(out, recipe, resume=False) if out else None
     with ranks.main_first():
-        desk = set_up(recipe)
+        desk = fit_memory(set_up(recipe))
         show_data(desk)
+        show_memory(desk.memory)
     if run:
         begin_run(run, recipe, desk)
     with ranks.agreed():

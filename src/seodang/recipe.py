@@ -195,7 +195,9 @@ class Train(Part):
     too_long: Literal["drop", "cut_question", "refuse"] = Field(
         "drop", description="what happens to rows above max_tokens; an answer is never cut"
     )
-    pack_tokens: Positive | None = Field(None, description="token budget of one forward pass; none: by device")
+    pack_tokens: Positive | None = Field(
+        None, description="token budget of one forward pass; none: by device and the memory that is there"
+    )
     learning_rate: Annotated[float, Field(gt=0)] = Field(2.0e-5, description="at its highest, after the warmup")
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="of the learning rate after the warmup; cosine and linear fall to 0"
@@ -209,7 +211,9 @@ class Train(Part):
     loss_on: LossOn = Field(
         "answers", description="supervised tokens: every answer with its turn end, the last answer, or all of the row"
     )
-    checkpointing: Literal["auto", "none", "full"] = Field("auto", description="gradient checkpointing")
+    checkpointing: Literal["auto", "none", "selective", "full"] = Field(
+        "auto", description="gradient checkpointing; selective: every second layer; auto: the least that fits"
+    )
     adapter: Adapter | None = Field(None, description="train an adapter in place of all weights")
     eval_every: Positive | None = Field(None, description="steps between evaluations; none: ten over the run")
     ask_every: Positive | None = Field(

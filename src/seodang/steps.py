@@ -144,6 +144,7 @@ def train_model(
     from seodang.train.asking import Asking
     from seodang.train.choice import best_loss
     from seodang.train.metrics import Event, MetricsLog
+    from seodang.train.pace import Pace
     from seodang.train.trainer import make_setup, train
 
     if run.is_trained:
@@ -152,14 +153,25 @@ def train_model(
     settings, rows, tests = desk.recipe.train, desk.prepared.rows["train"], desk.prepared.tests
     adapter = settings.adapter
     trainee = add_adapter(model, adapter, desk.new_tokens, seed=settings.seed) if adapter else model
-    setup = make_setup(run, settings, trainee, engine, num_rows=len(rows), pack_tokens=desk.pack_tokens)
+    setup = make_setup(
+        run,
+        settings,
+        trainee,
+        engine,
+        num_rows=len(rows),
+        pack_tokens=desk.pack_tokens,
+        checkpointing=desk.memory.checkpointing if desk.memory else "none",
+    )
     for remark in setup.remarks:
         live.show_note(remark)
+    pace = Pace(model, engine.compute_dtype or model.dtype, steps=setup.total_steps)
     with live.training(setup.total_steps) as show, MetricsLog(run) if ranks.is_main() else nullcontext() as log:
 
         def tell(event: Event) -> None:
             if log:
                 show(log(event))
+                if speed := pace(event):
+                    show(log(speed))
 
         asking = [Asking(settings.ask_every, ask_again(desk, model), tell)] if settings.ask_every else []
         trained = train(

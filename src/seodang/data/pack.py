@@ -80,6 +80,32 @@ def pack(
     return (*[EMPTY] * missing, *own)
 
 
+def split(packed: Pack) -> tuple[Pack, ...]:
+    """The same examples in two packs of about the same size; a pack of one example stays as it is."""
+    if len(packed.members) == 1:
+        return (packed,)
+    middle = np.abs(packed.cu_seqlens[1:-1] - packed.input_ids.size / 2).argmin() + 1
+    return tuple(_part(packed, first, last) for first, last in ((0, middle), (middle, len(packed.members))))
+
+
+def _part(packed: Pack, first: int, last: int) -> Pack:
+    inside = slice(packed.cu_seqlens[first], packed.cu_seqlens[last])
+    return Pack(
+        input_ids=packed.input_ids[inside],
+        targets=packed.targets[inside],
+        position_ids=packed.position_ids[inside],
+        cu_seqlens=packed.cu_seqlens[first : last + 1] - packed.cu_seqlens[first],
+        members=packed.members[first:last],
+    )
+
+
+def within(packed: Pack, budget: int) -> tuple[Pack, ...]:
+    """The pack, split until no part is above `budget` positions or holds more than one example."""
+    if packed.input_ids.size <= budget or len(packed.members) == 1:
+        return (packed,)
+    return tuple(small for half in split(packed) for small in within(half, budget))
+
+
 def _join(
     input_ids: Sequence[NDArray[np.int32]],
     labels: Sequence[NDArray[np.int32]],

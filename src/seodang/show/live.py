@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from seodang.show import terminal
-from seodang.show.wording import duration, number, visible
+from seodang.show.wording import duration, number, percent, visible
 
 LINES_OF_A_RUN = 10  # training lines where there is no bar
 
@@ -40,7 +40,7 @@ def training(total_steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
 
         def show(event: dict[str, Any]) -> None:
             nonlocal first
-            step = event["step"]
+            step = event.get("step", 0)
             if event["event"] == "train":
                 first = step - 1 if first is None else first
                 told = f"loss {number(event['loss'])}, {event['tokens_per_second']:,.0f} tokens/s"
@@ -48,6 +48,10 @@ def training(total_steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
                 if bar.disable and step % every == 0:
                     left = (time.perf_counter() - begun) / (step - first) * (total_steps - step)
                     out.print(Text(f"step {step:,}/{total_steps:,}: {told}, {duration(left)} left", style="dim"))
+            elif event["event"] == "note":
+                bar.console.print(Text("· " + visible(event["what"]), style="yellow"))
+            elif event["event"] == "speed":
+                bar.console.print(_speed(event))
             elif event["event"] == "eval":
                 bar.console.print(_evaluation(event))
 
@@ -61,3 +65,10 @@ def _evaluation(event: dict[str, Any]) -> Text:
     if event["loss"] is not None:
         told.append(f"  (chosen by {number(event['loss'])}, p {event['probability']:.3f})", style="dim")
     return told
+
+
+def _speed(event: dict[str, Any]) -> Text:
+    told = f"speed: {event['tokens_per_second']:,.0f} tokens/s"
+    if share := event.get("floor_share"):
+        told += f", {percent(share)} of this machine's floor ({event['matrix_gflops']:,.0f} GFLOP/s in matrix products)"
+    return Text(told, style="dim")

@@ -56,6 +56,27 @@ def add_adapter(
     Raises:
         ModelError: a target that the model does not have, or an architecture that peft adapts wrongly.
     """
+    probe = torch.tensor([sorted({*token_ids, *range(8)})], device=model.device)
+    before = _logits(model, probe)
+    with torch.random.fork_rng(), quiet():
+        torch.manual_seed(seed)
+        adapted = inject_adapter(model, adapter, token_ids)
+    changed = (_logits(model, probe) - before).abs().max() / before.abs().max()
+    if not changed <= NO_CHANGE:
+        raise ModelError(
+            f"peft changes what {type(model).__name__} computes before anything is trained (by {float(changed):.0%})",
+            where="train.adapter",
+            mend="train all weights (no adapter), or name other targets",
+        )
+    return adapted
+
+
+def inject_adapter(model: PreTrainedModel, adapter: recipe.Adapter, token_ids: Sequence[int] = ()) -> "PeftModel":
+    """The same without a look at what the model computes: it may be one without data (`meta`).
+
+    Raises:
+        ModelError: a target that the model does not have.
+    """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -66,21 +87,10 @@ def add_adapter(
         target_modules=list(_targets(model, adapter)),
         trainable_token_indices={name: sorted(token_ids) for name in _embeddings(model)} if token_ids else None,
     )
-    probe = torch.tensor([sorted({*token_ids, *range(8)})], device=model.device)
-    before = _logits(model, probe)
-    with torch.random.fork_rng(), quiet():
-        torch.manual_seed(seed)
-        try:
-            adapted: PeftModel = get_peft_model(model, config)
-        except ValueError as error:
-            raise ModelError(str(error), where="train.adapter", mend="name other targets, or none: auto") from error
-    changed = (_logits(model, probe) - before).abs().max() / before.abs().max()
-    if not changed <= NO_CHANGE:
-        raise ModelError(
-            f"peft changes what {type(model).__name__} computes before anything is trained (by {float(changed):.0%})",
-            where="train.adapter",
-            mend="train all weights (no adapter), or name other targets",
-        )
+    try:
+        adapted: PeftModel = get_peft_model(model, config)
+    except ValueError as error:
+        raise ModelError(str(error), where="train.adapter", mend="name other targets, or none: auto") from error
     return adapted
 
 
@@ -131,14 +141,14 @@ def unwrapped(model: Any) -> PreTrainedModel:
 
 def num_adapter_parameters(model: PreTrainedModel, adapter: recipe.Adapter, token_ids: Sequence[int] = ()) -> int:
     """How many parameters `add_adapter` would train."""
-    layers = dict(_linear_layers(model))
+    layers = dict(linear_layers(model))
     found = adapter.rank * sum(sum(_features(layers[name])) for name in _targets(model, adapter))
     tied = model.config.tie_word_embeddings
     width = model.get_input_embeddings().weight.shape[1]
     return found + len(token_ids) * int(width) * (1 if tied else 2)
 
 
-def _linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
+def linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
     """The linear layers that make text: neither the head nor those of a vision or audio part."""
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     inside = set(decoder.modules())
@@ -153,7 +163,7 @@ def _targets(model: PreTrainedModel, adapter: recipe.Adapter) -> list[str]:
     Raises:
         ModelError: a name that no linear layer has.
     """
-    layers = [name for name, _ in _linear_layers(model)]
+    layers = [name for name, _ in linear_layers(model)]
     if adapter.targets == ("auto",):
         bypassed = model.config.model_type in STATE_SPACE
         return [name for name in layers if not (bypassed and name.endswith(".out_proj"))]

@@ -1,5 +1,6 @@
-"""What is chosen before the first step: the loss that picks the best checkpoint, the optimizer, the token budget."""
+"""What is chosen before the first step: the loss that picks the best checkpoint, the optimizer, budget and steps."""
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from importlib.util import find_spec
 
@@ -8,6 +9,7 @@ from seodang.recipe import Recipe, Train
 from seodang.types import Metric
 
 PACK_TOKENS = {"cpu": 1024, "cuda": 8192, "mps": 2048}  # positions of one forward pass
+CHECKPOINTED_LAYERS = {"selective": 2, "full": 1}  # every n-th layer keeps only its input for the backward pass
 
 LOW_FOR_ADAPTERS, HIGH_FOR_WEIGHTS = 5e-5, 2e-4  # learning rates
 
@@ -66,6 +68,12 @@ def learning_rate_remark(settings: Train) -> str | None:
     return None
 
 
-def pack_tokens(recipe: Recipe, device: str) -> int:
+def pack_tokens(settings: Train, device: str) -> int:
     """Positions of one forward pass: at least one whole row."""
-    return max(recipe.train.max_tokens, recipe.train.pack_tokens or PACK_TOKENS[device.split(":")[0]])
+    return max(settings.max_tokens, settings.pack_tokens or PACK_TOKENS[device.split(":")[0]])
+
+
+def total_steps(settings: Train, num_rows: int) -> int:
+    """Optimizer steps of the whole run."""
+    per_epoch = -(-num_rows // settings.examples_per_step)
+    return settings.steps or max(1, math.ceil(settings.epochs * per_epoch))

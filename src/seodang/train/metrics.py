@@ -45,10 +45,10 @@ class MetricsLog:
         elif event["event"] == "answers":
             for number, answer in enumerate(event["answers"], 1):
                 self._board.add_text(f"answers/{number} {answer['question'][:60]}", answer["text"], event["step"])
-        if event["event"] in ("train", "eval", "answers"):
+        if event["event"] in ("train", "eval", "answers", "speed"):
             self._run.append("metrics.jsonl", event)
-        took = event["seconds"] if event["event"] == "answers" else time.perf_counter() - self._last
-        self._last += took  # what questions, evaluations and checkpoints take is no training time
+        took = event["seconds"] if event["event"] in ("answers", "speed") else time.perf_counter() - self._last
+        self._last += took  # what questions, evaluations, checkpoints and the floor take is no training time
         return event
 
 

@@ -8,8 +8,9 @@ dealt.
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,17 +30,25 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from seodang import recipe
 from seodang.data.pack import Plan, pack_step
-from seodang.errors import ResourceError, RunError
+from seodang.errors import RunError
 from seodang.model import ranks
 from seodang.model.allocator import freed_memory_kept
 from seodang.model.engine import Engine
+from seodang.model.floor import step_flops
 from seodang.model.quiet import quiet
 from seodang.train.adapter import unwrapped
-from seodang.train.choice import choose_optimizer, choose_sharding, learning_rate_remark
+from seodang.train.choice import (
+    CHECKPOINTED_LAYERS,
+    choose_optimizer,
+    choose_sharding,
+    learning_rate_remark,
+    total_steps,
+)
 from seodang.train.metrics import Event, evaluation_event
 from seodang.train.run import Run
+from seodang.train.shortage import Shortage, memory_errors
 from seodang.train.stopping import Interrupt, LastStep
-from seodang.types import Metric, Step
+from seodang.types import Checkpointing, Metric, Step
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -66,6 +75,7 @@ class Setup:
     resume_from: Path | None
     total_steps: int
     eval_every: int
+    checkpointing: Checkpointing = "none"  # what `auto` comes to
     remarks: tuple[str, ...] = ()
 
 
@@ -108,7 +118,8 @@ def train(
         rows: prepared rows (`input_ids`, `labels`), in the order in which the first epoch takes them.
         measure: evaluates the model as it is, source → metric; the same on all ranks.
         chosen_loss: the one loss that picks the best checkpoint; none: the last step is the best.
-        on_event: takes the rows of metrics.jsonl as they happen, and {"event": "save", …}; all ranks tell them.
+        on_event: takes the rows of metrics.jsonl as they happen, and {"event": "save", …} and {"event": "note", …}; all
+            ranks tell them.
         callbacks: transformers' own, from the Python API.
 
     Raises:
@@ -129,6 +140,7 @@ def train(
         _refuse_other_sharding(setup.resume_from, trainer.is_fsdp_enabled)
     trainer.remove_callback(PrinterCallback)
     trainer.measure, trainer.chosen_loss, trainer.on_event = measure, chosen_loss, on_event
+    trainer.shortage = Shortage(tell=lambda what: on_event({"event": "note", "what": what}))
     trainer.where_rows = lambda step: _row_names(rows, step)
     if settings.early_stopping and chosen_loss:
         stopping = settings.early_stopping
@@ -136,7 +148,8 @@ def train(
     interrupt = Interrupt()
     trainer.add_callback(LastStep())
     trainer.add_callback(interrupt)
-    with quiet(), setup.engine.installed(unwrapped(model)), interrupt.listening(), _memory_errors(setup), _kept(model):
+    out_of_memory = memory_errors(settings, setup.pack_tokens, _checkpointing(settings, setup), trainer.shortage)
+    with quiet(), setup.engine.installed(unwrapped(model)), interrupt.listening(), out_of_memory, _kept(model):
         trainer.train(resume_from_checkpoint=str(setup.resume_from) if setup.resume_from else None)
     state = trainer.state
     has_best = state.best_global_step and not interrupt.asked
@@ -160,6 +173,7 @@ def make_setup(
     *,
     num_rows: int,
     pack_tokens: int,
+    checkpointing: Checkpointing = "none",
 ) -> Setup:
     """Decide what the recipe leaves open, and find the checkpoint to go on from."""
     optimizer, remark = choose_optimizer(settings.optimizer, model.device.type)
@@ -178,19 +192,15 @@ def make_setup(
         resume_from=checkpoint,
         total_steps=steps,
         eval_every=settings.eval_every or max(1, steps // 10),
+        checkpointing=checkpointing,
         remarks=tuple(remark for remark in remarks if remark),
     )
-
-
-def total_steps(settings: recipe.Train, num_rows: int) -> int:
-    """Optimizer steps of the whole run."""
-    per_epoch = -(-num_rows // settings.examples_per_step)
-    return settings.steps or max(1, math.ceil(settings.epochs * per_epoch))
 
 
 def _arguments(
     model: "PreTrainedModel | PeftModel", settings: recipe.Train, setup: Setup, *, has_evaluation: bool
 ) -> TrainingArguments:
+    checkpointing = _checkpointing(settings, setup)
     warmup = settings.warmup if settings.warmup >= 1 else settings.warmup * setup.total_steps
     return TrainingArguments(
         output_dir=str(setup.checkpoints),
@@ -203,8 +213,11 @@ def _arguments(
         optim=setup.optimizer,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.clip,
-        activation_checkpointing=settings.checkpointing == "full",
-        activation_checkpointing_kwargs={"use_reentrant": False},
+        activation_checkpointing=checkpointing != "none",
+        activation_checkpointing_kwargs={
+            "use_reentrant": False,
+            "every_n_layers": CHECKPOINTED_LAYERS.get(checkpointing, 1),
+        },
         use_cpu=model.device.type == "cpu",
         eval_strategy="steps" if has_evaluation else "no",
         eval_steps=setup.eval_every,
@@ -246,6 +259,10 @@ def _may_idle(model: PreTrainedModel) -> bool:
     return experts or any(p.requires_grad and p not in used for p in model.parameters())
 
 
+def _checkpointing(settings: recipe.Train, setup: Setup) -> Checkpointing:
+    return setup.checkpointing if settings.checkpointing == "auto" else settings.checkpointing
+
+
 def _only_item(items: list[Step]) -> Step:
     (step,) = items
     return step
@@ -265,16 +282,26 @@ class _StepTrainer(Trainer):
     chosen_loss: Callable[[Mapping[str, Metric]], float] | None
     on_event: Callable[[Event], None]
     where_rows: Callable[[Step | None], str]
+    shortage: Shortage
     _step: Step | None = None
-    _parameters: int | None = None
+    _since: tuple[Step, ...] = ()  # steps that no event has told of yet
 
     def training_step(self, model: Any, inputs: Step, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward over the step's packs.
+        """Forward and backward over the step's packs; where memory runs out, again in smaller ones."""
+        model.train()
+        self._step = inputs
+        self._since = (*self._since, inputs)
+        if self.accelerator.num_processes > 1:
+            return self._backward(model, inputs)
+        forget = partial(model.zero_grad, set_to_none=True)
+        loss: torch.Tensor = self.shortage.run(inputs, partial(self._backward, model), forget)
+        return loss
+
+    def _backward(self, model: Any, inputs: Step) -> torch.Tensor:
+        """Forward and backward pack by pack.
 
         Gradients are exchanged with the last one; under FSDP2 with each, so that none is ever held whole.
         """
-        model.train()
-        self._step = inputs
         world = self.accelerator.num_processes
         total = torch.zeros((), device=self.args.device)
         for number, pack in enumerate(inputs.packs, 1):
@@ -299,9 +326,7 @@ class _StepTrainer(Trainer):
         return arguments
 
     def floating_point_ops(self, inputs: Step) -> int:
-        if self._parameters is None:  # counted once: it walks through the whole model
-            self._parameters = int(self.model.num_parameters(exclude_embeddings=True))
-        return 6 * inputs.tokens * self._parameters
+        return int(step_flops(unwrapped(self.model), inputs.packs))
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Loss of every source, token-weighted, in Trainer's names."""
@@ -335,10 +360,13 @@ class _StepTrainer(Trainer):
                 "probability": math.exp(-logs["loss"]),
                 "learning_rate": logs["learning_rate"],
                 "grad_norm": logs.get("grad_norm"),
-                "tokens": self._step.tokens if self._step else 0,
-                "supervised_tokens": self._step.supervised if self._step else 0,
+                "steps": len(self._since),  # that tokens, operations and seconds are of
+                "tokens": sum(step.tokens for step in self._since),
+                "supervised_tokens": sum(step.supervised for step in self._since),
+                "flops": sum(map(self.floating_point_ops, self._since)),
             }
         )
+        self._since = ()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write aside, then rename: a folder that bears a checkpoint's name is complete."""
@@ -380,18 +408,3 @@ class _StepTrainer(Trainer):
         if best := self.state.best_global_step:  # the run folder may have been moved since
             self.state.best_model_checkpoint = str(Path(self.args.output_dir) / f"checkpoint-{best}")
         return progress
-
-
-@contextmanager
-def _memory_errors(setup: Setup) -> Iterator[None]:
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "alloc" not in str(error).lower():
-            raise
-        raise ResourceError(
-            f"out of memory in a forward or backward pass of up to {setup.pack_tokens} positions",
-            where="train",
-            mend=f"resume with a smaller token budget (train.pack_tokens={max(64, setup.pack_tokens // 2)}), "
-            "or with train.checkpointing=full: the last checkpoint is kept. A smaller train.max_tokens needs a new run",
-        ) from error
