@@ -12,6 +12,7 @@ from seodang.data.pack import positions
 from seodang.model.attention import PACKED
 from seodang.model.engine import choose_engine
 from seodang.model.evaluate import evaluate
+from seodang.model.head import HeadLoss
 from seodang.types import IGNORED
 from tiny import make_config, make_model
 
@@ -64,14 +65,13 @@ def test_logits_are_computed_for_supervised_tokens_alone(monkeypatch: pytest.Mon
     """The head multiplies one position for each supervised token, and no gradient is taken."""
     model, rows = make_model(make_config("llama")), _rows()
     engine = choose_engine(model, [np.arange(20, 60, dtype=np.int32)])
-    linear, heights = torch.nn.functional.linear, list[int]()
+    apply, heights = HeadLoss.apply, list[int]()
 
-    def counted(x: torch.Tensor, weight: torch.Tensor, *more: Any) -> torch.Tensor:
-        if weight.shape[0] == model.config.vocab_size:
-            heights.append(x.shape[-2])
-        return linear(x, weight, *more)
+    def counted(hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
+        heights.append(len(hidden))
+        return apply(hidden, *rest)
 
-    monkeypatch.setattr(torch.nn.functional, "linear", counted)
+    monkeypatch.setattr(HeadLoss, "apply", counted)
     metric = evaluate(model, engine, {"medical": rows}, pack_tokens=80)["medical"]
     assert sum(heights) == metric.tokens == sum(label != IGNORED for row in rows["labels"] for label in row)
     assert all(parameter.grad is None for parameter in model.parameters())

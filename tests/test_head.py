@@ -39,25 +39,17 @@ def test_loss_and_gradients_are_those_of_cross_entropy(bias: bool, softcap: floa
     logits = F.linear(hidden, weight, bias_V) * factor
     logits = logits if softcap is None else torch.tanh(logits / softcap) * softcap
     leaves = [leaf for leaf in (hidden, weight, bias_V) if leaf is not None]
-    expected = F.cross_entropy(logits, targets, reduction="sum") * 0.3
+    expected = F.cross_entropy(logits, targets, reduction="sum")
     gradients = torch.autograd.grad(expected, leaves)
-    found = HeadLoss.apply(hidden, weight, bias_V, targets, softcap, factor, 0.3, True)
+    found = HeadLoss.apply(hidden, weight, bias_V, targets, softcap, factor, True)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(torch.autograd.grad(found * 2, leaves), tuple(2 * grad for grad in gradients))
-
-
-def test_a_weightless_pack_gives_zero_gradients() -> None:
-    """A scale of 0 is no error: ranks that must run as often as others fill up with such packs."""
-    hidden, weight, _, targets = _case()
-    HeadLoss.apply(hidden, weight, None, targets, None, 1.0, 0.0, True).backward()
-    assert weight.grad is not None
-    assert not weight.grad.any()
 
 
 def test_no_position_gives_zero_gradients() -> None:
     """A pack without a target has loss 0 and gradients of 0, not of whatever stood in memory."""
     hidden, weight, _, targets = _case()
-    found = HeadLoss.apply(hidden[:0], weight, None, targets[:0], None, 1.0, 1.0, True)
+    found = HeadLoss.apply(hidden[:0], weight, None, targets[:0], None, 1.0, True)
     found.backward()
     assert found == 0
     assert weight.grad is not None
@@ -68,16 +60,16 @@ def test_without_gradients_none_are_computed() -> None:
     """Under evaluation the loss is the same, and no tensor of the weights' size is made."""
     hidden, weight, _, targets = _case()
     with torch.no_grad():
-        found = HeadLoss.apply(hidden, weight, None, targets, None, 1.0, 1.0, False)
+        found = HeadLoss.apply(hidden, weight, None, targets, None, 1.0, False)
     torch.testing.assert_close(found, F.cross_entropy(F.linear(hidden, weight), targets, reduction="sum"))
 
 
 def test_bf16_products_stay_close_to_float32() -> None:
     """Under autocast the products are bf16, and the sums over the vocabulary float32."""
     hidden, weight, _, targets = _case()
-    exact = torch.autograd.grad(HeadLoss.apply(hidden, weight, None, targets, None, 1.0, 1.0, True), [hidden, weight])
+    exact = torch.autograd.grad(HeadLoss.apply(hidden, weight, None, targets, None, 1.0, True), [hidden, weight])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = HeadLoss.apply(hidden, weight, None, targets, None, 1.0, 1.0, True)
+        loss = HeadLoss.apply(hidden, weight, None, targets, None, 1.0, True)
     for rounded, full in zip(torch.autograd.grad(loss, [hidden, weight]), exact, strict=True):
         assert F.cosine_similarity(rounded.flatten(), full.flatten(), dim=0) > 0.999
 
@@ -94,7 +86,7 @@ def test_tied_embeddings_have_one_gradient_buffer() -> None:
         with Engine(packed=True, own_head=own_head).installed(tied):
             assert tied.get_input_embeddings().sparse is own_head
             for single in packs:
-                tied(pack=single, scale=0.1).backward()
+                tied(pack=single).backward()
         gradients.append(tied.get_input_embeddings().weight.grad.clone())
     assert not gradients[0].is_sparse
     torch.testing.assert_close(*gradients)

@@ -41,7 +41,7 @@ class Engine:
 
     @contextmanager
     def installed(self, model: PreTrainedModel) -> Iterator[None]:
-        """Inside, ``model(pack=PACK, scale=1.0)`` is the pack's summed loss; every other call is the model's own.
+        """Inside, ``model(pack=PACK)`` is the pack's summed loss; every other call is the model's own.
 
         The loss runs inside the model's forward, so that DDP and FSDP see an ordinary forward pass. An adapter's calls
         reach the model that it was added to, so that it is installed on that one.
@@ -49,13 +49,11 @@ class Engine:
         own: Callable[..., Any] = model.forward
         replaced = vars(model).get("forward")  # by a hook, or by this engine around an evaluation amid training
 
-        def forward(*args: Any, pack: Pack | None = None, scale: float = 1.0, **kwargs: Any) -> Any:
+        def forward(*args: Any, pack: Pack | None = None, **kwargs: Any) -> Any:
             if pack is None:
                 return own(*args, **kwargs)
             with torch.autocast(model.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype is not None):
-                if self.own_head:
-                    return own_head_loss(model, pack, scale)
-                return model_head_loss(model, pack, own, scale)
+                return own_head_loss(model, pack) if self.own_head else model_head_loss(model, pack, own)
 
         model.forward = forward
         try:
@@ -82,11 +80,12 @@ def _sparse_embedding_gradient(model: PreTrainedModel, *, wanted: bool) -> Itera
     if not (wanted and alone and tied and model.device.type == "cpu"):
         yield
         return
-    before, embedding.sparse = embedding.sparse, True
+    before = embedding.sparse, embedding.padding_idx
+    embedding.sparse, embedding.padding_idx = True, None  # packs hold no padding, to look for it takes time
     try:
         yield
     finally:
-        embedding.sparse = before
+        embedding.sparse, embedding.padding_idx = before
 
 
 def choose_engine(

@@ -18,7 +18,7 @@ TILE = 4096  # tokens of the vocabulary at a time on a CPU; a GPU takes it whole
 
 
 class HeadLoss(torch.autograd.Function):
-    """Sum of −log p of the targets times `scale`: a float32 scalar.
+    """Sum of −log p of the targets: a float32 scalar.
 
     logits = softcap · tanh(raw · factor / softcap); without a soft-cap, raw · factor.
     """
@@ -32,7 +32,6 @@ class HeadLoss(torch.autograd.Function):
         targets_S: Tensor,
         softcap: float | None,
         factor: float,
-        scale: float,
         wants_grad: bool,  # torch sets needs_input_grad under no_grad too
         fills_grad: bool = False,  # put the gradient of the weights, a leaf, into its `.grad` without passing it on
     ) -> Tensor:
@@ -53,7 +52,7 @@ class HeadLoss(torch.autograd.Function):
                 total += (normaliser_N - chosen_N).sum()
                 if not wants_grad:
                     continue
-                for tile, weight, grad in walk.gradients(kept, normaliser_N, targets, scale):
+                for tile, weight, grad in walk.gradients(kept, normaliser_N, targets):
                     if grad_hidden is not None:
                         _add_product(grad_hidden[chunk], grad, weight)
                     if grad_weight is not None:
@@ -62,18 +61,16 @@ class HeadLoss(torch.autograd.Function):
                         grad_bias[tile] += grad.sum(0).to(grad_bias.dtype)
         ctx.filled = weight_VD if fills_grad else None
         ctx.save_for_backward(None if grad_hidden is None else grad_hidden.to(hidden_SD.dtype), grad_weight, grad_bias)
-        return total * scale
+        return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        found: list[Tensor | None] = list(ctx.saved_tensors)
-        if grad.device.type != "cpu" or float(grad) != 1.0:  # on a CPU, a pass over the vocabulary saved
-            found = [None if saved is None else saved.mul_(grad.to(saved.dtype)) for saved in found]
+        found = [None if saved is None else saved.mul_(grad.to(saved.dtype)) for saved in ctx.saved_tensors]
         if ctx.filled is not None:
             weight, ctx.filled, grad_weight, found[1] = ctx.filled, None, found[1], None
             weight.grad = grad_weight if weight.grad is None else weight.grad.add_(grad_weight)
-        return (*found, None, None, None, None, None, None)
+        return (*found, None, None, None, None, None)
 
 
 class _Walk:
@@ -104,11 +101,11 @@ class _Walk:
         return kept, torch.stack(sums).logsumexp(0), chosen_N
 
     def gradients(
-        self, kept: list[Tensor], normaliser_N: Tensor, targets_N: Tensor, scale: float
+        self, kept: list[Tensor], normaliser_N: Tensor, targets_N: Tensor
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """(tile, its weights [W, D], gradient of the scaled loss by its raw logits [N, W]); the kept logits are freed.
+        """(tile, its weights [W, D], gradient of the loss by its raw logits [N, W]); the kept logits are freed.
 
-        By a logit: scale · (p − [it is the target's]).
+        By a logit: p − [it is the target's].
         """
         for number, tile in enumerate(self.tiles):
             raw, kept[number] = kept[number], kept[number].new_empty(0)
@@ -119,8 +116,8 @@ class _Walk:
             grad.scatter_add_(-1, index, -inside.unsqueeze(-1))
             if slope is not None:
                 grad *= slope
-            if self.factor * scale != 1.0:
-                grad *= self.factor * scale
+            if self.factor != 1.0:
+                grad *= self.factor
             yield tile, self._weight(tile), grad.to(self.compute)
 
     def _weight(self, tile: slice) -> Tensor:

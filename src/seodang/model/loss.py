@@ -17,8 +17,8 @@ from seodang.model.head import HeadLoss
 from seodang.types import IGNORED, Pack
 
 
-def own_head_loss(model: PreTrainedModel, pack: Pack, scale: float = 1.0) -> Tensor:
-    """Sum of −log p over the pack's supervised positions, in nats, times `scale`: a float32 scalar.
+def own_head_loss(model: PreTrainedModel, pack: Pack) -> Tensor:
+    """Sum of −log p over the pack's supervised positions, in nats: a float32 scalar.
 
     The head is computed here, from the hidden states and the output embeddings.
     """
@@ -31,7 +31,7 @@ def own_head_loss(model: PreTrainedModel, pack: Pack, scale: float = 1.0) -> Ten
     bias = getattr(head, "bias", None)
     wants_grad = torch.is_grad_enabled()
     fills_grad = wants_grad and has_sparse_gradient(model)
-    return head_loss(hidden_SD, head.weight, bias, targets_S, *_scaling(config), scale, wants_grad, fills_grad)
+    return head_loss(hidden_SD, head.weight, bias, targets_S, *_scaling(config), wants_grad, fills_grad)
 
 
 def has_sparse_gradient(model: PreTrainedModel) -> bool:
@@ -40,11 +40,11 @@ def has_sparse_gradient(model: PreTrainedModel) -> bool:
     return head is not None and head.weight is embedding.weight and bool(getattr(embedding, "sparse", False))
 
 
-def model_head_loss(model: PreTrainedModel, pack: Pack, forward: Callable[..., Any], scale: float = 1.0) -> Tensor:
+def model_head_loss(model: PreTrainedModel, pack: Pack, forward: Callable[..., Any]) -> Tensor:
     """The same by the model's own forward and its `logits_to_keep`: for heads that do more than we know."""
     supervised, targets_S = supervised_targets(pack, model.device)
     output = forward(**inputs(pack, model.device), logits_to_keep=supervised)
-    return F.cross_entropy(output.logits[0].float(), targets_S, reduction="sum") * scale
+    return F.cross_entropy(output.logits[0].float(), targets_S, reduction="sum")
 
 
 def inputs(pack: Pack, device: torch.device) -> dict[str, Any]:

@@ -192,6 +192,8 @@ class _Alive(TorchDispatchMode):
         """Count storages that exist already; returns what they add."""
         before = self.alive
         for tensor in tensors:
+            if tensor.is_sparse:
+                continue  # rows of a gradient, made of tensors that are counted
             storage = tensor.untyped_storage()
             key, size = storage._cdata, storage.nbytes()
             if key not in self._held:

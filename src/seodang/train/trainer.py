@@ -307,7 +307,7 @@ class _StepTrainer(Trainer):
         for number, pack in enumerate(inputs.packs, 1):
             exchanged = number == len(inputs.packs) or self.accelerator.is_fsdp2
             with nullcontext() if exchanged else self.accelerator.no_sync(model):
-                loss = model(pack=pack, scale=world / inputs.supervised)
+                loss = model(pack=pack) * (world / inputs.supervised)
                 self.accelerator.backward(loss)
             total += loss.detach()
         return total
