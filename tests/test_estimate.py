@@ -110,7 +110,7 @@ def test_added_tokens_have_rows_in_the_embedding() -> None:
 def test_the_estimate_is_what_a_real_step_takes() -> None:
     """The bytes that torch's allocator hands out in a real step, at their most, are those of the rehearsal."""
     packs = _packs([400, 300, 200], 1024)
-    config = make_config("llama", 4096, hidden_size=128, intermediate_size=512, num_hidden_layers=4)
+    config = make_config("llama", 40960, hidden_size=128, intermediate_size=512, num_hidden_layers=4)
     rehearsal = rehearse(config, Train(), _placement(), num_embeddings=0)
     taken = rehearsal.step(packs, "none")
     real = _measured(config, packs)

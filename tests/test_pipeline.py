@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +102,33 @@ def test_metrics_hold_every_step_and_evaluation(run: Run) -> None:
     evaluations = [row for row in rows if row["event"] == "eval"]
     assert [row["step"] for row in evaluations] == [0, 2, 4, 6]
     assert all(set(row["sources"]) == {"medical", "general", "text"} for row in evaluations)
+
+
+def test_the_speed_is_recorded_once(run: Run) -> None:
+    """One event tells tokens per second and the share of the machine's floor."""
+    (speed,) = [row for row in run.read_lines("metrics.jsonl") if row["event"] == "speed"]
+    assert speed["tokens_per_second"] > 0
+    assert 0 < speed["floor_share"] < 2
+    assert speed["matrix_gflops"] > 0
+
+
+def test_the_memory_is_told_before_training(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """inspect prints the estimate as a table; an architecture that cannot be rehearsed gets a sentence instead."""
+    seodang.inspect(_recipe(tmp_path, tiny_folder))
+    told = capsys.readouterr().out
+    assert "memory of training, estimated" in told
+    assert all(name in told for name in ("weights", "gradients", "activations", "logits", "peak", "available"))
+    moe = tmp_path / "moe"
+    shutil.copytree(tiny_folder, moe)
+    sizes = json.loads((tiny_folder / "config.json").read_text(encoding="utf-8"))
+    config = {key: sizes[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")}
+    (moe / "config.json").write_text(json.dumps({**config, "model_type": "mixtral"}), encoding="utf-8")
+    seodang.inspect(_recipe(tmp_path, moe))
+    told = capsys.readouterr()
+    assert "memory: no estimate for this architecture" in told.out
+    assert "Traceback" not in told.out + told.err
 
 
 def test_the_proof_follows_from_the_files(run: Run) -> None:

@@ -8,6 +8,7 @@ from seodang.data.prepare import Prepared, gather, prepare
 from seodang.data.render import Renderer
 from seodang.data.template import ChatTemplate, apply_template, find_template
 from seodang.errors import GateError, SeodangError
+from seodang.model import ranks
 from seodang.recipe import Model, Recipe
 from seodang.show import live, terminal
 
@@ -83,7 +84,10 @@ def set_up(recipe: Recipe) -> Desk:
 
 
 def fit_memory(desk: Desk) -> Desk:
-    """Choose what the recipe leaves to the memory that is there: gradient checkpointing and the token budget."""
+    """Choose what the recipe leaves to the memory that is there: gradient checkpointing and the token budget.
+
+    Several ranks choose alike, by the one that has the least.
+    """
     from seodang.data.pack import Plan
     from seodang.model.load import load_config
     from seodang.train import fit
@@ -93,7 +97,8 @@ def fit_memory(desk: Desk) -> Desk:
     settings, device, rows = desk.recipe.train, desk.placement.device, desk.prepared.rows["train"]
     plan = Plan(num_rows=len(rows), examples_per_step=settings.examples_per_step, seed=settings.seed)
     steps = total_steps(settings, len(rows))
-    process, available = fit.process_memory(device), fit.available_memory(device)
+    process = max(ranks.exchange(fit.process_memory(device)))
+    available = min(ranks.exchange(fit.available_memory(device)))
     try:
         found = fit.fit(
             rehearse(

@@ -45,12 +45,15 @@ def tune(
     with ranks.agreed():
         run = open_run(out or Path("runs") / recipe.name, recipe, resume=resume)
     clock: dict[str, float] = {}
-    with phase(clock, "prepare"), ranks.main_first():
-        refuse_adapter(recipe)
-        desk = fit_memory(set_up(recipe))
-        show_data(desk)
-        refuse_findings(desk)
-        show_memory(desk.memory, whole=False)
+    with phase(clock, "prepare"):
+        with ranks.main_first():
+            refuse_adapter(recipe)
+            desk = set_up(recipe)
+        with ranks.agreed():
+            desk = fit_memory(desk)
+            show_data(desk)
+            refuse_findings(desk)
+            show_memory(desk.memory, whole=False)
     with phase(clock, "load"), ranks.agreed():
         model = load_base(desk, four_bit=desk.is_four_bit)
         check_room(run, desk, model)
@@ -117,7 +120,9 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> Prepared:
     with ranks.agreed():
         run = open_run(out, recipe, resume=False) if out else None
     with ranks.main_first():
-        desk = fit_memory(set_up(recipe))
+        desk = set_up(recipe)
+    with ranks.agreed():
+        desk = fit_memory(desk)
         show_data(desk)
         show_memory(desk.memory)
     if run:

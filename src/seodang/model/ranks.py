@@ -48,6 +48,11 @@ def world() -> int:
     return _joined.world if _joined else 1
 
 
+def local_world() -> int:
+    """How many of them share this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if _joined else 1
+
+
 def is_main() -> bool:
     """Whether this process prints and writes; known before `join` too."""
     return not _launched() or int(os.environ["RANK"]) == 0

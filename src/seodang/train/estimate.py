@@ -6,6 +6,7 @@ architecture, an adapter or the head, and follows them when they change.
 """
 
 import copy
+import logging
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -70,7 +71,7 @@ class Rehearsal:
         trained = [weight for weight in self.model.parameters() if weight.requires_grad]
         plain, counted = unwrapped(self.model), _Alive()
         activations = logits = 0
-        with self.fake, quiet(), _checkpointed(plain, checkpointing), self.engine.installed(plain):
+        with self.fake, quiet(), _unlogged(), _checkpointed(plain, checkpointing), self.engine.installed(plain):
             weights = counted.hold(*self.model.parameters(), *self.model.buffers())
             hook = plain.base_model.register_forward_hook(lambda *_: counted.mark())
             if later and later[0].input_ids.size >= first.input_ids.size:
@@ -164,6 +165,17 @@ def _fill(model: nn.Module, fake: FakeTensorMode, device: str) -> None:
                         is_weight = isinstance(tensor, nn.Parameter)
                         made[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_weight else empty
                     tensors[name] = made[id(tensor)]
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """What cannot be rehearsed raises; torch would log the traceback besides."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from datasets import Dataset
 from seodang import recipe
 from seodang.data.columns import read_columns
 from seodang.data.pack import Plan, pack_step
+from seodang.model import ranks
 from seodang.train.choice import pack_tokens
 from seodang.train.estimate import Rehearsal, Taken
 from seodang.types import Checkpointing, Finding, Step
@@ -125,7 +126,7 @@ def available_memory(device: str) -> int:
     if device == "mps":
         return int(torch.mps.recommended_max_memory())
     own = psutil.Process().memory_info().rss
-    limits = [psutil.virtual_memory().available + own]
+    limits = [psutil.virtual_memory().available // ranks.local_world() + own]
     for limit, used in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
