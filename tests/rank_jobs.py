@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 import seodang
 from seodang.cli import main
+from seodang.errors import RunError
 from seodang.model import ranks
 from seodang.model.engine import choose_engine
 from seodang.model.evaluate import evaluate
@@ -101,10 +103,32 @@ def interrupted(folder: Path, *, rank: int) -> dict[str, Any]:
 def ddp(folder: Path) -> dict[str, Any]:
     """Two ranks that hold all weights each: a whole training, one that is interrupted, one that a single one began."""
     return {
+        "meeting": meeting(folder),
         "unbroken": run_training(folder / "unbroken")[1],
         "two": interrupted(folder / "two", rank=1),
         "one": run_training(folder / "one")[1],
     }
+
+
+def meeting(folder: Path) -> dict[str, Any]:
+    """Who goes first, who does what, and what becomes of one rank's error."""
+    prepared = folder / "prepared"
+    with ranks.main_first():
+        is_prepared = prepared.exists()
+        if ranks.is_main():
+            time.sleep(0.5)
+        prepared.touch()
+    spread = ranks.spread(3, lambda indices: [f"{index} by {ranks.rank()}" for index in indices])
+    error = ""
+    try:
+        with ranks.agreed():
+            if ranks.rank() == 1:
+                raise RunError("is lost", where="run", mend="find it")
+    except RunError as caught:
+        error = str(caught)
+        with ranks.ending(caught) as is_told_here:
+            pass
+    return {"is_prepared": is_prepared, "spread": spread, "error": error, "tells": is_told_here}
 
 
 def fsdp(folder: Path) -> dict[str, Any]:

@@ -83,7 +83,16 @@ def test_two_ranks_give_the_losses_and_the_best_checkpoint_of_one(alone: dict[st
     assert alone["best_step"] < 12
     for told in dealt:
         _assert_same(told["unbroken"], alone)
-    assert dealt[0] == dealt[1]
+    assert dealt[0]["unbroken"] == dealt[1]["unbroken"]
+
+
+def test_ranks_meet(dealt: Told) -> None:
+    """The main rank prepares before the other, work is shared in order, and one rank's error is raised by both."""
+    main, other = (told["meeting"] for told in dealt)
+    assert (main["is_prepared"], other["is_prepared"]) == (False, True)
+    assert main["spread"] == other["spread"] == ["0 by 0", "1 by 1", "2 by 0"]
+    assert main["error"] == other["error"] == "run: is lost\n  → find it"
+    assert (main["tells"], other["tells"]) == (True, False)
 
 
 def test_all_ranks_stop_if_one_is_interrupted(dealt: Told) -> None:
