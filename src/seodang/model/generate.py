@@ -7,7 +7,7 @@ import queue
 import threading
 import unicodedata
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from seodang import recipe
 from seodang.errors import ModelError, ResourceError, TemplateError
+from seodang.model.allocator import freed_memory_kept
 from seodang.model.attention import attention
 from seodang.model.quiet import quiet
 from seodang.model.sampling import Draw
@@ -259,7 +260,7 @@ def _generating(model: PreTrainedModel) -> Iterator[None]:
     model.generation_config = GenerationConfig()  # transformers fills gaps of a given config from the model's
     model.eval()
     try:
-        with quiet(), attention(model, name):
+        with quiet(), attention(model, name), freed_memory_kept() if model.device.type == "cpu" else nullcontext():
             yield
     finally:
         model.generation_config = own
