@@ -1,37 +1,35 @@
-"""Main memory between the steps of training and of generation."""
+"""Main memory between steps, of training or of generation, on a CPU.
+
+By default glibc returns each freed block above 32 MiB to the system at once, and the next step gets its buffers anew,
+zeroed page by page at first touch: an eighth of a training step of a small model. A step frees just what the next one
+needs; what other work frees (an evaluation, a checkpoint) fits nothing, and would only pile up.
+"""
 
 import ctypes
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of malloc.h
 _LARGEST = 32 * 2**20  # glibc's own limit of the threshold, to which it adapts
-_entered = 0  # times; the outermost counts
 
 
-@contextmanager
-def freed_memory_kept() -> Iterator[None]:
-    """Inside, glibc keeps large blocks that are freed, for the next step; elsewhere, nothing is changed.
+def keep_freed_memory() -> None:
+    """From now on freed blocks stay with the process; without glibc, nothing is changed."""
+    if libc := _glibc():
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
-    By default it returns each block above 32 MiB to the system at once, and the next step gets its buffers anew, zeroed
-    page by page at first touch: a sixth of a training step of a small model on a CPU. A step frees what the next one
-    needs, so that the peak does not grow; what other work frees fits nothing, so that it must stay outside.
-    """
-    global _entered
-    if platform.libc_ver()[0] != "glibc":
-        yield
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(_M_MMAP_MAX, 0)
-    libc.mallopt(_M_TRIM_THRESHOLD, -1)
-    _entered += 1
-    try:
-        yield
-    finally:
-        _entered -= 1
-        if not _entered:
-            libc.mallopt(_M_MMAP_MAX, 65536)
-            libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
-            libc.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST)
-            libc.malloc_trim(0)
+
+def return_freed_memory() -> None:
+    """Give back what is free, and from now on what is freed."""
+    if libc := _glibc():
+        libc.mallopt(_M_MMAP_MAX, 65536)
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST)
+        libc.malloc_trim(0)
+
+
+@cache
+def _glibc() -> Any:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None

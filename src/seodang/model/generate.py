@@ -7,7 +7,7 @@ import queue
 import threading
 import unicodedata
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from seodang import recipe
 from seodang.errors import ModelError, ResourceError, TemplateError
-from seodang.model.allocator import freed_memory_kept
+from seodang.model.allocator import keep_freed_memory, return_freed_memory
 from seodang.model.attention import attention
 from seodang.model.quiet import quiet
 from seodang.model.sampling import Draw
@@ -254,15 +254,19 @@ def _completion(
 @contextmanager
 def _generating(model: PreTrainedModel) -> Iterator[None]:
     """The model ready to generate, and then as it was: a packed attention knows no cache and no padding."""
-    own, training = model.generation_config, model.training
+    own, training, on_cpu = model.generation_config, model.training, model.device.type == "cpu"
     plain = "sdpa" if model._supports_sdpa else "eager"
     name = plain if model.config._attn_implementation.startswith("seodang") else model.config._attn_implementation
     model.generation_config = GenerationConfig()  # transformers fills gaps of a given config from the model's
     model.eval()
     try:
-        with quiet(), attention(model, name), freed_memory_kept() if model.device.type == "cpu" else nullcontext():
+        with quiet(), attention(model, name):
+            if on_cpu:
+                keep_freed_memory()
             yield
     finally:
+        if on_cpu:
+            return_freed_memory()
         model.generation_config = own
         model.train(training)
 

@@ -8,7 +8,7 @@ dealt.
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from seodang import recipe
 from seodang.data.pack import Plan, pack_step
 from seodang.errors import RunError
 from seodang.model import ranks
-from seodang.model.allocator import freed_memory_kept
+from seodang.model.allocator import keep_freed_memory, return_freed_memory
 from seodang.model.engine import Engine
 from seodang.model.floor import step_flops
 from seodang.model.quiet import quiet
@@ -149,8 +149,11 @@ def train(
     trainer.add_callback(LastStep())
     trainer.add_callback(interrupt)
     out_of_memory = memory_errors(settings, setup.pack_tokens, _checkpointing(settings, setup), trainer.shortage)
-    with quiet(), setup.engine.installed(unwrapped(model)), interrupt.listening(), out_of_memory, _kept(model):
-        trainer.train(resume_from_checkpoint=str(setup.resume_from) if setup.resume_from else None)
+    with quiet(), setup.engine.installed(unwrapped(model)), interrupt.listening(), out_of_memory:
+        try:
+            trainer.train(resume_from_checkpoint=str(setup.resume_from) if setup.resume_from else None)
+        finally:
+            return_freed_memory()
     state = trainer.state
     has_best = state.best_global_step and not interrupt.asked
     return Trained(
@@ -159,10 +162,6 @@ def train(
         best_loss=state.best_metric if has_best else None,
         stopped=interrupt.asked and state.global_step < setup.total_steps,
     )
-
-
-def _kept(model: "PreTrainedModel | PeftModel") -> AbstractContextManager[None]:
-    return freed_memory_kept() if model.device.type == "cpu" else nullcontext()
 
 
 def make_setup(
@@ -302,6 +301,8 @@ class _StepTrainer(Trainer):
 
         Gradients are exchanged with the last one; under FSDP2 with each, so that none is ever held whole.
         """
+        if self.args.device.type == "cpu":
+            keep_freed_memory()  # until the next evaluation or checkpoint
         world = self.accelerator.num_processes
         total = torch.zeros((), device=self.args.device)
         for number, pack in enumerate(inputs.packs, 1):
@@ -330,6 +331,7 @@ class _StepTrainer(Trainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Loss of every source, token-weighted, in Trainer's names."""
+        return_freed_memory()
         metrics = self.measure()
         if self.chosen_loss is None:
             raise AssertionError("evaluation without a loss to choose by")
@@ -370,6 +372,7 @@ class _StepTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write aside, then rename: a folder that bears a checkpoint's name is complete."""
+        return_freed_memory()
         folder = Path(self.args.output_dir)
         aside, final = (folder / f"{kind}-{self.state.global_step}" for kind in ("saving", "checkpoint"))
         self.on_event({"event": "save", "step": self.state.global_step, "path": str(final)})
@@ -400,6 +403,7 @@ class _StepTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _load_best_model(self) -> None:
+        return_freed_memory()
         self.optimizer.state.clear()  # no longer needed, and as large as two copies of the weights that are read now
         super()._load_best_model()
 
