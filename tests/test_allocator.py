@@ -9,23 +9,28 @@ import pytest
 
 from seodang.model.allocator import keep_freed_memory, return_freed_memory
 
-BLOCK = 256 * 2**20  # bytes
+BLOCKS, BLOCK = 16, 16 * 2**20  # of so many bytes each
 
 
 def _taken() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def _take_and_free() -> None:
+    blocks = [np.ones(BLOCK, dtype=np.uint8) for _ in range(BLOCKS)]
+    del blocks
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
 def test_freed_memory_stays_until_it_is_returned() -> None:
-    """A large block that is freed stays with the process, until all that is free is given back."""
+    """Blocks that are freed stay with the process, until all that is free is given back."""
     gc.collect()
     before = _taken()
     keep_freed_memory()
-    np.ones(BLOCK, dtype=np.uint8)
+    _take_and_free()
     kept = _taken() - before
     return_freed_memory()
-    assert kept > BLOCK // 2
-    assert _taken() - before < BLOCK // 2
-    np.ones(BLOCK, dtype=np.uint8)
-    assert _taken() - before < BLOCK // 2
+    assert kept > BLOCKS * BLOCK // 2
+    assert _taken() - before < BLOCKS * BLOCK // 2
+    _take_and_free()
+    assert _taken() - before < BLOCKS * BLOCK // 2
