@@ -1,7 +1,7 @@
 """Main memory between steps, of training or of generation, on a CPU.
 
-glibc returns what is freed at the end of its heap to the system, and the next step gets its buffers anew, zeroed page by
-page at first touch: a fifteenth of a training step of a small model. A step frees just what the next one needs; what
+glibc returns what is freed at the end of its heap to the system, and the next step gets its buffers anew, zeroed page
+by page at first touch: a fifteenth of a training step of a small model. A step frees just what the next one needs; what
 other work frees (an evaluation, a checkpoint) may not fit, so that it is returned. Blocks above 32 MiB are always
 returned: kept ones are soon broken into pieces that fit nothing, and the process grows without end.
 """
