@@ -3,23 +3,21 @@
 Rows that cannot be used are dropped and counted; every change of text is counted, too.
 """
 
-import errno
 import json
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seodang.data.arrow import Sink, writing
 from seodang.data.clean import canonical_json, clean, has_html, question_hash, row_hash, text_hash
 from seodang.data.conversations import Conversation, read_row
 from seodang.data.formats import Layout, find_layout, require_column
 from seodang.data.names import KNOWN_COLUMNS, column_key
 from seodang.data.raw import RawRow, RawRows
 from seodang.data.turns import UnusableRowError
-from seodang.errors import ResourceError, SourceError
+from seodang.errors import SourceError
 from seodang.recipe import Source
 from seodang.types import Counts, RowNote
 
@@ -72,7 +70,7 @@ def convert(raw: RawRows, source: Source, split_by: str = "question") -> tuple["
     if not tally.kept:
         raise _nothing_left(raw, tally)
     remarks = (*raw.remarks, _reading(layout, raw, group), *tally.remarks())
-    return rows.read(), tally.counts(source.name, remarks)
+    return rows.sink.read(), tally.counts(source.name, remarks)
 
 
 def _group(row: RawRow, column: str | None, changes: set[str]) -> str | None:
@@ -116,7 +114,7 @@ class _Tally:
     def keep(self, conversation: Conversation, changes: set[str]) -> None:
         self.rows_in += 1
         self.kept += 1
-        self.changed.update(changes)
+        self.changed.update(sorted(changes))  # a set's order differs from process to process
         whole = conversation.text or "\n".join([turn.content or "" for turn in conversation.messages])
         if has_html(whole):
             self.noticed[HTML] += 1
@@ -143,40 +141,23 @@ class _Tally:
 
 @contextmanager
 def _open_rows(where: str) -> Iterator["_Rows"]:
-    """Rows to write to, in the temporary folder that `datasets` removes at the session's end."""
-    from datasets.fingerprint import get_temporary_cache_files_directory
-
-    path = Path(get_temporary_cache_files_directory()) / f"convert-{uuid.uuid4().hex}.arrow"
-    rows = _Rows(path)
+    """Rows to write to; a source that breaks off is the user's to mend."""
     try:
-        with rows.sink, rows.writer:
+        with writing(features()) as sink:
+            rows = _Rows(sink)
             yield rows
             rows.flush()
     except OSError as error:
-        path.unlink(missing_ok=True)
-        if error.errno == errno.ENOSPC:
-            raise ResourceError(
-                f"the disk under {path.parent} is full",
-                where=where,
-                mend="free some space, or set TMPDIR to another disk",
-            ) from None
         raise SourceError(
             f"cannot be read to its end: {error}", where=where, mend="check the file and its disk"
         ) from None
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
 
 
 class _Rows:
     """Writes converted rows to an Arrow file, a batch in memory at a time."""
 
-    def __init__(self, path: Path) -> None:
-        import pyarrow as pa
-
-        self.path, self.schema = path, features().arrow_schema
-        self.sink = pa.OSFile(str(path), "wb")
-        self.writer = pa.ipc.new_stream(self.sink, self.schema)
+    def __init__(self, sink: Sink) -> None:
+        self.sink, self.schema = sink, sink.schema
         self.columns: dict[str, list[Any]] = {name: [] for name in self.schema.names}
         self.chars = 0
 
@@ -217,14 +198,9 @@ class _Rows:
             _json_lists(values) if name == "messages" else pa.array(values, type=self.schema.field(name).type)
             for name, values in self.columns.items()
         ]
-        self.writer.write_batch(pa.record_batch(arrays, schema=self.schema))
+        self.sink.write(pa.Table.from_arrays(arrays, schema=self.schema))
         self.columns = {name: [] for name in self.schema.names}
         self.chars = 0
-
-    def read(self) -> "datasets.Dataset":
-        import datasets
-
-        return datasets.Dataset.from_file(str(self.path))
 
 
 def features() -> "datasets.Features":
