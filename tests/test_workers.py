@@ -2,11 +2,14 @@
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from seodang.data.workers import in_order, processes
-from seodang.errors import ResourceError
+from seodang.data.workers import FEW, in_order
+from seodang.errors import ResourceError, SourceError
 
 
 def _square(number: int) -> int:
@@ -29,7 +32,7 @@ def test_results_come_in_the_order_of_the_blocks(number: int) -> None:
 
 def test_work_may_be_anything_and_remembers_in_its_own_process() -> None:
     """It is forked, not sent: a closure over an open file will do."""
-    with open(__file__, encoding="utf-8") as file:
+    with Path(__file__).open(encoding="utf-8") as file:
         assert set(in_order(lambda _: file.name, range(4), processes=2)) == {__file__}
     assert os.getpid() not in set(in_order(lambda _: os.getpid(), range(4), processes=2))
 
@@ -47,6 +50,35 @@ def test_a_killed_worker_is_told() -> None:
         list(in_order(_die, range(9), processes=2))
 
 
-def test_processes_are_at_least_one() -> None:
-    """On any machine."""
-    assert 1 <= processes() <= 16
+def test_few_blocks_are_worked_on_here_and_many_elsewhere() -> None:
+    """Starting processes takes longer than a little work."""
+    here = os.getpid()
+    assert set(in_order(lambda _: os.getpid(), range(FEW - 1))) == {here}
+    elsewhere = here not in set(in_order(lambda _: os.getpid(), range(FEW)))
+    assert elsewhere == (sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_fault_among_the_blocks_comes_after_what_was_before_it(number: int) -> None:
+    """Results of earlier blocks are not lost, and an earlier fault is told first."""
+
+    def blocks() -> Iterator[int]:
+        yield from (1, 2)
+        raise SourceError("broken", where="a.jsonl:3", mend="mend it")
+
+    done = in_order(_square, blocks(), processes=number)
+    assert [next(done), next(done)] == [1, 4]
+    with pytest.raises(SourceError, match=r"a\.jsonl:3: broken"):
+        next(done)
+
+
+def test_errors_of_ours_travel_whole() -> None:
+    """Where, what and the mend are there on the other side."""
+
+    def fail(_: int) -> None:
+        raise SourceError("broken", where="a.jsonl:3", mend="mend it")
+
+    with pytest.raises(SourceError) as caught:
+        list(in_order(fail, range(3), processes=2))
+    assert (caught.value.what, caught.value.where, caught.value.mend) == ("broken", "a.jsonl:3", "mend it")
+    assert str(caught.value) == "a.jsonl:3: broken\n  → mend it"

@@ -16,6 +16,7 @@ An error says *where* (file:row or recipe key), *what*, and *the mend*.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class SeodangError(Exception):
@@ -27,6 +28,17 @@ class SeodangError(Exception):
         self.what, self.where, self.mend = what, where, mend
         head = f"{where}: {what}" if where else what
         super().__init__(f"{head}\n  → {mend}" if mend else head)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors travel between processes."""
+        return _again, (type(self), self.args, vars(self))
+
+
+def _again(kind: type[SeodangError], args: tuple[Any, ...], facts: dict[str, Any]) -> SeodangError:
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(facts)
+    return error
 
 
 class RecipeError(SeodangError):

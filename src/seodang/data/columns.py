@@ -1,6 +1,5 @@
 """Columns of a data set as Arrow tables, and a seeded number for each key. Knows no column by name."""
 
-from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any
 
@@ -24,13 +23,6 @@ def block(rows: Dataset, start: int, stop: int) -> pa.Table:
         found: pa.Table = rows.with_format("arrow")[start:stop]
         return found.combine_chunks()
     return rows.data.table.slice(low, high - low).combine_chunks().take(pa.array(chosen - low))
-
-
-def batches(rows: Dataset, *names: str) -> Iterator[pa.Table]:
-    """The named columns in tables of up to `BATCH_ROWS` rows, one chunk each."""
-    named = rows.select_columns(list(names))
-    for start in range(0, len(named), BATCH_ROWS):
-        yield block(named, start, start + BATCH_ROWS)
 
 
 def read_columns(rows: Dataset, *names: str) -> pa.Table:

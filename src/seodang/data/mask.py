@@ -32,7 +32,13 @@ def supervise(
         [tokens] int32.
     """
     labels = np.full(len(input_ids), IGNORED, dtype=np.int32)
-    for first, after in np.searchsorted(starts, spans or np.zeros((0, 2))).tolist():
+    for first, after in edges(starts, spans):
         labels[first:after] = input_ids[first:after]
     labels[:1] = IGNORED
     return labels
+
+
+def edges(starts: NDArray[np.int32], spans: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """[first token, token after the last] of each span."""
+    found: list[list[int]] = np.searchsorted(starts, np.array(spans, dtype=np.int32).reshape(-1, 2)).tolist()
+    return found

@@ -19,7 +19,7 @@ from seodang.data.jinja import Turn
 from seodang.data.renderer import Renderer, parse_tools
 from seodang.data.template import adds_bos
 from seodang.data.tokenise import Encoded, Encoder, windows
-from seodang.data.workers import in_order, processes
+from seodang.data.workers import in_order
 from seodang.errors import GateError, TemplateError
 from seodang.types import IGNORED, Counts, Rendered, RowNote
 
@@ -27,7 +27,7 @@ __all__ = ["Renderer", "TooLong", "parse_tools", "render"]
 
 TooLong = Literal["drop", "cut_question", "refuse"]
 BATCH = 1000  # rows that are rendered together, and of one Arrow batch
-MANY_ROWS = 5000  # from here on it pays to start processes and to remember words
+MANY_ROWS = 5000  # from here on it pays to remember words
 MAX_NOTES = 1000  # dropped rows that are listed by name; all are counted
 MAX_CUTS = 8  # a shortened question can tokenise to a little more than was aimed at
 CUT = "question cut at its beginning to fit max_tokens"
@@ -65,8 +65,7 @@ def render(
     step = _Step(rows, renderer, max_tokens, too_long)
     tally = _Tally()
     with writing(_features(rows), into) as sink:
-        many = len(rows) >= MANY_ROWS
-        for made, counted in in_order(step, range(0, len(rows), BATCH), processes=processes() if many else 1):
+        for made, counted in in_order(step, range(0, len(rows), BATCH)):
             sink.write(made)
             tally.add(counted)
             if on_rows:

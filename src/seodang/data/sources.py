@@ -5,6 +5,7 @@ Reads what is there and says how; knows nothing of questions and answers (that i
 
 import unicodedata
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, TextIO
 from seodang.data.encoding import find_encoding, first_bytes, refuse_binary
 from seodang.data.json_rows import read_json, starts_like_json
 from seodang.data.names import nearest
-from seodang.data.raw import RawRow, RawRows, column_name, raw_row
+from seodang.data.raw import Block, RawRow, RawRows, column_name, raw_row
 from seodang.data.tables import DELIMITERS, read_csv, read_parquet
 from seodang.errors import SourceError
 from seodang.recipe import Source
@@ -61,11 +62,16 @@ def _joined(parts: list[RawRows]) -> RawRows:
         for part in parts:
             yield from part.rows()
 
+    def blocks() -> Iterator[Block]:
+        for part in parts:
+            yield from part.blocks()
+
     return RawRows(
         where=", ".join(part.where for part in parts[:3]) + (" …" if len(parts) > 3 else ""),
         columns=tuple(dict.fromkeys(name for part in parts for name in part.columns)),
         rows=rows,
         remarks=tuple(f"{part.where}: {remark}" for part in parts for remark in part.remarks),
+        unread=blocks,
     )
 
 
@@ -121,7 +127,7 @@ def _start(opened: Callable[..., TextIO]) -> str:
 def _with_remark(rows: RawRows, remark: str | None) -> RawRows:
     if remark is None:
         return rows
-    return RawRows(where=rows.where, columns=rows.columns, rows=rows.rows, remarks=(remark, *rows.remarks))
+    return replace(rows, remarks=(remark, *rows.remarks))
 
 
 def _locate(given: str) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from seodang.data.mask import supervise
+from seodang.data.mask import edges, supervise
 from seodang.data.template import ChatTemplate
 from seodang.data.words import Tokens, words_of
 from seodang.types import IGNORED, Rendered
@@ -77,9 +77,10 @@ class Encoder:
 
     def _fault(self, row: Rendered, ids: NDArray[np.int32], starts: NDArray[np.int32]) -> str | None:
         added = np.flatnonzero(self._is_added[ids])
-        edges = np.searchsorted(starts, row.spans or np.zeros((0, 2))).tolist()
-        for (start, end), (first, after) in zip(row.spans, edges, strict=True):
-            since = int(added[np.searchsorted(added, first) - 1]) if len(added) and added[0] < first else 0
+        found = edges(starts, row.spans)
+        before = np.searchsorted(added, [first for first, _ in found]).tolist()  # added tokens in front of each span
+        for (start, end), (first, after), number in zip(row.spans, found, before, strict=True):
+            since = added[number - 1] if number else 0
             if first and ids[since:first].tobytes() != self._alone(row.text[starts[since] : start]):
                 return FAULTY_SEAM
             if row.text.endswith(self._turn_end, start, end) and ids[after - 1] != self._turn_end_id:

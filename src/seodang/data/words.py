@@ -60,7 +60,7 @@ class Words:
         if len(self._known) > REMEMBERED:
             self._known.clear()
         cut = [None if self._is_odd(text) else self._word.findall(text) for text in texts]
-        self._learn({word for words in cut if words for word in words if word not in self._known})
+        self._learn(set().union(*filter(None, cut)) - self._known.keys())
         return [None if words is None else self._joined(words) for words in cut]
 
     def _is_odd(self, text: str) -> bool:
