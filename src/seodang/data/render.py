@@ -31,7 +31,7 @@ MANY_ROWS = 5000  # from here on it pays to remember words
 MAX_NOTES = 1000  # dropped rows that are listed by name; all are counted
 MAX_CUTS = 8  # a shortened question can tokenise to a little more than was aimed at
 CUT = "question cut at its beginning to fit max_tokens"
-ADDED = ("input_ids", "labels", "num_tokens", "num_supervised", "num_bytes")
+ADDED = ("input_ids", "labels", "num_tokens", "num_supervised", "num_bytes", "largest_id")
 
 
 def render(
@@ -43,7 +43,7 @@ def render(
     on_rows: Callable[[int], None] | None = None,
     into: Path | None = None,
 ) -> tuple[Dataset, Counts]:
-    """Add text (rendered), input_ids, labels (unshifted), num_tokens, num_supervised and num_bytes to the rows.
+    """Add text (rendered), input_ids, labels (unshifted), numbers of tokens, supervised tokens and bytes to the rows.
 
     Plain text rows (no messages) are cut into windows of nearly equal length, each with BOS in front where the model
     knows one; the second window's `row_id` ends in "#2". Many rows are rendered by several processes, which changes
@@ -279,6 +279,7 @@ def _table(table: pa.Table, lines: Sequence[tuple[int, int, _Line]]) -> pa.Table
         pa.array(np.diff(ends), pa.int32()),
         pa.array([int((line.labels != IGNORED).sum()) for line in made], pa.int32()),
         pa.array([line.num_bytes for line in made], pa.int32()),
+        pa.array([int(line.input_ids.max(initial=0)) for line in made], pa.int32()),
     )
     taken = taken.set_column(
         taken.schema.get_field_index("text"), "text", pa.array([line.text for line in made], pa.string())

@@ -168,14 +168,26 @@ def _same_name(path: Path, given: str) -> Path:
     raise SourceError(f"no such file{missing}", where=given, mend=mend)
 
 
-def _read_hub(source: Source) -> RawRows:
+def hub_fingerprint(source: Source) -> str:
+    """What `datasets` calls the data set that it finds: another revision or split is called otherwise.
+
+    Raises:
+        SourceError: it cannot be found.
+    """
+    return str(_load_hub(source)._fingerprint)
+
+
+def _load_hub(source: Source) -> Any:
     import datasets
 
-    where = f"hub:{source.hub}"
     try:
-        table: Any = datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
+        return datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
-        raise SourceError(_first_line(error), where=where, mend=_hub_mend(error, source)) from None
+        raise SourceError(_first_line(error), where=f"hub:{source.hub}", mend=_hub_mend(error, source)) from None
+
+
+def _read_hub(source: Source) -> RawRows:
+    where, table = f"hub:{source.hub}", _load_hub(source)
     remarks: list[str] = []
     media = [name for name, feature in table.features.items() if type(feature).__name__ in MEDIA]
     if media:
