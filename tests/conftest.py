@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any import of huggingface
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from seodang.model.packaged import cache_folder
 from tiny import make_config, make_model, make_tokenizer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -22,6 +24,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of the session's own for prepared rows; packaged models are unpacked once into the user's."""
+    models = cache_folder() / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    own = tmp_path_factory.mktemp("cache")
+    (own / "models").symlink_to(models, target_is_directory=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEODANG_CACHE", str(own))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ CHATML_HEADER, CHATML_END = "<|im_start|>assistant\n", "<|im_end|>"
 CHATML_MARKERS = re.compile(r"<\|im_(start|end)\|>")
 
 
-def _offsets(*starts_and_ends: int) -> np.ndarray:
-    return np.array(starts_and_ends, dtype=np.int32).reshape(-1, 2)
+def _starts(*starts: int) -> np.ndarray:
+    return np.array(starts, dtype=np.int32)
 
 
 def _find(marked: str) -> list[Marked]:
@@ -25,7 +25,7 @@ def _find(marked: str) -> list[Marked]:
 def test_tokens_inside_a_span_are_supervised_and_others_are_not() -> None:
     """A token is supervised exactly where it begins inside [start, end)."""
     ids = np.array([5, 6, 7, 8, 9], dtype=np.int32)
-    labels = supervise(_offsets(0, 2, 2, 4, 4, 6, 6, 8, 8, 9), [(2, 4), (6, 8)], ids)
+    labels = supervise(_starts(0, 2, 4, 6, 8), [(2, 4), (6, 8)], ids)
     assert labels.tolist() == [IGNORED, 6, IGNORED, 8, IGNORED]
     assert labels.dtype == np.int32
 
@@ -33,25 +33,25 @@ def test_tokens_inside_a_span_are_supervised_and_others_are_not() -> None:
 def test_byte_tokens_of_one_character_stay_together() -> None:
     """Three byte tokens that share a character are all supervised with it."""
     ids = np.array([1, 2, 3, 4, 5], dtype=np.int32)
-    labels = supervise(_offsets(0, 1, 1, 3, 2, 3, 2, 3, 3, 4), [(1, 3)], ids)
+    labels = supervise(_starts(0, 1, 2, 2, 3), [(1, 3)], ids)
     assert labels.tolist() == [IGNORED, 2, 3, 4, IGNORED]
 
 
 def test_a_turn_end_that_swallows_white_space_is_supervised() -> None:
     """A token that begins in the span and ends after it belongs to it."""
-    labels = supervise(_offsets(0, 4, 4, 9, 9, 11), [(4, 8)], np.array([1, 2, 3], dtype=np.int32))
+    labels = supervise(_starts(0, 4, 9), [(4, 8)], np.array([1, 2, 3], dtype=np.int32))
     assert labels.tolist() == [IGNORED, 2, IGNORED]
 
 
 def test_the_first_token_is_never_a_target() -> None:
     """Nothing comes before the first token, so nothing predicts it."""
-    labels = supervise(_offsets(0, 1, 1, 2), [(0, 2)], np.array([8, 9], dtype=np.int32))
+    labels = supervise(_starts(0, 1), [(0, 2)], np.array([8, 9], dtype=np.int32))
     assert labels.tolist() == [IGNORED, 9]
 
 
 def test_no_tokens_give_no_labels() -> None:
     """An empty row has empty labels."""
-    assert supervise(np.zeros((0, 2), np.int32), [(0, 3)], np.zeros(0, np.int32)).tolist() == []
+    assert supervise(_starts(), [(0, 3)], np.zeros(0, np.int32)).tolist() == []
 
 
 def test_marks_lie_inside_the_white_space_and_come_off_again() -> None:

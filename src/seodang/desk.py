@@ -1,11 +1,14 @@
 """The data part of the line, and a model put beside it: all that training and measuring need on the desk."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seodang.check.findings import findings
-from seodang.data.prepare import Prepared, gather, prepare
+from seodang.data.keys import rows_key, sources_key
+from seodang.data.prepare import Gathered, Prepared, RenderedSources, gather, join, render_sources
 from seodang.data.render import Renderer
+from seodang.data.store import Store
 from seodang.data.template import ChatTemplate, apply_template, find_template
 from seodang.errors import GateError, SeodangError
 from seodang.model import ranks
@@ -50,6 +53,7 @@ def set_up(recipe: Recipe) -> Desk:
     import datasets
 
     from seodang.model.load import choose_placement, load_config, load_tokenizer
+    from seodang.model.packaged import cache_folder
     from seodang.train.choice import pack_tokens
 
     placement = choose_placement(recipe.model, frozen=recipe.train.adapter is not None)
@@ -58,19 +62,21 @@ def set_up(recipe: Recipe) -> Desk:
     num_embeddings = load_config(spec).get_text_config().vocab_size
     datasets.disable_progress_bars()  # what is being done is shown by `live`
     tokenizer = load_tokenizer(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
-    gathered = gather(recipe)
+    store = Store(cache_folder() / "prepared", live.show_note)
+    sources = sources_key(recipe)
+    thinking = store.has_thinking(sources)
+    gathered = gather(recipe) if thinking is None else None
     template = find_template(
         tokenizer,
         recipe.template,
         num_embeddings=num_embeddings,
         load_tokenizer=load_tokenizer,
         system=recipe.system,
-        thinking=gathered.has_thinking,
+        thinking=gathered.has_thinking if gathered else bool(thinking),
     )
     apply_template(tokenizer, template)
     renderer = Renderer(tokenizer, template, recipe.system, recipe.train.loss_on)
-    with live.counting("rows rendered, tokenised and masked", gathered.num_rows) as advance:
-        prepared = prepare(recipe, gathered, renderer, on_rows=advance)
+    prepared = join(recipe, _rendered(recipe, gathered, renderer, store, sources))
     found = findings(prepared, renderer, num_embeddings=num_embeddings)
     return Desk(
         recipe=recipe,
@@ -123,6 +129,25 @@ def fit_memory(desk: Desk) -> Desk:
     warning = fit.shortage_finding(found, settings, device)
     prepared = replace(desk.prepared, findings=(*desk.prepared.findings, warning)) if warning else desk.prepared
     return replace(desk, prepared=prepared, memory=found, pack_tokens=found.pack_tokens)
+
+
+def _rendered(
+    recipe: Recipe, gathered: Gathered | None, renderer: Renderer, store: Store, sources: str
+) -> RenderedSources:
+    """The rows as an earlier start left them, or prepared now."""
+    made = False
+
+    def make(folder: Path | None) -> RenderedSources:
+        nonlocal made
+        made = True
+        rows = gathered or gather(recipe)
+        with live.counting("rows rendered, tokenised and masked", rows.num_rows) as advance:
+            return render_sources(recipe, rows, renderer, on_rows=advance, into=folder)
+
+    rendered = store.get(rows_key(sources, recipe, renderer), make)
+    if not made:
+        live.show_line(f"rows rendered, tokenised and masked: as prepared before, in {store.folder}")
+    return rendered
 
 
 def show_data(desk: Desk) -> None:

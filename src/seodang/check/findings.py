@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pyarrow.compute as pc
 
+from seodang.data.columns import read_columns
 from seodang.data.prepare import Prepared
 from seodang.data.render import Renderer
 from seodang.types import Counts, Finding
@@ -52,7 +53,7 @@ def _rendered(counts: Counts) -> Iterator[Finding]:
 def _ids(prepared: Prepared, num_embeddings: int) -> Iterator[Finding]:
     for side, rows in prepared.rows.items():
         if len(rows):
-            largest = max(pc.max(chunk.values).as_py() or 0 for chunk in rows.data.column("input_ids").chunks)
+            largest = pc.max(read_columns(rows, "largest_id")["largest_id"]).as_py()
             if largest >= num_embeddings:
                 yield Finding(
                     check="ids_beyond_embedding",

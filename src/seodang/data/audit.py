@@ -12,11 +12,13 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from seodang.data.columns import batches
+from seodang.data.columns import block
 from seodang.data.split import Parts
+from seodang.data.workers import in_order
 from seodang.recipe import Split
 from seodang.types import Finding
 
+BATCH_ROWS = 2000
 FEW_ROWS = 50
 SHOWN_ROWS = 5
 MIXED_SHARE = 0.01  # a second language below this share of the rows is not worth a note
@@ -161,7 +163,9 @@ def _leaks(name: str, facts: Mapping[str, _Facts], by: Split) -> Iterator[Findin
 
 def _gather(part: Parts) -> _Facts:
     """Read both sides once, batch by batch."""
-    gathered = [columns for side in (part.train, part.test) for columns in _columns(side)]
+    sides = [side.select_columns(["row_id", "question_key", "messages", "text"]) for side in (part.train, part.test)]
+    places = [(side, start) for side in (0, 1) for start in range(0, len(sides[side]), BATCH_ROWS)]
+    gathered = list(in_order(lambda place: _columns(sides[place[0]], place[1]), places))
     row, question, prompt, answer, is_echo, hangul, latin = (
         np.concatenate([columns[index] for columns in gathered]) for index in range(7)
     )
@@ -177,29 +181,30 @@ def _gather(part: Parts) -> _Facts:
     )
 
 
-def _columns(side: Dataset) -> Iterator[tuple[NDArray[np.int64], ...]]:
-    """The fields of `_Facts` after `part`, for each batch of one side."""
-    for batch in batches(side, "row_id", "question_key", "messages", "text"):
-        messages = batch["messages"].combine_chunks()
-        turns = iter(json.loads(f"[{','.join(messages.flatten().storage.to_pylist())}]"))  # one parse for all is faster
-        num_turns = messages.value_lengths().to_pylist()
-        questions = batch["question_key"].to_pylist()
-        facts, texts = [], []
-        for index, text in enumerate(batch["text"].to_pylist()):
-            conversation = list(islice(turns, num_turns[index]))
-            contents = [turn["content"] or "" for turn in conversation] or [text or ""]
-            texts.append("\n".join([*contents, ""]))
-            facts.append(_exchange(questions[index], conversation))
-        prompt, answer, is_echo = np.array(facts, dtype=np.int64).T
-        rows = np.array([hash(row_id) for row_id in batch["row_id"].to_pylist()], dtype=np.int64)
-        yield (
-            rows,
-            np.array([hash(key) for key in questions], dtype=np.int64),
-            prompt,
-            answer,
-            is_echo,
-            *_scripts(texts),
-        )
+def _columns(side: Dataset, start: int) -> tuple[NDArray[np.int64], ...]:
+    """The fields of `_Facts` after `part`, for one batch of one side."""
+    batch = block(side, start, start + BATCH_ROWS)
+    messages = batch["messages"].combine_chunks()
+    turns = iter(json.loads(f"[{','.join(messages.flatten().storage.to_pylist())}]"))  # one parse for all is faster
+    num_turns = messages.value_lengths().to_pylist()
+    questions = batch["question_key"].to_pylist()
+    facts, texts = [], []
+    for index, text in enumerate(batch["text"].to_pylist()):
+        conversation = list(islice(turns, num_turns[index]))
+        contents = [turn["content"] or "" for turn in conversation] or [text or ""]
+        texts.append("\n".join([*contents, ""]))
+        facts.append(_exchange(questions[index], conversation))
+    prompt, answer, is_echo = np.array(facts, dtype=np.int64).T
+    # hashes of this session: forked processes share the salt
+    rows = np.array([hash(row_id) for row_id in batch["row_id"].to_pylist()], dtype=np.int64)
+    return (
+        rows,
+        np.array([hash(key) for key in questions], dtype=np.int64),
+        prompt,
+        answer,
+        is_echo,
+        *_scripts(texts),
+    )
 
 
 def _exchange(question_key: str, conversation: list[dict[str, str | None]]) -> tuple[int, int, bool]:

@@ -3,23 +3,24 @@
 Rows that cannot be used are dropped and counted; every change of text is counted, too.
 """
 
-import errno
 import json
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
+from seodang.data.arrow import Sink, writing
 from seodang.data.clean import canonical_json, clean, has_html, question_hash, row_hash, text_hash
 from seodang.data.conversations import Conversation, read_row
 from seodang.data.formats import Layout, find_layout, require_column
 from seodang.data.names import KNOWN_COLUMNS, column_key
-from seodang.data.raw import RawRow, RawRows
+from seodang.data.raw import Block, RawRow, RawRows
 from seodang.data.turns import UnusableRowError
-from seodang.errors import ResourceError, SourceError
+from seodang.data.workers import in_order
+from seodang.errors import SourceError
 from seodang.recipe import Source
 from seodang.types import Counts, RowNote
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     import datasets
 
 NOTES_KEPT = 1000  # dropped rows listed one by one
-BATCH_ROWS = 1000
-BATCH_CHARS = 1 << 24  # a batch of huge cells is written before it has all its rows
 NO_COLUMN = ("question", "row")  # values of split.by that name no column
 HTML = "with HTML tags or entities (kept as they are)"
 DAMAGED = "with U+FFFD, the mark of text damaged before (kept as it is)"
@@ -51,20 +50,14 @@ def convert(raw: RawRows, source: Source, split_by: str = "question") -> tuple["
     group = None if split_by in NO_COLUMN else split_by
     if group is not None:
         require_column(group, "split.by", raw)
+    conversion = _Conversion(layout, source, group, frozenset(raw.columns))
     tally = _Tally()
-    known, late = set(raw.columns), dict[str, None]()
-    with _open_rows(raw.where) as rows:
-        for row in raw.rows():
-            if not row.fields.keys() <= known:
-                late.update(dict.fromkeys(name for name in row.fields if name not in known))
-            changes = set(row.changed)
-            try:
-                conversation = read_row(layout, row.fields, changes)
-            except UnusableRowError as reason:
-                tally.drop(row, str(reason))
-                continue
-            rows.add(conversation, row, source, _group(row, group, changes))
-            tally.keep(conversation, changes)
+    late: dict[str, None] = {}
+    with _sink(raw.where) as sink:
+        for rows, counted, unknown in in_order(conversion, raw.blocks()):
+            sink.write(rows)
+            tally.add(counted)
+            late.update(dict.fromkeys(unknown))
     if late:  # JSON rows may bring columns further down than `read` looks ahead
         raw = replace(raw, columns=(*raw.columns, *late))
         if any(column_key(name) in KNOWN_COLUMNS for name in late):
@@ -72,7 +65,7 @@ def convert(raw: RawRows, source: Source, split_by: str = "question") -> tuple["
     if not tally.kept:
         raise _nothing_left(raw, tally)
     remarks = (*raw.remarks, _reading(layout, raw, group), *tally.remarks())
-    return rows.read(), tally.counts(source.name, remarks)
+    return sink.read(), tally.counts(source.name, remarks)
 
 
 def _group(row: RawRow, column: str | None, changes: set[str]) -> str | None:
@@ -97,7 +90,7 @@ def _nothing_left(raw: RawRows, tally: "_Tally") -> SourceError:
 
 
 class _Tally:
-    """Counts rows while they pass."""
+    """Counts rows while they pass; can be pickled."""
 
     def __init__(self) -> None:
         self.rows_in = self.kept = 0
@@ -116,7 +109,7 @@ class _Tally:
     def keep(self, conversation: Conversation, changes: set[str]) -> None:
         self.rows_in += 1
         self.kept += 1
-        self.changed.update(changes)
+        self.changed.update(sorted(changes))  # a set's order differs from process to process
         whole = conversation.text or "\n".join([turn.content or "" for turn in conversation.messages])
         if has_html(whole):
             self.noticed[HTML] += 1
@@ -124,6 +117,13 @@ class _Tally:
             self.noticed[DAMAGED] += 1
         if next((turn.role for turn in conversation.messages if turn.role != "system"), "user") != "user":
             self.noticed[ANSWER_FIRST] += 1
+
+    def add(self, more: "_Tally") -> None:
+        self.rows_in, self.kept = self.rows_in + more.rows_in, self.kept + more.kept
+        self.dropped.update(more.dropped)
+        self.changed.update(more.changed)
+        self.noticed.update(more.noticed)
+        self.notes += more.notes[: NOTES_KEPT - len(self.notes)]
 
     def remarks(self) -> list[str]:
         return [f"rows {what}: {count}" for what, count in self.noticed.items() if count]
@@ -142,45 +142,46 @@ class _Tally:
 
 
 @contextmanager
-def _open_rows(where: str) -> Iterator["_Rows"]:
-    """Rows to write to, in the temporary folder that `datasets` removes at the session's end."""
-    from datasets.fingerprint import get_temporary_cache_files_directory
-
-    path = Path(get_temporary_cache_files_directory()) / f"convert-{uuid.uuid4().hex}.arrow"
-    rows = _Rows(path)
+def _sink(where: str) -> Iterator[Sink]:
+    """A file for the rows; a source that breaks off is the user's to mend."""
     try:
-        with rows.sink, rows.writer:
-            yield rows
-            rows.flush()
+        with writing(features()) as sink:
+            yield sink
     except OSError as error:
-        path.unlink(missing_ok=True)
-        if error.errno == errno.ENOSPC:
-            raise ResourceError(
-                f"the disk under {path.parent} is full",
-                where=where,
-                mend="free some space, or set TMPDIR to another disk",
-            ) from None
         raise SourceError(
             f"cannot be read to its end: {error}", where=where, mend="check the file and its disk"
         ) from None
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
 
 
-class _Rows:
-    """Writes converted rows to an Arrow file, a batch in memory at a time."""
+class _Conversion:
+    """One block of raw rows → an Arrow table, what became of them, and columns that were not known."""
 
-    def __init__(self, path: Path) -> None:
-        import pyarrow as pa
+    def __init__(self, layout: Layout, source: Source, group: str | None, known: frozenset[str]) -> None:
+        self.layout, self.source, self.group, self.known = layout, source, group, known
+        self.schema = features().arrow_schema
 
-        self.path, self.schema = path, features().arrow_schema
-        self.sink = pa.OSFile(str(path), "wb")
-        self.writer = pa.ipc.new_stream(self.sink, self.schema)
-        self.columns: dict[str, list[Any]] = {name: [] for name in self.schema.names}
-        self.chars = 0
+    def __call__(self, block: Block) -> tuple[pa.Table, _Tally, list[str]]:
+        tally, late = _Tally(), dict[str, None]()
+        columns: dict[str, list[Any]] = {name: [] for name in self.schema.names}
+        for row in block():
+            if not row.fields.keys() <= self.known:
+                late.update(dict.fromkeys(name for name in row.fields if name not in self.known))
+            changes = set(row.changed)
+            try:
+                conversation = read_row(self.layout, row.fields, changes)
+            except UnusableRowError as reason:
+                tally.drop(row, str(reason))
+                continue
+            for name, value in self._values(conversation, row, _group(row, self.group, changes)).items():
+                columns[name].append(value)
+            tally.keep(conversation, changes)
+        arrays = [
+            _json_lists(values) if name == "messages" else pa.array(values, type=self.schema.field(name).type)
+            for name, values in columns.items()
+        ]
+        return pa.Table.from_arrays(arrays, schema=self.schema), tally, list(late)
 
-    def add(self, conversation: Conversation, row: RawRow, source: Source, group: str | None) -> None:
+    def _values(self, conversation: Conversation, row: RawRow, group: str | None) -> dict[str, Any]:
         text = conversation.text
         turns = [message.as_dict() for message in conversation.messages]
         canonical = [canonical_json(turn) for turn in turns]
@@ -190,10 +191,10 @@ class _Rows:
             _ENCODER.encode(turn) if message.tool_calls else line
             for message, turn, line in zip(conversation.messages, turns, canonical, strict=True)
         ]
-        values = {
+        return {
             "row_id": row_hash(canonical, conversation.tools) if text is None else text_hash(text),
-            "source": source.name,
-            "role": source.role,
+            "source": self.source.name,
+            "role": self.source.role,
             "file": row.file,
             "row": row.row,
             "messages": messages,
@@ -202,29 +203,6 @@ class _Rows:
             "question_key": question_hash(conversation.question),
             "group": group,
         }
-        for name, value in values.items():
-            self.columns[name].append(value)
-        self.chars += sum(map(len, messages)) + len(text or "") + len(conversation.tools or "")
-        if len(self.columns["row_id"]) >= BATCH_ROWS or self.chars >= BATCH_CHARS:
-            self.flush()
-
-    def flush(self) -> None:
-        import pyarrow as pa
-
-        if not self.columns["row_id"]:
-            return
-        arrays = [
-            _json_lists(values) if name == "messages" else pa.array(values, type=self.schema.field(name).type)
-            for name, values in self.columns.items()
-        ]
-        self.writer.write_batch(pa.record_batch(arrays, schema=self.schema))
-        self.columns = {name: [] for name in self.schema.names}
-        self.chars = 0
-
-    def read(self) -> "datasets.Dataset":
-        import datasets
-
-        return datasets.Dataset.from_file(str(self.path))
 
 
 def features() -> "datasets.Features":
@@ -248,10 +226,8 @@ def features() -> "datasets.Features":
     )
 
 
-def _json_lists(rows: list[list[str]]) -> Any:
+def _json_lists(rows: list[list[str]]) -> pa.Array:
     """Lists of JSON texts as Arrow holds `List(Json())`."""
-    import pyarrow as pa
-
     offsets = [0]
     for texts in rows:
         offsets.append(offsets[-1] + len(texts))

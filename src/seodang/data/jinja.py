@@ -1,8 +1,11 @@
 """Runs a chat template's Jinja text exactly as `apply_chat_template` does. Knows no tokenizer and no mask."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from jinja2.runtime import LoopContext
 
 from seodang.errors import TemplateError
 
@@ -10,6 +13,11 @@ if TYPE_CHECKING:
     import jinja2
 
 Turn = Mapping[str, Any]  # one message as `Message.as_dict` gives it
+_OF_LOOPS = frozenset({"index", "index0", "revindex", "revindex0", "first", "last", "length", "depth", "depth0"})
+_OF_TEXTS = frozenset(name for name in vars(str) if name[0] != "_") - {
+    "format",
+    "format_map",
+}  # which the sandbox wraps
 PINNED_DATE = date(2026, 1, 1)  # a template that writes today's date would train on one prompt and serve another
 
 
@@ -28,6 +36,10 @@ def compile_template(text: str, *, where: str = "chat template") -> "jinja2.Temp
         raise TemplateError(
             f"{error.message}", where=f"{where}:{error.lineno}", mend="mend this line of the template"
         ) from None
+    template.globals = dict(template.globals)  # copied at each render, which is slow from the ChainMap that it is
+    vars(template.environment)["getattr"] = partial(
+        _attribute, type(template.environment).getattr, template.environment
+    )
     return template
 
 
@@ -92,6 +104,17 @@ def pinned(text: str, *, thinking: bool) -> str:
 def fixed(text: str, values: Mapping[str, str]) -> str:
     """The template with variables set to fixed strings in its first lines."""
     return "".join(f"{{%- set {name} = {_literal(value)} %}}\n" for name, value in values.items()) + text
+
+
+def _attribute(sandboxed: Callable[..., Any], environment: "jinja2.Environment", value: Any, name: str) -> Any:
+    """An attribute as the sandbox gives it; what it would allow after long checks anyway is given at once."""
+    kind = value.__class__
+    if kind is dict:
+        if name in value and not hasattr(dict, name):
+            return value[name]
+    elif (kind is LoopContext and name in _OF_LOOPS) or (kind is str and name in _OF_TEXTS):
+        return getattr(value, name)
+    return sandboxed(environment, value, name)
 
 
 def _present(turn: Turn) -> Turn:

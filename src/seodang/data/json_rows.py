@@ -3,11 +3,12 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any, TextIO
 
 from seodang.data.names import ANSWER, QUESTION, column_key
-from seodang.data.raw import Number, RawRow, RawRows, raw_row
+from seodang.data.raw import BLOCK_CHARS, BLOCK_ROWS, Block, Number, RawRow, RawRows, raw_row
 from seodang.data.turns import is_turn
 from seodang.errors import SourceError
 
@@ -51,26 +52,32 @@ def read_json(path: str, open_text: OpenText, *, by_line: bool) -> RawRows:
     Raises:
         SourceError: broken JSON with its row, or a shape that holds no rows.
     """
-    rows, remark = _rows_of(path, open_text, by_line=by_line)
+    rows, blocks, remark = _rows_of(path, open_text, by_line=by_line)
     columns = dict.fromkeys(name for row in islice(rows(), LOOK_AHEAD) for name in row.fields)
-    return RawRows(where=path, columns=tuple(columns), rows=rows, remarks=(remark,) if remark else ())
+    remarks = (remark,) if remark else ()
+    return RawRows(where=path, columns=tuple(columns), rows=rows, remarks=remarks, unread=blocks)
 
 
-def _rows_of(path: str, open_text: OpenText, *, by_line: bool) -> tuple[Callable[[], Iterator[RawRow]], str | None]:
+def _rows_of(
+    path: str, open_text: OpenText, *, by_line: bool
+) -> tuple[Callable[[], Iterator[RawRow]], Callable[[], Iterator[Block]] | None, str | None]:
+    """Rows, the same in blocks if they stand one a line, and a remark."""
     with open_text() as file:
         first, second = [*islice(filter(None, (line.strip(EDGES) for line in file)), 2), "", ""][:2]
     if first[:1] == "[":
-        return lambda: _array_rows(path, open_text), None
+        return lambda: _array_rows(path, open_text), None, None
     if first[:1] != "{":
         raise SourceError(f"no JSON: the file starts with {first[:20]!r}", where=f"{path}:1", mend=WRITE_JSON)
     if second and (_is_object(first.rstrip(",")) or (by_line and second[0] == "{")):
-        return lambda: _line_rows(path, open_text), None
+        blocks = partial(_line_blocks, path, open_text)
+        return lambda: (row for block in blocks() for row in block()), blocks, None
     values = _values(path, open_text)
     whole = next(values)[1]
     if next(values, None) is not None:
-        return lambda: _value_rows(path, _values(path, open_text)), "several JSON objects one after another: a row each"
-    records, remark = _records_in(path, whole)
-    return lambda: _value_rows(path, ((index, record) for index, record in enumerate(records, 1))), remark
+        remark = "several JSON objects one after another: a row each"
+        return lambda: _value_rows(path, _values(path, open_text)), None, remark
+    records, told = _records_in(path, whole)
+    return lambda: _value_rows(path, ((index, record) for index, record in enumerate(records, 1))), None, told
 
 
 def _is_object(text: str) -> bool:
@@ -80,21 +87,33 @@ def _is_object(text: str) -> bool:
         return False
 
 
-def _line_rows(path: str, open_text: OpenText) -> Iterator[RawRow]:
-    """Rows of JSON Lines; blank lines are passed over, and each row bears its line's number."""
+def _line_blocks(path: str, open_text: OpenText) -> Iterator[Block]:
+    """Blocks of JSON Lines; blank lines are passed over, and each row bears its line's number."""
+    lines: list[tuple[int, str]] = []
+    chars = 0
     with open_text() as file:
         for number, line in enumerate(file, 1):
             text = line.strip(EDGES)
             if not text:
                 continue
-            try:
-                record = _DECODER.decode(text)
-            except (ValueError, RecursionError) as error:
-                at = getattr(error, "pos", 0)
-                cut_off = _runs_out(error, text) and not any(rest.strip() for rest in file)
-                place = f"line {number}, character {at + 1}"
-                raise _broken(error, f"{path}:{number}", place, text[at:], cut_off=cut_off) from None
-            yield raw_row(path, number, _checked(record, path, number))
+            if len(lines) >= BLOCK_ROWS or chars >= BLOCK_CHARS:
+                yield partial(_read_lines, path, lines, is_last=False)
+                lines, chars = [], 0
+            lines.append((number, text))
+            chars += len(text)
+    yield partial(_read_lines, path, lines, is_last=True)
+
+
+def _read_lines(path: str, lines: list[tuple[int, str]], *, is_last: bool) -> Iterator[RawRow]:
+    for number, text in lines:
+        try:
+            record = _DECODER.decode(text)
+        except (ValueError, RecursionError) as error:
+            at = getattr(error, "pos", 0)
+            cut_off = _runs_out(error, text) and is_last and number == lines[-1][0]
+            place = f"line {number}, character {at + 1}"
+            raise _broken(error, f"{path}:{number}", place, text[at:], cut_off=cut_off) from None
+        yield raw_row(path, number, _checked(record, path, number))
 
 
 def _array_rows(path: str, open_text: OpenText) -> Iterator[RawRow]:

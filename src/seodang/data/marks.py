@@ -18,7 +18,8 @@ from seodang.errors import TemplateError
 
 TEXT, CALL, CLOSE = "\ufdd0", "\ufdd2", "\ufdd1"  # an answer or thought begins; a tool's name begins; either ends
 _DIGITS = "".join(chr(code) for code in range(0xFDE0, 0xFDF0))  # base 16: which message a mark belongs to
-_MARK = re.compile(f"([{TEXT}{CALL}])([{_DIGITS}]+)|{CLOSE}")
+_VALUES = str.maketrans(_DIGITS, "0123456789abcdef")
+_MARK = re.compile(f"[{TEXT}{CALL}{CLOSE}][{_DIGITS}]*")  # a class first: alternatives are searched far more slowly
 RESERVED = re.compile("[\ufdd0-\ufdef]")  # content that holds one of these cannot be marked
 _THINK_TAG = re.compile(r"(</?think>)")
 EMPTY_THINK = re.compile(r"<think>\s*</think>\n*")
@@ -72,15 +73,12 @@ def find_marked(marked: str, plain: str) -> list[Marked]:
     turns: dict[int, list[tuple[int, int, str]]] = {}
     removed, opened = 0, None
     for found in _MARK.finditer(marked):
+        token = found.group()
         position = found.start() - removed
-        removed += len(found.group())
-        if found.group() != CLOSE and opened is None:
-            opened = (
-                int("".join(f"{_DIGITS.index(digit):x}" for digit in found.group(2)), 16),
-                position,
-                found.group(1),
-            )
-        elif found.group() == CLOSE and opened is not None:
+        removed += len(token)
+        if opened is None and len(token) > 1 and token[0] != CLOSE:
+            opened = int(token[1:].translate(_VALUES), 16), position, token[0]
+        elif opened is not None and token == CLOSE:
             turns.setdefault(opened[0], []).append((opened[1], position, opened[2]))
             opened = None
         else:

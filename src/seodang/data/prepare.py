@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -52,6 +53,18 @@ class Prepared:
     samples: Mapping[str, Any]  # source → side → the first row, with its supervised characters
 
 
+@dataclass(frozen=True, kw_only=True)
+class RenderedSources:
+    """The sources as rows that a model reads, each by itself."""
+
+    parts: Mapping[str, Parts]  # source → its rendered sides
+    counts: tuple[Counts, ...]
+    findings: tuple[Finding, ...]
+    cut: Mapping[str, int]  # source → rows above max_tokens
+    samples: Mapping[str, Any]  # source → side → the first row, with its supervised characters
+    has_thinking: bool  # of the sources: decides how a template is rendered
+
+
 def gather(recipe: Recipe) -> Gathered:
     """Read, convert and split every source.
 
@@ -73,8 +86,25 @@ def prepare(
 ) -> Prepared:
     """Render, tokenise and mask every row, and join the sources.
 
+    Raises:
+        SourceError, GateError: as `render_sources`.
+    """
+    return join(recipe, render_sources(recipe, gathered, renderer, on_rows=on_rows))
+
+
+def render_sources(
+    recipe: Recipe,
+    gathered: Gathered,
+    renderer: Renderer,
+    *,
+    on_rows: Callable[[int], None] | None = None,
+    into: Path | None = None,
+) -> RenderedSources:
+    """Render, tokenise and mask every row.
+
     Args:
         on_rows: called with the number of rows rendered since the last call.
+        into: folder for an Arrow file of each side of each source; none: a temporary one.
 
     Raises:
         SourceError: a source of which no row is left to train on.
@@ -89,7 +119,12 @@ def prepare(
         for side, step in (("train", "render"), ("test", "render holdout")):
             rows = getattr(part, side)
             both[side], counted = render(
-                rows, renderer, max_tokens=settings.max_tokens, too_long=settings.too_long, on_rows=on_rows
+                rows,
+                renderer,
+                max_tokens=settings.max_tokens,
+                too_long=settings.too_long,
+                on_rows=on_rows,
+                into=into and into / rows_file(name, side),
             )
             cut[name] = cut.get(name, 0) + _above_limit(counted)
             if len(rows):
@@ -97,15 +132,36 @@ def prepare(
             if side == "train" and len(rows) and not len(both[side]):
                 raise _nothing_left(counted)
         rendered[name] = replace(part, **both)
-    mixed, joined = mix(rendered, recipe.mix)
+    return RenderedSources(
+        parts=rendered,
+        counts=tuple(counts),
+        findings=gathered.findings,
+        cut=cut,
+        samples={name: _first_rows(part, renderer) for name, part in rendered.items()},
+        has_thinking=gathered.has_thinking,
+    )
+
+
+def join(recipe: Recipe, rendered: RenderedSources) -> Prepared:
+    """Mix the sources and measure their rows: indices and lengths alone, no text is read.
+
+    Raises:
+        SourceError: nothing to train on, or a source that cannot fill its share.
+    """
+    mixed, joined = mix(rendered.parts, recipe.mix)
     return Prepared(
         rows=mixed,
-        tests={name: part.test for name, part in rendered.items() if len(part.test)},
-        counts=(*counts, joined),
-        findings=gathered.findings,
-        lengths=lengths(mixed, max_tokens=settings.max_tokens, cut=cut),
-        samples={name: _first_rows(part, renderer) for name, part in rendered.items()},
+        tests={name: part.test for name, part in rendered.parts.items() if len(part.test)},
+        counts=(*rendered.counts, joined),
+        findings=rendered.findings,
+        lengths=lengths(mixed, max_tokens=recipe.train.max_tokens, cut=rendered.cut),
+        samples=rendered.samples,
     )
+
+
+def rows_file(source: str, side: str) -> str:
+    """The name of the file that holds one side of a source."""
+    return f"{source}-{side}.arrow"
 
 
 def _nothing_left(counts: Counts) -> SourceError:

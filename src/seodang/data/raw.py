@@ -5,11 +5,13 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, time
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from seodang.errors import SourceError
 
+BLOCK_ROWS = 1000
+BLOCK_CHARS = 1 << 24  # a block of huge cells has fewer rows
 NAN_READ_AS_NULL = "NaN read as null"
 
 
@@ -28,6 +30,9 @@ class RawRow:
         return f"{self.file}:{self.row}"
 
 
+Block = Callable[[], Iterator[RawRow]]  # can be pickled; raises SourceError where a row cannot be parsed
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawRows:
     """The rows of one source. `rows()` starts over at each call and holds a bounded number of rows in memory."""
@@ -36,6 +41,23 @@ class RawRows:
     columns: tuple[str, ...]  # in the order they first appear; a JSON file may bring more further down
     rows: Callable[[], Iterator[RawRow]]
     remarks: tuple[str, ...] = ()  # sentences for people: the encoding found, a table transposed …
+    unread: Callable[[], Iterator[Block]] | None = None  # the same rows in blocks that are still to be parsed
+
+    def blocks(self) -> Iterator[Block]:
+        """The rows in blocks of at most `BLOCK_ROWS`, which other processes can read."""
+        if self.unread is not None:
+            yield from self.unread()
+            return
+        block: list[RawRow] = []
+        chars = 0
+        for row in self.rows():
+            block.append(row)
+            chars += _size(row.fields)
+            if len(block) >= BLOCK_ROWS or chars >= BLOCK_CHARS:
+                yield partial(iter, block)
+                block, chars = [], 0
+        if block:
+            yield partial(iter, block)
 
 
 class Number(float):
@@ -64,6 +86,14 @@ def as_text(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
     return str(value)
+
+
+def _size(value: Any) -> int:
+    """Characters of a value, roughly."""
+    if isinstance(value, str):
+        return len(value)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 8 + sum(map(_size, parts))
 
 
 @lru_cache(maxsize=4096)

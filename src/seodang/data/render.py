@@ -3,9 +3,9 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from hashlib import blake2b
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,22 +13,25 @@ import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 from numpy.typing import NDArray
 
+from seodang.data.arrow import writing
+from seodang.data.columns import block, read_columns
 from seodang.data.jinja import Turn
 from seodang.data.renderer import Renderer, parse_tools
 from seodang.data.template import adds_bos
 from seodang.data.tokenise import Encoded, Encoder, windows
+from seodang.data.workers import in_order
 from seodang.errors import GateError, TemplateError
 from seodang.types import IGNORED, Counts, Rendered, RowNote
 
 __all__ = ["Renderer", "TooLong", "parse_tools", "render"]
 
 TooLong = Literal["drop", "cut_question", "refuse"]
-BATCH = 2000  # rows of one Arrow batch
-CHUNK = 250  # conversations tokenised together
+BATCH = 1000  # rows that are rendered together, and of one Arrow batch
+MANY_ROWS = 5000  # from here on it pays to remember words
 MAX_NOTES = 1000  # dropped rows that are listed by name; all are counted
 MAX_CUTS = 8  # a shortened question can tokenise to a little more than was aimed at
 CUT = "question cut at its beginning to fit max_tokens"
-ADDED = ("input_ids", "labels", "num_tokens", "num_supervised", "num_bytes")
+ADDED = ("input_ids", "labels", "num_tokens", "num_supervised", "num_bytes", "largest_id")
 
 
 def render(
@@ -38,11 +41,13 @@ def render(
     max_tokens: int,
     too_long: TooLong = "drop",
     on_rows: Callable[[int], None] | None = None,
+    into: Path | None = None,
 ) -> tuple[Dataset, Counts]:
-    """Add text (rendered), input_ids, labels (unshifted), num_tokens, num_supervised and num_bytes to the rows.
+    """Add text (rendered), input_ids, labels (unshifted), numbers of tokens, supervised tokens and bytes to the rows.
 
     Plain text rows (no messages) are cut into windows of nearly equal length, each with BOS in front where the model
-    knows one; the second window's `row_id` ends in "#2".
+    knows one; the second window's `row_id` ends in "#2". Many rows are rendered by several processes, which changes
+    nothing but the time.
 
     Args:
         rows: of one source, as `convert` gives them.
@@ -50,33 +55,35 @@ def render(
         max_tokens: of one row.
         too_long: what happens to conversations above it.
         on_rows: called with the number of rows rendered since the last call.
+        into: the Arrow file to write; none: one that is gone when the session ends.
 
     Raises:
         GateError: conversations are too long and `too_long` is "refuse".
+        ResourceError: the disk is full.
     """
-    features = Features(
-        {**rows.features, **dict.fromkeys(ADDED[:2], List(Value("int32"))), **dict.fromkeys(ADDED[2:], Value("int32"))}
-    )
-    source = ", ".join(rows.unique("source"))
-    step = _Step(renderer, max_tokens, too_long, on_rows)
-    if not len(rows):
-        return Dataset.from_dict({name: [] for name in features}, features=features), step.counts(source, 0)
-    done = rows.with_format("arrow").map(
-        step,
-        batched=True,
-        batch_size=BATCH,
-        features=features,
-        load_from_cache_file=False,
-        new_fingerprint=_fingerprint(rows, renderer, max_tokens, too_long),
-    )
-    if too_long == "refuse" and (found := step.dropped[step.too_long_reason]):
-        named = [note.where for note in step.notes if note.reason == step.too_long_reason]
+    source = ", ".join(read_columns(rows, "source")["source"].unique().to_pylist())
+    step = _Step(rows, renderer, max_tokens, too_long)
+    tally = _Tally()
+    with writing(_features(rows), into) as sink:
+        for made, counted in in_order(step, range(0, len(rows), BATCH)):
+            sink.write(made)
+            tally.add(counted)
+            if on_rows:
+                on_rows(counted.rows_in)
+    if too_long == "refuse" and (found := tally.dropped[step.too_long_reason]):
+        named = [note.where for note in tally.notes if note.reason == step.too_long_reason]
         raise GateError(
             f"{found} rows are longer than {max_tokens} tokens: {', '.join(named[:10])}{' …' if found > 10 else ''}",
             where=f"source {source}",
             mend="raise train.max_tokens, shorten these rows, or set train.too_long to drop or cut_question",
         )
-    return done.with_format(None), step.counts(source, len(rows))
+    return sink.read(), tally.counts(source, max_tokens)
+
+
+def _features(rows: Dataset) -> Features:
+    """The columns of rendered rows."""
+    lists, numbers = dict.fromkeys(ADDED[:2], List(Value("int32"))), dict.fromkeys(ADDED[2:], Value("int32"))
+    return Features({**rows.features, **lists, **numbers})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,49 +105,33 @@ class _Line:
     changes: tuple[str, ...] = ()
 
 
-class _Step:
-    """Turns one Arrow table after the other into a rendered one, and keeps count."""
+@dataclass(kw_only=True)
+class _Tally:
+    """What became of rows."""
 
-    def __init__(
-        self, renderer: Renderer, max_tokens: int, too_long: TooLong, on_rows: Callable[[int], None] | None
-    ) -> None:
-        self.renderer, self.max_tokens, self.too_long, self.on_rows = renderer, max_tokens, too_long, on_rows
-        self.encoder = Encoder(renderer.tokenizer, renderer.template)
-        self.bos_id = _bos_id(renderer)
-        self.too_long_reason = f"longer than {max_tokens} tokens"
-        self.dropped: Counter[str] = Counter()
-        self.changed: Counter[str] = Counter()
-        self.notes: list[RowNote] = []
-        self.kept = self.num_texts = self.num_windows = 0
+    rows_in: int = 0
+    kept: int = 0
+    num_texts: int = 0
+    num_windows: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
+    notes: list[RowNote] = field(default_factory=list)
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        messages = [[json.loads(turn) for turn in turns] for turns in table["messages"].to_pylist()]
-        done: dict[int, list[_Line] | str] = {}  # the row's lines, or why it is dropped
-        done.update(self._conversations(messages, [parse_tools(tools) for tools in table["tools"].to_pylist()]))
-        texts = table["text"].to_pylist()
-        done.update(self._texts({number: texts[number] or "" for number, turns in enumerate(messages) if not turns}))
-        lines: list[tuple[int, int, _Line]] = []
-        for number, made in sorted(done.items()):
-            if isinstance(made, str):
-                self._drop(table, number, made)
-                continue
-            self.kept += 1
-            lines += [(number, window, line) for window, line in enumerate(made, start=1)]
-            self.changed.update({change for line in made for change in line.changes})
-        if self.on_rows:
-            self.on_rows(len(table))
-        return _table(table, lines)
+    def add(self, more: "_Tally") -> None:
+        self.rows_in, self.kept = self.rows_in + more.rows_in, self.kept + more.kept
+        self.num_texts, self.num_windows = self.num_texts + more.num_texts, self.num_windows + more.num_windows
+        self.dropped.update(more.dropped)
+        self.changed.update(more.changed)
+        self.notes += more.notes[: MAX_NOTES - len(self.notes)]
 
-    def counts(self, source: str, rows_in: int) -> Counts:
+    def counts(self, source: str, max_tokens: int) -> Counts:
         remarks: tuple[str, ...] = ()
         if self.num_windows > self.num_texts:
-            remarks = (
-                f"{self.num_texts} texts cut into {self.num_windows} windows of at most {self.max_tokens} tokens",
-            )
+            remarks = (f"{self.num_texts} texts cut into {self.num_windows} windows of at most {max_tokens} tokens",)
         return Counts(
             step="render",
             source=source,
-            rows_in=rows_in,
+            rows_in=self.rows_in,
             kept=self.kept,
             dropped=dict(self.dropped),
             changed=dict(self.changed),
@@ -148,26 +139,52 @@ class _Step:
             remarks=remarks,
         )
 
+
+class _Step:
+    """Turns one block of rows after the other into rendered ones; what it gives depends on nothing but the block."""
+
+    def __init__(self, rows: Dataset, renderer: Renderer, max_tokens: int, too_long: TooLong) -> None:
+        self.rows, self.renderer, self.max_tokens, self.too_long = rows, renderer, max_tokens, too_long
+        self.encoder = Encoder(renderer.tokenizer, renderer.template, by_words=len(rows) >= MANY_ROWS)
+        self.bos_id = _bos_id(renderer)
+        self.too_long_reason = f"longer than {max_tokens} tokens"
+
+    def __call__(self, start: int) -> tuple[pa.Table, _Tally]:
+        table = block(self.rows, start, start + BATCH)
+        tally = _Tally(rows_in=len(table))
+        messages = _messages(table)
+        done: dict[int, list[_Line] | str] = {}  # the row's lines, or why it is dropped
+        done.update(self._conversations(messages, [parse_tools(tools) for tools in table["tools"].to_pylist()]))
+        texts = table["text"].to_pylist()
+        done.update(self._texts({number: texts[number] or "" for number, turns in enumerate(messages) if not turns}))
+        lines: list[tuple[int, int, _Line]] = []
+        for number, made in sorted(done.items()):
+            if isinstance(made, str):
+                tally.dropped[made] += 1
+                if len(tally.notes) < MAX_NOTES:
+                    tally.notes.append(_note(table, number, made))
+                continue
+            tally.kept += 1
+            lines += [(number, window, line) for window, line in enumerate(made, start=1)]
+            tally.changed.update(sorted({change for line in made for change in line.changes}))
+            if not messages[number]:
+                tally.num_texts, tally.num_windows = tally.num_texts + 1, tally.num_windows + len(made)
+        return _table(table, lines), tally
+
     def _conversations(
         self, messages: Sequence[Sequence[Turn]], tools: Sequence[list[dict[str, Any]] | None]
     ) -> dict[int, list[_Line] | str]:
         done: dict[int, list[_Line] | str] = {}
-        waiting: list[tuple[dict[int, _Conversation], Future[list[Encoded]]]] = []
-        with ThreadPoolExecutor(1) as tokeniser:  # one chunk is tokenised while the next is rendered
-            for first in range(0, len(messages), CHUNK):
-                rendered: dict[int, _Conversation] = {}
-                for number in range(first, min(first + CHUNK, len(messages))):
-                    try:
-                        if messages[number]:
-                            rendered[number] = self._render(messages[number], tools[number])
-                    except TemplateError as error:
-                        done[number] = error.what
-                waiting.append(
-                    (rendered, tokeniser.submit(self.encoder.label, [row.rendered for row in rendered.values()]))
-                )
-        for rendered, encoded in waiting:
-            for (number, row), ids in zip(rendered.items(), encoded.result(), strict=True):
-                done[number] = self._judged(row, ids)
+        rendered: dict[int, _Conversation] = {}
+        for number, turns in enumerate(messages):
+            try:
+                if turns:
+                    rendered[number] = self._render(turns, tools[number])
+            except TemplateError as error:
+                done[number] = error.what
+        encoded = self.encoder.label([row.rendered for row in rendered.values()])
+        for (number, row), ids in zip(rendered.items(), encoded, strict=True):
+            done[number] = self._judged(row, ids)
         return done
 
     def _judged(self, row: _Conversation, ids: Encoded) -> list[_Line] | str:
@@ -218,14 +235,19 @@ class _Step:
                 _Line(text=part, input_ids=own, labels=labels, num_bytes=len(part.encode()))
                 for part, own, labels in parts
             ]
-            self.num_texts, self.num_windows = self.num_texts + 1, self.num_windows + len(parts)
         return done
 
-    def _drop(self, table: pa.Table, number: int, reason: str) -> None:
-        self.dropped[reason] += 1
-        if len(self.notes) < MAX_NOTES:
-            file, row, row_id = (table[name][number].as_py() for name in ("file", "row", "row_id"))
-            self.notes.append(RowNote(where=f"{file}:{row}", row_id=row_id, reason=reason))
+
+def _messages(table: pa.Table) -> list[list[dict[str, Any]]]:
+    """The conversations of a block of rows, parsed all at once, which is faster."""
+    column = table["messages"].combine_chunks()
+    turns = iter(json.loads(f"[{','.join(column.flatten().storage.to_pylist())}]"))
+    return [list(islice(turns, number or 0)) for number in column.value_lengths().to_pylist()]
+
+
+def _note(table: pa.Table, number: int, reason: str) -> RowNote:
+    file, row, row_id = (table[name][number].as_py() for name in ("file", "row", "row_id"))
+    return RowNote(where=f"{file}:{row}", row_id=row_id, reason=reason)
 
 
 def _line(row: _Conversation, ids: Encoded, *changes: str) -> _Line:
@@ -257,6 +279,7 @@ def _table(table: pa.Table, lines: Sequence[tuple[int, int, _Line]]) -> pa.Table
         pa.array(np.diff(ends), pa.int32()),
         pa.array([int((line.labels != IGNORED).sum()) for line in made], pa.int32()),
         pa.array([line.num_bytes for line in made], pa.int32()),
+        pa.array([int(line.input_ids.max(initial=0)) for line in made], pa.int32()),
     )
     taken = taken.set_column(
         taken.schema.get_field_index("text"), "text", pa.array([line.text for line in made], pa.string())
@@ -272,18 +295,3 @@ def _bos_id(renderer: Renderer) -> int | None:
     bos = tokenizer.bos_token
     opens = bos in dict(template.markers) and bos != template.turn_end and bos not in template.header
     return int(tokenizer.bos_token_id) if bos is not None and (opens or adds_bos(tokenizer)) else None
-
-
-def _fingerprint(rows: Dataset, renderer: Renderer, max_tokens: int, too_long: TooLong) -> str:
-    made_from = [
-        rows._fingerprint,
-        renderer.template.text,
-        dict(renderer.template.kwargs),
-        renderer.system,
-        renderer.loss_on,
-        max_tokens,
-        too_long,
-        renderer.tokenizer.name_or_path,
-        len(renderer.tokenizer),
-    ]
-    return blake2b(json.dumps(made_from).encode(), digest_size=8).hexdigest()

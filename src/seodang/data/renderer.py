@@ -65,15 +65,16 @@ class Renderer:
     ) -> tuple[Rendered, tuple[str, ...]]:
         """As `render`, with what the template changed in the contents."""
         messages = self._with_system(messages)
-        self.check_text(*_strings(messages), *_strings(tools or ()))
+        self.check_text(*_strings(messages), *(_strings(tools) if tools else ()))
         text = run(self._jinja, messages, tools, variables=self._variables)
         marked = run(self._jinja, mark(messages), tools, variables=self._variables)
         if unmark(marked) != text:
             raise TemplateError("the template depends on the answer's text")
         turns = find_marked(marked, text)
-        _check_answers(messages, turns)
+        wanted = {number: pieces_of(turn) for number, turn in enumerate(messages) if turn["role"] == "assistant"}
+        _check_answers(messages, turns, wanted)
         bodies = self._bodies(text, turns, messages, tools)
-        return Rendered(text=text, spans=self._spans(text, bodies)), _changes(messages, tools, turns, text)
+        return Rendered(text=text, spans=self._spans(text, bodies)), _changes(messages, tools, turns, wanted, text)
 
     def check_text(self, *strings: str) -> None:
         """Refuse text that would forge a turn, or cannot be marked.
@@ -152,37 +153,48 @@ def _strings(value: Any) -> list[str]:
     """Every string in messages or tools, keys included."""
     if isinstance(value, str):
         return [value]
+    found: list[str] = []
     if isinstance(value, dict):
-        return [
-            *value,
-            *(text for item in value.values() for text in ((item,) if isinstance(item, str) else _strings(item))),
-        ]
-    return [text for item in value for text in _strings(item)] if isinstance(value, list | tuple) else []
+        found.extend(value)
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return found
+    for item in value:
+        if item.__class__ is str:
+            found.append(item)
+        else:
+            found.extend(_strings(item))
+    return found
 
 
-def _check_answers(messages: Sequence[Turn], turns: Sequence[Marked]) -> None:
-    answers = [number for number, turn in enumerate(messages) if turn["role"] == "assistant"]
-    if not answers:
+def _check_answers(messages: Sequence[Turn], turns: Sequence[Marked], wanted: Mapping[int, Sequence[str]]) -> None:
+    """`wanted`: assistant turn → its pieces."""
+    if not wanted:
         raise TemplateError("no answer")
-    if any(not pieces_of(messages[number]) for number in answers):
+    if not all(wanted.values()):
         raise TemplateError("empty answer")
-    if [turn.message for turn in turns] != answers:
+    if [turn.message for turn in turns] != list(wanted):
         raise TemplateError("the template leaves out answers")
     for turn in turns:
-        if not set(names_of(messages[turn.message].get("tool_calls") or ())) <= set(turn.pieces):
+        calls = messages[turn.message].get("tool_calls")
+        if calls and not set(names_of(calls)) <= set(turn.pieces):
             raise TemplateError("the template leaves out tool calls")
 
 
 def _changes(
-    messages: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None, turns: Sequence[Marked], text: str
+    messages: Sequence[Turn],
+    tools: Sequence[Mapping[str, Any]] | None,
+    turns: Sequence[Marked],
+    wanted: Mapping[int, Sequence[str]],
+    text: str,
 ) -> tuple[str, ...]:
     changes = set()
     for turn in turns:
-        message, wanted = messages[turn.message], pieces_of(messages[turn.message])
-        if sorted(wanted) == sorted(turn.pieces):
+        message, pieces = messages[turn.message], wanted[turn.message]
+        if sorted(pieces) == sorted(turn.pieces):
             continue
         is_thought = message.get("reasoning_content") or "</think>" in (message.get("content") or "")
-        if is_thought and set(turn.pieces) <= set(wanted):
+        if is_thought and set(turn.pieces) <= set(pieces):
             changes.add("the template leaves out thinking" + ("" if turn is turns[-1] else " of earlier turns"))
         else:
             changes.add("the template altered the text of an answer")

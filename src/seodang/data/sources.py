@@ -5,6 +5,7 @@ Reads what is there and says how; knows nothing of questions and answers (that i
 
 import unicodedata
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, TextIO
 from seodang.data.encoding import find_encoding, first_bytes, refuse_binary
 from seodang.data.json_rows import read_json, starts_like_json
 from seodang.data.names import nearest
-from seodang.data.raw import RawRow, RawRows, column_name, raw_row
+from seodang.data.raw import Block, RawRow, RawRows, column_name, raw_row
 from seodang.data.tables import DELIMITERS, read_csv, read_parquet
 from seodang.errors import SourceError
 from seodang.recipe import Source
@@ -61,11 +62,16 @@ def _joined(parts: list[RawRows]) -> RawRows:
         for part in parts:
             yield from part.rows()
 
+    def blocks() -> Iterator[Block]:
+        for part in parts:
+            yield from part.blocks()
+
     return RawRows(
         where=", ".join(part.where for part in parts[:3]) + (" …" if len(parts) > 3 else ""),
         columns=tuple(dict.fromkeys(name for part in parts for name in part.columns)),
         rows=rows,
         remarks=tuple(f"{part.where}: {remark}" for part in parts for remark in part.remarks),
+        unread=blocks,
     )
 
 
@@ -121,7 +127,7 @@ def _start(opened: Callable[..., TextIO]) -> str:
 def _with_remark(rows: RawRows, remark: str | None) -> RawRows:
     if remark is None:
         return rows
-    return RawRows(where=rows.where, columns=rows.columns, rows=rows.rows, remarks=(remark, *rows.remarks))
+    return replace(rows, remarks=(remark, *rows.remarks))
 
 
 def _locate(given: str) -> Path:
@@ -162,14 +168,26 @@ def _same_name(path: Path, given: str) -> Path:
     raise SourceError(f"no such file{missing}", where=given, mend=mend)
 
 
-def _read_hub(source: Source) -> RawRows:
+def hub_fingerprint(source: Source) -> str:
+    """What `datasets` calls the data set that it finds: another revision or split is called otherwise.
+
+    Raises:
+        SourceError: it cannot be found.
+    """
+    return str(_load_hub(source)._fingerprint)
+
+
+def _load_hub(source: Source) -> Any:
     import datasets
 
-    where = f"hub:{source.hub}"
     try:
-        table: Any = datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
+        return datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
-        raise SourceError(_first_line(error), where=where, mend=_hub_mend(error, source)) from None
+        raise SourceError(_first_line(error), where=f"hub:{source.hub}", mend=_hub_mend(error, source)) from None
+
+
+def _read_hub(source: Source) -> RawRows:
+    where, table = f"hub:{source.hub}", _load_hub(source)
     remarks: list[str] = []
     media = [name for name, feature in table.features.items() if type(feature).__name__ in MEDIA]
     if media:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from seodang.data.mask import supervise
+from seodang.data.mask import edges, supervise
 from seodang.data.template import ChatTemplate
+from seodang.data.words import Tokens, words_of
 from seodang.types import IGNORED, Rendered
 
 if TYPE_CHECKING:
@@ -27,25 +28,31 @@ class Encoded:
 
     input_ids: NDArray[np.int32]  # [tokens]
     labels: NDArray[np.int32]  # [tokens], IGNORED where unsupervised, not shifted
-    offsets: NDArray[np.int32]  # [tokens, 2], in characters
     fault: str | None = None  # why the row must not be trained on
 
 
 class Encoder:
-    """Tokenises in batches and labels by character offsets."""
+    """Tokenises in batches and labels by where tokens begin.
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", template: ChatTemplate) -> None:
+    Args:
+        tokenizer: the base's, after `apply_template`.
+        template: from `find_template`.
+        by_words: many rows are to come, so that getting ready to remember words pays.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", template: ChatTemplate, *, by_words: bool = False) -> None:
         self._backend = _untrimmed(tokenizer)
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._words = words_of(self._backend, [name for name, _ in template.markers]) if by_words else None
         self._turn_end, self._turn_end_id = template.turn_end, template.turn_end_id
         added = list(tokenizer.added_tokens_decoder)
         self._is_added = np.zeros(max([len(tokenizer), *(token + 1 for token in added)]), dtype=bool)
         self._is_added[added] = True
-        self._seams: dict[str, NDArray[np.int32]] = {}
+        self._seams: dict[str, bytes] = {}
 
     def encode(self, texts: Sequence[str]) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
-        """(input_ids [tokens], offsets [tokens, 2]) of each text, no special tokens added."""
-        self._backend.no_truncation()
-        self._backend.no_padding()
+        """(input_ids [tokens], offsets [tokens, 2] in characters) of each text, no special tokens added."""
         rows = self._backend.encode_batch(list(texts), add_special_tokens=False)
         return [
             (
@@ -57,42 +64,41 @@ class Encoder:
 
     def label(self, rendered: Sequence[Rendered]) -> list[Encoded]:
         """Ids and labels of rendered conversations."""
-        rows = zip(rendered, self.encode([row.text for row in rendered]), strict=True)
+        rows = zip(rendered, self._tokens([row.text for row in rendered]), strict=True)
         return [
-            Encoded(
-                input_ids=ids,
-                labels=supervise(offsets, row.spans, ids),
-                offsets=offsets,
-                fault=self._fault(row, ids, offsets),
-            )
-            for row, (ids, offsets) in rows
+            Encoded(input_ids=ids, labels=supervise(starts, row.spans, ids), fault=self._fault(row, ids, starts))
+            for row, (ids, starts) in rows
         ]
 
-    def _fault(self, row: Rendered, ids: NDArray[np.int32], offsets: NDArray[np.int32]) -> str | None:
-        starts = offsets[:, 0]
-        for start, end in row.spans:
-            first, after = np.searchsorted(starts, (start, end))
-            if first and not self._clean_seam(row.text[:start], ids[:first], starts[:first]):
+    def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
+        by_words = self._words.encode(texts) if self._words else [None] * len(texts)
+        whole = iter(self.encode([text for text, known in zip(texts, by_words, strict=True) if known is None]))
+        return [known or ((found := next(whole))[0], found[1][:, 0]) for known in by_words]
+
+    def _fault(self, row: Rendered, ids: NDArray[np.int32], starts: NDArray[np.int32]) -> str | None:
+        added = np.flatnonzero(self._is_added[ids])
+        found = edges(starts, row.spans)
+        before = np.searchsorted(added, [first for first, _ in found]).tolist()  # added tokens in front of each span
+        for (start, end), (first, after), number in zip(row.spans, found, before, strict=True):
+            since = added[number - 1] if number else 0
+            if first and ids[since:first].tobytes() != self._alone(row.text[starts[since] : start]):
                 return FAULTY_SEAM
             if row.text.endswith(self._turn_end, start, end) and ids[after - 1] != self._turn_end_id:
                 return FAULTY_END
         return None
 
-    def _clean_seam(self, prompt: str, ids: NDArray[np.int32], starts: NDArray[np.int32]) -> bool:
-        """Whether the prompt alone has the ids that it has in front of its answer.
+    def _alone(self, tail: str) -> bytes:
+        """The ids of a prompt's tail by itself, to be compared with those that it has in front of its answer.
 
         Added tokens are cut out before anything else, left to right, so only what follows the last of them can differ;
-        that is a header such as "model\\n", the same in most rows.
+        that is a header such as "model\n", the same in most rows.
         """
-        added = np.flatnonzero(self._is_added[ids])
-        since = int(added[-1]) if len(added) else 0
-        tail = prompt[starts[since] :]
         alone = self._seams.get(tail)
         if alone is None:
-            alone = self.encode([tail])[0][0]
+            alone = self.encode([tail])[0][0].tobytes()
             if len(self._seams) < CACHED_SEAMS:
                 self._seams[tail] = alone
-        return np.array_equal(alone, ids[since:])
+        return alone
 
 
 def windows(

@@ -18,6 +18,11 @@ def show_note(sentence: str) -> None:
     terminal.console().print(Text("· " + visible(sentence), style="yellow"))
 
 
+def show_line(sentence: str) -> None:
+    """One line of what was done."""
+    terminal.console().print(Text(visible(sentence), style="dim"), soft_wrap=True)
+
+
 @contextmanager
 def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar while something is counted up to `total`, and one line when it is done; yields what advances it."""
@@ -25,7 +30,7 @@ def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
     with terminal.progress() as bar:
         task = bar.add_task(title, total=total)
         yield lambda done: bar.advance(task, done)
-    terminal.console().print(Text(f"{title}: {total:,} in {duration(time.perf_counter() - begun)}", style="dim"))
+    show_line(f"{title}: {total:,} in {duration(time.perf_counter() - begun)}")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from seodang import __version__
+from seodang.data.keys import file_sha256
 from seodang.model import ranks
 from seodang.recipe import Recipe
 
@@ -76,9 +77,4 @@ def _version(package: str) -> str | None:
 
 
 def _file(path: Path) -> dict[str, Any]:
-    with path.open("rb") as opened:
-        return {
-            "path": str(path),
-            "sha256": hashlib.file_digest(opened, "sha256").hexdigest(),
-            "bytes": path.stat().st_size,
-        }
+    return {"path": str(path), "sha256": file_sha256(path), "bytes": path.stat().st_size}

@@ -1,0 +1,182 @@
+"""Rendered rows, kept in the user's cache so that the next start finds them. Knows files, not how rows are made.
+
+::
+
+    prepared/
+      1f0c9a…-77ab01…/        key of the sources – key of what rendered them
+        entry.json            all but the rows; sizes and check sums of the files
+        medical-train.arrow   medical-test.arrow …
+
+An entry is written under another name and renamed, so that what lies here is whole; a damaged one is made again.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset
+from filelock import FileLock
+
+from seodang.data.prepare import RenderedSources, rows_file
+from seodang.data.split import Parts
+from seodang.types import Counts, Finding, RowNote
+
+MOST_BYTES = 20_000_000_000  # the entries used least recently go when all together are larger
+ABANDONED_SECONDS = 86_400  # an unfinished entry that is older was left behind by a process that was killed
+SAMPLES, SAMPLE_BYTES = 64, 1 << 16  # what of a large file enters its check sum: all of it would take seconds
+ENTRY = "entry.json"
+
+
+class DamagedError(Exception):
+    """An entry that is not what was written; the message says why."""
+
+
+class Store:
+    """Entries in one folder.
+
+    Args:
+        folder: of the cache; made when it is needed.
+        tell: takes a sentence for the user where an entry is damaged or cannot be kept.
+    """
+
+    def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
+        self.folder, self.tell = folder, tell
+
+    def has_thinking(self, sources: str) -> bool | None:
+        """Whether any answer of these sources comes with thinking, if any entry of them knows."""
+        for place in self.folder.glob(f"{sources}-*"):
+            with suppress(OSError, ValueError, KeyError):
+                return bool(json.loads((place / ENTRY).read_text(encoding="utf-8"))["has_thinking"])
+        return None
+
+    def get(self, key: str, make: Callable[[Path | None], RenderedSources]) -> RenderedSources:
+        """The entry of this key, as it was kept or as it is made now; a second process waits for the first.
+
+        Args:
+            make: folder for the Arrow files (none: a temporary one) → what is kept.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / f"{key}.lock")
+            lock.acquire()
+        except (OSError, NotImplementedError) as error:
+            self.tell(f"prepared rows are not kept for the next start: {self.folder}: {error}")
+            return make(None)
+        try:
+            return self._found(key) or self._made(key, make)
+        finally:
+            lock.release()
+
+    def _found(self, key: str) -> RenderedSources | None:
+        place = self.folder / key
+        if not place.is_dir():
+            return None
+        try:
+            return read(place)
+        except DamagedError as error:
+            self.tell(f"prepared rows in {place} are damaged ({error}): they are prepared again")
+            shutil.rmtree(place)
+            return None
+
+    def _made(self, key: str, make: Callable[[Path | None], RenderedSources]) -> RenderedSources:
+        self._make_room()
+        with _unfinished(self.folder) as unfinished:
+            write(unfinished, make(unfinished))
+            unfinished.rename(self.folder / key)
+        return read(self.folder / key)
+
+    def _make_room(self) -> None:
+        """Remove what was left behind, and the entries used least recently as long as all are too large."""
+        for left in self.folder.glob(".unfinished-*"):
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+        entries = sorted(self.folder.glob(f"*/{ENTRY}"), key=lambda entry: entry.parent.stat().st_mtime, reverse=True)
+        total = 0
+        for entry in entries:
+            total += sum(file.stat().st_size for file in entry.parent.iterdir())
+            if total > MOST_BYTES:
+                shutil.rmtree(entry.parent, ignore_errors=True)  # a run that has it open keeps it until it ends
+
+
+def write(folder: Path, made: RenderedSources) -> None:
+    """Complete an entry whose Arrow files lie in `folder`."""
+    files = {file.name: {"bytes": file.stat().st_size, "check": _check(file)} for file in folder.glob("*.arrow")}
+    facts = {
+        "has_thinking": made.has_thinking,
+        "sources": list(made.parts),
+        "splits": [asdict(part.counts) for part in made.parts.values()],
+        "counts": [asdict(counts) for counts in made.counts],
+        "findings": [asdict(finding) for finding in made.findings],
+        "cut": dict(made.cut),
+        "samples": made.samples,
+        "files": files,
+    }
+    (folder / ENTRY).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
+
+
+def read(folder: Path) -> RenderedSources:
+    """The entry in a folder, its rows memory-mapped.
+
+    Raises:
+        DamagedError: a file is missing, or not the one that was written.
+    """
+    try:
+        facts = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
+        for name, known in facts["files"].items():
+            if (folder / name).stat().st_size != known["bytes"] or _check(folder / name) != known["check"]:
+                raise DamagedError(f"{name} is not as it was written")
+        os.utime(folder)
+        parts = {
+            name: Parts(train=_rows(folder, name, "train"), test=_rows(folder, name, "test"), counts=_counts(counts))
+            for name, counts in zip(facts["sources"], facts["splits"], strict=True)
+        }
+        return RenderedSources(
+            parts=parts,
+            counts=tuple(map(_counts, facts["counts"])),
+            findings=tuple(Finding(**{**finding, "rows": tuple(finding["rows"])}) for finding in facts["findings"]),
+            cut=facts["cut"],
+            samples=facts["samples"],
+            has_thinking=facts["has_thinking"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+        raise DamagedError(f"{type(error).__name__}: {error}") from None
+
+
+def _rows(folder: Path, source: str, side: str) -> Dataset:
+    return Dataset.from_file(str(folder / rows_file(source, side)))
+
+
+def _counts(stored: Mapping[str, Any]) -> Counts:
+    notes = tuple(RowNote(**note) for note in stored["notes"])
+    return Counts(**{**stored, "notes": notes, "remarks": tuple(stored["remarks"])})
+
+
+@contextmanager
+def _unfinished(folder: Path) -> Iterator[Path]:
+    """A folder to write to, gone unless it is renamed."""
+    path = Path(tempfile.mkdtemp(dir=folder, prefix=".unfinished-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _check(path: Path) -> str:
+    """Check sum of a file: of all its bytes if it is small, else of samples from its beginning to its end."""
+    size = path.stat().st_size
+    digest = blake2b(digest_size=16)
+    with path.open("rb") as file:
+        for sample in range(SAMPLES):
+            if size > SAMPLES * SAMPLE_BYTES:
+                file.seek((size - SAMPLE_BYTES) * sample // (SAMPLES - 1))
+            digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()

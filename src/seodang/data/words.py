@@ -1,0 +1,182 @@
+"""Ids word by word: each word of a text is tokenised once and remembered, where that provably changes nothing.
+
+A tokenizer cuts a text at its added tokens, then by its own rule, and merges inside the pieces. Where no piece and no
+merge can reach across, the ids on both sides do not depend on each other. Three such places are used::
+
+    <start_of_turn>|user\\n|두통이| 있어요.|<end_of_turn>|\\n
+                   a      b      c                     a
+
+    a  around a control token of the template: added tokens are cut out before anything else
+    b  behind the line breaks before another character  } SentencePiece style (Gemma): no entry of the vocabulary goes
+    c  before the blanks behind another character       } across; Qwen and Llama 3: their rule begins a new piece there
+
+Any other tokenizer is left alone (`words_of` returns None), and so is a text with characters the proof does not cover.
+"""
+
+import json
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+REMEMBERED = 1 << 18  # words; some 60 MB
+MAX_CROSSING = 16  # entries of a vocabulary that go across; texts that hold one are tokenised whole
+_ACROSS = re.compile(r"[^ \n] |\n[^ \n]")  # such a place inside
+_RULES = tuple(  # of pre-tokenisation: blanks behind a character always begin a piece, line breaks end one
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+    + digits
+    + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    for digits in (r"\p{N}", r"\p{N}{1,3}")
+)
+_UNUSUAL = ("  ", " \n", "\n ", "\n\n\n", "\0")  # white space that takes a closer look
+_BLANK = "▁"  # what SentencePiece writes for a blank
+
+Tokens = tuple[NDArray[np.int32], NDArray[np.int32]]  # ids [tokens], where each begins [tokens], in characters
+
+
+class Words:
+    """Tokenises texts by their words.
+
+    Args:
+        backend: reports offsets in full, and adds no special tokens when asked to.
+        markers: control tokens that stand between words.
+        odd: a text in which this is found, or one of `crossing`, is none of its business.
+    """
+
+    def __init__(
+        self, backend: "Tokenizer", markers: Sequence[str], odd: re.Pattern[str], crossing: Sequence[str]
+    ) -> None:
+        self._backend, self._odd, self._crossing = backend, odd, crossing
+        self._markers, self._word = markers, _pattern(markers)
+        self._known = {"": b""}  # word → (id, characters) of each token, int32
+        self._unsound: set[str] = set()  # words whose tokens do not lie end to end from the first character
+
+    def encode(self, texts: Sequence[str]) -> list[Tokens | None]:
+        """The tokens of each text; None: it has to be tokenised whole."""
+        if len(self._known) > REMEMBERED:
+            self._known = {"": b""}
+        cut = [None if self._is_odd(text) else self._cut(text) for text in texts]
+        self._learn(set().union(*filter(None, cut)) - self._known.keys())
+        return [None if words is None else self._joined(words) for words in cut]
+
+    def _is_odd(self, text: str) -> bool:
+        return self._odd.search(text) is not None or any(across in text for across in self._crossing)
+
+    def _cut(self, text: str) -> list[str]:
+        """The words of a text; the usual ones are cut without the pattern, which takes three times as long."""
+        if any(unusual in text for unusual in _UNUSUAL):
+            return self._word.findall(text)
+        text = text.replace(" ", "\0 ").replace("\n", "\n\0").replace("\n\0\n", "\n\n")
+        for marker in self._markers:
+            text = text.replace(marker, f"\0{marker}\0")
+        return text.split("\0")
+
+    def _learn(self, words: set[str]) -> None:
+        listed = sorted(words)
+        for word, found in zip(listed, self._backend.encode_batch(listed, add_special_tokens=False), strict=True):
+            starts = [start for start, _ in found.offsets]
+            pairs = [
+                part
+                for id, start, end in zip(found.ids, starts, [*starts[1:], len(word)], strict=True)
+                for part in (id, end - start)
+            ]
+            if starts[:1] != [0] or min(pairs) < 0:
+                self._unsound.add(word)
+            self._known[word] = struct.pack(f"{len(pairs)}i", *pairs)
+
+    def _joined(self, words: list[str]) -> Tokens | None:
+        if self._unsound and not self._unsound.isdisjoint(words):
+            return None
+        pairs = np.frombuffer(b"".join(map(self._known.__getitem__, words)), dtype=np.int32).reshape(-1, 2)
+        lengths = pairs[:, 1]
+        return pairs[:, 0].copy(), np.cumsum(lengths, dtype=np.int32) - lengths
+
+
+def words_of(backend: "Tokenizer", markers: Sequence[str]) -> Words | None:
+    """The same tokenizer word by word, if it is of a kind of which that is known to be exact.
+
+    Args:
+        markers: control tokens of the template, each an added token of the tokenizer.
+    """
+    added = list(backend.get_added_tokens_decoder().values())
+    names = [str(token.content) for token in added]
+    whole = [name for name in markers if name in names and not re.search(r"\s", name)]
+    cut_first = [name for name in whole if not any(_covers(other, name) for other in names)]
+    if any(token.lstrip or token.rstrip or token.single_word or token.normalized for token in added):
+        return None
+    if any(_ACROSS.search(name) for name in names):
+        return None
+    if _is_sentencepiece(backend):
+        crossing = _crossing(backend.get_vocab(with_added_tokens=False))
+        return Words(backend, cut_first, re.compile(_BLANK), crossing) if len(crossing) <= MAX_CROSSING else None
+    return Words(backend, cut_first, re.compile(r"[^\S \n]"), ()) if _is_byte_level(backend) else None
+
+
+def _pattern(markers: Sequence[str]) -> re.Pattern[str]:
+    """One word, or one marker; where a line break is followed by blanks, nothing is cut."""
+    inside = r"[^ \n]+"
+    alternatives = ""
+    if markers:
+        any_marker = "|".join(map(re.escape, sorted(markers, key=len, reverse=True)))
+        firsts = re.escape("".join(sorted({name[0] for name in markers})))
+        inside = rf"(?:[^ \n{firsts}]+|(?!{any_marker})[{firsts}])+"
+        alternatives = f"{any_marker}|"
+    return re.compile(rf"{alternatives}[ \n]*{inside}(?:\n+ [ \n]*(?:{inside})?)*(?:\n+(?![ \n]))?|[ \n]+")
+
+
+def _covers(other: str, marker: str) -> bool:
+    """Whether another added token can take characters of a marker away: it begins before it, or lasts longer."""
+    if other == marker:
+        return False
+    return marker in other or any(other.endswith(marker[:size]) for size in range(1, min(len(other), len(marker) + 1)))
+
+
+def _is_sentencepiece(backend: "Tokenizer") -> bool:
+    """BPE over whole texts with ▁ for blanks, and a byte for whatever is unknown."""
+    from tokenizers import models
+
+    model = backend.model
+    return (
+        isinstance(model, models.BPE)
+        and not (model.dropout or model.ignore_merges or model.continuing_subword_prefix or model.end_of_word_suffix)
+        and model.byte_fallback
+        and None not in map(model.token_to_id, (_BLANK, "\n", *(f"<0x{byte:02X}>" for byte in range(256))))
+        and _state(backend.normalizer) == {"type": "Replace", "pattern": {"String": " "}, "content": _BLANK}
+        # cuts at blanks, of which none is left
+        and _state(backend.pre_tokenizer).get("pattern", {"String": " "}) == {"String": " "}
+        and _state(backend.pre_tokenizer).get("type", "Split") == "Split"
+    )
+
+
+def _is_byte_level(backend: "Tokenizer") -> bool:
+    """BPE over bytes inside the pieces of a known rule."""
+    from tokenizers import models
+
+    steps = _state(backend.pre_tokenizer).get("pretokenizers", [])
+    if not isinstance(backend.model, models.BPE) or backend.model.dropout or len(steps) != 2:
+        return False
+    split, level = steps
+    return (
+        _state(backend.normalizer) in ({}, {"type": "NFC"})
+        and (split.get("type"), split.get("behavior"), split.get("invert")) == ("Split", "Isolated", False)
+        and split.get("pattern", {}).get("Regex") in _RULES
+        and (level.get("type"), level.get("add_prefix_space"), level.get("use_regex")) == ("ByteLevel", False, False)
+    )
+
+
+def _crossing(vocabulary: Mapping[str, int]) -> list[str]:
+    """What of a vocabulary goes across a place where texts are cut, as it stands in a text."""
+    suspects = [entry for entry in vocabulary if _BLANK in entry or "\n" in entry]
+    return [text for entry in suspects if _ACROSS.search(text := entry.replace(_BLANK, " "))]
+
+
+def _state(part: Any) -> dict[str, Any]:
+    """The settings of a tokenizer's part."""
+    state: dict[str, Any] = json.loads(part.__getstate__()) if part is not None else {}
+    return state

@@ -1,0 +1,116 @@
+"""The same work on many blocks, over several processes, results in the blocks' order. Knows neither work nor blocks."""
+
+import gc
+import multiprocessing
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+from seodang.errors import ResourceError
+
+FEW = 5  # blocks: fewer are worked on here, since processes take time to start
+GARBAGE = 100_000  # objects between collections: rows make many, and hardly any of them in circles
+MOST = 16  # processes: one more would wait for the disk
+WAITING = 2  # blocks a process that are done or in work at a time
+
+Block = TypeVar("Block")
+Result = TypeVar("Result")
+_work: Callable[[Any], Any] | None = None  # in a worker: what it does
+
+
+def _processes() -> int:
+    """How many processes can work here: the cores that may be used, where a process can be forked safely."""
+    forks = sys.platform == "linux" and not multiprocessing.current_process().daemon
+    return min(len(os.sched_getaffinity(0)), MOST) if forks else 1
+
+
+def in_order(
+    work: Callable[[Block], Result], blocks: Iterable[Block], *, processes: int | None = None
+) -> Iterator[Result]:
+    """`work` of each block, in the order of the blocks: the same whatever the number of processes.
+
+    Workers are forked, so `work` may be anything (it is not sent, and what it remembers stays in its process); blocks
+    and results are pickled. One process is this one.
+
+    Args:
+        processes: none: as many as can work here, if there are so many blocks that it pays.
+
+    Raises:
+        ResourceError: a worker was killed.
+    """
+    waiting = iter(blocks)
+    if processes is None:
+        first = list(islice(waiting, FEW))
+        waiting = chain(first, waiting)
+        processes = _processes() if len(first) == FEW else 1
+    if processes == 1:
+        yield from map(work, waiting)
+        return
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(work,)) as pool:
+        try:
+            yield from _results(pool, waiting, WAITING * processes)
+        except BrokenProcessPool:
+            raise ResourceError(
+                "a process that prepares rows was killed, probably for want of memory",
+                where="preparation",
+                mend="free some memory, or let it use fewer cores (taskset)",
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _results(pool: ProcessPoolExecutor, blocks: Iterator[Any], ahead: int) -> Iterator[Any]:
+    done: deque[Future[Any]] = deque()
+    fault: Exception | None = None
+    while True:
+        try:
+            block = next(blocks)
+        except StopIteration:
+            break
+        except Exception as error:  # told when its turn has come: an earlier block may be at fault, too
+            fault = error
+            break
+        with _quiet_tokenizers():  # the first one forks
+            done.append(pool.submit(_do, block))
+        if len(done) >= ahead:
+            yield done.popleft().result()
+    while done:
+        yield done.popleft().result()
+    if fault is not None:
+        raise fault
+
+
+def _begin(work: Callable[[Any], Any]) -> None:
+    global _work
+    _work = work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    gc.freeze()  # what was there before the fork is not looked at, and so not copied
+    gc.set_threshold(GARBAGE)
+
+
+def _do(block: Any) -> Any:
+    assert _work is not None
+    return _work(block)
+
+
+@contextmanager
+def _quiet_tokenizers() -> Iterator[None]:
+    """A forked tokenizer must not use its parent's threads, and says so on stderr unless it was told before."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
