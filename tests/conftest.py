@@ -2,6 +2,7 @@
 
 import copy
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from seodang.model.packaged import cache_folder
 from tiny import make_config, make_model, make_tokenizer
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

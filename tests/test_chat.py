@@ -235,7 +235,7 @@ class _Terminal:
     def type(self, text: str) -> None:
         os.write(self.own, text.encode())
 
-    def wait_for(self, text: str, seconds: float = 60) -> str:
+    def wait_for(self, text: str, seconds: float = 60.0) -> str:
         """What appeared up to and with `text`."""
         end = time.monotonic() + seconds
         while text not in self.text:
