@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from seodang.data.pack import pack
 from seodang.model.attention import PACKED, attention
+from seodang.model.head import Scratch
 from seodang.model.isolation import copy_error, packing_error
 from seodang.model.load import is_quantised
 from seodang.model.loss import model_head_loss, own_head_loss
@@ -48,17 +49,18 @@ class Engine:
         """
         own: Callable[..., Any] = model.forward
         replaced = vars(model).get("forward")  # by a hook, or by this engine around an evaluation amid training
+        scratch = Scratch() if self.own_head and _is_alone_on_cpu(model) else None
 
         def forward(*args: Any, pack: Pack | None = None, **kwargs: Any) -> Any:
             if pack is None:
                 return own(*args, **kwargs)
             with torch.autocast(model.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype is not None):
-                return own_head_loss(model, pack) if self.own_head else model_head_loss(model, pack, own)
+                return own_head_loss(model, pack, scratch) if self.own_head else model_head_loss(model, pack, own)
 
         model.forward = forward
         try:
             name = PACKED if self.packed else model.config._attn_implementation
-            with attention(model, name), _sparse_embedding_gradient(model, wanted=self.own_head):
+            with attention(model, name), _sparse_embedding_gradient(model, wanted=scratch is not None):
                 yield
         finally:
             if replaced is None:
@@ -67,17 +69,21 @@ class Engine:
                 model.forward = replaced
 
 
+def _is_alone_on_cpu(model: PreTrainedModel) -> bool:
+    """Whether gradients need not pass through autograd: DDP and FSDP take them from it, a GPU gains nothing."""
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return model.device.type == "cpu" and not several
+
+
 @contextmanager
 def _sparse_embedding_gradient(model: PreTrainedModel, *, wanted: bool) -> Iterator[None]:
-    """On one CPU process, tied embeddings add the gradient of the few rows they looked up to the head's dense one.
+    """Tied embeddings add the gradient of the few rows they looked up to the head's dense one.
 
-    Else each pass fills a second buffer of the embedding's size with zeros for them, a tenth of a step. DDP and FSDP
-    take gradients as autograd passes them on, and a GPU fills the buffer in no time.
+    Else each pass fills a second buffer of the embedding's size with zeros for them, a tenth of a step.
     """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
     tied = isinstance(embedding, torch.nn.Embedding) and head is not None and head.weight is embedding.weight
-    if not (wanted and alone and tied and model.device.type == "cpu"):
+    if not (wanted and tied):
         yield
         return
     before = embedding.sparse, embedding.padding_idx

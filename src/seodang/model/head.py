@@ -7,7 +7,8 @@ the gradients; between the two, a chunk of positions keeps its logits in the dty
 Legend: S positions, N positions of one chunk, D hidden size, V vocabulary, W tokens of one tile.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,38 @@ from torch import Tensor
 
 KEPT_BYTES = 512 * 2**20  # of a chunk's logits between the two walks
 TILE = 4096  # tokens of the vocabulary at a time on a CPU; a GPU takes it whole, one launch instead of many
+
+
+class Scratch:
+    """The head's large buffers, kept from one pack to the next on a CPU.
+
+    Whoever frees them gets them back page by page, each zeroed at its first touch: up to a third of a small model's
+    step. With a scratch, the gradient of the weights (a leaf) is put into `.grad` and not passed on by autograd, which
+    would copy a buffer that somebody else still holds.
+    """
+
+    def __init__(self) -> None:
+        self._logits = torch.empty(0)
+        self._gradients: list[Tensor] = []  # that no pack between its forward and backward pass is writing to
+
+    def logits(self, hidden: Tensor, count: int) -> Tensor:
+        """[count] in the dtype of `hidden`, of unknown values."""
+        if self._logits.numel() < count or self._logits.dtype != hidden.dtype:
+            self._logits = torch.empty(0)  # freed before the larger one is made
+            self._logits = hidden.new_empty(count)
+        return self._logits[:count]
+
+    def take_gradient(self, weight: Tensor) -> Tensor:
+        """Like `weight`, of unknown values, and not what `weight.grad` holds."""
+        for number, buffer in enumerate(self._gradients):
+            if buffer is not weight.grad:
+                return self._gradients.pop(number)
+        return torch.empty_like(weight)
+
+    def add_gradient(self, weight: Tensor, gradient: Tensor) -> None:
+        """Add what was taken to `weight.grad`, and take it back once it has been used up."""
+        weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+        self._gradients.append(gradient)
 
 
 class HeadLoss(torch.autograd.Function):
@@ -33,33 +66,41 @@ class HeadLoss(torch.autograd.Function):
         softcap: float | None,
         factor: float,
         wants_grad: bool,  # torch sets needs_input_grad under no_grad too
-        fills_grad: bool = False,  # put the gradient of the weights, a leaf, into its `.grad` without passing it on
+        scratch: Scratch | None = None,
     ) -> Tensor:
         wants_hidden, wants_weight, wants_bias = (wants_grad and needed for needed in ctx.needs_input_grad[:3])
         device = hidden_SD.device.type
         compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_SD.dtype
         grad_hidden = torch.zeros_like(hidden_SD, dtype=torch.float32) if wants_hidden else None
-        grad_weight = (torch.empty_like if len(hidden_SD) else torch.zeros_like)(weight_VD) if wants_weight else None
+        grad_weight = None
+        if wants_weight:
+            grad_weight = scratch.take_gradient(weight_VD) if scratch else torch.empty_like(weight_VD)
+            if not len(hidden_SD):
+                grad_weight.zero_()
         grad_bias = torch.zeros_like(bias_V) if wants_bias and bias_V is not None else None
-        walk = _Walk(weight_VD, bias_V, softcap, factor, compute)
         total = torch.zeros((), dtype=torch.float32, device=hidden_SD.device)
         rows = max(1, KEPT_BYTES // (compute.itemsize * weight_VD.shape[0]))
+        walk = _Walk(weight_VD, bias_V, softcap, factor, compute, min(rows, len(hidden_SD)))
         with torch.autocast(device, enabled=False):
             for start in range(0, hidden_SD.shape[0], rows):
                 chunk = slice(start, start + rows)
                 hidden, targets = hidden_SD[chunk].to(compute), targets_S[chunk]
-                kept, normaliser_N, chosen_N = walk.normalise(hidden, targets, keep=wants_grad)
+                kept = None
+                if wants_grad:
+                    count = len(hidden) * len(weight_VD)
+                    kept = scratch.logits(hidden, count) if scratch else hidden.new_empty(count)
+                normaliser_N, chosen_N = walk.normalise(hidden, targets, kept)
                 total += (normaliser_N - chosen_N).sum()
-                if not wants_grad:
+                if kept is None:
                     continue
                 for tile, weight, grad in walk.gradients(kept, normaliser_N, targets):
                     if grad_hidden is not None:
-                        _add_product(grad_hidden[chunk], grad, weight)
+                        walk.put_product(grad_hidden[chunk], grad, weight, first=False)
                     if grad_weight is not None:
-                        _put_product(grad_weight[tile], grad.T, hidden, first=start == 0)
+                        walk.put_product(grad_weight[tile], grad.T, hidden, first=start == 0)
                     if grad_bias is not None:
                         grad_bias[tile] += grad.sum(0).to(grad_bias.dtype)
-        ctx.filled = weight_VD if fills_grad else None
+        ctx.filled = (scratch, weight_VD) if scratch and wants_weight else None
         ctx.save_for_backward(None if grad_hidden is None else grad_hidden.to(hidden_SD.dtype), grad_weight, grad_bias)
         return total
 
@@ -68,67 +109,106 @@ class HeadLoss(torch.autograd.Function):
         (grad,) = grads
         found = [None if saved is None else saved.mul_(grad.to(saved.dtype)) for saved in ctx.saved_tensors]
         if ctx.filled is not None:
-            weight, ctx.filled, grad_weight, found[1] = ctx.filled, None, found[1], None
-            weight.grad = grad_weight if weight.grad is None else weight.grad.add_(grad_weight)
+            (scratch, weight), ctx.filled = ctx.filled, None
+            scratch.add_gradient(weight, found[1])
+            found[1] = None
         return (*found, None, None, None, None, None)
 
 
 class _Walk:
-    """One head, tile by tile."""
+    """One head, tile by tile, in buffers that all tiles share."""
 
     def __init__(
-        self, weight_VD: Tensor, bias_V: Tensor | None, softcap: float | None, factor: float, compute: torch.dtype
+        self,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        softcap: float | None,
+        factor: float,
+        compute: torch.dtype,
+        rows: int,
     ) -> None:
         self.weight_VD, self.bias_V = weight_VD, bias_V
-        self.softcap, self.factor, self.compute = softcap, factor, compute
-        size = min(TILE, len(weight_VD)) if weight_VD.device.type == "cpu" else len(weight_VD)
-        self.tiles = [slice(start, min(start + size, len(weight_VD))) for start in range(0, len(weight_VD), size)]
+        self.softcap, self.factor = softcap, factor
+        vocabulary, hidden_size = weight_VD.shape
+        size = min(TILE, vocabulary) if weight_VD.device.type == "cpu" else vocabulary
+        self.tiles = [slice(start, min(start + size, vocabulary)) for start in range(0, vocabulary, size)]
+        self.is_cast = compute != torch.float32
+        self._raw = weight_VD.new_empty(rows * size, dtype=compute)  # logits as multiplied, or their gradient
+        self._work = weight_VD.new_empty(rows * size, dtype=torch.float32)  # logits, then their exponentials
+        self._slope = self._work.new_empty(0 if softcap is None else rows * size)
+        self._weight = weight_VD.new_empty(size * hidden_size if compute != weight_VD.dtype else 0, dtype=compute)
+        self._product = self._raw.new_empty(max(rows, size) * hidden_size if self.is_cast else 0)
 
-    def normalise(self, hidden: Tensor, targets_N: Tensor, *, keep: bool) -> tuple[list[Tensor], Tensor, Tensor]:
-        """(raw logits [N, W] of each tile if they are kept, log Σ exp of the logits [N], the targets' logits [N])."""
-        kept: list[Tensor] = []
+    def normalise(self, hidden: Tensor, targets_N: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(log Σ exp of the logits [N], the targets' logits [N]); `kept` [N · V] takes the raw logits, tile by tile."""
         sums, chosen_N = [], torch.zeros(len(hidden), dtype=torch.float32, device=hidden.device)
         for tile in self.tiles:
-            raw = hidden @ self._weight(tile).T
+            raw = self._raw_logits(kept, tile, len(hidden))
+            torch.mm(hidden, self._weights(tile).T, out=raw)
             if self.bias_V is not None:
-                raw += self.bias_V[tile].to(self.compute)
+                raw += self.bias_V[tile].to(raw.dtype)
             logits = self._logits(raw)
-            sums.append(logits.logsumexp(-1))
             index, inside = _within(targets_N, tile)
             chosen_N += logits.gather(-1, index).squeeze(-1) * inside
-            if keep:
-                kept.append(raw)
-        return kept, torch.stack(sums).logsumexp(0), chosen_N
+            top = logits.amax(-1, keepdim=True)
+            sums.append(logits.sub_(top).exp_().sum(-1).log_() + top.squeeze(-1))
+        return torch.stack(sums).logsumexp(0), chosen_N
 
     def gradients(
-        self, kept: list[Tensor], normaliser_N: Tensor, targets_N: Tensor
+        self, kept: Tensor, normaliser_N: Tensor, targets_N: Tensor
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """(tile, its weights [W, D], gradient of the loss by its raw logits [N, W]); the kept logits are freed.
+        """(tile, its weights [W, D], gradient of the loss by its raw logits [N, W]), of what `normalise` left.
 
         By a logit: p − [it is the target's].
         """
-        for number, tile in enumerate(self.tiles):
-            raw, kept[number] = kept[number], kept[number].new_empty(0)
-            logits = self._logits(raw)
-            slope = None if self.softcap is None else 1.0 - (logits / self.softcap).square_()
-            grad = torch.sub(logits, normaliser_N.unsqueeze(-1), out=logits).exp_()
+        for tile in self.tiles:
+            logits = self._logits(self._raw_logits(kept, tile, len(targets_N)))
+            slope = None
+            if self.softcap is not None:
+                slope = _shaped(self._slope, logits.shape).copy_(logits)
+                slope.div_(self.softcap).square_().neg_().add_(1.0)
+            grad = logits.sub_(normaliser_N.unsqueeze(-1)).exp_()
             index, inside = _within(targets_N, tile)
             grad.scatter_add_(-1, index, -inside.unsqueeze(-1))
             if slope is not None:
                 grad *= slope
             if self.factor != 1.0:
                 grad *= self.factor
-            yield tile, self._weight(tile), grad.to(self.compute)
+            yield tile, self._weights(tile), _shaped(self._raw, grad.shape).copy_(grad) if self.is_cast else grad
 
-    def _weight(self, tile: slice) -> Tensor:
-        return self.weight_VD[tile].to(self.compute)
+    def put_product(self, total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
+        """total = a @ b, or += after the first; sums of several products are summed in `total`'s dtype."""
+        if self.is_cast:
+            product = torch.mm(a, b, out=_shaped(self._product, total.shape))
+            total.copy_(product) if first else total.add_(product)
+        elif first:
+            torch.mm(a, b, out=total)
+        else:
+            total.addmm_(a, b)
+
+    def _raw_logits(self, kept: Tensor | None, tile: slice, rows: int) -> Tensor:
+        """[N, W], where they are kept if they are."""
+        width = tile.stop - tile.start
+        if kept is None:
+            return _shaped(self._raw, (rows, width))
+        return kept[rows * tile.start : rows * tile.stop].view(rows, width)
+
+    def _weights(self, tile: slice) -> Tensor:
+        """[W, D] in the dtype of the products."""
+        weight = self.weight_VD[tile]
+        return _shaped(self._weight, weight.shape).copy_(weight) if self._weight.numel() else weight
 
     def _logits(self, raw: Tensor) -> Tensor:
-        """float32 logits; `raw` itself where nothing is to be done."""
-        logits = raw.float()
+        """[N, W] float32, until the next call."""
+        logits = _shaped(self._work, raw.shape).copy_(raw)
         if self.factor != 1.0:
-            logits = logits * self.factor
-        return logits if self.softcap is None else (logits / self.softcap).tanh_() * self.softcap
+            logits *= self.factor
+        return logits if self.softcap is None else logits.div_(self.softcap).tanh_().mul_(self.softcap)
+
+
+def _shaped(buffer: Tensor, shape: Sequence[int]) -> Tensor:
+    """The beginning of a flat buffer in this shape."""
+    return buffer[: math.prod(shape)].view(*shape)
 
 
 def _within(targets_N: Tensor, tile: slice) -> tuple[Tensor, Tensor]:
@@ -136,22 +216,3 @@ def _within(targets_N: Tensor, tile: slice) -> tuple[Tensor, Tensor]:
     size = tile.stop - tile.start
     index = targets_N - tile.start
     return index.clamp(0, size - 1).unsqueeze(-1), ((index >= 0) & (index < size)).float()
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, summed in float32."""
-    if total.dtype == a.dtype:
-        total.addmm_(a, b)
-    else:
-        total += a @ b
-
-
-def _put_product(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
-    """total = a @ b, or += after the first."""
-    if total.dtype != a.dtype:
-        product = a @ b
-        total.copy_(product) if first else total.add_(product)
-    elif first:
-        torch.mm(a, b, out=total)
-    else:
-        total.addmm_(a, b)

@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from seodang.model.head import HeadLoss
+from seodang.model.head import HeadLoss, Scratch
 from seodang.types import IGNORED, Pack
 
 
-def own_head_loss(model: PreTrainedModel, pack: Pack) -> Tensor:
+def own_head_loss(model: PreTrainedModel, pack: Pack, scratch: Scratch | None = None) -> Tensor:
     """Sum of −log p over the pack's supervised positions, in nats: a float32 scalar.
 
     The head is computed here, from the hidden states and the output embeddings.
+
+    Args:
+        scratch: keeps the head's buffers; the weights' gradient then goes straight into `.grad`.
     """
     supervised, targets_S = supervised_targets(pack, model.device)
     output: Any = model.base_model(**inputs(pack, model.device))
@@ -29,15 +32,8 @@ def own_head_loss(model: PreTrainedModel, pack: Pack) -> Tensor:
     config = model.config.get_text_config()
     head_loss: Callable[..., Tensor] = HeadLoss.apply
     bias = getattr(head, "bias", None)
-    wants_grad = torch.is_grad_enabled()
-    fills_grad = wants_grad and has_sparse_gradient(model)
-    return head_loss(hidden_SD, head.weight, bias, targets_S, *_scaling(config), wants_grad, fills_grad)
-
-
-def has_sparse_gradient(model: PreTrainedModel) -> bool:
-    """Whether tied embeddings leave it to the head to make their dense gradient, and add what they looked up."""
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    return head is not None and head.weight is embedding.weight and bool(getattr(embedding, "sparse", False))
+    scratch = scratch if head.weight.is_leaf else None  # of an adapter's own making: autograd has to pass it on
+    return head_loss(hidden_SD, head.weight, bias, targets_S, *_scaling(config), torch.is_grad_enabled(), scratch)
 
 
 def model_head_loss(model: PreTrainedModel, pack: Pack, forward: Callable[..., Any]) -> Tensor:
