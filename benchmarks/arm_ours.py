@@ -22,7 +22,8 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from seodang.model.engine import choose_engine
-from seodang.recipe import Train
+from seodang.model.placement import choose_placement
+from seodang.recipe import Model, Train
 from seodang.train.trainer import Setup, train
 
 
@@ -50,14 +51,15 @@ def main() -> None:
     parser.add_argument("--examples-per-step", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=2e-5)
     parser.add_argument("--pack-tokens", type=int, default=None)
-    parser.add_argument("--compute", choices=["float32", "bfloat16"], default=None, help="default: bfloat16 on CUDA")
+    parser.add_argument("--compute", choices=["float32", "bfloat16"], help="default: as `tune` chooses")
     args = parser.parse_args()
     torch.manual_seed(0)
     cuda = torch.cuda.is_available()
     with Path(args.data).open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line, _ in zip(lines, range(args.steps * args.examples_per_step), strict=False)]
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to("cuda" if cuda else "cpu")
-    compute = args.compute or ("bfloat16" if cuda else "float32")
+    placement = choose_placement(Model(path=args.model))
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(placement.device)
+    compute = args.compute or placement.compute_dtype
     begun = time.perf_counter()
     engine = choose_engine(
         model,

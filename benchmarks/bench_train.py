@@ -4,8 +4,12 @@
     python benchmarks/bench_train.py --quick          270M model, tutorial shape, 4 examples a step (under 15 minutes)
     python benchmarks/bench_train.py --model package:smollm2-135m-instruct --shape prompt-heavy --repeats 3
 
-Arms: ours; TRL as the tutorial sets it; TRL at its best on this device; TRL's `parity` for losses step by step. The
-peer's script is given by --peer. Arms are run in turn, each in its own process, `--repeats` times; medians are told.
+Arms: ours, as `seodang tune` runs here; ours in float32, where that is something else; TRL as the tutorial sets it; TRL
+at its best on this device; TRL's `parity` for losses step by step. The peer's script is given by --peer. Arms are run
+in turn, each in its own process, `--repeats` times; medians are told.
+
+`max_loss_difference` is that of ours in float32 against `parity`, relative. `floor_share` is that of ours in float32,
+its floor the best large float32 product of this run; `own_floor_share` is that of `ours`, by the products it uses.
 """
 
 import argparse
@@ -16,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,7 +31,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from seodang.model.floor import copy_rate, floor_seconds, matrix_rate, step_flops
-from seodang.model.load import resolve_model
+from seodang.model.load import choose_placement, resolve_model
+from seodang.recipe import Model
 from shapes import step_of, write_rows
 
 HERE = Path(__file__).resolve().parent
@@ -40,8 +46,8 @@ def run_arm(arm: str, args: argparse.Namespace, model: str, rows: Path) -> dict[
     common += ["--examples-per-step", str(args.examples_per_step)]
     if arm.startswith("ours"):
         command = [sys.executable, str(HERE / "arm_ours.py"), *common]
-        if arm == "ours-bf16":
-            command += ["--compute", "bfloat16"]
+        if arm == "ours-float32":
+            command += ["--compute", "float32"]
     else:
         micro = str(min(4, args.examples_per_step))
         command = [
@@ -59,7 +65,7 @@ def run_arm(arm: str, args: argparse.Namespace, model: str, rows: Path) -> dict[
     if done.returncode:
         raise SystemExit(f"{arm} failed:\n{done.stderr[-2000:]}")
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    print(f"{arm:9} {result['tokens_per_second']:8.1f} tok/s  {result['peak_rss_gb']:.1f} GB", flush=True)
+    print(f"{arm:12} {result['tokens_per_second']:8.1f} tok/s  {result['peak_rss_gb']:.1f} GB", flush=True)
     return result
 
 
@@ -79,33 +85,35 @@ def main() -> None:
         args.steps, args.repeats = 3, 1
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = resolve_model(args.model)
-    arms = args.arms or ["ours", "tutorial", *BEST[device], "parity"]
+    compute = choose_placement(Model(path=model)).compute_dtype
+    exact = ["ours-float32"] if device == "cpu" and compute != "float32" else []
+    arms = args.arms or ["ours", *exact, "tutorial", *BEST[device], "parity"]
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "rows.jsonl"
         write_rows(data, AutoTokenizer.from_pretrained(model), args.shape, args.steps * args.examples_per_step)
         rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
-        dtype = torch.float32 if device == "cpu" else torch.bfloat16
-        rate = matrix_rate(dtype, device, SIZES[device])
+        dtypes = {compute, "float32"} if device == "cpu" else {compute}
+        before = {dtype: matrix_rate(getattr(torch, dtype), device, SIZES[device]) for dtype in dtypes}
         for _ in range(args.repeats):
             for arm in arms:
                 results[arm].append(run_arm(arm, args, model, data))
-        rate = max(rate, matrix_rate(dtype, device, SIZES[device]))
-    print(json.dumps(summary(args, results, rows, AutoConfig.from_pretrained(model), rate, device)))
+        rates = {d: max(r, matrix_rate(getattr(torch, d), device, SIZES[device])) for d, r in before.items()}
+    found = {**conditions(args, device), **summary(results, BEST[device])}
+    found["matrix_gflops"] = {dtype: round(rate / 1e9, 1) for dtype, rate in rates.items()}
+    ours = {run["engine"]["compute"]: arm for arm, runs in results.items() if arm.startswith("ours") for run in runs}
+    shares = {dtype: share(results[arm], rows, model, rates[dtype], device) for dtype, arm in ours.items()}
+    found["floor_share"] = shares.get("float32", shares.get(compute))
+    if compute in shares:
+        found["own_floor_share"] = shares[compute]
+    if args.out:
+        args.out.write_text(json.dumps({**found, "runs": results}, indent=1), encoding="utf-8")
+    print(json.dumps(found))
 
 
-def summary(
-    args: argparse.Namespace,
-    results: dict[str, list[dict[str, Any]]],
-    rows: list[dict[str, list[int]]],
-    config: Any,
-    rate: float,
-    device: str,
-) -> dict[str, Any]:
-    """Medians of the repeats and their ratios."""
-    speed = {arm: statistics.median(run["tokens_per_second"] for run in runs) for arm, runs in results.items()}
-    memory = {arm: statistics.median(run["peak_rss_gb"] for run in runs) for arm, runs in results.items()}
-    found: dict[str, Any] = {
+def conditions(args: argparse.Namespace, device: str) -> dict[str, Any]:
+    """What the figures were taken on."""
+    return {
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {device}",
         "model": args.model,
@@ -113,36 +121,48 @@ def summary(
         "steps": args.steps,
         "examples_per_step": args.examples_per_step,
         "repeats": args.repeats,
+    }
+
+
+def summary(results: dict[str, list[dict[str, Any]]], contenders: Sequence[str]) -> dict[str, Any]:
+    """Medians of the repeats and their ratios."""
+    speed = {arm: statistics.median(run["tokens_per_second"] for run in runs) for arm, runs in results.items()}
+    memory = {arm: statistics.median(run["peak_rss_gb"] for run in runs) for arm, runs in results.items()}
+    found: dict[str, Any] = {
         "tokens_per_second": {arm: round(value, 1) for arm, value in speed.items()},
         "peak_gb": {arm: round(value, 2) for arm, value in memory.items()},
-        "matrix_gflops": round(rate / 1e9, 1),
     }
-    if "ours" in results:
-        with torch.device("meta"):
-            shapes = AutoModelForCausalLM.from_config(config)
-        seconds = floor_seconds(
-            step_flops(shapes, step_of(rows)),
-            matrix_rate=rate,
-            trained=args.steps * sum(weight.numel() for weight in shapes.parameters()),
-            copy_rate=None if device == "cpu" else copy_rate(device),
-        )
-        floor = sum(len(row["input_ids"]) for row in rows) / seconds
-        found["floor_share"] = round(speed["ours"] / floor, 3)
-        best = max((arm for arm in BEST[device] if arm in speed), key=lambda arm: speed[arm], default=None)
-        if "tutorial" in speed:
-            found["speed_vs_tutorial"] = round(speed["ours"] / speed["tutorial"], 2)
-        if best:
-            found |= {
-                "best_arm": best,
-                "speed_vs_best": round(speed["ours"] / speed[best], 2),
-                "memory_vs_best": round(memory["ours"] / memory[best], 2),
-            }
-        if "parity" in results:
-            pairs = zip(results["ours"][0]["losses"], results["parity"][0]["losses"], strict=True)
-            found["max_loss_difference"] = max(abs(ours - theirs) / abs(theirs) for ours, theirs in pairs)
-    if args.out:
-        args.out.write_text(json.dumps({**found, "runs": results}, indent=1), encoding="utf-8")
+    best = max((arm for arm in contenders if arm in speed), key=lambda arm: speed[arm], default=None)
+    if "ours" in speed and "tutorial" in speed:
+        found["speed_vs_tutorial"] = round(speed["ours"] / speed["tutorial"], 2)
+    if "ours" in speed and best:
+        found["best_arm"] = best
+        found["speed_vs_best"] = round(speed["ours"] / speed[best], 2)
+        found["memory_vs_best"] = round(memory["ours"] / memory[best], 2)
+    if "ours-float32" in speed and "tutorial" in speed and best:
+        found["float32_vs_tutorial"] = round(speed["ours-float32"] / speed["tutorial"], 2)
+        found["float32_vs_best"] = round(speed["ours-float32"] / speed[best], 2)
+    exact = results.get("ours-float32", results.get("ours"))
+    if exact and "parity" in results:
+        pairs = zip(exact[0]["losses"], results["parity"][0]["losses"], strict=True)
+        found["max_loss_difference"] = max(abs(ours - theirs) / abs(theirs) for ours, theirs in pairs)
     return found
+
+
+def share(
+    runs: Sequence[dict[str, Any]], rows: list[dict[str, list[int]]], model: str, rate: float, device: str
+) -> float:
+    """Measured speed over the floor's, at `rate` operations a second."""
+    with torch.device("meta"):
+        shapes = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+    seconds = floor_seconds(
+        step_flops(shapes, step_of(rows)),
+        matrix_rate=rate,
+        trained=len(runs[0]["losses"]) * sum(weight.numel() for weight in shapes.parameters()),
+        copy_rate=None if device == "cpu" else copy_rate(device),
+    )
+    measured = statistics.median(run["tokens_per_second"] for run in runs)
+    return round(measured * seconds / sum(len(row["input_ids"]) for row in rows), 3)
 
 
 if __name__ == "__main__":

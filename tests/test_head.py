@@ -1,5 +1,7 @@
 """The own head against torch's cross entropy on all logits."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ import torch.nn.functional as F
 from seodang.data.pack import pack
 from seodang.model import head
 from seodang.model.engine import Engine
-from seodang.model.head import HeadLoss
+from seodang.model.head import HeadLoss, Scratch, _chunk_size
+from seodang.model.recompute import light_norms
 from tiny import make_config, make_model
 
 POSITIONS, HIDDEN, VOCABULARY = 11, 8, 53
@@ -72,6 +75,63 @@ def test_bf16_products_stay_close_to_float32() -> None:
         loss = HeadLoss.apply(hidden, weight, None, targets, None, 1.0, True)
     for rounded, full in zip(torch.autograd.grad(loss, [hidden, weight]), exact, strict=True):
         assert F.cosine_similarity(rounded.flatten(), full.flatten(), dim=0) > 0.999
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_scratch_changes_nothing(dtype: torch.dtype | None) -> None:
+    """With buffers kept from pack to pack, whatever their sizes, loss and gradients are those without a scratch."""
+    scratch, expected = Scratch(), None
+    hidden, weight, _, targets = _case()
+    for rows in (POSITIONS, 3, 7):
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+            plain = HeadLoss.apply(hidden[:rows], weight, None, targets[:rows], None, 0.5, True)
+            kept = HeadLoss.apply(hidden[:rows], weight, None, targets[:rows], None, 0.5, True, scratch)
+        assert plain == kept
+        (gradient,) = torch.autograd.grad(plain * 3, [weight])
+        expected = gradient if expected is None else expected + gradient
+        (kept * 3).backward()
+        torch.testing.assert_close(weight.grad, expected, rtol=0, atol=0)
+
+
+def test_a_scratch_waits_for_the_backward_pass() -> None:
+    """Two packs forward, then both backward: neither overwrites what the other or the last step still needs."""
+    scratch = Scratch()
+    hidden, weight, _, targets = _case()
+    for _ in range(2):
+        first, second = (
+            HeadLoss.apply(hidden, weight, None, t, None, 1.0, True, scratch) for t in (targets, targets * 0)
+        )
+        (first + 2 * second).backward()
+        found, weight.grad = weight.grad, None
+        ones = (F.cross_entropy(F.linear(hidden, weight), t, reduction="sum") for t in (targets, targets * 0))
+        (expected,) = torch.autograd.grad(sum(n * loss for n, loss in enumerate(ones, 1)), [weight])
+        torch.testing.assert_close(found, expected)
+
+
+def test_chunks_are_of_one_size() -> None:
+    """As few chunks as the bound allows, none much smaller than another; no position makes no chunk of 0."""
+    assert [_chunk_size(count, 10) for count in (0, 1, 10, 11, 21, 30)] == [1, 1, 10, 6, 7, 10]
+    assert _chunk_size(5, 0) == 1
+
+
+def test_norms_are_computed_again_and_nothing_changes() -> None:
+    """Under `light_norms` logits and gradients are the same to the bit, and less is kept; then all is as before."""
+    model = make_model(make_config("gemma3"))
+    ids = torch.arange(3, 40).unsqueeze(0)
+    results, kept = [], []
+    for wanted in (False, True):
+        model.zero_grad()
+        sizes: list[int] = []
+        with light_norms(model) if wanted else nullcontext():
+            with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.nbytes) or t, lambda t: t):
+                logits = model(input_ids=ids, use_cache=False).logits
+            logits.logsumexp(-1).sum().backward()
+        results.append([logits.detach(), *(weight.grad.clone() for weight in model.parameters())])
+        kept.append(sum(sizes))
+    for plain, light in zip(*results, strict=True):
+        torch.testing.assert_close(plain, light, rtol=0, atol=0)
+    assert kept[1] < 0.9 * kept[0]
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_tied_embeddings_have_one_gradient_buffer() -> None:

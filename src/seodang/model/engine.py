@@ -5,7 +5,7 @@ Whether sequences stay apart is asked of a tiny copy of the architecture, and in
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from seodang.model.head import Scratch
 from seodang.model.isolation import copy_error, packing_error
 from seodang.model.load import is_quantised
 from seodang.model.loss import model_head_loss, own_head_loss
+from seodang.model.recompute import light_norms
 from seodang.types import Pack
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of logits and losses, relative
@@ -60,7 +61,8 @@ class Engine:
         model.forward = forward
         try:
             name = PACKED if self.packed else model.config._attn_implementation
-            with attention(model, name), _sparse_embedding_gradient(model, wanted=scratch is not None):
+            light = light_norms(model) if model.device.type == "cpu" else nullcontext()
+            with attention(model, name), _sparse_embedding_gradient(model, wanted=scratch is not None), light:
                 yield
         finally:
             if replaced is None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-KEPT_BYTES = 512 * 2**20  # of a chunk's logits between the two walks
+KEPT_BYTES = 320 * 2**20  # of a chunk's logits between the two walks
 TILE = 4096  # tokens of the vocabulary at a time on a CPU; a GPU takes it whole, one launch instead of many
 
 
@@ -79,8 +79,8 @@ class HeadLoss(torch.autograd.Function):
                 grad_weight.zero_()
         grad_bias = torch.zeros_like(bias_V) if wants_bias and bias_V is not None else None
         total = torch.zeros((), dtype=torch.float32, device=hidden_SD.device)
-        rows = max(1, KEPT_BYTES // (compute.itemsize * weight_VD.shape[0]))
-        walk = _Walk(weight_VD, bias_V, softcap, factor, compute, min(rows, len(hidden_SD)))
+        rows = _chunk_size(len(hidden_SD), KEPT_BYTES // (compute.itemsize * weight_VD.shape[0]))
+        walk = _Walk(weight_VD, bias_V, softcap, factor, compute, rows)
         with torch.autocast(device, enabled=False):
             for start in range(0, hidden_SD.shape[0], rows):
                 chunk = slice(start, start + rows)
@@ -204,6 +204,12 @@ class _Walk:
         if self.factor != 1.0:
             logits *= self.factor
         return logits if self.softcap is None else logits.div_(self.softcap).tanh_().mul_(self.softcap)
+
+
+def _chunk_size(count: int, most: int) -> int:
+    """Positions of a chunk: as few chunks of at most `most` as will do, of the same size."""
+    chunks = -(-count // max(1, most)) or 1
+    return -(-count // chunks) or 1
 
 
 def _shaped(buffer: Tensor, shape: Sequence[int]) -> Tensor:
