@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from seodang.data.pack import pack
 from seodang.model import head
 from seodang.model.engine import Engine
-from seodang.model.head import HeadLoss, Scratch, _chunk_size
+from seodang.model.head import HeadLoss, Scratch, _chunk_size, tiled_head
 from seodang.model.recompute import light_norms
 from tiny import make_config, make_model
 
@@ -132,6 +132,19 @@ def test_norms_are_computed_again_and_nothing_changes() -> None:
         torch.testing.assert_close(plain, light, rtol=0, atol=0)
     assert kept[1] < 0.9 * kept[0]
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])  # an untied head, and a tied one under a soft-cap
+def test_a_tiled_head_gives_the_same_logits(kind: str) -> None:
+    """The logits of a whole batch are those of one product; afterwards the head is its own again."""
+    model = make_model(make_config(kind))
+    ids = torch.arange(3, 33).view(2, 15)
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+        with tiled_head(model):
+            found = model(input_ids=ids).logits
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert "forward" not in vars(model.get_output_embeddings())
 
 
 def test_tied_embeddings_have_one_gradient_buffer() -> None:

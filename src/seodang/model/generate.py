@@ -28,6 +28,7 @@ from seodang import recipe
 from seodang.errors import ModelError, ResourceError, TemplateError
 from seodang.model.allocator import keep_freed_memory, return_freed_memory
 from seodang.model.attention import attention
+from seodang.model.head import tiled_head
 from seodang.model.quiet import quiet
 from seodang.model.sampling import Draw
 from seodang.model.save import end_ids
@@ -260,7 +261,7 @@ def _generating(model: PreTrainedModel) -> Iterator[None]:
     model.generation_config = GenerationConfig()  # transformers fills gaps of a given config from the model's
     model.eval()
     try:
-        with quiet(), attention(model, name):
+        with quiet(), attention(model, name), tiled_head(model):
             if on_cpu:
                 keep_freed_memory()
             yield

@@ -9,12 +9,15 @@ Legend: S positions, N positions of one chunk, D hidden size, V vocabulary, W to
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 KEPT_BYTES = 320 * 2**20  # of a chunk's logits between the two walks
+_SLOW = ("cpu", torch.float32)  # where one product of a few rows by a whole vocabulary is slow
 TILE = 4096  # tokens of the vocabulary at a time on a CPU; a GPU takes it whole, one launch instead of many
 
 
@@ -113,6 +116,34 @@ class HeadLoss(torch.autograd.Function):
             scratch.add_gradient(weight, found[1])
             found[1] = None
         return (*found, None, None, None, None, None)
+
+
+@contextmanager
+def tiled_head(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, a float32 head on a CPU multiplies by tiles of its vocabulary; for use without gradients.
+
+    For the few rows of a step of generation that takes half as long as one product, which packs all weights anew.
+    """
+    head: Any = model.get_output_embeddings()
+    is_own = type(head) is nn.Linear and "forward" not in vars(head)
+    if not is_own or (head.weight.device.type, head.weight.dtype) != _SLOW:
+        yield
+        return
+
+    def forward(hidden: Tensor) -> Tensor:
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        logits = rows.new_empty(len(rows), len(head.weight))
+        for weight, out in zip(head.weight.split(TILE), logits.split(TILE, dim=1), strict=True):
+            torch.mm(rows, weight.T, out=out)
+        if head.bias is not None:
+            logits += head.bias
+        return logits.view(*hidden.shape[:-1], -1)
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward
 
 
 class _Walk:
