@@ -133,8 +133,9 @@ def tiled_head(model: PreTrainedModel) -> Iterator[None]:
     def forward(hidden: Tensor) -> Tensor:
         rows = hidden.reshape(-1, hidden.shape[-1])
         logits = rows.new_empty(len(rows), len(head.weight))
-        for weight, out in zip(head.weight.split(TILE), logits.split(TILE, dim=1), strict=True):
-            torch.mm(rows, weight.T, out=out)
+        for start in range(0, len(head.weight), TILE):
+            tile = slice(start, start + TILE)
+            torch.mm(rows, head.weight[tile].T, out=logits[:, tile])
         if head.bias is not None:
             logits += head.bias
         return logits.view(*hidden.shape[:-1], -1)
