@@ -79,9 +79,13 @@ class _Walk:
     def __init__(
         self, weight_VD: Tensor, bias_V: Tensor | None, softcap: float | None, factor: float, compute: torch.dtype
     ) -> None:
-        self.weight_VD, self.bias_V = weight_VD, bias_V
+        tiled = weight_VD.device.type == "cpu"
+        self.weight_VD, self.bias_V = (
+            weight_VD if tiled else weight_VD.to(compute),
+            bias_V,
+        )  # cast once, not in each walk
         self.softcap, self.factor, self.compute = softcap, factor, compute
-        size = min(TILE, len(weight_VD)) if weight_VD.device.type == "cpu" else len(weight_VD)
+        size = min(TILE, len(weight_VD)) if tiled else len(weight_VD)
         self.tiles = [slice(start, min(start + size, len(weight_VD))) for start in range(0, len(weight_VD), size)]
 
     def normalise(self, hidden: Tensor, targets_N: Tensor, *, keep: bool) -> tuple[list[Tensor], Tensor, Tensor]:
