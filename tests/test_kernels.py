@@ -141,7 +141,7 @@ def test_a_kernel_is_called_for_what_is_computed_sequence_by_sequence(
     query, key, value = (torch.randn(1, heads, sum(LENGTHS), 16) for heads in (4, key_heads, key_heads))
     cu_seqlens = torch.tensor([0, *np.cumsum(LENGTHS)], dtype=torch.int32)
     expected, _ = packed_attention(
-        nn.Module(), query, key, value, None, kernels=False, seq_lens=LENGTHS, cu_seqlens=cu_seqlens, scaling=0.3,
+        nn.Module(), query, key, value, None, kernels=False, seq_lens=LENGTHS, seq_bounds=cu_seqlens, scaling=0.3,
         sliding_window=window, softcap=softcap,
     )  # fmt: skip
     found = run_kernel(kernel, query, key, value, cu_seqlens, max(LENGTHS), scale=0.3, window=window, softcap=softcap)

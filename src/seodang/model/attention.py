@@ -34,7 +34,7 @@ def packed_attention(
     *,
     kernels: bool = True,
     seq_lens: tuple[int, ...] | None = None,
-    cu_seqlens: Tensor | None = None,
+    seq_bounds: Tensor | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -48,7 +48,7 @@ def packed_attention(
         query: [1, H, T, D]; key, value: [1, K, T, D].
         kernels: take a kernel that attends over the whole row, where the device has one that fits the layer.
         seq_lens: lengths of the sequences in the row; they sum to T.
-        cu_seqlens: where they begin and end, int32 [sequences + 1], on the device.
+        seq_bounds: where they begin and end, int32 [sequences + 1], on the device.
         sliding_window: a position sees itself and the `sliding_window` − 1 before it.
 
     Returns:
@@ -57,7 +57,7 @@ def packed_attention(
     Raises:
         SeodangError: called without lengths: the row's sequences would see each other.
     """
-    if seq_lens is None or cu_seqlens is None:
+    if seq_lens is None or seq_bounds is None:
         raise SeodangError("packed attention was called without the lengths of the sequences")
     if query.shape[0] != 1 or sum(seq_lens) != query.shape[2]:
         raise SeodangError(f"sequences of {sum(seq_lens)} positions in rows of shape {tuple(query.shape)}")
@@ -76,7 +76,7 @@ def packed_attention(
         return _each(query, key, value, seq_lens, scale, dropout, sliding_window, softcap, s_aux), None
     q, k, v = (states.to(dtype) for states in (query, key, value))
     out = run_kernel(
-        kernel, q, k, v, cu_seqlens, max(seq_lens), scale=scale, window=sliding_window, softcap=softcap, dropout=dropout
+        kernel, q, k, v, seq_bounds, max(seq_lens), scale=scale, window=sliding_window, softcap=softcap, dropout=dropout
     )
     return out, None
 

@@ -56,7 +56,7 @@ def inputs(pack: Pack, device: torch.device) -> dict[str, Any]:
         "input_ids": _on(device, pack.input_ids).unsqueeze(0),
         "position_ids": _on(device, pack.position_ids).unsqueeze(0),
         "seq_lens": tuple(int(n) for n in np.diff(pack.cu_seqlens)),
-        "cu_seqlens": _on(device, pack.cu_seqlens),
+        "seq_bounds": _on(device, pack.cu_seqlens),  # layers that keep a state refuse `cu_seqlens` without a package
         "use_cache": False,
     }
 
