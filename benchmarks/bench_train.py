@@ -17,7 +17,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -30,10 +29,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from arms import ArmError, run
 from seodang.model.floor import copy_rate, floor_seconds, matrix_rate, step_flops
 from seodang.model.load import choose_placement, resolve_model
 from seodang.recipe import Model
-from shapes import step_of, write_rows
+from shapes import step_of, text_stream, write_rows
 
 HERE = Path(__file__).resolve().parent
 SIZES = {"cpu": (2048, 3072, 4096), "cuda": (4096, 8192, 16384)}  # of the square products that make the floor
@@ -61,10 +61,10 @@ def run_arm(arm: str, args: argparse.Namespace, model: str, rows: Path) -> dict[
             "--max-tokens",
             "4096",
         ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{arm} failed:\n{done.stderr[-2000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    try:
+        result = run(command)
+    except ArmError as error:
+        raise SystemExit(f"{arm} failed:\n{error}") from None
     print(f"{arm:12} {result['tokens_per_second']:8.1f} tok/s  {result['peak_rss_gb']:.1f} GB", flush=True)
     return result
 
@@ -91,7 +91,8 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "rows.jsonl"
-        write_rows(data, AutoTokenizer.from_pretrained(model), args.shape, args.steps * args.examples_per_step)
+        stream = text_stream(AutoTokenizer.from_pretrained(model))
+        write_rows(data, stream, args.shape, args.steps * args.examples_per_step)
         rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
         dtypes = {compute, "float32"} if device == "cpu" else {compute}
         before = {dtype: matrix_rate(getattr(torch, dtype), device, SIZES[device]) for dtype in dtypes}

@@ -1,4 +1,4 @@
-"""Rows of the shapes that are measured, made from the sample texts that ship."""
+"""Rows of the shapes that are measured."""
 
 import json
 from importlib.resources import files
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seodang.data.pack import pack
 from seodang.types import Pack
@@ -17,9 +18,8 @@ SHAPES = {  # mean tokens of prompt and answer
 SPREAD = 0.35  # of the lengths' logarithm
 
 
-def write_rows(path: Path, tokenizer: Any, shape: str, count: int, *, seed: int = 0) -> None:
-    """`count` tokenised rows as JSON Lines; `mixed` takes prompt and answer lengths from both shapes in turn."""
-    stream = _stream(tokenizer)
+def write_rows(path: Path, stream: NDArray[np.int64], shape: str, count: int, *, seed: int = 0) -> None:
+    """`count` rows cut from a stream of ids, as JSON Lines; `mixed` takes lengths from both shapes in turn."""
     draw = np.random.default_rng(seed)
     position = 0
     with path.open("w", encoding="utf-8") as lines:
@@ -31,7 +31,8 @@ def write_rows(path: Path, tokenizer: Any, shape: str, count: int, *, seed: int 
             lines.write(json.dumps({"input_ids": ids, "labels": [-100] * prompt + ids[prompt:]}) + "\n")
 
 
-def _stream(tokenizer: Any) -> np.ndarray:
+def text_stream(tokenizer: Any) -> NDArray[np.int64]:
+    """The ids of the sample texts, end to end."""
     texts = []
     for name in ("ko_text", "ko_medical", "ko_general", "en_text", "en_medical", "en_general"):
         for line in files("seodang").joinpath("samples", f"{name}.jsonl").read_text(encoding="utf-8").splitlines():

@@ -1,6 +1,6 @@
 """Attention over packed rows: several sequences end to end in one row, none sees another.
 
-The function is registered with transformers under PACKED and is used through any of its architectures: a name that
+The function is registered with transformers, under two names, and is used through any of its architectures: a name that
 has no entry among the mask functions makes models build no mask, and every extra keyword of ``model(…)`` arrives here.
 Sliding windows, soft-caps and attention sinks come from the layers. Generation never runs under it.
 
@@ -9,6 +9,7 @@ Legend: H heads, K key/value heads, T positions of the row, S positions of one s
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,8 +18,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from seodang.errors import SeodangError
+from seodang.model.kernels import choose_kernel, hardware_of, product_dtype, run_kernel
 
-PACKED = "seodang_packed"  # holds no "sdpa": Gemma 2 refuses names that do
+# Names that hold no "sdpa": Gemma 2 refuses those that do.
+PACKED = "seodang_packed"  # one kernel for the row where there is one, else as EACH
+EACH = "seodang_each"  # sequence by sequence: what a kernel must equal
 
 
 def packed_attention(
@@ -28,7 +32,9 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
+    kernels: bool = True,
     seq_lens: tuple[int, ...] | None = None,
+    seq_bounds: Tensor | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -40,7 +46,9 @@ def packed_attention(
 
     Args:
         query: [1, H, T, D]; key, value: [1, K, T, D].
+        kernels: take a kernel that attends over the whole row, where the device has one that fits the layer.
         seq_lens: lengths of the sequences in the row; they sum to T.
+        seq_bounds: where they begin and end, int32 [sequences + 1], on the device.
         sliding_window: a position sees itself and the `sliding_window` − 1 before it.
 
     Returns:
@@ -49,11 +57,42 @@ def packed_attention(
     Raises:
         SeodangError: called without lengths: the row's sequences would see each other.
     """
-    if seq_lens is None:
+    if seq_lens is None or seq_bounds is None:
         raise SeodangError("packed attention was called without the lengths of the sequences")
     if query.shape[0] != 1 or sum(seq_lens) != query.shape[2]:
         raise SeodangError(f"sequences of {sum(seq_lens)} positions in rows of shape {tuple(query.shape)}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    dtype = product_dtype(query)
+    kernel = choose_kernel(
+        hardware_of(query.device),
+        dtype=dtype,
+        head_size=query.shape[-1],
+        value_size=value.shape[-1],
+        softcap=softcap,
+        sinks=s_aux is not None,
+        dropout=dropout,
+    )
+    if not kernels or kernel is None:
+        return _each(query, key, value, seq_lens, scale, dropout, sliding_window, softcap, s_aux), None
+    q, k, v = (states.to(dtype) for states in (query, key, value))
+    out = run_kernel(
+        kernel, q, k, v, seq_bounds, max(seq_lens), scale=scale, window=sliding_window, softcap=softcap, dropout=dropout
+    )
+    return out, None
+
+
+def _each(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    seq_lens: tuple[int, ...],
+    scale: float,
+    dropout: float,
+    sliding_window: int | None,
+    softcap: float | None,
+    s_aux: Tensor | None,
+) -> Tensor:
+    """One sequence after another, on any device: [1, T, H, D]."""
     plain = softcap is None and s_aux is None
     outputs = []
     for q, k, v in zip(*(torch.split(states, list(seq_lens), 2) for states in (query, key, value)), strict=True):
@@ -65,7 +104,7 @@ def packed_attention(
         else:
             out = torch.cat([_block(*part, scale, softcap, s_aux, dropout) for part in _blocks(q, k, v, window)], dim=2)
         outputs.append(out)
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    return torch.cat(outputs, dim=2).transpose(1, 2)
 
 
 def _blocks(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -117,6 +156,7 @@ def _block(
 
 
 AttentionInterface.register(PACKED, packed_attention)
+AttentionInterface.register(EACH, partial(packed_attention, kernels=False))
 
 
 @contextmanager

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from seodang.data.pack import pack
-from seodang.model.attention import PACKED, attention
+from seodang.model.attention import EACH, PACKED, attention
 from seodang.model.head import Scratch
-from seodang.model.isolation import copy_error, packing_error
+from seodang.model.isolation import copy_error, kernel_error, packing_error
+from seodang.model.kernels import hardware_of
 from seodang.model.load import is_quantised
 from seodang.model.loss import model_head_loss, own_head_loss
 from seodang.model.recompute import light_norms
@@ -26,6 +27,7 @@ from seodang.types import Pack
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of logits and losses, relative
 SHORT_PROBE = 16  # positions a row: enough to see a leak, or a head of its own kind
 LONGEST_PROBE = 1100  # positions, where no tiny copy can be made: the window of Gemma 3 without costing many seconds
+LONGEST_KERNEL_PROBE = 4200  # positions, on a GPU: the window of Mistral too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,7 @@ class Engine:
 
     packed: bool  # several sequences a row; else one
     own_head: bool  # head and cross entropy computed here; else the model's logits
+    kernels: bool = True  # packed rows by one kernel where the device has one that fits; else sequence by sequence
     compute_dtype: torch.dtype | None = None  # of the products (autocast); none: the weights' own
     remarks: tuple[str, ...] = ()
 
@@ -60,7 +63,8 @@ class Engine:
 
         model.forward = forward
         try:
-            name = PACKED if self.packed else model.config._attn_implementation
+            packed = PACKED if self.kernels else EACH
+            name = packed if self.packed else model.config._attn_implementation
             light = light_norms(model) if model.device.type == "cpu" else nullcontext()
             with attention(model, name), _sparse_embedding_gradient(model, wanted=scratch is not None), light:
                 yield
@@ -108,21 +112,30 @@ def choose_engine(
     Args:
         rows: ids of a few real rows [tokens].
         packed: whether packing is wanted at all.
-        compute_dtype: of the products, by autocast over the weights; the trial runs in the weights' own.
+        compute_dtype: of the products, by autocast over the weights; the trial runs in the weights' own, that of the
+            device's kernels in this.
     """
     tolerance = TOLERANCE[torch.bfloat16 if is_quantised(model) else model.dtype]  # 4 bits are multiplied as bf16
     short = _short_probes(rows)
     remarks = []
+    kernels = True
     if packed and (error := _leak(model, rows, tolerance)) is not None:
         packed = False
         by = f" (difference {error:.1e})" if error < math.inf else ""
         remarks.append(f"{type(model).__name__} does not keep packed sequences apart{by}: one example a row")
+    if packed and hardware_of(model.device).installed:
+        error = kernel_error(model, _window_probes(model, rows, longest=LONGEST_KERNEL_PROBE), compute_dtype)
+        if not (kernels := error <= TOLERANCE[torch.bfloat16]):
+            what = f"differ (by {error:.1e})" if error < math.inf else "do not run"
+            remarks.append(f"The attention kernels of this device {what}: packed rows go sequence by sequence")
     own_head = (error := head_error(model, short[0])) <= tolerance
     if not own_head:
         remarks.append(
             f"{type(model).__name__} has a head of its own kind (difference {error:.1e}): its logits are used"
         )
-    return Engine(packed=packed, own_head=own_head, compute_dtype=compute_dtype, remarks=tuple(remarks))
+    return Engine(
+        packed=packed, own_head=own_head, kernels=kernels, compute_dtype=compute_dtype, remarks=tuple(remarks)
+    )
 
 
 @torch.no_grad()
@@ -152,10 +165,12 @@ def _short_probes(rows: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
     return (probes * 2)[:2]
 
 
-def _window_probes(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
+def _window_probes(
+    model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], longest: int = LONGEST_PROBE
+) -> list[NDArray[np.int32]]:
     """Real rows, and one made of them that is longer than the model's attention window."""
     window = getattr(model.config.get_text_config(), "sliding_window", None) or 0
-    probes = [row[:LONGEST_PROBE] for row in rows[:3] if row.size > 2]
-    if 0 < window + 32 <= LONGEST_PROBE:
+    probes = [row[:longest] for row in rows[:3] if row.size > 2]
+    if 0 < window + 32 <= longest:
         probes.append(np.resize(np.concatenate(probes), window + 32))
     return probes

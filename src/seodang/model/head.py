@@ -159,16 +159,17 @@ class _Walk:
         compute: torch.dtype,
         rows: int,
     ) -> None:
-        self.weight_VD, self.bias_V = weight_VD, bias_V
-        self.softcap, self.factor = softcap, factor
         vocabulary, hidden_size = weight_VD.shape
-        size = min(TILE, vocabulary) if weight_VD.device.type == "cpu" else vocabulary
+        tiled = weight_VD.device.type == "cpu"
+        size = min(TILE, vocabulary) if tiled else vocabulary
+        self.weight_VD = weight_VD if tiled else weight_VD.to(compute)  # cast once, not in each walk
+        self.bias_V, self.softcap, self.factor = bias_V, softcap, factor
         self.tiles = [slice(start, min(start + size, vocabulary)) for start in range(0, vocabulary, size)]
         self.is_cast = compute != torch.float32
         self._raw = weight_VD.new_empty(rows * size, dtype=compute)  # logits as multiplied, or their gradient
         self._work = weight_VD.new_empty(rows * size, dtype=torch.float32)  # logits, then their exponentials
         self._slope = self._work.new_empty(0 if softcap is None else rows * size)
-        self._weight = weight_VD.new_empty(size * hidden_size if compute != weight_VD.dtype else 0, dtype=compute)
+        self._weight = weight_VD.new_empty(size * hidden_size if compute != self.weight_VD.dtype else 0, dtype=compute)
         self._product = self._raw.new_empty(max(rows, size) * hidden_size if self.is_cast else 0)
 
     def normalise(self, hidden: Tensor, targets_N: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from seodang.data.pack import pack
 from seodang.errors import SeodangError
-from seodang.model.attention import PACKED, attention
+from seodang.model.attention import EACH, PACKED, attention
 from seodang.model.loss import inputs
 from seodang.model.quiet import quiet
 from seodang.model.tiny_copy import VOCABULARY, WINDOW, tiny_copies
@@ -46,11 +46,31 @@ def packing_error(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]]) -> 
     alone = [_logits(model, pack([rows[member]], [rows[member]], budget=0)[0]) for member in packed.members]
     expected = torch.cat(alone)
     try:
-        with attention(model, PACKED):
+        with attention(model, EACH):
             found = _logits(model, packed)
     except (AttributeError, KeyError, RuntimeError, SeodangError, TypeError, ValueError):
         return float("inf")  # an architecture with an attention of its own
     return float((found - expected).abs().max() / expected.abs().max())
+
+
+@torch.no_grad()
+def kernel_error(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], compute_dtype: torch.dtype | None) -> float:
+    """Largest difference of hidden states, by the kernels of the device against sequence by sequence, relative.
+
+    Args:
+        compute_dtype: of the products that train, by autocast: kernels take 16 bits only.
+    """
+    (packed,) = pack(rows, rows, budget=sum(row.size for row in rows))
+    found = []
+    try:
+        with torch.autocast(model.device.type, dtype=compute_dtype, enabled=compute_dtype is not None):
+            for name in (EACH, PACKED):
+                with attention(model, name):
+                    found.append(model.base_model(**inputs(packed, model.device)).last_hidden_state.float())
+    except RuntimeError:  # it does not run on this device
+        return float("inf")
+    expected, by_kernel = found
+    return float((by_kernel - expected).abs().max() / expected.abs().max())
 
 
 def _logits(model: PreTrainedModel, single: Pack) -> Tensor:

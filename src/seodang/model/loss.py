@@ -44,11 +44,15 @@ def model_head_loss(model: PreTrainedModel, pack: Pack, forward: Callable[..., A
 
 
 def inputs(pack: Pack, device: torch.device) -> dict[str, Any]:
-    """What a model takes of a pack: ids and positions [1, T], and the lengths for the packed attention."""
+    """What a model takes of a pack: ids and positions [1, T], and the lengths for the packed attention.
+
+    Lengths are told as numbers of the host and as a tensor, once a pack: no layer waits for the device.
+    """
     return {
         "input_ids": _on(device, pack.input_ids).unsqueeze(0),
         "position_ids": _on(device, pack.position_ids).unsqueeze(0),
         "seq_lens": tuple(int(n) for n in np.diff(pack.cu_seqlens)),
+        "seq_bounds": _on(device, pack.cu_seqlens),  # layers that keep a state refuse `cu_seqlens` without a package
         "use_cache": False,
     }
 
@@ -59,7 +63,7 @@ def supervised_targets(pack: Pack, device: torch.device) -> tuple[Tensor, Tensor
     return _on(device, supervised), _on(device, pack.targets[supervised])
 
 
-def _on(device: torch.device, array: NDArray[np.int64]) -> Tensor:
+def _on(device: torch.device, array: NDArray[np.signedinteger]) -> Tensor:
     """An array on the device; on CUDA by way of pinned memory, since a copy from any other waits for the GPU."""
     tensor = torch.from_numpy(array)
     if device.type == "cuda":
