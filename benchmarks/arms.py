@@ -21,6 +21,6 @@ def run(command: Sequence[str], *, seconds: float | None = None) -> dict[str, An
     except subprocess.TimeoutExpired:
         raise ArmError(f"not done after {seconds:.0f} s") from None
     if done.returncode:
-        raise ArmError(done.stderr.strip()[-2000:])
+        raise ArmError(f"exit code {done.returncode}: {done.stderr.strip()[-2000:]}")
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return result
