@@ -7,6 +7,7 @@
 Rows are real ones, numbered and repeated until there are enough. Each arm runs in a process of its own: ours, ours
 again (the second start, with what the first one kept), ours on the peer's rows, TRL with one process and with two.
 Memory is the sum of PSS over an arm's processes, sampled: pages of mapped files count, as long as they are mapped.
+`cpu_seconds` are those of all processes of an arm, imports included: they tell less of a machine that others use, too.
 """
 
 import argparse
@@ -177,6 +178,7 @@ def summary(args: argparse.Namespace, different: int, results: dict[str, dict[st
         "peer_rows": args.peer_rows,
         "different_conversations": different,
         "seconds": {arm: round(result["seconds"], 1) for arm, result in results.items()},
+        "cpu_seconds": {arm: round(result["cpu_seconds"], 1) for arm, result in results.items()},
         "rows_per_second": {arm: round(value, 1) for arm, value in rate.items()},
         "peak_gb": {arm: round(result["peak_gb"]["Pss"], 2) for arm, result in results.items()},
         "second_start_seconds": round(results["ours-again"]["seconds_since_start"], 2),
