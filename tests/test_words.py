@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from seodang.data import words as module
 from seodang.data.words import _RULES, Words, words_of
 
 MARKERS = ("<turn>", "<end>")
@@ -71,6 +72,20 @@ def test_words_of_a_sentencepiece_tokenizer_give_what_the_whole_text_gives() -> 
     words = words_of(tokenizer, MARKERS)
     assert words is not None
     assert _check(tokenizer, words, texts) > 0.4 * len(texts)
+
+
+def test_words_in_use_stay_known_while_others_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A word of every batch is tokenised once, one that is not met for long once more; ids stay those of the whole."""
+    monkeypatch.setattr(module, "REMEMBERED", 20)
+    tokenizer, learnt = _sentencepiece(), list[str]()
+    words = words_of(tokenizer, MARKERS)
+    assert words is not None
+    learn = words._learn
+    monkeypatch.setattr(words, "_learn", lambda new: (learnt.extend(new), learn(new)))
+    for number in [*range(60), 0]:
+        assert _check(tokenizer, words, [f"두통이 {number}번"]) == 2
+    assert learnt.count("두통이") == 1
+    assert [learnt.count(f" {number}번") for number in (0, 1, 59)] == [2, 1, 1]
 
 
 @pytest.mark.parametrize("rule", _RULES)

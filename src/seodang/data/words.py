@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-REMEMBERED = 1 << 18  # words; some 60 MB
+REMEMBERED = 1 << 18  # words; some 60 MB, and as many that were in use before
 MAX_CROSSING = 16  # entries of a vocabulary that go across; texts that hold one are tokenised whole
 _ACROSS = re.compile(r"[^ \n] |\n[^ \n]")  # such a place inside
 _RULES = tuple(  # of pre-tokenisation: blanks behind a character always begin a piece, line breaks end one
@@ -55,14 +55,18 @@ class Words:
         self._backend, self._odd, self._crossing = backend, odd, crossing
         self._markers, self._word = markers, _pattern(markers)
         self._known = {"": b""}  # word → (id, characters) of each token, int32
+        self._before = self._known  # words known before these: those that are met again stay known
         self._unsound: set[str] = set()  # words whose tokens do not lie end to end from the first character
 
     def encode(self, texts: Sequence[str]) -> list[Tokens | None]:
         """The tokens of each text; None: it has to be tokenised whole."""
         if len(self._known) > REMEMBERED:
-            self._known = {"": b""}
+            self._before, self._known = self._known, {"": b""}
         cut = [None if self._is_odd(text) else self._cut(text) for text in texts]
-        self._learn(set().union(*filter(None, cut)) - self._known.keys())
+        missing = set().union(*filter(None, cut)) - self._known.keys()
+        again = missing & self._before.keys()
+        self._known.update((word, self._before[word]) for word in again)
+        self._learn(missing - again)
         return [None if words is None else self._joined(words) for words in cut]
 
     def _is_odd(self, text: str) -> bool:

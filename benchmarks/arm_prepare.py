@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""One arm of the preparation benchmark, in a process of its own; the last line is one JSON object.
+
+ours    what `seodang tune` does before a model is loaded, and the first step's packs; prepared rows are kept in
+        $SEODANG_CACHE, so that a second call is a second start
+trl     TRL's SFTTrainer as it is made from the same file: load_dataset, chat template, tokens, labels
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def ours(args: argparse.Namespace) -> dict[str, Any]:
+    """Everything that stands between a recipe and the first optimizer step, but for the model."""
+    import numpy as np
+
+    from seodang.data.pack import Plan, pack_step
+    from seodang.desk import set_up
+    from seodang.recipe import load_recipe
+
+    begun = time.time()
+    recipe = load_recipe(
+        {
+            "name": "bench",
+            "model": str(args.model),
+            "sources": [{"name": "rows", "role": "domain", "path": str(args.rows), "holdout": 0.01}],
+            "train": {"max_tokens": args.max_tokens},
+        }
+    )
+    prepared = set_up(recipe).prepared
+    rows = prepared.rows["train"]
+    plan = Plan(num_rows=len(rows), examples_per_step=recipe.train.examples_per_step, seed=recipe.train.seed)
+    indices = plan.rows(0, 0)
+    taken = rows.select_columns(["input_ids", "labels"])[indices.tolist()]
+    ids, labels = ([np.array(row, dtype=np.int32) for row in taken[name]] for name in ("input_ids", "labels"))
+    step = pack_step(indices.tolist(), ids, labels, budget=args.max_tokens)
+    return {
+        "seconds": time.time() - begun,
+        "seconds_since_start": time.time() - args.started,
+        "rows_left": sum(map(len, prepared.rows.values())),
+        "first_step_tokens": step.tokens,
+    }
+
+
+def trl(args: argparse.Namespace) -> dict[str, Any]:
+    """The trainer's own preparation, loss on answers only."""
+    from datasets import load_dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(args.model), AutoModelForCausalLM.from_pretrained(args.model)
+    begun = time.time()
+    loaded = load_dataset("json", data_files=str(args.rows), split="train")
+    read = time.time()
+    settings = SFTConfig(
+        output_dir=str(args.rows.parent / "trl"), max_length=args.max_tokens, assistant_only_loss=True,
+        dataset_num_proc=args.processes, report_to="none", use_cpu=True, bf16=False,
+    )  # fmt: skip
+    trainer = SFTTrainer(model=model, args=settings, train_dataset=loaded, processing_class=tokenizer)
+    first = trainer.train_dataset[0]
+    return {
+        "seconds": time.time() - begun,
+        "seconds_reading": read - begun,
+        "rows_left": len(trainer.train_dataset),
+        "columns": trainer.train_dataset.column_names,
+        "first_row_supervised": sum(label != -100 for label in first["labels"]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("arm", choices=["ours", "trl"])
+    parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--max-tokens", type=int, required=True)
+    parser.add_argument("--processes", type=int, default=None)
+    parser.add_argument("--started", type=float, required=True, help="when this process was started (time.time)")
+    args = parser.parse_args()
+    result = {"ours": ours, "trl": trl}[args.arm](args)
+    print(json.dumps({**result, "cpu_seconds": sum(os.times()[:4])}))
+
+
+if __name__ == "__main__":
+    main()
