@@ -38,8 +38,7 @@ class Gathered:
     def has_thinking(self) -> bool:
         """Whether any answer comes with the thinking that led to it."""
         sides = [side for part in self.parts.values() for side in (part.train, part.test)]
-        tables = {id(side.data): side for side in sides}  # two sides of one source are read from the same table
-        return any(_holds(side, mark) for side in tables.values() for mark in THINKING)
+        return any(_holds(side, mark) for side in sides for mark in THINKING)
 
 
 @dataclass(frozen=True, kw_only=True)
