@@ -24,11 +24,13 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head, "KEPT_BYTES", 4 * VOCABULARY * 4)
 
 
-def _case(*, bias: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+def _case(
+    *, bias: bool = False, positions: int = POSITIONS
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
     torch.manual_seed(1)
-    hidden = torch.randn(POSITIONS, HIDDEN, requires_grad=True)
+    hidden = torch.randn(positions, HIDDEN, requires_grad=True)
     weight = torch.randn(VOCABULARY, HIDDEN, requires_grad=True)
-    targets = torch.randint(0, VOCABULARY, (POSITIONS,))
+    targets = torch.randint(0, VOCABULARY, (positions,))
     targets[0], targets[1] = 0, VOCABULARY - 1
     return hidden, weight, torch.randn(VOCABULARY, requires_grad=True) if bias else None, targets
 
@@ -36,9 +38,12 @@ def _case(*, bias: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("factor", [1.0, 0.25])
-def test_loss_and_gradients_are_those_of_cross_entropy(bias: bool, softcap: float | None, factor: float) -> None:
+@pytest.mark.parametrize("positions", [POSITIONS, HIDDEN])  # so many fit where the gradient will lie: one chunk
+def test_loss_and_gradients_are_those_of_cross_entropy(
+    bias: bool, softcap: float | None, factor: float, positions: int
+) -> None:
     """Whatever tiles, chunks, soft-cap, factor and bias: torch's cross entropy and its gradients."""
-    hidden, weight, bias_V, targets = _case(bias=bias)
+    hidden, weight, bias_V, targets = _case(bias=bias, positions=positions)
     logits = F.linear(hidden, weight, bias_V) * factor
     logits = logits if softcap is None else torch.tanh(logits / softcap) * softcap
     leaves = [leaf for leaf in (hidden, weight, bias_V) if leaf is not None]

@@ -82,21 +82,26 @@ class HeadLoss(torch.autograd.Function):
                 grad_weight.zero_()
         grad_bias = torch.zeros_like(bias_V) if wants_bias and bias_V is not None else None
         total = torch.zeros((), dtype=torch.float32, device=hidden_SD.device)
-        rows = _chunk_size(len(hidden_SD), KEPT_BYTES // (compute.itemsize * weight_VD.shape[0]))
+        room = grad_weight if grad_weight is not None and _has_room(grad_weight, len(hidden_SD), compute) else None
+        most = len(hidden_SD) if room is not None else KEPT_BYTES // (compute.itemsize * weight_VD.shape[0])
+        rows = _chunk_size(len(hidden_SD), most)
         walk = _Walk(weight_VD, bias_V, softcap, factor, compute, rows)
         with torch.autocast(device, enabled=False):
             for start in range(0, hidden_SD.shape[0], rows):
                 chunk = slice(start, start + rows)
                 hidden, targets = hidden_SD[chunk].to(compute), targets_S[chunk]
-                kept = None
-                if wants_grad:
+                kept_VN = None
+                if room is not None:
+                    kept_VN = room.view(compute)
+                elif wants_grad:
                     count = len(hidden) * len(weight_VD)
-                    kept = scratch.logits(hidden, count) if scratch else hidden.new_empty(count)
-                normaliser_N, chosen_N = walk.normalise(hidden, targets, kept)
+                    kept_V = scratch.logits(hidden, count) if scratch else hidden.new_empty(count)
+                    kept_VN = kept_V.view(len(weight_VD), -1)
+                normaliser_N, chosen_N = walk.normalise(hidden, targets, kept_VN)
                 total += (normaliser_N - chosen_N).sum()
-                if kept is None:
+                if kept_VN is None:
                     continue
-                for tile, weight, grad in walk.gradients(kept, normaliser_N, targets):
+                for tile, weight, grad in walk.gradients(kept_VN, normaliser_N, targets):
                     if grad_hidden is not None:
                         walk.put_product(grad_hidden[chunk], grad, weight, first=False)
                     if grad_weight is not None:
@@ -172,11 +177,11 @@ class _Walk:
         self._weight = weight_VD.new_empty(size * hidden_size if compute != self.weight_VD.dtype else 0, dtype=compute)
         self._product = self._raw.new_empty(max(rows, size) * hidden_size if self.is_cast else 0)
 
-    def normalise(self, hidden: Tensor, targets_N: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(log Σ exp of the logits [N], the targets' logits [N]); `kept` [N · V] takes the raw logits, tile by tile."""
+    def normalise(self, hidden: Tensor, targets_N: Tensor, kept_VN: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(log Σ exp of the logits [N], the targets' logits [N]); `kept_VN` takes the raw logits, tile by tile."""
         sums, chosen_N = [], torch.zeros(len(hidden), dtype=torch.float32, device=hidden.device)
         for tile in self.tiles:
-            raw = self._raw_logits(kept, tile, len(hidden))
+            raw = self._raw_logits(kept_VN, tile, len(hidden))
             torch.mm(hidden, self._weights(tile).T, out=raw)
             if self.bias_V is not None:
                 raw += self.bias_V[tile].to(raw.dtype)
@@ -188,14 +193,14 @@ class _Walk:
         return torch.stack(sums).logsumexp(0), chosen_N
 
     def gradients(
-        self, kept: Tensor, normaliser_N: Tensor, targets_N: Tensor
+        self, kept_VN: Tensor, normaliser_N: Tensor, targets_N: Tensor
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """(tile, its weights [W, D], gradient of the loss by its raw logits [N, W]), of what `normalise` left.
 
         By a logit: p − [it is the target's].
         """
         for tile in self.tiles:
-            logits = self._logits(self._raw_logits(kept, tile, len(targets_N)))
+            logits = self._logits(self._raw_logits(kept_VN, tile, len(targets_N)))
             slope = None
             if self.softcap is not None:
                 slope = _shaped(self._slope, logits.shape).copy_(logits)
@@ -219,12 +224,10 @@ class _Walk:
         else:
             total.addmm_(a, b)
 
-    def _raw_logits(self, kept: Tensor | None, tile: slice, rows: int) -> Tensor:
-        """[N, W], where they are kept if they are."""
-        width = tile.stop - tile.start
-        if kept is None:
-            return _shaped(self._raw, (rows, width))
-        return kept[rows * tile.start : rows * tile.stop].view(rows, width)
+    def _raw_logits(self, kept_VN: Tensor | None, tile: slice, rows: int) -> Tensor:
+        """[N, W]; where they are kept, in the tile's own part of what may be wider than N."""
+        shape = (rows, tile.stop - tile.start)
+        return _shaped(self._raw if kept_VN is None else kept_VN[tile].view(-1), shape)
 
     def _weights(self, tile: slice) -> Tensor:
         """[W, D] in the dtype of the products."""
@@ -237,6 +240,14 @@ class _Walk:
         if self.factor != 1.0:
             logits *= self.factor
         return logits if self.softcap is None else logits.div_(self.softcap).tanh_().mul_(self.softcap)
+
+
+def _has_room(gradient_VD: Tensor, count: int, compute: torch.dtype) -> bool:
+    """Whether the logits of a tile for `count` positions fit where the tile's gradient will lie: they are read before.
+
+    On a GPU, which takes the vocabulary whole, as many positions at a time would be too much for other buffers.
+    """
+    return gradient_VD.device.type == "cpu" and count * compute.itemsize <= gradient_VD[0].nbytes
 
 
 def _chunk_size(count: int, most: int) -> int:
