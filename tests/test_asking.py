@@ -192,7 +192,7 @@ def test_the_report_shows_how_an_answer_changed(tmp_path: Path) -> None:
             lines.write(json.dumps(event, ensure_ascii=False) + "\n")
     page = report(folder).read_text(encoding="utf-8")
     course = page[page.index('<section id="course">') : page.index('<section id="repeat">')]
-    order = [course.index(f">{when}<") for when in ("base to 20", "step 40", "step 60 to 80")]
+    order = [course.index(f">{when}<") for when in ("base to step 20", "step 40", "step 60 to 80")]
     assert order == sorted(order)
     assert "&lt;b&gt;빨간&lt;/b&gt; 사과" in course
     assert course.count("안토시아닌") == 1

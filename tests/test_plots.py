@@ -83,6 +83,12 @@ def test_loss_names_every_curve_and_marks_the_kept_step() -> None:
     assert {"의료_질문", "일반대화", "wiki", "train", "kept: step 450", "rose again after step 500"} <= set(shown)
 
 
+def test_steps_are_whole_numbers() -> None:
+    """The axis of a short run counts no parts of a step."""
+    axes = loss_figure([{"event": "train", "step": step, "loss": 1.0} for step in (1, 2)]).axes[0]
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
+
+
 def test_names_at_the_end_keep_apart() -> None:
     """Curves that end at the same loss still have names at different heights."""
     same = {"loss": 2.0, "tokens": 1, "rows": 1, "bits_per_byte": None}

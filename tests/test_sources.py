@@ -360,6 +360,8 @@ def test_missing_files_and_folders_get_a_hint(tmp_path: Path) -> None:
     assert "no folder" in error_of(tmp_path / "none" / "a.jsonl")
     assert "wildcards are not expanded" in error_of(tmp_path / "*.jsonl")
     assert "hub: beomi/KoAlpaca-RealQA" in error_of("beomi/KoAlpaca-RealQA")
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    assert "the link leads nowhere" in error_of(tmp_path / "link.jsonl")
 
 
 def test_several_files_follow_each_other(tmp_path: Path) -> None:

@@ -301,6 +301,15 @@ def test_columns_are_written_only_where_their_names_do_not_tell(tmp_path: Path) 
     assert any("the columns are a guess" in remark for remark in guessed.remarks)
 
 
+def test_columns_that_say_nothing_are_mended_in_the_file(tmp_path: Path) -> None:
+    """Where there is no recipe yet, the error does not end with keys of a recipe; without rows, no column is blamed."""
+    for content, mended in ((table([["a", "b"], *[["1", "2"]] * 20]), True), (b"question,answer\n", False)):
+        (tmp_path / "rows.csv").write_bytes(content)
+        with pytest.raises(SourceError) as refused:
+            propose([str(tmp_path / "rows.csv")])
+        assert refused.value.mend.endswith("name them so in the file (question, answer)") == mended
+
+
 def test_what_is_lost_is_measured_with_samples_where_nobody_gave_a_file(tmp_path: Path) -> None:
     """One Korean file is joined by the Korean samples; in a language without samples the gap is said."""
     starter = propose([put(tmp_path, "a.jsonl", lines(pairs()))], out=tmp_path / "recipe.yaml")

@@ -113,7 +113,9 @@ def _find(raw: RawRows, path: str, ask: Ask | None) -> tuple[Layout, Mapping[str
     except SourceError as refused:
         keys = guess_columns(raw, ask)
         if keys is None:
-            raise refused from None
+            names_keys = ":`" in refused.mend  # of a recipe, which is only about to be written
+            mend = refused.mend + "; for `init`, name them so in the file (question, answer)" * names_keys
+            raise SourceError(refused.what, where=refused.where, mend=mend) from None
     return find_layout(raw, _source(path, keys)), keys
 
 

@@ -164,6 +164,9 @@ def _same_name(path: Path, given: str) -> Path:
         mend = "wildcards are not expanded: list the files"
     elif not path.suffix:
         mend += f"; a data set on the hub goes under `hub:`, as in hub: {'/'.join(path.parts[-2:])}"
+    if path.name in beside:
+        what = "is no plain file" if path.exists() else "the link leads nowhere"
+        raise SourceError(what, where=given, mend="name the file itself")
     missing = nearest(path.name, beside) if path.parent.is_dir() else f", and no folder {path.parent}"
     raise SourceError(f"no such file{missing}", where=given, mend=mend)
 

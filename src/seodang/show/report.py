@@ -187,7 +187,7 @@ def _given(steps: Sequence[int], text: str, stopped: bool) -> tuple[str, Shown]:
     """An answer and when it was given: the same one several times in a row stands once."""
     when = f"step {steps[0]:,}" if steps[0] else "base"
     if len(steps) > 1:
-        when += f" to {steps[-1]:,}"
+        when += f" to {'' if steps[0] else 'step '}{steps[-1]:,}"
     limit = LOOP_CHARACTERS if repetition(text) >= LOOPING else COURSE_CHARACTERS
     return when, replace(shown(text, () if stopped else ("cut off",), limit=limit), is_cut=not stopped)
 
