@@ -111,10 +111,13 @@ def test_bound_settings_reach_the_batch(llm: ChatSeodang, steps: list[int]) -> N
 
 
 def test_generate_is_one_generation(llm: ChatSeodang, steps: list[int]) -> None:
-    """LangChain's own `generate` takes its conversations together."""
-    result = llm.generate([[HumanMessage(question)] for question in QUESTIONS])
-    assert set(steps) == {8}
-    assert result.generations[1][0].text == llm.invoke(QUESTIONS[1]).content
+    """LangChain's own `generate` and `agenerate` take their conversations together, each with its own answer."""
+    alone = [llm.invoke(question).content for question in QUESTIONS]
+    conversations = [[HumanMessage(question)] for question in QUESTIONS]
+    for result in (lambda: llm.generate(conversations), lambda: asyncio.run(llm.agenerate(conversations))):
+        steps.clear()
+        assert [answers[0].text for answers in result().generations] == alone
+        assert set(steps) == {8}
 
 
 def test_batch_draws_for_each_input(run: Run) -> None:

@@ -105,6 +105,13 @@ class ChatSeodang(BaseChatModel):
         with self._together(messages, {**kwargs, "stop": stop}):
             return super().generate(messages, stop, *args, **kwargs)
 
+    async def agenerate(
+        self, messages: list[list[BaseMessage]], stop: list[str] | None = None, *args: Any, **kwargs: Any
+    ) -> LLMResult:
+        """Answer all conversations, generated together."""
+        with self._together(messages, {**kwargs, "stop": stop}):
+            return await super().agenerate(messages, stop, *args, **kwargs)
+
     def _generate(
         self,
         messages: list[BaseMessage],

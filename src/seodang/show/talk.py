@@ -17,7 +17,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "help": "this list",
         "reset": "forget the conversation",
         "system": "TEXT: the system text from now on; without TEXT: none",
-        "settings": "KEY=VALUE …: change how answers are generated (none: back to no such setting); alone: show it all",
+        "settings": "KEY=VALUE …: change how answers are generated (KEY=none unsets one); alone: show all",
         "again": "N: ask the last question N times, and count the different answers",
         "base": "talk to the run's base model",
         "tuned": "talk to the tuned model",
