@@ -29,7 +29,8 @@ print(json.dumps(found))
 
 def _bench(*options: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "bench_gpu.py"), "--tiny", "--models", "gemma-3-270m", *options],
+        [sys.executable, str(BENCHMARKS / "bench_gpu.py"), "--tiny", "--models", "gemma-3-270m",
+         "--minutes", "60", *options],
         capture_output=True, text=True, check=False, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
