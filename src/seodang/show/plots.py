@@ -119,7 +119,7 @@ def loss_figure(
     marks = {"kept:": best_step, "rose again after": None if turned_at == best_step else turned_at}
     _mark_steps(axes, marks, _line_height(axes, figure))
     axes.grid(axis="y", color=RULE, linewidth=0.6)
-    axes.xaxis.get_major_locator().set_params(integer=True)  # there is no half step
+    axes.locator_params(axis="x", integer=True)  # there is no half step
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss, nats per token")
     if narrow:
