@@ -235,7 +235,7 @@ class _Terminal:
     def type(self, text: str) -> None:
         os.write(self.own, text.encode())
 
-    def wait_for(self, text: str, seconds: float = 60.0) -> str:
+    def wait_for(self, text: str, seconds: float = 300.0) -> str:
         """What appeared up to and with `text`."""
         end = time.monotonic() + seconds
         while text not in self.text:
@@ -280,7 +280,7 @@ def test_terminal(tiny_folder: Path, tiny_tokenizer: PreTrainedTokenizerFast, tm
         terminal.type("\x03")
         terminal.wait_for("›")
         terminal.type("\x04")
-        assert terminal.program.wait(timeout=20) == 0
+        assert terminal.program.wait(timeout=300) == 0
     finally:
         terminal.program.kill()
         os.close(terminal.own)
