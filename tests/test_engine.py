@@ -118,6 +118,15 @@ def test_architectures_that_leak_are_found_and_run_one_row_at_a_time(config: Pre
         assert loss.item() == pytest.approx(_reference(model, ids, labels).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("where", ["copy_error", "packing_error"])
+def test_a_trial_that_gives_nan_is_not_trusted(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where packed logits are NaN, of the tiny copy or of the model itself, rows go one at a time, with a remark."""
+    monkeypatch.setattr(f"seodang.model.engine.{where}", lambda *_: float("nan"))
+    chosen = choose_engine(make_model(make_config("llama")), [np.arange(3, 20, dtype=np.int32)])
+    assert not chosen.packed
+    assert "one example a row" in chosen.remarks[0]
+
+
 def test_packed_attention_without_lengths_raises() -> None:
     """A call that would let sequences see each other is refused."""
     model = make_model(make_config("llama"))

@@ -153,10 +153,10 @@ def head_error(model: PreTrainedModel, row: NDArray[np.int32]) -> float:
 def _leak(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], tolerance: float) -> float | None:
     """By how much packed sequences differ, if it is too much: on a tiny copy, and on the model's own modules."""
     error = copy_error(model)
-    if error is not None and error > TOLERANCE[torch.float32]:
+    if error is not None and not error <= TOLERANCE[torch.float32]:  # NaN is no proof either
         return error
     error = packing_error(model, _window_probes(model, rows) if error is None else _short_probes(rows))
-    return error if error > tolerance else None
+    return None if error <= tolerance else error
 
 
 def _short_probes(rows: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
