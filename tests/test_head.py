@@ -82,6 +82,19 @@ def test_bf16_products_stay_close_to_float32() -> None:
         assert F.cosine_similarity(rounded.flatten(), full.flatten(), dim=0) > 0.999
 
 
+@pytest.mark.parametrize("hidden_dtype", [torch.float32, torch.bfloat16])
+def test_bf16_weights_take_either_hidden_states(hidden_dtype: torch.dtype) -> None:
+    """Weights held in bf16, hidden states in bf16 or not: each gradient has its own dtype, and the loss is close."""
+    hidden, weight, _, targets = _case()
+    weight = weight.detach().bfloat16().requires_grad_()
+    hidden = hidden.detach().to(hidden_dtype).requires_grad_()
+    found = HeadLoss.apply(hidden, weight, None, targets, None, 1.0, True)
+    found.backward()
+    expected = F.cross_entropy(F.linear(hidden.detach().float(), weight.detach().float()), targets, reduction="sum")
+    torch.testing.assert_close(found.detach(), expected, rtol=1e-2, atol=0)
+    assert (hidden.grad.dtype, weight.grad.dtype) == (hidden_dtype, torch.bfloat16)
+
+
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_a_scratch_changes_nothing(dtype: torch.dtype | None) -> None:
     """With buffers kept from pack to pack, whatever their sizes, loss and gradients are those without a scratch."""

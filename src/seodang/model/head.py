@@ -170,7 +170,7 @@ class _Walk:
         self.weight_VD = weight_VD if tiled else weight_VD.to(compute)  # cast once, not in each walk
         self.bias_V, self.softcap, self.factor = bias_V, softcap, factor
         self.tiles = [slice(start, min(start + size, vocabulary)) for start in range(0, vocabulary, size)]
-        self.is_cast = compute != torch.float32
+        self.is_cast = {compute, weight_VD.dtype} != {torch.float32}
         self._raw = weight_VD.new_empty(rows * size, dtype=compute)  # logits as multiplied, or their gradient
         self._work = weight_VD.new_empty(rows * size, dtype=torch.float32)  # logits, then their exponentials
         self._slope = self._work.new_empty(0 if softcap is None else rows * size)
