@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from seodang.data.marks import Marked, find_bodies, find_marked, mark, pieces_of, unmark
-from seodang.data.mask import supervise
+from seodang.data.mask import edges, supervise
 from seodang.errors import TemplateError
 from seodang.types import IGNORED
 
@@ -14,44 +14,50 @@ CHATML_HEADER, CHATML_END = "<|im_start|>assistant\n", "<|im_end|>"
 CHATML_MARKERS = re.compile(r"<\|im_(start|end)\|>")
 
 
-def _starts(*starts: int) -> np.ndarray:
-    return np.array(starts, dtype=np.int32)
+def _labels(starts: list[int], spans: list[tuple[int, int]], ids: list[int]) -> np.ndarray:
+    found = edges(np.array(starts, dtype=np.int64), np.array(spans, dtype=np.int64))
+    return supervise(np.array(ids, dtype=np.int32), found)
 
 
 def _find(marked: str) -> list[Marked]:
-    return find_marked(marked, unmark(marked))
+    text, marks = unmark(marked)
+    return find_marked(marks, text)
 
 
 def test_tokens_inside_a_span_are_supervised_and_others_are_not() -> None:
     """A token is supervised exactly where it begins inside [start, end)."""
-    ids = np.array([5, 6, 7, 8, 9], dtype=np.int32)
-    labels = supervise(_starts(0, 2, 4, 6, 8), [(2, 4), (6, 8)], ids)
+    labels = _labels([0, 2, 4, 6, 8], [(2, 4), (6, 8)], [5, 6, 7, 8, 9])
     assert labels.tolist() == [IGNORED, 6, IGNORED, 8, IGNORED]
     assert labels.dtype == np.int32
 
 
 def test_byte_tokens_of_one_character_stay_together() -> None:
     """Three byte tokens that share a character are all supervised with it."""
-    ids = np.array([1, 2, 3, 4, 5], dtype=np.int32)
-    labels = supervise(_starts(0, 1, 2, 2, 3), [(1, 3)], ids)
+    labels = _labels([0, 1, 2, 2, 3], [(1, 3)], [1, 2, 3, 4, 5])
     assert labels.tolist() == [IGNORED, 2, 3, 4, IGNORED]
 
 
 def test_a_turn_end_that_swallows_white_space_is_supervised() -> None:
     """A token that begins in the span and ends after it belongs to it."""
-    labels = supervise(_starts(0, 4, 9), [(4, 8)], np.array([1, 2, 3], dtype=np.int32))
+    labels = _labels([0, 4, 9], [(4, 8)], [1, 2, 3])
     assert labels.tolist() == [IGNORED, 2, IGNORED]
 
 
 def test_the_first_token_is_never_a_target() -> None:
     """Nothing comes before the first token, so nothing predicts it."""
-    labels = supervise(_starts(0, 1), [(0, 2)], np.array([8, 9], dtype=np.int32))
+    labels = _labels([0, 1], [(0, 2)], [8, 9])
     assert labels.tolist() == [IGNORED, 9]
+
+
+def test_rows_that_lie_end_to_end_keep_their_first_tokens_apart() -> None:
+    """The first token of every row is no target, wherever the row begins."""
+    ids = np.array([1, 2, 3, 4, 5], dtype=np.int32)
+    assert supervise(ids, np.array([[0, 2], [2, 5]]), [0, 2]).tolist() == [IGNORED, 2, IGNORED, 4, 5]
 
 
 def test_no_tokens_give_no_labels() -> None:
     """An empty row has empty labels."""
-    assert supervise(_starts(), [(0, 3)], np.zeros(0, np.int32)).tolist() == []
+    assert _labels([], [(0, 3)], []).tolist() == []
 
 
 def test_marks_lie_inside_the_white_space_and_come_off_again() -> None:
@@ -61,8 +67,8 @@ def test_marks_lie_inside_the_white_space_and_come_off_again() -> None:
     assert marked[0] == turns[0]
     assert marked[1]["content"].startswith("\n ")
     assert marked[1]["content"].endswith(" \n")
-    assert unmark(marked[1]["content"]) == turns[1]["content"]
-    assert unmark(marked[1]["content"].strip()) == "물을 마셔요."
+    assert unmark(marked[1]["content"])[0] == turns[1]["content"]
+    assert unmark(marked[1]["content"].strip())[0] == "물을 마셔요."
 
 
 def test_marks_tell_which_message_they_belong_to() -> None:
@@ -100,7 +106,7 @@ def test_a_mark_without_its_partner_is_refused() -> None:
 def _bodies(*answers: str, end: str = CHATML_END) -> tuple[str, list[tuple[int, int]]]:
     turns = mark([{"role": "assistant", "content": answer} for answer in answers])
     marked = "".join(f"<|im_start|>user\nq<|im_end|>\n{CHATML_HEADER}{turn['content']}{end}\n" for turn in turns)
-    text = unmark(marked)
+    text, _ = unmark(marked)
     bodies = find_bodies(
         text,
         _find(marked),

@@ -11,6 +11,7 @@ Unicode keeps U+FDD0 … U+FDEF free of characters, so they can stand for "here 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from seodang.data.jinja import Turn
@@ -19,7 +20,7 @@ from seodang.errors import TemplateError
 TEXT, CALL, CLOSE = "\ufdd0", "\ufdd2", "\ufdd1"  # an answer or thought begins; a tool's name begins; either ends
 _DIGITS = "".join(chr(code) for code in range(0xFDE0, 0xFDF0))  # base 16: which message a mark belongs to
 _VALUES = str.maketrans(_DIGITS, "0123456789abcdef")
-_MARK = re.compile(f"[{TEXT}{CALL}{CLOSE}][{_DIGITS}]*")  # a class first: alternatives are searched far more slowly
+_MARK = re.compile(f"([{TEXT}{CALL}{CLOSE}][{_DIGITS}]*)")  # a class first: alternatives are searched far more slowly
 RESERVED = re.compile("[\ufdd0-\ufdef]")  # content that holds one of these cannot be marked
 _THINK_TAG = re.compile(r"(</?think>)")
 EMPTY_THINK = re.compile(r"<think>\s*</think>\n*")
@@ -44,9 +45,11 @@ def mark(messages: Sequence[Turn]) -> list[dict[str, Any]]:
     ]
 
 
-def unmark(marked: str) -> str:
-    """The text without marks."""
-    return _MARK.sub("", marked)
+def unmark(marked: str) -> tuple[str, list[tuple[str, int]]]:
+    """The text without marks, and the marks with the places in it where they stood."""
+    parts = _MARK.split(marked)
+    texts = parts[::2]
+    return "".join(texts), list(zip(parts[1::2], accumulate(map(len, texts)), strict=False))
 
 
 def pieces_of(turn: Turn) -> list[str]:
@@ -60,22 +63,19 @@ def names_of(tools: Sequence[Turn]) -> list[str]:
     return [str(_called(tool).get("name", "")).strip() for tool in tools]
 
 
-def find_marked(marked: str, plain: str) -> list[Marked]:
+def find_marked(marks: Sequence[tuple[str, int]], text: str) -> list[Marked]:
     """The assistant turns of a marked render, in the order they stand there.
 
     Args:
-        marked: the render.
-        plain: the same without marks, whose characters are counted.
+        marks: of `unmark`.
+        text: without marks, whose characters are counted.
 
     Raises:
         TemplateError: a mark lost its partner: the template cuts answers.
     """
     turns: dict[int, list[tuple[int, int, str]]] = {}
-    removed, opened = 0, None
-    for found in _MARK.finditer(marked):
-        token = found.group()
-        position = found.start() - removed
-        removed += len(token)
+    opened = None
+    for token, position in marks:
         if opened is None and len(token) > 1 and token[0] != CLOSE:
             opened = int(token[1:].translate(_VALUES), 16), position, token[0]
         elif opened is not None and token == CLOSE:
@@ -90,7 +90,7 @@ def find_marked(marked: str, plain: str) -> list[Marked]:
             message=message,
             start=pieces[0][0],
             end=pieces[-1][1],
-            pieces=tuple(plain[start:end] for start, end, _ in pieces),
+            pieces=tuple(text[start:end] for start, end, _ in pieces),
             ends_in_call=pieces[-1][2] == CALL,
         )
         for message, pieces in turns.items()

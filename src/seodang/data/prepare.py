@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 
 from seodang.data.audit import audit
@@ -19,7 +18,7 @@ from seodang.errors import SourceError
 from seodang.recipe import Recipe
 from seodang.types import Counts, Finding
 
-THINKING = ('"reasoning_content"', "</think>")  # in a message's JSON
+THINKING = (b'"reasoning_content"', b"</think>")  # in a message's JSON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +28,11 @@ class Gathered:
     parts: Mapping[str, Parts]  # source → its training part and holdout
     counts: tuple[Counts, ...]
     findings: tuple[Finding, ...]
+    has_thinking: bool  # whether any answer comes with the thinking that led to it
 
     @property
     def num_rows(self) -> int:
         return sum(len(part.train) + len(part.test) for part in self.parts.values())
-
-    @property
-    def has_thinking(self) -> bool:
-        """Whether any answer comes with the thinking that led to it."""
-        sides = [side for part in self.parts.values() for side in (part.train, part.test)]
-        return any(_holds(side, mark) for side in sides for mark in THINKING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +67,19 @@ def gather(recipe: Recipe) -> Gathered:
     """
     counts: list[Counts] = []
     parts: dict[str, Parts] = {}
+    has_thinking = False
     for source in recipe.sources:
         rows, converted = convert(read(source), source, recipe.split.by)
+        has_thinking = has_thinking or any(_holds(rows, mark) for mark in THINKING)
         parts[source.name] = split(rows, source, recipe.split)
         counts += [converted, parts[source.name].counts]
     parts, separated = separate(parts, recipe.split)
-    return Gathered(parts=parts, counts=(*counts, *separated), findings=tuple(audit(parts, recipe.split)))
+    return Gathered(
+        parts=parts,
+        counts=(*counts, *separated),
+        findings=tuple(audit(parts, recipe.split)),
+        has_thinking=has_thinking,
+    )
 
 
 def prepare(
@@ -194,6 +195,7 @@ def _first_rows(part: Parts, renderer: Renderer) -> dict[str, Any]:
     return shown
 
 
-def _holds(rows: Dataset, text: str) -> bool:
-    column = rows.data.column("messages")
-    return any(pc.any(pc.match_substring(chunk.flatten().cast("string"), text)).as_py() for chunk in column.chunks)
+def _holds(rows: Dataset, text: bytes) -> bool:
+    """Whether a text stands in the messages, whose bytes lie end to end in each chunk."""
+    buffers = (chunk.flatten().storage.buffers()[2] for chunk in rows.data.column("messages").chunks)
+    return any(text in buffer.to_pybytes() for buffer in buffers if buffer)

@@ -93,7 +93,8 @@ def _shared(one: str, other: str) -> int:
 
 
 def _only_answer(full: str, marked: str, where: str) -> Marked:
-    turns = find_marked(marked, full) if unmark(marked) == full else []
+    plain, marks = unmark(marked)
+    turns = find_marked(marks, full) if plain == full else []
     if len(turns) != 1:
         raise TemplateError("the template leaves out or changes the answer", where=where, mend=OTHER_MEND)
     return turns[0]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -86,16 +86,14 @@ def _features(rows: Dataset) -> Features:
     return Features({**rows.features, **lists, **numbers})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Conversation:
+class _Conversation(NamedTuple):
     messages: Sequence[Turn]
     tools: Sequence[Mapping[str, Any]] | None
     rendered: Rendered
     changes: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Line:
+class _Line(NamedTuple):
     """One row of the result."""
 
     text: str
@@ -273,13 +271,16 @@ def _table(table: pa.Table, lines: Sequence[tuple[int, int, _Line]]) -> pa.Table
     made = [line for _, _, line in lines]
     ends = np.cumsum([0, *(len(line.input_ids) for line in made)], dtype=np.int32)
     empty = np.zeros(0, dtype=np.int32)
+    ids = np.concatenate([empty, *(line.input_ids for line in made)])
+    labels = np.concatenate([empty, *(line.labels for line in made)])
+    supervised = np.concatenate([[0], np.cumsum(labels != IGNORED)])[ends]
     columns = (
-        pa.ListArray.from_arrays(ends, np.concatenate([empty, *(line.input_ids for line in made)])),
-        pa.ListArray.from_arrays(ends, np.concatenate([empty, *(line.labels for line in made)])),
+        pa.ListArray.from_arrays(ends, ids),
+        pa.ListArray.from_arrays(ends, labels),
         pa.array(np.diff(ends), pa.int32()),
-        pa.array([int((line.labels != IGNORED).sum()) for line in made], pa.int32()),
+        pa.array(np.diff(supervised), pa.int32()),
         pa.array([line.num_bytes for line in made], pa.int32()),
-        pa.array([int(line.input_ids.max(initial=0)) for line in made], pa.int32()),
+        pa.array(_largest(ids, ends), pa.int32()),
     )
     taken = taken.set_column(
         taken.schema.get_field_index("text"), "text", pa.array([line.text for line in made], pa.string())
@@ -287,6 +288,12 @@ def _table(table: pa.Table, lines: Sequence[tuple[int, int, _Line]]) -> pa.Table
     for name, column in zip(ADDED, columns, strict=True):
         taken = taken.append_column(name, column)
     return taken
+
+
+def _largest(ids: NDArray[np.int32], ends: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The largest id of each row of rows that lie end to end; 0 of an empty one."""
+    found = np.maximum.reduceat(np.append(ids, np.int32(0)), ends[:-1]) if len(ends) > 1 else ids[:0]
+    return np.where(np.diff(ends) > 0, found, np.int32(0))
 
 
 def _bos_id(renderer: Renderer) -> int | None:

@@ -67,10 +67,10 @@ class Renderer:
         messages = self._with_system(messages)
         self.check_text(*_strings(messages), *(_strings(tools) if tools else ()))
         text = run(self._jinja, messages, tools, variables=self._variables)
-        marked = run(self._jinja, mark(messages), tools, variables=self._variables)
-        if unmark(marked) != text:
+        plain, marks = unmark(run(self._jinja, mark(messages), tools, variables=self._variables))
+        if plain != text:
             raise TemplateError("the template depends on the answer's text")
-        turns = find_marked(marked, text)
+        turns = find_marked(marks, text)
         wanted = {number: pieces_of(turn) for number, turn in enumerate(messages) if turn["role"] == "assistant"}
         _check_answers(messages, turns, wanted)
         bodies = self._bodies(text, turns, messages, tools)

@@ -1,9 +1,8 @@
 """Renders → ids and labels: one tokenisation of each row, checked at every seam. Knows no data set."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
-from typing import TYPE_CHECKING
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,7 @@ FAULTY_SEAM = "the answer's first token merges with the header"
 FAULTY_END = "the turn end is not one token there"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Encoded:
+class Encoded(NamedTuple):
     """One row as the model reads it."""
 
     input_ids: NDArray[np.int32]  # [tokens]
@@ -64,10 +62,22 @@ class Encoder:
 
     def label(self, rendered: Sequence[Rendered]) -> list[Encoded]:
         """Ids and labels of rendered conversations."""
-        rows = zip(rendered, self._tokens([row.text for row in rendered]), strict=True)
+        if not rendered:
+            return []
+        tokens = self._tokens([row.text for row in rendered])
+        begins = np.cumsum([0, *(len(ids) for ids, _ in tokens)])  # of rows that lie end to end, in tokens
+        bases = np.cumsum([0, *(len(row.text) + 1 for row in rendered)])  # and in characters
+        ids = np.concatenate([ids for ids, _ in tokens])
+        starts = np.concatenate([starts for _, starts in tokens]) + np.repeat(bases[:-1], np.diff(begins))
+        owners = np.array([number for number, row in enumerate(rendered) for _ in row.spans], dtype=np.int64)
+        spans = np.array([span for row in rendered for span in row.spans], dtype=np.int64).reshape(-1, 2)
+        supervised = edges(starts, spans + bases[owners, None])
+        labels = supervise(ids, supervised, begins[:-1][np.diff(begins) > 0])
+        faults = self._faults(rendered, owners, supervised, ids, starts, begins, bases)
+        bounds = begins.tolist()
         return [
-            Encoded(input_ids=ids, labels=supervise(starts, row.spans, ids), fault=self._fault(row, ids, starts))
-            for row, (ids, starts) in rows
+            Encoded(input_ids=ids[begin:end], labels=labels[begin:end], fault=faults.get(number))
+            for number, (begin, end) in enumerate(pairwise(bounds))
         ]
 
     def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
@@ -75,17 +85,39 @@ class Encoder:
         whole = iter(self.encode([text for text, known in zip(texts, by_words, strict=True) if known is None]))
         return [known or ((found := next(whole))[0], found[1][:, 0]) for known in by_words]
 
-    def _fault(self, row: Rendered, ids: NDArray[np.int32], starts: NDArray[np.int32]) -> str | None:
-        added = np.flatnonzero(self._is_added[ids])
-        found = edges(starts, row.spans)
-        before = np.searchsorted(added, [first for first, _ in found]).tolist()  # added tokens in front of each span
-        for (start, end), (first, after), number in zip(row.spans, found, before, strict=True):
-            since = added[number - 1] if number else 0
-            if first and ids[since:first].tobytes() != self._alone(row.text[starts[since] : start]):
-                return FAULTY_SEAM
-            if row.text.endswith(self._turn_end, start, end) and ids[after - 1] != self._turn_end_id:
-                return FAULTY_END
-        return None
+    def _faults(
+        self,
+        rendered: Sequence[Rendered],
+        owners: NDArray[np.int64],
+        supervised: NDArray[np.int64],
+        ids: NDArray[np.int32],
+        starts: NDArray[np.int64],
+        begins: NDArray[np.int64],
+        bases: NDArray[np.int64],
+    ) -> dict[int, str]:
+        """Row → why it must not be trained on: what is asked of each span at its beginning and its end.
+
+        Args:
+            owners: [spans], the row of each.
+            supervised: [spans, 2] of `edges`.
+            begins, bases: [rows + 1], a row's first token and first character.
+        """
+        faults: dict[int, str] = {}
+        added = np.concatenate([[0], np.flatnonzero(self._is_added[ids])])
+        before = added[np.searchsorted(added[1:], supervised[:, 0])]  # the last added token in front of each span
+        since = np.maximum(before, begins[owners])
+        spans = [span for row in rendered for span in row.spans]
+        for owner, (start, end), (first, after), opening, begin in zip(
+            owners.tolist(), spans, supervised.tolist(), since.tolist(), begins[owners].tolist(), strict=True
+        ):
+            text = rendered[owner].text
+            if first > begin:
+                tail = text[starts[opening] - bases[owner] : start]
+                if ids[opening:first].tobytes() != self._alone(tail):
+                    faults.setdefault(owner, FAULTY_SEAM)
+            if text.endswith(self._turn_end, start, end) and ids[after - 1] != self._turn_end_id:
+                faults.setdefault(owner, FAULTY_END)
+        return faults
 
     def _alone(self, tail: str) -> bytes:
         """The ids of a prompt's tail by itself, to be compared with those that it has in front of its answer.

@@ -17,6 +17,7 @@ import json
 import re
 import struct
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,20 +55,46 @@ class Words:
     ) -> None:
         self._backend, self._odd, self._crossing = backend, odd, crossing
         self._markers, self._word = markers, _pattern(markers)
-        self._known = {"": b""}  # word → (id, characters) of each token, int32
+        self._known = _Known()
         self._before = self._known  # words known before these: those that are met again stay known
         self._unsound: set[str] = set()  # words whose tokens do not lie end to end from the first character
 
     def encode(self, texts: Sequence[str]) -> list[Tokens | None]:
         """The tokens of each text; None: it has to be tokenised whole."""
         if len(self._known) > REMEMBERED:
-            self._before, self._known = self._known, {"": b""}
-        cut = [None if self._is_odd(text) else self._cut(text) for text in texts]
-        missing = set().union(*filter(None, cut)) - self._known.keys()
+            self._before, self._known = self._known, _Known()
+        odd = self._odd_ones(texts)
+        cut = [None if number in odd else self._cut(text) for number, text in enumerate(texts)]
+        known = self._known
+        packed: list[list[bytes] | None] = []
+        asked: list[tuple[int, list[str]]] = []  # text, and its words that were not known, in their order
+        for number, words in enumerate(cut):
+            packed.append(None if words is None else list(map(known.__getitem__, words)))
+            if known.asked:
+                asked.append((number, known.asked))
+                known.asked = []
+        missing = {word for _, new in asked for word in new}
         again = missing & self._before.keys()
-        self._known.update((word, self._before[word]) for word in again)
+        known.update((word, self._before[word]) for word in again)
         self._learn(missing - again)
-        return [None if words is None else self._joined(words) for words in cut]
+        for number, new in asked:
+            found, words, place = packed[number] or [], cut[number] or [], -1
+            for word in new:
+                place = words.index(word, place + 1)
+                found[place] = known[word]
+        if self._unsound:
+            packed = [
+                None if words is None or not self._unsound.isdisjoint(words) else found
+                for found, words in zip(packed, cut, strict=True)
+            ]
+        return _unpacked([None if found is None else b"".join(found) for found in packed])
+
+    def _odd_ones(self, texts: Sequence[str]) -> set[int]:
+        """The texts that the proof does not cover. Nearly always none: so all are searched at once."""
+        joined = "\0".join(texts)
+        if self._odd.search(joined) is None and not any(across in joined for across in self._crossing):
+            return set()
+        return {number for number, text in enumerate(texts) if self._is_odd(text)}
 
     def _is_odd(self, text: str) -> bool:
         return self._odd.search(text) is not None or any(across in text for across in self._crossing)
@@ -94,12 +121,31 @@ class Words:
                 self._unsound.add(word)
             self._known[word] = struct.pack(f"{len(pairs)}i", *pairs)
 
-    def _joined(self, words: list[str]) -> Tokens | None:
-        if self._unsound and not self._unsound.isdisjoint(words):
-            return None
-        pairs = np.frombuffer(b"".join(map(self._known.__getitem__, words)), dtype=np.int32).reshape(-1, 2)
-        lengths = pairs[:, 1]
-        return pairs[:, 0].copy(), np.cumsum(lengths, dtype=np.int32) - lengths
+
+class _Known(dict[str, bytes]):
+    """Word → (id, characters) of each of its tokens, int32. One that is not known is noted, and empty till then."""
+
+    def __init__(self) -> None:
+        super().__init__({"": b""})
+        self.asked: list[str] = []
+
+    def __missing__(self, word: str) -> bytes:
+        self.asked.append(word)
+        return b""
+
+
+def _unpacked(packed: Sequence[bytes | None]) -> list[Tokens | None]:
+    """Ids and places of the tokens of each text, cut from those of all texts."""
+    whole = [part for part in packed if part is not None]
+    pairs = np.frombuffer(b"".join(whole), dtype=np.int32).reshape(-1, 2)
+    sizes = np.array([len(part) // 8 for part in whole], dtype=np.int64)
+    ends = np.cumsum(sizes)
+    ids, lengths = pairs[:, 0].copy(), pairs[:, 1]
+    places = np.cumsum(lengths, dtype=np.int64) - lengths  # in characters of all texts, one after the other
+    first = np.concatenate([places, [0]])[ends - sizes]
+    starts = (places - np.repeat(first, sizes)).astype(np.int32)
+    rows = iter([(ids[begin:end], starts[begin:end]) for begin, end in pairwise([0, *ends.tolist()])])
+    return [None if part is None else next(rows) for part in packed]
 
 
 def words_of(backend: "Tokenizer", markers: Sequence[str]) -> Words | None:

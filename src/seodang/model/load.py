@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import errors as hub
@@ -15,11 +15,8 @@ from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
-    BitsAndBytesConfig,
     PreTrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
@@ -30,18 +27,18 @@ from seodang.errors import ModelError, ResourceError, SeodangError
 from seodang.model.packaged import PREFIX, packaged_folder
 from seodang.model.placement import Placement, choose_placement
 from seodang.model.quiet import quiet
-from seodang.model.save import describe, save_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = [
     "Placement",
     "choose_placement",
-    "describe",
     "load_config",
     "load_model",
     "load_tokenizer",
     "load_weights",
     "resolve_model",
-    "save_model",
 ]
 
 _GIVE_TOKENIZER = "put tokenizer.json and tokenizer_config.json beside the model"
@@ -115,7 +112,7 @@ def load_tokenizer(
     return tokenizer
 
 
-def load_model(spec: recipe.Model, placement: Placement, *, four_bit: bool = False) -> PreTrainedModel:
+def load_model(spec: recipe.Model, placement: Placement, *, four_bit: bool = False) -> "PreTrainedModel":
     """The recipe's model in evaluation mode, on the placement's device and in its dtype.
 
     Args:
@@ -125,6 +122,8 @@ def load_model(spec: recipe.Model, placement: Placement, *, four_bit: bool = Fal
         ModelError: says what is missing or wrong, and the mend.
         ResourceError: it does not fit into the memory of the device.
     """
+    from transformers import AutoModelForCausalLM  # the code of models: over a second that data alone need not wait for
+
     config = load_config(spec)
     if placement.dtype == "float16" and config.model_type.startswith("gemma"):
         what = "Gemma overflows in float16"
@@ -150,17 +149,19 @@ def load_model(spec: recipe.Model, placement: Placement, *, four_bit: bool = Fal
 
 
 def _four_bit(placement: Placement) -> dict[str, Any]:
+    from transformers import BitsAndBytesConfig
+
     compute = getattr(torch, placement.compute_dtype)
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
     return {"quantization_config": config, "device_map": {"": placement.device}}
 
 
-def is_quantised(model: PreTrainedModel) -> bool:
+def is_quantised(model: "PreTrainedModel") -> bool:
     """Whether the model's linear layers are held in 4 bits."""
     return bool(getattr(model, "is_loaded_in_4bit", False))
 
 
-def load_weights(model: PreTrainedModel, folder: Path) -> None:
+def load_weights(model: "PreTrainedModel", folder: Path) -> None:
     """Put the weights that `save_model` wrote to `folder` into a model of the same architecture, in place.
 
     Raises:
