@@ -18,10 +18,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 def ours(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that stands between a recipe and the first optimizer step, but for the model."""
+    import datasets  # noqa: F401  as the trainer's arm imports all it needs before it begins
     import numpy as np
 
     from seodang.data.pack import Plan, pack_step
     from seodang.desk import set_up
+    from seodang.model import load  # noqa: F401
     from seodang.recipe import load_recipe
 
     begun = time.time()

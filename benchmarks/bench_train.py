@@ -37,7 +37,7 @@ from shapes import step_of, text_stream, write_rows
 
 HERE = Path(__file__).resolve().parent
 SIZES = {"cpu": (2048, 3072, 4096), "cuda": (4096, 8192, 16384)}  # of the square products that make the floor
-BEST = {"cpu": ("grouped", "free"), "cuda": ("packed", "free")}  # TRL at its best is the faster of these
+BEST = {"cpu": ("grouped", "free"), "cuda": ("free",)}  # TRL at its best is the faster; packed: see bench_gpu.py
 
 
 def run_arm(arm: str, args: argparse.Namespace, model: str, rows: Path) -> dict[str, Any]:

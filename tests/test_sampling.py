@@ -14,10 +14,9 @@ NO_IDS = torch.zeros(1, 0, dtype=torch.long)
 
 def counts(settings: Generate, times: int = 4000, temperature: float = 1.0) -> list[float]:
     """Share of each token over many draws, a row each, from logits whose softmax is SHARES."""
-    scores = (torch.tensor([SHARES]).log() * temperature).expand(times, -1)
+    scores = (torch.tensor([SHARES]).log() * temperature).repeat(times, 1)
     drawn = Draw(settings, range(times))(NO_IDS, scores)
-    assert torch.isfinite(drawn).sum() == times
-    assert (drawn.max(-1).values == 0).all()
+    assert torch.isinf(drawn).sum(-1).eq(1).all()
     return (torch.bincount(drawn.argmax(-1), minlength=len(SHARES)) / times).tolist()
 
 
@@ -69,8 +68,8 @@ def test_a_row_draws_alike_in_any_batch() -> None:
     pairs = [
         (
             together(NO_IDS, scores.repeat(2, 1))[1].argmax(),
-            alone(NO_IDS, scores)[0].argmax(),
-            other(NO_IDS, scores).argmax(),
+            alone(NO_IDS, scores.clone())[0].argmax(),
+            other(NO_IDS, scores.clone()).argmax(),
         )
         for _ in range(40)
     ]
@@ -90,6 +89,6 @@ def test_a_peaked_distribution_gives_what_the_whole_sort_gives() -> None:
     """Sorting only the likeliest tokens draws the same tokens as top_k over all of them does."""
     scores = torch.randn(16, 5000, generator=torch.Generator().manual_seed(0)) * 8
     history = torch.zeros(16, 1, dtype=torch.long)
-    fast = Draw(Generate(temperature=1.0, top_p=0.9), range(16))(history, scores).argmax(-1)
+    fast = Draw(Generate(temperature=1.0, top_p=0.9), range(16))(history, scores.clone()).argmax(-1)
     whole = Draw(Generate(temperature=1.0, top_p=0.9, top_k=5000), range(16))(history, scores).argmax(-1)
     assert torch.equal(fast, whole)

@@ -91,7 +91,7 @@ class Source(Part):
     messages: str | None = Field(None, description="column")
     text: str | None = Field(None, description="column of plain text")
     encoding: str | None = Field(None, description="where it cannot be recognised: utf-8, cp949, utf-16 …")
-    holdout: Annotated[float, Field(ge=0)] | None = Field(
+    holdout: Annotated[int | float, Field(ge=0)] | None = Field(
         None,
         description="share (below 1) or number of rows measured and never trained on; "
         "default 0.05, and every row of a source that is not trained on",
@@ -111,9 +111,11 @@ class Source(Part):
     @field_validator("holdout")
     @classmethod
     def _share_or_rows(cls, holdout: float | None) -> float | None:
-        if holdout is not None and holdout >= 1 and holdout != int(holdout):
+        if holdout is None or holdout < 1:
+            return holdout
+        if holdout % 1:  # NaN for infinity
             raise ValueError(f"{holdout} is neither a share below 1 nor a whole number of rows")
-        return holdout
+        return int(holdout)
 
     @field_validator("take")
     @classmethod

@@ -9,11 +9,12 @@ from transformers import LogitsProcessor
 
 from seodang import recipe
 
+TILE = 4096  # tokens of the vocabulary at a time
 NUCLEUS = 1024  # of the likeliest tokens nearly always hold top_p of the probability
 
 
 class Draw(LogitsProcessor):
-    """Temperature, then top_k, then top_p, then one token drawn: leaves only that one possible.
+    """Temperature, then top_k, then top_p, then one token drawn: its logit becomes infinite, so that argmax takes it.
 
     Unlike transformers' sampling, a row's draws do not depend on its batch, and only what may be drawn is sorted: of
     262,144 logits a sort takes longer than a small model.
@@ -25,8 +26,8 @@ class Draw(LogitsProcessor):
         self.random = [np.random.default_rng([settings.seed, stream]) for stream in streams]  # one a row
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Logits [rows, vocabulary] → the same shape, 0 at the drawn token and −∞ elsewhere."""
-        shares, tokens = self._shares(scores.float() / self.temperature)
+        """Logits [rows, vocabulary] → the same, changed in place: ∞ at each row's drawn token."""
+        shares, tokens = self._shares(scores)
         if self.top_p:
             before = shares.cumsum(-1) - shares  # the token that passes top_p is kept, as elsewhere
             shares = shares.masked_fill(before >= self.top_p, 0.0)
@@ -34,19 +35,26 @@ class Draw(LogitsProcessor):
         # float32 stays below 1, so that the point stays below the sum
         points = torch.tensor([[stream.random(dtype=np.float32)] for stream in self.random], device=scores.device)
         chosen = torch.searchsorted(summed, points * summed[:, -1:], right=True)
-        return torch.full_like(scores, -torch.inf).scatter(1, tokens.gather(1, chosen), 0.0)
+        return scores.scatter_(1, tokens.gather(1, chosen), torch.inf)
 
-    def _shares(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
+    def _shares(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """(probabilities, token ids) that are drawn from, each [rows, kept]; the likeliest first where it matters."""
-        vocabulary = scaled.shape[-1]
+        vocabulary = scores.shape[-1]
         if self.top_k:
-            values, tokens = scaled.topk(min(self.top_k, vocabulary))
-            return values.softmax(-1), tokens
+            values, tokens = scores.topk(min(self.top_k, vocabulary))
+            return (values.float() / self.temperature).softmax(-1), tokens
         if self.top_p:
-            values, tokens = scaled.topk(min(NUCLEUS, vocabulary))
-            shares = (values - scaled.logsumexp(-1, keepdim=True)).exp()
+            values, tokens = scores.topk(min(NUCLEUS, vocabulary))
+            shares = (values.float() / self.temperature - self._normaliser(scores)).exp()
             if bool((shares.sum(-1) < self.top_p).any()):  # a flat distribution: sort it whole
-                values, tokens = scaled.sort(descending=True)
-                shares = values.softmax(-1)
+                values, tokens = scores.sort(descending=True)
+                shares = (values.float() / self.temperature).softmax(-1)
             return shares, tokens
-        return scaled.softmax(-1), torch.arange(vocabulary, device=scaled.device).expand_as(scaled)
+        tokens = torch.arange(vocabulary, device=scores.device).expand_as(scores)
+        return (scores.float() / self.temperature).softmax(-1), tokens
+
+    def _normaliser(self, scores: Tensor) -> Tensor:
+        """log Σ exp(score / temperature), [rows, 1]; on a CPU in tiles that stay in its cache."""
+        size = TILE if scores.device.type == "cpu" else scores.shape[-1]
+        parts = [(tile.float() / self.temperature).logsumexp(-1) for tile in scores.split(size, dim=-1)]
+        return torch.stack(parts, dim=-1).logsumexp(-1, keepdim=True)
