@@ -91,7 +91,7 @@ class Source(Part):
     messages: str | None = Field(None, description="column")
     text: str | None = Field(None, description="column of plain text")
     encoding: str | None = Field(None, description="where it cannot be recognised: utf-8, cp949, utf-16 …")
-    holdout: Annotated[int | float, Field(ge=0)] | None = Field(
+    holdout: Annotated[float, Field(ge=0)] | None = Field(
         None,
         description="share (below 1) or number of rows measured and never trained on; "
         "default 0.05, and every row of a source that is not trained on",
@@ -113,7 +113,7 @@ class Source(Part):
     def _share_or_rows(cls, holdout: float | None) -> float | None:
         if holdout is None or holdout < 1:
             return holdout
-        if holdout % 1:  # NaN for infinity
+        if not float(holdout).is_integer():
             raise ValueError(f"{holdout} is neither a share below 1 nor a whole number of rows")
         return int(holdout)
 
