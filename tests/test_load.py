@@ -237,3 +237,27 @@ def test_packaged_model_loads() -> None:
     model = load_model(Model(path="package:gemma-3-270m"), CPU)
     assert sum(parameter.numel() for parameter in model.parameters()) == 268_098_176
     assert len(load_tokenizer("package:gemma-3-270m")) == 262_144
+
+
+def test_a_tokenizer_is_checked_once_and_again_when_it_changes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found sound is not read a second time; another tokenizer.json under the same name is."""
+    monkeypatch.setenv("SEODANG_CACHE", str(tmp_path / "cache"))
+    AutoConfig.for_model("gpt2").save_pretrained(folder)
+    edit(folder / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.save(str(folder / "tokenizer.json"))
+    load_tokenizer(str(folder))
+    read = []
+    monkeypatch.setattr("seodang.model.load.Tokenizer.from_file", lambda file: read.append(file) or backend)
+    load_tokenizer(str(folder))
+    assert not read
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    backend.save(str(folder / "tokenizer.json"))
+    with pytest.raises(ModelError, match="GPT2Tokenizer gives other ids"):
+        load_tokenizer(str(folder))
+    assert read

@@ -216,7 +216,7 @@ def ask_again(desk: Desk, model: "PreTrainedModel") -> Callable[[], list[dict[st
 
 def save_tuned(run: Run, desk: Desk, trainee: "PreTrainedModel | PeftModel") -> None:
     """The tuned model as plain weights, and an adapter by itself too."""
-    from seodang.model.save import save_model
+    from seodang.model.load import save_model
     from seodang.train.adapter import merge, save_adapter
 
     with ranks.agreed():
@@ -272,7 +272,7 @@ def record_proof(
 
 def finish(run: Run, desk: Desk, model: "PreTrainedModel", clock: Mapping[str, float]) -> None:
     """Write the report, and show the verdict and the answers."""
-    from seodang.model.save import describe
+    from seodang.model.load import describe
     from seodang.show.report import report
 
     record.record_facts(run, {"model": describe(model, desk.tokenizer), "seconds": clock})

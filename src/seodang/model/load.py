@@ -1,13 +1,16 @@
 """A folder, hub id or package → a model and its tokenizer, or one clear message. It knows nothing of data."""
 
 import difflib
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import tokenizers
 import torch
+import transformers
 from huggingface_hub import errors as hub
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
@@ -15,8 +18,11 @@ from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
+    AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
@@ -24,21 +30,21 @@ from transformers.utils import cached_file
 
 from seodang import recipe
 from seodang.errors import ModelError, ResourceError, SeodangError
-from seodang.model.packaged import PREFIX, packaged_folder
+from seodang.model.packaged import PREFIX, cache_folder, packaged_folder
 from seodang.model.placement import Placement, choose_placement
 from seodang.model.quiet import quiet
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from seodang.model.save import describe, save_model
 
 __all__ = [
     "Placement",
     "choose_placement",
+    "describe",
     "load_config",
     "load_model",
     "load_tokenizer",
     "load_weights",
     "resolve_model",
+    "save_model",
 ]
 
 _GIVE_TOKENIZER = "put tokenizer.json and tokenizer_config.json beside the model"
@@ -112,7 +118,7 @@ def load_tokenizer(
     return tokenizer
 
 
-def load_model(spec: recipe.Model, placement: Placement, *, four_bit: bool = False) -> "PreTrainedModel":
+def load_model(spec: recipe.Model, placement: Placement, *, four_bit: bool = False) -> PreTrainedModel:
     """The recipe's model in evaluation mode, on the placement's device and in its dtype.
 
     Args:
@@ -122,8 +128,6 @@ def load_model(spec: recipe.Model, placement: Placement, *, four_bit: bool = Fal
         ModelError: says what is missing or wrong, and the mend.
         ResourceError: it does not fit into the memory of the device.
     """
-    from transformers import AutoModelForCausalLM  # the code of models: over a second that data alone need not wait for
-
     config = load_config(spec)
     if placement.dtype == "float16" and config.model_type.startswith("gemma"):
         what = "Gemma overflows in float16"
@@ -149,19 +153,17 @@ def load_model(spec: recipe.Model, placement: Placement, *, four_bit: bool = Fal
 
 
 def _four_bit(placement: Placement) -> dict[str, Any]:
-    from transformers import BitsAndBytesConfig
-
     compute = getattr(torch, placement.compute_dtype)
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
     return {"quantization_config": config, "device_map": {"": placement.device}}
 
 
-def is_quantised(model: "PreTrainedModel") -> bool:
+def is_quantised(model: PreTrainedModel) -> bool:
     """Whether the model's linear layers are held in 4 bits."""
     return bool(getattr(model, "is_loaded_in_4bit", False))
 
 
-def load_weights(model: "PreTrainedModel", folder: Path) -> None:
+def load_weights(model: PreTrainedModel, folder: Path) -> None:
     """Put the weights that `save_model` wrote to `folder` into a model of the same architecture, in place.
 
     Raises:
@@ -218,13 +220,24 @@ def _check_class(tokenizer: PreTrainedTokenizerBase, folder: str, path: str, rev
     if type(tokenizer) is PreTrainedTokenizerFast:  # takes tokenizer.json as it is
         return
     file = cached_file(folder, "tokenizer.json", revision=revision, _raise_exceptions_for_missing_entries=False)
-    if file is None:
+    if file is None or (found_sound := _found_sound(Path(file), tokenizer)).is_file():
         return
     expected = Tokenizer.from_file(file).encode(_PROBE, add_special_tokens=False).ids
     if tokenizer(_PROBE, add_special_tokens=False)["input_ids"] != expected:
         what = f"{type(tokenizer).__name__} gives other ids than tokenizer.json"
         mend = 'set "tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json'
         raise ModelError(what, where=path, mend=mend)
+    with suppress(OSError):  # then it is checked again
+        found_sound.parent.mkdir(parents=True, exist_ok=True)
+        found_sound.touch()
+
+
+def _found_sound(file: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """The empty file that says that this very tokenizer was checked: to read it a second time takes over a second."""
+    digest = hashlib.sha256(f"{type(tokenizer).__name__} {transformers.__version__} {tokenizers.__version__}".encode())
+    for made_of in (file, file.with_name("tokenizer_config.json")):
+        digest.update(made_of.read_bytes() if made_of.is_file() else b"")
+    return cache_folder() / "tokenizers" / digest.hexdigest()
 
 
 @contextmanager
