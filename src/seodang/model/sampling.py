@@ -27,31 +27,29 @@ class Draw(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Logits [rows, vocabulary] → the same, changed in place: ∞ at each row's drawn token."""
-        shares, tokens = self._shares(scores)
+        # float32 stays below 1, so that the point stays below the sum
+        points = torch.tensor([[stream.random(dtype=np.float32)] for stream in self.random], device=scores.device)
+        likeliest = self.top_k or (NUCLEUS if self.top_p else scores.shape[-1])
+        return scores.scatter_(1, self._drawn(scores, points, likeliest), torch.inf)
+
+    def _drawn(self, scores: Tensor, points: Tensor, likeliest: int) -> Tensor:
+        """Token ids [rows, 1]: where `points` [rows, 1] fall in what may be drawn, of so many of the likeliest tokens."""
+        vocabulary = scores.shape[-1]
+        if likeliest < vocabulary or self.top_p:
+            values, tokens = scores.topk(min(likeliest, vocabulary))
+        else:  # in any order
+            values, tokens = scores, torch.arange(vocabulary, device=scores.device).expand_as(scores)
+        shares = (values.float() / self.temperature - self._normaliser(values if self.top_k else scores)).exp()
+        is_enough = shares.sum(-1) >= (self.top_p or 1.0)
         if self.top_p:
             before = shares.cumsum(-1) - shares  # the token that passes top_p is kept, as elsewhere
             shares = shares.masked_fill(before >= self.top_p, 0.0)
         summed = shares.cumsum(-1)
-        # float32 stays below 1, so that the point stays below the sum
-        points = torch.tensor([[stream.random(dtype=np.float32)] for stream in self.random], device=scores.device)
-        chosen = torch.searchsorted(summed, points * summed[:, -1:], right=True)
-        return scores.scatter_(1, tokens.gather(1, chosen), torch.inf)
-
-    def _shares(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """(probabilities, token ids) that are drawn from, each [rows, kept]; the likeliest first where it matters."""
-        vocabulary = scores.shape[-1]
-        if self.top_k:
-            values, tokens = scores.topk(min(self.top_k, vocabulary))
-            return (values.float() / self.temperature).softmax(-1), tokens
-        if self.top_p:
-            values, tokens = scores.topk(min(NUCLEUS, vocabulary))
-            shares = (values.float() / self.temperature - self._normaliser(scores)).exp()
-            if bool((shares.sum(-1) < self.top_p).any()):  # a flat distribution: sort it whole
-                values, tokens = scores.sort(descending=True)
-                shares = (values.float() / self.temperature).softmax(-1)
-            return shares, tokens
-        tokens = torch.arange(vocabulary, device=scores.device).expand_as(scores)
-        return (scores.float() / self.temperature).softmax(-1), tokens
+        drawn = tokens.gather(1, torch.searchsorted(summed, points * summed[:, -1:], right=True))
+        if likeliest < vocabulary and not self.top_k and not bool(is_enough.all()):
+            flat = ~is_enough
+            drawn[flat] = self._drawn(scores[flat], points[flat], likeliest * 16)
+        return drawn
 
     def _normaliser(self, scores: Tensor) -> Tensor:
         """log Σ exp(score / temperature), [rows, 1]; on a CPU in tiles that stay in its cache."""

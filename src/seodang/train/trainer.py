@@ -1,8 +1,7 @@
 """Packs → checkpoints, by transformers' Trainer. The only module that imports it.
 
-One item of the loader is one optimizer step of one rank: a `Step`, a list of packs and the number of supervised
-tokens that all ranks share. The loss of a step is the mean over all its supervised tokens, however they are packed and
-dealt.
+A batch is one optimizer step of one rank. The loss of a step is the mean over all its supervised tokens, however they
+are packed and dealt.
 """
 
 import math
@@ -14,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from transformers import (
@@ -29,7 +27,7 @@ from transformers.trainer_callback import ExportableState, PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from seodang import recipe
-from seodang.data.pack import Plan, pack_step
+from seodang.data.pack import Plan
 from seodang.errors import RunError
 from seodang.model import ranks
 from seodang.model.allocator import keep_freed_memory, return_freed_memory
@@ -44,6 +42,7 @@ from seodang.train.choice import (
     learning_rate_remark,
     total_steps,
 )
+from seodang.train.loader import Steps, only_item
 from seodang.train.metrics import Event, evaluation_event
 from seodang.train.run import Run
 from seodang.train.shortage import Shortage, memory_errors
@@ -79,27 +78,6 @@ class Setup:
     remarks: tuple[str, ...] = ()
 
 
-class Steps(torch.utils.data.Dataset[Step]):
-    """The optimizer steps of the current epoch. Item i is step i // ranks of rank i % ranks: so accelerate deals."""
-
-    def __init__(self, rows: Dataset, plan: Plan, budget: int) -> None:
-        self.rows, self.plan, self.budget, self.epoch = rows.select_columns(["input_ids", "labels"]), plan, budget, 0
-        self.ranks = ranks.world()
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.plan.steps_per_epoch * self.ranks
-
-    def __getitem__(self, item: int) -> Step:
-        step, rank = divmod(item, self.ranks)
-        indices = self.plan.rows(self.epoch, step)
-        part = self.rows[indices]
-        ids, labels = ([np.asarray(row, dtype=np.int32) for row in part[key]] for key in ("input_ids", "labels"))
-        return pack_step(indices.tolist(), ids, labels, budget=self.budget, share=(rank, self.ranks))
-
-
 def train(
     model: "PreTrainedModel | PeftModel",
     rows: Dataset,
@@ -133,7 +111,7 @@ def train(
         args=_arguments(model, settings, setup, has_evaluation=chosen_loss is not None),
         train_dataset=Steps(rows, plan, setup.engine.budget(setup.pack_tokens)),
         eval_dataset=(),  # Trainer asks for one; `measure` has its own
-        data_collator=_only_item,
+        data_collator=only_item,
         callbacks=list(callbacks),
     )
     if setup.resume_from:
@@ -260,11 +238,6 @@ def _may_idle(model: PreTrainedModel) -> bool:
 
 def _checkpointing(settings: recipe.Train, setup: Setup) -> Checkpointing:
     return setup.checkpointing if settings.checkpointing == "auto" else settings.checkpointing
-
-
-def _only_item(items: list[Step]) -> Step:
-    (step,) = items
-    return step
 
 
 def _row_names(rows: Dataset, step: Step | None) -> str:
