@@ -85,6 +85,16 @@ def test_a_flat_distribution_is_drawn_from_as_a_whole() -> None:
     assert int((drawn >= 1024).sum()) > 0
 
 
+def test_one_flat_row_does_not_change_its_neighbours() -> None:
+    """Only rows whose likeliest thousand tokens do not suffice are drawn from more; others draw as if alone."""
+    peaked = torch.randn(3, 40_000, generator=torch.Generator().manual_seed(0)) * 8
+    scores = torch.cat([peaked[:2], torch.zeros(1, 40_000), peaked[2:]])
+    settings = Generate(temperature=1.0, top_p=0.9)
+    drawn = Draw(settings, range(4))(NO_IDS, scores.clone()).argmax(-1)
+    alone = [Draw(settings, [row])(NO_IDS, scores[row : row + 1].clone()).argmax() for row in range(4)]
+    assert drawn.tolist() == [int(token) for token in alone]
+
+
 def test_a_peaked_distribution_gives_what_the_whole_sort_gives() -> None:
     """Sorting only the likeliest tokens draws the same tokens as top_k over all of them does."""
     scores = torch.randn(16, 5000, generator=torch.Generator().manual_seed(0)) * 8

@@ -62,9 +62,9 @@ def tune(
     with phase(clock, "before"):
         before = measure_base(run, desk, model, engine)
     with phase(clock, "train"):
-        model = train_model(run, desk, model, engine, callbacks)
+        model, losses = train_model(run, desk, model, engine, callbacks)
     with phase(clock, "after"):
-        after = measure(desk, model, engine, "tuned")
+        after = measure(desk, model, engine, "tuned", losses)
     with ranks.agreed():
         if ranks.is_main():
             record_proof(run, desk, before, after, base=recipe.model.path, tuned=str(run.model))

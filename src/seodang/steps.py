@@ -61,13 +61,24 @@ def check_room(run: Run, desk: Desk, model: "PreTrainedModel") -> None:
         )
 
 
-def measure(desk: Desk, model: "PreTrainedModel", engine: "Engine", name: Literal["base", "tuned"]) -> Measured:
-    """Losses on every holdout, and answers to every question."""
+def measure(
+    desk: Desk,
+    model: "PreTrainedModel",
+    engine: "Engine",
+    name: Literal["base", "tuned"],
+    metrics: Mapping[str, Metric] | None = None,
+) -> Measured:
+    """Losses on every holdout, and answers to every question.
+
+    Args:
+        metrics: the losses, where these weights were measured already.
+    """
     from seodang.model.evaluate import evaluate
 
     recipe, tests = desk.recipe, desk.prepared.tests
-    with live.counting(f"{name}: rows of the holdout", sum(map(len, tests.values()))) as advance:
-        metrics = evaluate(model, engine, tests, pack_tokens=desk.pack_tokens, on_rows=advance)
+    if metrics is None:
+        with live.counting(f"{name}: rows of the holdout", sum(map(len, tests.values()))) as advance:
+            metrics = evaluate(model, engine, tests, pack_tokens=desk.pack_tokens, on_rows=advance)
     spoken = {
         source.name: tests[source.name]
         for source in recipe.sources
@@ -137,8 +148,12 @@ def measure_base(run: Run, desk: Desk, model: "PreTrainedModel", engine: "Engine
 
 def train_model(
     run: Run, desk: Desk, model: "PreTrainedModel", engine: "Engine", callbacks: "Sequence[TrainerCallback]"
-) -> "PreTrainedModel":
-    """Train, save the best model and return it; what was trained before a kill is read instead."""
+) -> "tuple[PreTrainedModel, Mapping[str, Metric] | None]":
+    """Train, save the best model and return it; what was trained before a kill is read instead.
+
+    Returns:
+        The model, and its losses if these very weights were measured in training, neither merged nor in parts.
+    """
     from seodang.model.evaluate import evaluate
     from seodang.train.adapter import add_adapter
     from seodang.train.asking import Asking
@@ -149,7 +164,7 @@ def train_model(
 
     if run.is_trained:
         load_tuned(run, desk, model)
-        return model
+        return model, None
     settings, rows, tests = desk.recipe.train, desk.prepared.rows["train"], desk.prepared.tests
     adapter = settings.adapter
     trainee = add_adapter(model, adapter, desk.new_tokens, seed=settings.seed) if adapter else model
@@ -187,13 +202,15 @@ def train_model(
     if trained.stopped:
         live.show_note(f"stopped after step {trained.steps} of {setup.total_steps}; go on with --resume")
         raise KeyboardInterrupt
+    losses = None if adapter else trained.best_metrics
     if ranks.is_sharded(model):
         trainee = model = make_whole(desk, model)
+        losses = None
     with ranks.agreed():
         if ranks.is_main():
             run.write_json("training.json", {"best_step": trained.best_step, "best_by": settings.best_by})
     save_tuned(run, desk, trainee)
-    return model
+    return model, losses
 
 
 def make_whole(desk: Desk, sharded: "PreTrainedModel") -> "PreTrainedModel":

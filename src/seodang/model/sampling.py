@@ -33,7 +33,7 @@ class Draw(LogitsProcessor):
         return scores.scatter_(1, self._drawn(scores, points, likeliest), torch.inf)
 
     def _drawn(self, scores: Tensor, points: Tensor, likeliest: int) -> Tensor:
-        """Token ids [rows, 1]: where `points` [rows, 1] fall in what may be drawn, of so many of the likeliest tokens."""
+        """Token ids [rows, 1]: where `points` [rows, 1] fall in what may be drawn, from so many of the likeliest."""
         vocabulary = scores.shape[-1]
         if likeliest < vocabulary or self.top_p:
             values, tokens = scores.topk(min(likeliest, vocabulary))
@@ -54,5 +54,5 @@ class Draw(LogitsProcessor):
     def _normaliser(self, scores: Tensor) -> Tensor:
         """log Σ exp(score / temperature), [rows, 1]; on a CPU in tiles that stay in its cache."""
         size = TILE if scores.device.type == "cpu" else scores.shape[-1]
-        parts = [(tile.float() / self.temperature).logsumexp(-1) for tile in scores.split(size, dim=-1)]
+        parts = [(tile.float() / self.temperature).logsumexp(-1) for tile in torch.split(scores, size, dim=-1)]
         return torch.stack(parts, dim=-1).logsumexp(-1, keepdim=True)

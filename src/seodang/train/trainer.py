@@ -60,6 +60,7 @@ class Trained:
     steps: int
     best_step: int | None
     best_loss: float | None
+    best_metrics: Mapping[str, Metric] | None  # of the weights at the end, if they were measured since the last start
     stopped: bool  # by Ctrl-C: to be resumed
 
 
@@ -117,7 +118,7 @@ def train(
     if setup.resume_from:
         _refuse_other_sharding(setup.resume_from, trainer.is_fsdp_enabled)
     trainer.remove_callback(PrinterCallback)
-    trainer.measure, trainer.chosen_loss, trainer.on_event = measure, chosen_loss, on_event
+    trainer.measure, trainer.chosen_loss, trainer.on_event, trainer.measured = measure, chosen_loss, on_event, {}
     trainer.shortage = Shortage(tell=lambda what: on_event({"event": "note", "what": what}))
     trainer.where_rows = lambda step: _row_names(rows, step)
     if settings.early_stopping and chosen_loss:
@@ -138,6 +139,7 @@ def train(
         steps=state.global_step,
         best_step=state.best_global_step if has_best else state.global_step,
         best_loss=state.best_metric if has_best else None,
+        best_metrics=trainer.measured.get(state.best_global_step) if has_best else None,
         stopped=interrupt.asked and state.global_step < setup.total_steps,
     )
 
@@ -255,6 +257,7 @@ class _StepTrainer(Trainer):
     on_event: Callable[[Event], None]
     where_rows: Callable[[Step | None], str]
     shortage: Shortage
+    measured: dict[int, Mapping[str, Metric]]  # step → its evaluation
     _step: Step | None = None
     _since: tuple[Step, ...] = ()  # steps that no event has told of yet
 
@@ -305,7 +308,7 @@ class _StepTrainer(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Loss of every source, token-weighted, in Trainer's names."""
         return_freed_memory()
-        metrics = self.measure()
+        self.measured[self.state.global_step] = metrics = self.measure()
         if self.chosen_loss is None:
             raise AssertionError("evaluation without a loss to choose by")
         loss = self.chosen_loss(metrics)
