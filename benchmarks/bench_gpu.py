@@ -156,7 +156,7 @@ def run_arm(arm: str, args: argparse.Namespace, folder: Path, until: float) -> d
     else:
         peer = [str(args.peer), *command, "--arm", "packed" if arm == "liger" else arm]
         command = [*peer, "--micro-batch", "1", "--max-tokens", str(PACK_TOKENS)]
-        command = [str(HERE / "arm_liger.py"), *command] if arm == "liger" else command
+        command = [str(HERE / "arm_set.py"), "use_liger_kernel", *command] if arm == "liger" else command
     torch.cuda.empty_cache()
     return run([sys.executable, *command], seconds=until - time.monotonic())
 

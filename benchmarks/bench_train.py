@@ -5,8 +5,9 @@
     python benchmarks/bench_train.py --model package:smollm2-135m-instruct --shape prompt-heavy --repeats 3
 
 Arms: ours, as `seodang tune` runs here; ours in float32, where that is something else; TRL as the tutorial sets it; TRL
-at its best on this device; TRL's `parity` for losses step by step. The peer's script is given by --peer. Arms are run
-in turn, each in its own process, `--repeats` times; medians are told.
+at its best on this device; TRL's `parity` for losses step by step; where `ours` multiplies in bf16 on a CPU, TRL with its
+own switch for it (`free+bf16`), which its script leaves off. The peer's script is given by --peer. Arms are run in turn,
+each in its own process, `--repeats` times; medians are told.
 
 `max_loss_difference` is that of ours in float32 against `parity`, relative. `floor_share` is that of ours in float32,
 its floor the best large float32 product of this run; `own_floor_share` is that of `ours`, by the products it uses.
@@ -49,18 +50,10 @@ def run_arm(arm: str, args: argparse.Namespace, model: str, rows: Path) -> dict[
         if arm == "ours-float32":
             command += ["--compute", "float32"]
     else:
+        peer_arm, _, switch = arm.partition("+")
+        peer = [str(HERE / "arm_set.py"), switch, str(args.peer)] if switch else [str(args.peer)]
         micro = str(min(4, args.examples_per_step))
-        command = [
-            sys.executable,
-            str(args.peer),
-            *common,
-            "--arm",
-            arm,
-            "--micro-batch",
-            micro,
-            "--max-tokens",
-            "4096",
-        ]
+        command = [sys.executable, *peer, *common, "--arm", peer_arm, "--micro-batch", micro, "--max-tokens", "4096"]
     try:
         result = run(command)
     except ArmError as error:
@@ -86,8 +79,8 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = resolve_model(args.model)
     compute = choose_placement(Model(path=model)).compute_dtype
-    exact = ["ours-float32"] if device == "cpu" and compute != "float32" else []
-    arms = args.arms or ["ours", *exact, "tutorial", *BEST[device], "parity"]
+    exact, alike = (["ours-float32"], ["free+bf16"]) if device == "cpu" and compute != "float32" else ([], [])
+    arms = args.arms or ["ours", *exact, "tutorial", *BEST[device], *alike, "parity"]
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "rows.jsonl"
@@ -140,6 +133,8 @@ def summary(results: dict[str, list[dict[str, Any]]], contenders: Sequence[str])
         found["best_arm"] = best
         found["speed_vs_best"] = round(speed["ours"] / speed[best], 2)
         found["memory_vs_best"] = round(memory["ours"] / memory[best], 2)
+    if "ours" in speed and "free+bf16" in speed:
+        found["bf16_vs_bf16"] = round(speed["ours"] / speed["free+bf16"], 2)
     if "ours-float32" in speed and "tutorial" in speed and best:
         found["float32_vs_tutorial"] = round(speed["ours-float32"] / speed["tutorial"], 2)
         found["float32_vs_best"] = round(speed["ours-float32"] / speed[best], 2)

@@ -79,6 +79,39 @@ def test_small_batches_keep_order(
     assert answers(tiny_model, tiny_tokenizer, []) == []
 
 
+@pytest.mark.parametrize("more", [{}, {"temperature": 0.1, "top_p": 0.9}, {"repetition_penalty": 1.1}])
+def test_rows_that_have_stopped_are_left_out(
+    tiny_model: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    prompts: list[list[int]],
+    more: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once half of a batch has stopped the others go on by themselves, and every answer stays what it was."""
+    settings = Generate.model_validate({"max_new_tokens": 40, **more})
+    asked = [[*prompt, *range(20, 20 + number)] for number in range(4) for prompt in prompts]
+    whole = generate(tiny_model, tiny_tokenizer, asked, settings, turn_end_id=NEVER)
+    common = max(
+        (id for found in whole for id in set(found.token_ids)), key=lambda id: sum(id in f.token_ids for f in whole)
+    )
+    batches: list[int] = []
+    run = module._run
+    monkeypatch.setattr(module, "_run", lambda *given, **named: batches.append(len(given[2])) or run(*given, **named))
+    monkeypatch.setattr(module, "_MANY_ROWS", 1000)
+    expected = generate(tiny_model, tiny_tokenizer, asked, settings, turn_end_id=common)
+    assert batches == [20]
+    batches.clear()
+    monkeypatch.setattr(module, "_MANY_ROWS", 2)
+    monkeypatch.setattr(module, "_WORTH_TOKENS", 1)
+    done: list[int] = []
+    found = generate(tiny_model, tiny_tokenizer, asked, settings, turn_end_id=common, on_progress=done.append)
+    assert found == expected
+    assert batches[0] == 20
+    assert len(batches) > 1
+    assert batches == sorted(batches, reverse=True)
+    assert sum(done) == 20
+
+
 def test_batches() -> None:
     """Batches hold like lengths, the longest first, within the budget; a prompt above it stands alone."""
     found = module._batches([5, 100, 6, 7, 50], new_tokens=10, budget=60, most_rows=16)

@@ -37,6 +37,8 @@ from seodang.model.stop import StopStrings, cut, hold
 Prompt = Sequence[int] | Sequence[Mapping[str, Any]]  # ids as they are, or messages for the chat template
 
 _MOST_ROWS = 64  # of a batch on a CPU; each step reads all weights once, whatever the number of rows
+_MANY_ROWS = 8  # from here on rows that have stopped are left out on a CPU, where each costs time
+_WORTH_TOKENS = 16  # still to come, to leave them out
 _BATCH_TOKENS = 32_768  # of a batch, prompt and answer: bounds the cache of keys and values
 _BUSY = threading.Lock()  # one generation at a time: a model is changed for it, and cores are not to be shared
 
@@ -88,21 +90,28 @@ def generate(
     stops = end_ids(model, turn_end_id)
     most_rows = _MOST_ROWS if model.device.type == "cpu" else len(ids)
     pending = _batches([len(row) for row in ids], settings.max_new_tokens, batch_tokens, most_rows)
-    answers: dict[int, list[int]] = {}
+    answers: dict[int, list[int]] = {index: [] for index in range(len(ids))}
     while pending:
         batch = pending.pop(0)
         try:
-            rows = [ids[index] for index in batch]
-            found = _run(model, tokenizer, rows, settings, stops, streams=[drawn[index] for index in batch], stop=stop)
+            rows = [[*ids[index], *answers[index]] for index in batch]
+            begun = len(answers[batch[0]])  # the same of all
+            rows_streams = [drawn[index] for index in batch]
+            found = _run(model, tokenizer, rows, settings, stops, streams=rows_streams, stop=stop, begun=begun)
         except torch.OutOfMemoryError as error:
             if len(batch) == 1:
                 mend = "a smaller max_new_tokens, or a smaller model"
                 raise ResourceError("one answer does not fit into memory", where="generate", mend=mend) from error
             pending[:0] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
             continue
-        answers.update(zip(batch, found, strict=True))
-        if on_progress:
-            on_progress(len(batch))
+        for index, new in zip(batch, found, strict=True):
+            answers[index] += new
+        # with stop strings no batch ends early
+        going_on = [] if any(stop) else [index for index in batch if _is_open(answers[index], settings, stops)]
+        if going_on:
+            pending.insert(0, going_on)
+        if on_progress and len(going_on) < len(batch):
+            on_progress(len(batch) - len(going_on))
     return [_completion(tokenizer, ids[index], answers[index], stops, stop) for index in range(len(ids))]
 
 
@@ -205,17 +214,23 @@ def _run(
     *,
     streams: Sequence[int],
     stop: Sequence[str],
+    begun: int = 0,
     feed: "_Feed | None" = None,
     left: "_Left | None" = None,
 ) -> list[list[int]]:
-    """One batch: the new ids of each row, up to and with its first stop."""
+    """One batch: the new ids of each row, up to and with its first stop; on a CPU it may end when half have stopped.
+
+    Args:
+        begun: how many ids at the end of each row were generated before.
+    """
     pad = stops[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     width = max(map(len, rows))
     # a row is padded with a token of its own: the repetition penalty counts all that stands in the row
     input_ids = torch.tensor([[row[0]] * (width - len(row)) + list(row) for row in rows], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
+    new_tokens = settings.max_new_tokens - begun
     config = GenerationConfig(
-        max_new_tokens=settings.max_new_tokens,
+        max_new_tokens=new_tokens,
         do_sample=False,  # Draw samples
         repetition_penalty=settings.repetition_penalty,
         eos_token_id=list(stops),
@@ -223,18 +238,26 @@ def _run(
         use_cache=True,
     )
     strings = StopStrings(tokenizer, stop, width) if any(stop) else None
-    endings = [ending for ending in (strings, left) if ending is not None]
+    half = None
+    if len(rows) >= _MANY_ROWS and model.device.type == "cpu" and not strings:
+        half = _HalfStopped(stops, until=width + new_tokens - _WORTH_TOKENS)
+    endings = [ending for ending in (strings, left, half) if ending is not None]
+    draw = Draw(settings, streams, drawn=begun) if settings.temperature else None
     with _BUSY, _generating(model):
         output = model.generate(
             input_ids,
             attention_mask=mask,
             generation_config=config,
-            logits_processor=LogitsProcessorList([Draw(settings, streams)] if settings.temperature else []),
+            logits_processor=LogitsProcessorList([draw] if draw else []),
             stopping_criteria=StoppingCriteriaList(endings),
             streamer=feed,
         )
     lengths = strings.lengths if strings else {}
     return [_until(row[: lengths.get(index)], stops) for index, row in enumerate(output[:, width:].tolist())]
+
+
+def _is_open(ids: Sequence[int], settings: recipe.Generate, stops: Sequence[int]) -> bool:
+    return len(ids) < settings.max_new_tokens and ids[-1] not in stops
 
 
 def _until(ids: list[int], stops: Sequence[int]) -> list[int]:
@@ -287,6 +310,24 @@ class _Feed(BaseStreamer):
 
     def end(self) -> None:
         """Nothing to flush."""
+
+
+class _HalfStopped(StoppingCriteria):
+    """Ends a batch once half of its rows have stopped, so that the others go on without them.
+
+    Args:
+        until: the last position at which that is worth while: the others' texts are read anew.
+    """
+
+    def __init__(self, stops: Sequence[int], *, until: int) -> None:
+        self.stops, self.until = torch.tensor(stops), until
+        self.stopped = torch.zeros(0, dtype=torch.bool)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        now = torch.isin(input_ids[:, -1], self.stops)
+        self.stopped = self.stopped | now if len(self.stopped) else now
+        is_over = input_ids.shape[1] <= self.until and 2 * int(self.stopped.sum()) >= len(self.stopped)
+        return torch.full_like(now, is_over)
 
 
 class _Left(StoppingCriteria):

@@ -20,10 +20,16 @@ class Draw(LogitsProcessor):
     262,144 logits a sort takes longer than a small model.
     """
 
-    def __init__(self, settings: recipe.Generate, streams: Sequence[int]) -> None:
+    def __init__(self, settings: recipe.Generate, streams: Sequence[int], *, drawn: int = 0) -> None:
+        """Args:
+        streams: the random stream of each row.
+        drawn: tokens that were drawn from each before.
+        """
         self.temperature = settings.temperature or 1.0
         self.top_k, self.top_p = settings.top_k, settings.top_p
         self.random = [np.random.default_rng([settings.seed, stream]) for stream in streams]  # one a row
+        for stream in self.random:
+            stream.random(drawn, dtype=np.float32)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Logits [rows, vocabulary] → the same, changed in place: ∞ at each row's drawn token."""
