@@ -5,9 +5,9 @@
     python benchmarks/bench_train.py --model package:smollm2-135m-instruct --shape prompt-heavy --repeats 3
 
 Arms: ours, as `seodang tune` runs here; ours in float32, where that is something else; TRL as the tutorial sets it; TRL
-at its best on this device; TRL's `parity` for losses step by step; where `ours` multiplies in bf16 on a CPU, TRL with its
-own switch for it (`free+bf16`), which its script leaves off. The peer's script is given by --peer. Arms are run in turn,
-each in its own process, `--repeats` times; medians are told.
+at its best on this device; TRL's `parity` for losses step by step; where `ours` multiplies in bf16 on a CPU, TRL with
+its own switch for that (`free+bf16`), which its script leaves off. The peer's script is given by --peer. Arms are run
+in turn, each in its own process, `--repeats` times; medians are told.
 
 `max_loss_difference` is that of ours in float32 against `parity`, relative. `floor_share` is that of ours in float32,
 its floor the best large float32 product of this run; `own_floor_share` is that of `ours`, by the products it uses.
