@@ -202,15 +202,14 @@ def train_model(
     if trained.stopped:
         live.show_note(f"stopped after step {trained.steps} of {setup.total_steps}; go on with --resume")
         raise KeyboardInterrupt
-    losses = None if adapter else trained.best_metrics
-    if ranks.is_sharded(model):
+    is_sharded = ranks.is_sharded(model)
+    if is_sharded:
         trainee = model = make_whole(desk, model)
-        losses = None
     with ranks.agreed():
         if ranks.is_main():
             run.write_json("training.json", {"best_step": trained.best_step, "best_by": settings.best_by})
     save_tuned(run, desk, trainee)
-    return model, losses
+    return model, None if adapter or is_sharded else trained.best_metrics
 
 
 def make_whole(desk: Desk, sharded: "PreTrainedModel") -> "PreTrainedModel":

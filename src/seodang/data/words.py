@@ -91,8 +91,7 @@ class Words:
 
     def _odd_ones(self, texts: Sequence[str]) -> set[int]:
         """The texts that the proof does not cover. Nearly always none: so all are searched at once."""
-        joined = "\0".join(texts)
-        if self._odd.search(joined) is None and not any(across in joined for across in self._crossing):
+        if not self._is_odd("\0".join(texts)):
             return set()
         return {number for number, text in enumerate(texts) if self._is_odd(text)}
 
