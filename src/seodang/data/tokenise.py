@@ -29,6 +29,17 @@ class Encoded(NamedTuple):
     fault: str | None = None  # why the row must not be trained on
 
 
+class _Laid(NamedTuple):
+    """Rows laid end to end, so that all of them are labelled at once; positions count through all rows."""
+
+    ids: NDArray[np.int32]  # [tokens]
+    starts: NDArray[np.int64]  # [tokens], the character each begins at
+    begins: NDArray[np.int64]  # [rows + 1], each row's first token
+    bases: NDArray[np.int64]  # [rows + 1], each row's first character
+    owners: NDArray[np.int64]  # [spans], the row of each supervised span
+    spans: NDArray[np.int64]  # [spans, 2], in characters
+
+
 class Encoder:
     """Tokenises in batches and labels by where tokens begin.
 
@@ -64,20 +75,13 @@ class Encoder:
         """Ids and labels of rendered conversations."""
         if not rendered:
             return []
-        tokens = self._tokens([row.text for row in rendered])
-        begins = np.cumsum([0, *(len(ids) for ids, _ in tokens)])  # of rows that lie end to end, in tokens
-        bases = np.cumsum([0, *(len(row.text) + 1 for row in rendered)])  # and in characters
-        ids = np.concatenate([ids for ids, _ in tokens])
-        starts = np.concatenate([starts for _, starts in tokens]) + np.repeat(bases[:-1], np.diff(begins))
-        owners = np.array([number for number, row in enumerate(rendered) for _ in row.spans], dtype=np.int64)
-        spans = np.array([span for row in rendered for span in row.spans], dtype=np.int64).reshape(-1, 2)
-        supervised = edges(starts, spans + bases[owners, None])
-        labels = supervise(ids, supervised, begins[:-1][np.diff(begins) > 0])
-        faults = self._faults(rendered, owners, supervised, ids, starts, begins, bases)
-        bounds = begins.tolist()
+        laid = _lay(rendered, self._tokens([row.text for row in rendered]))
+        supervised = edges(laid.starts, laid.spans)
+        labels = supervise(laid.ids, supervised, laid.begins[:-1][np.diff(laid.begins) > 0])
+        faults = self._faults(rendered, laid, supervised)
         return [
-            Encoded(input_ids=ids[begin:end], labels=labels[begin:end], fault=faults.get(number))
-            for number, (begin, end) in enumerate(pairwise(bounds))
+            Encoded(input_ids=laid.ids[begin:end], labels=labels[begin:end], fault=faults.get(number))
+            for number, (begin, end) in enumerate(pairwise(laid.begins.tolist()))
         ]
 
     def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
@@ -85,37 +89,27 @@ class Encoder:
         whole = iter(self.encode([text for text, known in zip(texts, by_words, strict=True) if known is None]))
         return [known or ((found := next(whole))[0], found[1][:, 0]) for known in by_words]
 
-    def _faults(
-        self,
-        rendered: Sequence[Rendered],
-        owners: NDArray[np.int64],
-        supervised: NDArray[np.int64],
-        ids: NDArray[np.int32],
-        starts: NDArray[np.int64],
-        begins: NDArray[np.int64],
-        bases: NDArray[np.int64],
-    ) -> dict[int, str]:
+    def _faults(self, rendered: Sequence[Rendered], laid: "_Laid", supervised: NDArray[np.int64]) -> dict[int, str]:
         """Row → why it must not be trained on: what is asked of each span at its beginning and its end.
 
         Args:
-            owners: [spans], the row of each.
             supervised: [spans, 2] of `edges`.
-            begins, bases: [rows + 1], a row's first token and first character.
         """
         faults: dict[int, str] = {}
-        added = np.concatenate([[0], np.flatnonzero(self._is_added[ids])])
+        begins = laid.begins[laid.owners]
+        added = np.concatenate([[0], np.flatnonzero(self._is_added[laid.ids])])
         before = added[np.searchsorted(added[1:], supervised[:, 0])]  # the last added token in front of each span
-        since = np.maximum(before, begins[owners])
+        since = np.maximum(before, begins)
         spans = [span for row in rendered for span in row.spans]
         for owner, (start, end), (first, after), opening, begin in zip(
-            owners.tolist(), spans, supervised.tolist(), since.tolist(), begins[owners].tolist(), strict=True
+            laid.owners.tolist(), spans, supervised.tolist(), since.tolist(), begins.tolist(), strict=True
         ):
             text = rendered[owner].text
             if first > begin:
-                tail = text[starts[opening] - bases[owner] : start]
-                if ids[opening:first].tobytes() != self._alone(tail):
+                tail = text[laid.starts[opening] - laid.bases[owner] : start]
+                if laid.ids[opening:first].tobytes() != self._alone(tail):
                     faults.setdefault(owner, FAULTY_SEAM)
-            if text.endswith(self._turn_end, start, end) and ids[after - 1] != self._turn_end_id:
+            if text.endswith(self._turn_end, start, end) and laid.ids[after - 1] != self._turn_end_id:
                 faults.setdefault(owner, FAULTY_END)
         return faults
 
@@ -131,6 +125,22 @@ class Encoder:
             if len(self._seams) < CACHED_SEAMS:
                 self._seams[tail] = alone
         return alone
+
+
+def _lay(rendered: Sequence[Rendered], tokens: Sequence[Tokens]) -> _Laid:
+    begins = np.cumsum([0, *(len(ids) for ids, _ in tokens)])
+    # one character lies between rows: a span may end where its text does
+    bases = np.cumsum([0, *(len(row.text) + 1 for row in rendered)])
+    owners = np.array([number for number, row in enumerate(rendered) for _ in row.spans], dtype=np.int64)
+    spans = np.array([span for row in rendered for span in row.spans], dtype=np.int64).reshape(-1, 2)
+    return _Laid(
+        ids=np.concatenate([ids for ids, _ in tokens]),
+        starts=np.concatenate([starts for _, starts in tokens]) + np.repeat(bases[:-1], np.diff(begins)),
+        begins=begins,
+        bases=bases,
+        owners=owners,
+        spans=spans + bases[owners, None],
+    )
 
 
 def windows(

@@ -22,6 +22,7 @@ from seodang.model.kernels import hardware_of
 from seodang.model.load import is_quantised
 from seodang.model.loss import model_head_loss, own_head_loss
 from seodang.model.recompute import light_norms
+from seodang.model.token_rows import held_in_tables
 from seodang.types import Pack
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of logits and losses, relative
@@ -59,20 +60,21 @@ class Engine:
             if pack is None:
                 return own(*args, **kwargs)
             with torch.autocast(model.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype is not None):
-                return own_head_loss(model, pack, scratch) if self.own_head else model_head_loss(model, pack, own)
+                return own_head_loss(model, pack, scratch, rows) if self.own_head else model_head_loss(model, pack, own)
 
-        model.forward = forward
-        try:
-            packed = PACKED if self.kernels else EACH
-            name = packed if self.packed else model.config._attn_implementation
-            light = light_norms(model) if model.device.type == "cpu" else nullcontext()
-            with attention(model, name), _sparse_embedding_gradient(model, wanted=scratch is not None), light:
+        packed = PACKED if self.kernels else EACH
+        name = packed if self.packed else model.config._attn_implementation
+        light = light_norms(model) if model.device.type == "cpu" else nullcontext()
+        sparse = _sparse_embedding_gradient(model, wanted=scratch is not None)
+        with held_in_tables(model) as rows, attention(model, name), sparse, light:
+            model.forward = forward
+            try:
                 yield
-        finally:
-            if replaced is None:
-                del model.forward  # the class's own again
-            else:
-                model.forward = replaced
+            finally:
+                if replaced is None:
+                    del model.forward  # the class's own again
+                else:
+                    model.forward = replaced
 
 
 def _is_alone_on_cpu(model: PreTrainedModel) -> bool:

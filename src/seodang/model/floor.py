@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from seodang.model.token_rows import base_layer
 from seodang.types import IGNORED, Pack
 
 ADAMW_BYTES = 30  # moved for each trained parameter
@@ -45,7 +46,7 @@ def _per_position(model: PreTrainedModel) -> tuple[float, float]:
     experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)
     chosen = getattr(config, "num_experts_per_tok", None)
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    head = model.get_output_embeddings().weight
+    head = base_layer(model.get_output_embeddings()).weight
     body = 0.0
     for weight in model.base_model.parameters():
         if weight.ndim >= 2 and id(weight) not in embeddings and weight is not head:

@@ -19,7 +19,6 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    StoppingCriteria,
     StoppingCriteriaList,
 )
 from transformers.generation.streamers import BaseStreamer
@@ -32,7 +31,7 @@ from seodang.model.head import tiled_head
 from seodang.model.quiet import quiet
 from seodang.model.sampling import Draw
 from seodang.model.save import end_ids
-from seodang.model.stop import StopStrings, cut, hold
+from seodang.model.stop import HalfStopped, Left, StopStrings, cut, hold
 
 Prompt = Sequence[int] | Sequence[Mapping[str, Any]]  # ids as they are, or messages for the chat template
 
@@ -135,7 +134,7 @@ def stream(
     ids = prompt_ids(tokenizer, prompt, template_kwargs)
     _check_context(model, [ids], settings)
     stops = end_ids(model, turn_end_id)
-    feed, left = _Feed(), _Left()
+    feed, left = _Feed(), Left()
     answers: list[list[int]] = []
 
     def work() -> None:
@@ -216,7 +215,7 @@ def _run(
     stop: Sequence[str],
     begun: int = 0,
     feed: "_Feed | None" = None,
-    left: "_Left | None" = None,
+    left: Left | None = None,
 ) -> list[list[int]]:
     """One batch: the new ids of each row, up to and with its first stop; on a CPU it may end when half have stopped.
 
@@ -240,7 +239,7 @@ def _run(
     strings = StopStrings(tokenizer, stop, width) if any(stop) else None
     half = None
     if len(rows) >= _MANY_ROWS and model.device.type == "cpu" and not strings:
-        half = _HalfStopped(stops, until=width + new_tokens - _WORTH_TOKENS)
+        half = HalfStopped(stops, until=width + new_tokens - _WORTH_TOKENS)
     endings = [ending for ending in (strings, left, half) if ending is not None]
     draw = Draw(settings, streams, drawn=begun) if settings.temperature else None
     with _BUSY, _generating(model):
@@ -310,34 +309,6 @@ class _Feed(BaseStreamer):
 
     def end(self) -> None:
         """Nothing to flush."""
-
-
-class _HalfStopped(StoppingCriteria):
-    """Ends a batch once half of its rows have stopped, so that the others go on without them.
-
-    Args:
-        until: the last position at which that is worth while: the others' texts are read anew.
-    """
-
-    def __init__(self, stops: Sequence[int], *, until: int) -> None:
-        self.stops, self.until = torch.tensor(stops), until
-        self.stopped = torch.zeros(0, dtype=torch.bool)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        now = torch.isin(input_ids[:, -1], self.stops)
-        self.stopped = self.stopped | now if len(self.stopped) else now
-        is_over = input_ids.shape[1] <= self.until and 2 * int(self.stopped.sum()) >= len(self.stopped)
-        return torch.full_like(now, is_over)
-
-
-class _Left(StoppingCriteria):
-    """Stops generation when nobody listens any more."""
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        return torch.full((len(input_ids),), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
 
 
 def _decoded(

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from seodang.model.token_rows import TokenRows, base_layer
+
 KEPT_BYTES = 320 * 2**20  # of a chunk's logits between the two walks
 _SLOW = ("cpu", torch.float32)  # where one product of a few rows by a whole vocabulary is slow
 TILE = 4096  # tokens of the vocabulary at a time on a CPU; a GPU takes it whole, one launch instead of many
@@ -56,7 +58,8 @@ class Scratch:
 class HeadLoss(torch.autograd.Function):
     """Sum of −log p of the targets: a float32 scalar.
 
-    logits = softcap · tanh(raw · factor / softcap); without a soft-cap, raw · factor.
+    logits = softcap · tanh(raw · factor / softcap); without a soft-cap, raw · factor. In a frozen `weight_VD`, some
+    rows may be trained, as `rows_RD`.
     """
 
     @staticmethod
@@ -70,6 +73,8 @@ class HeadLoss(torch.autograd.Function):
         factor: float,
         wants_grad: bool,  # torch sets needs_input_grad under no_grad too
         scratch: Scratch | None = None,
+        rows_RD: Tensor | None = None,
+        trained: TokenRows | None = None,
     ) -> Tensor:
         wants_hidden, wants_weight, wants_bias = (wants_grad and needed for needed in ctx.needs_input_grad[:3])
         device = hidden_SD.device.type
@@ -81,6 +86,7 @@ class HeadLoss(torch.autograd.Function):
             if not len(hidden_SD):
                 grad_weight.zero_()
         grad_bias = torch.zeros_like(bias_V) if wants_bias and bias_V is not None else None
+        grad_rows = None if rows_RD is None or not wants_grad else torch.zeros_like(rows_RD, dtype=torch.float32)
         total = torch.zeros((), dtype=torch.float32, device=hidden_SD.device)
         room = grad_weight if grad_weight is not None and _has_room(grad_weight, len(hidden_SD), compute) else None
         most = len(hidden_SD) if room is not None else KEPT_BYTES // (compute.itemsize * weight_VD.shape[0])
@@ -108,8 +114,12 @@ class HeadLoss(torch.autograd.Function):
                         walk.put_product(grad_weight[tile], grad.T, hidden, first=start == 0)
                     if grad_bias is not None:
                         grad_bias[tile] += grad.sum(0).to(grad_bias.dtype)
+                    if grad_rows is not None and trained and (inside := trained.inside(tile)):
+                        which, places = inside
+                        grad_rows[which] += grad.index_select(1, places).T.float() @ hidden.float()
         ctx.filled = (scratch, weight_VD) if scratch and wants_weight else None
-        ctx.save_for_backward(None if grad_hidden is None else grad_hidden.to(hidden_SD.dtype), grad_weight, grad_bias)
+        found = (None if grad_hidden is None else grad_hidden.to(hidden_SD.dtype), grad_weight, grad_bias)
+        ctx.save_for_backward(*found, grad_rows)
         return total
 
     @staticmethod
@@ -120,7 +130,8 @@ class HeadLoss(torch.autograd.Function):
             (scratch, weight), ctx.filled = ctx.filled, None
             scratch.add_gradient(weight, found[1])
             found[1] = None
-        return (*found, None, None, None, None, None)
+        *found, found_rows = found
+        return (*found, None, None, None, None, None, found_rows, None)
 
 
 @contextmanager
@@ -129,7 +140,7 @@ def tiled_head(model: PreTrainedModel) -> Iterator[None]:
 
     For the few rows of a step of generation that takes half as long as one product, which packs all weights anew.
     """
-    head: Any = model.get_output_embeddings()
+    head: Any = base_layer(model.get_output_embeddings())
     is_own = type(head) is nn.Linear and "forward" not in vars(head)
     if not is_own or (head.weight.device.type, head.weight.dtype) != _SLOW:
         yield

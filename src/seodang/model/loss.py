@@ -14,16 +14,20 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from seodang.model.head import HeadLoss, Scratch
+from seodang.model.token_rows import TokenRows
 from seodang.types import IGNORED, Pack
 
 
-def own_head_loss(model: PreTrainedModel, pack: Pack, scratch: Scratch | None = None) -> Tensor:
+def own_head_loss(
+    model: PreTrainedModel, pack: Pack, scratch: Scratch | None = None, rows: TokenRows | None = None
+) -> Tensor:
     """Sum of −log p over the pack's supervised positions, in nats: a float32 scalar.
 
     The head is computed here, from the hidden states and the output embeddings.
 
     Args:
         scratch: keeps the head's buffers; the weights' gradient then goes straight into `.grad`.
+        rows: of the head, that an adapter trains, held in its table.
     """
     supervised, targets_S = supervised_targets(pack, model.device)
     output: Any = model.base_model(**inputs(pack, model.device))
@@ -32,8 +36,14 @@ def own_head_loss(model: PreTrainedModel, pack: Pack, scratch: Scratch | None = 
     config = model.config.get_text_config()
     head_loss: Callable[..., Tensor] = HeadLoss.apply
     bias = getattr(head, "bias", None)
-    scratch = scratch if head.weight.is_leaf else None  # of an adapter's own making: autograd has to pass it on
-    return head_loss(hidden_SD, head.weight, bias, targets_S, *_scaling(config), torch.is_grad_enabled(), scratch)
+    if rows:
+        rows.put()
+    weight_VD = rows.table_VD if rows else head.weight
+    scratch = scratch if weight_VD.is_leaf else None  # of an adapter's own making: autograd has to pass it on
+    trained = (rows.rows_RD, rows) if rows else (None, None)
+    return head_loss(
+        hidden_SD, weight_VD, bias, targets_S, *_scaling(config), torch.is_grad_enabled(), scratch, *trained
+    )
 
 
 def model_head_loss(model: PreTrainedModel, pack: Pack, forward: Callable[..., Any]) -> Tensor:

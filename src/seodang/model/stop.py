@@ -1,5 +1,6 @@
-"""Stop strings: they end an answer and are no part of it. Knows no model."""
+"""What ends a batch of answers besides its turn ends, and the text that a stop string cuts off. Knows no model."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,6 +27,34 @@ class StopStrings(StoppingCriteria):
             if row not in self.lengths and cut(text, self.strings)[1]:
                 self.lengths[row] = input_ids.shape[1] - self.prompt_width
         return torch.tensor([row in self.lengths for row in range(len(input_ids))], device=input_ids.device)
+
+
+class HalfStopped(StoppingCriteria):
+    """Ends a batch once half of its rows have stopped, so that the others go on without them.
+
+    Args:
+        until: the last position at which that is worth while: the others' texts are read anew.
+    """
+
+    def __init__(self, stops: Sequence[int], *, until: int) -> None:
+        self.stops, self.until = torch.tensor(stops), until
+        self.stopped = torch.zeros(0, dtype=torch.bool)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        now = torch.isin(input_ids[:, -1], self.stops)
+        self.stopped = self.stopped | now if len(self.stopped) else now
+        is_over = input_ids.shape[1] <= self.until and 2 * int(self.stopped.sum()) >= len(self.stopped)
+        return torch.full_like(now, is_over)
+
+
+class Left(StoppingCriteria):
+    """Stops generation when nobody listens any more."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        return torch.full((len(input_ids),), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
 
 
 def cut(text: str, strings: Sequence[str]) -> tuple[str, bool]:

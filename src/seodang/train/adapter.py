@@ -19,6 +19,7 @@ from seodang import recipe
 from seodang.errors import ModelError, ResourceError
 from seodang.model.load import is_quantised
 from seodang.model.quiet import quiet
+from seodang.model.token_rows import merge_rows
 from seodang.recipe_file import nearest
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def merge(adapted: "PeftModel", folder: Path) -> PreTrainedModel:
         if is_quantised(unwrapped(adapted)):
             plain = copy.deepcopy(adapted).unload().to("cpu")
             adapted = load_adapter(plain.dequantize(dtype=plain.dtype), folder)
+        merge_rows(adapted)
         merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
     return merged.eval()
 
