@@ -12,6 +12,8 @@ from seodang.model.placement import Placement
 from seodang.recipe import Adapter, Train
 from seodang.train.estimate import Rehearsal, rehearse
 from seodang.train.fit import (
+    BF16_BYTES,
+    GAPS,
     LATER_BYTES,
     Fit,
     available_memory,
@@ -143,11 +145,12 @@ def test_auto_takes_the_least_checkpointing_that_fits_then_a_smaller_budget() ->
     """Room for all: none; less: selective, full; still less: half the budget; what is set is left as it is."""
     settings = Train(max_tokens=128)
     rehearsal = _rehearsal("llama")
-    peaks = {
-        (budget, how): rehearsal.step(_step(budget).packs, how).peak
-        for budget in (1024, 512)
-        for how in ("none", "selective", "full")
-    }
+
+    def peak(budget: int, how: str) -> int:
+        fixed = settings.model_copy(update={"pack_tokens": budget, "checkpointing": how})
+        return fit(rehearsal, fixed, "cpu", _step, available=0, process=0).peak
+
+    peaks = {(budget, how): peak(budget, how) for budget in (1024, 512) for how in ("none", "selective", "full")}
 
     def chosen(room: int, settings: Train = settings) -> tuple[str, int, bool]:
         found = fit(rehearsal, settings, "cpu", _step, available=int(room / 0.9) + 2, process=0)
@@ -191,8 +194,20 @@ def test_the_largest_step_of_the_run_is_rehearsed() -> None:
 
 def test_memory_of_this_machine_and_process() -> None:
     """What is available includes what this process has; both are told in bytes."""
-    assert 10**8 < process_memory("cpu") - LATER_BYTES < available_memory("cpu") <= psutil.virtual_memory().total * 1.01
-    assert process_memory("cuda") == 0
+    own = process_memory("cpu", "float32") - LATER_BYTES
+    assert 10**8 < own < available_memory("cpu") <= psutil.virtual_memory().total * 1.01
+    assert process_memory("cpu", "bfloat16") >= own + LATER_BYTES + BF16_BYTES
+    assert process_memory("cuda", "bfloat16") == 0
+
+
+def test_gaps_between_blocks_count_on_a_cpu() -> None:
+    """A CPU's allocator keeps free blocks that the next pack does not fit into; a GPU's is told by its own pool."""
+    rehearsal = _rehearsal("llama")
+    on_cpu, on_gpu = (
+        fit(rehearsal, Train(), device, _step, available=10**12, process=0) for device in ("cpu", "cuda:0")
+    )
+    assert on_gpu.peak == on_gpu.taken.peak
+    assert on_cpu.peak == on_cpu.taken.peak + int(GAPS * on_cpu.taken.activations)
 
 
 def test_a_line_says_it_all() -> None:

@@ -103,7 +103,7 @@ def fit_memory(desk: Desk) -> Desk:
     settings, device, rows = desk.recipe.train, desk.placement.device, desk.prepared.rows["train"]
     plan = Plan(num_rows=len(rows), examples_per_step=settings.examples_per_step, seed=settings.seed)
     steps = total_steps(settings, len(rows))
-    process = max(ranks.exchange(fit.process_memory(device)))
+    process = max(ranks.exchange(fit.process_memory(device, desk.placement.compute_dtype)))
     available = min(ranks.exchange(fit.available_memory(device)))
     try:
         found = fit.fit(

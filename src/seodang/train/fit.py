@@ -21,6 +21,12 @@ from seodang.types import Checkpointing, Finding, Step
 ROOM = 0.9  # of the available memory: an estimate is off by some percent, and allocators leave gaps
 LEAST_TOKENS = 512  # a smaller budget costs speed and saves little
 LATER_BYTES = 350 * 10**6  # that a process on a CPU takes besides once it trains: 290 to 450 MB were measured
+BF16_BYTES = (
+    400 * 10**6
+)  # of products in bf16, compiled on a CPU for each length that comes: 300 to 800 MB were measured
+GAPS = (
+    0.5  # of the activations: free blocks on a CPU into which those of the next pack do not fit, after a dozen of steps
+)
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -29,7 +35,7 @@ class Fit:
     """What training takes of memory with the settings chosen for it, in bytes."""
 
     taken: Taken
-    process: int  # of Python and its libraries, where they share the memory
+    process: int  # of Python, its libraries and its allocator, where they share the memory
     available: int
     checkpointing: Checkpointing
     pack_tokens: int
@@ -76,9 +82,10 @@ def fit(
     for budget in _budgets(settings, device):
         packs = step(budget).packs
         for checkpointing in _levels(settings, rehearsal):
+            taken = rehearsal.step(packs, checkpointing)
             found = Fit(
-                taken=rehearsal.step(packs, checkpointing),
-                process=process,
+                taken=taken,
+                process=process + (int(GAPS * taken.activations) if device == "cpu" else 0),
                 available=available,
                 checkpointing=checkpointing,
                 pack_tokens=budget,
@@ -138,9 +145,12 @@ def available_memory(device: str) -> int:
     return max(0, min(limits))
 
 
-def process_memory(device: str) -> int:
+def process_memory(device: str, compute_dtype: str) -> int:
     """Bytes that Python and its libraries take of the device's memory, once training runs."""
-    return 0 if device.startswith("cuda") else int(psutil.Process().memory_info().rss) + LATER_BYTES
+    if device.startswith("cuda"):
+        return 0
+    compiled = BF16_BYTES if (device, compute_dtype) == ("cpu", "bfloat16") else 0
+    return int(psutil.Process().memory_info().rss) + LATER_BYTES + compiled
 
 
 def shortage_finding(found: Fit, settings: recipe.Train, device: str) -> Finding | None:
