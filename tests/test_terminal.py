@@ -11,7 +11,7 @@ import run_folder
 from seodang.data.template import ChatTemplate
 from seodang.errors import SourceError
 from seodang.recipe import load_recipe
-from seodang.show import terminal
+from seodang.show import live, terminal
 from seodang.types import Answer, Counts
 
 
@@ -113,6 +113,25 @@ def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str
     with terminal.progress() as bar:
         bar.advance(bar.add_task("train", total=2), 1)
     assert "".join(capsys.readouterr()) == ""
+
+
+def test_all_of_a_run_is_in_one_stream_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a log file, speed, evaluations and notes stand among the steps, in their order."""
+    metric = {"loss": 3.2}
+    events: list[dict[str, object]] = [
+        {"event": "train", "step": 1, "loss": 4.0, "tokens_per_second": 90.0},
+        {"event": "speed", "tokens_per_second": 95.0, "floor_share": 0.46, "matrix_gflops": 400.0},
+        {"event": "note", "what": "smaller packs"},
+        {"event": "eval", "step": 1, "sources": {"medical": metric}, "loss": None},
+    ]
+    with live.training(2) as show:
+        for event in events:
+            show(event)
+    told = capsys.readouterr()
+    begins = ["step 1/2", "speed: 95 tokens/s, 46%", "· smaller packs", "step 1: held-out"]
+    places = [told.out.index(begin) for begin in begins]
+    assert places == sorted(places)
+    assert told.err == ""
 
 
 def test_steps_of_one_source_stand_together() -> None:

@@ -41,6 +41,7 @@ def training(total_steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
     every = max(1, total_steps // LINES_OF_A_RUN)
     with terminal.progress() as bar:
         task = bar.add_task("training", total=total_steps)
+        lines = out if bar.disable else bar.console  # without a bar, all that is told of a run is in one stream
         first: int | None = None
 
         def show(event: dict[str, Any]) -> None:
@@ -52,13 +53,13 @@ def training(total_steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
                 bar.update(task, completed=step, description=f"training: {told}")
                 if bar.disable and step % every == 0:
                     left = (time.perf_counter() - begun) / (step - first) * (total_steps - step)
-                    out.print(Text(f"step {step:,}/{total_steps:,}: {told}, {duration(left)} left", style="dim"))
+                    lines.print(Text(f"step {step:,}/{total_steps:,}: {told}, {duration(left)} left", style="dim"))
             elif event["event"] == "note":
-                bar.console.print(Text("· " + visible(event["what"]), style="yellow"))
+                lines.print(Text("· " + visible(event["what"]), style="yellow"))
             elif event["event"] == "speed":
-                bar.console.print(_speed(event))
+                lines.print(_speed(event))
             elif event["event"] == "eval":
-                bar.console.print(_evaluation(event))
+                lines.print(_evaluation(event))
 
         yield show
 
