@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from seodang.data.pack import pack
+from seodang.model import head
 from seodang.model.engine import Engine
 from seodang.model.floor import step_flops
 from seodang.model.generate import generate
@@ -53,9 +54,12 @@ def _gradients(adapted: Any) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("own_head", [True, False])
-def test_losses_and_gradients_are_those_of_pefts_tables(kind: str, tied: bool, own_head: bool) -> None:
-    """Tied or not, scaled, soft-capped: the same loss, and the same gradient of every trained tensor."""
+@pytest.mark.parametrize(("own_head", "tile"), [(True, 4096), (True, 64), (False, 4096)])
+def test_losses_and_gradients_are_those_of_pefts_tables(
+    kind: str, tied: bool, own_head: bool, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tied or not, scaled, soft-capped, tile by tile or whole: the same loss, and gradient of every trained tensor."""
+    monkeypatch.setattr(head, "TILE", tile)
     found = []
     for engine in (Engine(packed=True, own_head=own_head), None):
         model, adapted = _adapted(kind, tied=tied)
@@ -172,3 +176,18 @@ def test_frozen_bfloat16_tables_get_float32_rows() -> None:
     rows = next(tensor for name, tensor in gradients.items() if "trainable_tokens_delta" in name)
     assert rows.dtype == torch.float32
     assert rows.abs().sum() > 0
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_too() -> None:
+    """Where the vocabulary is taken whole: the same loss and gradients as on a CPU."""
+    found = []
+    for device in ("cpu", "cuda"):
+        model, adapted = _adapted("gemma3")
+        adapted.to(device)
+        with ENGINE.installed(model):
+            loss = adapted(pack=_pack())
+            loss.backward()
+        found.append({"loss": loss.detach(), **_gradients(adapted)})
+    for name, tensor in found[0].items():
+        assert (found[1][name].cpu() - tensor).abs().max() <= 1e-4 * tensor.abs().max(), name
