@@ -24,7 +24,8 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from seodang.model.engine import choose_engine
 from seodang.model.placement import choose_placement
 from seodang.recipe import Model, Train
-from seodang.train.trainer import Setup, train
+from seodang.train.setup import Setup
+from seodang.train.trainer import train
 
 
 class StepClock(TrainerCallback):

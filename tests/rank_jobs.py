@@ -29,7 +29,8 @@ from seodang.model.engine import choose_engine
 from seodang.model.evaluate import evaluate
 from seodang.recipe import Train
 from seodang.train.run import Run
-from seodang.train.trainer import make_setup, train
+from seodang.train.setup import make_setup
+from seodang.train.trainer import train
 from seodang.types import IGNORED
 from tiny import make_config, make_model
 

@@ -32,7 +32,8 @@ from seodang.train.adapter import (
 from seodang.train.choice import learning_rate_remark, total_steps
 from seodang.train.memory import disk_bytes
 from seodang.train.run import Run
-from seodang.train.trainer import Setup, Trained, train
+from seodang.train.setup import Setup
+from seodang.train.trainer import Trained, train
 from test_trainer import _dataset
 from tiny import make_config, make_model
 

@@ -19,7 +19,8 @@ from seodang.data.pack import Plan
 from seodang.model.engine import Engine, choose_engine
 from seodang.recipe import Train
 from seodang.train.run import Run
-from seodang.train.trainer import make_setup, train
+from seodang.train.setup import make_setup
+from seodang.train.trainer import train
 from seodang.types import IGNORED
 from tiny import make_config, make_model
 

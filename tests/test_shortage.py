@@ -13,8 +13,9 @@ from seodang.data.pack import pack, split, within
 from seodang.errors import ResourceError
 from seodang.model.engine import choose_engine
 from seodang.recipe import Adapter, Train
+from seodang.train.setup import Setup
 from seodang.train.shortage import is_out_of_memory
-from seodang.train.trainer import Setup, train
+from seodang.train.trainer import train
 from seodang.types import IGNORED
 from tiny import make_config, make_model
 

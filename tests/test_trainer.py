@@ -17,7 +17,8 @@ from seodang.model.evaluate import evaluate
 from seodang.recipe import EarlyStopping, Train
 from seodang.train.choice import total_steps
 from seodang.train.run import Run
-from seodang.train.trainer import Setup, Trained, train
+from seodang.train.setup import Setup
+from seodang.train.trainer import Trained, train
 from seodang.types import IGNORED
 from tiny import make_config, make_model
 

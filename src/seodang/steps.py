@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from seodang.model.engine import Engine
     from seodang.proof.ask import Question
+    from seodang.train.metrics import Event
+    from seodang.train.pace import Pace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,9 +160,9 @@ def train_model(
     from seodang.train.adapter import add_adapter
     from seodang.train.asking import Asking
     from seodang.train.choice import best_loss
-    from seodang.train.metrics import Event, MetricsLog
     from seodang.train.pace import Pace
-    from seodang.train.trainer import make_setup, train
+    from seodang.train.setup import make_setup
+    from seodang.train.trainer import train
 
     if run.is_trained:
         load_tuned(run, desk, model)
@@ -180,14 +182,7 @@ def train_model(
     for remark in setup.remarks:
         live.show_note(remark)
     pace = Pace(model, engine.compute_dtype or model.dtype, steps=setup.total_steps)
-    with live.training(setup.total_steps) as show, MetricsLog(run) if ranks.is_main() else nullcontext() as log:
-
-        def tell(event: Event) -> None:
-            if log:
-                show(log(event))
-                if speed := pace(event):
-                    show(log(speed))
-
+    with telling(run, pace, setup.total_steps) as tell:
         asking = [Asking(settings.ask_every, ask_again(desk, model), tell)] if settings.ask_every else []
         trained = train(
             trainee,
@@ -210,6 +205,22 @@ def train_model(
             run.write_json("training.json", {"best_step": trained.best_step, "best_by": settings.best_by})
     save_tuned(run, desk, trainee)
     return model, None if adapter or is_sharded else trained.best_metrics
+
+
+@contextmanager
+def telling(run: Run, pace: "Pace", steps: int) -> "Iterator[Callable[[Event], None]]":
+    """Yields what takes training's events: the main rank records and shows them, and the speed once."""
+    from seodang.train.metrics import MetricsLog
+
+    with live.training(steps) as show, MetricsLog(run) if ranks.is_main() else nullcontext() as log:
+
+        def tell(event: "Event") -> None:
+            if log:
+                show(log(event))
+                if speed := pace(event):
+                    show(log(speed))
+
+        yield tell
 
 
 def make_whole(desk: Desk, sharded: "PreTrainedModel") -> "PreTrainedModel":

@@ -89,7 +89,7 @@ class Encoder:
         whole = iter(self.encode([text for text, known in zip(texts, by_words, strict=True) if known is None]))
         return [known or ((found := next(whole))[0], found[1][:, 0]) for known in by_words]
 
-    def _faults(self, rendered: Sequence[Rendered], laid: "_Laid", supervised: NDArray[np.int64]) -> dict[int, str]:
+    def _faults(self, rendered: Sequence[Rendered], laid: _Laid, supervised: NDArray[np.int64]) -> dict[int, str]:
         """Row → why it must not be trained on: what is asked of each span at its beginning and its end.
 
         Args:

@@ -40,10 +40,8 @@ def own_head_loss(
         rows.put()
     weight_VD = rows.table_VD if rows else head.weight
     scratch = scratch if weight_VD.is_leaf else None  # of an adapter's own making: autograd has to pass it on
-    trained = (rows.rows_RD, rows) if rows else (None, None)
-    return head_loss(
-        hidden_SD, weight_VD, bias, targets_S, *_scaling(config), torch.is_grad_enabled(), scratch, *trained
-    )
+    settings = (*_scaling(config), torch.is_grad_enabled(), scratch)
+    return head_loss(hidden_SD, weight_VD, bias, targets_S, *settings, rows.rows_RD if rows else None, rows)
 
 
 def model_head_loss(model: PreTrainedModel, pack: Pack, forward: Callable[..., Any]) -> Tensor:

@@ -21,12 +21,8 @@ from seodang.types import Checkpointing, Finding, Step
 ROOM = 0.9  # of the available memory: an estimate is off by some percent, and allocators leave gaps
 LEAST_TOKENS = 512  # a smaller budget costs speed and saves little
 LATER_BYTES = 350 * 10**6  # that a process on a CPU takes besides once it trains: 290 to 450 MB were measured
-BF16_BYTES = (
-    400 * 10**6
-)  # of products in bf16, compiled on a CPU for each length that comes: 300 to 800 MB were measured
-GAPS = (
-    0.5  # of the activations: free blocks on a CPU into which those of the next pack do not fit, after a dozen of steps
-)
+BF16_BYTES = 400 * 10**6  # of bf16 products, compiled on a CPU for each new length: 300 to 800 MB were measured
+GAPS = 0.5  # of the activations, on a CPU: free blocks, after a dozen steps, into which those of a pack do not fit
 CGROUP = Path("/sys/fs/cgroup")
 
 

@@ -31,20 +31,13 @@ from seodang.data.pack import Plan
 from seodang.errors import RunError
 from seodang.model import ranks
 from seodang.model.allocator import keep_freed_memory, return_freed_memory
-from seodang.model.engine import Engine
 from seodang.model.floor import step_flops
 from seodang.model.quiet import quiet
 from seodang.train.adapter import unwrapped
-from seodang.train.choice import (
-    CHECKPOINTED_LAYERS,
-    choose_optimizer,
-    choose_sharding,
-    learning_rate_remark,
-    total_steps,
-)
+from seodang.train.choice import CHECKPOINTED_LAYERS
 from seodang.train.loader import Steps, only_item
 from seodang.train.metrics import Event, evaluation_event
-from seodang.train.run import Run
+from seodang.train.setup import Setup
 from seodang.train.shortage import Shortage, memory_errors
 from seodang.train.stopping import Interrupt, LastStep
 from seodang.types import Checkpointing, Metric, Step
@@ -62,21 +55,6 @@ class Trained:
     best_loss: float | None
     best_metrics: Mapping[str, Metric] | None  # of the weights at the end, if they were measured since the last start
     stopped: bool  # by Ctrl-C: to be resumed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """What training needs besides the recipe."""
-
-    engine: Engine
-    pack_tokens: int
-    optimizer: str  # a name that transformers knows
-    checkpoints: Path
-    resume_from: Path | None
-    total_steps: int
-    eval_every: int
-    checkpointing: Checkpointing = "none"  # what `auto` comes to
-    remarks: tuple[str, ...] = ()
 
 
 def train(
@@ -141,38 +119,6 @@ def train(
         best_loss=state.best_metric if has_best else None,
         best_metrics=trainer.measured.get(state.best_global_step) if has_best else None,
         stopped=interrupt.asked and state.global_step < setup.total_steps,
-    )
-
-
-def make_setup(
-    run: Run,
-    settings: recipe.Train,
-    model: "PreTrainedModel | PeftModel",
-    engine: Engine,
-    *,
-    num_rows: int,
-    pack_tokens: int,
-    checkpointing: Checkpointing = "none",
-) -> Setup:
-    """Decide what the recipe leaves open, and find the checkpoint to go on from."""
-    optimizer, remark = choose_optimizer(settings.optimizer, model.device.type)
-    sharding = choose_sharding(settings, model.device.type, ranks.wants_sharding() and ranks.world() > 1)
-    remarks = (remark, sharding, learning_rate_remark(settings))
-    checkpoint = run.last_checkpoint()
-    with ranks.agreed():
-        if ranks.is_main():
-            run.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
-    steps = total_steps(settings, num_rows)
-    return Setup(
-        engine=engine,
-        pack_tokens=pack_tokens,
-        optimizer=optimizer,
-        checkpoints=run.checkpoints,
-        resume_from=checkpoint,
-        total_steps=steps,
-        eval_every=settings.eval_every or max(1, steps // 10),
-        checkpointing=checkpointing,
-        remarks=tuple(remark for remark in remarks if remark),
     )
 
 
