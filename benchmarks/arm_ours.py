@@ -11,6 +11,7 @@ import os
 import resource
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM, TrainerCallback, TrainerState
 
 from seodang.model.engine import choose_engine
 from seodang.model.placement import choose_placement
@@ -29,19 +30,25 @@ from seodang.train.trainer import train
 
 
 class StepClock(TrainerCallback):
-    """Wall seconds of each optimizer step, synchronised with the device."""
+    """Wall seconds of each optimizer step, synchronised with the device; the first losses are told one by one."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self._start = 0.0
+        self._every = 1
+
+    def on_train_begin(self, _: Any, state: TrainerState, __: Any, **___: Any) -> None:
+        self._every, state.logging_steps = state.logging_steps, 1
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self._start = time.perf_counter()
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
+    def on_step_end(self, _: Any, state: TrainerState, __: Any, **___: Any) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.seconds.append(time.perf_counter() - self._start)
+        if len(self.seconds) == 3:
+            state.logging_steps = self._every
 
 
 def main() -> None:
@@ -94,9 +101,10 @@ def main() -> None:
         json.dumps(
             {
                 "arm": "ours",
-                "engine": {"packed": engine.packed, "own_head": engine.own_head, "compute": compute},
+                "engine": {**asdict(engine), "compute_dtype": compute},
                 "trial_seconds": trial_seconds,
                 "losses": [event["loss"] for event in events if event["event"] == "train"],
+                "notes": [event["what"] for event in events if event["event"] == "note"],
                 "step_seconds": clock.seconds,
                 "tokens": tokens,
                 "supervised_tokens": sum(label != -100 for row in rows for label in row["labels"]),

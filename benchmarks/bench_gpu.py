@@ -5,9 +5,10 @@
     python benchmarks/bench_gpu.py --tiny                the same line on tiny shapes, also without a GPU
 
 Models of the public configurations with random weights, no hub. Every arm trains on the same rows, all of them once a
-step: ours as seodang trains on CUDA (float32 weights, bf16 products, packed), TRL's `packed` (bf16 weights) and `free`,
-and TRL's `packed` with Liger's kernels where liger_kernel is installed. Speeds are medians of the steps after the
-warm-up. What fails or no longer fits into --minutes is named under `left_out`.
+step: ours as seodang trains on CUDA (float32 weights, bf16 products, packed), TRL's `packed` (bf16 weights) as it
+comes, with torch's kernel for packed rows (`varlen`) and with that and Liger's kernels (`liger`, where liger_kernel is
+installed), and TRL's `free`. Speeds are medians of the steps after the warm-up. What fails or no longer fits into
+--minutes is named under `left_out`.
 """
 
 import argparse
@@ -52,9 +53,15 @@ TINY = {
     "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 16,
     "query_pre_attn_scalar": 16, "sliding_window": 64,
 }  # fmt: skip
-ARMS = ("ours", "packed", "free", "liger")  # for all models in this order: what matters most comes first
+PEERS = {  # the peer's arm, and what it is set to besides
+    "varlen": ("packed", "varlen"),
+    "liger": ("packed", "varlen,use_liger_kernel"),
+    "packed": ("packed", None),
+    "free": ("free", None),
+}
+ARMS = ("ours", *PEERS)  # for all models in this order: what matters most comes first
 SIZES = {"cpu": (256,), "cuda": (4096, 8192, 16384)}  # of the square products that make the ceiling
-PACK_TOKENS = 8192
+PACK_TOKENS = 16_384  # of all arms: the whole step
 WARM_UP = 3  # steps
 
 
@@ -141,8 +148,10 @@ def run_arm(arm: str, args: argparse.Namespace, folder: Path, until: float) -> d
     The file holds the rows of one step, so that an epoch is a step, for the peer's packed rows too.
 
     Raises:
-        ArmError: no time is left for it, it failed, or Liger is not installed.
+        ArmError: no time is left for it, it failed, or what it needs is not there.
     """
+    if arm in ("varlen", "liger") and not torch.cuda.is_available():
+        raise ArmError("torch's kernel for packed rows needs CUDA")
     if arm == "liger" and find_spec("liger_kernel") is None:
         raise ArmError("liger_kernel is not installed")
     if time.monotonic() > until - (5 if args.tiny else 40):
@@ -154,9 +163,9 @@ def run_arm(arm: str, args: argparse.Namespace, folder: Path, until: float) -> d
     if arm == "ours":
         command = [str(HERE / "arm_ours.py"), *command, "--pack-tokens", str(PACK_TOKENS)]
     else:
-        peer = [str(args.peer), *command, "--arm", "packed" if arm == "liger" else arm]
-        command = [*peer, "--micro-batch", "1", "--max-tokens", str(PACK_TOKENS)]
-        command = [str(HERE / "arm_set.py"), "use_liger_kernel", *command] if arm == "liger" else command
+        its_arm, switches = PEERS[arm]
+        command = [str(args.peer), *command, "--arm", its_arm, "--micro-batch", "1", "--max-tokens", str(PACK_TOKENS)]
+        command = [str(HERE / "arm_set.py"), switches, *command] if switches else command
     torch.cuda.empty_cache()
     return run([sys.executable, *command], seconds=until - time.monotonic())
 
@@ -192,7 +201,11 @@ def summary(
     )
     tokens = sum(len(row["input_ids"]) for row in rows)
     seconds = {arm: _seconds(result) for arm, result in found.items()}
-    best = min((arm for arm in seconds if arm != "ours"), key=lambda arm: seconds[arm], default=None)
+    best = min((arm for arm in seconds if arm not in ("ours", "liger")), key=lambda arm: seconds[arm], default=None)
+
+    def ratio(arm: str | None) -> float | None:
+        return round(seconds[arm] / seconds["ours"], 2) if arm in seconds and "ours" in seconds else None
+
     return {
         "tokens_per_step": tokens,
         "floor_tokens_per_second": round(tokens / floor),
@@ -201,7 +214,8 @@ def summary(
         "peak_gb": {arm: result["peak_cuda_gb"] or result["peak_rss_gb"] for arm, result in found.items()},
         "first_loss": {arm: result["losses"][0] for arm, result in found.items()},
         "best_arm": best,
-        "speed_vs_best": round(seconds[best] / seconds["ours"], 2) if best and "ours" in seconds else None,
+        "speed_vs_best": ratio(best),
+        "speed_vs_liger": ratio("liger"),
     }
 
 

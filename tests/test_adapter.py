@@ -17,7 +17,7 @@ from seodang.errors import ModelError, ResourceError
 from seodang.model.engine import choose_engine
 from seodang.model.evaluate import evaluate
 from seodang.model.load import choose_placement, load_model
-from seodang.model.loss import own_head_loss
+from seodang.model.loss import on_device, own_head_loss
 from seodang.model.save import save_model
 from seodang.recipe import Adapter, Model, Train
 from seodang.train.adapter import (
@@ -137,7 +137,7 @@ def test_only_the_adapter_and_the_new_rows_learn() -> None:
     frozen = {name: tensor.clone() for name, tensor in adapted.state_dict().items()}
     row = IDS[0].numpy().astype(np.int32)
     (packed,) = pack([row], [row], budget=0)
-    own_head_loss(model, packed).backward()
+    own_head_loss(model, on_device(packed, model.device)).backward()
     torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.1).step()
     moved = {name for name, tensor in adapted.state_dict().items() if not torch.equal(tensor, frozen[name])}
     assert moved
@@ -158,7 +158,7 @@ def test_the_own_head_gives_the_models_own_loss_and_gradients() -> None:
         adapted = add_adapter(model, Adapter(rank=4), NEW)
         _disturb(adapted)
         if own:
-            loss = own_head_loss(model, packed)
+            loss = own_head_loss(model, on_device(packed, model.device))
         else:
             logits = adapted(input_ids=torch.tensor(row[None, :-1]), use_cache=False).logits[0]
             loss = torch.nn.functional.cross_entropy(logits, torch.tensor(row[1:]).long(), reduction="sum")

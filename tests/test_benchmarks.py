@@ -66,6 +66,7 @@ def test_the_gpu_benchmark_runs_on_tiny_shapes(tmp_path: Path) -> None:
         2 * model["tokens_per_second"]["ours"] / model["tokens_per_step"], rel=0.05
     )
     assert "out of memory" in result["left_out"]["gemma-3-270m free"]
+    assert "needs CUDA" in result["left_out"]["gemma-3-270m varlen"]
     assert "gemma-3-270m liger" in result["left_out"]
 
 
@@ -73,4 +74,4 @@ def test_arms_without_time_are_left_out_and_named() -> None:
     """A budget that is spent leaves every arm out, and says so."""
     result = _bench("--minutes", "0")
     assert result["models"] == {}
-    assert set(result["left_out"]) == {f"gemma-3-270m {arm}" for arm in ("ours", "packed", "free", "liger")}
+    assert set(result["left_out"]) == {f"gemma-3-270m {arm}" for arm in ("ours", "varlen", "liger", "packed", "free")}

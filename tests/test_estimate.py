@@ -6,8 +6,10 @@ import psutil
 import pytest
 import torch
 from datasets import Dataset
+from transformers import AutoModelForCausalLM
 
 from seodang.data.pack import Plan, pack, pack_step
+from seodang.model.engine import Engine
 from seodang.model.placement import Placement
 from seodang.recipe import Adapter, Train
 from seodang.train.estimate import Rehearsal, rehearse
@@ -215,3 +217,23 @@ def test_a_line_says_it_all() -> None:
     found = fit(_rehearsal("llama"), Train(), "cpu", _step, available=22 * 10**9, process=10**9)
     assert isinstance(found, Fit)
     assert found.line.startswith("memory: about 1.0 GB of 22.0 GB: process 1.0; 1,024 tokens a pack")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["gemma3", "llama"])
+def test_on_a_gpu_it_is_what_a_step_takes(kind: str) -> None:
+    """Weights, gradients, activations and logits of a step whose layers run as written, within 20 %."""
+    config = make_config(kind, hidden_size=512, intermediate_size=2048, vocab_size=32_000)
+    placement = Placement(device="cuda", dtype="float32", compute_dtype="bfloat16", attention="packed", reasons=())
+    packs = _packs([180] * 20, 4096)
+    taken = rehearse(config, Train(), placement, num_embeddings=0).step(packs, "none")
+    before = torch.cuda.memory_allocated()
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to("cuda").train()
+    with Engine(packed=True, own_head=True, compute_dtype=torch.bfloat16).installed(model):
+        for _ in range(2):
+            model.zero_grad(set_to_none=True)
+            torch.cuda.reset_peak_memory_stats()
+            for pack in packs:
+                model(pack=pack).backward()
+    measured = torch.cuda.max_memory_allocated() - before
+    assert taken.peak - taken.states == pytest.approx(measured, rel=0.2)

@@ -46,8 +46,8 @@ def test_evaluation_packs_rows_under_the_packed_attention() -> None:
     assert metric.rows == len(rows)
     assert {given["attention"] for given in seen} == {PACKED}
     assert len(seen) < len(rows) / 2
-    assert all(given["input_ids"].shape == (1, sum(given["seq_lens"])) for given in seen)
-    assert all(sum(given["seq_lens"]) <= 80 for given in seen)
+    assert all(given["input_ids"].shape == (1, given["seq_lens"].total) for given in seen)
+    assert all(given["seq_lens"].total <= 80 for given in seen)
 
 
 def test_nothing_is_computed_after_the_last_supervised_token() -> None:
@@ -56,7 +56,7 @@ def test_nothing_is_computed_after_the_last_supervised_token() -> None:
     engine = choose_engine(model, [np.arange(20, 60, dtype=np.int32)])
     seen = _watch(model)
     evaluate(model, engine, {"medical": rows}, pack_tokens=80)
-    lengths = sorted(length for given in seen for length in given["seq_lens"])
+    lengths = sorted(length for given in seen for length in given["seq_lens"].each)
     assert lengths == sorted(len(ids) - 6 for ids in rows[: len(rows) - 1]["input_ids"])
     assert lengths == sorted(positions(np.array(row)) for row in rows[: len(rows) - 1]["labels"])
 

@@ -16,7 +16,7 @@ from seodang.data.pack import pack
 from seodang.model import attention as attention_module
 from seodang.model import engine as engine_module
 from seodang.model import kernels
-from seodang.model.attention import packed_attention
+from seodang.model.attention import Lengths, packed_attention
 from seodang.model.engine import Engine, choose_engine
 from seodang.model.isolation import kernel_error
 from seodang.model.kernels import Hardware, Kernel, choose_kernel, hardware_of, run_kernel
@@ -141,8 +141,8 @@ def test_a_kernel_is_called_for_what_is_computed_sequence_by_sequence(
     query, key, value = (torch.randn(1, heads, sum(LENGTHS), 16) for heads in (4, key_heads, key_heads))
     cu_seqlens = torch.tensor([0, *np.cumsum(LENGTHS)], dtype=torch.int32)
     expected, _ = packed_attention(
-        nn.Module(), query, key, value, None, kernels=False, seq_lens=LENGTHS, seq_bounds=cu_seqlens, scaling=0.3,
-        sliding_window=window, softcap=softcap,
+        nn.Module(), query, key, value, None, kernels=False, seq_lens=Lengths(LENGTHS), seq_bounds=cu_seqlens,
+        scaling=0.3, sliding_window=window, softcap=softcap,
     )  # fmt: skip
     found = run_kernel(kernel, query, key, value, cu_seqlens, max(LENGTHS), scale=0.3, window=window, softcap=softcap)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

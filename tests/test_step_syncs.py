@@ -1,5 +1,6 @@
 """No step waits for the device: nothing in it asks for a number that is still being computed."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 import rank_jobs
+from seodang.model.engine import choose_engine
+from seodang.model.replay import Replays
 
 # operators whose result, or whose result's size, the host must wait for
 WAITING = {
@@ -86,8 +89,19 @@ class _CudaErrors(TrainerCallback):
 
 
 @pytest.mark.gpu
-def test_a_step_waits_for_no_gpu(tmp_path: Path) -> None:
-    """On CUDA no call between the first pack and the optimizer's step waits for the device."""
+def test_a_step_waits_for_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA no call between the first pack and the optimizer's step waits for the device, but to record a graph."""
+    record = Replays._record
+
+    def waiting(*args: Any) -> bool:
+        torch.cuda.set_sync_debug_mode("default")
+        try:
+            return record(*args)
+        finally:
+            torch.cuda.set_sync_debug_mode("error")
+
+    monkeypatch.setattr(Replays, "_record", waiting)
+    monkeypatch.setattr(rank_jobs, "choose_engine", partial(choose_engine, fused=False, compute_dtype=torch.bfloat16))
     try:
         rank_jobs.run_training(tmp_path, device="cuda", callbacks=[_CudaErrors()])
     finally:

@@ -17,7 +17,7 @@ from seodang.model import head
 from seodang.model.engine import Engine
 from seodang.model.floor import step_flops
 from seodang.model.generate import generate
-from seodang.model.loss import own_head_loss
+from seodang.model.loss import on_device, own_head_loss
 from seodang.recipe import Adapter, Generate
 from seodang.train.adapter import add_adapter, merge
 from seodang.types import Pack
@@ -68,7 +68,7 @@ def test_losses_and_gradients_are_those_of_pefts_tables(
                 loss = adapted(pack=_pack())
                 loss.backward()
         else:
-            loss = sum(own_head_loss(model, alone) for alone in _alone())
+            loss = sum(own_head_loss(model, on_device(alone, model.device)) for alone in _alone())
             loss.backward()
         found.append({"loss": loss.detach(), **_gradients(adapted)})
     assert any("trainable_tokens_delta" in name for name in found[0])
@@ -155,7 +155,7 @@ def test_no_table_is_copied_and_none_gets_a_gradient() -> None:
         adapted(pack=_pack()).backward()
     assert not seen.found
     with _Tables(size) as seen:
-        own_head_loss(model, _alone()[0]).backward()
+        own_head_loss(model, on_device(_alone()[0], model.device)).backward()
     assert seen.found
 
 

@@ -200,20 +200,28 @@ def load_base(desk: Desk, spec: Model | None = None, *, four_bit: bool = False) 
     return model
 
 
-def make_engine(desk: Desk, model: "PreTrainedModel") -> "Engine":
-    """How packs run on this model, tried on a few of its own rows."""
+def make_engine(desk: Desk, model: "PreTrainedModel", *, trained: bool = False) -> "Engine":
+    """How packs run on this model, tried on a few of its own rows.
+
+    Args:
+        trained: the recipe's run is still to come.
+    """
     import numpy as np
     import torch
 
+    from seodang.data.columns import read_columns
     from seodang.model.engine import choose_engine
+    from seodang.train.choice import is_worth_compiling
 
     rows = next(side for side in desk.prepared.rows.values() if len(side))
+    lengths = read_columns(desk.prepared.rows["train"], "num_tokens")["num_tokens"].to_numpy()
     placement = desk.placement
     trained_dtype = "float32" if desk.recipe.train.adapter else placement.dtype  # an adapter's own, beside any weights
     engine = choose_engine(
         model,
         [np.asarray(ids, dtype=np.int32) for ids in rows[:3]["input_ids"]],
         packed=placement.attention == "packed",
+        fused=trained and is_worth_compiling(desk.recipe.train, lengths),
         compute_dtype=getattr(torch, placement.compute_dtype) if placement.compute_dtype != trained_dtype else None,
     )
     for remark in engine.remarks:

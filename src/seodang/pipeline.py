@@ -57,7 +57,7 @@ def tune(
     with phase(clock, "load"), ranks.agreed():
         model = load_base(desk, four_bit=desk.is_four_bit)
         check_room(run, desk, model)
-        engine = make_engine(desk, model)
+        engine = make_engine(desk, model, trained=not run.is_trained)
     begin_run(run, recipe, desk, resume=resume)
     with phase(clock, "before"):
         before = measure_base(run, desk, model, engine)

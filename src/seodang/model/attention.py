@@ -7,7 +7,7 @@ Sliding windows, soft-caps and attention sinks come from the layers. Generation 
 Legend: H heads, K key/value heads, T positions of the row, S positions of one sequence, D head size.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -25,6 +25,18 @@ PACKED = "seodang_packed"  # one kernel for the row where there is one, else as 
 EACH = "seodang_each"  # sequence by sequence: what a kernel must equal
 
 
+class Lengths:
+    """Of the sequences in a row.
+
+    No tuple, whose numbers torch's compiler would take for constants, and compile anew for every row.
+    """
+
+    def __init__(self, each: Iterable[int], *, longest: int | None = None) -> None:
+        self.each = tuple(each)
+        self.total = sum(self.each)
+        self.longest = max(self.each) if longest is None else longest  # or more
+
+
 def packed_attention(
     module: nn.Module,
     query: Tensor,
@@ -33,7 +45,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     *,
     kernels: bool = True,
-    seq_lens: tuple[int, ...] | None = None,
+    seq_lens: Lengths | None = None,
     seq_bounds: Tensor | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
@@ -47,7 +59,7 @@ def packed_attention(
     Args:
         query: [1, H, T, D]; key, value: [1, K, T, D].
         kernels: take a kernel that attends over the whole row, where the device has one that fits the layer.
-        seq_lens: lengths of the sequences in the row; they sum to T.
+        seq_lens: of the sequences in the row; they sum to T.
         seq_bounds: where they begin and end, int32 [sequences + 1], on the device.
         sliding_window: a position sees itself and the `sliding_window` − 1 before it.
 
@@ -59,8 +71,8 @@ def packed_attention(
     """
     if seq_lens is None or seq_bounds is None:
         raise SeodangError("packed attention was called without the lengths of the sequences")
-    if query.shape[0] != 1 or sum(seq_lens) != query.shape[2]:
-        raise SeodangError(f"sequences of {sum(seq_lens)} positions in rows of shape {tuple(query.shape)}")
+    if query.shape[0] != 1 or seq_lens.total != query.shape[2]:
+        raise SeodangError(f"sequences of {seq_lens.total} positions in rows of shape {tuple(query.shape)}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     dtype = product_dtype(query)
     kernel = choose_kernel(
@@ -73,12 +85,12 @@ def packed_attention(
         dropout=dropout,
     )
     if not kernels or kernel is None:
-        return _each(query, key, value, seq_lens, scale, dropout, sliding_window, softcap, s_aux), None
+        if query.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise SeodangError("packed rows go sequence by sequence, by lengths that differ from pack to pack")
+        return _each(query, key, value, seq_lens.each, scale, dropout, sliding_window, softcap, s_aux), None
     q, k, v = (states.to(dtype) for states in (query, key, value))
-    out = run_kernel(
-        kernel, q, k, v, seq_bounds, max(seq_lens), scale=scale, window=sliding_window, softcap=softcap, dropout=dropout
-    )
-    return out, None
+    row = (q, k, v, seq_bounds, seq_lens.longest)
+    return run_kernel(kernel, *row, scale=scale, window=sliding_window, softcap=softcap, dropout=dropout), None
 
 
 def _each(
@@ -155,8 +167,10 @@ def _block(
     return F.dropout(weights, dropout) @ v
 
 
-AttentionInterface.register(PACKED, packed_attention)
-AttentionInterface.register(EACH, partial(packed_attention, kernels=False))
+# layers are compiled up to here and from here on: lengths differ from row to row
+_uncompiled: Any = torch.compiler.disable(packed_attention)  # type: ignore[no-untyped-call]
+AttentionInterface.register(PACKED, _uncompiled)
+AttentionInterface.register(EACH, partial(_uncompiled, kernels=False))
 
 
 @contextmanager

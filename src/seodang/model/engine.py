@@ -12,16 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from seodang.data.pack import pack
+from seodang.model import ranks
 from seodang.model.attention import EACH, PACKED, attention
+from seodang.model.fusion import fused_layers
 from seodang.model.head import Scratch
-from seodang.model.isolation import copy_error, kernel_error, packing_error
+from seodang.model.isolation import copy_error, fusion_error, kernel_error, packing_error
 from seodang.model.kernels import hardware_of
 from seodang.model.load import is_quantised
-from seodang.model.loss import model_head_loss, own_head_loss
+from seodang.model.loss import PackTensors, model_head_loss, on_device, own_head_loss
 from seodang.model.recompute import light_norms
+from seodang.model.replay import Replays
 from seodang.model.token_rows import held_in_tables
 from seodang.types import Pack
 
@@ -38,6 +42,8 @@ class Engine:
     packed: bool  # several sequences a row; else one
     own_head: bool  # head and cross entropy computed here; else the model's logits
     kernels: bool = True  # packed rows by one kernel where the device has one that fits; else sequence by sequence
+    fused: bool = False  # layers and the head's passes over its logits are compiled
+    replayed: bool = False  # passes of packs are recorded as CUDA graphs, and replayed
     compute_dtype: torch.dtype | None = None  # of the products (autocast); none: the weights' own
     remarks: tuple[str, ...] = ()
 
@@ -46,27 +52,42 @@ class Engine:
         return pack_tokens if self.packed else 0
 
     @contextmanager
-    def installed(self, model: PreTrainedModel) -> Iterator[None]:
+    def installed(self, model: PreTrainedModel, tell: Callable[[str], None] = lambda _: None) -> Iterator[None]:
         """Inside, ``model(pack=PACK)`` is the pack's summed loss; every other call is the model's own.
 
         The loss runs inside the model's forward, so that DDP and FSDP see an ordinary forward pass. An adapter's calls
         reach the model that it was added to, so that it is installed on that one.
+
+        Args:
+            tell: takes a sentence, where something turns out not to work and is done without.
         """
         own: Callable[..., Any] = model.forward
         replaced = vars(model).get("forward")  # by a hook, or by this engine around an evaluation amid training
         scratch = Scratch() if self.own_head and _is_alone_on_cpu(model) else None
 
+        def run(tensors: PackTensors) -> Tensor:
+            device, dtype = model.device.type, self.compute_dtype
+            with torch.autocast(device, dtype=dtype, enabled=dtype is not None, cache_enabled=not self.replayed):
+                if self.own_head:
+                    fused = self.fused and torch.is_grad_enabled()
+                    return own_head_loss(model, tensors, scratch, rows, fused=fused)
+                return model_head_loss(model, tensors, own)
+
+        replays = Replays(model, run, tell) if self.replayed else None
+
         def forward(*args: Any, pack: Pack | None = None, **kwargs: Any) -> Any:
             if pack is None:
                 return own(*args, **kwargs)
-            with torch.autocast(model.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype is not None):
-                return own_head_loss(model, pack, scratch, rows) if self.own_head else model_head_loss(model, pack, own)
+            if replays and torch.is_grad_enabled() and not model.is_activation_checkpointing:
+                return replays.loss(pack)
+            return run(on_device(pack, model.device))
 
         packed = PACKED if self.kernels else EACH
         name = packed if self.packed else model.config._attn_implementation
-        light = light_norms(model) if model.device.type == "cpu" else nullcontext()
+        on_cpu = model.device.type == "cpu"
+        norms = fused_layers(model) if self.fused else light_norms(model) if on_cpu else nullcontext()
         sparse = _sparse_embedding_gradient(model, wanted=scratch is not None)
-        with held_in_tables(model) as rows, attention(model, name), sparse, light:
+        with held_in_tables(model) as rows, attention(model, name), sparse, norms:
             model.forward = forward
             try:
                 yield
@@ -75,6 +96,11 @@ class Engine:
                     del model.forward  # the class's own again
                 else:
                     model.forward = replaced
+
+
+def on_cuda(model: PreTrainedModel) -> bool:
+    """Whether the model's weights lie on a GPU that torch compiles for."""
+    return str(model.device.type) == "cuda"
 
 
 def _is_alone_on_cpu(model: PreTrainedModel) -> bool:
@@ -107,6 +133,7 @@ def choose_engine(
     rows: Sequence[NDArray[np.int32]],
     *,
     packed: bool = True,
+    fused: bool = True,
     compute_dtype: torch.dtype | None = None,
 ) -> Engine:
     """Try packing and the own head on this model, and yield to transformers' own path where they differ.
@@ -114,6 +141,7 @@ def choose_engine(
     Args:
         rows: ids of a few real rows [tokens].
         packed: whether packing is wanted at all.
+        fused: whether compiling is worth its time, on a GPU.
         compute_dtype: of the products, by autocast over the weights; the trial runs in the weights' own, that of the
             device's kernels in this.
     """
@@ -135,8 +163,20 @@ def choose_engine(
         remarks.append(
             f"{type(model).__name__} has a head of its own kind (difference {error:.1e}): its logits are used"
         )
+    alone = own_head and on_cuda(model) and ranks.world() == 1
+    if fused := fused and alone:
+        error = fusion_error(model, _many(rows), compute_dtype)
+        if not (fused := error <= TOLERANCE[torch.bfloat16]):
+            what = f"differ by {error:.1e}" if error < math.inf else "cannot be compiled on this machine"
+            remarks.append(f"Compiled layers {what}: they run as written, and slower")
     return Engine(
-        packed=packed, own_head=own_head, kernels=kernels, compute_dtype=compute_dtype, remarks=tuple(remarks)
+        packed=packed,
+        own_head=own_head,
+        kernels=kernels,
+        fused=fused,
+        replayed=alone and packed and kernels and (compute_dtype or model.dtype).itemsize == 2,
+        compute_dtype=compute_dtype,
+        remarks=tuple(remarks),
     )
 
 
@@ -144,11 +184,12 @@ def choose_engine(
 def head_error(model: PreTrainedModel, row: NDArray[np.int32]) -> float:
     """Relative difference between the own head's loss and the model's logits on one row."""
     (single,) = pack([row], [row], budget=0)
+    tensors = on_device(single, model.device)
     try:
-        own = own_head_loss(model, single)
+        own = own_head_loss(model, tensors)
     except (AttributeError, RuntimeError, TypeError):
         return float("inf")
-    theirs = model_head_loss(model, single, model.forward)
+    theirs = model_head_loss(model, tensors, model.forward)
     return float((own - theirs).abs() / theirs.abs().clamp_min(1e-12))
 
 
@@ -165,6 +206,12 @@ def _short_probes(rows: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
     """The beginnings of two real rows; of one row twice, if there is no other."""
     probes = [row[:SHORT_PROBE] for row in rows if row.size > 2]
     return (probes * 2)[:2]
+
+
+def _many(rows: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
+    """The first real rows again and again: about a pack of them."""
+    few = [row[:LONGEST_KERNEL_PROBE] for row in rows[:3] if row.size > 2]
+    return few * max(1, LONGEST_KERNEL_PROBE // sum(row.size for row in few))
 
 
 def _window_probes(

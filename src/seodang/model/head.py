@@ -1,26 +1,31 @@
 """Output head and cross entropy in one: what a step needs of its logits, without ever holding all of them.
 
 The gradients are taken in the forward pass, while the probabilities are at hand: three products a position, none
-repeated. The vocabulary is walked in tiles that stay in the cache of a CPU, twice: once for the normaliser, once for
-the gradients; between the two, a chunk of positions keeps its logits in the dtype of the products.
+repeated. On a CPU the vocabulary is walked in tiles that stay in its cache, twice: once for the normaliser, once for
+the gradients; between the two, a chunk of positions keeps its logits in the dtype of the products. Elsewhere it is
+taken whole, and each of the two is one kernel where it can be compiled.
 
 Legend: S positions, N positions of one chunk, D hidden size, V vocabulary, W tokens of one tile.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PreTrainedModel
 
+from seodang.model.fusion import compiled
 from seodang.model.token_rows import TokenRows, base_layer
 
 KEPT_BYTES = 320 * 2**20  # of a chunk's logits between the two walks
+FUSED_BYTES = 2**30  # the same, where a kernel needs no copies of them
 _SLOW = ("cpu", torch.float32)  # where one product of a few rows by a whole vocabulary is slow
-TILE = 4096  # tokens of the vocabulary at a time on a CPU; a GPU takes it whole, one launch instead of many
+TILE = 4096  # tokens of the vocabulary at a time on a CPU
 
 
 class Scratch:
@@ -75,6 +80,7 @@ class HeadLoss(torch.autograd.Function):
         scratch: Scratch | None = None,
         rows_RD: Tensor | None = None,
         trained: TokenRows | None = None,
+        fused: bool = False,
     ) -> Tensor:
         wants_hidden, wants_weight, wants_bias = (wants_grad and needed for needed in ctx.needs_input_grad[:3])
         device = hidden_SD.device.type
@@ -88,10 +94,16 @@ class HeadLoss(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias_V) if wants_bias and bias_V is not None else None
         grad_rows = None if rows_RD is None or not wants_grad else torch.zeros_like(rows_RD, dtype=torch.float32)
         total = torch.zeros((), dtype=torch.float32, device=hidden_SD.device)
-        room = grad_weight if grad_weight is not None and _has_room(grad_weight, len(hidden_SD), compute) else None
-        most = len(hidden_SD) if room is not None else KEPT_BYTES // (compute.itemsize * weight_VD.shape[0])
+        tiled = device == "cpu" and not fused
+        room = grad_weight if tiled and grad_weight is not None and _has_room(grad_weight, hidden_SD, compute) else None
+        kept_bytes = FUSED_BYTES if fused else KEPT_BYTES
+        most = len(hidden_SD) if room is not None else kept_bytes // (compute.itemsize * weight_VD.shape[0])
         rows = _chunk_size(len(hidden_SD), most)
-        walk = _Walk(weight_VD, bias_V, softcap, factor, compute, rows)
+        walk: _Walk | _Whole
+        if tiled:
+            walk = _Walk(weight_VD, bias_V, softcap, factor, compute, rows)
+        else:
+            walk = _Whole(weight_VD, bias_V, _passes(softcap, factor, fused), compute)
         with torch.autocast(device, enabled=False):
             for start in range(0, hidden_SD.shape[0], rows):
                 chunk = slice(start, start + rows)
@@ -131,7 +143,7 @@ class HeadLoss(torch.autograd.Function):
             scratch.add_gradient(weight, found[1])
             found[1] = None
         *found, found_rows = found
-        return (*found, None, None, None, None, None, found_rows, None)
+        return (*found, None, None, None, None, None, found_rows, None, None)
 
 
 @contextmanager
@@ -164,7 +176,7 @@ def tiled_head(model: PreTrainedModel) -> Iterator[None]:
 
 
 class _Walk:
-    """One head, tile by tile, in buffers that all tiles share."""
+    """One head on a CPU, tile by tile, in buffers that all tiles share."""
 
     def __init__(
         self,
@@ -176,16 +188,14 @@ class _Walk:
         rows: int,
     ) -> None:
         vocabulary, hidden_size = weight_VD.shape
-        tiled = weight_VD.device.type == "cpu"
-        size = min(TILE, vocabulary) if tiled else vocabulary
-        self.weight_VD = weight_VD if tiled else weight_VD.to(compute)  # cast once, not in each walk
-        self.bias_V, self.softcap, self.factor = bias_V, softcap, factor
+        size = min(TILE, vocabulary)
+        self.weight_VD, self.bias_V, self.softcap, self.factor = weight_VD, bias_V, softcap, factor
         self.tiles = [slice(start, min(start + size, vocabulary)) for start in range(0, vocabulary, size)]
         self.is_cast = {compute, weight_VD.dtype} != {torch.float32}
         self._raw = weight_VD.new_empty(rows * size, dtype=compute)  # logits as multiplied, or their gradient
         self._work = weight_VD.new_empty(rows * size, dtype=torch.float32)  # logits, then their exponentials
         self._slope = self._work.new_empty(0 if softcap is None else rows * size)
-        self._weight = weight_VD.new_empty(size * hidden_size if compute != self.weight_VD.dtype else 0, dtype=compute)
+        self._weight = weight_VD.new_empty(size * hidden_size if compute != weight_VD.dtype else 0, dtype=compute)
         self._product = self._raw.new_empty(max(rows, size) * hidden_size if self.is_cast else 0)
 
     def normalise(self, hidden: Tensor, targets_N: Tensor, kept_VN: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -253,12 +263,96 @@ class _Walk:
         return logits if self.softcap is None else logits.div_(self.softcap).tanh_().mul_(self.softcap)
 
 
-def _has_room(gradient_VD: Tensor, count: int, compute: torch.dtype) -> bool:
-    """Whether the logits of a tile for `count` positions fit where the tile's gradient will lie: they are read before.
+class _Whole:
+    """One head on a GPU, the whole vocabulary at a time: one launch instead of many."""
 
-    On a GPU, which takes the vocabulary whole, as many positions at a time would be too much for other buffers.
+    def __init__(self, weight_VD: Tensor, bias_V: Tensor | None, passes: "_Passes", compute: torch.dtype) -> None:
+        self.weight_VD = weight_VD.to(compute)  # cast once, not in each walk
+        self.bias_V, self.passes = bias_V, passes
+        self.tile = slice(0, len(weight_VD))
+
+    def normalise(self, hidden: Tensor, targets_N: Tensor, kept_VN: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(log Σ exp of the logits [N], the targets' logits [N]); `kept_VN` takes the raw logits."""
+        shape = (len(hidden), len(self.weight_VD))
+        raw = hidden.new_empty(shape) if kept_VN is None else _shaped(kept_VN.view(-1), shape)
+        torch.mm(hidden, self.weight_VD.T, out=raw)
+        if self.bias_V is not None:
+            raw += self.bias_V.to(raw.dtype)
+        return self.passes.normalise(raw, targets_N)
+
+    def gradients(
+        self, kept_VN: Tensor, normaliser_N: Tensor, targets_N: Tensor
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """(all of it, the weights [V, D], gradient of the loss by the raw logits [N, V]), in their place."""
+        raw = _shaped(kept_VN.view(-1), (len(targets_N), len(self.weight_VD)))
+        self.passes.to_gradient(raw, normaliser_N, targets_N)
+        yield self.tile, self.weight_VD, raw
+
+    def put_product(self, total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
+        """total = a @ b, or += after the first; on a GPU 16 bits are summed in float32 within the product."""
+        if total.dtype == a.dtype:
+            torch.mm(a, b, out=total) if first else total.addmm_(a, b)
+        elif a.device.type == "cuda":
+            if first or isinstance(total, FakeTensor):  # of a rehearsal: there torch knows this sum not
+                torch.mm(a, b, out_dtype=total.dtype, out=total)
+            else:
+                torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+        else:
+            product = torch.mm(a, b)
+            total.copy_(product) if first else total.add_(product)
+
+
+class _Passes(NamedTuple):
+    """What becomes of logits [N, V]: two functions of them, each compiled into one kernel where that is possible.
+
+    A target below 0 stands for a position that does not count.
     """
-    return gradient_VD.device.type == "cpu" and count * compute.itemsize <= gradient_VD[0].nbytes
+
+    normalise: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    to_gradient: Callable[[Tensor, Tensor, Tensor], None]
+
+
+@lru_cache
+def _passes(softcap: float | None, factor: float, fused: bool) -> _Passes:
+    def scaled(raw: Tensor) -> Tensor:
+        logits = raw.float()
+        if factor != 1.0:
+            logits = logits * factor
+        return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+    def normalise(raw_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        normaliser_N = torch.logsumexp(scaled(raw_NV), -1)
+        chosen_N = scaled(raw_NV.gather(-1, targets_N.clamp(min=0).unsqueeze(-1)).squeeze(-1))
+        return normaliser_N, torch.where(targets_N < 0, normaliser_N, chosen_N)
+
+    def to_gradient(raw_NV: Tensor, normaliser_N: Tensor, targets_N: Tensor) -> None:
+        logits = scaled(raw_NV)
+        tokens_V = torch.arange(raw_NV.shape[1], device=raw_NV.device)
+        gradient = torch.exp(logits - normaliser_N.unsqueeze(-1)) - (tokens_V == targets_N.unsqueeze(-1)).float()
+        if softcap is not None:
+            gradient = gradient * (1.0 - (logits / softcap) ** 2)
+        raw_NV.copy_(gradient * torch.where(targets_N < 0, 0.0, factor).unsqueeze(-1))
+
+    if not fused:
+        return _Passes(normalise, to_gradient)
+    return _Passes(_for_any_rows(normalise), _for_any_rows(to_gradient))
+
+
+def _for_any_rows(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled; rows differ from chunk to chunk, columns do not, and kernels that know their number are faster."""
+    fast = compiled(function, dynamic=None)
+
+    def call(*tensors: Tensor) -> Any:
+        for tensor in tensors:
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        return fast(*tensors)
+
+    return call
+
+
+def _has_room(gradient_VD: Tensor, hidden_SD: Tensor, compute: torch.dtype) -> bool:
+    """Whether the logits of a tile, of all positions, fit where the tile's gradient will lie: they are read before."""
+    return len(hidden_SD) * compute.itemsize <= gradient_VD[0].nbytes
 
 
 def _chunk_size(count: int, most: int) -> int:

@@ -5,6 +5,7 @@ sequence into the next, attention chunks that never reach the attention function
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from transformers import PreTrainedModel
 from seodang.data.pack import pack
 from seodang.errors import SeodangError
 from seodang.model.attention import EACH, PACKED, attention
-from seodang.model.loss import inputs
+from seodang.model.fusion import fused_layers
+from seodang.model.loss import on_device, own_head_loss
 from seodang.model.quiet import quiet
 from seodang.model.tiny_copy import VOCABULARY, WINDOW, tiny_copies
 from seodang.types import Pack
@@ -66,13 +68,39 @@ def kernel_error(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], comp
         with torch.autocast(model.device.type, dtype=compute_dtype, enabled=compute_dtype is not None):
             for name in (EACH, PACKED):
                 with attention(model, name):
-                    found.append(model.base_model(**inputs(packed, model.device)).last_hidden_state.float())
+                    found.append(model.base_model(**on_device(packed, model.device).inputs).last_hidden_state.float())
     except RuntimeError:  # it does not run on this device
         return float("inf")
     expected, by_kernel = found
     return float((by_kernel - expected).abs().max() / expected.abs().max())
 
 
+def fusion_error(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], compute_dtype: torch.dtype | None) -> float:
+    """Largest difference of hidden states and of the loss, compiled as for training against as written, relative.
+
+    Args:
+        rows: as many as a pack has about: kernels are made for what is seen first.
+    """
+    (packed,) = pack(rows, rows, budget=sum(row.size for row in rows))
+    tensors = on_device(packed, model.device)
+    found = []
+    training = model.training
+    model.train()
+    try:
+        with torch.autocast(model.device.type, dtype=compute_dtype, enabled=compute_dtype is not None):
+            for fused in (False, True):
+                layers = fused_layers(model) if fused else nullcontext()
+                with attention(model, PACKED), layers, torch._dynamo.config.patch(suppress_errors=False):
+                    hidden = model.base_model(**tensors.inputs).last_hidden_state.float()
+                    loss = own_head_loss(model, tensors, fused=fused)
+                found.append((hidden.detach(), loss.detach()))
+    except Exception:  # no compiler, no Triton, or one that does not know this GPU: each raises its own
+        return float("inf")
+    finally:
+        model.train(training)
+    return max(float((one - other).abs().max() / one.abs().max()) for one, other in zip(*found, strict=True))
+
+
 def _logits(model: PreTrainedModel, single: Pack) -> Tensor:
-    logits: Tensor = model(**inputs(single, model.device)).logits[0].float()
+    logits: Tensor = model(**on_device(single, model.device).inputs).logits[0].float()
     return logits

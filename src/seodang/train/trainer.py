@@ -84,6 +84,10 @@ def train(
             the other way round.
         ResourceError: out of memory.
     """
+
+    def note(what: str) -> None:
+        on_event({"event": "note", "what": what})
+
     plan = Plan(num_rows=len(rows), examples_per_step=settings.examples_per_step, seed=settings.seed)
     trainer = _StepTrainer(
         model=model,
@@ -97,7 +101,7 @@ def train(
         _refuse_other_sharding(setup.resume_from, trainer.is_fsdp_enabled)
     trainer.remove_callback(PrinterCallback)
     trainer.measure, trainer.chosen_loss, trainer.on_event, trainer.measured = measure, chosen_loss, on_event, {}
-    trainer.shortage = Shortage(tell=lambda what: on_event({"event": "note", "what": what}))
+    trainer.shortage = Shortage(tell=note)
     trainer.where_rows = lambda step: _row_names(rows, step)
     if settings.early_stopping and chosen_loss:
         stopping = settings.early_stopping
@@ -106,7 +110,7 @@ def train(
     trainer.add_callback(LastStep())
     trainer.add_callback(interrupt)
     out_of_memory = memory_errors(settings, setup.pack_tokens, _checkpointing(settings, setup), trainer.shortage)
-    with quiet(), setup.engine.installed(unwrapped(model)), interrupt.listening(), out_of_memory:
+    with quiet(), setup.engine.installed(unwrapped(model), note), interrupt.listening(), out_of_memory:
         try:
             trainer.train(resume_from_checkpoint=str(setup.resume_from) if setup.resume_from else None)
         finally:
@@ -233,6 +237,7 @@ class _StepTrainer(Trainer):
                 loss = model(pack=pack) * (world / inputs.supervised)
                 self.accelerator.backward(loss)
             total += loss.detach()
+            del loss  # and with it what remembers the pass: none may be alive while a graph is recorded
         return total
 
     def get_batch_samples(
