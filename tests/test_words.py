@@ -80,8 +80,8 @@ def test_words_in_use_stay_known_while_others_are_forgotten(monkeypatch: pytest.
     tokenizer, learnt = _sentencepiece(), list[str]()
     words = words_of(tokenizer, MARKERS)
     assert words is not None
-    learn = words._learn
-    monkeypatch.setattr(words, "_learn", lambda new: (learnt.extend(new), learn(new)))
+    learn = words._known._learn
+    monkeypatch.setattr(words._known, "_learn", lambda new: (learnt.append(new), learn(new))[1])
     for number in [*range(60), 0]:
         assert _check(tokenizer, words, [f"두통이 {number}번"]) == 2
     assert learnt.count("두통이") == 1

@@ -53,41 +53,22 @@ class Words:
     def __init__(
         self, backend: "Tokenizer", markers: Sequence[str], odd: re.Pattern[str], crossing: Sequence[str]
     ) -> None:
-        self._backend, self._odd, self._crossing = backend, odd, crossing
+        self._odd, self._crossing = odd, crossing
         self._markers, self._word = markers, _pattern(markers)
-        self._known = _Known()
-        self._before = self._known  # words known before these: those that are met again stay known
-        self._unsound: set[str] = set()  # words whose tokens do not lie end to end from the first character
+        self._known = _Known(backend)
 
     def encode(self, texts: Sequence[str]) -> list[Tokens | None]:
         """The tokens of each text; None: it has to be tokenised whole."""
         if len(self._known) > REMEMBERED:
-            self._before, self._known = self._known, _Known()
+            self._known.forget()
         odd = self._odd_ones(texts)
-        cut = [None if number in odd else self._cut(text) for number, text in enumerate(texts)]
-        known = self._known
-        packed: list[list[bytes] | None] = []
-        asked: list[tuple[int, list[str]]] = []  # text, and its words that were not known, in their order
-        for number, words in enumerate(cut):
-            packed.append(None if words is None else list(map(known.__getitem__, words)))
-            if known.asked:
-                asked.append((number, known.asked))
-                known.asked = []
-        missing = {word for _, new in asked for word in new}
-        again = missing & self._before.keys()
-        known.update((word, self._before[word]) for word in again)
-        self._learn(missing - again)
-        for number, new in asked:
-            found, words, place = packed[number] or [], cut[number] or [], -1
-            for word in new:
-                place = words.index(word, place + 1)
-                found[place] = known[word]
-        if self._unsound:
-            packed = [
-                None if words is None or not self._unsound.isdisjoint(words) else found
-                for found, words in zip(packed, cut, strict=True)
-            ]
-        return _unpacked([None if found is None else b"".join(found) for found in packed])
+        return _unpacked([None if number in odd else self._packed(text) for number, text in enumerate(texts)])
+
+    def _packed(self, text: str) -> bytes | None:
+        try:
+            return b"".join(map(self._known.__getitem__, self._cut(text)))
+        except _UnsoundError:
+            return None
 
     def _odd_ones(self, texts: Sequence[str]) -> set[int]:
         """The texts that the proof does not cover. Nearly always none: so all are searched at once."""
@@ -107,30 +88,40 @@ class Words:
             text = text.replace(marker, f"\0{marker}\0")
         return text.split("\0")
 
-    def _learn(self, words: set[str]) -> None:
-        listed = sorted(words)
-        for word, found in zip(listed, self._backend.encode_batch(listed, add_special_tokens=False), strict=True):
-            starts = [start for start, _ in found.offsets]
-            pairs = [
-                part
-                for id, start, end in zip(found.ids, starts, [*starts[1:], len(word)], strict=True)
-                for part in (id, end - start)
-            ]
-            if starts[:1] != [0] or min(pairs) < 0:
-                self._unsound.add(word)
-            self._known[word] = struct.pack(f"{len(pairs)}i", *pairs)
+
+class _UnsoundError(Exception):
+    """A word whose tokens do not lie end to end from its first character."""
 
 
 class _Known(dict[str, bytes]):
-    """Word → (id, characters) of each of its tokens, int32. One that is not known is noted, and empty till then."""
+    """Word → (id, characters) of each of its tokens, int32. One that is not known is tokenised when it is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, backend: "Tokenizer") -> None:
         super().__init__({"": b""})
-        self.asked: list[str] = []
+        self._backend = backend
+        self._before: dict[str, bytes] = {}
+
+    def forget(self) -> None:
+        """Forget the words that were not asked for since the last time."""
+        self._before = dict(self)
+        self.clear()
+        self[""] = b""
 
     def __missing__(self, word: str) -> bytes:
-        self.asked.append(word)
-        return b""
+        found = self[word] = self._before.get(word) or self._learn(word)
+        return found
+
+    def _learn(self, word: str) -> bytes:
+        found = self._backend.encode(word, add_special_tokens=False)
+        starts = [start for start, _ in found.offsets]
+        pairs = [
+            part
+            for id, start, end in zip(found.ids, starts, [*starts[1:], len(word)], strict=True)
+            for part in (id, end - start)
+        ]
+        if starts[:1] != [0] or min(pairs) < 0:
+            raise _UnsoundError
+        return struct.pack(f"{len(pairs)}i", *pairs)
 
 
 def _unpacked(packed: Sequence[bytes | None]) -> list[Tokens | None]:
