@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -109,7 +110,8 @@ class _Tally:
     def keep(self, conversation: Conversation, changes: set[str]) -> None:
         self.rows_in += 1
         self.kept += 1
-        self.changed.update(sorted(changes))  # a set's order differs from process to process
+        if changes:
+            self.changed.update(sorted(changes))  # a set's order differs from process to process
         whole = conversation.text or "\n".join([turn.content or "" for turn in conversation.messages])
         if has_html(whole):
             self.noticed[HTML] += 1
@@ -162,7 +164,7 @@ class _Conversion:
 
     def __call__(self, block: Block) -> tuple[pa.Table, _Tally, list[str]]:
         tally, late = _Tally(), dict[str, None]()
-        columns: dict[str, list[Any]] = {name: [] for name in self.schema.names}
+        rows: list[dict[str, Any]] = []
         for row in block():
             if not row.fields.keys() <= self.known:
                 late.update(dict.fromkeys(name for name in row.fields if name not in self.known))
@@ -172,19 +174,19 @@ class _Conversion:
             except UnusableRowError as reason:
                 tally.drop(row, str(reason))
                 continue
-            for name, value in self._values(conversation, row, _group(row, self.group, changes)).items():
-                columns[name].append(value)
+            rows.append(self._values(conversation, row, _group(row, self.group, changes)))
             tally.keep(conversation, changes)
+        columns = ((field, [row[field.name] for row in rows]) for field in self.schema)
         arrays = [
-            _json_lists(values) if name == "messages" else pa.array(values, type=self.schema.field(name).type)
-            for name, values in columns.items()
+            _json_lists(values) if field.name == "messages" else pa.array(values, type=field.type)
+            for field, values in columns
         ]
         return pa.Table.from_arrays(arrays, schema=self.schema), tally, list(late)
 
     def _values(self, conversation: Conversation, row: RawRow, group: str | None) -> dict[str, Any]:
         text = conversation.text
         turns = [message.as_dict() for message in conversation.messages]
-        canonical = [canonical_json(turn) for turn in turns]
+        canonical = [_canonical(turn) for turn in turns]
         # Encoded here and not by datasets, whose encoder rounds numbers to ten digits. What a model reads of a tool
         # call depends on the order of its arguments, so only turns without one are stored as they are hashed.
         messages = [
@@ -224,6 +226,14 @@ def features() -> "datasets.Features":
             "group": text,
         }
     )
+
+
+def _canonical(turn: dict[str, Any]) -> str:
+    """As `canonical_json`, which gets ready anew for each turn: most are a text and nothing else."""
+    role, content = turn["role"], turn["content"]
+    if len(turn) > 2 or content is None:
+        return canonical_json(turn)
+    return f'{{"content":{encode_basestring(content)},"role":{encode_basestring(role)}}}'
 
 
 def _json_lists(rows: list[list[str]]) -> pa.Array:

@@ -16,6 +16,7 @@ WEIGHTS = "weight of a turn not honoured: loss_on says which answers are supervi
 ARGUMENTS = "tool call arguments read as JSON"
 TEXT_BLOCKS = frozenset({"text", "input_text", "output_text"})
 THINKING_BLOCKS = frozenset({"thinking", "reasoning"})
+_SAID = frozenset({"content", "value", "tool_calls", "function_call"})  # keys of which a turn has one
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 
 
@@ -25,9 +26,7 @@ class UnusableRowError(Exception):
 
 def is_turn(value: Any) -> bool:
     """Whether a value is one turn: a role, and content or calls."""
-    if not isinstance(value, Mapping):
-        return False
-    return isinstance(_role(value), str) and bool({"content", "value", "tool_calls", "function_call"} & value.keys())
+    return isinstance(value, dict) and isinstance(_role(value), str) and not _SAID.isdisjoint(value)
 
 
 def turn_list(value: Any) -> list[Any] | None:
@@ -110,7 +109,8 @@ def _read_turn(turn: Mapping[str, Any], changes: set[str]) -> Message | None:
         changes.add(WEIGHTS)
     written_thinking = next((turn[key] for key in REASONING_KEYS if turn.get(key)), None)
     reasoning = clean(written_thinking, changes) if isinstance(written_thinking, str) else thinking
-    calls = _read_calls(turn.get("tool_calls") or turn.get("function_call") or [], changes)
+    called = turn.get("tool_calls") or turn.get("function_call")
+    calls = _read_calls(called, changes) if called else ()
     return Message(role="assistant", content=content, reasoning=reasoning or None, tool_calls=calls)
 
 
