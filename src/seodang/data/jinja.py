@@ -119,8 +119,6 @@ def _attribute(sandboxed: Callable[..., Any], environment: "jinja2.Environment",
 
 def _present(turn: Turn) -> Turn:
     """What transformers hands to templates: no absent keys, and reasoning under its second name too."""
-    if "reasoning_content" not in turn and None not in turn.values():
-        return turn
     kept = {key: value for key, value in turn.items() if value is not None}
     return {"thinking": kept["reasoning_content"], **kept} if "reasoning_content" in kept else kept
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from seodang.data.jinja import Turn, compile_template, run
 from seodang.data.marks import RESERVED, Marked, find_bodies, find_marked, mark, names_of, pieces_of, unmark
+from seodang.data.shapes import Shapes
 from seodang.data.template import ChatTemplate
 from seodang.errors import TemplateError
 from seodang.types import LossOn, Rendered
@@ -37,6 +38,7 @@ class Renderer:
         self.tokenizer, self.template, self.system, self.loss_on = tokenizer, template, system, loss_on
         self._jinja = compile_template(template.text, where=template.origin)
         self._variables = {**tokenizer.special_tokens_map, "eos_token": template.turn_end, **template.kwargs}
+        self._shapes = Shapes(self._jinja, template.text, self._variables)
         special = {str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special}
         markers = {name for name, _ in template.markers}
         self._control = _any_of((special | markers) - set(_THINK_TAGS))
@@ -49,8 +51,7 @@ class Renderer:
         Raises:
             TemplateError: the template refuses it.
         """
-        asked = self._with_system(messages)
-        return run(self._jinja, asked, tools, variables=self._variables, add_generation_prompt=True)
+        return self._prompt(self._with_system(messages), tools)
 
     def render(self, messages: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None = None) -> Rendered:
         """The text of a conversation and its supervised spans.
@@ -66,11 +67,7 @@ class Renderer:
         """As `render`, with what the template changed in the contents."""
         messages = self._with_system(messages)
         self.check_text(*_strings(messages), *(_strings(tools) if tools else ()))
-        text = run(self._jinja, messages, tools, variables=self._variables)
-        plain, marks = unmark(run(self._jinja, mark(messages), tools, variables=self._variables))
-        if plain != text:
-            raise TemplateError("the template depends on the answer's text")
-        turns = find_marked(marks, text)
+        text, turns = self._marked(messages, tools)
         wanted = {number: pieces_of(turn) for number, turn in enumerate(messages) if turn["role"] == "assistant"}
         _check_answers(messages, turns, wanted)
         bodies = self._bodies(text, turns, messages, tools)
@@ -99,6 +96,16 @@ class Renderer:
             return list(messages)
         return [{"role": "system", "content": self.system}, *messages]
 
+    def _marked(self, messages: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None) -> tuple[str, list[Marked]]:
+        """The text, and where the assistant's turns lie in it."""
+        if tools is None and (filled := self._shapes.render(messages)):
+            return filled
+        text = run(self._jinja, messages, tools, variables=self._variables)
+        plain, marks = unmark(run(self._jinja, mark(messages), tools, variables=self._variables))
+        if plain != text:
+            raise TemplateError("the template depends on the answer's text")
+        return text, find_marked(marks, text)
+
     def _bodies(
         self,
         text: str,
@@ -122,10 +129,14 @@ class Renderer:
 
     def _served(self, text: str, asked: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None) -> int:
         """Length of the prompt that is served for this answer: it must be the beginning of what is trained."""
-        prompt = run(self._jinja, asked, tools, variables=self._variables, add_generation_prompt=True)
+        filled = self._shapes.render(asked, add_generation_prompt=True) if tools is None else None
+        prompt = filled.text if filled else self._prompt(asked, tools)
         if not text.startswith(prompt):
             raise TemplateError("the served prompt is not the beginning of the trained text")
         return len(prompt)
+
+    def _prompt(self, asked: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None) -> str:
+        return run(self._jinja, asked, tools, variables=self._variables, add_generation_prompt=True)
 
     def _spans(self, text: str, bodies: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
         if self.loss_on == "answers":
