@@ -37,6 +37,7 @@ _RULES = tuple(  # of pre-tokenisation: blanks behind a character always begin a
 )
 _UNUSUAL = ("  ", " \n", "\n ", "\n\n\n", "\0")  # white space that takes a closer look
 _BLANK = "▁"  # what SentencePiece writes for a blank
+_ANY = re.compile("")
 
 Tokens = tuple[NDArray[np.int32], NDArray[np.int32]]  # ids [tokens], where each begins [tokens], in characters
 
@@ -48,14 +49,20 @@ class Words:
         backend: reports offsets in full, and adds no special tokens when asked to.
         markers: control tokens that stand between words.
         odd: a text in which this is found, or one of `crossing`, is none of its business.
+        pieced: any word but one in which this is found goes to the model as it is, with ▁ for blanks.
     """
 
     def __init__(
-        self, backend: "Tokenizer", markers: Sequence[str], odd: re.Pattern[str], crossing: Sequence[str]
+        self,
+        backend: "Tokenizer",
+        markers: Sequence[str],
+        odd: re.Pattern[str],
+        crossing: Sequence[str] = (),
+        pieced: re.Pattern[str] = _ANY,
     ) -> None:
         self._odd, self._crossing = odd, crossing
         self._markers, self._word = markers, _pattern(markers)
-        self._known = _Known(backend)
+        self._known = _Known(backend, pieced)
 
     def encode(self, texts: Sequence[str]) -> list[Tokens | None]:
         """The tokens of each text; None: it has to be tokenised whole."""
@@ -96,9 +103,9 @@ class _UnsoundError(Exception):
 class _Known(dict[str, bytes]):
     """Word → (id, characters) of each of its tokens, int32. One that is not known is tokenised when it is asked for."""
 
-    def __init__(self, backend: "Tokenizer") -> None:
+    def __init__(self, backend: "Tokenizer", pieced: re.Pattern[str]) -> None:
         super().__init__({"": b""})
-        self._backend = backend
+        self._backend, self._model, self._pieced = backend, backend.model, pieced
         self._before: dict[str, bytes] = {}
 
     def forget(self) -> None:
@@ -112,16 +119,23 @@ class _Known(dict[str, bytes]):
         return found
 
     def _learn(self, word: str) -> bytes:
+        pairs = [] if self._pieced.search(word) else self._merged(word)
+        if sum(pairs[1::2]) != len(word):
+            pairs = self._encoded(word)
+            if sum(pairs[1::2]) != len(word) or min(pairs) < 0:
+                raise _UnsoundError
+        return struct.pack(f"{len(pairs)}i", *pairs)
+
+    def _merged(self, word: str) -> list[int]:
+        """By the model alone, which takes half the time; wrong lengths where characters are merged from bytes."""
+        merged = self._model.tokenize(word.replace(" ", _BLANK))
+        return [part for token in merged for part in (token.id, len(token.value))]
+
+    def _encoded(self, word: str) -> list[int]:
         found = self._backend.encode(word, add_special_tokens=False)
         starts = [start for start, _ in found.offsets]
-        pairs = [
-            part
-            for id, start, end in zip(found.ids, starts, [*starts[1:], len(word)], strict=True)
-            for part in (id, end - start)
-        ]
-        if starts[:1] != [0] or min(pairs) < 0:
-            raise _UnsoundError
-        return struct.pack(f"{len(pairs)}i", *pairs)
+        ends = [*starts[1:], len(word)]
+        return [part for id, start, end in zip(found.ids, starts, ends, strict=True) for part in (id, end - start)]
 
 
 def _unpacked(packed: Sequence[bytes | None]) -> list[Tokens | None]:
@@ -154,8 +168,11 @@ def words_of(backend: "Tokenizer", markers: Sequence[str]) -> Words | None:
         return None
     if _is_sentencepiece(backend):
         crossing = _crossing(backend.get_vocab(with_added_tokens=False))
-        return Words(backend, cut_first, re.compile(_BLANK), crossing) if len(crossing) <= MAX_CROSSING else None
-    return Words(backend, cut_first, re.compile(r"[^\S \n]"), ()) if _is_byte_level(backend) else None
+        if len(crossing) > MAX_CROSSING:
+            return None
+        begins_added = re.compile("|".join(sorted({re.escape(name[0]) for name in names})) or "(?!)")
+        return Words(backend, cut_first, re.compile(_BLANK), crossing, begins_added)
+    return Words(backend, cut_first, re.compile(r"[^\S \n]")) if _is_byte_level(backend) else None
 
 
 def _pattern(markers: Sequence[str]) -> re.Pattern[str]:
