@@ -95,7 +95,9 @@ def main() -> None:
         rates = {d: max(r, matrix_rate(getattr(torch, d), device, SIZES[device])) for d, r in before.items()}
     found = {**conditions(args, device), **summary(results, BEST[device])}
     found["matrix_gflops"] = {dtype: round(rate / 1e9, 1) for dtype, rate in rates.items()}
-    ours = {run["engine"]["compute"]: arm for arm, runs in results.items() if arm.startswith("ours") for run in runs}
+    ours = {
+        run["engine"]["compute_dtype"]: arm for arm, runs in results.items() if arm.startswith("ours") for run in runs
+    }
     shares = {dtype: share(results[arm], rows, model, rates[dtype], device) for dtype, arm in ours.items()}
     found["floor_share"] = shares.get("float32", shares.get(compute))
     if compute in shares:

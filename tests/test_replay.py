@@ -12,7 +12,7 @@ from torch import Tensor
 import rank_jobs
 from seodang.data.pack import pack
 from seodang.errors import SeodangError
-from seodang.model import fusion, head, replay
+from seodang.model import fusion, replay, whole_head
 from seodang.model.engine import Engine, choose_engine
 from seodang.model.replay import fill, size_of
 from seodang.recipe import Adapter
@@ -50,11 +50,11 @@ def as_written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     if request.node.get_closest_marker("gpu"):
         yield
         return
-    for module in (fusion, head):
+    for module in (fusion, whole_head):
         monkeypatch.setattr(module, "compiled", lambda function, **_: function)
-    head._passes.cache_clear()
+    whole_head.passes.cache_clear()
     yield
-    head._passes.cache_clear()
+    whole_head.passes.cache_clear()
 
 
 def _pack(seed: int, lengths: tuple[int, ...] = (30, 17, 9, 25)) -> Pack:

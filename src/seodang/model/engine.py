@@ -163,7 +163,7 @@ def choose_engine(
         remarks.append(
             f"{type(model).__name__} has a head of its own kind (difference {error:.1e}): its logits are used"
         )
-    alone = own_head and on_cuda(model) and ranks.world() == 1
+    alone = own_head and on_cuda(model) and ranks.world() == 1 and not is_quantised(model)
     if fused := fused and alone:
         error = fusion_error(model, _many(rows), compute_dtype)
         if not (fused := error <= TOLERANCE[torch.bfloat16]):

@@ -9,18 +9,16 @@ Legend: S positions, N positions of one chunk, D hidden size, V vocabulary, W to
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PreTrainedModel
 
-from seodang.model.fusion import compiled
 from seodang.model.token_rows import TokenRows, base_layer
+from seodang.model.whole_head import WholeHead, passes
 
 KEPT_BYTES = 320 * 2**20  # of a chunk's logits between the two walks
 FUSED_BYTES = 2**30  # the same, where a kernel needs no copies of them
@@ -99,11 +97,11 @@ class HeadLoss(torch.autograd.Function):
         kept_bytes = FUSED_BYTES if fused else KEPT_BYTES
         most = len(hidden_SD) if room is not None else kept_bytes // (compute.itemsize * weight_VD.shape[0])
         rows = _chunk_size(len(hidden_SD), most)
-        walk: _Walk | _Whole
+        walk: _Walk | WholeHead
         if tiled:
             walk = _Walk(weight_VD, bias_V, softcap, factor, compute, rows)
         else:
-            walk = _Whole(weight_VD, bias_V, _passes(softcap, factor, fused), compute)
+            walk = WholeHead(weight_VD, bias_V, passes(softcap, factor, fused), compute)
         with torch.autocast(device, enabled=False):
             for start in range(0, hidden_SD.shape[0], rows):
                 chunk = slice(start, start + rows)
@@ -261,93 +259,6 @@ class _Walk:
         if self.factor != 1.0:
             logits *= self.factor
         return logits if self.softcap is None else logits.div_(self.softcap).tanh_().mul_(self.softcap)
-
-
-class _Whole:
-    """One head on a GPU, the whole vocabulary at a time: one launch instead of many."""
-
-    def __init__(self, weight_VD: Tensor, bias_V: Tensor | None, passes: "_Passes", compute: torch.dtype) -> None:
-        self.weight_VD = weight_VD.to(compute)  # cast once, not in each walk
-        self.bias_V, self.passes = bias_V, passes
-        self.tile = slice(0, len(weight_VD))
-
-    def normalise(self, hidden: Tensor, targets_N: Tensor, kept_VN: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(log Σ exp of the logits [N], the targets' logits [N]); `kept_VN` takes the raw logits."""
-        shape = (len(hidden), len(self.weight_VD))
-        raw = hidden.new_empty(shape) if kept_VN is None else _shaped(kept_VN.view(-1), shape)
-        torch.mm(hidden, self.weight_VD.T, out=raw)
-        if self.bias_V is not None:
-            raw += self.bias_V.to(raw.dtype)
-        return self.passes.normalise(raw, targets_N)
-
-    def gradients(
-        self, kept_VN: Tensor, normaliser_N: Tensor, targets_N: Tensor
-    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """(all of it, the weights [V, D], gradient of the loss by the raw logits [N, V]), in their place."""
-        raw = _shaped(kept_VN.view(-1), (len(targets_N), len(self.weight_VD)))
-        self.passes.to_gradient(raw, normaliser_N, targets_N)
-        yield self.tile, self.weight_VD, raw
-
-    def put_product(self, total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
-        """total = a @ b, or += after the first; on a GPU 16 bits are summed in float32 within the product."""
-        if total.dtype == a.dtype:
-            torch.mm(a, b, out=total) if first else total.addmm_(a, b)
-        elif a.device.type == "cuda":
-            if first or isinstance(total, FakeTensor):  # of a rehearsal: there torch knows this sum not
-                torch.mm(a, b, out_dtype=total.dtype, out=total)
-            else:
-                torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
-        else:
-            product = torch.mm(a, b)
-            total.copy_(product) if first else total.add_(product)
-
-
-class _Passes(NamedTuple):
-    """What becomes of logits [N, V]: two functions of them, each compiled into one kernel where that is possible.
-
-    A target below 0 stands for a position that does not count.
-    """
-
-    normalise: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    to_gradient: Callable[[Tensor, Tensor, Tensor], None]
-
-
-@lru_cache
-def _passes(softcap: float | None, factor: float, fused: bool) -> _Passes:
-    def scaled(raw: Tensor) -> Tensor:
-        logits = raw.float()
-        if factor != 1.0:
-            logits = logits * factor
-        return logits if softcap is None else torch.tanh(logits / softcap) * softcap
-
-    def normalise(raw_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-        normaliser_N = torch.logsumexp(scaled(raw_NV), -1)
-        chosen_N = scaled(raw_NV.gather(-1, targets_N.clamp(min=0).unsqueeze(-1)).squeeze(-1))
-        return normaliser_N, torch.where(targets_N < 0, normaliser_N, chosen_N)
-
-    def to_gradient(raw_NV: Tensor, normaliser_N: Tensor, targets_N: Tensor) -> None:
-        logits = scaled(raw_NV)
-        tokens_V = torch.arange(raw_NV.shape[1], device=raw_NV.device)
-        gradient = torch.exp(logits - normaliser_N.unsqueeze(-1)) - (tokens_V == targets_N.unsqueeze(-1)).float()
-        if softcap is not None:
-            gradient = gradient * (1.0 - (logits / softcap) ** 2)
-        raw_NV.copy_(gradient * torch.where(targets_N < 0, 0.0, factor).unsqueeze(-1))
-
-    if not fused:
-        return _Passes(normalise, to_gradient)
-    return _Passes(_for_any_rows(normalise), _for_any_rows(to_gradient))
-
-
-def _for_any_rows(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled; rows differ from chunk to chunk, columns do not, and kernels that know their number are faster."""
-    fast = compiled(function, dynamic=None)
-
-    def call(*tensors: Tensor) -> Any:
-        for tensor in tensors:
-            torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        return fast(*tensors)
-
-    return call
 
 
 def _has_room(gradient_VD: Tensor, hidden_SD: Tensor, compute: torch.dtype) -> bool:
