@@ -144,6 +144,18 @@ def test_a_pack_of_a_new_size_runs_as_written(again: list[str]) -> None:
         torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
 
 
+def test_a_weight_that_takes_no_part_has_no_gradient(again: list[str]) -> None:
+    """AdamW leaves alone what has none; zeros would let it decay."""
+    model = make_model(make_config("llama")).train()
+    model.register_parameter("idle", torch.nn.Parameter(torch.ones(3)))
+    with REPLAYED.installed(model):
+        for _ in range(3):
+            model.zero_grad(set_to_none=True)
+            model(pack=_pack(0)).backward()
+    assert "recorded" in again
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == ["idle"]
+
+
 def test_what_takes_no_gradients_is_not_recorded(again: list[str]) -> None:
     """Evaluations amid training run as written."""
     model = make_model(make_config("llama"))

@@ -63,7 +63,7 @@ class Engine:
         """
         own: Callable[..., Any] = model.forward
         replaced = vars(model).get("forward")  # by a hook, or by this engine around an evaluation amid training
-        scratch = Scratch() if self.own_head and _is_alone_on_cpu(model) else None
+        scratch = Scratch() if self.own_head and _is_alone_on_cpu(model) and not self.replayed else None
 
         def run(tensors: PackTensors) -> Tensor:
             device, dtype = model.device.type, self.compute_dtype

@@ -5,7 +5,8 @@ A graph is one launch. What it reads and writes lies where it lay when it was re
 gradients of the weights. So a pack is filled up to the next of few sizes, by positions that do not count.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,7 +126,8 @@ class Replays:
     def _record(self, size: Size, host: _Host) -> bool:
         recorded = _Recorded(_on_device(host, self._model.device), self._model.device)
         try:
-            expected = self._expected(recorded.tensors)
+            with _leaving_room(self._model.device, checked=self._pool is None):
+                expected = self._expected(recorded.tensors)
             self.place_gradients()
             recorded.record(self._run, self._factor, self._pool)
             recorded.forward(host)
@@ -140,23 +142,14 @@ class Replays:
         return True
 
     def _expected(self, tensors: PackTensors) -> float:
-        """The loss as written.
-
-        Raises:
-            SeodangError: too little memory is left for a second set of activations.
-        """
-        if self._model.device.type != "cuda":
-            return float(self._run(tensors).detach())
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        expected = float(self._run(tensors).detach())
-        taken = torch.cuda.max_memory_allocated() - before
-        torch.cuda.empty_cache()
-        free, _ = torch.cuda.mem_get_info()
-        if self._pool is None and free < ROOM * taken:
-            raise SeodangError(f"they take {taken / 1e9:.1f} GB of memory more, {free / 1e9:.1f} GB are free")
-        return expected
+        """The loss as written; the first time, which weights take part in it."""
+        loss = self._run(tensors)
+        if not self._places:
+            # one that takes none has no gradient, and not one of zeros, by which weights decay
+            found = torch.autograd.grad(loss, self._trained, allow_unused=True)
+            taking_part = zip(self._trained, found, strict=True)
+            self._trained = [weight for weight, gradient in taking_part if gradient is not None]
+        return float(loss.detach())
 
     def place_gradients(self) -> None:
         """Every trained weight's `.grad` in its place, with what it holds, or zeros."""
@@ -230,6 +223,27 @@ class _Replayed(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
         ctx.replays.backward(ctx.recorded, grads[0], ctx.turn)
         return None, None, None, None
+
+
+@contextmanager
+def _leaving_room(device: torch.device, *, checked: bool) -> Iterator[None]:
+    """Inside runs what will be recorded; afterwards as much memory must be free as it took.
+
+    Raises:
+        SeodangError: it is not, and this is `checked`.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    yield
+    taken = torch.cuda.max_memory_allocated() - before
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info()
+    if checked and free < ROOM * taken:
+        raise SeodangError(f"they take {taken / 1e9:.1f} GB of memory more, {free / 1e9:.1f} GB are free")
 
 
 def record(work: Callable[[], None], pool: Any) -> tuple[Callable[[], None], Any]:
