@@ -168,7 +168,7 @@ def _block(
 
 
 # layers are compiled up to here and from here on: lengths differ from row to row
-_uncompiled: Any = torch.compiler.disable(packed_attention)
+_uncompiled: Any = torch.compiler.disable(packed_attention)  # type: ignore[no-untyped-call]
 AttentionInterface.register(PACKED, _uncompiled)
 AttentionInterface.register(EACH, partial(_uncompiled, kernels=False))
 

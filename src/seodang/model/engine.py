@@ -167,8 +167,8 @@ def choose_engine(
     if fused := fused and alone:
         error = fusion_error(model, _many(rows), compute_dtype)
         if not (fused := error <= TOLERANCE[torch.bfloat16]):
-            what = f"differ by {error:.1e} once compiled" if error < math.inf else "cannot be compiled on this machine"
-            remarks.append(f"The layers {what}: they run as written, and slower")
+            what = f"differ by {error:.1e}" if error < math.inf else "cannot be compiled on this machine"
+            remarks.append(f"Compiled layers {what}: they run as written, and slower")
     return Engine(
         packed=packed,
         own_head=own_head,

@@ -97,11 +97,11 @@ class HeadLoss(torch.autograd.Function):
         kept_bytes = FUSED_BYTES if fused else KEPT_BYTES
         most = len(hidden_SD) if room is not None else kept_bytes // (compute.itemsize * weight_VD.shape[0])
         rows = _chunk_size(len(hidden_SD), most)
-        walk: _Walk | WholeHead = (
-            _Walk(weight_VD, bias_V, softcap, factor, compute, rows)
-            if tiled
-            else WholeHead(weight_VD, bias_V, passes(softcap, factor, fused), compute)
-        )
+        walk: _Walk | WholeHead
+        if tiled:
+            walk = _Walk(weight_VD, bias_V, softcap, factor, compute, rows)
+        else:
+            walk = WholeHead(weight_VD, bias_V, passes(softcap, factor, fused), compute)
         with torch.autocast(device, enabled=False):
             for start in range(0, hidden_SD.shape[0], rows):
                 chunk = slice(start, start + rows)

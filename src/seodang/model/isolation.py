@@ -63,13 +63,12 @@ def kernel_error(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], comp
         compute_dtype: of the products that train, by autocast: kernels take 16 bits only.
     """
     (packed,) = pack(rows, rows, budget=sum(row.size for row in rows))
-    inputs = on_device(packed, model.device).inputs
     found = []
     try:
         with torch.autocast(model.device.type, dtype=compute_dtype, enabled=compute_dtype is not None):
             for name in (EACH, PACKED):
                 with attention(model, name):
-                    found.append(model.base_model(**inputs).last_hidden_state.float())
+                    found.append(model.base_model(**on_device(packed, model.device).inputs).last_hidden_state.float())
     except RuntimeError:  # it does not run on this device
         return float("inf")
     expected, by_kernel = found

@@ -3,7 +3,7 @@
 Legend: T positions, S supervised positions, D hidden size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,34 +37,17 @@ class PackTensors(NamedTuple):
         return {name: getattr(self, name) for name in given} | {"use_cache": False}
 
 
-class PackArrays(NamedTuple):
-    """The same on the host."""
-
-    input_ids: NDArray[np.int64]  # [T]
-    position_ids: NDArray[np.int64]  # [T]
-    seq_bounds: NDArray[np.int32]
-    supervised: NDArray[np.int64]
-    targets: NDArray[np.int64]
-    seq_lens: Lengths
-
-    def put(self, device: torch.device) -> PackTensors:
-        """On the device, without waiting for it."""
-        arrays: Sequence[NDArray[Any]] = self[:-1]
-        ids, places, bounds, supervised, targets = (on_host(a, device).to(device, non_blocking=True) for a in arrays)
-        return PackTensors(ids.unsqueeze(0), places.unsqueeze(0), bounds, supervised, targets, self.seq_lens)
-
-
 def on_device(pack: Pack, device: torch.device) -> PackTensors:
     """Supervised positions are found on the host: no synchronisation with the device."""
     supervised = np.flatnonzero(pack.targets != IGNORED)
-    return PackArrays(
-        input_ids=pack.input_ids,
-        position_ids=pack.position_ids,
-        seq_bounds=pack.cu_seqlens,
-        supervised=supervised,
-        targets=pack.targets[supervised],
+    return PackTensors(
+        input_ids=to_device(pack.input_ids, device).unsqueeze(0),
+        position_ids=to_device(pack.position_ids, device).unsqueeze(0),
+        seq_bounds=to_device(pack.cu_seqlens, device),
+        supervised=to_device(supervised, device),
+        targets=to_device(pack.targets[supervised], device),
         seq_lens=Lengths(int(n) for n in np.diff(pack.cu_seqlens)),
-    ).put(device)
+    )
 
 
 def own_head_loss(
@@ -103,6 +86,11 @@ def model_head_loss(model: PreTrainedModel, tensors: PackTensors, forward: Calla
     """The same by the model's own forward and its `logits_to_keep`: for heads that do more than we know."""
     output = forward(**tensors.inputs, logits_to_keep=tensors.supervised)
     return F.cross_entropy(output.logits[0].float(), tensors.targets, reduction="sum")
+
+
+def to_device(array: NDArray[np.signedinteger], device: torch.device) -> Tensor:
+    """An array on the device, without waiting for it."""
+    return on_host(array, device).to(device, non_blocking=True)
 
 
 def on_host(array: NDArray[np.signedinteger], device: torch.device) -> Tensor:

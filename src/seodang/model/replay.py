@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from seodang.errors import SeodangError
 from seodang.model.attention import Lengths
-from seodang.model.loss import PackArrays, PackTensors, on_host
+from seodang.model.loss import PackTensors, on_host, to_device
 from seodang.types import IGNORED, Pack
 
 MOST = 32  # graphs of a run; sizes beyond them run as written
@@ -53,14 +53,25 @@ def _up(number: int, parts: int) -> int:
     return -(-number // step) * step
 
 
-def fill(pack: Pack, size: Size) -> PackArrays:
+class _Host(NamedTuple):
+    """A pack filled up to a size, on the host."""
+
+    input_ids: NDArray[np.int64]
+    position_ids: NDArray[np.int64]
+    seq_bounds: NDArray[np.int32]
+    supervised: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    seq_lens: Lengths
+
+
+def fill(pack: Pack, size: Size) -> _Host:
     """One more sequence of what is missing, and empty ones after it; more supervised positions that do not count."""
     filling = size.positions - pack.input_ids.size
     supervised = np.flatnonzero(pack.targets != IGNORED)
     more = size.supervised - supervised.size
     bounds = np.full(size.sequences + 1, size.positions, dtype=np.int32)
     bounds[: pack.cu_seqlens.size] = pack.cu_seqlens
-    return PackArrays(
+    return _Host(
         input_ids=np.pad(pack.input_ids, (0, filling)),
         position_ids=np.concatenate([pack.position_ids, np.arange(filling)]),
         seq_bounds=bounds,
@@ -105,15 +116,15 @@ class Replays:
         host = fill(pack, size)
         if size not in self._recorded and not (self._may_record(size) and self._record(size, host)):
             self._seen.add(size)
-            return self._run(host.put(self._model.device))
+            return self._run(_on_device(host, self._model.device))
         replayed: Callable[..., Tensor] = _Replayed.apply
         return replayed(self._anchor, self, self._recorded[size], host)
 
     def _may_record(self, size: Size) -> bool:
         return self._can_record and self._steps > 1 and size in self._seen and len(self._recorded) < MOST
 
-    def _record(self, size: Size, host: PackArrays) -> bool:
-        recorded = _Recorded(host.put(self._model.device), self._model.device)
+    def _record(self, size: Size, host: _Host) -> bool:
+        recorded = _Recorded(_on_device(host, self._model.device), self._model.device)
         try:
             with _leaving_room(self._model.device, checked=self._pool is None):
                 expected = self._expected(recorded.tensors)
@@ -153,7 +164,7 @@ class Replays:
         if empty:
             torch._foreach_zero_(empty)
 
-    def forward(self, recorded: "_Recorded", host: PackArrays) -> int:
+    def forward(self, recorded: "_Recorded", host: _Host) -> int:
         """Replay a forward pass; which one it was."""
         recorded.forward(host)
         self._turn += 1
@@ -185,14 +196,13 @@ class _Recorded:
             self.loss.copy_(self._live.detach())
 
         def backward() -> None:
-            if self._live is not None:
-                torch.autograd.backward([self._live], [factor])
+            torch.autograd.backward([live for live in (self._live,) if live is not None], [factor])
 
         self._replay_forward, self.pool = record(forward, pool)
         self.replay_backward, _ = record(backward, self.pool)
         self._live = None  # its activations' memory belongs to the graphs
 
-    def forward(self, host: PackArrays) -> None:
+    def forward(self, host: _Host) -> None:
         arrays: Sequence[NDArray[Any]] = host[:-1]
         for static, array in zip(self.tensors[:-1], arrays, strict=True):
             static.view(-1).copy_(on_host(array, static.device), non_blocking=True)
@@ -204,7 +214,7 @@ class _Replayed(torch.autograd.Function):
     """A replayed pack to autograd: a loss whose backward pass is the other graph."""
 
     @staticmethod
-    def forward(ctx: Any, _: Tensor, replays: Replays, recorded: _Recorded, host: PackArrays) -> Tensor:
+    def forward(ctx: Any, _: Tensor, replays: Replays, recorded: _Recorded, host: _Host) -> Tensor:
         ctx.turn = replays.forward(recorded, host)
         ctx.replays, ctx.recorded = replays, recorded
         return recorded.loss.clone()
@@ -242,3 +252,8 @@ def record(work: Callable[[], None], pool: Any) -> tuple[Callable[[], None], Any
     with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         work()
     return graph.replay, graph.pool()
+
+
+def _on_device(host: _Host, device: torch.device) -> PackTensors:
+    ids, places, bounds, supervised, targets = (to_device(array, device) for array in host[:-1])
+    return PackTensors(ids.unsqueeze(0), places.unsqueeze(0), bounds, supervised, targets, host.seq_lens)
