@@ -22,7 +22,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, TrainerCallback, TrainerState
 
-from seodang.model.engine import choose_engine
+from seodang.model.engine.engine import choose_engine
 from seodang.model.placement import choose_placement
 from seodang.recipe import Model, Train
 from seodang.train.setup import Setup

@@ -22,9 +22,9 @@ def ours(args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from seodang.data.pack import Plan, pack_step
-    from seodang.desk import set_up
     from seodang.model.load import load_tokenizer
     from seodang.recipe import load_recipe
+    from seodang.stages.preparation import set_up
 
     started = time.time()
     load_tokenizer(str(args.model))  # to tell what it takes; `set_up` does it again

@@ -13,7 +13,7 @@ import torch
 import trl
 from transformers import AttentionInterface, AutoModelForCausalLM
 
-from seodang.model.kernels import run_kernel
+from seodang.model.engine.attention_kernels import run_kernel
 
 _bounds: tuple[Any, torch.Tensor, int] | None = None  # of the row at hand: asked for once, not in each layer
 

@@ -4,9 +4,9 @@
     python benchmarks/bench_generate.py                  270M model, 32 questions of up to 96 new tokens
     python benchmarks/bench_generate.py --quick          16 questions of up to 32 new tokens (2 to 3 minutes)
 
-Both arms are greedy, by `seodang.model.generate` as `seodang tune` calls it, on the questions of the sample data. They
-run in turn in one process, after a short warm-up; medians are told, and how many answers are the same: rounding may
-tip a greedy answer over.
+Both arms are greedy, by `seodang.model.generate.batch` as `seodang tune` calls it, on the questions of the sample
+data. They run in turn in one process, after a short warm-up; medians are told, and how many answers are the same:
+rounding may tip a greedy answer over.
 """
 
 import argparse
@@ -26,7 +26,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from seodang.model.generate import Completion, Prompt, generate
+from seodang.model.generate.batch import Completion, Prompt, generate
 from seodang.model.load import choose_placement, load_model, load_tokenizer
 from seodang.recipe import Generate, Model
 

@@ -32,7 +32,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
 from arms import ArmError, run
-from seodang.model.floor import copy_rate, floor_seconds, matrix_rate, step_flops
+from seodang.train.throughput import copy_rate, floor_seconds, matrix_rate, step_flops
 from shapes import step_of, write_rows
 
 HERE = Path(__file__).resolve().parent

@@ -31,9 +31,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from arms import ArmError, run
-from seodang.model.floor import copy_rate, floor_seconds, matrix_rate, step_flops
 from seodang.model.load import choose_placement, resolve_model
 from seodang.recipe import Model
+from seodang.train.throughput import copy_rate, floor_seconds, matrix_rate, step_flops
 from shapes import step_of, text_stream, write_rows
 
 HERE = Path(__file__).resolve().parent

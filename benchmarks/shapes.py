@@ -41,6 +41,6 @@ def text_stream(tokenizer: Any) -> NDArray[np.int64]:
 
 
 def step_of(rows: list[dict[str, list[int]]]) -> tuple[Pack, ...]:
-    """The rows as one pack: what `seodang.model.floor.step_flops` counts operations of."""
+    """The rows as one pack: what `seodang.train.throughput.step_flops` counts operations of."""
     ids, labels = ([np.array(row[key], dtype=np.int32) for row in rows] for key in ("input_ids", "labels"))
     return pack(ids, labels, budget=sum(map(len, ids)))

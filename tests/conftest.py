@@ -13,12 +13,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any import of huggingface
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from paths import SHARED
 from seodang.model.packaged import cache_folder
 from tiny import make_config, make_model, make_tokenizer
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

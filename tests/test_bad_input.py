@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from command import Ended, Workplace, json_lines, qa_rows, seodang
-from seodang.model import conversion, packaged
+from seodang.model import gguf_to_transformers, packaged
 from seodang.model.packaged import PACKAGED
 from tiny import make_config, make_model
 from tiny_gguf import gemma_tokens, write_gemma
@@ -607,7 +607,7 @@ def test_a_template_that_does_not_fit(bad: Bad, place: Workplace) -> None:
 def _run(place: Workplace, name: str = "mine") -> Path:
     """A run that was begun, and not trained."""
     from seodang.recipe import load_recipe
-    from seodang.train.run import Run, begin
+    from seodang.run.folder import Run, begin
 
     folder = place.folder / "runs" / name
     begin(Run(folder=folder), load_recipe(*place.recipe()))
@@ -805,14 +805,14 @@ def test_a_disk_too_small_for_the_conversion(place: Workplace, package: Path, mo
 
 def test_an_interrupted_conversion(place: Workplace, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in the middle of a conversion is exit code 130, and the next attempt converts afresh."""
-    original = conversion._write_weights
+    original = gguf_to_transformers._write_weights
 
     def interrupted(*arguments: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(conversion, "_write_weights", interrupted)
+    monkeypatch.setattr(gguf_to_transformers, "_write_weights", interrupted)
     ended = seodang("inspect", *_packaged(place))
     assert (ended.code, ended.err.splitlines()[-1]) == (130, "interrupted")
     assert not [item for item in (place.folder / "cache/models").iterdir() if item.is_dir()]
-    monkeypatch.setattr(conversion, "_write_weights", original)
+    monkeypatch.setattr(gguf_to_transformers, "_write_weights", original)
     assert seodang("inspect", *_packaged(place)).code == 0

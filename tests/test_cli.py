@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 from command import Workplace, seodang
+from paths import ROOT
 from seodang import __version__
 from seodang.cli import app, main
 from seodang.recipe_file import shipped_recipes
 
-ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = [str(command.name or getattr(command.callback, "__name__", "")) for command in app.registered_commands]
 
 

@@ -13,16 +13,16 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from paths import ROOT
 from seodang.cli import app
-from seodang.data import names
-from seodang.data.convert import convert
-from seodang.data.formats import find_layout
-from seodang.data.sources import read
+from seodang.data.read import column_names
+from seodang.data.read.convert import convert
+from seodang.data.read.layout import find_layout
+from seodang.data.read.sources import read
 from seodang.model import packaged
 from seodang.recipe import Recipe, Source, load_recipe
-from seodang.show.talk import COMMANDS
+from seodang.serve.session import COMMANDS
 
-ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("README*.md"), *DOCS.rglob("*.md")])
 RUN_ELSEWHERE = {"langchain.md", "notebook.md", "README.ko.md"}  # by their own tests; the last mirrors README.md
@@ -142,7 +142,15 @@ def test_example_rows_are_read_as_the_page_says(tmp_path: Path) -> None:
 def test_every_known_column_name_is_listed() -> None:
     """formats.md lists the names by which columns are known."""
     spans = set(code_spans(DOCS / "formats.md"))
-    known = names.QUESTION | names.ANSWER | names.CONTEXT | names.TURNS | names.TEXT | names.SYSTEM | names.TOOLS
+    known = (
+        column_names.QUESTION
+        | column_names.ANSWER
+        | column_names.CONTEXT
+        | column_names.TURNS
+        | column_names.TEXT
+        | column_names.SYSTEM
+        | column_names.TOOLS
+    )
     assert known <= spans
 
 

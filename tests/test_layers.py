@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[1] / "src" / "seodang"
+from paths import ROOT
+
+SOURCE = ROOT / "src" / "seodang"
 FLOORS = {
-    "types": 0, "errors": 0, "recipe": 1,
-    "data": 2, "model": 3, "train": 4, "check": 4, "proof": 4, "show": 5,
-    "desk": 6, "steps": 7, "pipeline": 8, "cli": 9, "__main__": 10,
+    "types": 0, "errors": 0, "recipe_file": 1, "distributed": 1, "recipe": 2, "data": 3, "check": 4, "model": 5,
+    "run": 6, "proof": 7, "starter": 8, "train": 9, "show": 10, "publish": 11, "serve": 12, "stages": 13,
+    "pipeline": 14, "cli": 15, "__main__": 16,
 }  # fmt: skip
 MODULES = sorted(path for path in SOURCE.rglob("*.py"))
 

@@ -7,19 +7,20 @@ from typing import Any
 
 import pytest
 
+from paths import ROOT
 from seodang.recipe import load_recipe
+from seodang.run.folder import Run
 from seodang.train.choice import learning_rate_remark
-from seodang.train.run import Run
-from test_asking import _recipe
+from tiny_recipe import tiny_recipe
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "notebook.md"
+PAGE = ROOT / "docs" / "notebook.md"
 
 
 def test_the_pages_python_runs(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every Python block runs, one after the other; those for IPython where it is installed."""
-    _recipe(tmp_path, tiny_folder)
+    tiny_recipe(tmp_path, tiny_folder)
     monkeypatch.chdir(tmp_path)
     known: dict[str, Any] = {}
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)

@@ -20,7 +20,7 @@ import seodang
 from command import json_lines
 from seodang.errors import RunError
 from seodang.recipe import Recipe, load_recipe, shipped_recipes
-from seodang.train.run import Run
+from seodang.run.folder import Run
 
 FILES = (
     "recipe.yaml", "manifest.json", "counts.json", "dropped.jsonl", "findings.json", "lengths.json", "samples.json",

@@ -9,25 +9,25 @@ if TYPE_CHECKING:
     from seodang.pipeline import inspect as inspect
     from seodang.pipeline import prove as prove
     from seodang.pipeline import tune as tune
+    from seodang.publish.hub import push as push
     from seodang.recipe import Recipe as Recipe
     from seodang.recipe import load_recipe as load_recipe
-    from seodang.show.hub import push as push
-    from seodang.show.langchain import ChatSeodang as ChatSeodang
+    from seodang.run.folder import Run as Run
+    from seodang.serve.langchain import ChatSeodang as ChatSeodang
     from seodang.show.report import report as report
-    from seodang.train.run import Run as Run
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ChatSeodang": "show.langchain",
+    "ChatSeodang": "serve.langchain",
     "Recipe": "recipe",
-    "Run": "train.run",
+    "Run": "run.folder",
     "demo": "pipeline",
     "init": "pipeline",
     "inspect": "pipeline",
     "load_recipe": "recipe",
     "prove": "pipeline",
-    "push": "show.hub",
+    "push": "publish.hub",
     "report": "show.report",
     "tune": "pipeline",
 }

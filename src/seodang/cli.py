@@ -8,9 +8,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from seodang import __version__
+from seodang import __version__, distributed
 from seodang.errors import ResourceError, SeodangError
-from seodang.model import ranks
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -126,9 +125,9 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's fold
 
 
 def _refuse(error: SeodangError) -> NoReturn:
-    from seodang.show.terminal import show_error
+    from seodang.show.tables import show_error
 
-    with ranks.ending(error) as is_told_here:
+    with distributed.ending(error) as is_told_here:
         if is_told_here:
             show_error(error)
     sys.exit(error.exit_code)
@@ -141,7 +140,7 @@ def chat(
     both: Annotated[bool, typer.Option("--both", help="Ask base and tuned model in turn.")] = False,
 ) -> None:
     """Talk to a model in the terminal."""
-    from seodang.show.chat import chat
+    from seodang.serve.chat import chat
 
     chat(model, base=base, both=both)
 
@@ -155,7 +154,7 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go and show the card.")] = False,
 ) -> None:
     """Upload model, tokenizer, template and a model card to the hub."""
-    from seodang.show.hub import push, show_push
+    from seodang.publish.hub import push, show_push
 
     show_push(push(run, repo, private=private, adapter=adapter, dry_run=dry_run))
 
@@ -177,7 +176,7 @@ def main() -> None:
         _refuse(ResourceError(what, where=str(error.filename or "disk"), mend=f"{mend}; a run goes on with --resume"))
     except SystemExit as ended:
         if not ended.code:
-            ranks.leave()
-        if ended.code == 130 and ranks.is_main():  # Ctrl-C, which typer ends without a word
+            distributed.leave()
+        if ended.code == 130 and distributed.is_main():  # Ctrl-C, which typer ends without a word
             typer.echo("interrupted", err=True)
         raise

@@ -13,15 +13,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from seodang import distributed
 from seodang.data.prepare import Prepared
-from seodang.desk import fit_memory, load_base, make_engine, refuse_adapter, refuse_findings, set_up, show_data
 from seodang.errors import RunError
-from seodang.model import ranks
 from seodang.recipe import Recipe, Template, load_recipe
-from seodang.show import terminal
+from seodang.run.folder import Run, open_run
+from seodang.show import tables
 from seodang.show.memory import show_memory
-from seodang.steps import begin_run, check_room, finish, measure, measure_base, phase, record_proof, train_model
-from seodang.train.run import Run, open_run
+from seodang.stages.preparation import (
+    fit_memory,
+    load_base,
+    make_engine,
+    refuse_adapter,
+    refuse_findings,
+    set_up,
+    show_data,
+)
+from seodang.stages.training import (
+    begin_run,
+    check_room,
+    finish,
+    measure,
+    measure_base,
+    phase,
+    record_proof,
+    train_model,
+)
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -41,20 +58,20 @@ def tune(
         SeodangError: the user's mistake, with the mend; what had begun to be measured can be resumed.
         KeyboardInterrupt: training was stopped by Ctrl-C, and a checkpoint saved.
     """
-    ranks.join(recipe.model.device)
-    with ranks.agreed():
+    distributed.join(recipe.model.device)
+    with distributed.agreed():
         run = open_run(out or Path("runs") / recipe.name, recipe, resume=resume)
     clock: dict[str, float] = {}
     with phase(clock, "prepare"):
-        with ranks.main_first():
+        with distributed.main_first():
             refuse_adapter(recipe)
             desk = set_up(recipe)
-        with ranks.agreed():
+        with distributed.agreed():
             desk = fit_memory(desk)
             show_data(desk)
             refuse_findings(desk)
             show_memory(desk.memory, whole=False)
-    with phase(clock, "load"), ranks.agreed():
+    with phase(clock, "load"), distributed.agreed():
         model = load_base(desk, four_bit=desk.is_four_bit)
         check_room(run, desk, model)
         engine = make_engine(desk, model, trained=not run.is_trained)
@@ -65,8 +82,8 @@ def tune(
         model, losses = train_model(run, desk, model, engine, callbacks)
     with phase(clock, "after"):
         after = measure(desk, model, engine, "tuned", losses)
-    with ranks.agreed():
-        if ranks.is_main():
+    with distributed.agreed():
+        if distributed.is_main():
             record_proof(run, desk, before, after, base=recipe.model.path, tuned=str(run.model))
             finish(run, desk, model, clock)
     return run
@@ -86,8 +103,8 @@ def init(
     Raises:
         SeodangError: a file that cannot be used, or a recipe that is there already.
     """
-    from seodang.check.starter import propose, write_starter
     from seodang.model.placement import memory_gb
+    from seodang.starter.propose import propose, write_starter
 
     main, gpu = memory_gb()
     starter = propose(
@@ -96,13 +113,13 @@ def init(
         general=[str(path) for path in general],
         retention=[str(path) for path in retention],
         name=name,
-        ask=terminal.choose if terminal.can_ask() else None,
+        ask=tables.choose if tables.can_ask() else None,
         memory_gb=main,
         gpu_gb=gpu,
         out=out,
     )
     written = write_starter(starter)
-    terminal.show_starter(written, starter.yaml, starter.remarks)
+    tables.show_starter(written, starter.yaml, starter.remarks)
     return written
 
 
@@ -116,18 +133,18 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> Prepared:
         GateError: something in the data must not be trained on.
         SeodangError: the user's mistake, with the mend.
     """
-    ranks.join(recipe.model.device)
-    with ranks.agreed():
+    distributed.join(recipe.model.device)
+    with distributed.agreed():
         run = open_run(out, recipe, resume=False) if out else None
-    with ranks.main_first():
+    with distributed.main_first():
         desk = set_up(recipe)
-    with ranks.agreed():
+    with distributed.agreed():
         desk = fit_memory(desk)
         show_data(desk)
         show_memory(desk.memory)
     if run:
         begin_run(run, recipe, desk)
-    with ranks.agreed():
+    with distributed.agreed():
         refuse_findings(desk)
     return desk.prepared
 
@@ -164,12 +181,12 @@ def prove(
     asked = wanted.model_copy(
         update={"model": wanted.model.model_copy(update={"path": model_path}), "template": Template()}
     )
-    ranks.join(asked.model.device)
-    with ranks.agreed():
+    distributed.join(asked.model.device)
+    with distributed.agreed():
         folder = out or Path("runs") / f"{wanted.name}-proof"
         run = trained if is_run and not out else open_run(folder, wanted, resume=False)
     clock: dict[str, float] = {}
-    with phase(clock, "prepare"), ranks.main_first():
+    with phase(clock, "prepare"), distributed.main_first():
         desk = set_up(asked)
         show_data(desk)
     if run is not trained:
@@ -177,12 +194,12 @@ def prove(
     measured = []
     for path, name in ((base_path, "base"), (model_path, "tuned")):
         with phase(clock, name):
-            with ranks.agreed():
+            with distributed.agreed():
                 model = load_base(desk, asked.model.model_copy(update={"path": path}))
             measured.append(measure(desk, model, make_engine(desk, model), "base" if name == "base" else "tuned"))
     before, after = measured
-    with ranks.agreed():
-        if ranks.is_main():
+    with distributed.agreed():
+        if distributed.is_main():
             record_proof(run, desk, before, after, base=base_path, tuned=model_path)
             finish(run, desk, model, clock)
     return run

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from seodang import __version__
-from seodang.data.renderer import Renderer
-from seodang.data.sources import hub_fingerprint, local_files
+from seodang.data.read.sources import hub_fingerprint, local_files
+from seodang.data.template.renderer import Renderer
 from seodang.errors import SourceError
 from seodang.recipe import Recipe, Source
 
@@ -83,7 +83,7 @@ def _sha256(path: Path, size: int, time: int) -> str:
 def _code() -> str:
     """The code that makes the rows: a change of it makes them anew, without a number that someone has to raise."""
     digest = blake2b(digest_size=16)
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from seodang.data.audit import audit
-from seodang.data.convert import convert
+from seodang.check.audit import audit
+from seodang.data.encode.rows import CUT, Renderer, parse_tools, render
 from seodang.data.lengths import lengths
 from seodang.data.mix import mix
-from seodang.data.render import CUT, Renderer, parse_tools, render
-from seodang.data.sources import read
+from seodang.data.read.convert import convert
+from seodang.data.read.sources import read
 from seodang.data.split import Parts, separate, split
 from seodang.errors import SourceError
 from seodang.recipe import Recipe

@@ -134,8 +134,8 @@ def _convert(name: str, content: bytes, folder: Path, progress: bool) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from seodang.model.conversion import weight_bytes, write_folder
-    from seodang.model.gguf_file import parse
+    from seodang.model.gguf_reader import parse
+    from seodang.model.gguf_to_transformers import weight_bytes, write_folder
 
     for left in folder.parent.glob(f".{folder.name}-*"):  # of a process that was killed: only one holds the lock
         shutil.rmtree(left, ignore_errors=True)

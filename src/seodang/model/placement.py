@@ -7,9 +7,8 @@ from typing import Literal
 import psutil
 import torch
 
-from seodang import recipe
+from seodang import distributed, recipe
 from seodang.errors import ResourceError
-from seodang.model import ranks
 
 _FAST = 1.5  # how many times faster bf16 has to be than fp32: below that its rounding buys nothing
 _SIZES = (128, 384)  # of the products; small first, because a CPU without bf16 takes up to 200 times as long
@@ -69,8 +68,8 @@ def _device(asked: str) -> tuple[str, str]:
 
 
 def _processes() -> tuple[str, ...]:
-    several = f"Processes: {ranks.world()} share the rows of every step."
-    return (several,) if ranks.world() > 1 else ()
+    several = f"Processes: {distributed.world()} share the rows of every step."
+    return (several,) if distributed.world() > 1 else ()
 
 
 def _own_rank(device: str) -> str:

@@ -7,15 +7,15 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from seodang.show import terminal
+from seodang.show import tables
 
 if TYPE_CHECKING:
-    from seodang.train.fit import Fit
+    from seodang.train.resources import Fit
 
 
 def show_memory(found: "Fit | None", *, whole: bool = True, out: Console | None = None) -> None:
     """Bytes by what they are for: as a table, or in one line. Nothing where there is no estimate."""
-    out = out or terminal.console()
+    out = out or tables.console()
     if found is None:
         return
     if not whole:

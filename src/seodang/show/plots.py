@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
-from seodang.show.wording import whole
+from seodang.show.formatting import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,9 +14,9 @@ import yaml
 from jinja2 import Environment, PackageLoader
 
 from seodang.proof.behaviour import hangul_share, repetition
-from seodang.show import plots, wording
-from seodang.show.evidence import Evidence, read_evidence
-from seodang.show.verdict import KINDS, kinds, verdict
+from seodang.run.evidence import Evidence, read_evidence
+from seodang.show import formatting, plots
+from seodang.show.sentences import KINDS, kinds, verdict
 from seodang.types import Answer
 
 SHOWN_CHARACTERS = 560  # of an answer; the rest unfolds
@@ -70,8 +70,15 @@ def render(evidence: Evidence, name: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    words = (wording.number, wording.whole, wording.percent, wording.signed_percent, wording.duration, wording.size)
-    environment.filters |= {function.__name__: function for function in (*words, wording.visible)}
+    words = (
+        formatting.number,
+        formatting.whole,
+        formatting.percent,
+        formatting.signed_percent,
+        formatting.duration,
+        formatting.size,
+    )
+    environment.filters |= {function.__name__: function for function in (*words, formatting.visible)}
     order = source_order(evidence)
     return environment.get_template("report.html.jinja").render(
         name=evidence.manifest.get("name", name),
@@ -109,7 +116,7 @@ def source_order(evidence: Evidence) -> list[str]:
 
 def shown(text: str, notes: Iterable[str] = (), *, limit: int = SHOWN_CHARACTERS) -> Shown:
     """A text of a model or of the data, folded after about `limit` characters."""
-    head, rest = wording.fold(wording.visible(text).strip("\n"), limit)
+    head, rest = formatting.fold(formatting.visible(text).strip("\n"), limit)
     lang = "ko" if (hangul_share(text) or 0) > 0.1 else "und"
     return Shown(head=head, rest=rest, lang=lang, notes=tuple(notes))
 
@@ -144,9 +151,9 @@ def _both(draw: Callable[..., Any], label: str) -> tuple[str, str]:
 
 def _answer(answer: Answer, times: int = 1) -> Shown:
     end = "ended by itself" if answer.stopped else "cut off"
-    notes = [f"{wording.plural(answer.new_tokens, 'token')}, {end}"]
+    notes = [f"{formatting.plural(answer.new_tokens, 'token')}, {end}"]
     if is_loop := (share := repetition(answer.text)) >= LOOPING:
-        notes.append(f"repeats itself {wording.percent(share)}")
+        notes.append(f"repeats itself {formatting.percent(share)}")
     limit = LOOP_CHARACTERS if is_loop else SHOWN_CHARACTERS
     return replace(
         shown(answer.text, notes, limit=limit // 2 if answer.kind == "repeat" else limit),
@@ -221,4 +228,4 @@ def _pieces(text: str, spans: Sequence[Sequence[int]]) -> list[tuple[str, bool]]
     for start, end in spans:
         pieces += [(text[done:start], False), (text[start:end], True)]
         done = end
-    return [(wording.visible(piece), marked) for piece, marked in [*pieces, (text[done:], False)] if piece]
+    return [(formatting.visible(piece), marked) for piece, marked in [*pieces, (text[done:], False)] if piece]

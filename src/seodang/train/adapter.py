@@ -17,9 +17,9 @@ from transformers.pytorch_utils import Conv1D
 
 from seodang import recipe
 from seodang.errors import ModelError, ResourceError
+from seodang.model.engine.trainable_tokens import merge_rows
 from seodang.model.load import is_quantised
 from seodang.model.quiet import quiet
-from seodang.model.token_rows import merge_rows
 from seodang.recipe_file import nearest
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from seodang import distributed
 from seodang.data.pack import Plan, pack_step
-from seodang.model import ranks
 from seodang.types import Step
 
 
@@ -14,7 +14,7 @@ class Steps(torch.utils.data.Dataset[Step]):
 
     def __init__(self, rows: Dataset, plan: Plan, budget: int) -> None:
         self.rows, self.plan, self.budget, self.epoch = rows.select_columns(["input_ids", "labels"]), plan, budget, 0
-        self.ranks = ranks.world()
+        self.ranks = distributed.world()
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self
 
-from seodang.train.run import Run
+from seodang.run.folder import Run
 from seodang.types import Metric
 
 Event = dict[str, Any]

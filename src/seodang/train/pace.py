@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from seodang.model.floor import copy_rate, floor_seconds, matrix_rate
 from seodang.model.load import is_quantised
 from seodang.train.metrics import Event
+from seodang.train.throughput import copy_rate, floor_seconds, matrix_rate
 
 FIRST, LAST = 2, 4  # events that are measured: the first step warms up
 

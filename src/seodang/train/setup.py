@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
 
-from seodang import recipe
-from seodang.model import ranks
-from seodang.model.engine import Engine
+from seodang import distributed, recipe
+from seodang.model.engine.engine import Engine
+from seodang.run.folder import Run
 from seodang.train.choice import choose_optimizer, choose_sharding, learning_rate_remark, total_steps
-from seodang.train.run import Run
 from seodang.types import Checkpointing
 
 if TYPE_CHECKING:
@@ -44,11 +43,11 @@ def make_setup(
 ) -> Setup:
     """Decide what the recipe leaves open, and find the checkpoint to go on from."""
     optimizer, remark = choose_optimizer(settings.optimizer, model.device.type)
-    sharding = choose_sharding(settings, model.device.type, ranks.wants_sharding() and ranks.world() > 1)
+    sharding = choose_sharding(settings, model.device.type, distributed.wants_sharding() and distributed.world() > 1)
     remarks = (remark, sharding, learning_rate_remark(settings))
     checkpoint = run.last_checkpoint()
-    with ranks.agreed():
-        if ranks.is_main():
+    with distributed.agreed():
+        if distributed.is_main():
             run.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
     steps = total_steps(settings, num_rows)
     return Setup(

@@ -26,20 +26,19 @@ from transformers import (
 from transformers.trainer_callback import ExportableState, PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from seodang import recipe
+from seodang import distributed, recipe
 from seodang.data.pack import Plan
 from seodang.errors import RunError
-from seodang.model import ranks
-from seodang.model.allocator import keep_freed_memory, return_freed_memory
-from seodang.model.floor import step_flops
+from seodang.model.malloc import keep_freed_memory, return_freed_memory
 from seodang.model.quiet import quiet
 from seodang.train.adapter import unwrapped
+from seodang.train.callbacks import Interrupt, LastStep
 from seodang.train.choice import CHECKPOINTED_LAYERS
 from seodang.train.loader import Steps, only_item
 from seodang.train.metrics import Event, evaluation_event
+from seodang.train.out_of_memory import Shortage, memory_errors
 from seodang.train.setup import Setup
-from seodang.train.shortage import Shortage, memory_errors
-from seodang.train.stopping import Interrupt, LastStep
+from seodang.train.throughput import step_flops
 from seodang.types import Checkpointing, Metric, Step
 
 if TYPE_CHECKING:
@@ -161,7 +160,7 @@ def _arguments(
         train_sampling_strategy="sequential",  # the plan shuffles
         remove_unused_columns=False,
         ddp_broadcast_buffers=False,
-        ddp_find_unused_parameters=_may_idle(unwrapped(model)) if ranks.world() > 1 else None,
+        ddp_find_unused_parameters=_may_idle(unwrapped(model)) if distributed.world() > 1 else None,
         dataloader_pin_memory=False,
         report_to="none",
         disable_tqdm=True,
@@ -279,7 +278,7 @@ class _StepTrainer(Trainer):
                 where=self.where_rows(self._step),
                 mend="look at these rows, lower train.learning_rate, or set model.dtype=float32",
             )
-            ranks.exchange(None, error)  # all ranks see the same loss
+            distributed.exchange(None, error)  # all ranks see the same loss
         self.on_event(
             {
                 "event": "train",

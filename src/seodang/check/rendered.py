@@ -1,0 +1,81 @@
+"""What the prepared rows say before any training: some of it stops the line."""
+
+import re
+from collections.abc import Iterator
+
+import pyarrow.compute as pc
+
+from seodang.data.columns import read_columns
+from seodang.data.encode.rows import Renderer
+from seodang.data.prepare import Prepared
+from seodang.types import Counts, Finding
+
+MANY_TOO_LONG = 0.05  # share of a source's rows above max_tokens that is worth a warning
+INJECTED = 40  # characters of a template's own text that are worth a warning: more than role names
+
+
+def findings(prepared: Prepared, renderer: Renderer, *, num_embeddings: int) -> list[Finding]:
+    """Findings on rendered rows: rows left out, thinking lost, ids beyond the embedding, text the template adds."""
+    found = [finding for counts in prepared.counts if counts.step.startswith("render") for finding in _rendered(counts)]
+    found += _ids(prepared, num_embeddings + len(renderer.template.added))
+    found += _own_text(renderer)
+    return found
+
+
+def _rendered(counts: Counts) -> Iterator[Finding]:
+    where = f"source {counts.source}"
+    too_long = sum(rows for reason, rows in counts.dropped.items() if reason.startswith("longer than"))
+    if too_long > MANY_TOO_LONG * counts.rows_in:
+        yield Finding(
+            check="too_long",
+            severity="warn",
+            where=where,
+            what=f"{too_long:,} of {counts.rows_in:,} rows are longer than train.max_tokens and are left out",
+            mend="raise train.max_tokens, or set train.too_long: cut_question",
+            rows=tuple(note.where for note in counts.notes[:5]),
+        )
+    for change, rows in counts.changed.items():
+        if change == "the template leaves out thinking":
+            yield Finding(
+                check="thinking_lost",
+                severity="refuse",
+                where=where,
+                what=f"the template leaves out the thinking of {rows:,} answers",
+                mend="borrow a template that renders it (qwen3), or take the thinking out of the data",
+            )
+        elif change.startswith(("the template altered", "the template leaves out tool")):
+            yield Finding(
+                check="text_altered", severity="warn", where=where, what=f"{change} ({rows:,} rows)",
+                mend="look at the first rows, and choose another template if the text matters",
+            )  # fmt: skip
+
+
+def _ids(prepared: Prepared, num_embeddings: int) -> Iterator[Finding]:
+    for side, rows in prepared.rows.items():
+        if len(rows):
+            largest = pc.max(read_columns(rows, "largest_id")["largest_id"]).as_py()
+            if largest >= num_embeddings:
+                yield Finding(
+                    check="ids_beyond_embedding",
+                    severity="refuse",
+                    where=side,
+                    what=f"token id {largest} lies beyond the model's {num_embeddings} embedding rows",
+                    mend="use the tokenizer that belongs to this model",
+                )
+
+
+def _own_text(renderer: Renderer) -> Iterator[Finding]:
+    """What a template adds to a bare question: some bring a system text of their own."""
+    question = "seodang"
+    added = renderer.prompt([{"role": "user", "content": question}]).replace(question, "", 1)
+    for text in (*(name for name, _ in renderer.template.markers), renderer.system or "", "<think>", "</think>"):
+        added = added.replace(text, "") if text else added
+    added = re.sub(r"\s+", " ", added).strip()
+    if len(added) > INJECTED:
+        yield Finding(
+            check="template_text",
+            severity="warn",
+            where=renderer.template.origin,
+            what=f"the template puts its own text in front of every question: {added[:120]!r}",
+            mend="set `system:` in the recipe to a text of yours, or choose another template",
+        )

@@ -1,0 +1,304 @@
+"""Rows → rows with text, input_ids and labels. One true render and one tokenisation of each."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value
+from numpy.typing import NDArray
+
+from seodang.data.arrow import writing
+from seodang.data.columns import block, read_columns
+from seodang.data.encode.tokenize import Encoded, Encoder, windows
+from seodang.data.template.find import adds_bos
+from seodang.data.template.jinja import Turn
+from seodang.data.template.renderer import Renderer, parse_tools
+from seodang.data.workers import in_order
+from seodang.errors import GateError, TemplateError
+from seodang.types import IGNORED, Counts, Rendered, RowNote
+
+__all__ = ["Renderer", "TooLong", "parse_tools", "render"]
+
+TooLong = Literal["drop", "cut_question", "refuse"]
+BATCH = 1000  # rows that are rendered together, and of one Arrow batch
+MANY_ROWS = 5000  # from here on it pays to remember words
+MAX_NOTES = 1000  # dropped rows that are listed by name; all are counted
+MAX_CUTS = 8  # a shortened question can tokenise to a little more than was aimed at
+CUT = "question cut at its beginning to fit max_tokens"
+ADDED = ("input_ids", "labels", "num_tokens", "num_supervised", "num_bytes", "largest_id")
+
+
+def render(
+    rows: Dataset,
+    renderer: Renderer,
+    *,
+    max_tokens: int,
+    too_long: TooLong = "drop",
+    on_rows: Callable[[int], None] | None = None,
+    into: Path | None = None,
+) -> tuple[Dataset, Counts]:
+    """Add text (rendered), input_ids, labels (unshifted), numbers of tokens, supervised tokens and bytes to the rows.
+
+    Plain text rows (no messages) are cut into windows of nearly equal length, each with BOS in front where the model
+    knows one; the second window's `row_id` ends in "#2". Many rows are rendered by several processes, which changes
+    nothing but the time.
+
+    Args:
+        rows: of one source, as `convert` gives them.
+        renderer: of the model's template.
+        max_tokens: of one row.
+        too_long: what happens to conversations above it.
+        on_rows: called with the number of rows rendered since the last call.
+        into: the Arrow file to write; none: one that is gone when the session ends.
+
+    Raises:
+        GateError: conversations are too long and `too_long` is "refuse".
+        ResourceError: the disk is full.
+    """
+    source = ", ".join(read_columns(rows, "source")["source"].unique().to_pylist())
+    step = _Step(rows, renderer, max_tokens, too_long)
+    tally = _Tally()
+    with writing(_features(rows), into) as sink:
+        for made, counted in in_order(step, range(0, len(rows), BATCH)):
+            sink.write(made)
+            tally.add(counted)
+            if on_rows:
+                on_rows(counted.rows_in)
+    if too_long == "refuse" and (found := tally.dropped[step.too_long_reason]):
+        named = [note.where for note in tally.notes if note.reason == step.too_long_reason]
+        raise GateError(
+            f"{found} rows are longer than {max_tokens} tokens: {', '.join(named[:10])}{' …' if found > 10 else ''}",
+            where=f"source {source}",
+            mend="raise train.max_tokens, shorten these rows, or set train.too_long to drop or cut_question",
+        )
+    return sink.read(), tally.counts(source, max_tokens)
+
+
+def _features(rows: Dataset) -> Features:
+    """The columns of rendered rows."""
+    lists, numbers = dict.fromkeys(ADDED[:2], List(Value("int32"))), dict.fromkeys(ADDED[2:], Value("int32"))
+    return Features({**rows.features, **lists, **numbers})
+
+
+class _Conversation(NamedTuple):
+    messages: Sequence[Turn]
+    tools: Sequence[Mapping[str, Any]] | None
+    rendered: Rendered
+    changes: tuple[str, ...]
+
+
+class _Line(NamedTuple):
+    """One row of the result."""
+
+    text: str
+    input_ids: NDArray[np.int32]  # [tokens]
+    labels: NDArray[np.int32]  # [tokens]
+    num_bytes: int  # UTF-8 bytes of the supervised text
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True)
+class _Tally:
+    """What became of rows."""
+
+    rows_in: int = 0
+    kept: int = 0
+    num_texts: int = 0
+    num_windows: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
+    notes: list[RowNote] = field(default_factory=list)
+
+    def add(self, more: "_Tally") -> None:
+        self.rows_in, self.kept = self.rows_in + more.rows_in, self.kept + more.kept
+        self.num_texts, self.num_windows = self.num_texts + more.num_texts, self.num_windows + more.num_windows
+        self.dropped.update(more.dropped)
+        self.changed.update(more.changed)
+        self.notes += more.notes[: MAX_NOTES - len(self.notes)]
+
+    def counts(self, source: str, max_tokens: int) -> Counts:
+        remarks: tuple[str, ...] = ()
+        if self.num_windows > self.num_texts:
+            remarks = (f"{self.num_texts} texts cut into {self.num_windows} windows of at most {max_tokens} tokens",)
+        return Counts(
+            step="render",
+            source=source,
+            rows_in=self.rows_in,
+            kept=self.kept,
+            dropped=dict(self.dropped),
+            changed=dict(self.changed),
+            notes=tuple(self.notes),
+            remarks=remarks,
+        )
+
+
+class _Step:
+    """Turns one block of rows after the other into rendered ones; what it gives depends on nothing but the block."""
+
+    def __init__(self, rows: Dataset, renderer: Renderer, max_tokens: int, too_long: TooLong) -> None:
+        self.rows, self.renderer, self.max_tokens, self.too_long = rows, renderer, max_tokens, too_long
+        self.encoder = Encoder(renderer.tokenizer, renderer.template, by_words=len(rows) >= MANY_ROWS)
+        self.bos_id = _bos_id(renderer)
+        self.too_long_reason = f"longer than {max_tokens} tokens"
+
+    def __call__(self, start: int) -> tuple[pa.Table, _Tally]:
+        table = block(self.rows, start, start + BATCH)
+        tally = _Tally(rows_in=len(table))
+        messages = _messages(table)
+        done: dict[int, list[_Line] | str] = {}  # the row's lines, or why it is dropped
+        done.update(self._conversations(messages, [parse_tools(tools) for tools in table["tools"].to_pylist()]))
+        texts = table["text"].to_pylist()
+        done.update(self._texts({number: texts[number] or "" for number, turns in enumerate(messages) if not turns}))
+        lines: list[tuple[int, int, _Line]] = []
+        for number, made in sorted(done.items()):
+            if isinstance(made, str):
+                tally.dropped[made] += 1
+                if len(tally.notes) < MAX_NOTES:
+                    tally.notes.append(_note(table, number, made))
+                continue
+            tally.kept += 1
+            lines += [(number, window, line) for window, line in enumerate(made, start=1)]
+            tally.changed.update(sorted({change for line in made for change in line.changes}))
+            if not messages[number]:
+                tally.num_texts, tally.num_windows = tally.num_texts + 1, tally.num_windows + len(made)
+        return _table(table, lines), tally
+
+    def _conversations(
+        self, messages: Sequence[Sequence[Turn]], tools: Sequence[list[dict[str, Any]] | None]
+    ) -> dict[int, list[_Line] | str]:
+        done: dict[int, list[_Line] | str] = {}
+        rendered: dict[int, _Conversation] = {}
+        for number, turns in enumerate(messages):
+            try:
+                if turns:
+                    rendered[number] = self._render(turns, tools[number])
+            except TemplateError as error:
+                done[number] = error.what
+        encoded = self.encoder.label([row.rendered for row in rendered.values()])
+        for (number, row), ids in zip(rendered.items(), encoded, strict=True):
+            done[number] = self._judged(row, ids)
+        return done
+
+    def _judged(self, row: _Conversation, ids: Encoded) -> list[_Line] | str:
+        if ids.fault is None and len(ids.input_ids) > self.max_tokens:
+            return self._shortened(row, ids) if self.too_long == "cut_question" else self.too_long_reason
+        return ids.fault or [_line(row, ids)]
+
+    def _render(self, messages: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None) -> _Conversation:
+        rendered, changes = self.renderer.render_changed(messages, tools)
+        return _Conversation(messages=messages, tools=tools, rendered=rendered, changes=changes)
+
+    def _shortened(self, row: _Conversation, ids: Encoded) -> list[_Line] | str:
+        """Take tokens off the front of the longest question until the row fits; the answers stay whole."""
+        questions = [number for number, turn in enumerate(row.messages) if turn["role"] == "user"]
+        longest = max(questions, key=lambda number: len(row.messages[number]["content"] or ""), default=None)
+        for _ in range(MAX_CUTS):
+            content = row.messages[longest]["content"] or "" if longest is not None else ""
+            offsets = self.encoder.encode([content])[0][1]
+            excess = len(ids.input_ids) - self.max_tokens
+            if longest is None or len(offsets) <= excess:
+                break
+            messages = list(row.messages)
+            messages[longest] = {**messages[longest], "content": content[offsets[excess - 1, 1] :].lstrip()}
+            try:
+                row = self._render(messages, row.tools)
+            except TemplateError as error:
+                return error.what
+            ids = self.encoder.label([row.rendered])[0]
+            if ids.fault or len(ids.input_ids) <= self.max_tokens:
+                return ids.fault or [_line(row, ids, CUT)]
+        return f"{self.too_long_reason} even without its question"
+
+    def _texts(self, texts: Mapping[int, str]) -> dict[int, list[_Line] | str]:
+        done: dict[int, list[_Line] | str] = {}
+        for number, text in texts.items():
+            try:
+                self.renderer.check_text(text)
+            except TemplateError as error:
+                done[number] = error.what
+            if not text.strip():
+                done[number] = "empty text"
+        sound = {number: text for number, text in texts.items() if number not in done}
+        for (number, text), (ids, offsets) in zip(
+            sound.items(), self.encoder.encode(list(sound.values())), strict=True
+        ):
+            parts = windows(text, ids, offsets, max_tokens=self.max_tokens, bos_id=self.bos_id)
+            done[number] = [
+                _Line(text=part, input_ids=own, labels=labels, num_bytes=len(part.encode()))
+                for part, own, labels in parts
+            ]
+        return done
+
+
+def _messages(table: pa.Table) -> list[list[dict[str, Any]]]:
+    """The conversations of a block of rows, parsed all at once, which is faster."""
+    column = table["messages"].combine_chunks()
+    turns = iter(json.loads(f"[{','.join(column.flatten().storage.to_pylist())}]"))
+    return [list(islice(turns, number or 0)) for number in column.value_lengths().to_pylist()]
+
+
+def _note(table: pa.Table, number: int, reason: str) -> RowNote:
+    file, row, row_id = (table[name][number].as_py() for name in ("file", "row", "row_id"))
+    return RowNote(where=f"{file}:{row}", row_id=row_id, reason=reason)
+
+
+def _line(row: _Conversation, ids: Encoded, *changes: str) -> _Line:
+    text, spans = row.rendered.text, row.rendered.spans
+    return _Line(
+        text=text,
+        input_ids=ids.input_ids,
+        labels=ids.labels,
+        num_bytes=sum(len(text[start:end].encode()) for start, end in spans),
+        changes=(*row.changes, *changes),
+    )
+
+
+def _table(table: pa.Table, lines: Sequence[tuple[int, int, _Line]]) -> pa.Table:
+    """The rows that `lines` name, in their order, with the new columns."""
+    taken = table.take(pa.array([number for number, _, _ in lines], pa.int64()))
+    if any(window > 1 for _, window, _ in lines):
+        names = [
+            f"{name}#{window}" if window > 1 else name
+            for name, (_, window, _) in zip(taken["row_id"].to_pylist(), lines, strict=True)
+        ]
+        taken = taken.set_column(taken.schema.get_field_index("row_id"), "row_id", pa.array(names, pa.string()))
+    made = [line for _, _, line in lines]
+    ends = np.cumsum([0, *(len(line.input_ids) for line in made)], dtype=np.int32)
+    empty = np.zeros(0, dtype=np.int32)
+    ids = np.concatenate([empty, *(line.input_ids for line in made)])
+    labels = np.concatenate([empty, *(line.labels for line in made)])
+    supervised = np.concatenate([[0], np.cumsum(labels != IGNORED)])[ends]
+    columns = (
+        pa.ListArray.from_arrays(ends, ids),
+        pa.ListArray.from_arrays(ends, labels),
+        pa.array(np.diff(ends), pa.int32()),
+        pa.array(np.diff(supervised), pa.int32()),
+        pa.array([line.num_bytes for line in made], pa.int32()),
+        pa.array(_largest(ids, ends), pa.int32()),
+    )
+    taken = taken.set_column(
+        taken.schema.get_field_index("text"), "text", pa.array([line.text for line in made], pa.string())
+    )
+    for name, column in zip(ADDED, columns, strict=True):
+        taken = taken.append_column(name, column)
+    return taken
+
+
+def _largest(ids: NDArray[np.int32], ends: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The largest id of each row of rows that lie end to end; 0 of an empty one."""
+    found = np.maximum.reduceat(np.append(ids, np.int32(0)), ends[:-1]) if len(ends) > 1 else ids[:0]
+    return np.where(np.diff(ends) > 0, found, np.int32(0))
+
+
+def _bos_id(renderer: Renderer) -> int | None:
+    """BOS in front of plain text: where the tokenizer or the template puts it in front of everything."""
+    tokenizer, template = renderer.tokenizer, renderer.template
+    bos = tokenizer.bos_token
+    opens = bos in dict(template.markers) and bos != template.turn_end and bos not in template.header
+    return int(tokenizer.bos_token_id) if bos is not None and (opens or adds_bos(tokenizer)) else None

@@ -1,0 +1,183 @@
+"""Renders → ids and labels: one tokenisation of each row, checked at every seam. Knows no data set."""
+
+from collections.abc import Sequence
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seodang.data.encode.mask import edges, supervise
+from seodang.data.encode.word_cache import Tokens, words_of
+from seodang.data.template.find import ChatTemplate
+from seodang.types import IGNORED, Rendered
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+CACHED_SEAMS = 4096
+FAULTY_SEAM = "the answer's first token merges with the header"
+FAULTY_END = "the turn end is not one token there"
+
+
+class Encoded(NamedTuple):
+    """One row as the model reads it."""
+
+    input_ids: NDArray[np.int32]  # [tokens]
+    labels: NDArray[np.int32]  # [tokens], IGNORED where unsupervised, not shifted
+    fault: str | None = None  # why the row must not be trained on
+
+
+class _Laid(NamedTuple):
+    """Rows laid end to end, so that all of them are labelled at once; positions count through all rows."""
+
+    ids: NDArray[np.int32]  # [tokens]
+    starts: NDArray[np.int64]  # [tokens], the character each begins at
+    begins: NDArray[np.int64]  # [rows + 1], each row's first token
+    bases: NDArray[np.int64]  # [rows + 1], each row's first character
+    owners: NDArray[np.int64]  # [spans], the row of each supervised span
+    spans: NDArray[np.int64]  # [spans, 2], in characters
+
+
+class Encoder:
+    """Tokenises in batches and labels by where tokens begin.
+
+    Args:
+        tokenizer: the base's, after `apply_template`.
+        template: from `find_template`.
+        by_words: many rows are to come, so that getting ready to remember words pays.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", template: ChatTemplate, *, by_words: bool = False) -> None:
+        self._backend = _untrimmed(tokenizer)
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._words = words_of(self._backend, [name for name, _ in template.markers]) if by_words else None
+        self._turn_end, self._turn_end_id = template.turn_end, template.turn_end_id
+        added = list(tokenizer.added_tokens_decoder)
+        self._is_added = np.zeros(max([len(tokenizer), *(token + 1 for token in added)]), dtype=bool)
+        self._is_added[added] = True
+        self._seams: dict[str, bytes] = {}
+
+    def encode(self, texts: Sequence[str]) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
+        """(input_ids [tokens], offsets [tokens, 2] in characters) of each text, no special tokens added."""
+        rows = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            (
+                np.array(row.ids, dtype=np.int32),
+                np.fromiter(chain.from_iterable(row.offsets), np.int32, 2 * len(row)).reshape(-1, 2),
+            )
+            for row in rows
+        ]
+
+    def label(self, rendered: Sequence[Rendered]) -> list[Encoded]:
+        """Ids and labels of rendered conversations."""
+        if not rendered:
+            return []
+        laid = _lay(rendered, self._tokens([row.text for row in rendered]))
+        supervised = edges(laid.starts, laid.spans)
+        labels = supervise(laid.ids, supervised, laid.begins[:-1][np.diff(laid.begins) > 0])
+        faults = self._faults(rendered, laid, supervised)
+        return [
+            Encoded(input_ids=laid.ids[begin:end], labels=labels[begin:end], fault=faults.get(number))
+            for number, (begin, end) in enumerate(pairwise(laid.begins.tolist()))
+        ]
+
+    def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
+        by_words = self._words.encode(texts) if self._words else [None] * len(texts)
+        whole = iter(self.encode([text for text, known in zip(texts, by_words, strict=True) if known is None]))
+        return [known or ((found := next(whole))[0], found[1][:, 0]) for known in by_words]
+
+    def _faults(self, rendered: Sequence[Rendered], laid: _Laid, supervised: NDArray[np.int64]) -> dict[int, str]:
+        """Row → why it must not be trained on: what is asked of each span at its beginning and its end.
+
+        Args:
+            supervised: [spans, 2] of `edges`.
+        """
+        faults: dict[int, str] = {}
+        begins = laid.begins[laid.owners]
+        added = np.concatenate([[0], np.flatnonzero(self._is_added[laid.ids])])
+        before = added[np.searchsorted(added[1:], supervised[:, 0])]  # the last added token in front of each span
+        since = np.maximum(before, begins)
+        spans = [span for row in rendered for span in row.spans]
+        for owner, (start, end), (first, after), opening, begin in zip(
+            laid.owners.tolist(), spans, supervised.tolist(), since.tolist(), begins.tolist(), strict=True
+        ):
+            text = rendered[owner].text
+            if first > begin:
+                tail = text[laid.starts[opening] - laid.bases[owner] : start]
+                if laid.ids[opening:first].tobytes() != self._alone(tail):
+                    faults.setdefault(owner, FAULTY_SEAM)
+            if text.endswith(self._turn_end, start, end) and laid.ids[after - 1] != self._turn_end_id:
+                faults.setdefault(owner, FAULTY_END)
+        return faults
+
+    def _alone(self, tail: str) -> bytes:
+        """The ids of a prompt's tail by itself, to be compared with those that it has in front of its answer.
+
+        Added tokens are cut out before anything else, left to right, so only what follows the last of them can differ;
+        that is a header such as "model\n", the same in most rows.
+        """
+        alone = self._seams.get(tail)
+        if alone is None:
+            alone = self.encode([tail])[0][0].tobytes()
+            if len(self._seams) < CACHED_SEAMS:
+                self._seams[tail] = alone
+        return alone
+
+
+def _lay(rendered: Sequence[Rendered], tokens: Sequence[Tokens]) -> _Laid:
+    begins = np.cumsum([0, *(len(ids) for ids, _ in tokens)])
+    # one character lies between rows: a span may end where its text does
+    bases = np.cumsum([0, *(len(row.text) + 1 for row in rendered)])
+    owners = np.array([number for number, row in enumerate(rendered) for _ in row.spans], dtype=np.int64)
+    spans = np.array([span for row in rendered for span in row.spans], dtype=np.int64).reshape(-1, 2)
+    return _Laid(
+        ids=np.concatenate([ids for ids, _ in tokens]),
+        starts=np.concatenate([starts for _, starts in tokens]) + np.repeat(bases[:-1], np.diff(begins)),
+        begins=begins,
+        bases=bases,
+        owners=owners,
+        spans=spans + bases[owners, None],
+    )
+
+
+def windows(
+    text: str,
+    ids: NDArray[np.int32],
+    offsets: NDArray[np.int32],
+    *,
+    max_tokens: int,
+    bos_id: int | None,
+) -> list[tuple[str, NDArray[np.int32], NDArray[np.int32]]]:
+    """Cut a plain text into the fewest pieces of at most `max_tokens`, nearly equal, so that none is a mere token.
+
+    Returns:
+        (text, input_ids, labels) of each: all supervised but BOS, or the first token where there is no BOS. The texts
+        add up to the whole: a character that is cut in two belongs to the later one.
+    """
+    opening = np.array([] if bos_id is None else [bos_id], dtype=np.int32)
+    number = -(-len(ids) // (max_tokens - len(opening)))
+    cuts = np.linspace(0, len(ids), number + 1).astype(int)
+    begins = [0, *(int(offsets[cut, 0]) for cut in cuts[1:-1]), len(text)]
+    pieces = []
+    for first, last, begin, end in zip(cuts, cuts[1:], begins, begins[1:], strict=False):
+        own = np.concatenate([opening, ids[first:last]])
+        pieces.append((text[begin:end], own, np.where(np.arange(len(own)) > 0, own, np.int32(IGNORED))))
+    return pieces
+
+
+def _untrimmed(tokenizer: "PreTrainedTokenizerBase") -> "Tokenizer":
+    """The fast tokenizer; where it reports offsets without leading blanks, a copy that reports them in full.
+
+    A post-processor only trims offsets and adds special tokens, and none are added here.
+    """
+    from tokenizers import Tokenizer, processors
+
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    if "trim_offsets=True" not in str(backend.post_processor):
+        return backend
+    copy = Tokenizer.from_str(backend.to_str())
+    copy.post_processor = processors.ByteLevel(trim_offsets=False)
+    return copy

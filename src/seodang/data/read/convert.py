@@ -1,0 +1,246 @@
+"""Raw rows → conversations and texts in one shape, on disk, with an identity each. Knows no tokenizer and no template.
+
+Rows that cannot be used are dropped and counted; every change of text is counted, too.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from json.encoder import encode_basestring
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from seodang.data.arrow import Sink, writing
+from seodang.data.read.clean import canonical_json, clean, has_html, question_hash, row_hash, text_hash
+from seodang.data.read.column_names import KNOWN_COLUMNS, column_key
+from seodang.data.read.conversation import Conversation, read_row
+from seodang.data.read.layout import Layout, find_layout, require_column
+from seodang.data.read.messages import UnusableRowError
+from seodang.data.read.raw_rows import Block, RawRow, RawRows
+from seodang.data.workers import in_order
+from seodang.errors import SourceError
+from seodang.recipe import Source
+from seodang.types import Counts, RowNote
+
+if TYPE_CHECKING:
+    import datasets
+
+NOTES_KEPT = 1000  # dropped rows listed one by one
+NO_COLUMN = ("question", "row")  # values of split.by that name no column
+HTML = "with HTML tags or entities (kept as they are)"
+DAMAGED = "with U+FFFD, the mark of text damaged before (kept as it is)"
+ANSWER_FIRST = "that start with an answer (kept)"
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+
+
+def convert(raw: RawRows, source: Source, split_by: str = "question") -> tuple["datasets.Dataset", Counts]:
+    """The rows of a source in one shape, memory-mapped from a file that is gone when the session ends.
+
+    Args:
+        split_by: `question`, `row`, or the column whose values go into `group`.
+
+    Raises:
+        SourceError: columns that cannot be told apart or are not there, or no row that can be used.
+        ResourceError: the disk is full.
+    """
+    layout = find_layout(raw, source)
+    group = None if split_by in NO_COLUMN else split_by
+    if group is not None:
+        require_column(group, "split.by", raw)
+    conversion = _Conversion(layout, source, group, frozenset(raw.columns))
+    tally = _Tally()
+    late: dict[str, None] = {}
+    with _sink(raw.where) as sink:
+        for rows, counted, unknown in in_order(conversion, raw.blocks()):
+            sink.write(rows)
+            tally.add(counted)
+            late.update(dict.fromkeys(unknown))
+    if late:  # JSON rows may bring columns further down than `read` looks ahead
+        raw = replace(raw, columns=(*raw.columns, *late))
+        if any(column_key(name) in KNOWN_COLUMNS for name in late):
+            return convert(raw, source, split_by)
+    if not tally.kept:
+        raise _nothing_left(raw, tally)
+    remarks = (*raw.remarks, _reading(layout, raw, group), *tally.remarks())
+    return sink.read(), tally.counts(source.name, remarks)
+
+
+def _group(row: RawRow, column: str | None, changes: set[str]) -> str | None:
+    value = row.fields.get(column) if column is not None else None
+    return clean(canonical_json(value) if isinstance(value, list | dict) else value, changes) if value else None
+
+
+def _reading(layout: Layout, raw: RawRows, group: str | None) -> str:
+    used = layout.columns
+    unused = [name for name in raw.columns if name not in used.values() and name != group]
+    keys = ", ".join(f"{key}: {name}" for key, name in used.items())
+    return f"read as {layout.format} ({keys})" + (f"; not used: {', '.join(unused)}" if unused else "")
+
+
+def _nothing_left(raw: RawRows, tally: "_Tally") -> SourceError:
+    reasons = ", ".join(f"{count} × {reason}" for reason, count in tally.dropped.most_common(5))
+    return SourceError(
+        f"none of the {tally.rows_in} rows can be used: {reasons}",
+        where=tally.notes[0].where if tally.notes else raw.where,
+        mend="check that the recipe names the right columns (`question:`, `answer:`, `messages:`, `text:`)",
+    )
+
+
+class _Tally:
+    """Counts rows while they pass; can be pickled."""
+
+    def __init__(self) -> None:
+        self.rows_in = self.kept = 0
+        self.dropped: Counter[str] = Counter()
+        self.changed: Counter[str] = Counter()
+        self.noticed: Counter[str] = Counter()
+        self.notes: list[RowNote] = []
+
+    def drop(self, row: RawRow, reason: str) -> None:
+        self.rows_in += 1
+        self.dropped[reason] += 1
+        if len(self.notes) < NOTES_KEPT:
+            row_id = text_hash(json.dumps(row.fields, ensure_ascii=False, sort_keys=True, default=str))
+            self.notes.append(RowNote(where=row.where, row_id=row_id, reason=reason))
+
+    def keep(self, conversation: Conversation, changes: set[str]) -> None:
+        self.rows_in += 1
+        self.kept += 1
+        if changes:
+            self.changed.update(sorted(changes))  # a set's order differs from process to process
+        whole = conversation.text or "\n".join([turn.content or "" for turn in conversation.messages])
+        if has_html(whole):
+            self.noticed[HTML] += 1
+        if "\ufffd" in whole:
+            self.noticed[DAMAGED] += 1
+        if next((turn.role for turn in conversation.messages if turn.role != "system"), "user") != "user":
+            self.noticed[ANSWER_FIRST] += 1
+
+    def add(self, more: "_Tally") -> None:
+        self.rows_in, self.kept = self.rows_in + more.rows_in, self.kept + more.kept
+        self.dropped.update(more.dropped)
+        self.changed.update(more.changed)
+        self.noticed.update(more.noticed)
+        self.notes += more.notes[: NOTES_KEPT - len(self.notes)]
+
+    def remarks(self) -> list[str]:
+        return [f"rows {what}: {count}" for what, count in self.noticed.items() if count]
+
+    def counts(self, source: str, remarks: tuple[str, ...]) -> Counts:
+        return Counts(
+            step="convert",
+            source=source,
+            rows_in=self.rows_in,
+            kept=self.kept,
+            dropped=dict(self.dropped.most_common()),
+            changed=dict(self.changed.most_common()),
+            notes=tuple(self.notes),
+            remarks=remarks,
+        )
+
+
+@contextmanager
+def _sink(where: str) -> Iterator[Sink]:
+    """A file for the rows; a source that breaks off is the user's to mend."""
+    try:
+        with writing(features()) as sink:
+            yield sink
+    except OSError as error:
+        raise SourceError(
+            f"cannot be read to its end: {error}", where=where, mend="check the file and its disk"
+        ) from None
+
+
+class _Conversion:
+    """One block of raw rows → an Arrow table, what became of them, and columns that were not known."""
+
+    def __init__(self, layout: Layout, source: Source, group: str | None, known: frozenset[str]) -> None:
+        self.layout, self.source, self.group, self.known = layout, source, group, known
+        self.schema = features().arrow_schema
+
+    def __call__(self, block: Block) -> tuple[pa.Table, _Tally, list[str]]:
+        tally, late = _Tally(), dict[str, None]()
+        rows: list[dict[str, Any]] = []
+        for row in block():
+            if not row.fields.keys() <= self.known:
+                late.update(dict.fromkeys(name for name in row.fields if name not in self.known))
+            changes = set(row.changed)
+            try:
+                conversation = read_row(self.layout, row.fields, changes)
+            except UnusableRowError as reason:
+                tally.drop(row, str(reason))
+                continue
+            rows.append(self._values(conversation, row, _group(row, self.group, changes)))
+            tally.keep(conversation, changes)
+        columns = ((field, [row[field.name] for row in rows]) for field in self.schema)
+        arrays = [
+            _json_lists(values) if field.name == "messages" else pa.array(values, type=field.type)
+            for field, values in columns
+        ]
+        return pa.Table.from_arrays(arrays, schema=self.schema), tally, list(late)
+
+    def _values(self, conversation: Conversation, row: RawRow, group: str | None) -> dict[str, Any]:
+        text = conversation.text
+        turns = [message.as_dict() for message in conversation.messages]
+        canonical = [_canonical(turn) for turn in turns]
+        # Encoded here and not by datasets, whose encoder rounds numbers to ten digits. What a model reads of a tool
+        # call depends on the order of its arguments, so only turns without one are stored as they are hashed.
+        messages = [
+            _ENCODER.encode(turn) if message.tool_calls else line
+            for message, turn, line in zip(conversation.messages, turns, canonical, strict=True)
+        ]
+        return {
+            "row_id": row_hash(canonical, conversation.tools) if text is None else text_hash(text),
+            "source": self.source.name,
+            "role": self.source.role,
+            "file": row.file,
+            "row": row.row,
+            "messages": messages,
+            "tools": conversation.tools,
+            "text": text,
+            "question_key": question_hash(conversation.question),
+            "group": group,
+        }
+
+
+def features() -> "datasets.Features":
+    """The columns that `convert` makes."""
+    import datasets
+
+    text = datasets.Value("string")
+    return datasets.Features(
+        {
+            "row_id": text,
+            "source": text,
+            "role": text,
+            "file": text,
+            "row": datasets.Value("int64"),
+            "messages": datasets.List(datasets.Json()),
+            "tools": text,
+            "text": text,
+            "question_key": text,
+            "group": text,
+        }
+    )
+
+
+def _canonical(turn: dict[str, Any]) -> str:
+    """As `canonical_json`, which gets ready anew for each turn: most are a text and nothing else."""
+    role, content = turn["role"], turn["content"]
+    if len(turn) > 2 or content is None:
+        return canonical_json(turn)
+    return f'{{"content":{encode_basestring(content)},"role":{encode_basestring(role)}}}'
+
+
+def _json_lists(rows: list[list[str]]) -> pa.Array:
+    """Lists of JSON texts as Arrow holds `List(Json())`."""
+    offsets = [0]
+    for texts in rows:
+        offsets.append(offsets[-1] + len(texts))
+    storage = pa.array([text for texts in rows for text in texts], type=pa.string())
+    values = pa.ExtensionArray.from_storage(pa.json_(), storage)
+    return pa.ListArray.from_arrays(pa.array(offsets, type=pa.int32()), values)

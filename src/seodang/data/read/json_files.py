@@ -1,0 +1,327 @@
+"""Rows of JSON Lines, JSON arrays and single JSON objects, in bounded memory where the file allows it."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import islice
+from typing import Any, TextIO
+
+from seodang.data.read.column_names import ANSWER, QUESTION, column_key
+from seodang.data.read.messages import is_turn
+from seodang.data.read.raw_rows import BLOCK_CHARS, BLOCK_ROWS, Block, Number, RawRow, RawRows, raw_row
+from seodang.errors import SourceError
+
+LOOK_AHEAD = 1000  # rows whose keys make the columns
+CHUNK = 1 << 20  # characters
+EDGES = "\ufeff \t\r\n"  # around a value; a byte order mark stands inside where files were joined
+BLANKS = re.compile(r"[\s\ufeff]*")
+CUT_OFF = "the file seems to be cut off: copy, download or write it again"
+NO_COMMAS = "remove the commas between the rows, or put [ before the first and ] after the last row"
+PYTHON_REPR = "this is how Python prints objects, not JSON: write it with json.dumps(row, ensure_ascii=False)"
+
+WRITE_JSON = 'write each row as {"question": "…", "answer": "…"}, one a line (.jsonl)'
+
+OpenText = Callable[[], TextIO]
+
+
+class _DuplicateKeyError(ValueError):
+    """A key that stands twice in one object: Python's reader would keep the last one silently."""
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _DuplicateKeyError(next(key for key in keys if keys.count(key) > 1))
+    return found
+
+
+# not strict: a raw tab or line end inside a string loses nothing
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_float=Number, strict=False)
+
+
+def read_json(path: str, open_text: OpenText, *, by_line: bool) -> RawRows:
+    """The rows of a JSON file of any of the usual shapes.
+
+    Args:
+        path: as the recipe gives it.
+        open_text: opens the decoded file at its start.
+        by_line: the file's name says JSON Lines.
+
+    Raises:
+        SourceError: broken JSON with its row, or a shape that holds no rows.
+    """
+    rows, blocks, remark = _rows_of(path, open_text, by_line=by_line)
+    columns = dict.fromkeys(name for row in islice(rows(), LOOK_AHEAD) for name in row.fields)
+    remarks = (remark,) if remark else ()
+    return RawRows(where=path, columns=tuple(columns), rows=rows, remarks=remarks, unread=blocks)
+
+
+def _rows_of(
+    path: str, open_text: OpenText, *, by_line: bool
+) -> tuple[Callable[[], Iterator[RawRow]], Callable[[], Iterator[Block]] | None, str | None]:
+    """Rows, the same in blocks if they stand one a line, and a remark."""
+    with open_text() as file:
+        first, second = [*islice(filter(None, (line.strip(EDGES) for line in file)), 2), "", ""][:2]
+    if first[:1] == "[":
+        return lambda: _array_rows(path, open_text), None, None
+    if first[:1] != "{":
+        raise SourceError(f"no JSON: the file starts with {first[:20]!r}", where=f"{path}:1", mend=WRITE_JSON)
+    if second and (_is_object(first.rstrip(",")) or (by_line and second[0] == "{")):
+        blocks = partial(_line_blocks, path, open_text)
+        return lambda: (row for block in blocks() for row in block()), blocks, None
+    values = _values(path, open_text)
+    whole = next(values)[1]
+    if next(values, None) is not None:
+        remark = "several JSON objects one after another: a row each"
+        return lambda: _value_rows(path, _values(path, open_text)), None, remark
+    records, told = _records_in(path, whole)
+    return lambda: _value_rows(path, ((index, record) for index, record in enumerate(records, 1))), None, told
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(_DECODER.decode(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _line_blocks(path: str, open_text: OpenText) -> Iterator[Block]:
+    """Blocks of JSON Lines; blank lines are passed over, and each row bears its line's number."""
+    lines: list[tuple[int, str]] = []
+    chars = 0
+    with open_text() as file:
+        for number, line in enumerate(file, 1):
+            text = line.strip(EDGES)
+            if not text:
+                continue
+            if len(lines) >= BLOCK_ROWS or chars >= BLOCK_CHARS:
+                yield partial(_read_lines, path, lines, is_last=False)
+                lines, chars = [], 0
+            lines.append((number, text))
+            chars += len(text)
+    yield partial(_read_lines, path, lines, is_last=True)
+
+
+def _read_lines(path: str, lines: list[tuple[int, str]], *, is_last: bool) -> Iterator[RawRow]:
+    for number, text in lines:
+        try:
+            record = _DECODER.decode(text)
+        except (ValueError, RecursionError) as error:
+            at = getattr(error, "pos", 0)
+            cut_off = _runs_out(error, text) and is_last and number == lines[-1][0]
+            place = f"line {number}, character {at + 1}"
+            raise _broken(error, f"{path}:{number}", place, text[at:], cut_off=cut_off) from None
+        yield raw_row(path, number, _checked(record, path, number))
+
+
+def _array_rows(path: str, open_text: OpenText) -> Iterator[RawRow]:
+    """Rows of a JSON array, read object by object."""
+    with open_text() as file:
+        scan = _Scanner(file, path)
+        scan.skip()  # the opening bracket
+        if scan.peek() == "]":
+            scan.skip()
+        else:
+            yield from _array_items(scan, path)
+        if scan.peek():
+            raise SourceError(
+                f"line {scan.line}: something stands after the closing bracket of the list",
+                where=path,
+                mend="keep one list in the file, or write one object a line (.jsonl)",
+            )
+
+
+def _array_items(scan: "_Scanner", path: str) -> Iterator[RawRow]:
+    for row in range(1, 1 << 62):
+        yield raw_row(path, row, _checked(scan.value(row), path, row))
+        mark = scan.peek()
+        if mark not in ("]", ","):
+            what = "the list is never closed" if not mark else f"found {mark!r} where a comma or ] should stand"
+            mend = "mend that place: objects of a list are separated by one comma" if mark else CUT_OFF
+            raise SourceError(
+                f"broken JSON in line {scan.line} after row {row}: {what}", where=f"{path}:{row}", mend=mend
+            )
+        scan.skip()
+        if mark == "]":
+            return
+        if scan.peek() == "]":
+            raise SourceError(
+                f"broken JSON in line {scan.line}: a comma stands after the last row",
+                where=f"{path}:{row}",
+                mend="remove the comma before the closing ]",
+            )
+
+
+def _values(path: str, open_text: OpenText) -> Iterator[tuple[int, Any]]:
+    """JSON values that stand one after another, however they are broken into lines."""
+    with open_text() as file:
+        scan = _Scanner(file, path)
+        row = 0
+        while scan.peek():
+            row += 1
+            yield row, scan.value(row)
+            if scan.peek() == ",":
+                raise SourceError(
+                    f"objects separated by commas, but not in a list (line {scan.line})",
+                    where=f"{path}:{row}",
+                    mend=NO_COMMAS,
+                )
+
+
+def _value_rows(path: str, values: Iterator[tuple[int, Any]]) -> Iterator[RawRow]:
+    for row, record in values:
+        yield raw_row(path, row, _checked(record, path, row))
+
+
+class _Scanner:
+    """Takes JSON values off a stream; holds the current value and one chunk."""
+
+    def __init__(self, stream: TextIO, path: str) -> None:
+        self.stream, self.path = stream, path
+        self.buffer, self.at, self.line = "", 0, 1
+
+    def peek(self) -> str:
+        """The next character that is not blank; empty at the end."""
+        while True:
+            if blanks := BLANKS.match(self.buffer, self.at):
+                self._advance(blanks.end())
+            if self.at < len(self.buffer):
+                return self.buffer[self.at]
+            if not self._fill():
+                return ""
+
+    def skip(self) -> None:
+        """Pass over the character that `peek` showed."""
+        self.peek()
+        self._advance(self.at + 1)
+
+    def value(self, row: int) -> Any:
+        """The next value."""
+        self.peek()
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self.buffer, self.at)
+            except (ValueError, RecursionError) as error:
+                runs_out, at = _runs_out(error, self.buffer), getattr(error, "pos", self.at)
+                place = f"line {self.line + self.buffer.count(chr(10), self.at, at)}"
+                fault = self.buffer[at:]
+                if runs_out and self._fill():
+                    continue
+                raise _broken(error, f"{self.path}:{row}", place, fault, cut_off=runs_out) from None
+            self._advance(end)
+            return value
+
+    def _advance(self, to: int) -> None:
+        self.line += self.buffer.count("\n", self.at, to)
+        self.at = to
+
+    def _fill(self) -> bool:
+        rest = self.buffer[self.at :]
+        more = self.stream.read(max(CHUNK, len(rest)))  # doubling: one huge value costs linear time
+        self.buffer, self.at = rest + more, 0
+        return bool(more)
+
+
+def _records_in(path: str, whole: Any) -> tuple[list[Any], str | None]:
+    """The rows that one JSON object holds, and the remark that says how it was read."""
+    record = _checked(whole, path, 1)
+    nested = [value for value in record.values() if isinstance(value, list | dict)]
+    asked = any(column_key(name) in QUESTION | ANSWER and isinstance(value, str) for name, value in record.items())
+    if not nested or asked or any(isinstance(value, list) and value and is_turn(value[0]) for value in nested):
+        return [record] if record else [], "one JSON object: took it as one row"
+    columns, data = record.get("columns", []), record.get("data", [])
+    if (
+        columns
+        and _is_list_of(columns, str)
+        and _is_list_of(data, list)
+        and all(len(line) == len(columns) for line in data)
+    ):
+        rows = [dict(zip(columns, line, strict=True)) for line in data]
+        return rows, "one JSON object with columns and data: took its table"
+    lists = [name for name, value in record.items() if value and _is_list_of(value, dict)]
+    all_lists = all(isinstance(value, list) for value in record.values())
+    if all_lists and len(record) > 1 and (not lists or (len(lists) < len(record) and _is_even(record))):
+        return _transpose(path, record), "columnar JSON (a list a column): turned into rows"
+    if all(isinstance(value, dict) for value in record.values()):
+        return _nested(record)
+    if len(lists) == 1:
+        return record[lists[0]], f"one JSON object: took the list under its key {lists[0]!r}"
+    what = (
+        f"the file is one JSON object with several lists: {', '.join(lists)}"
+        if lists
+        else (f"the file is one JSON object, and none of its keys holds a list of rows: {', '.join(list(record)[:10])}")
+    )
+    raise SourceError(what, where=path, mend="save the list of rows by itself, as a JSON array or JSON Lines")
+
+
+def _transpose(path: str, columns: Mapping[str, list[Any]]) -> list[Any]:
+    if not _is_even(columns):
+        found = ", ".join(f"{name} {len(values)}" for name, values in columns.items())
+        raise SourceError(
+            f"columnar JSON with columns of unequal length: {found}",
+            where=path,
+            mend="give every column one value a row, or save the list of rows by itself",
+        )
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _is_even(columns: Mapping[str, list[Any]]) -> bool:
+    return len({len(values) for values in columns.values()}) == 1
+
+
+def _nested(record: Mapping[str, Mapping[str, Any]]) -> tuple[list[Any], str]:
+    """pandas' `to_json`: {column: {index: value}}; or rows under their ids: {id: {column: value}}."""
+    first = next(iter(record.values()))
+    same = all(value.keys() == first.keys() for value in record.values())
+    if same and first and all(index.isdigit() for index in first):
+        rows: list[Any] = [{name: values[index] for name, values in record.items()} for index in first]
+        return rows, "columnar JSON (an object a column, as pandas writes it): turned into rows"
+    return list(record.values()), "one JSON object of objects: took each as a row"
+
+
+def _is_list_of(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
+def _checked(record: Any, path: str, row: int) -> dict[str, Any]:
+    if isinstance(record, dict):
+        return record
+    found = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(record), "a number")
+    raise SourceError(
+        f"expected an object with a key for each column, found {found}",
+        where=f"{path}:{row}",
+        mend=WRITE_JSON,
+    )
+
+
+def _runs_out(error: Exception, text: str) -> bool:
+    """Whether the value may go on beyond the text; else a fault would be read on over a whole big file."""
+    if not isinstance(error, json.JSONDecodeError):
+        return False
+    return error.msg.startswith("Unterminated string") or error.pos >= len(text) - 16
+
+
+def _broken(error: Exception, where: str, place: str, rest: str, *, cut_off: bool) -> SourceError:
+    """The error for JSON that cannot be read, with the mend that fits the rest of the text from the fault on."""
+    if isinstance(error, _DuplicateKeyError):
+        return SourceError(f"the key {str(error)!r} stands twice in one object ({place})", where=where, mend="keep one")
+    if isinstance(error, RecursionError):
+        return SourceError(f"too deeply nested JSON ({place})", where=where, mend="flatten that row")
+    if not isinstance(error, json.JSONDecodeError):
+        return SourceError(f"{error} ({place})", where=where, mend="write such a number as text, in quotes")
+    if rest.startswith(("'", "None", "True", "False")):
+        mend = PYTHON_REPR
+    elif error.msg == "Extra data" and rest.strip() == ",":
+        mend = NO_COMMAS
+    elif rest.lstrip(", \t\r\n")[:1] in ("}", "]") and not error.msg.startswith(("Extra", "Unterminated")):
+        mend = "remove the comma before the closing bracket"
+    else:
+        mend = CUT_OFF if cut_off else "mend that place, or write the file again with a JSON library"
+    return SourceError(f"broken JSON in {place}: {error.msg[:1].lower()}{error.msg[1:]}", where=where, mend=mend)
+
+
+def starts_like_json(text: str) -> bool:
+    """Whether a file holds JSON whatever its name says: its first line opens an object or a list of objects."""
+    return bool(re.match(r'\{\s*("|$)|\[\s*(\{|\[|$)', text.strip(EDGES)))

@@ -1,0 +1,230 @@
+"""Which columns of a source hold what: named by the recipe, or known by their names. Knows columns, not single rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from seodang.data.read import column_names
+from seodang.data.read.column_names import column_key, nearest
+from seodang.data.read.messages import is_turn, turn_list
+from seodang.data.read.raw_rows import RawRow, RawRows
+from seodang.errors import SourceError
+from seodang.recipe import RowFormat, Source
+
+SAMPLE_ROWS = 200
+PAIRS: frozenset[RowFormat] = frozenset({"qa", "alpaca", "prompt_completion"})
+TALKS: frozenset[RowFormat] = frozenset({"messages", "sharegpt"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The columns that a source's rows are read from; None: there is no such column."""
+
+    format: RowFormat
+    question: str | None = None
+    answer: str | None = None
+    context: str | None = None  # put before the question, a blank line between
+    input: str | None = None  # put after the question, a blank line between: alpaca's input
+    messages: str | None = None
+    text: str | None = None
+    system: str | None = None
+    tools: str | None = None
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """What each column in use is."""
+        return {what: name for what, name in vars(self).items() if what != "format" and name is not None}
+
+
+def find_layout(raw: RawRows, source: Source) -> Layout:
+    """How the rows of a source are to be read.
+
+    Raises:
+        SourceError: no rows, a column named that is not there, no known columns, or more than one reading.
+    """
+    sample = list(islice(raw.rows(), SAMPLE_ROWS))
+    if not sample:
+        raise SourceError("there are no rows", where=raw.where, mend="name a file that holds rows")
+    _refuse_unknown(raw, source)
+    found = _named_layouts(raw, source, sample)
+    if found is None:
+        found = [layout for layout in _known_layouts(raw.columns, sample) if _is_wanted(layout, source)]
+        found = [replace(layout, context=source.context or layout.context) for layout in found]
+    if len(found) != 1:
+        raise _not_one(found, raw, source)
+    layout = _with_sides(found[0], raw.columns)
+    if source.answer is None:
+        _refuse_choices(layout, raw, sample)
+    return layout
+
+
+def require_column(column: str, key: str, raw: RawRows) -> None:
+    """Check that a column that the recipe names is there, in any row.
+
+    Raises:
+        SourceError: with the columns there are and the nearest one.
+    """
+    if column in raw.columns or any(column in row.fields for row in raw.rows()):
+        return
+    raise SourceError(
+        f"{key}: no column is named {column!r}{nearest(column, raw.columns)}",
+        where=raw.where,
+        mend=f"columns there are: {', '.join(raw.columns)}",
+    )
+
+
+def _refuse_unknown(raw: RawRows, source: Source) -> None:
+    for key in ("question", "answer", "context", "messages", "text"):
+        if (column := getattr(source, key)) is not None:
+            require_column(column, key, raw)
+
+
+def _named_layouts(raw: RawRows, source: Source, sample: Sequence[RawRow]) -> list[Layout] | None:
+    """The reading that the recipe's column names ask for; None if it names none."""
+    pair = source.question is not None or source.answer is not None
+    if pair + (source.messages is not None) + (source.text is not None) > 1:
+        raise SourceError(
+            "the recipe names columns of more than one reading",
+            where=f"sources.{source.name}",
+            mend="keep `question:` with `answer:`, or `messages:`, or `text:`",
+        )
+    allowed = PAIRS if pair else TALKS if source.messages else frozenset({"text"}) if source.text else None
+    if allowed is None:
+        return None
+    if source.format != "auto" and source.format not in allowed:
+        raise SourceError(
+            f"format: {source.format} does not go with the columns that the recipe names",
+            where=f"sources.{source.name}.format",
+            mend=f"leave `format:` out, or make it {' or '.join(sorted(allowed))}",
+        )
+    if source.messages is not None:
+        return [Layout(format=_talk_format(source.messages, sample), messages=source.messages)]
+    if source.text is not None:
+        return [Layout(format="text", text=source.text)]
+    columns = [name for name in raw.columns if name not in (source.context, source.question, source.answer)]
+    questions, answers = _question_columns(columns), _answer_columns(columns)
+    asked = [source.question] if source.question else questions
+    answered = [source.answer] if source.answer else answers
+    fixed: RowFormat = "qa" if source.format == "auto" else source.format
+    return [Layout(format=fixed, question=q, answer=a, context=source.context) for q in asked for a in answered]
+
+
+def _known_layouts(columns: Sequence[str], sample: Sequence[RawRow]) -> list[Layout]:
+    """Every reading that the columns' names, and what stands in them, allow."""
+    key = {column_key(name): name for name in reversed(columns)}
+    talks = _talk_columns(columns, sample)
+    if {key.get("prompt"), key.get("completion")} <= set(talks):
+        talks = [name for name in talks if name not in (key["prompt"], key["completion"])]
+    layouts = [Layout(format=_talk_format(name, sample), messages=name) for name in talks]
+    left = [name for name in columns if name not in talks]
+    if "prompt" in key and "completion" in key:
+        layouts.append(Layout(format="prompt_completion", question=key["prompt"], answer=key["completion"]))
+        left = [name for name in left if name not in (key["prompt"], key["completion"])]
+    if "instruction" in key and "output" in key:
+        layouts.append(
+            Layout(format="alpaca", question=key["instruction"], answer=key["output"], input=key.get("input"))
+        )
+        left = [name for name in left if column_key(name) not in ("instruction", "input", "output")]
+    questions, answers = _question_columns(left), _answer_columns(left)
+    context = next((name for name in left if column_key(name) in column_names.CONTEXT), None)
+    layouts += [Layout(format="qa", question=q, answer=a, context=context) for q in questions for a in answers]
+    if not layouts and not questions and not answers:
+        layouts += [Layout(format="text", text=name) for name in columns if column_key(name) in column_names.TEXT]
+    return layouts
+
+
+def _question_columns(columns: Sequence[str]) -> list[str]:
+    return _by_name(columns, column_names.QUESTION, column_names.SHORT_QUESTION, column_names.SHORT_ANSWER)
+
+
+def _answer_columns(columns: Sequence[str]) -> list[str]:
+    return _by_name(columns, column_names.ANSWER, column_names.SHORT_ANSWER, column_names.SHORT_QUESTION)
+
+
+def _by_name(columns: Sequence[str], known: frozenset[str], short: str, partner: str) -> list[str]:
+    keys = [column_key(name) for name in columns]
+    found = [name for name, key in zip(columns, keys, strict=True) if key in known]
+    if not found and partner in keys:
+        found = [name for name, key in zip(columns, keys, strict=True) if key == short]
+    return found
+
+
+def _talk_columns(columns: Sequence[str], sample: Sequence[RawRow]) -> list[str]:
+    """Columns of turns; those that bear a usual name, if any does."""
+    found = [name for name in columns if _holds_turns(name, sample)]
+    usual = [name for name in found if column_key(name) in column_names.TURNS]
+    return usual or found
+
+
+def _first_turns(column: str, sample: Sequence[RawRow]) -> list[Any] | None:
+    return next((turns for row in sample if (turns := turn_list(row.fields.get(column)))), None)
+
+
+def _holds_turns(column: str, sample: Sequence[RawRow]) -> bool:
+    turns = _first_turns(column, sample)
+    return turns is not None and is_turn(turns[0])
+
+
+def _talk_format(column: str, sample: Sequence[RawRow]) -> RowFormat:
+    first = (_first_turns(column, sample) or [None])[0]
+    return "sharegpt" if isinstance(first, dict) and first.get("from") else "messages"
+
+
+def _is_wanted(layout: Layout, source: Source) -> bool:
+    if source.format in ("auto", layout.format):
+        return True
+    return {layout.format, source.format} <= TALKS or (source.format == "qa" and layout.format in PAIRS)
+
+
+def _with_sides(layout: Layout, columns: Sequence[str]) -> Layout:
+    """The layout with the columns for system text and tools that stand beside."""
+    if layout.format == "text":
+        return layout
+    free = [name for name in columns if name not in layout.columns.values()]
+    system = next((name for name in free if column_key(name) in column_names.SYSTEM), None)
+    tools = next((name for name in free if column_key(name) in column_names.TOOLS), None)
+    return replace(layout, system=system, tools=tools)
+
+
+def _refuse_choices(layout: Layout, raw: RawRows, sample: Sequence[RawRow]) -> None:
+    """A number of a choice would be learnt as the answer."""
+    keys = {column_key(name) for name in raw.columns}
+    if layout.answer is None or not (keys & column_names.CHOICES or {"a", "b", "c"} <= keys):
+        return
+    answers = [row.fields.get(layout.answer) for row in sample]
+    if all(isinstance(answer, str) and len(answer.strip()) == 1 for answer in answers):
+        raise SourceError(
+            f"these are multiple-choice rows: {layout.answer!r} holds the number of a choice ({answers[0]}), no answer",
+            where=raw.where,
+            mend="write the choice's text into a column and name it: `answer: COLUMN`",
+        )
+
+
+def _not_one(found: list[Layout], raw: RawRows, source: Source) -> SourceError:
+    """The error for no reading, or more than one."""
+    listed = ", ".join(raw.columns[:30])
+    if found:
+        ways = " or ".join(
+            "(" + ", ".join(f"{what}: {name}" for what, name in layout.columns.items()) + ")" for layout in found[:4]
+        )
+        keys = "`messages:`" if all(layout.messages for layout in found) else "`question:` and `answer:`"
+        keys = "`text:`" if all(layout.text for layout in found) else keys
+        return SourceError(
+            f"the columns can be read in more than one way: {ways}",
+            where=raw.where,
+            mend=f"name the columns in the recipe with {keys}",
+        )
+    asked, answered = _question_columns(raw.columns), _answer_columns(raw.columns)
+    if asked and not answered and source.format not in TALKS:
+        what = f"no column is known to hold answers (columns: {listed}); {asked[0]!r} seems to hold questions"
+        return SourceError(
+            what, where=raw.where, mend="name the column with `answer:`; rows without answers cannot teach"
+        )
+    wanted = "" if source.format == "auto" else f" as format: {source.format}"
+    return SourceError(
+        f"cannot tell what the columns hold{wanted}: {listed}",
+        where=raw.where,
+        mend="name them with `question:` and `answer:`, or `messages:`, or `text:`; "
+        "if these names are data, add a header line to the file",
+    )

@@ -1,0 +1,228 @@
+"""Sources → raw rows: files of any usual kind and encoding, data sets on the hub, the samples that ship.
+
+Reads what is there and says how; knows nothing of questions and answers (that is `convert`'s).
+"""
+
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TextIO
+
+from seodang.data.read.column_names import nearest
+from seodang.data.read.csv_parquet import DELIMITERS, read_csv, read_parquet
+from seodang.data.read.encoding import find_encoding, first_bytes, refuse_binary
+from seodang.data.read.json_files import read_json, starts_like_json
+from seodang.data.read.raw_rows import Block, RawRow, RawRows, column_name, raw_row
+from seodang.errors import SourceError
+from seodang.recipe import Source
+
+JSON_NAMES = (".json", ".jsonl", ".ndjson")
+LINE_NAMES = (".jsonl", ".ndjson")
+TABLE_NAMES = (".csv", ".tsv", ".tab", ".psv")
+BATCH_ROWS = 512  # of a hub data set decoded at a time
+KINDS = "JSON, JSON Lines, CSV, TSV or Parquet"
+MEDIA = frozenset({"Audio", "Image", "Video", "Pdf"})  # features of hub data sets that are decoded at a price
+
+__all__ = ["RawRow", "RawRows", "read", "shipped_samples"]
+
+
+def read(source: Source) -> RawRows:
+    """The rows of one source; files are joined in the recipe's order.
+
+    Raises:
+        SourceError: whatever cannot be read, with file and row; faults further down a file come while iterating.
+    """
+    if source.hub is not None:
+        return _read_hub(source)
+    return _joined([_read_file(path, source) for path in source.path or ()])
+
+
+def local_files(source: Source) -> list[Path]:
+    """The files of a source on this machine; none for a hub data set."""
+    return [_locate(path) for path in source.path or ()]
+
+
+def shipped_samples() -> list[str]:
+    """Names of the samples that ship, for `sample:NAME`."""
+    return sorted(item.name.removesuffix(".jsonl") for item in _samples().iterdir() if item.name.endswith(".jsonl"))
+
+
+def _samples() -> Path:
+    return Path(str(files("seodang").joinpath("samples")))
+
+
+def _joined(parts: list[RawRows]) -> RawRows:
+    if len(parts) == 1:
+        return parts[0]
+
+    def rows() -> Iterator[RawRow]:
+        for part in parts:
+            yield from part.rows()
+
+    def blocks() -> Iterator[Block]:
+        for part in parts:
+            yield from part.blocks()
+
+    return RawRows(
+        where=", ".join(part.where for part in parts[:3]) + (" …" if len(parts) > 3 else ""),
+        columns=tuple(dict.fromkeys(name for part in parts for name in part.columns)),
+        rows=rows,
+        remarks=tuple(f"{part.where}: {remark}" for part in parts for remark in part.remarks),
+        unread=blocks,
+    )
+
+
+def _read_file(given: str, source: Source) -> RawRows:
+    path = _locate(given)
+    try:
+        if not first_bytes(path, 1):
+            raise SourceError("the file is empty", where=given, mend="name a file that holds rows")
+        if first_bytes(path, 4) == b"PAR1":
+            return read_parquet(given, path)
+        refuse_binary(path, given)
+        encoding, remark = find_encoding(path, given, source.encoding)
+        return _with_remark(_read_text(path, given, encoding, source), remark)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SourceError(f"cannot be read: {reason}", where=given, mend="check the file's permissions") from None
+
+
+def _read_text(path: Path, given: str, encoding: str, source: Source) -> RawRows:
+    opened: Callable[..., TextIO] = partial(path.open, encoding=encoding)
+    ending = path.suffix.lower()
+    start = _start(opened)
+    if not start:
+        raise SourceError("the file holds nothing but blanks", where=given, mend="name a file that holds rows")
+    if "\0" in start[:1] or start.count("\0") > len(start) // 10:
+        raise SourceError("this is no text file", where=given, mend=f"name a file of {KINDS}")
+    if start[:1] == "<" and ending not in TABLE_NAMES:
+        what = "this is an HTML or XML page, perhaps a download that failed"
+        raise SourceError(what, where=given, mend=f"name a file of {KINDS}")
+    if ending in JSON_NAMES or starts_like_json(start):
+        rows = read_json(given, opened, by_line=ending in LINE_NAMES)
+        return rows if ending in JSON_NAMES else _with_remark(rows, "the file holds JSON")
+    if ending not in TABLE_NAMES and not any(mark in start for mark in DELIMITERS):
+        raise SourceError(
+            "neither JSON nor a table with columns",
+            where=given,
+            mend='for plain text write JSON Lines, an object a document: {"text": "…"}',
+        )
+    rows = read_csv(given, partial(opened, newline=""), [name for name in _named(source) if name])
+    return rows if ending in TABLE_NAMES else _with_remark(rows, "the file holds a table")
+
+
+def _named(source: Source) -> tuple[str | None, ...]:
+    return source.question, source.answer, source.context, source.messages, source.text
+
+
+def _start(opened: Callable[..., TextIO]) -> str:
+    """The first line that is not blank."""
+    with opened() as file:
+        return next((text for line in file if (text := line.strip("\ufeff \t\r\n"))), "")
+
+
+def _with_remark(rows: RawRows, remark: str | None) -> RawRows:
+    if remark is None:
+        return rows
+    return replace(rows, remarks=(remark, *rows.remarks))
+
+
+def _locate(given: str) -> Path:
+    if given.startswith("sample:"):
+        name = given.removeprefix("sample:")
+        if name not in shipped_samples():
+            raise SourceError(
+                f"no sample has this name{nearest(name, shipped_samples())}",
+                where=given,
+                mend=f"samples that ship: {', '.join(f'sample:{known}' for known in shipped_samples())}",
+            )
+        return _samples() / f"{name}.jsonl"
+    path = Path(given).expanduser()
+    if path.is_dir():
+        inside = sorted(
+            item.name for item in path.iterdir() if item.suffix.lower() in (*JSON_NAMES, *TABLE_NAMES, ".parquet")
+        )
+        listed = f"; it holds {', '.join(inside[:6])}" if inside else ""
+        raise SourceError(
+            f"is a folder{listed}", where=given, mend=f"name the files: path: [{', '.join(inside[:3]) or '…'}]"
+        )
+    return path if path.is_file() else _same_name(path, given)
+
+
+def _same_name(path: Path, given: str) -> Path:
+    """The file whose name is the same but for Unicode composition: macOS writes Korean names decomposed."""
+    beside = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
+    wanted = unicodedata.normalize("NFC", path.name)
+    for name in beside:
+        if unicodedata.normalize("NFC", name) == wanted and (path.parent / name).is_file():
+            return path.parent / name
+    mend = "check the path; a relative one starts at the recipe's folder"
+    if any(mark in path.name for mark in "*?["):
+        mend = "wildcards are not expanded: list the files"
+    elif not path.suffix:
+        mend += f"; a data set on the hub goes under `hub:`, as in hub: {'/'.join(path.parts[-2:])}"
+    if path.name in beside:
+        what = "is no plain file" if path.exists() else "the link leads nowhere"
+        raise SourceError(what, where=given, mend="name the file itself")
+    missing = nearest(path.name, beside) if path.parent.is_dir() else f", and no folder {path.parent}"
+    raise SourceError(f"no such file{missing}", where=given, mend=mend)
+
+
+def hub_fingerprint(source: Source) -> str:
+    """What `datasets` calls the data set that it finds: another revision or split is called otherwise.
+
+    Raises:
+        SourceError: it cannot be found.
+    """
+    return str(_load_hub(source)._fingerprint)
+
+
+def _load_hub(source: Source) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+        raise SourceError(_first_line(error), where=f"hub:{source.hub}", mend=_hub_mend(error, source)) from None
+
+
+def _read_hub(source: Source) -> RawRows:
+    where, table = f"hub:{source.hub}", _load_hub(source)
+    remarks: list[str] = []
+    media = [name for name, feature in table.features.items() if type(feature).__name__ in MEDIA]
+    if media:
+        table = table.remove_columns(media)
+        remarks.append(f"pictures and sound are left out: {', '.join(media)}")
+    if table.info.builder_name in ("csv", "pandas"):
+        remarks.append(
+            "the hub's CSV reader guesses types (007 becomes 7): download the file and name its path to avoid it"
+        )
+
+    def rows() -> Iterator[RawRow]:
+        row = 0
+        for batch in table.iter(batch_size=BATCH_ROWS):
+            for values in zip(*batch.values(), strict=True):
+                row += 1
+                yield raw_row(where, row, dict(zip(batch, values, strict=True)))
+
+    return RawRows(where=where, columns=tuple(map(column_name, table.column_names)), rows=rows, remarks=tuple(remarks))
+
+
+def _hub_mend(error: Exception, source: Source) -> str:
+    text = str(error)
+    if "gated" in text or "authenticat" in text or "401" in text or "403" in text:
+        return f"accept its terms at https://huggingface.co/datasets/{source.hub} and run `hf auth login`"
+    if isinstance(error, ConnectionError) or "offline" in text.lower():
+        return "go online once (and unset HF_HUB_OFFLINE), or download its files and give `path:`"
+    if "Unknown split" in text:
+        return "give one of these as `split:`"
+    if "onfig" in text:
+        return "give one of these as `config:`"
+    return "check the id on https://huggingface.co/datasets, and `config:`, `split:` and `revision:`"
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

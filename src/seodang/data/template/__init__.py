@@ -1,0 +1,1 @@
+"""Chat templates: found or borrowed, verified, rendered."""

@@ -1,0 +1,165 @@
+"""Marks answers before a template renders them, and finds them again in the render. Knows no tokenizer.
+
+Unicode keeps U+FDD0 … U+FDEF free of characters, so they can stand for "here an answer begins" and "ends"::
+
+    content     " 물을 마셔요. "
+    marked      " ⟨3 물을 마셔요.⟩ "      inside the white space, which templates trim
+    rendered    <start_of_turn>model\\n⟨3 물을 마셔요.⟩<end_of_turn>\\n
+    body                              └──────────────────────────┘ header's end … turn end
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from seodang.data.template.jinja import Turn
+from seodang.errors import TemplateError
+
+TEXT, CALL, CLOSE = "\ufdd0", "\ufdd2", "\ufdd1"  # an answer or thought begins; a tool's name begins; either ends
+_DIGITS = "".join(chr(code) for code in range(0xFDE0, 0xFDF0))  # base 16: which message a mark belongs to
+_VALUES = str.maketrans(_DIGITS, "0123456789abcdef")
+_MARK = re.compile(f"([{TEXT}{CALL}{CLOSE}][{_DIGITS}]*)")  # a class first: alternatives are searched far more slowly
+RESERVED = re.compile("[\ufdd0-\ufdef]")  # content that holds one of these cannot be marked
+_THINK_TAG = re.compile(r"(</?think>)")
+EMPTY_THINK = re.compile(r"<think>\s*</think>\n*")
+OPEN_THINK = re.compile(r"<think>\s*(</think>\s*)?\Z")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Marked:
+    """One assistant turn as found in a render."""
+
+    message: int  # index into the conversation
+    start: int  # first character of its first piece
+    end: int  # after its last piece
+    pieces: tuple[str, ...]  # contents, thoughts and tool names as the template wrote them
+    ends_in_call: bool  # the arguments of a tool call follow the last piece
+
+
+def mark(messages: Sequence[Turn]) -> list[dict[str, Any]]:
+    """The conversation with every piece of every assistant turn between marks."""
+    return [
+        _marked(turn, number) if turn["role"] == "assistant" else dict(turn) for number, turn in enumerate(messages)
+    ]
+
+
+def unmark(marked: str) -> tuple[str, list[tuple[str, int]]]:
+    """The text without marks, and the marks with the places in it where they stood."""
+    parts = _MARK.split(marked)
+    texts = parts[::2]
+    return "".join(texts), list(zip(parts[1::2], accumulate(map(len, texts)), strict=False))
+
+
+def pieces_of(turn: Turn) -> list[str]:
+    """What of an assistant turn gets a mark: content and thoughts without outer white space, names of called tools."""
+    texts = _split(turn.get("content")) + _split(turn.get("reasoning_content"))
+    return [text.strip() for text in texts if text.strip()] + names_of(turn.get("tool_calls") or ())
+
+
+def names_of(tools: Sequence[Turn]) -> list[str]:
+    """Names in tool calls or definitions, which either nest in {"function": …} or do not."""
+    return [str(_called(tool).get("name", "")).strip() for tool in tools]
+
+
+def find_marked(marks: Sequence[tuple[str, int]], text: str) -> list[Marked]:
+    """The assistant turns of a marked render, in the order they stand there.
+
+    Args:
+        marks: of `unmark`.
+        text: without marks, whose characters are counted.
+
+    Raises:
+        TemplateError: a mark lost its partner: the template cuts answers.
+    """
+    turns: dict[int, list[tuple[int, int, str]]] = {}
+    opened = None
+    for token, position in marks:
+        if opened is None and len(token) > 1 and token[0] != CLOSE:
+            opened = int(token[1:].translate(_VALUES), 16), position, token[0]
+        elif opened is not None and token == CLOSE:
+            turns.setdefault(opened[0], []).append((opened[1], position, opened[2]))
+            opened = None
+        else:
+            raise TemplateError("the template cuts an answer")
+    if opened is not None:
+        raise TemplateError("the template cuts an answer")
+    return [
+        Marked(
+            message=message,
+            start=pieces[0][0],
+            end=pieces[-1][1],
+            pieces=tuple(text[start:end] for start, end, _ in pieces),
+            ends_in_call=pieces[-1][2] == CALL,
+        )
+        for message, pieces in turns.items()
+    ]
+
+
+def find_bodies(
+    text: str, turns: Sequence[Marked], *, begin: Callable[[Marked, int], int], turn_end: str, markers: re.Pattern[str]
+) -> list[tuple[int, int]]:
+    """What the model writes in each turn: [after the header, after the turn end) in characters.
+
+    Args:
+        text: the unmarked render.
+        begin: turn, end of the turn before → where its body begins.
+        markers: control tokens that must not stand between an answer and its turn end.
+
+    Raises:
+        TemplateError: an answer has no header, no turn end of its own, or other text before its turn end.
+    """
+    bodies, floor = [], 0
+    for turn in turns:
+        start = begin(turn, floor)
+        if thought := EMPTY_THINK.match(text, start, turn.start):
+            start = thought.end()
+        if start > turn.start:
+            raise TemplateError("the served prompt already holds the beginning of the answer")
+        stop = text.find(turn_end, turn.end)
+        if stop < 0:
+            raise TemplateError("the template writes no turn end after an answer")
+        between = text[turn.end : stop]
+        if markers.search(between) if turn.ends_in_call else between.strip():
+            raise TemplateError(f"the template writes {between.strip()[:40]!r} between an answer and its turn end")
+        floor = stop + len(turn_end)
+        bodies.append((start, floor))
+    return bodies
+
+
+def _marked(turn: Turn, number: int) -> dict[str, Any]:
+    name = "".join(_DIGITS[int(digit, 16)] for digit in f"{number:x}")
+    marked = dict(turn)
+    for key in ("content", "reasoning_content"):
+        if turn.get(key):
+            marked[key] = "".join(_wrap(part, TEXT + name) for part in _THINK_TAG.split(turn[key]))
+    if turn.get("tool_calls"):
+        marked["tool_calls"] = [_marked_call(call, CALL + name) for call in turn["tool_calls"]]
+    return marked
+
+
+def _wrap(part: str, opening: str) -> str:
+    inner = part.strip()
+    if not inner or _THINK_TAG.fullmatch(part):
+        return part
+    start = part.index(inner)
+    return f"{part[:start]}{opening}{inner}{CLOSE}{part[start + len(inner) :]}"
+
+
+def _marked_call(call: Turn, opening: str) -> dict[str, Any]:
+    inner = _called(call)
+    named = {**inner, "name": _wrap(inner["name"], opening)}
+    return {**call, "function": named} if "function" in call else named
+
+
+def _split(text: str | None) -> list[str]:
+    if text and "think>" not in text:
+        return [text]
+    return [part for part in _THINK_TAG.split(text or "") if not _THINK_TAG.fullmatch(part)]
+
+
+def _called(call: Turn) -> Turn:
+    """A call is either {"function": {"name": …}} or the inner object alone."""
+    inner: Turn = call.get("function", call)
+    return inner

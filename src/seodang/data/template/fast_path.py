@@ -1,0 +1,191 @@
+"""Conversations of one shape rendered once, where a template provably passes texts on unread. Knows no tokenizer.
+
+A template is given sealed contents in place of texts. They can be written, joined to other text, trimmed, and asked
+whether they are texts; whatever else a template tries with one ends the proof, and so does a template that could read
+what it has written (a macro, a block …). Nothing that it writes then depends on more than the roles::
+
+    roles    user, assistant
+    form     <start_of_turn>user\\n|⟨0⟩|<end_of_turn>\\n<start_of_turn>model\\n|⟨1⟩|<end_of_turn>\\n
+
+so that each conversation of these roles is this form with its own texts, trimmed where the form says so.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.filters import do_trim
+from jinja2.tests import test_iterable, test_string
+
+from seodang.data.template.answer_sentinels import CLOSE, RESERVED, TEXT, Marked
+from seodang.data.template.jinja import Turn, run
+from seodang.errors import TemplateError
+
+REMEMBERED = 1024  # forms
+_Shape = tuple[tuple[str, ...], ...]  # the keys of each message, in their order, and its role
+_Part = str | tuple[int, bool]  # text of the template; a message's content, and whether it is trimmed
+_HOLE = re.compile(f"{TEXT}([0-9]+)(t?){CLOSE}")
+_READS_WRITTEN = (  # or escapes it, or writes what another template says
+    nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.AssignBlock, nodes.Block, nodes.EvalContextModifier,
+    nodes.ScopedEvalContextModifier, nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends,
+)  # fmt: skip
+_VARIES = frozenset({"random", "lipsum", "strftime_now", "sameas"})  # filters, functions and tests
+
+
+class Form(NamedTuple):
+    """What a template writes for conversations of one shape."""
+
+    literals: tuple[str, ...]  # before, between and after the holes
+    holes: tuple[tuple[int, bool], ...]  # whose content stands there, and whether it is trimmed
+
+
+class Filled(NamedTuple):
+    """A form with the texts of one conversation."""
+
+    text: str
+    turns: list[Marked]  # of the assistant, as `find_marked` gives them
+
+
+class Shapes:
+    """Renders conversations by their shape.
+
+    Args:
+        template: as `compile_template` gives it.
+        text: of the template.
+        variables: that it is rendered with.
+    """
+
+    def __init__(self, template: jinja2.Template, text: str, variables: Mapping[str, Any]) -> None:
+        self._sealed = _for_sealed(template, text)
+        self._variables = variables
+        self._form: Callable[[_Shape, bool], Form | None] = lru_cache(REMEMBERED)(self._prove)
+
+    def render(self, messages: Sequence[Turn], *, add_generation_prompt: bool = False) -> Filled | None:
+        """As `run` of a conversation without tools; None where that is not proven to be the same."""
+        if not all(_is_plain(turn.get("content")) for turn in messages):
+            return None
+        form = self._form(tuple([(*turn, turn["role"]) for turn in messages]), add_generation_prompt)
+        return form and _filled(form, messages)
+
+    def _prove(self, shape: _Shape, add_generation_prompt: bool) -> Form | None:
+        if self._sealed is None or any({*keys} != {"role", "content"} for *keys, _ in shape):
+            return None
+        messages = [
+            {key: role if key == "role" else _Sealed((number, False)) for key in keys}
+            for number, (*keys, role) in enumerate(shape)
+        ]
+        try:
+            text = run(self._sealed, messages, variables=self._variables, add_generation_prompt=add_generation_prompt)
+        except (TemplateError, _ReadError):
+            return None
+        parts = _HOLE.split(text)
+        holes = tuple((int(number), trimmed == "t") for number, trimmed in zip(parts[1::3], parts[2::3], strict=True))
+        return None if RESERVED.search("".join(parts[::3])) else Form(tuple(parts[::3]), holes)
+
+
+def _is_plain(content: object) -> bool:
+    """A text that is not blank, and one piece for `marks`."""
+    return isinstance(content, str) and "think>" not in content and content != "" and not content.isspace()
+
+
+def _filled(form: Form, messages: Sequence[Turn]) -> Filled:
+    written, length = [form.literals[0]], len(form.literals[0])
+    pieces: dict[int, list[tuple[int, str]]] = {}  # assistant turn → where its text begins, each time it is written
+    for (number, is_trimmed), after in zip(form.holes, form.literals[1:], strict=True):
+        content = messages[number]["content"]
+        inner = content.strip()
+        if messages[number]["role"] == "assistant":
+            start = length + (0 if is_trimmed else content.index(inner))
+            pieces.setdefault(number, []).append((start, inner))
+        written += (inner if is_trimmed else content, after)
+        length += len(written[-2]) + len(after)
+    turns = [
+        Marked(
+            message=number,
+            start=found[0][0],
+            end=found[-1][0] + len(found[-1][1]),
+            pieces=tuple([inner for _, inner in found]),
+            ends_in_call=False,
+        )
+        for number, found in pieces.items()
+    ]
+    return Filled("".join(written), turns)
+
+
+class _ReadError(BaseException):
+    """A template did more with a text than pass it on. Jinja takes some of the usual exceptions for an answer."""
+
+
+class _Sealed:
+    """A text that is not known: contents of messages, maybe with text around them. None is blank."""
+
+    def __init__(self, *parts: _Part) -> None:
+        self._parts = parts
+
+    def __add__(self, after: object) -> "_Sealed":
+        return _Sealed(*self._parts, *_parts_of(after))
+
+    def __radd__(self, before: object) -> "_Sealed":
+        return _Sealed(*_parts_of(before), *self._parts)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def strip(self) -> "_Sealed":
+        """Without white space around it."""
+        if len(self._parts) > 1 or isinstance(self._parts[0], str):
+            raise _ReadError
+        return _Sealed((self._parts[0][0], True))
+
+
+def _read(*_: object) -> NoReturn:
+    raise _ReadError
+
+
+for _name in (
+    "getattr", "getitem", "contains", "len", "iter", "reversed", "eq", "ne", "lt", "le", "gt", "ge", "hash",
+    "str", "repr", "format", "int", "float", "complex", "index",
+):  # fmt: skip
+    setattr(_Sealed, f"__{_name}__", _read)
+
+
+def _parts_of(value: object) -> tuple[_Part, ...]:
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, _Sealed):
+        return value._parts
+    raise _ReadError
+
+
+def _for_sealed(template: jinja2.Template, text: str) -> jinja2.Template | None:
+    """The template as it takes sealed contents; None if it could get round the seal."""
+    environment = template.environment.overlay(finalize=_written)
+    tree = environment.parse(text)
+    if next(tree.find_all(_READS_WRITTEN), None) or any(loop.recursive for loop in tree.find_all(nodes.For)):
+        return None
+    names = {name.name for name in tree.find_all(nodes.Name)}
+    called = {node.name for node in (*tree.find_all(nodes.Filter), *tree.find_all(nodes.Test))}
+    if _VARIES & (names | called):
+        return None
+    environment.filters = {**environment.filters, "trim": _trim}
+    environment.tests = {**environment.tests, "string": _or_sealed(test_string), "iterable": _or_sealed(test_iterable)}
+    return environment.from_string(text, globals=template.globals)
+
+
+def _written(value: object) -> object:
+    if not isinstance(value, _Sealed):
+        return value
+    return "".join(
+        part if isinstance(part, str) else f"{TEXT}{part[0]}{'t' if part[1] else ''}{CLOSE}" for part in value._parts
+    )
+
+
+def _trim(value: Any, chars: str | None = None) -> Any:
+    return value.strip() if isinstance(value, _Sealed) and chars is None else do_trim(value, chars)
+
+
+def _or_sealed(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, _Sealed) or test(value)

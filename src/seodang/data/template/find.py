@@ -1,0 +1,274 @@
+"""Finds the chat template, and proves that the tokenizer fits it before anything else is done. Renders no data."""
+
+import copy
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seodang import recipe
+from seodang.data.template.jinja import PINNED_DATE, compile_template, fixed, pinned, variables_of
+from seodang.data.template.probe import OTHER_MEND, Probe, probe
+from seodang.errors import TemplateError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+OWN = "the tokenizer's own"
+BUILT_IN = ("gemma", "llama3", "qwen3", "chatml", "plain")  # in the order a base tokenizer is tried
+_ALWAYS_BOS = ("gemma", "llama3")  # their makers write it; the others only where the tokenizer adds it by itself
+_PADS = (  # tokens that no text uses, best first
+    r"<pad>|<\|pad\|>|\[PAD\]",
+    r"<\|finetune_right_pad_id\|>",
+    r"<\|reserved_special_token_\d+\|>|<unused\d+>|<reserved_\d+>|\[control_\d+\]",
+    r"<\|endoftext\|>",
+    r"<\|vision_pad\|>|<\|fim_pad\|>",
+    r"<unk>",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChatTemplate:
+    """A chat template together with what was learnt about it."""
+
+    text: str  # Jinja source, as rendered for training and as saved with the model
+    origin: str  # for people: "the tokenizer's own", "built-in gemma", "borrowed from X"
+    turn_end: str
+    turn_end_id: int
+    header: str  # opens an assistant turn, without an empty think block; blank where the user's turn closes with it
+    markers: tuple[tuple[str, int], ...]  # control tokens around turns, and their ids
+    added: tuple[str, ...] = ()  # markers that `apply_template` adds as control tokens
+    kwargs: Mapping[str, Any] = field(default_factory=dict)  # more template variables, for training and serving alike
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the base may never have been trained on its markers: it came without this template."""
+        return self.origin != OWN
+
+
+def find_template(
+    tokenizer: "PreTrainedTokenizerBase",
+    spec: recipe.Template,
+    *,
+    num_embeddings: int,
+    load_tokenizer: "Callable[[str], PreTrainedTokenizerBase]",
+    system: str | None = None,
+    thinking: bool = False,
+) -> ChatTemplate:
+    """The template that the recipe asks for, verified against the base's tokenizer.
+
+    Args:
+        tokenizer: the base's, as loaded.
+        spec: the recipe's `template`; without `borrow`: the tokenizer's own, else the first built-in that fits.
+        num_embeddings: rows of the base's embedding.
+        load_tokenizer: folder or hub id → tokenizer; called only to borrow from one.
+        system: the recipe's system text, which the template must then render.
+        thinking: the data holds thoughts; otherwise templates that know `enable_thinking` are used with it off.
+
+    Raises:
+        TemplateError: none fits; says which marker or turn is at fault.
+    """
+
+    _check_system(tokenizer, system or "")
+    verified = partial(
+        _verified, tokenizer, spec.add_tokens, num_embeddings=num_embeddings, system=system, thinking=thinking
+    )
+    borrow = spec.borrow
+    if borrow is None and (own := _own_text(tokenizer)):
+        return verified(own, OWN, lender=tokenizer)
+    if borrow is None:
+        return _first_built_in(lambda name: verified(_built_in(tokenizer, name), f"built-in {name}"))
+    if borrow in BUILT_IN:
+        return verified(_built_in(tokenizer, borrow), f"built-in {borrow}")
+    if borrow.endswith((".jinja", ".jinja2", ".j2")):
+        return verified(_read(borrow), f"borrowed from {borrow}")
+    if "/" not in borrow and not Path(borrow).exists():
+        close = difflib.get_close_matches(borrow, BUILT_IN, n=1)
+        mend = f"did you mean {close[0]!r}? There are" if close else "give a folder, hub id, .jinja file, or one of"
+        raise TemplateError(
+            f"no built-in template or folder {borrow!r}", where="template.borrow", mend=f"{mend}: {', '.join(BUILT_IN)}"
+        )
+    lender = load_tokenizer(borrow)
+    lent = _own_text(lender)
+    if not lent:
+        raise TemplateError(
+            f"the tokenizer of {borrow} has no chat template",
+            where="template.borrow",
+            mend="borrow from an instruct model",
+        )
+    return verified(lent, f"borrowed from {borrow}", lender=lender)
+
+
+def apply_template(tokenizer: "PreTrainedTokenizerBase", template: ChatTemplate) -> None:
+    """Make the tokenizer what is trained and saved: template, turn end as `eos_token`, a pad token that is not it.
+
+    Raises:
+        TemplateError: no token of the vocabulary can serve for padding.
+    """
+    if template.added:
+        tokenizer.add_tokens(list(template.added), special_tokens=True)
+    wrong = [name for name, token in template.markers if tokenizer.convert_tokens_to_ids(name) != token]
+    if wrong:
+        raise TemplateError(
+            f"this is not the tokenizer the template was verified with: {', '.join(wrong)}", where=template.origin
+        )
+    pad = _pad_token(tokenizer, template)
+    tokenizer.chat_template = template.text
+    tokenizer.eos_token = template.turn_end
+    tokenizer.pad_token = pad
+
+
+def _verified(
+    tokenizer: "PreTrainedTokenizerBase",
+    add_tokens: bool,
+    source: str,
+    origin: str,
+    *,
+    num_embeddings: int,
+    system: str | None,
+    thinking: bool,
+    lender: "PreTrainedTokenizerBase | None" = None,
+) -> ChatTemplate:
+    compile_template(source, where=origin)  # so that a broken line is told by its own number
+    names = variables_of(source)
+    kwargs = {"enable_thinking": False} if "enable_thinking" in names and not thinking else {}
+    text = pinned(source, thinking=thinking)
+    theirs = {**(lender or tokenizer).special_tokens_map, **kwargs}
+    seen = probe(text, theirs, where=origin, lender=lender, system=system, thinking=thinking)
+    ours = {**tokenizer.special_tokens_map, "eos_token": seen.turn_end}  # as `apply_template` leaves the tokenizer
+    used = [name for name in ("bos_token", "eos_token") if name in names and theirs.get(name) != ours.get(name)]
+    missing = _missing(tokenizer, seen, origin, add_tokens)
+    grown = tokenizer
+    if missing:
+        grown = copy.deepcopy(tokenizer)
+        grown.add_tokens(list(missing), special_tokens=True)
+    ids = {name: int(grown.convert_tokens_to_ids(name)) for name in seen.markers}
+    _check_rows({name: ids[name] for name in seen.markers if ids[name] < len(tokenizer)}, num_embeddings, origin)
+    _check_seam(grown, seen, origin)
+    return ChatTemplate(
+        text=fixed(text, {name: theirs.get(name, "") for name in used}),
+        origin=f"{origin}, its date fixed at {PINNED_DATE.isoformat()}" if "strftime_now" in names else origin,
+        turn_end=seen.turn_end,
+        turn_end_id=ids[seen.turn_end],
+        header=seen.header,
+        markers=tuple(ids.items()),
+        added=missing,
+        kwargs=kwargs,
+    )
+
+
+def _check_system(tokenizer: "PreTrainedTokenizerBase", system: str) -> None:
+    """The system text stands in every conversation: a control token in it would end or forge a turn in each."""
+    special = (str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special)
+    if found := next((name for name in special if name in system and "think" not in name), None):
+        raise TemplateError(
+            f"control token in the text: {found}", where="system", mend="take it out of the system text"
+        )
+
+
+def _missing(tokenizer: "PreTrainedTokenizerBase", seen: Probe, origin: str, add_tokens: bool) -> tuple[str, ...]:
+    """Markers that are not cut out of a text as one token.
+
+    An entry of the vocabulary that is merely not known as a control token has a trained embedding: it only needs to be
+    declared. Others need permission, and training.
+    """
+    pieces = {name: tokenizer(name, add_special_tokens=False)["input_ids"] for name in seen.markers}
+    split = {name: ids for name, ids in pieces.items() if tokenizer.convert_ids_to_tokens(ids) != [name]}
+    vocabulary = tokenizer.get_vocab() if split else {}
+    unknown = [f"{name} ({len(ids)} tokens)" for name, ids in split.items() if name not in vocabulary]
+    if unknown and not add_tokens:
+        raise TemplateError(
+            f"the base's vocabulary does not have {', '.join(unknown)}",
+            where=origin,
+            mend=f"{OTHER_MEND}, or add and train them with `template: {{add_tokens: true}}`",
+        )
+    return tuple(split)
+
+
+def _check_rows(ids: Mapping[str, int], num_embeddings: int, origin: str) -> None:
+    beyond = [f"{name} (id {token})" for name, token in ids.items() if token >= num_embeddings]
+    if beyond:
+        raise TemplateError(
+            f"{', '.join(beyond)} lies beyond the model's {num_embeddings} embedding rows",
+            where=origin,
+            mend=f"use the tokenizer that belongs to this model, or {OTHER_MEND}",
+        )
+
+
+def _check_seam(tokenizer: "PreTrainedTokenizerBase", seen: Probe, origin: str) -> None:
+    """The served prompt's ids must begin the trained ids: no token may join the header with the answer."""
+    prompt = tokenizer(seen.prompt, add_special_tokens=False)["input_ids"]
+    full = tokenizer(seen.text, add_special_tokens=False)["input_ids"]
+    if full[: len(prompt)] != prompt:
+        raise TemplateError(
+            f"this tokenizer joins the end of {seen.header or seen.prompt[-20:]!r} with the answer's first characters",
+            where=origin,
+            mend=f"let the header end in a control token or line break, or {OTHER_MEND}",
+        )
+
+
+def _first_built_in(verified: Callable[[str], ChatTemplate]) -> ChatTemplate:
+    faults = []
+    for name in BUILT_IN:
+        try:
+            return verified(name)
+        except TemplateError as error:
+            faults.append(str(error).split("\n", 1)[0])
+    raise TemplateError(
+        "the tokenizer has no chat template and no built-in one fits:" + "".join(f"\n  - {fault}" for fault in faults),
+        where="template",
+        mend="borrow from an instruct model of the same family, or set `template: {borrow: chatml, add_tokens: true}`",
+    )
+
+
+def _built_in(tokenizer: "PreTrainedTokenizerBase", name: str) -> str:
+    text = files("seodang.templates").joinpath(f"{name}.jinja").read_text(encoding="utf-8")
+    return text if name in _ALWAYS_BOS or adds_bos(tokenizer) else fixed(text, {"bos_token": ""})
+
+
+def adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the tokenizer puts its BOS in front of plain text by itself."""
+    ids = tokenizer("a")["input_ids"]
+    return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
+
+
+def _own_text(tokenizer: "PreTrainedTokenizerBase") -> str | None:
+    text = tokenizer.chat_template
+    if isinstance(text, dict):  # several templates by name
+        text = text.get("default") or next(iter(text.values()), None)
+    return str(text) if text else None
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        what = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise TemplateError(
+            f"{path}: {what}",
+            where="template.borrow",
+            mend=f"give a readable .jinja file or one of: {', '.join(BUILT_IN)}",
+        ) from None
+
+
+def _pad_token(tokenizer: "PreTrainedTokenizerBase", template: ChatTemplate) -> str:
+    """The tokenizer's own pad token unless it ends something, else a token of the vocabulary that no text uses."""
+    own, end_of_text = tokenizer.pad_token, tokenizer.eos_token
+    if own is not None and own not in (template.turn_end, end_of_text):
+        return str(own)
+    taken = {end_of_text, tokenizer.bos_token, *(name for name, _ in template.markers)}
+    names = [str(token.content) for _, token in sorted(tokenizer.added_tokens_decoder.items())]
+    free = [name for pattern in _PADS for name in names if re.fullmatch(pattern, name) and name not in taken]
+    if end_of_text is not None and end_of_text != template.turn_end:
+        free.append(str(end_of_text))  # the base's own end of text: it ends no turn
+    if not free:
+        raise TemplateError(
+            f"the vocabulary has no token for padding besides {template.turn_end}, which must stay supervised",
+            where="tokenizer",
+            mend="give the base's tokenizer a pad token",
+        )
+    return free[0]

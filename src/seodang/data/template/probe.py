@@ -1,0 +1,142 @@
+"""Learns what a chat template writes around an answer by rendering a small conversation. Trusts no template's word."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from seodang.data.template.answer_sentinels import OPEN_THINK, Marked, find_marked, mark, unmark
+from seodang.data.template.jinja import Turn, compile_template, run
+from seodang.errors import TemplateError
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from transformers import PreTrainedTokenizerBase
+
+QUESTION, ANSWER, THOUGHT = "what is blue", "the sky is", "let me look up"  # " the" is one token nearly everywhere
+OTHER_MEND = "choose another template (built-in: gemma, llama3, qwen3, chatml, plain)"
+_LOOKS_SPECIAL = re.compile(r"<\|[^|<>\s]{1,60}\|>|<｜[^｜<>\s]{1,60}｜>|</?[A-Za-z_]\w{0,60}>|\[/?[A-Z_]{2,60}\]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """What one small conversation shows of a template."""
+
+    text: str  # the whole conversation as rendered
+    prompt: str  # the same without the answer, as served
+    header: str  # what the generation prompt adds, without an empty think block
+    turn_end: str
+    markers: tuple[str, ...]  # every control token in `text`, each once
+
+
+def probe(
+    text: str,
+    variables: Mapping[str, Any],
+    *,
+    where: str,
+    lender: "PreTrainedTokenizerBase | None",
+    system: str | None,
+    thinking: bool,
+) -> Probe:
+    """Render a question and an answer, and read off header, turn end and markers.
+
+    Args:
+        text: the template.
+        variables: what it is rendered with: special tokens and extra settings.
+        where: the template's name for people.
+        lender: tokenizer that the template was written for; none: markers are known by their looks.
+        system: the recipe's system text.
+        thinking: the data holds thoughts.
+
+    Raises:
+        TemplateError: it refuses the conversation, or what is served is not what would be trained.
+    """
+    template = compile_template(text, where=where)
+    asked: list[dict[str, Any]] = [{"role": "user", "content": QUESTION}]
+    if system is not None:
+        asked.insert(0, {"role": "system", "content": system})
+    try:
+        answered = [
+            *asked,
+            _answer(template, asked, variables) if thinking else {"role": "assistant", "content": ANSWER},
+        ]
+        full = run(template, answered, variables=variables)
+        marked = run(template, mark(answered), variables=variables)
+        prompt = run(template, asked, variables=variables, add_generation_prompt=True)
+        unprompted = run(template, asked, variables=variables)
+    except TemplateError as error:
+        mend = OTHER_MEND if system is None else f"leave `system` out, or {OTHER_MEND}"
+        raise TemplateError(error.what, where=where, mend=mend) from None
+    turn = _only_answer(full, marked, where)
+    for what, said in (("question", QUESTION), ("system text", system), ("thought", THOUGHT if thinking else None)):
+        if said is not None and said.strip() not in full:
+            raise TemplateError(f"the template leaves out the {what}", where=where, mend=OTHER_MEND)
+    header = OPEN_THINK.sub("", prompt[_shared(prompt, unprompted) :])
+    _check_prompt(full, prompt, header, turn, where)
+    markers = _control_tokens(full, lender, said=(answered[-1]["content"], QUESTION, system or ""))
+    turn_end = _turn_end(full[turn.end :], [*markers, str(variables.get("eos_token") or "")], where)
+    return Probe(
+        text=full, prompt=prompt, header=header, turn_end=turn_end, markers=tuple(dict.fromkeys([*markers, turn_end]))
+    )
+
+
+def _answer(template: "Template", asked: Sequence[Turn], variables: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer with a thought in the form that the template renders: a field of its own, or inside the content."""
+    apart = {"role": "assistant", "content": ANSWER, "reasoning_content": THOUGHT}
+    inside = {"role": "assistant", "content": f"<think>\n{THOUGHT}\n</think>\n\n{ANSWER}"}
+    return apart if THOUGHT in run(template, [*asked, apart], variables=variables) else inside
+
+
+def _shared(one: str, other: str) -> int:
+    """How many first characters two texts share."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _only_answer(full: str, marked: str, where: str) -> Marked:
+    plain, marks = unmark(marked)
+    turns = find_marked(marks, full) if plain == full else []
+    if len(turns) != 1:
+        raise TemplateError("the template leaves out or changes the answer", where=where, mend=OTHER_MEND)
+    return turns[0]
+
+
+def _check_prompt(full: str, prompt: str, header: str, turn: Marked, where: str) -> None:
+    """What is served must be the beginning of what is trained, up to the answer."""
+    if not full.startswith(prompt):
+        same = _shared(full, prompt)
+        raise TemplateError(
+            f"the served prompt goes on {prompt[same : same + 60]!r} where the trained text has "
+            f"{full[same : same + 60]!r}",
+            where=where,
+            mend=OTHER_MEND,
+        )
+    missing = full[len(prompt) : turn.start]
+    if not header.strip() and OPEN_THINK.sub("", missing).strip():
+        raise TemplateError(
+            f"the template ignores add_generation_prompt: served prompts would lack {missing!r}",
+            where=where,
+            mend="write the assistant's header where add_generation_prompt is true",
+        )
+
+
+def _control_tokens(text: str, lender: "PreTrainedTokenizerBase | None", *, said: Sequence[str]) -> list[str]:
+    for content in filter(None, said):
+        text = text.replace(content, " ")
+    if lender is None:
+        return list(dict.fromkeys(_LOOKS_SPECIAL.findall(text)))
+    added = lender.added_tokens_decoder
+    ids = lender(text, add_special_tokens=False)["input_ids"]
+    names = [str(added[token].content) for token in dict.fromkeys(ids) if token in added]
+    return [name for name in names if name.strip()]
+
+
+def _turn_end(tail: str, candidates: Sequence[str], where: str) -> str:
+    found = [name for name in candidates if name and tail.lstrip().startswith(name)]
+    if not found:
+        what = f"text that is no control token: {tail[:40]!r}" if tail.strip() else "nothing"
+        raise TemplateError(
+            f"after the last answer the template writes {what}; the model would not learn to stop",
+            where=where,
+            mend=f"add the turn-end token after the answer in the template, or {OTHER_MEND}",
+        )
+    return max(found, key=len)

@@ -1,0 +1,1 @@
+"""How packs run on a model: attention, loss, compiled layers, CUDA graphs."""

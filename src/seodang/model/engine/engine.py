@@ -1,0 +1,225 @@
+"""How packs run on one model: which attention, which head; checked before it is trusted.
+
+Whether sequences stay apart is asked of a tiny copy of the architecture, and in a few positions of the model itself.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from seodang import distributed
+from seodang.data.pack import pack
+from seodang.model.engine.attention import EACH, PACKED, attention
+from seodang.model.engine.attention_kernels import hardware_of
+from seodang.model.engine.compile import fused_layers
+from seodang.model.engine.cuda_graphs import Replays
+from seodang.model.engine.linear_cross_entropy import Scratch
+from seodang.model.engine.loss import PackTensors, model_head_loss, on_device, own_head_loss
+from seodang.model.engine.self_test import copy_error, fusion_error, kernel_error, packing_error
+from seodang.model.engine.trainable_tokens import held_in_tables
+from seodang.model.load import is_quantised
+from seodang.model.recompute import light_norms
+from seodang.types import Pack
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of logits and losses, relative
+SHORT_PROBE = 16  # positions a row: enough to see a leak, or a head of its own kind
+LONGEST_PROBE = 1100  # positions, where no tiny copy can be made: the window of Gemma 3 without costing many seconds
+LONGEST_KERNEL_PROBE = 4200  # positions, on a GPU: the window of Mistral too
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A way to run packs on one model."""
+
+    packed: bool  # several sequences a row; else one
+    own_head: bool  # head and cross entropy computed here; else the model's logits
+    kernels: bool = True  # packed rows by one kernel where the device has one that fits; else sequence by sequence
+    fused: bool = False  # layers and the head's passes over its logits are compiled
+    replayed: bool = False  # passes of packs are recorded as CUDA graphs, and replayed
+    compute_dtype: torch.dtype | None = None  # of the products (autocast); none: the weights' own
+    remarks: tuple[str, ...] = ()
+
+    def budget(self, pack_tokens: int) -> int:
+        """The token budget to pack with: 0, one example a row, where packing is not exact."""
+        return pack_tokens if self.packed else 0
+
+    @contextmanager
+    def installed(self, model: PreTrainedModel, tell: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+        """Inside, ``model(pack=PACK)`` is the pack's summed loss; every other call is the model's own.
+
+        The loss runs inside the model's forward, so that DDP and FSDP see an ordinary forward pass. An adapter's calls
+        reach the model that it was added to, so that it is installed on that one.
+
+        Args:
+            tell: takes a sentence, where something turns out not to work and is done without.
+        """
+        own: Callable[..., Any] = model.forward
+        replaced = vars(model).get("forward")  # by a hook, or by this engine around an evaluation amid training
+        scratch = Scratch() if self.own_head and _is_alone_on_cpu(model) and not self.replayed else None
+
+        def run(tensors: PackTensors) -> Tensor:
+            device, dtype = model.device.type, self.compute_dtype
+            with torch.autocast(device, dtype=dtype, enabled=dtype is not None, cache_enabled=not self.replayed):
+                if self.own_head:
+                    fused = self.fused and torch.is_grad_enabled()
+                    return own_head_loss(model, tensors, scratch, rows, fused=fused)
+                return model_head_loss(model, tensors, own)
+
+        replays = Replays(model, run, tell) if self.replayed else None
+
+        def forward(*args: Any, pack: Pack | None = None, **kwargs: Any) -> Any:
+            if pack is None:
+                return own(*args, **kwargs)
+            if replays and torch.is_grad_enabled() and not model.is_activation_checkpointing:
+                return replays.loss(pack)
+            return run(on_device(pack, model.device))
+
+        packed = PACKED if self.kernels else EACH
+        name = packed if self.packed else model.config._attn_implementation
+        on_cpu = model.device.type == "cpu"
+        norms = fused_layers(model) if self.fused else light_norms(model) if on_cpu else nullcontext()
+        sparse = _sparse_embedding_gradient(model, wanted=scratch is not None)
+        with held_in_tables(model) as rows, attention(model, name), sparse, norms:
+            model.forward = forward
+            try:
+                yield
+            finally:
+                if replaced is None:
+                    del model.forward  # the class's own again
+                else:
+                    model.forward = replaced
+
+
+def on_cuda(model: PreTrainedModel) -> bool:
+    """Whether the model's weights lie on a GPU that torch compiles for."""
+    return str(model.device.type) == "cuda"
+
+
+def _is_alone_on_cpu(model: PreTrainedModel) -> bool:
+    """Whether gradients need not pass through autograd: DDP and FSDP take them from it, a GPU gains nothing."""
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return model.device.type == "cpu" and not several
+
+
+@contextmanager
+def _sparse_embedding_gradient(model: PreTrainedModel, *, wanted: bool) -> Iterator[None]:
+    """Tied embeddings add the gradient of the few rows they looked up to the head's dense one.
+
+    Else each pass fills a second buffer of the embedding's size with zeros for them, a tenth of a step.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = isinstance(embedding, torch.nn.Embedding) and head is not None and head.weight is embedding.weight
+    if not (wanted and tied):
+        yield
+        return
+    before = embedding.sparse, embedding.padding_idx
+    embedding.sparse, embedding.padding_idx = True, None  # packs hold no padding, to look for it takes time
+    try:
+        yield
+    finally:
+        embedding.sparse, embedding.padding_idx = before
+
+
+def choose_engine(
+    model: PreTrainedModel,
+    rows: Sequence[NDArray[np.int32]],
+    *,
+    packed: bool = True,
+    fused: bool = True,
+    compute_dtype: torch.dtype | None = None,
+) -> Engine:
+    """Try packing and the own head on this model, and yield to transformers' own path where they differ.
+
+    Args:
+        rows: ids of a few real rows [tokens].
+        packed: whether packing is wanted at all.
+        fused: whether compiling is worth its time, on a GPU.
+        compute_dtype: of the products, by autocast over the weights; the trial runs in the weights' own, that of the
+            device's kernels in this.
+    """
+    tolerance = TOLERANCE[torch.bfloat16 if is_quantised(model) else model.dtype]  # 4 bits are multiplied as bf16
+    short = _short_probes(rows)
+    remarks = []
+    kernels = True
+    if packed and (error := _leak(model, rows, tolerance)) is not None:
+        packed = False
+        by = f" (difference {error:.1e})" if error < math.inf else ""
+        remarks.append(f"{type(model).__name__} does not keep packed sequences apart{by}: one example a row")
+    if packed and hardware_of(model.device).installed:
+        error = kernel_error(model, _window_probes(model, rows, longest=LONGEST_KERNEL_PROBE), compute_dtype)
+        if not (kernels := error <= TOLERANCE[torch.bfloat16]):
+            what = f"differ (by {error:.1e})" if error < math.inf else "do not run"
+            remarks.append(f"The attention kernels of this device {what}: packed rows go sequence by sequence")
+    own_head = (error := head_error(model, short[0])) <= tolerance
+    if not own_head:
+        remarks.append(
+            f"{type(model).__name__} has a head of its own kind (difference {error:.1e}): its logits are used"
+        )
+    alone = own_head and on_cuda(model) and distributed.world() == 1 and not is_quantised(model)
+    if fused := fused and alone:
+        error = fusion_error(model, _many(rows), compute_dtype)
+        if not (fused := error <= TOLERANCE[torch.bfloat16]):
+            what = f"differ by {error:.1e}" if error < math.inf else "cannot be compiled on this machine"
+            remarks.append(f"Compiled layers {what}: they run as written, and slower")
+    return Engine(
+        packed=packed,
+        own_head=own_head,
+        kernels=kernels,
+        fused=fused,
+        replayed=alone and packed and kernels and (compute_dtype or model.dtype).itemsize == 2,
+        compute_dtype=compute_dtype,
+        remarks=tuple(remarks),
+    )
+
+
+@torch.no_grad()
+def head_error(model: PreTrainedModel, row: NDArray[np.int32]) -> float:
+    """Relative difference between the own head's loss and the model's logits on one row."""
+    (single,) = pack([row], [row], budget=0)
+    tensors = on_device(single, model.device)
+    try:
+        own = own_head_loss(model, tensors)
+    except (AttributeError, RuntimeError, TypeError):
+        return float("inf")
+    theirs = model_head_loss(model, tensors, model.forward)
+    return float((own - theirs).abs() / theirs.abs().clamp_min(1e-12))
+
+
+def _leak(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], tolerance: float) -> float | None:
+    """By how much packed sequences differ, if it is too much: on a tiny copy, and on the model's own modules."""
+    error = copy_error(model)
+    if error is not None and not error <= TOLERANCE[torch.float32]:  # NaN is no proof either
+        return error
+    error = packing_error(model, _window_probes(model, rows) if error is None else _short_probes(rows))
+    return None if error <= tolerance else error
+
+
+def _short_probes(rows: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
+    """The beginnings of two real rows; of one row twice, if there is no other."""
+    probes = [row[:SHORT_PROBE] for row in rows if row.size > 2]
+    return (probes * 2)[:2]
+
+
+def _many(rows: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
+    """The first real rows again and again: about a pack of them."""
+    few = [row[:LONGEST_KERNEL_PROBE] for row in rows[:3] if row.size > 2]
+    return few * max(1, LONGEST_KERNEL_PROBE // sum(row.size for row in few))
+
+
+def _window_probes(
+    model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], longest: int = LONGEST_PROBE
+) -> list[NDArray[np.int32]]:
+    """Real rows, and one made of them that is longer than the model's attention window."""
+    window = getattr(model.config.get_text_config(), "sliding_window", None) or 0
+    probes = [row[:longest] for row in rows[:3] if row.size > 2]
+    if 0 < window + 32 <= longest:
+        probes.append(np.resize(np.concatenate(probes), window + 32))
+    return probes

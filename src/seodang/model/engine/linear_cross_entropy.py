@@ -1,0 +1,284 @@
+"""Output head and cross entropy in one: what a step needs of its logits, without ever holding all of them.
+
+The gradients are taken in the forward pass, while the probabilities are at hand: three products a position, none
+repeated. On a CPU the vocabulary is walked in tiles that stay in its cache, twice: once for the normaliser, once for
+the gradients; between the two, a chunk of positions keeps its logits in the dtype of the products. Elsewhere it is
+taken whole, and each of the two is one kernel where it can be compiled.
+
+Legend: S positions, N positions of one chunk, D hidden size, V vocabulary, W tokens of one tile.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from seodang.model.engine.linear_cross_entropy_gpu import WholeHead, passes
+from seodang.model.engine.trainable_tokens import TokenRows, base_layer
+
+KEPT_BYTES = 320 * 2**20  # of a chunk's logits between the two walks
+FUSED_BYTES = 2**30  # the same, where a kernel needs no copies of them
+_SLOW = ("cpu", torch.float32)  # where one product of a few rows by a whole vocabulary is slow
+TILE = 4096  # tokens of the vocabulary at a time on a CPU
+
+
+class Scratch:
+    """The head's large buffers, kept from one pack to the next on a CPU.
+
+    Whoever frees them gets them back page by page, each zeroed at its first touch: up to a third of a small model's
+    step. With a scratch, the gradient of the weights (a leaf) is put into `.grad` and not passed on by autograd, which
+    would copy a buffer that somebody else still holds.
+    """
+
+    def __init__(self) -> None:
+        self._logits = torch.empty(0)
+        self._gradients: list[Tensor] = []  # that no pack between its forward and backward pass is writing to
+
+    def logits(self, hidden: Tensor, count: int) -> Tensor:
+        """[count] in the dtype of `hidden`, of unknown values."""
+        if self._logits.numel() < count or self._logits.dtype != hidden.dtype:
+            self._logits = torch.empty(0)  # freed before the larger one is made
+            self._logits = hidden.new_empty(count)
+        return self._logits[:count]
+
+    def take_gradient(self, weight: Tensor) -> Tensor:
+        """Like `weight`, of unknown values, and not what `weight.grad` holds."""
+        for number, buffer in enumerate(self._gradients):
+            if buffer is not weight.grad:
+                return self._gradients.pop(number)
+        return torch.empty_like(weight)
+
+    def add_gradient(self, weight: Tensor, gradient: Tensor) -> None:
+        """Add what was taken to `weight.grad`, and take it back once it has been used up."""
+        weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+        self._gradients.append(gradient)
+
+
+class HeadLoss(torch.autograd.Function):
+    """Sum of −log p of the targets: a float32 scalar.
+
+    logits = softcap · tanh(raw · factor / softcap); without a soft-cap, raw · factor. In a frozen `weight_VD`, some
+    rows may be trained, as `rows_RD`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_SD: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        targets_S: Tensor,
+        softcap: float | None,
+        factor: float,
+        wants_grad: bool,  # torch sets needs_input_grad under no_grad too
+        scratch: Scratch | None = None,
+        rows_RD: Tensor | None = None,
+        trained: TokenRows | None = None,
+        fused: bool = False,
+    ) -> Tensor:
+        wants_hidden, wants_weight, wants_bias = (wants_grad and needed for needed in ctx.needs_input_grad[:3])
+        device = hidden_SD.device.type
+        compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_SD.dtype
+        grad_hidden = torch.zeros_like(hidden_SD, dtype=torch.float32) if wants_hidden else None
+        grad_weight = None
+        if wants_weight:
+            grad_weight = scratch.take_gradient(weight_VD) if scratch else torch.empty_like(weight_VD)
+            if not len(hidden_SD):
+                grad_weight.zero_()
+        grad_bias = torch.zeros_like(bias_V) if wants_bias and bias_V is not None else None
+        grad_rows = None if rows_RD is None or not wants_grad else torch.zeros_like(rows_RD, dtype=torch.float32)
+        total = torch.zeros((), dtype=torch.float32, device=hidden_SD.device)
+        tiled = device == "cpu" and not fused
+        room = grad_weight if tiled and grad_weight is not None and _has_room(grad_weight, hidden_SD, compute) else None
+        kept_bytes = FUSED_BYTES if fused else KEPT_BYTES
+        most = len(hidden_SD) if room is not None else kept_bytes // (compute.itemsize * weight_VD.shape[0])
+        rows = _chunk_size(len(hidden_SD), most)
+        walk: _Walk | WholeHead
+        if tiled:
+            walk = _Walk(weight_VD, bias_V, softcap, factor, compute, rows)
+        else:
+            walk = WholeHead(weight_VD, bias_V, passes(softcap, factor, fused), compute)
+        with torch.autocast(device, enabled=False):
+            for start in range(0, hidden_SD.shape[0], rows):
+                chunk = slice(start, start + rows)
+                hidden, targets = hidden_SD[chunk].to(compute), targets_S[chunk]
+                kept_VN = None
+                if room is not None:
+                    kept_VN = room.view(compute)
+                elif wants_grad:
+                    count = len(hidden) * len(weight_VD)
+                    kept_V = scratch.logits(hidden, count) if scratch else hidden.new_empty(count)
+                    kept_VN = kept_V.view(len(weight_VD), -1)
+                normaliser_N, chosen_N = walk.normalise(hidden, targets, kept_VN)
+                total += (normaliser_N - chosen_N).sum()
+                if kept_VN is None:
+                    continue
+                for tile, weight, grad in walk.gradients(kept_VN, normaliser_N, targets):
+                    if grad_hidden is not None:
+                        walk.put_product(grad_hidden[chunk], grad, weight, first=False)
+                    if grad_weight is not None:
+                        walk.put_product(grad_weight[tile], grad.T, hidden, first=start == 0)
+                    if grad_bias is not None:
+                        grad_bias[tile] += grad.sum(0).to(grad_bias.dtype)
+                    if grad_rows is not None and trained and (inside := trained.inside(tile)):
+                        which, places = inside
+                        grad_rows[which] += grad.index_select(1, places).T.float() @ hidden.float()
+        ctx.filled = (scratch, weight_VD) if scratch and wants_weight else None
+        found = (None if grad_hidden is None else grad_hidden.to(hidden_SD.dtype), grad_weight, grad_bias)
+        ctx.save_for_backward(*found, grad_rows)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        found = [None if saved is None else saved.mul_(grad.to(saved.dtype)) for saved in ctx.saved_tensors]
+        if ctx.filled is not None:
+            (scratch, weight), ctx.filled = ctx.filled, None
+            scratch.add_gradient(weight, found[1])
+            found[1] = None
+        *found, found_rows = found
+        return (*found, None, None, None, None, None, found_rows, None, None)
+
+
+@contextmanager
+def tiled_head(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, a float32 head on a CPU multiplies by tiles of its vocabulary; for use without gradients.
+
+    For the few rows of a step of generation that takes half as long as one product, which packs all weights anew.
+    """
+    head: Any = base_layer(model.get_output_embeddings())
+    is_own = type(head) is nn.Linear and "forward" not in vars(head)
+    if not is_own or (head.weight.device.type, head.weight.dtype) != _SLOW:
+        yield
+        return
+
+    def forward(hidden: Tensor) -> Tensor:
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        logits = rows.new_empty(len(rows), len(head.weight))
+        for start in range(0, len(head.weight), TILE):
+            tile = slice(start, start + TILE)
+            torch.mm(rows, head.weight[tile].T, out=logits[:, tile])
+        if head.bias is not None:
+            logits += head.bias
+        return logits.view(*hidden.shape[:-1], -1)
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+class _Walk:
+    """One head on a CPU, tile by tile, in buffers that all tiles share."""
+
+    def __init__(
+        self,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        softcap: float | None,
+        factor: float,
+        compute: torch.dtype,
+        rows: int,
+    ) -> None:
+        vocabulary, hidden_size = weight_VD.shape
+        size = min(TILE, vocabulary)
+        self.weight_VD, self.bias_V, self.softcap, self.factor = weight_VD, bias_V, softcap, factor
+        self.tiles = [slice(start, min(start + size, vocabulary)) for start in range(0, vocabulary, size)]
+        self.is_cast = {compute, weight_VD.dtype} != {torch.float32}
+        self._raw = weight_VD.new_empty(rows * size, dtype=compute)  # logits as multiplied, or their gradient
+        self._work = weight_VD.new_empty(rows * size, dtype=torch.float32)  # logits, then their exponentials
+        self._slope = self._work.new_empty(0 if softcap is None else rows * size)
+        self._weight = weight_VD.new_empty(size * hidden_size if compute != weight_VD.dtype else 0, dtype=compute)
+        self._product = self._raw.new_empty(max(rows, size) * hidden_size if self.is_cast else 0)
+
+    def normalise(self, hidden: Tensor, targets_N: Tensor, kept_VN: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(log Σ exp of the logits [N], the targets' logits [N]); `kept_VN` takes the raw logits, tile by tile."""
+        sums, chosen_N = [], torch.zeros(len(hidden), dtype=torch.float32, device=hidden.device)
+        for tile in self.tiles:
+            raw = self._raw_logits(kept_VN, tile, len(hidden))
+            torch.mm(hidden, self._weights(tile).T, out=raw)
+            if self.bias_V is not None:
+                raw += self.bias_V[tile].to(raw.dtype)
+            logits = self._logits(raw)
+            index, inside = _within(targets_N, tile)
+            chosen_N += logits.gather(-1, index).squeeze(-1) * inside
+            top = logits.amax(-1, keepdim=True)
+            sums.append(logits.sub_(top).exp_().sum(-1).log_() + top.squeeze(-1))
+        return torch.stack(sums).logsumexp(0), chosen_N
+
+    def gradients(
+        self, kept_VN: Tensor, normaliser_N: Tensor, targets_N: Tensor
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """(tile, its weights [W, D], gradient of the loss by its raw logits [N, W]), of what `normalise` left.
+
+        By a logit: p − [it is the target's].
+        """
+        for tile in self.tiles:
+            logits = self._logits(self._raw_logits(kept_VN, tile, len(targets_N)))
+            slope = None
+            if self.softcap is not None:
+                slope = _shaped(self._slope, logits.shape).copy_(logits)
+                slope.div_(self.softcap).square_().neg_().add_(1.0)
+            grad = logits.sub_(normaliser_N.unsqueeze(-1)).exp_()
+            index, inside = _within(targets_N, tile)
+            grad.scatter_add_(-1, index, -inside.unsqueeze(-1))
+            if slope is not None:
+                grad *= slope
+            if self.factor != 1.0:
+                grad *= self.factor
+            yield tile, self._weights(tile), _shaped(self._raw, grad.shape).copy_(grad) if self.is_cast else grad
+
+    def put_product(self, total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
+        """total = a @ b, or += after the first; sums of several products are summed in `total`'s dtype."""
+        if self.is_cast:
+            product = torch.mm(a, b, out=_shaped(self._product, total.shape))
+            total.copy_(product) if first else total.add_(product)
+        elif first:
+            torch.mm(a, b, out=total)
+        else:
+            total.addmm_(a, b)
+
+    def _raw_logits(self, kept_VN: Tensor | None, tile: slice, rows: int) -> Tensor:
+        """[N, W]; where they are kept, in the tile's own part of what may be wider than N."""
+        shape = (rows, tile.stop - tile.start)
+        return _shaped(self._raw if kept_VN is None else kept_VN[tile].view(-1), shape)
+
+    def _weights(self, tile: slice) -> Tensor:
+        """[W, D] in the dtype of the products."""
+        weight = self.weight_VD[tile]
+        return _shaped(self._weight, weight.shape).copy_(weight) if self._weight.numel() else weight
+
+    def _logits(self, raw: Tensor) -> Tensor:
+        """[N, W] float32, until the next call."""
+        logits = _shaped(self._work, raw.shape).copy_(raw)
+        if self.factor != 1.0:
+            logits *= self.factor
+        return logits if self.softcap is None else logits.div_(self.softcap).tanh_().mul_(self.softcap)
+
+
+def _has_room(gradient_VD: Tensor, hidden_SD: Tensor, compute: torch.dtype) -> bool:
+    """Whether the logits of a tile, of all positions, fit where the tile's gradient will lie: they are read before."""
+    return len(hidden_SD) * compute.itemsize <= gradient_VD[0].nbytes
+
+
+def _chunk_size(count: int, most: int) -> int:
+    """Positions of a chunk: as few chunks of at most `most` as will do, of the same size."""
+    chunks = -(-count // max(1, most)) or 1
+    return -(-count // chunks) or 1
+
+
+def _shaped(buffer: Tensor, shape: Sequence[int]) -> Tensor:
+    """The beginning of a flat buffer in this shape."""
+    return buffer[: math.prod(shape)].view(*shape)
+
+
+def _within(targets_N: Tensor, tile: slice) -> tuple[Tensor, Tensor]:
+    """(index [N, 1] of each target in the tile, 1.0 where it lies in it [N]): without asking the device."""
+    size = tile.stop - tile.start
+    index = targets_N - tile.start
+    return index.clamp(0, size - 1).unsqueeze(-1), ((index >= 0) & (index < size)).float()

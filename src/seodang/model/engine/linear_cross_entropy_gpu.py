@@ -1,0 +1,106 @@
+"""The products of an output head and the passes over its logits where the whole vocabulary is taken at once: on a GPU.
+
+Legend: N positions of one chunk, D hidden size, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from seodang.model.engine.compile import compiled
+
+
+class WholeHead:
+    """One head on a GPU, the whole vocabulary at a time: one launch instead of many."""
+
+    def __init__(self, weight_VD: Tensor, bias_V: Tensor | None, passes: "Passes", compute: torch.dtype) -> None:
+        self.weight_VD = weight_VD.to(compute)  # cast once, not in each walk
+        self.bias_V, self.passes = bias_V, passes
+        self.tile = slice(0, len(weight_VD))
+
+    def normalise(self, hidden: Tensor, targets_N: Tensor, kept_VN: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(log Σ exp of the logits [N], the targets' logits [N]); `kept_VN` takes the raw logits."""
+        shape = (len(hidden), len(self.weight_VD))
+        raw = hidden.new_empty(shape) if kept_VN is None else kept_VN.view(shape)
+        torch.mm(hidden, self.weight_VD.T, out=raw)
+        if self.bias_V is not None:
+            raw += self.bias_V.to(raw.dtype)
+        return self.passes.normalise(raw, targets_N)
+
+    def gradients(
+        self, kept_VN: Tensor, normaliser_N: Tensor, targets_N: Tensor
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """(all of it, the weights [V, D], gradient of the loss by the raw logits [N, V]), in their place."""
+        raw = kept_VN.view(len(targets_N), len(self.weight_VD))
+        self.passes.to_gradient(raw, normaliser_N, targets_N)
+        yield self.tile, self.weight_VD, raw
+
+    def put_product(self, total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
+        """total = a @ b, or += after the first; on a GPU 16 bits are summed in float32 within the product."""
+        if total.dtype == a.dtype:
+            torch.mm(a, b, out=total) if first else total.addmm_(a, b)
+        elif a.device.type == "cuda":
+            if first or isinstance(total, FakeTensor):  # of a rehearsal: there torch knows this sum not
+                torch.mm(a, b, out_dtype=total.dtype, out=total)
+            else:
+                torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+        else:
+            product = torch.mm(a, b)
+            total.copy_(product) if first else total.add_(product)
+
+
+class Passes(NamedTuple):
+    """What becomes of logits [N, V]: two functions of them, each compiled into one kernel where that is possible.
+
+    A target below 0 stands for a position that does not count.
+    """
+
+    normalise: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    to_gradient: Callable[[Tensor, Tensor, Tensor], None]
+
+
+@lru_cache
+def passes(softcap: float | None, factor: float, fused: bool) -> Passes:
+    def scaled(raw: Tensor) -> Tensor:
+        logits = raw.float()
+        if factor != 1.0:
+            logits = logits * factor
+        return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+    def normalise(raw_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        normaliser_N = torch.logsumexp(scaled(raw_NV), -1)
+        chosen_N = scaled(raw_NV.gather(-1, targets_N.clamp(min=0).unsqueeze(-1)).squeeze(-1))
+        return normaliser_N, torch.where(targets_N < 0, normaliser_N, chosen_N)
+
+    def to_gradient(raw_NV: Tensor, normaliser_N: Tensor, targets_N: Tensor) -> None:
+        logits = scaled(raw_NV)
+        slope = None if softcap is None else 1.0 - (logits / softcap) ** 2
+        gradient = logits.sub_(normaliser_N.unsqueeze(-1)).exp_()
+        if fused:  # part of the same kernel
+            gradient -= (torch.arange(raw_NV.shape[1], device=raw_NV.device) == targets_N.unsqueeze(-1)).float()
+        else:  # without a second [N, V]
+            gradient.scatter_add_(-1, targets_N.clamp(min=0).unsqueeze(-1), -torch.ones_like(gradient[:, :1]))
+        if slope is not None:
+            gradient *= slope
+        gradient *= torch.where(targets_N < 0, 0.0, factor).unsqueeze(-1)
+        raw_NV.copy_(gradient)
+
+    if not fused:
+        return Passes(normalise, to_gradient)
+    return Passes(_for_any_rows(normalise), _for_any_rows(to_gradient))
+
+
+def _for_any_rows(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled; rows differ from chunk to chunk, columns do not, and kernels that know their number are faster."""
+    fast = compiled(function, dynamic=None)
+
+    def call(*tensors: Tensor) -> Any:
+        for tensor in tensors:
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        return fast(*tensors)
+
+    return call

@@ -1,0 +1,108 @@
+"""The loss of one pack: the sum of −log p over its supervised positions, and nothing computed elsewhere.
+
+Legend: T positions, S supervised positions, D hidden size.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from transformers import PreTrainedModel
+
+from seodang.model.engine.attention import Lengths
+from seodang.model.engine.linear_cross_entropy import HeadLoss, Scratch
+from seodang.model.engine.trainable_tokens import TokenRows
+from seodang.types import IGNORED, Pack
+
+
+class PackTensors(NamedTuple):
+    """A pack on the device."""
+
+    input_ids: Tensor  # int64 [1, T]
+    position_ids: Tensor  # int64 [1, T]
+    seq_bounds: Tensor  # int32 [sequences + 1]
+    supervised: Tensor  # int64 [S], positions
+    targets: Tensor  # int64 [S]; below 0: this one does not count
+    seq_lens: Lengths  # on the host too: no layer waits for the device
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What a model takes of it. Layers that keep a state refuse `cu_seqlens` without a package."""
+        given = ("input_ids", "position_ids", "seq_lens", "seq_bounds")
+        return {name: getattr(self, name) for name in given} | {"use_cache": False}
+
+
+def on_device(pack: Pack, device: torch.device) -> PackTensors:
+    """Supervised positions are found on the host: no synchronisation with the device."""
+    supervised = np.flatnonzero(pack.targets != IGNORED)
+    return PackTensors(
+        input_ids=to_device(pack.input_ids, device).unsqueeze(0),
+        position_ids=to_device(pack.position_ids, device).unsqueeze(0),
+        seq_bounds=to_device(pack.cu_seqlens, device),
+        supervised=to_device(supervised, device),
+        targets=to_device(pack.targets[supervised], device),
+        seq_lens=Lengths(int(n) for n in np.diff(pack.cu_seqlens)),
+    )
+
+
+def own_head_loss(
+    model: PreTrainedModel,
+    tensors: PackTensors,
+    scratch: Scratch | None = None,
+    rows: TokenRows | None = None,
+    *,
+    fused: bool = False,
+) -> Tensor:
+    """Sum of −log p over the pack's supervised positions, in nats: a float32 scalar.
+
+    The head is computed here, from the hidden states and the output embeddings.
+
+    Args:
+        scratch: keeps the head's buffers; the weights' gradient then goes straight into `.grad`.
+        rows: of the head, that an adapter trains, held in its table.
+        fused: the head's passes over its logits are compiled.
+    """
+    output: Any = model.base_model(**tensors.inputs)
+    hidden_SD = output.last_hidden_state[0].index_select(0, tensors.supervised)
+    head = model.get_output_embeddings()
+    config = model.config.get_text_config()
+    head_loss: Callable[..., Tensor] = HeadLoss.apply
+    bias = getattr(head, "bias", None)
+    if rows:
+        rows.put()
+    weight_VD = rows.table_VD if rows else head.weight
+    scratch = scratch if weight_VD.is_leaf else None  # of an adapter's own making: autograd has to pass it on
+    settings = (*_scaling(config), torch.is_grad_enabled(), scratch)
+    trained = (rows.rows_RD if rows else None, rows)
+    return head_loss(hidden_SD, weight_VD, bias, tensors.targets, *settings, *trained, fused)
+
+
+def model_head_loss(model: PreTrainedModel, tensors: PackTensors, forward: Callable[..., Any]) -> Tensor:
+    """The same by the model's own forward and its `logits_to_keep`: for heads that do more than we know."""
+    output = forward(**tensors.inputs, logits_to_keep=tensors.supervised)
+    return F.cross_entropy(output.logits[0].float(), tensors.targets, reduction="sum")
+
+
+def to_device(array: NDArray[np.signedinteger], device: torch.device) -> Tensor:
+    """An array on the device, without waiting for it."""
+    return on_host(array, device).to(device, non_blocking=True)
+
+
+def on_host(array: NDArray[np.signedinteger], device: torch.device) -> Tensor:
+    """An array as a tensor; for CUDA in pinned memory, since a copy from any other waits for the GPU."""
+    tensor = torch.from_numpy(array)
+    has_data = not isinstance(tensor, FakeTensor)  # of a rehearsal
+    return tensor.pin_memory() if device.type == "cuda" and has_data else tensor
+
+
+def _scaling(config: Any) -> tuple[float | None, float]:
+    """(soft-cap, factor) of the logits, as the architectures name them."""
+    softcap = getattr(config, "final_logit_softcapping", None)
+    if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
+        return softcap, 1.0 / divisor
+    return softcap, float(getattr(config, "logit_scale", None) or 1.0)  # Cohere

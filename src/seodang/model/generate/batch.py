@@ -1,0 +1,331 @@
+"""Answers: batched, stopped at the turn end, reproducible. It knows nothing of recipes' questions or of reports.
+
+Nothing of the model's own generation defaults leaks in: without a temperature, answers are greedy.
+"""
+
+import queue
+import threading
+import unicodedata
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+)
+from transformers.generation.streamers import BaseStreamer
+
+from seodang import recipe
+from seodang.errors import ModelError, ResourceError, TemplateError
+from seodang.model.engine.attention import attention
+from seodang.model.engine.linear_cross_entropy import tiled_head
+from seodang.model.generate.sampling import Draw
+from seodang.model.generate.stopping import HalfStopped, Left, StopStrings, cut, hold
+from seodang.model.malloc import keep_freed_memory, return_freed_memory
+from seodang.model.quiet import quiet
+from seodang.model.save import end_ids
+
+Prompt = Sequence[int] | Sequence[Mapping[str, Any]]  # ids as they are, or messages for the chat template
+
+_MOST_ROWS = 64  # of a batch on a CPU; each step reads all weights once, whatever the number of rows
+_MANY_ROWS = 8  # from here on rows that have stopped are left out on a CPU, where each costs time
+_WORTH_TOKENS = 16  # still to come, to leave them out
+_BATCH_TOKENS = 32_768  # of a batch, prompt and answer: bounds the cache of keys and values
+_BUSY = threading.Lock()  # one generation at a time: a model is changed for it, and cores are not to be shared
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """One answer."""
+
+    text: str  # without control tokens, up to the first stop string
+    token_ids: tuple[int, ...]  # the turn end included
+    stopped: bool  # ended by itself or by a stop string, before max_new_tokens
+    prompt_tokens: int
+    new_tokens: int
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    settings: recipe.Generate,
+    *,
+    turn_end_id: int,
+    stop: Sequence[str] = (),
+    template_kwargs: Mapping[str, Any] | None = None,
+    streams: Sequence[int] | None = None,
+    batch_tokens: int = _BATCH_TOKENS,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[Completion]:
+    """Answer every prompt, in the order of the prompts; the same call gives the same answers.
+
+    Args:
+        settings: greedy without a temperature; else sampled, each prompt from its own random stream, so that its answer
+            does not depend on the others. The repetition penalty counts the prompt too, as transformers does.
+        turn_end_id: ends an answer, as do the ids that end a text for the model.
+        stop: texts that end an answer too, and are cut off with what follows.
+        template_kwargs: further variables of the chat template, for prompts given as messages.
+        streams: the random stream of each prompt; none: by their order.
+        batch_tokens: prompt and answer tokens of one batch.
+        on_progress: hears how many more prompts are answered.
+
+    Raises:
+        TemplateError: messages, but no chat template.
+        ModelError: a prompt and its answer exceed the model's context.
+        ResourceError: a single answer does not fit into memory.
+    """
+    ids = [prompt_ids(tokenizer, prompt, template_kwargs) for prompt in prompts]
+    _check_context(model, ids, settings)
+    drawn = range(len(ids)) if streams is None else streams
+    stops = end_ids(model, turn_end_id)
+    most_rows = _MOST_ROWS if model.device.type == "cpu" else len(ids)
+    pending = _batches([len(row) for row in ids], settings.max_new_tokens, batch_tokens, most_rows)
+    answers: dict[int, list[int]] = {index: [] for index in range(len(ids))}
+    while pending:
+        batch = pending.pop(0)
+        try:
+            rows = [[*ids[index], *answers[index]] for index in batch]
+            begun = len(answers[batch[0]])  # the same of all
+            rows_streams = [drawn[index] for index in batch]
+            found = _run(model, tokenizer, rows, settings, stops, streams=rows_streams, stop=stop, begun=begun)
+        except torch.OutOfMemoryError as error:
+            if len(batch) == 1:
+                mend = "a smaller max_new_tokens, or a smaller model"
+                raise ResourceError("one answer does not fit into memory", where="generate", mend=mend) from error
+            pending[:0] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+            continue
+        for index, new in zip(batch, found, strict=True):
+            answers[index] += new
+        # with stop strings no batch ends early
+        going_on = [] if any(stop) else [index for index in batch if _is_open(answers[index], settings, stops)]
+        if going_on:
+            pending.insert(0, going_on)
+        if on_progress and len(going_on) < len(batch):
+            on_progress(len(batch) - len(going_on))
+    return [_completion(tokenizer, ids[index], answers[index], stops, stop) for index in range(len(ids))]
+
+
+def stream(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    settings: recipe.Generate,
+    *,
+    turn_end_id: int,
+    stop: Sequence[str] = (),
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> Generator[str, None, Completion]:
+    """One answer in pieces of whole characters; together they are `generate`'s text. Ends when no longer listened to.
+
+    What the generator returns is the whole answer, as `generate` gives it.
+
+    Raises:
+        TemplateError, ModelError: as `generate`.
+    """
+    ids = prompt_ids(tokenizer, prompt, template_kwargs)
+    _check_context(model, [ids], settings)
+    stops = end_ids(model, turn_end_id)
+    feed, left = _Feed(), Left()
+    answers: list[list[int]] = []
+
+    def work() -> None:
+        try:
+            answers.extend(_run(model, tokenizer, [ids], settings, stops, streams=[0], stop=stop, feed=feed, left=left))
+        except BaseException as error:  # told to the listener, who is in another thread
+            feed.tokens.put(error)
+        feed.tokens.put(None)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield from hold(_decoded(tokenizer, feed.tokens, stops), stop)
+    finally:
+        left.event.set()
+        thread.join()
+    return _completion(tokenizer, ids, answers[0], stops, stop)
+
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, template_kwargs: Mapping[str, Any] | None = None
+) -> list[int]:
+    """The ids of a prompt as it is served: messages (NFC) through the chat template, up to where an answer begins.
+
+    Raises:
+        TemplateError: messages, but no chat template.
+    """
+    ids = [token for token in prompt if isinstance(token, int)]
+    if len(ids) == len(prompt):
+        return ids
+    if not tokenizer.chat_template:
+        mend = "give template: in the recipe, or an instruct model"
+        raise TemplateError("the tokenizer has no chat template", where=tokenizer.name_or_path, mend=mend)
+    messages = [_nfc(turn) for turn in prompt if not isinstance(turn, int)]
+    rendered = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, **(template_kwargs or {})
+    )
+    return list(rendered["input_ids"])
+
+
+def _nfc(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """What a Mac types as NFD is three times the tokens, and nothing like what was trained."""
+    content = turn.get("content")
+    return {**turn, "content": unicodedata.normalize("NFC", content) if isinstance(content, str) else content}
+
+
+def _check_context(model: PreTrainedModel, ids: Sequence[Sequence[int]], settings: recipe.Generate) -> None:
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(map(len, ids), default=0)
+    if context and longest + settings.max_new_tokens > context:
+        what = f"a prompt of {longest} tokens and {settings.max_new_tokens} new ones exceed the model's {context}"
+        raise ModelError(what, where="generate.max_new_tokens", mend="take fewer, or a shorter prompt")
+    if not all(ids):
+        raise ModelError("an empty prompt", where="generate", mend="ask something")
+
+
+def _batches(lengths: Sequence[int], new_tokens: int, budget: int, most_rows: int) -> list[list[int]]:
+    """Indices in batches of like length, the longest first: what does not fit into memory shows at once."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        current = batches[-1] if batches else []
+        rows = len(current) + 1
+        if current and rows <= most_rows and rows * (lengths[current[0]] + new_tokens) <= budget:
+            current.append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def _run(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Sequence[int]],
+    settings: recipe.Generate,
+    stops: Sequence[int],
+    *,
+    streams: Sequence[int],
+    stop: Sequence[str],
+    begun: int = 0,
+    feed: "_Feed | None" = None,
+    left: Left | None = None,
+) -> list[list[int]]:
+    """One batch: the new ids of each row, up to and with its first stop; on a CPU it may end when half have stopped.
+
+    Args:
+        begun: how many ids at the end of each row were generated before.
+    """
+    pad = stops[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    width = max(map(len, rows))
+    # a row is padded with a token of its own: the repetition penalty counts all that stands in the row
+    input_ids = torch.tensor([[row[0]] * (width - len(row)) + list(row) for row in rows], device=model.device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
+    new_tokens = settings.max_new_tokens - begun
+    config = GenerationConfig(
+        max_new_tokens=new_tokens,
+        do_sample=False,  # Draw samples
+        repetition_penalty=settings.repetition_penalty,
+        eos_token_id=list(stops),
+        pad_token_id=pad,
+        use_cache=True,
+    )
+    strings = StopStrings(tokenizer, stop, width) if any(stop) else None
+    half = None
+    if len(rows) >= _MANY_ROWS and model.device.type == "cpu" and not strings:
+        half = HalfStopped(stops, until=width + new_tokens - _WORTH_TOKENS)
+    endings = [ending for ending in (strings, left, half) if ending is not None]
+    draw = Draw(settings, streams, drawn=begun) if settings.temperature else None
+    with _BUSY, _generating(model):
+        output = model.generate(
+            input_ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([draw] if draw else []),
+            stopping_criteria=StoppingCriteriaList(endings),
+            streamer=feed,
+        )
+    lengths = strings.lengths if strings else {}
+    return [_until(row[: lengths.get(index)], stops) for index, row in enumerate(output[:, width:].tolist())]
+
+
+def _is_open(ids: Sequence[int], settings: recipe.Generate, stops: Sequence[int]) -> bool:
+    return len(ids) < settings.max_new_tokens and ids[-1] not in stops
+
+
+def _until(ids: list[int], stops: Sequence[int]) -> list[int]:
+    end = next((position for position, token in enumerate(ids) if token in stops), len(ids) - 1)
+    return ids[: end + 1]
+
+
+def _completion(
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], ids: list[int], stops: Sequence[int], stop: Sequence[str]
+) -> Completion:
+    ended = bool(ids) and ids[-1] in stops
+    text, is_cut = cut(tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True), stop)
+    return Completion(
+        text=text, token_ids=tuple(ids), stopped=ended or is_cut, prompt_tokens=len(prompt), new_tokens=len(ids)
+    )
+
+
+@contextmanager
+def _generating(model: PreTrainedModel) -> Iterator[None]:
+    """The model ready to generate, and then as it was: a packed attention knows no cache and no padding."""
+    own, training, on_cpu = model.generation_config, model.training, model.device.type == "cpu"
+    plain = "sdpa" if model._supports_sdpa else "eager"
+    name = plain if model.config._attn_implementation.startswith("seodang") else model.config._attn_implementation
+    model.generation_config = GenerationConfig()  # transformers fills gaps of a given config from the model's
+    model.eval()
+    try:
+        with quiet(), attention(model, name), tiled_head(model):
+            if on_cpu:
+                keep_freed_memory()
+            yield
+    finally:
+        if on_cpu:
+            return_freed_memory()
+        model.generation_config = own
+        model.train(training)
+
+
+class _Feed(BaseStreamer):
+    """Carries new ids from the generating thread."""
+
+    def __init__(self) -> None:
+        self.tokens: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
+        self.is_prompt = True
+
+    def put(self, value: Tensor) -> None:
+        """Take the prompt first, then one new id at a time."""
+        if not self.is_prompt:
+            self.tokens.put(int(value))
+        self.is_prompt = False
+
+    def end(self) -> None:
+        """Nothing to flush."""
+
+
+def _decoded(
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: "queue.SimpleQueue[int | BaseException | None]",
+    stops: Sequence[int],
+) -> Iterator[str]:
+    """Text as its characters become complete: a Hangul syllable may be spread over three tokens."""
+    decoder, ids, sent = DecodeStream(skip_special_tokens=True), [], 0
+    while (token := tokens.get()) is not None:
+        if isinstance(token, BaseException):
+            raise token
+        if token in stops:
+            continue
+        ids.append(token)
+        if piece := decoder.step(tokenizer.backend_tokenizer, token):
+            sent += len(piece)
+            yield piece
+    if rest := tokenizer.decode(ids, skip_special_tokens=True)[sent:]:  # bytes of a character that was cut off
+        yield rest

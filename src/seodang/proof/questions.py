@@ -1,0 +1,103 @@
+"""The questions that base and tuned model both answer, under the same settings."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from datasets import Dataset
+
+from seodang.model.generate.batch import Completion
+from seodang.recipe import Ask, Generate
+from seodang.types import Answer
+
+REPEAT_TEMPERATURE = 0.1  # where the recipe names none
+GenerateFn = Callable[[Sequence[str], Generate], list[Completion]]  # rendered prompts, settings
+PromptFn = Callable[[Sequence[dict[str, Any]], str | None], str]  # messages, JSON text of tools → rendered prompt
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """One question as it is asked."""
+
+    kind: Literal["domain", "general", "repeat", "holdout"]
+    text: str  # the last turn, for people
+    prompt: str  # what the model is given: rendered as it was trained
+    settings: Generate
+    reference: str | None = None
+    row_id: str | None = None
+    source: str | None = None
+
+
+def questions(ask: Ask, tests: Mapping[str, Dataset], prompt: PromptFn) -> list[Question]:
+    """Everything to be asked, kind by kind.
+
+    Args:
+        tests: trained source → its holdout; the first rows of each are asked, the same number of each as far as there.
+        prompt: renders messages as they are served.
+    """
+
+    def asked(kind: Literal["domain", "general", "repeat"], text: str, settings: Generate) -> Question:
+        rendered = prompt([{"role": "user", "content": text}], None)
+        return Question(kind=kind, text=text, prompt=rendered, settings=settings)
+
+    found = [asked("domain", text, ask.generate) for text in ask.domain]
+    found += [asked("general", text, ask.generate) for text in ask.general]
+    if ask.repeat:
+        found += [asked("repeat", ask.repeat.question, repeat_settings(ask))] * ask.repeat.times
+    return found + _from_holdout(ask, tests, prompt)
+
+
+def repeat_settings(ask: Ask) -> Generate:
+    """The recipe's settings, sampled in any case: asked again and again greedily, a model has one answer."""
+    return ask.generate.model_copy(update={"temperature": ask.generate.temperature or REPEAT_TEMPERATURE})
+
+
+def _from_holdout(ask: Ask, tests: Mapping[str, Dataset], prompt: PromptFn) -> list[Question]:
+    """Holdout questions: what stands before a row's last answer is asked, the answer is the reference."""
+    settings = ask.generate.model_copy(update={"max_new_tokens": ask.holdout_tokens})
+    found: list[Question] = []
+    sources = [(name, rows) for name, rows in tests.items() if len(rows)]
+    for number, (name, rows) in enumerate(sources):
+        quota = -(-(ask.holdout - len(found)) // (len(sources) - number))
+        for row in rows.select(range(min(quota, len(rows)))):
+            turns = row["messages"]
+            if not turns:  # a plain text asks nothing
+                continue
+            last = max(i for i, turn in enumerate(turns) if turn["role"] == "assistant")
+            found.append(
+                Question(
+                    kind="holdout",
+                    text=turns[last - 1].get("content") or "",
+                    prompt=prompt(turns[:last], row["tools"]),
+                    settings=settings,
+                    reference=turns[last].get("content"),
+                    row_id=row["row_id"],
+                    source=name,
+                )
+            )
+    return found
+
+
+def answer(asked: Sequence[Question], model: Literal["base", "tuned"], generate: GenerateFn) -> list[Answer]:
+    """One model's answers, in the order of the questions; those with the same settings are generated together."""
+    by_settings: dict[Generate, list[int]] = {}
+    for index, question in enumerate(asked):
+        by_settings.setdefault(question.settings, []).append(index)
+    answers: dict[int, Answer] = {}
+    for settings, indices in by_settings.items():
+        completions = generate([asked[index].prompt for index in indices], settings)
+        for index, completion in zip(indices, completions, strict=True):
+            question = asked[index]
+            answers[index] = Answer(
+                kind=question.kind,
+                model=model,
+                question=question.text,
+                text=completion.text,
+                stopped=completion.stopped,
+                prompt_tokens=completion.prompt_tokens,
+                new_tokens=completion.new_tokens,
+                reference=question.reference,
+                row_id=question.row_id,
+                source=question.source,
+            )
+    return [answers[index] for index in range(len(asked))]

@@ -1,0 +1,231 @@
+"""The model card: what the model is, what was gained and lost, from what data, how to load it.
+
+Every figure is read from the run folder's files; the page itself is `card.md.jinja`. Knows no hub.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader
+
+from seodang.proof.behaviour import hangul_share
+from seodang.publish.base_model import GEMMA_NOTICE, Base, file_name, is_local
+from seodang.recipe import Recipe, Source
+from seodang.run.evidence import Evidence
+from seodang.show import formatting
+from seodang.show.sentences import FEW_ROWS, UNCHANGED, Verdict, kinds, verdict
+from seodang.types import Answer
+
+TAG = "seodang"  # by which a later push knows a repository of its own
+ENGLISH = re.compile(r"\b(?:the|is|are|of|and|what|how)\b", re.IGNORECASE)
+LANGUAGE_SHARE = 0.1  # of the questions, from which a language is named
+QUESTION = "What can you do?"  # for the example where the recipe asks nothing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataRow:
+    """One source as the card tells it."""
+
+    name: str
+    role: str
+    origin: str  # Markdown: files without their folders, or a link
+    read: int | None
+    trained: int | None
+    held_out: int | None
+    told: str  # rows dropped and changed, and why
+
+
+def card(evidence: Evidence, recipe: Recipe, base: Base, *, repo: str, adapter: bool) -> str:
+    """The README.md of a hub repository.
+
+    Args:
+        repo: its id, for the example that loads it.
+        adapter: whether it holds an adapter rather than the whole model.
+    """
+    environment = Environment(
+        loader=PackageLoader("seodang.publish", ""),
+        autoescape=False,  # Markdown; what comes from data passes through `plain`
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    words = (
+        formatting.number,
+        formatting.whole,
+        formatting.percent,
+        formatting.signed_percent,
+        formatting.duration,
+        plain,
+    )
+    environment.filters |= {function.__name__: function for function in words}
+    proof = evidence.proof or {}
+    data = data_rows(evidence, recipe)
+    shown = published_recipe(recipe)
+    return environment.get_template("card.md.jinja").render(
+        metadata=metadata(recipe, base, languages(evidence.answers), adapter=adapter),
+        recipe=recipe,
+        base=base,
+        repo=repo,
+        adapter=adapter,
+        manifest=evidence.manifest,
+        proof=evidence.proof,
+        verdict=verdict(proof),
+        kinds=kinds(proof),
+        limits=_limits(evidence.proof, verdict(proof)),
+        data=data,
+        findings=[finding for finding in evidence.findings if finding.get("severity") == "warn"],
+        example=_example(recipe, repo, adapter=adapter),
+        recipe_text=shown,
+        fence="`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0)),
+        is_medical=_is_medical(recipe),
+        gemma_notice=GEMMA_NOTICE,
+    )
+
+
+def metadata(recipe: Recipe, base: Base, spoken: Sequence[str], *, adapter: bool) -> str:
+    """The card's YAML header, without its dashes; what is not known stays out."""
+    hub_data = [source.hub for source in recipe.sources if source.hub and source.is_trained]
+    header: dict[str, Any] = {
+        "base_model": base.hub,
+        "base_model_relation": ("adapter" if adapter else "finetune") if base.hub else None,
+        "datasets": hub_data,
+        "language": list(spoken),
+        "library_name": "peft" if adapter else "transformers",
+        **base.license,
+        "pipeline_tag": "text-generation",
+        "tags": [TAG, "instruction-tuning", "conversational"],
+    }
+    told = {key: value for key, value in header.items() if value}
+    return yaml.safe_dump(told, allow_unicode=True, sort_keys=False)
+
+
+def languages(answers: Sequence[Answer]) -> list[str]:
+    """Korean and English, where at least a tenth of the questions (with their references) are in it; no other guess."""
+    counts: Counter[str] = Counter()
+    texts = {f"{answer.question}\n{answer.reference or ''}" for answer in answers}
+    for text in texts:
+        korean = (hangul_share(text) or 0) > 0.3
+        counts["ko"] += korean
+        counts["en"] += not korean and ENGLISH.search(text) is not None
+    return [language for language in ("ko", "en") if counts[language] > LANGUAGE_SHARE * len(texts)]
+
+
+def data_rows(evidence: Evidence, recipe: Recipe) -> list[DataRow]:
+    """One row for each source of the recipe."""
+    return [_data_row(evidence, source) for source in recipe.sources]
+
+
+def published_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML without its defaults, and without the folders of its files."""
+    shown = recipe.model_dump(mode="json", exclude_defaults=True)
+    shown["model"]["path"] = _shortened(recipe.model.path)
+    if recipe.template.borrow:
+        shown["template"]["borrow"] = _shortened(recipe.template.borrow)
+    for source, part in zip(recipe.sources, shown["sources"], strict=True):
+        if source.path:
+            names = [_data_name(path) for path in source.path]
+            part["path"] = names[0] if len(names) == 1 else names
+    return yaml.safe_dump(shown, allow_unicode=True, sort_keys=False, width=100)
+
+
+def plain(text: object) -> str:
+    """Text of data as Markdown shows it: on one line, nothing in it read as markup or as a table's edge."""
+    line = " ".join(formatting.visible(str(text)).split())
+    return re.sub(r"([\\`*_|\[\]])", r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+
+
+def _shortened(path: str) -> str:
+    return file_name(path) if is_local(path) else path
+
+
+def _data_name(path: str) -> str:
+    return path if path.startswith("sample:") else file_name(path)
+
+
+def _data_row(evidence: Evidence, source: Source) -> DataRow:
+    counts = [row for row in evidence.counts if row.get("source") == source.name]
+    lengths = evidence.lengths or {}
+
+    def rows(side: str) -> int | None:
+        return ((lengths.get(side) or {}).get(source.name) or {}).get("all", {}).get("count", 0) if lengths else None
+
+    measured = ((evidence.proof or {}).get("losses") or {}).get(source.name) or {}
+    left_out, changed = (_added(row.get(key) or {} for row in counts) for key in ("dropped", "changed"))
+    told = [f"left out: {left_out}"] if left_out else []
+    told += [f"changed: {changed}"] if changed else []
+    return DataRow(
+        name=source.name,
+        role=source.role,
+        origin=_origin(source),
+        read=next((int(row["rows_in"]) for row in counts if row.get("step") == "convert"), None),
+        trained=rows("train"),
+        held_out=measured.get("rows", rows("test")),
+        told="; ".join(told) or "nothing left out",
+    )
+
+
+def _added(tables: Iterable[Mapping[str, int]]) -> str:
+    total: Counter[str] = Counter()
+    for table in tables:
+        total.update(table)
+    return ", ".join(f"{count:,} {plain(reason)}" for reason, count in total.items())
+
+
+def _origin(source: Source) -> str:
+    if source.hub:
+        at = f" at {source.revision}" if source.revision else ""
+        return f"[{source.hub}](https://huggingface.co/datasets/{source.hub}){at}"
+    return ", ".join(f"`{_data_name(path)}`" for path in source.path or ())
+
+
+def _limits(proof: Mapping[str, Any] | None, told: Verdict) -> list[str]:
+    """What the figures do not say."""
+    if not proof:
+        return []
+    said = [
+        "The loss says how expected the reference answers are, not whether the model's own answers are right: "
+        "no answer was judged for correctness.",
+        f"They come from one run with one seed. A loss that moved by less than {UNCHANGED:.0%} is called unchanged; a "
+        f"mean over fewer than {FEW_ROWS} rows says little.",
+        "Held-out rows come from the same sources as the training rows: other questions may fare worse.",
+        "Safety, bias and other languages or tasks than those of the sources were not measured.",
+    ]
+    if told.changes and not any(change.role == "retention" for change in told.changes):
+        said.append("What the model forgot was not measured: no plain text was held out for it.")
+    if not proof.get("stability"):
+        said.append("Whether the same question gets the same answer was not measured.")
+    return said
+
+
+def _is_medical(recipe: Recipe) -> bool:
+    names = " ".join([recipe.name, *(source.name for source in recipe.sources), *recipe.ask.domain]).lower()
+    return re.search(r"med(?!i(?:a|um))|health|clinic|pharm|drug|의료|의학|건강|질병|환자|약품|병원", names) is not None
+
+
+def _example(recipe: Recipe, repo: str, *, adapter: bool) -> str:
+    """Python that loads the model with its chat template and asks it one of the recipe's own questions."""
+    question = next(iter((*recipe.ask.domain, *recipe.ask.general)), QUESTION)
+    turns = [{"role": "system", "content": recipe.system}] if recipe.system else []
+    turns.append({"role": "user", "content": question})
+    messages = ",\n    ".join(json.dumps(turn, ensure_ascii=False) for turn in turns)
+    code = ", trust_remote_code=True" if recipe.model.trust_remote_code else ""
+    asked = f"messages = [\n    {messages},\n]"
+    if not adapter:
+        return (
+            f'from transformers import pipeline\n\nchat = pipeline("text-generation", model="{repo}"{code})\n{asked}\n'
+            'print(chat(messages, max_new_tokens=256, do_sample=False)[0]["generated_text"][-1]["content"])'
+        )
+    return (
+        "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
+        f'tokenizer = AutoTokenizer.from_pretrained("{repo}"{code})\n'
+        f'model = AutoPeftModelForCausalLM.from_pretrained("{repo}"{code})\n{asked}\n'
+        'prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", '
+        "return_dict=True)\n"
+        "answer = model.generate(**prompt, max_new_tokens=256, do_sample=False, eos_token_id=tokenizer.eos_token_id)\n"
+        'print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))'
+    )

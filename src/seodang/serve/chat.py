@@ -1,0 +1,210 @@
+"""A conversation in the terminal, streamed; or, where stdin is no terminal, each line a question."""
+
+import functools
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from seodang.errors import SeodangError, SourceError
+from seodang.serve.chat_model import Speaker, load_speaker
+from seodang.serve.session import AGAIN_TEMPERATURE, SAY, Command, Talk, change, parse, times, told
+from seodang.show.formatting import visible
+from seodang.show.tables import console, progress, show_error
+
+if TYPE_CHECKING:
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+_PROMPT = "› "
+_SpeakerOf = Callable[[str], Speaker]  # "base" or "tuned" → the model, loaded when it is first asked
+
+
+def chat(model: str | Path, *, base: bool = False, both: bool = False) -> None:
+    """Talk to a model until the input ends.
+
+    Args:
+        model: a run's folder; or an instruct model: folder, hub id or package.
+        base: begin with the run's base model, under the tuned one's template.
+        both: ask the base and the tuned model in turn.
+
+    Raises:
+        SeodangError: the model cannot be talked to; where the input is no terminal, any question that fails.
+    """
+    names = ("base", "tuned") if both else ("base",) if base else ("tuned",)
+    notes = console(stderr=True)
+    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+
+    @functools.cache
+    def speaker_of(name: str) -> Speaker:
+        with notes.status("loading the model …"):
+            return load_speaker(model, base=name == "base")
+
+    speaker = [speaker_of(name) for name in names][-1]
+    talk = Talk(settings=speaker.settings, system=speaker.system, speakers=names)
+    if is_terminal:
+        _greet(notes, talk, str(model))
+    for line in _joined(_typed() if is_terminal else _piped()):
+        try:
+            command = parse(line)
+            if command and command.name == "quit":
+                return
+            if command:
+                talk = _do(talk, command, speaker_of, notes)
+        except SeodangError as error:
+            if not is_terminal:
+                raise
+            show_error(error)
+        except KeyboardInterrupt:
+            notes.print(Text("interrupted", style="yellow"))
+
+
+def _do(talk: Talk, command: Command, speaker_of: _SpeakerOf, notes: Console) -> Talk:
+    """Carry out one line of input; the conversation after it."""
+    if command.name == SAY:
+        for name in talk.speakers:
+            answer = _answer(talk, name, command.text, speaker_of(name), notes)
+            talk = talk.answered(name, command.text, answer) if answer.strip() else talk
+        return talk
+    if command.name == "again":
+        for name in talk.speakers:
+            _ask_again(talk, name, times(command.text), speaker_of(name), notes)
+        return talk
+    changed, what = change(talk, command)
+    for name in changed.speakers:
+        speaker_of(name)  # before it is chosen: a model without a base stays as it is
+    notes.print(Text(visible(what), style="dim"))
+    return changed
+
+
+def _answer(talk: Talk, name: str, question: str, speaker: Speaker, notes: Console) -> str:
+    """Show an answer as it comes; what came of it, though Ctrl-C ended it."""
+    out = console()
+    said = ""
+    prompt = speaker.prompt(talk.asked(name, question))
+    _label(out, talk, name)
+    pieces = speaker.stream(prompt, talk.settings)
+    try:
+        while True:
+            piece = next(pieces)
+            said += piece
+            out.print(Text(visible(piece)), end="", soft_wrap=True)
+    except StopIteration as end:
+        cut = "" if end.value.stopped else f"cut off at {end.value.new_tokens:,} tokens: /settings max_new_tokens=…"
+    except KeyboardInterrupt:
+        pieces.close()
+        cut = "stopped"
+    out.print()
+    if cut:
+        notes.print(Text(cut, style="yellow"))
+    return said
+
+
+def _ask_again(talk: Talk, name: str, number: int, speaker: Speaker, notes: Console) -> None:
+    """Show the different answers to the last question, the most frequent first. The conversation stays as it is."""
+    question, before = talk.last_question(name)
+    settings = talk.settings
+    if settings.temperature is None:
+        settings = settings.model_copy(update={"temperature": AGAIN_TEMPERATURE})
+        notes.print(Text(f"greedily, all answers are one: asked at temperature {AGAIN_TEMPERATURE}", style="dim"))
+    with progress() as bar:
+        task = bar.add_task("answers", total=number)
+        prompts = [speaker.prompt(before.asked(name, question))] * number
+        answers = speaker.answer(prompts, settings, on_progress=lambda done: bar.advance(task, done))
+    out = console()
+    _label(out, talk, name)
+    different = Counter(answer.text.strip() for answer in answers)
+    for text, count in different.most_common():
+        out.print(Text(f"{count}× ", style="bold").append(visible(text), style="not bold"), soft_wrap=True)
+    ended = sum(answer.stopped for answer in answers)
+    notes.print(Text(f"{len(different)} different answers of {number}; {ended} ended by themselves", style="dim"))
+
+
+def _label(out: Console, talk: Talk, name: str) -> None:
+    if len(talk.speakers) > 1:
+        out.print(Text(name, style="bold"))
+
+
+def _greet(notes: Console, talk: Talk, model: str) -> None:
+    what = [model, f"system text: {talk.system}"] if talk.system else [model]
+    lines = (*what, told(talk.settings), "/help lists the commands; Alt-Enter or \\ at the end: a new line")
+    notes.print(Text(visible("\n".join(lines)), style="dim"))
+
+
+def _typed() -> Iterator[str]:
+    """Lines typed in a terminal, until Ctrl-D; Ctrl-C empties the line."""
+    read = _reader()
+    while True:
+        try:
+            yield read(_PROMPT)
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            return
+
+
+def _reader() -> Callable[[str], str]:
+    """Prompt → line; without prompt_toolkit (the extra `chat`) there is no history and no Alt-Enter."""
+    try:
+        from prompt_toolkit import PromptSession
+    except ImportError:
+        return input
+    session: PromptSession[str] = PromptSession(multiline=True, key_bindings=_keys(), prompt_continuation="  ")
+    return session.prompt
+
+
+def _keys() -> "KeyBindings":
+    """Enter sends; Alt-Enter, or Enter after a backslash, begins a new line. What is pasted keeps its lines."""
+    from prompt_toolkit.enums import DEFAULT_BUFFER
+    from prompt_toolkit.filters import has_focus
+    from prompt_toolkit.key_binding import KeyBindings
+
+    keys = KeyBindings()
+    writing = has_focus(DEFAULT_BUFFER)  # and not searching the lines typed before
+
+    @keys.add("enter", filter=writing)
+    def _send(event: "KeyPressEvent") -> None:
+        buffer = event.current_buffer
+        if buffer.document.text_before_cursor.endswith("\\"):
+            buffer.delete_before_cursor()
+            buffer.newline(copy_margin=False)
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter", filter=writing)
+    def _new_line(event: "KeyPressEvent") -> None:
+        event.current_buffer.newline(copy_margin=False)
+
+    return keys
+
+
+def _piped() -> Iterator[str]:
+    """Lines of stdin.
+
+    Raises:
+        SourceError: they are no text in the encoding that Python expects.
+    """
+    try:
+        for line in sys.stdin:
+            line.encode()  # what could not be decoded may hide in surrogates
+            yield line.removesuffix("\n").removesuffix("\r")
+    except UnicodeError:
+        mend = "send UTF-8 text, and set PYTHONUTF8=1 where that is not the system's encoding"
+        raise SourceError(f"is no {sys.stdin.encoding} text", where="stdin", mend=mend) from None
+
+
+def _joined(lines: Iterator[str]) -> Iterator[str]:
+    """A backslash at the end of a line joins the next one."""
+    begun = ""
+    for line in lines:
+        begun += line
+        if begun.endswith("\\"):
+            begun = begun[:-1] + "\n"
+        else:
+            yield begun
+            begun = ""
+    if begun:
+        yield begun

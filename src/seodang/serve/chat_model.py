@@ -1,0 +1,192 @@
+"""A model that answers conversations, with its own template, system text and settings. Knows no terminal."""
+
+import unicodedata
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seodang import recipe
+from seodang.data.template.find import find_template
+from seodang.data.template.jinja import Turn, compile_template, run
+from seodang.errors import RunError, TemplateError
+from seodang.recipe import Generate
+from seodang.run.folder import Run
+
+if TYPE_CHECKING:
+    import jinja2
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from seodang.model.generate.batch import Completion
+
+_PROBE = "seodangprobe"  # stands for a tool's result, to see whether a template writes it
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Speaker:
+    """A model in memory, ready to answer."""
+
+    name: str  # as the user gave it
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    template: "jinja2.Template"
+    turn_end_id: int
+    system: str | None  # of the run's recipe
+    settings: Generate  # of the run's recipe
+
+    def prompt(self, turns: Sequence[Turn]) -> list[int]:
+        """A conversation's ids, rendered once (NFC), up to where the answer begins.
+
+        Raises:
+            TemplateError: the template refuses the conversation, or would leave a tool turn out.
+        """
+        turns = [_nfc(turn) for turn in turns]
+        text = self._render(turns)
+        self._check_tools(turns, text)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def answer(
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: Generate,
+        *,
+        stop: Sequence[str] = (),
+        on_progress: Callable[[int], None] | None = None,
+    ) -> "list[Completion]":
+        """Answer prompts together, in their order; as `seodang.model.generate.batch.generate`."""
+        from seodang.model.generate.batch import generate
+
+        return generate(
+            self.model,
+            self.tokenizer,
+            prompts,
+            settings,
+            turn_end_id=self.turn_end_id,
+            stop=stop,
+            on_progress=on_progress,
+        )
+
+    def stream(
+        self, prompt: Sequence[int], settings: Generate, *, stop: Sequence[str] = ()
+    ) -> "Generator[str, None, Completion]":
+        """Answer one prompt piece by piece; as `seodang.model.generate.batch.stream`."""
+        from seodang.model.generate.batch import stream
+
+        return stream(self.model, self.tokenizer, prompt, settings, turn_end_id=self.turn_end_id, stop=stop)
+
+    def _render(self, turns: Sequence[Turn]) -> str:
+        variables = self.tokenizer.special_tokens_map
+        try:
+            return run(self.template, turns, variables=variables, add_generation_prompt=True)
+        except TemplateError as error:
+            mend = "ask in the order and the roles that this template knows"
+            raise TemplateError(error.what, where=self.name, mend=mend) from None
+
+    def _check_tools(self, turns: Sequence[Turn], text: str) -> None:
+        """A template that knows no tools drops their turns without a word."""
+        names = [call["function"]["name"] for turn in turns for call in turn.get("tool_calls") or ()]
+        lost = [name for name in names if name not in text]
+        if any(turn["role"] == "tool" for turn in turns):
+            probed = self._render([{**turn, "content": _PROBE} if turn["role"] == "tool" else turn for turn in turns])
+            lost += ["a tool's result"] if _PROBE not in probed else []
+        if lost:
+            mend = "use a model whose template knows tools"
+            raise TemplateError(f"the chat template leaves out {', '.join(lost)}", where=self.name, mend=mend)
+
+
+def load_speaker(path: str | Path, *, base: bool = False) -> Speaker:
+    """Load a run's tuned model (or its base, with the same template), or any instruct model.
+
+    Args:
+        path: a run's folder; or a model's folder, hub id or package.
+        base: of a run: the model it started from.
+
+    Raises:
+        RunError: the run has no model yet, or a model is asked for its base.
+        TemplateError: the model has no chat template.
+        ModelError, ResourceError: it cannot be loaded.
+    """
+    found = Run(folder=Path(path).expanduser())
+    if (found.folder / "recipe.yaml").is_file():
+        return _of_run(found, str(path), base)
+    if base:
+        raise RunError("only a run knows its base", where=str(path), mend="give a run's folder, or the base itself")
+    return _of_model(str(path))
+
+
+def with_system(turns: Sequence[Turn], system: str | None) -> list[Turn]:
+    """The conversation with a system text in front, unless it has one or there is none."""
+    if not system or any(turn["role"] == "system" for turn in turns[:1]):
+        return list(turns)
+    return [{"role": "system", "content": system}, *turns]
+
+
+def _of_run(found: Run, name: str, base: bool) -> Speaker:
+    if not found.is_trained:
+        raise RunError("its training has not ended", where=name, mend=f"seodang tune {name}/recipe.yaml --resume")
+    from seodang.model.load import load_tokenizer
+
+    made = found.recipe()
+    tokenizer = load_tokenizer(str(found.model), trust_remote_code=made.model.trust_remote_code)
+    tuned = made.model.model_copy(update={"path": str(found.model), "revision": None})
+    model = _model(made.model if base else tuned, is_proven=True)
+    if model.get_input_embeddings().weight.shape[0] < len(tokenizer):  # the template's markers were added
+        model.resize_token_embeddings(len(tokenizer))
+    return Speaker(
+        name=name,
+        model=model,
+        tokenizer=tokenizer,
+        template=compile_template(tokenizer.get_chat_template()),
+        turn_end_id=tokenizer.eos_token_id,  # what `apply_template` made it
+        system=made.system,
+        settings=made.ask.generate,
+    )
+
+
+def _of_model(path: str) -> Speaker:
+    from seodang.model.load import load_tokenizer
+
+    tokenizer = load_tokenizer(path)
+    if not tokenizer.chat_template:
+        mend = "give an instruct model, or a run: `seodang tune` gives a base its template"
+        raise TemplateError("the model's tokenizer has no chat template", where=path, mend=mend)
+    template = compile_template(tokenizer.get_chat_template(), where=path)
+    turn_end_id = _turn_end_id(tokenizer, path)
+    return Speaker(
+        name=path,
+        model=_model(recipe.Model(path=path), is_proven=False),
+        tokenizer=tokenizer,
+        template=template,
+        turn_end_id=turn_end_id,
+        system=None,
+        settings=Generate(),
+    )
+
+
+def _model(spec: recipe.Model, *, is_proven: bool) -> "PreTrainedModel":
+    """A run's models answer in the precision of its report; for others, the fastest will do."""
+    from seodang.model.load import choose_placement, load_model
+
+    placement = choose_placement(spec)
+    return load_model(spec, placement if is_proven else replace(placement, dtype=placement.compute_dtype))
+
+
+def _turn_end_id(tokenizer: "PreTrainedTokenizerBase", path: str) -> int:
+    """What the template writes after an answer; makers do not always name it among the model's end tokens."""
+    try:
+        own = recipe.Template()
+        return find_template(tokenizer, own, num_embeddings=len(tokenizer), load_tokenizer=_never).turn_end_id
+    except TemplateError as error:  # a template that could not be trained with may still be talked through
+        if tokenizer.eos_token_id is None:
+            raise TemplateError(f"nothing ends an answer: {error.what}", where=path, mend=error.mend) from None
+        return int(tokenizer.eos_token_id)
+
+
+def _never(path: str) -> "PreTrainedTokenizerBase":
+    raise AssertionError(f"nothing is borrowed, least of all {path}")
+
+
+def _nfc(turn: Turn) -> Mapping[str, Any]:
+    """What a Mac types as NFD is three times the tokens, and nothing like what was trained."""
+    content = turn.get("content")
+    return {**turn, "content": unicodedata.normalize("NFC", content)} if isinstance(content, str) else turn

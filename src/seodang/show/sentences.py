@@ -1,0 +1,136 @@
+"""What was gained and what was lost, in words. Reads `proof.json` alone; knows no page and no terminal."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from seodang.show.formatting import listing, plural, signed_percent
+
+UNCHANGED = 0.01  # a loss that moves by less than one percent is called unchanged
+FEW_ROWS = 30  # below this a mean says little
+KINDS = {
+    "domain": "domain questions",
+    "general": "general questions",
+    "repeat": "repeated question",
+    "holdout": "holdout",
+}
+Tone = Literal["gained", "same", "lost", "broken"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """One source's held-out loss, before and after."""
+
+    source: str
+    role: str
+    rows: int
+    tokens: int
+    base: float | None  # nats per supervised token
+    tuned: float | None
+    base_bits: float | None  # bits per UTF-8 byte, where they were measured
+    tuned_bits: float | None
+    share: float | None  # relative change of the loss
+    tone: Tone
+
+    @property
+    def is_small(self) -> bool:
+        """Too few rows for a mean to say much."""
+        return self.rows < FEW_ROWS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """The answer to: did it get better, and what did it cost?"""
+
+    headline: tuple[tuple[Tone, str], ...]  # sentences, each with its tone
+    sentences: tuple[str, ...]
+    changes: tuple[Change, ...]
+
+
+def verdict(proof: Mapping[str, Any]) -> Verdict:
+    """Gains and losses per source, and the sentences a reader needs with them."""
+    changes = tuple(_change(name, loss) for name, loss in (proof.get("losses") or {}).items())
+    return Verdict(headline=_headline(changes), sentences=tuple(_sentences(proof, changes)), changes=changes)
+
+
+def kinds(proof: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any] | None, Mapping[str, Any] | None]]:
+    """(kind, base, tuned) behaviour, in a fixed order, for the kinds that were asked."""
+    table = proof.get("behaviour") or {}
+    base, tuned = table.get("base") or {}, table.get("tuned") or {}
+    return [(kind, base.get(kind), tuned.get(kind)) for kind in KINDS if kind in base or kind in tuned]
+
+
+def _change(name: str, loss: Mapping[str, Any]) -> Change:
+    base, tuned = loss.get("base") or {}, loss.get("tuned") or {}
+    before, after = base.get("loss"), tuned.get("loss")
+    share = (after - before) / before if before and after is not None else None
+    return Change(
+        source=name,
+        role=str(loss.get("role", "")),
+        rows=int(loss.get("rows") or 0),
+        tokens=int(loss.get("tokens") or 0),
+        base=before,
+        tuned=after,
+        base_bits=base.get("bits_per_byte"),
+        tuned_bits=tuned.get("bits_per_byte"),
+        share=share,
+        tone=_tone(share),
+    )
+
+
+def _tone(share: float | None) -> Tone:
+    if share is None or not math.isfinite(share):
+        return "broken"
+    if abs(share) < UNCHANGED:
+        return "same"
+    return "gained" if share < 0 else "lost"
+
+
+def _headline(changes: Sequence[Change]) -> tuple[tuple[Tone, str], ...]:
+    if not changes:
+        return (("broken", "Nothing was measured."),)
+    names = {tone: [change.source for change in changes if change.tone == tone] for tone in get_args(Tone)}
+    parts: list[tuple[Tone, str]] = []
+    parts.append(
+        ("gained", f"Gained on {listing(names['gained'])}.") if names["gained"] else ("same", "Nothing gained.")
+    )
+    if names["lost"]:
+        parts.append(("lost", f"Lost on {listing(names['lost'])}."))
+    if names["same"]:
+        parts.append(("same", f"Unchanged on {listing(names['same'])}."))
+    if names["broken"]:
+        parts.append(("broken", f"No usable loss on {listing(names['broken'])}."))
+    return tuple(parts)
+
+
+def _sentences(proof: Mapping[str, Any], changes: Sequence[Change]) -> list[str]:
+    retention = [change for change in changes if change.role == "retention"]
+    told = [_stops(proof)]
+    if not retention:
+        told.append("What was forgotten is not known: no source with role retention was measured.")
+    elif any(change.role == "general" and change.tone == "gained" for change in changes):
+        cost = listing([f"{change.source} {signed_percent(change.share)}" for change in retention])
+        told.append(
+            "Part of any gain on general questions is the chat format itself, which a base model lacks; "
+            f"what it still knows shows on plain text ({cost})."
+        )
+    if proof.get("best_step") is not None:
+        told.append(f"The model kept is that of step {proof['best_step']:,}.")
+    if proof.get("turned_at") is not None:
+        told.append(f"The evaluation loss rose again after step {proof['turned_at']:,}.")
+    if small := [f"{change.source} ({plural(change.rows, 'row')})" for change in changes if change.is_small]:
+        told.append(f"Few rows, read with care: {listing(small)}.")
+    return [sentence for sentence in told if sentence]
+
+
+def _stops(proof: Mapping[str, Any]) -> str:
+    """How many of all answers ended by themselves."""
+    ended = {}
+    for model, table in (proof.get("behaviour") or {}).items():
+        answers = sum(row["answers"] for row in table.values())
+        if answers:
+            ended[model] = f"{sum(row['stopped'] for row in table.values())} of {answers}"
+    if not ended:
+        return ""
+    return "Answers that end by themselves: " + ", ".join(f"{model} {share}" for model, share in ended.items()) + "."

@@ -1,0 +1,348 @@
+"""The same evidence in the terminal: plan, data, losses, answers. Readable at 100 columns, without colour too.
+
+Text that comes from data or a model is never read as markup, and its control characters are shown, not obeyed.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from seodang.data.template.find import ChatTemplate
+from seodang.distributed import is_main
+from seodang.errors import SeodangError
+from seodang.recipe import Part, Recipe
+from seodang.show.formatting import MISSING, duration, fold, number, percent, signed_percent, visible, whole
+from seodang.show.sentences import KINDS, Verdict, kinds, verdict
+from seodang.types import Answer, Counts, Finding
+
+if TYPE_CHECKING:
+    from seodang.model.load import Placement
+
+WIDTH = 100  # where the output is no terminal
+SHOWN_CHARACTERS = 400  # of an answer; all of it stands in answers.jsonl and in the report
+LOOP_CHARACTERS = 120  # of one that was cut off
+SHOWN_DIFFERENT = 4  # answers to the question asked again
+TONES = {"gained": "green", "same": "", "lost": "red", "broken": "red"}
+SEVERITIES = {"refuse": "bold red", "warn": "yellow", "fixed": "green", "note": "dim"}
+
+
+def console(*, stderr: bool = False, any_rank: bool = False) -> Console:
+    """A console that takes text literally; without colour where it is no terminal or NO_COLOR is set.
+
+    Of several processes only the main one is heard, unless `any_rank`.
+    """
+    how: dict[str, Any] = {"stderr": stderr, "highlight": False, "markup": False, "emoji": False}
+    plain = Console(**how, quiet=not (any_rank or is_main()))
+    return plain if plain.is_terminal else Console(**how, quiet=plain.quiet, width=WIDTH)
+
+
+def progress() -> Progress:
+    """A progress display on stderr: what, bar, number, time left. Use as a context manager; it vanishes when done.
+
+    Without a terminal it stays silent.
+    """
+    out = console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]left"),
+        console=out,
+        transient=True,
+        disable=out.quiet or not out.is_terminal,
+    )
+
+
+def show_error(error: SeodangError, *, out: Console | None = None) -> None:
+    """Where, what and the mend, on stderr, whichever process says it."""
+    text = Text().append("error: ", style="bold red").append(visible(str(error)))
+    (out or console(stderr=True, any_rank=True)).print(text, soft_wrap=True)
+
+
+def show_plan(recipe: Recipe, placement: "Placement | None" = None, *, out: Console | None = None) -> None:
+    """What will be done: every setting as KEY=VALUE, those that the recipe leaves to their default apart."""
+    out = out or console()
+    _title(out, recipe.name)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", min_width=8)
+    grid.add_column(overflow="fold")
+    grid.add_row("model", _settings(recipe.model))
+    for reason in placement.reasons if placement else ():
+        grid.add_row("", Text(visible(reason), style="dim"))
+    grid.add_row("template", _settings(recipe.template))
+    if recipe.system:
+        grid.add_row("system", Text(visible(recipe.system)))
+    for source in recipe.sources:
+        grid.add_row("source", _settings(source, skip=() if source.hub else ("split",)))
+    for name in ("split", "mix", "train"):
+        grid.add_row(name, _settings(getattr(recipe, name)))
+    asked = {kind: len(getattr(recipe.ask, kind)) for kind in ("domain", "general")} | {"holdout": recipe.ask.holdout}
+    again = f", one question {recipe.ask.repeat.times} times" if recipe.ask.repeat else ""
+    questions = ", ".join(f"{count} {kind}" for kind, count in asked.items())
+    grid.add_row("ask", Text(f"{questions} questions{again}"))
+    grid.add_row("generate", _settings(recipe.ask.generate))
+    out.print(grid)
+
+
+def show_counts(counts: Sequence[Counts], *, out: Console | None = None) -> None:
+    """What each step kept, dropped and changed, per source."""
+    out = out or console()
+    _title(out, "data")
+    table = _table("source", "step", "in>", "kept>", "dropped and changed")
+    for source in dict.fromkeys(count.source for count in counts):
+        for place, count in enumerate(row for row in counts if row.source == source):
+            told = Text()
+            for sign, style, reasons in (("−", "yellow", count.dropped), ("~", "cyan", count.changed)):
+                for reason, rows in reasons.items():
+                    told.append("\n" if told else "").append(f"{sign}{rows:,} {visible(reason)}", style=style)
+            for remark in count.remarks:
+                told.append("\n" if told else "").append(visible(remark), style="dim")
+            name = Text(source if place == 0 else "", style="bold")
+            table.add_row(name, count.step, whole(count.rows_in), whole(count.kept), told)
+    out.print(table)
+
+
+def show_findings(findings: Sequence[Finding], *, out: Console | None = None) -> None:
+    """Findings, the gravest first, each with its mend and example rows."""
+    out = out or console()
+    if not findings:
+        return
+    _title(out, "findings")
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(min_width=6)
+    grid.add_column(overflow="fold")
+    for finding in sorted(findings, key=lambda finding: list(SEVERITIES).index(finding.severity)):
+        told = Text(f"{finding.where}: {visible(finding.what)}")
+        if finding.rows:
+            told.append(f" ({', '.join(finding.rows[:3])}{', …' if len(finding.rows) > 3 else ''})", style="dim")
+        if finding.mend:
+            told.append(f"\n→ {finding.mend}", style="dim")
+        grid.add_row(Text(finding.severity, style=SEVERITIES[finding.severity]), told)
+    out.print(grid)
+
+
+def show_lengths(lengths: Mapping[str, Any], *, out: Console | None = None) -> None:
+    """Tokens per row, per source and part, and how many rows are above `max_tokens`; `lengths` is `lengths.json`."""
+    out = out or console()
+    limit = lengths.get("max_tokens")
+    _title(out, "tokens per row")
+    above = f"above {limit:,}>" if limit else "above>"
+    table = _table("source", "part", "rows>", "median>", "mean>", "p95>", "longest>", "supervised>", above)
+    for part, name in (("train", "train"), ("test", "holdout")):
+        for source, row in (lengths.get(part) or {}).items():
+            stats, cut = row["all"], (lengths.get("cut") or {}).get(source, 0)
+            share = row["supervised"]["total"] / stats["total"] if stats["total"] else None
+            counted = part == "train" or source not in (lengths.get("train") or {})
+            table.add_row(
+                Text(source, style="bold"),
+                name,
+                *(whole(stats["count"]), whole(stats["median"]), number(stats["mean"], 1)),
+                *(whole(stats["p95"]), whole(stats["max"]), percent(share), whole(cut) if counted else ""),
+            )
+    out.print(table)
+
+
+def show_template(template: ChatTemplate, *, out: Console | None = None) -> None:
+    """Where the chat template is from, and what ends a turn."""
+    told = Text().append("template  ", style="bold").append(visible(template.origin))
+    told.append(f"; an answer ends with {visible(template.turn_end)} (token {template.turn_end_id})")
+    (out or console()).print()
+    (out or console()).print(told)
+
+
+def show_samples(samples: Mapping[str, Any], *, out: Console | None = None) -> None:
+    """The first rendered training row of each source, what is supervised marked; `samples` is `samples.json`."""
+    out = out or console()
+    _title(out, "first rows, ⟦supervised⟧")
+    for source, parts in samples.items():
+        row = parts.get("train") or parts.get("test")
+        if not row:
+            continue
+        out.print(Text().append(f"{source} ", style="bold").append(row["where"], style="dim"))
+        told, done = Text(), 0
+        for start, end in row["supervised"]:
+            told.append(visible(row["text"][done:start]), style="dim")
+            told.append("⟦" + visible(row["text"][start:end]) + "⟧", style="green")
+            done = end
+        told.append(visible(row["text"][done:]), style="dim")
+        told.rstrip()
+        out.print(Padding(told, (0, 0, 1, 2)))
+
+
+def show_losses(proof: Mapping[str, Any], *, out: Console | None = None) -> None:
+    """The verdict, the losses before and after, and how the answers behave; `proof` is `proof.json`."""
+    out = out or console()
+    told = verdict(proof)
+    _title(out, "verdict")
+    out.print(Text(" ").join(Text(sentence, style=f"bold {TONES[tone]}") for tone, sentence in told.headline))
+    for sentence in told.sentences:
+        out.print(Text(sentence, style="dim"))
+    out.print()
+    out.print(_losses(told))
+    rows = kinds(proof)
+    if rows:
+        out.print()
+        out.print(_behaviour(rows))
+
+
+def show_answers(answers: Sequence[Answer], *, out: Console | None = None) -> None:
+    """Questions with the answers of base and tuned model side by side; below 80 columns one above the other."""
+    out = out or console()
+    pairs: dict[tuple[str, str, str | None], dict[str, list[Answer]]] = {}
+    for answer in answers:
+        pairs.setdefault((answer.kind, answer.question, answer.row_id), {}).setdefault(answer.model, []).append(answer)
+    shown = None
+    for (kind, question, _), models in sorted(pairs.items(), key=lambda item: list(KINDS).index(item[0][0])):
+        if kind != shown:
+            _title(out, KINDS[kind])
+        else:
+            out.print()
+        shown = kind
+        out.print(Text(visible(question), style="bold"))
+        sides = [_side(model, models.get(model, ())) for model in ("base", "tuned")]
+        if out.width < 80:
+            out.print(Group(*sides))
+        else:
+            grid = Table.grid(padding=(0, 3), expand=True)
+            grid.add_column(ratio=1, overflow="fold")
+            grid.add_column(ratio=1, overflow="fold")
+            grid.add_row(*sides)
+            out.print(grid)
+
+
+def show_end(run: Path, page: Path, seconds: float, *, out: Console | None = None) -> None:
+    """Where the model and the report are, and how to go on."""
+    out = out or console()
+    out.print()
+    out.print(Text(f"model   {run / 'model'}\nreport  {page}\n").append(f"took {duration(seconds)}", style="dim"))
+
+
+def can_ask() -> bool:
+    """Whether a person sits at the other end."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def choose(question: str, choices: Sequence[str]) -> str:
+    """Ask for one of `choices`; the first stands if nothing is typed."""
+    out = console()
+    out.print(Text(question, style="bold"))
+    for place, choice in enumerate(choices, 1):
+        out.print(Text(f"  {place} {choice}" + ("  (guess)" if place == 1 else "")))
+    while True:
+        typed = out.input("> ").strip()
+        if not typed:
+            return choices[0]
+        if typed.isdigit() and 1 <= int(typed) <= len(choices):
+            return choices[int(typed) - 1]
+        if typed in choices:
+            return typed
+        out.print(Text(f"type a number from 1 to {len(choices)}", style="yellow"))
+
+
+def show_starter(path: Path, yaml: str, remarks: Sequence[str], *, out: Console | None = None) -> None:
+    """The recipe that was written, what was guessed, and the next two commands."""
+    out = out or console()
+    out.print(Text(yaml.rstrip()), soft_wrap=True)
+    out.print()
+    for remark in remarks:
+        out.print(Text("· " + visible(remark), style="dim"))
+    out.print(Text(f"written {path}; now: seodang inspect {path}, then seodang tune {path}"))
+
+
+def _side(model: str, answers: Sequence[Answer]) -> RenderableType:
+    """One model's answer; of a question asked again, each different answer with how often it came."""
+    different: dict[str, list[Answer]] = {}
+    for answer in answers:
+        different.setdefault(" ".join(answer.text.split()), []).append(answer)
+    told = Text().append(model, style="dim")
+    commonest = sorted(different.values(), key=len, reverse=True)
+    for same in commonest[:SHOWN_DIFFERENT]:
+        head, rest = fold(visible(same[0].text).strip(), SHOWN_CHARACTERS if same[0].stopped else LOOP_CHARACTERS)
+        told.append(f"\n{len(same)}× " if len(answers) > 1 else "\n", style="bold").append(head)
+        if rest:
+            told.append(f" … ({len(rest):,} more)", style="dim")
+        if not same[0].stopped:
+            told.append(f"\ncut off at {same[0].new_tokens:,} tokens", style="yellow")
+    if len(commonest) > SHOWN_DIFFERENT:
+        told.append(f"\nand {len(commonest) - SHOWN_DIFFERENT} more different answers", style="dim")
+    return told if answers else Text(f"{model}: no answer", style="dim")
+
+
+def _losses(told: Verdict) -> Table:
+    table = _table("source", "role", "base>", "tuned>", "change>", "bits per byte>", "rows>", "tokens>")
+    for change in told.changes:
+        bits = f"{number(change.base_bits)} → {number(change.tuned_bits)}" if change.base_bits is not None else ""
+        table.add_row(
+            Text(change.source, style="bold"),
+            change.role,
+            number(change.base),
+            number(change.tuned),
+            Text(signed_percent(change.share), style=TONES[change.tone]),
+            bits,
+            whole(change.rows),
+            whole(change.tokens),
+        )
+    return table
+
+
+def _behaviour(rows: Sequence[tuple[str, Mapping[str, Any] | None, Mapping[str, Any] | None]]) -> Table:
+    table = _table("base → tuned", "answers>", "end by itself>", "tokens>", "repetition>", "echo>", "Hangul>")
+    for kind, base, tuned in rows:
+        table.add_row(
+            Text(KINDS[kind], style="bold"),
+            str((tuned or base or {}).get("answers", MISSING)),
+            *(
+                f"{write((base or {}).get(key))} → {write((tuned or {}).get(key))}"
+                for key, write in (
+                    ("stop_rate", percent), ("mean_tokens", whole), ("repetition", percent), ("echo", percent),
+                    ("hangul", percent),
+                )
+            ),
+        )  # fmt: skip
+    return table
+
+
+def _table(*heads: str) -> Table:
+    """A quiet table; a head that ends with > stands above numbers."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for head in heads:
+        justify: Literal["left", "right"] = "right" if head.endswith(">") else "left"
+        table.add_column(head.removesuffix(">"), justify=justify, overflow="fold", no_wrap=justify == "right")
+    return table
+
+
+def _title(out: Console, title: str) -> None:
+    out.print()
+    out.print(Rule(Text(title, style="bold"), align="left", style="dim", characters="─"))
+
+
+def _settings(part: Part, *, skip: Sequence[str] = ()) -> Text:
+    """A section's settings as KEY=VALUE; on a line of their own the defaults; what is absent is left out."""
+    values = {key: getattr(part, key) for key in type(part).model_fields if key not in skip}
+    said = {key: _value(value) for key, value in values.items() if value is not None and value != ()}
+    own = "  ".join(f"{key}={value}" for key, value in said.items() if key in part.model_fields_set)
+    default = "  ".join(f"{key}={value}" for key, value in said.items() if key not in part.model_fields_set)
+    told = Text(visible(own))
+    return told.append(("\n" if own else "") + "default: " + default, style="dim") if default else told
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Part):
+        return "{" + ", ".join(f"{key}: {_value(item)}" for key, item in value if item is not None) + "}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, tuple):
+        return ",".join(map(_value, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""What pipeline.py calls, stage by stage."""

@@ -1,0 +1,228 @@
+"""A starter recipe from the user's own files: looks, places, fits, writes. Trains nothing and loads no model."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from unicodedata import normalize
+
+from seodang.errors import RunError, SourceError
+from seodang.recipe import Recipe, load_recipe
+from seodang.starter.file_profile import MAX_ROWS, Look, look
+from seodang.starter.guess_columns import Ask
+from seodang.starter.recipe_yaml import Draft, Entry, as_mapping, recipe_text
+from seodang.starter.roles import Placed, place
+from seodang.starter.settings import LIMITS, Base, Settings, choose_base, choose_holdout, choose_settings, cpu_minutes
+from seodang.types import SourceRole
+
+ALL_ROWS = 60_000  # looked at in all files together
+ASKED = 2  # questions a role
+QUESTION_CHARS = 4, 120  # of a question that is asked
+LONGEST_NAME = 40
+SAMPLES = {"Korean": "ko", "English": "en"}  # language → prefix of the samples that ship
+TAKEN_NAMES = ("all", "seed")  # mean something else in best_by and mix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Starter:
+    """A recipe that was proposed, not yet written."""
+
+    path: Path  # where it will be written
+    recipe: Recipe  # as load_recipe will read it there
+    yaml: str
+    remarks: tuple[str, ...]  # sentences for people: how files were read, what was guessed, what is missing
+
+
+def propose(
+    files: Sequence[str],
+    *,
+    domain: Sequence[str] = (),
+    general: Sequence[str] = (),
+    retention: Sequence[str] = (),
+    name: str | None = None,
+    ask: Ask | None = None,
+    memory_gb: float | None = None,
+    gpu_gb: float | None = None,
+    out: Path = Path("recipe.yaml"),
+) -> Starter:
+    """A recipe for these files, with a model that fits this machine.
+
+    Args:
+        files: paths; also those that a role is said for may stand here.
+        domain, general, retention: files whose role the user says.
+        name: of the run; by default after the first file of the domain.
+        ask: asked for what cannot be known (a role, a column), the guess first; without it the guess stands.
+        memory_gb: main memory; None: unknown.
+        gpu_gb: memory of one GPU; None: there is none.
+        out: where the recipe will be written: its paths are relative to that folder.
+
+    Raises:
+        SourceError: a file that cannot be used, or none that can be trained on.
+        RunError: there is a file at `out`.
+        RecipeError: a name that no run can have.
+    """
+    _refuse_existing(out)
+    paths, said = _files(files, {"domain": domain, "general": general, "retention": retention})
+    rows_each = min(MAX_ROWS, max(1000, ALL_ROWS // len(paths)))
+    placed = place([look(path, max_rows=rows_each, ask=ask) for path in paths], said, ask)
+    samples, sample_remarks = _samples(placed)
+    placed += samples
+    trained = [one.look for one in placed if one.role != "retention"]
+    for one in trained:
+        _refuse_useless(one)
+    base = choose_base(trained, memory_gb=memory_gb, gpu_gb=gpu_gb)
+    draft = _draft(placed, base, choose_settings(trained, has_gpu=gpu_gb is not None), name, out)
+    text = recipe_text(draft)
+    return Starter(
+        path=out,
+        recipe=load_recipe(as_mapping(text, {entry.name: entry.placed.look.path for entry in draft.entries})),
+        yaml=text,
+        remarks=(
+            *(remark for one in placed for remark in one.look.remarks),
+            *(f"{one.look.path}: {one.role} ({one.why})" for one in placed if one.why),
+            *sample_remarks,
+            *base.remarks,
+        ),
+    )
+
+
+def _draft(placed: Sequence[Placed], base: Base, settings: Settings, name: str | None, out: Path) -> Draft:
+    names = _names(placed)
+    entries = [
+        Entry(
+            placed=one,
+            name=names[one.look.path],
+            path=_from(one.look.path, out),
+            holdout=choose_holdout(one, has_gpu=settings.step_seconds is None),
+        )
+        for one in placed
+    ]
+    first = next((entry.name for entry in entries if entry.placed.role == "domain"), entries[0].name)
+    return Draft(
+        name=first if name is None else name,
+        file=str(out),
+        base=base,
+        entries=entries,
+        settings=settings,
+        domain=_questions(placed, "domain"),
+        general=_questions(placed, "general"),
+        minutes=cpu_minutes(settings, sum(map(_held_tokens, entries))),
+    )
+
+
+def write_starter(starter: Starter) -> Path:
+    """Write the recipe; its path.
+
+    Raises:
+        RunError: there is a file already, or it cannot be written.
+    """
+    _refuse_existing(starter.path)
+    try:
+        with starter.path.open("x", encoding="utf-8") as file:
+            file.write(starter.yaml)
+    except OSError as error:
+        raise RunError(
+            f"cannot be written: {error.strerror or error}", where=str(starter.path), mend="name another by --out"
+        ) from None
+    return starter.path
+
+
+def _refuse_useless(one: Look) -> None:
+    if one.num_rows < 2:
+        what, mend = "it holds one usable row: none would be left to measure with", "give more rows"
+    elif not one.is_text and one.tokens.min() > LIMITS[-1]:
+        what, mend = f"every row is longer than {LIMITS[-1]:,} tokens", "cut the conversations into shorter ones"
+    else:
+        return
+    raise SourceError(what, where=one.path, mend=mend)
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists() or path.is_symlink():
+        raise RunError("is there already", where=str(path), mend="name another file by --out, or remove this one")
+
+
+def _files(files: Sequence[str], flags: dict[SourceRole, Sequence[str]]) -> tuple[list[str], dict[str, SourceRole]]:
+    """(every file once, in the order given; file → role, as far as said)."""
+    paths: dict[str, str] = {}  # what a path leads to → the path as first given
+    said: dict[str, SourceRole] = {}
+    for path in (*files, *(path for listed in flags.values() for path in listed)):
+        paths.setdefault(_target(path), path)
+    if not paths:
+        raise SourceError("no file is named", mend="seodang init FILE…")
+    for role, listed in flags.items():
+        for given in listed:
+            path = paths[_target(given)]
+            if said.get(path, role) != role:
+                raise SourceError(f"has two roles: {said[path]} and {role}", where=path, mend="keep one of them")
+            said[path] = role
+    return list(paths.values()), said
+
+
+def _target(path: str) -> str:
+    return path if path.startswith("sample:") else os.path.realpath(Path(path).expanduser())
+
+
+def _from(path: str, out: Path) -> str:
+    """The path as a recipe in `out`'s folder holds it: relative if it was given so or lies below."""
+    if path.startswith(("sample:", "~")):
+        return path
+    folder = out.parent.resolve()
+    target = Path(path).parent.resolve() / Path(path).name
+    if Path(path).is_absolute() and not target.is_relative_to(folder):
+        return path
+    return Path(os.path.relpath(target, folder)).as_posix()
+
+
+def _samples(placed: Sequence[Placed]) -> tuple[list[Placed], list[str]]:
+    """Samples that ship for the roles nobody gave a file for, in the files' language: what is lost must be measured."""
+    language = next((one.look.language for one in placed if one.role != "retention"), "")
+    there = {one.role for one in placed}
+    samples: dict[SourceRole, str] = {"general": "general", "retention": "text"}
+    missing = {role: kind for role, kind in samples.items() if role not in there}
+    if language not in SAMPLES:
+        lost = "what is lost outside of the field will not be measured"
+        return [], [f"no file is {role}: {lost} (--{role} FILE)" for role in missing]
+    given = {one.look.path for one in placed}
+    paths = {role: f"sample:{SAMPLES[language]}_{kind}" for role, kind in missing.items()}
+    return [
+        Placed(look=look(path), role=role, why=f"ships with seodang; {role} data of your own is better")
+        for role, path in paths.items()
+        if path not in given
+    ], []
+
+
+def _names(placed: Sequence[Placed]) -> dict[str, str]:
+    """path → source name, each once."""
+    names: dict[str, str] = {}
+    for one in placed:
+        stem = normalize("NFC", Path(one.look.path.removeprefix("sample:")).stem)
+        plain = re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:LONGEST_NAME].strip("-.") or one.role
+        name, number = plain, 2
+        while name in names.values() or name in TAKEN_NAMES:
+            name, number = f"{plain}-{number}", number + 1
+        names[one.look.path] = name
+    return names
+
+
+def _questions(placed: Sequence[Placed], role: SourceRole) -> list[str]:
+    """Short questions of the files of one role, from their start and their middle."""
+    looks = [one.look for one in placed if one.role == role]
+    found = [pick for one in looks for pick in _short(one)]
+    return found[:: max(1, len(found) // ASKED)][:ASKED]
+
+
+def _short(one: Look) -> list[str]:
+    least, most = QUESTION_CHARS
+    short = [
+        text
+        for question in one.questions
+        if least <= len(text := normalize("NFC", question.strip())) <= most and text.isprintable() and "<" not in text
+    ]
+    return [text for text in short if text.endswith("?")] or short
+
+
+def _held_tokens(entry: Entry) -> float:
+    rows = entry.holdout if entry.holdout is not None else entry.placed.look.num_rows
+    return rows * float(entry.placed.look.tokens.mean())

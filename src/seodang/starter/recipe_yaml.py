@@ -1,0 +1,147 @@
+"""The starter recipe as YAML that people read: few lines, each with why it says what it says."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from seodang.starter.roles import Placed
+from seodang.starter.settings import Base, Settings
+
+WIDE = 1 << 30  # no line is folded
+KINDS = {"text": "plain texts", "qa": "questions with answers", "alpaca": "instructions with answers"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One source as it will stand in the recipe."""
+
+    placed: Placed
+    name: str
+    path: str  # as the recipe holds it
+    holdout: int | None  # None: the default
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """Everything that the recipe will say."""
+
+    name: str
+    file: str  # of the recipe
+    base: Base
+    entries: Sequence[Entry]
+    settings: Settings
+    domain: Sequence[str]  # questions
+    general: Sequence[str]
+    minutes: int | None  # on 2 CPU cores
+
+
+def recipe_text(draft: Draft) -> str:
+    """The recipe's YAML."""
+    runs = f"the run: about {draft.minutes} minutes on 2 CPU cores, less on more" if draft.minutes else "the run"
+    command = draft.file if re.fullmatch(r"[\w./-]+", draft.file) else f'"{_comment(draft.file)}"'
+    lines = [
+        "# Written by `seodang init`. Change what you like; what is left out has a default, printed at the start.",
+        "#",
+        f"#   seodang inspect {command}  what can be known before training",
+        f"#   seodang tune {command}     {runs}",
+        "",
+        f"name: {_value(draft.name)} # the run's folder: runs/NAME",
+        f"model: {_value(draft.base.path)} # {draft.base.why}",
+    ]
+    if draft.base.template is not None:
+        lines.append(f"template: {draft.base.template}")
+    lines += [
+        "# domain: to learn; general: so that the rest is not forgotten; retention: text that is only measured;",
+        "# holdout: rows that are measured and never trained on",
+        "sources:",
+    ]
+    for entry in draft.entries:
+        lines += _source(entry)
+    if draft.settings.by_row:
+        lines.append("split: {by: row} # not by question: a source repeats a few")
+    return "\n".join([*lines, *_train(draft), *_ask(draft)]) + "\n"
+
+
+def _source(entry: Entry) -> list[str]:
+    look, why = entry.placed.look, entry.placed.why
+    more = "" if look.whole else "more than "
+    kind = KINDS.get(look.layout.format, "conversations")
+    tokens = round(float(look.tokens.mean()))
+    lines = [
+        f"  - name: {_value(entry.name)} # {more}{look.num_rows:,} {kind}, {look.language}, ~{tokens:,} tokens each",
+        f"    role: {entry.placed.role}" + (f" # {_comment(why)}" if why else ""),
+        f"    path: {_value(entry.path)}",
+    ]
+    lines += [f"    {key}: {_value(column)} # a guess, please check" for key, column in look.keys.items()]
+    if entry.holdout is not None:
+        lines.append(f"    holdout: {entry.holdout}")
+    return lines
+
+
+def _train(draft: Draft) -> list[str]:
+    settings = draft.settings
+    longer = f"; {settings.too_long:.1%} of the rows are longer and left out" if settings.too_long >= 0.0005 else ""
+    lines = ["train:"]
+    if settings.steps is not None:
+        lines.append(f"  steps: {settings.steps} # a first try; for all rows write epochs: 3 in its place")
+    else:
+        lines.append(f"  epochs: {settings.epochs}")
+    lines += [
+        f"  examples_per_step: {settings.examples_per_step}",
+        f"  max_tokens: {settings.max_tokens} # of one row, by an estimate{longer}",
+        f"  learning_rate: {_rate(draft.base.learning_rate)}",
+    ]
+    if settings.step_seconds is not None and settings.total is not None:
+        lines.append(f"  eval_every: {max(1, settings.total // 2)}")
+        lines.append("  keep_checkpoints: 1")
+    return lines
+
+
+def _ask(draft: Draft) -> list[str]:
+    short = draft.settings.step_seconds is not None
+    lines = []
+    for kind, questions in (("domain", draft.domain), ("general", draft.general)):
+        if questions:
+            lines.append(f"  {kind}:")
+            lines += [f"    - {_value(question)}" for question in questions]
+    if draft.domain:
+        lines.append(f"  repeat: {{question: {_inner_value(draft.domain[0])}, times: 10}}")
+    if short:
+        lines.append("  generate: {max_new_tokens: 128}")
+    return ["ask: # base and tuned model, before and after; put your own questions here", *lines] if lines else []
+
+
+def _rate(rate: float) -> str:
+    """2.0e-5: YAML takes 2e-05 for text."""
+    digits, _, power = f"{rate:.1e}".partition("e")
+    return f"{digits}e{int(power)}"
+
+
+def _value(value: str) -> str:
+    """A text as YAML that reads as the same text."""
+    return yaml.safe_dump([value], default_flow_style=False, allow_unicode=True, width=WIDE).strip().removeprefix("- ")
+
+
+def _inner_value(value: str) -> str:
+    """The same for use inside {…}."""
+    return yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=WIDE).strip()[1:-1]
+
+
+def _comment(text: str) -> str:
+    """A text that cannot end a comment's line."""
+    return "".join(mark if mark.isprintable() else " " for mark in text)
+
+
+def as_mapping(text: str, paths: Mapping[str, str]) -> dict[str, Any]:
+    """The keys of a recipe's text, each source with the path that holds here.
+
+    Args:
+        paths: source name → path.
+    """
+    data: dict[str, Any] = yaml.safe_load(text)
+    for source in data["sources"]:
+        source["path"] = paths[source["name"]]
+    return data

@@ -1,0 +1,112 @@
+"""Which file is the field, which is general, which is only measured: what was said, else asked, else guessed."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from unicodedata import normalize
+
+from seodang.errors import SourceError
+from seodang.starter.file_profile import Look
+from seodang.starter.guess_columns import Ask
+from seodang.types import SourceRole
+
+FIELD_SHARE = 0.3  # of the questions that use words of a field
+FIELD = re.compile(
+    r"\b(medic\w*|health\w*|disease\w*|symptom\w*|treat(ed|ment\w*)?|patient\w*|drugs?|dose|diagnos\w*|clinic\w*"
+    r"|syndrome|cancer|surgery|law(s|yer\w*)?|legal\w*|court|contract\w*|statut\w*|tax(es)?|insurance|financ\w*"
+    r"|stocks?|loans?|invest\w*)\b"
+    r"|의료|의학|의약|병원|질병|질환|증상|치료|처방|복용|투약|부작용|환자|진단|수술|당뇨|혈압|약[은을이의]"
+    r"|법률|법령|법원|소송|계약|판결|조항|세금|보험|금융|주식|투자|대출|특허",
+    re.IGNORECASE,
+)
+FIELD_NAMES = re.compile(
+    r"(?<![a-z])(med(?!ia|iu)|health|clinic|drug|pharm|doctor|patient|law|legal|statut|financ|bank|tax)"
+    r"|의료|의학|병원|의약|건강|약|법|금융"
+)
+GENERAL_NAMES = re.compile(
+    r"general|common|chit|daily|casual|alpaca|dolly|realqa|oasst|ultrachat|sharegpt|openorca|gsm|일반|일상|상식|잡담"
+)
+ROLES: tuple[SourceRole, ...] = ("domain", "general", "retention")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """A file in its role."""
+
+    look: Look
+    role: SourceRole
+    why: str = ""  # where nobody said the role: how it was found
+
+
+def place(looks: Sequence[Look], said: Mapping[str, SourceRole], ask: Ask | None) -> list[Placed]:
+    """Give each file its role.
+
+    Args:
+        said: path → role, as far as the user said it.
+        ask: asked for every other file; without it a guess stands, with what it rests on.
+
+    Raises:
+        SourceError: no file is left to train on.
+    """
+    guesses = _guess([one for one in looks if one.path not in said], has_domain="domain" in said.values())
+    placed = []
+    for one in looks:
+        if one.path in said:
+            placed.append(Placed(look=one, role=said[one.path]))
+            continue
+        guess = guesses[one.path]
+        if ask is not None:
+            guess = replace(guess, role=_asked(one, guess.role, ask), why="")
+        placed.append(guess)
+    if all(one.role == "retention" for one in placed):
+        texts = all(one.look.is_text for one in placed)
+        raise SourceError(
+            "nothing to train on: " + ("plain text holds no answers" if texts else "retention is only measured"),
+            where=", ".join(one.look.path for one in placed[:3]),
+            mend="add a file of questions and answers; text itself is trained on where you say --domain FILE",
+        )
+    return placed
+
+
+def _asked(one: Look, guess: SourceRole, ask: Ask) -> SourceRole:
+    example = f", such as {one.questions[0][:60]!r}" if one.questions else " of plain text"
+    choices = [guess, *(role for role in ROLES if role != guess)]
+    answer = ask(f"{one.path} ({one.num_rows:,} rows{example}): which role?", choices)
+    for role in ROLES:
+        if role == answer:
+            return role
+    raise SourceError(f"no role is called {answer!r}", where=one.path, mend=f"choose one of {', '.join(ROLES)}")
+
+
+def _guess(looks: Sequence[Look], *, has_domain: bool) -> dict[str, Placed]:
+    """path → a role; one file of questions is the field if nothing else is."""
+    placed = {one.path: _guess_alone(one) for one in looks}
+    talks = [one for one in placed.values() if not one.look.is_text]
+    if talks and not has_domain and not any(one.role == "domain" for one in talks):
+        best = max(talks, key=lambda one: (one.why != "a guess: its name", _field_share(one.look)))
+        why = (
+            "a guess: the only file of questions"
+            if len(talks) == 1
+            else "a guess: nothing else looks more like a field"
+        )
+        placed[best.look.path] = Placed(look=best.look, role="domain", why=why)
+    return placed
+
+
+def _guess_alone(one: Look) -> Placed:
+    if one.is_text:
+        return Placed(look=one, role="retention", why="a guess: plain text")
+    name = normalize("NFC", Path(one.path).stem).casefold()
+    if GENERAL_NAMES.search(name):
+        return Placed(look=one, role="general", why="a guess: its name")
+    if FIELD_NAMES.search(name):
+        return Placed(look=one, role="domain", why="a guess: its name")
+    share = _field_share(one)
+    if share >= FIELD_SHARE:
+        return Placed(look=one, role="domain", why=f"a guess: {share:.0%} of its questions use words of a field")
+    return Placed(look=one, role="general", why="a guess: its questions are of no one field")
+
+
+def _field_share(one: Look) -> float:
+    return sum(bool(FIELD.search(question)) for question in one.questions) / max(len(one.questions), 1)

@@ -1,0 +1,162 @@
+"""A base model and training settings that fit the machine and the files. Loads no model and opens no file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seodang.model.packaged import PACKAGED, PREFIX, cache_folder
+from seodang.starter.file_profile import Look
+from seodang.starter.roles import Placed
+
+GEMMA, SMOLLM = "gemma-3-270m", "smollm2-135m-instruct"
+# full tuning with float32 masters takes 16 bytes a parameter, and some gigabytes for what is computed
+GPU_BASES = ((72, "Qwen/Qwen3-4B-Base", 1e-5), (36, "Qwen/Qwen3-1.7B-Base", 2e-5), (22, "google/gemma-3-1b-pt", 2e-5))
+GPU_SMALL, SMALL_GB = "Qwen/Qwen3-0.6B-Base", 14
+CPU_GB = 8.0  # what Gemma 3 270M takes there
+PLAIN_TURNS = 0.95  # share of rows that Gemma's template must be able to render
+SMALL_RATE = 5e-5  # of models below a billion parameters
+
+LIMITS = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 32768)  # of max_tokens
+ROOM = 1.1  # lengths are estimates
+CPU_TOKENS_PER_SECOND = 100  # trained by Gemma 3 270M on 2 cores of an AMD Zen 4, in float32: 109 were measured
+CPU_STEP_TOKENS = 4096  # about 40 seconds
+CPU_MINUTES = 20  # of training alone
+CPU_HELD_TOKENS = 10_000  # measured of one source, four times over a run
+FEW_QUESTIONS = 10
+LEAST_HELD = 24  # rows: as many answers are shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The base model that is proposed."""
+
+    path: str
+    why: str
+    learning_rate: float
+    template: str | None = None  # YAML value; None: the tokenizer's own
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Training settings; None leaves the default."""
+
+    max_tokens: int
+    too_long: float  # share of the trained rows above max_tokens
+    examples_per_step: int
+    epochs: int | None
+    steps: int | None
+    total: int | None  # steps of the run; None: unknown, as not all rows were read
+    step_seconds: float | None  # on 2 CPU cores; None: on a GPU
+    by_row: bool  # a file repeats a few questions: holding one out would take many rows away
+
+
+def choose_base(looks: Sequence[Look], *, memory_gb: float | None, gpu_gb: float | None) -> Base:
+    """The base model for files to train on.
+
+    Args:
+        memory_gb: main memory; None: unknown.
+        gpu_gb: memory of one GPU; None: there is none.
+    """
+    has_tools = any(one.plain_turns < PLAIN_TURNS for one in looks)
+    if gpu_gb is None:
+        return _cpu_base(has_tools, english=all(one.language == "English" for one in looks), memory_gb=memory_gb)
+    fits = f"fits a GPU of {gpu_gb:.0f} GB"
+    for needed, path, rate in GPU_BASES:
+        if gpu_gb >= needed and not (has_tools and path.startswith("google/")):
+            return _hub_base(path, fits, rate)
+    if has_tools and gpu_gb >= SMALL_GB:
+        return _hub_base(GPU_SMALL, f"{fits}; its template knows tools", SMALL_RATE)
+    return _packaged(GEMMA, fits, has_tools) if _is_here(GEMMA) else _hub_base(f"google/{GEMMA}", fits, SMALL_RATE)
+
+
+def _hub_base(path: str, why: str, rate: float) -> Base:
+    if not path.startswith("google/"):
+        return Base(path=path, why=why, learning_rate=rate)
+    terms = f"accept its terms at https://huggingface.co/{path} and run `hf auth login`"
+    return Base(path=path, why=why, learning_rate=rate, template="gemma", remarks=(f"{path}: {terms}",))
+
+
+def _cpu_base(has_tools: bool, *, english: bool, memory_gb: float | None) -> Base:
+    is_small = memory_gb is not None and memory_gb < CPU_GB
+    if english and not has_tools and _is_here(SMOLLM) and (is_small or not _is_here(GEMMA)):
+        return _packaged(SMOLLM, "for English, on a CPU", has_tools)
+    base = _packaged(GEMMA, "small enough for a CPU", has_tools)
+    if not is_small:
+        return base
+    tight = f"{memory_gb:.0f} GB of memory are tight: {base.path} takes up to {CPU_GB:.0f} GB"
+    return replace(base, remarks=(*base.remarks, tight))
+
+
+def _packaged(name: str, why: str, has_tools: bool) -> Base:
+    remarks = [] if _is_here(name) else [f"{PREFIX}{name} is not installed yet: {PACKAGED[name].pip}"]
+    template = "gemma" if name == GEMMA else None
+    if has_tools and name == GEMMA:
+        template = "{borrow: qwen3, add_tokens: true}"
+        remarks.append(
+            "some rows call tools or do not alternate, which Gemma's template cannot render: borrowed Qwen3's"
+        )
+    return Base(path=PREFIX + name, why=why, learning_rate=SMALL_RATE, template=template, remarks=tuple(remarks))
+
+
+def _is_here(name: str) -> bool:
+    converted = any((cache_folder() / "models").glob(f"{name}-v*/config.json"))
+    return converted or all(find_spec(package) for package in ("gguf", *(part for part, _ in PACKAGED[name].parts)))
+
+
+def choose_settings(trained: Sequence[Look], *, has_gpu: bool) -> Settings:
+    """Settings for the files to train on: all rows on a GPU, some minutes on a CPU."""
+    tokens = np.concatenate([one.tokens for one in trained])
+    limit = max(_limit(one.tokens, soft=4096 if has_gpu else 1024) for one in trained)
+    mean = float(np.minimum(tokens, limit).mean())
+    per_step = 16 if has_gpu else next(count for count in (8, 4, 2, 1) if count * mean <= CPU_STEP_TOKENS or count == 1)
+    epoch = -(-len(tokens) // per_step)
+    whole = all(one.whole for one in trained)
+    epochs = 3 if whole and len(tokens) <= 5000 else 2 if whole else 1
+    steps = step_seconds = None
+    if not has_gpu:
+        step_seconds = per_step * mean / CPU_TOKENS_PER_SECOND
+        affordable = int(np.clip(CPU_MINUTES * 60 / step_seconds, 20, 300))
+        if affordable < epochs * epoch:
+            steps = affordable // 10 * 10
+    return Settings(
+        max_tokens=limit,
+        too_long=float((tokens > limit).mean()),
+        examples_per_step=per_step,
+        epochs=None if steps else epochs,
+        steps=steps,
+        total=(steps or epochs * epoch) if whole or steps else None,
+        step_seconds=step_seconds,
+        by_row=any(one.num_questions < min(FEW_QUESTIONS, one.num_rows) for one in trained),
+    )
+
+
+def _limit(tokens: NDArray[np.int64], *, soft: int) -> int:
+    """max_tokens for one file: 99 % of its rows fit; above the soft limit, 90 % are enough."""
+    wanted = ROOM * float(np.quantile(tokens, 0.99))
+    if wanted > soft:
+        wanted = max(soft, ROOM * float(np.quantile(tokens, 0.9)))
+    return next((limit for limit in LIMITS if limit >= wanted), LIMITS[-1])
+
+
+def choose_holdout(one: Placed, *, has_gpu: bool) -> int | None:
+    """Rows that are measured; None: all, of a file that is only measured."""
+    rows = one.look.num_rows
+    affordable = max(1, int(CPU_HELD_TOKENS / float(one.look.tokens.mean())))
+    if one.role == "retention":
+        measured = 500 if has_gpu else min(100, affordable)
+        return None if one.look.whole and rows <= measured else min(rows, measured)
+    most = 200 if has_gpu else int(np.clip(affordable, LEAST_HELD, 60))
+    return max(1, min(int(np.clip(rows // 20, LEAST_HELD, most)), rows // 5))
+
+
+def cpu_minutes(settings: Settings, held_tokens: float) -> int | None:
+    """Minutes of the whole run on 2 CPU cores: training, four measurements, 70 answers; None on a GPU."""
+    if settings.step_seconds is None or settings.total is None:
+        return None
+    measuring = 4 * held_tokens / (3 * CPU_TOKENS_PER_SECOND)  # without a backward pass
+    answering = 70 * 128 / CPU_TOKENS_PER_SECOND
+    return max(1, round((settings.total * settings.step_seconds + measuring + answering) / 60))

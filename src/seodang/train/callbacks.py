@@ -1,0 +1,55 @@
+"""When training ends: after the last step, or when the user asks."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from seodang import distributed
+
+
+class LastStep(TrainerCallback):
+    """Evaluates and saves after the last step too, wherever it falls."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = args.eval_strategy != "no"
+            control.should_save = True
+        return control
+
+
+class Interrupt(TrainerCallback):
+    """Ctrl-C: finish the step, save, stop, on all ranks if one is asked. A second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        self.asked = distributed.is_any(self.asked)
+        if self.asked:
+            control.should_training_stop = control.should_save = True
+        return control
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Inside, the first SIGINT only sets `asked`."""
+
+        def ask(*_: Any) -> None:
+            self.asked = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        try:
+            before = signal.signal(signal.SIGINT, ask)
+        except ValueError:  # not the main thread: a notebook's worker keeps its own handling
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)

@@ -1,0 +1,106 @@
+"""The machine's floor: the fewest operations of an optimizer step, at the rate of its best matrix product.
+
+An example of S positions, A of them supervised, takes 6·N·S + 6·H·A + 6·L·n_h·d_h·S² floating point operations: N
+weights of the body's matrices, H of the head, L layers of n_h heads of size d_h; 2 of each 6 in the forward pass, 2 for
+the gradients of what goes in, 2 for those of the weights. Frozen weights need no gradient of their own: 4. Attention is
+causal, windows are counted as whole. Of mixtures of experts, those that a token takes count.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from seodang.model.engine.trainable_tokens import base_layer
+from seodang.types import IGNORED, Pack
+
+ADAMW_BYTES = 30  # moved for each trained parameter
+CPU_SIZES, GPU_SIZES = (1024, 2048), (4096, 8192)
+SECONDS = 0.3  # for one size
+
+
+def step_flops(model: PreTrainedModel, packs: Sequence[Pack]) -> float:
+    """Fewest floating point operations of the packs' forward and backward passes.
+
+    Args:
+        model: tells shapes and what is trained; its tensors may be on `meta`.
+    """
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    body, head = _per_position(model)
+    positions = sum(pack.input_ids.size for pack in packs)
+    supervised = sum(int((pack.targets != IGNORED).sum()) for pack in packs)
+    squares = sum(float(np.square(np.diff(pack.cu_seqlens).astype(np.float64)).sum()) for pack in packs)
+    attention = 6.0 * int(config.num_hidden_layers) * int(heads) * int(head_dim) * squares
+    return body * positions + head * supervised + attention
+
+
+def _per_position(model: PreTrainedModel) -> tuple[float, float]:
+    """Operations for one position of the body, and for one supervised position of the head."""
+    config = model.config.get_text_config()
+    experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)
+    chosen = getattr(config, "num_experts_per_tok", None)
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    head = base_layer(model.get_output_embeddings()).weight
+    body = 0.0
+    for weight in model.base_model.parameters():
+        if weight.ndim >= 2 and id(weight) not in embeddings and weight is not head:
+            share = chosen / experts if weight.ndim == 3 and experts and chosen else 1.0
+            body += (6 if weight.requires_grad else 4) * weight.numel() * share
+    return body, (6 if head.requires_grad else 4) * head.numel()
+
+
+def floor_seconds(flops: float, *, matrix_rate: float, trained: int = 0, copy_rate: float | None = None) -> float:
+    """The shortest time of a step: its operations, and on an accelerator the bytes that AdamW moves.
+
+    Args:
+        flops: `step_flops`.
+        matrix_rate: operations a second.
+        trained: parameters that are trained.
+        copy_rate: bytes a second; none: AdamW is not counted.
+    """
+    return flops / matrix_rate + (ADAMW_BYTES * trained / copy_rate if copy_rate else 0.0)
+
+
+def matrix_rate(dtype: torch.dtype = torch.float32, device: str = "cpu", sizes: Sequence[int] = ()) -> float:
+    """Operations a second of the best of several large square products, each tried for a third of a second, warmed."""
+    best = 0.0
+    for size in sizes or (CPU_SIZES if device == "cpu" else GPU_SIZES):
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        best = max(best, 2 * size**3 / _fastest(partial(torch.mm, a, b), device))
+    return best
+
+
+def copy_rate(device: str, num_bytes: int = 2**30) -> float:
+    """Bytes a second, read and written, of a copy on the device."""
+    source = torch.empty(num_bytes, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * num_bytes / _fastest(lambda: target.copy_(source), device)
+
+
+def _fastest(work: Callable[[], object], device: str) -> float:
+    """Seconds of the fastest of several runs after one that is not counted."""
+    best, begun = float("inf"), 0.0
+    for number in range(50):
+        synchronise(device)
+        start = time.perf_counter()
+        work()
+        synchronise(device)
+        end = time.perf_counter()
+        begun = begun or end
+        if number:
+            best = min(best, end - start)
+            if end - begun > SECONDS:
+                break
+    return best
+
+
+def synchronise(device: str) -> None:
+    """Wait for all that was given to the device."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()

@@ -1,0 +1,159 @@
+"""data/audit.py: what the rows say before training."""
+
+from collections.abc import Sequence
+
+import pytest
+from datasets import Dataset
+
+from qa_rows import data_set, numbered, qa, row, shared_qa, texts
+from seodang.check.audit import audit
+from seodang.data.split import Parts, split
+from seodang.recipe import Source, Split
+from seodang.types import Counts, Finding
+
+BY_ROW = Split(by="row")
+
+
+def parts(train: Dataset, test: Dataset | None = None) -> Parts:
+    """A source with these sides."""
+    return Parts(
+        train=train,
+        test=train.select([]) if test is None else test,
+        counts=Counts(step="split", source="medical", rows_in=len(train), kept=len(train)),
+    )
+
+
+def plain(count: int = 60, source: str = "의료") -> list[tuple[str, str]]:
+    return [(f"{source} 질문 {number}", f"답 {number}") for number in range(count)]
+
+
+def found(train: Dataset, test: Dataset | None = None) -> dict[str, Finding]:
+    findings = audit({"medical": parts(train, test)}, BY_ROW)
+    assert len({finding.check for finding in findings}) == len(findings)
+    return {finding.check: finding for finding in findings}
+
+
+def test_good_rows_have_no_finding() -> None:
+    """Different questions with different answers in one language say nothing."""
+    assert audit({"medical": parts(qa(plain()), qa(plain(10, "따로"), "held"))}, BY_ROW) == []
+
+
+def test_copies_are_counted_without_their_first() -> None:
+    """Three equal rows are two copies, named by place, also across the two sides."""
+    twice = found(qa([*plain(), ("또?", "네"), ("또?", "네")]), qa([("또?", "네")], "held"))
+    assert twice["duplicate_rows"].what.startswith("2 of 63 rows are exact copies")
+    assert twice["duplicate_rows"].rows == ("medical.jsonl:62", "held.jsonl:1")
+    assert "conflicting_answers" not in twice
+
+
+def test_one_question_with_two_answers_is_a_conflict() -> None:
+    """The same question, whatever its case and blanks, with different answers is told with both places."""
+    twice = [("What  is it?", "A cold."), ("언제?", "지금"), ("what is it?", "The flu."), ("언제?", "나중")]
+    finding = found(qa([*plain(), *twice]))["conflicting_answers"]
+    assert finding.what == "2 questions have more than one answer"
+    assert finding.rows == tuple(f"medical.jsonl:{number}" for number in (61, 63, 62, 64))
+
+
+def test_equal_answers_are_no_conflict() -> None:
+    """Answers that differ in white space alone do not contradict each other."""
+    assert "conflicting_answers" not in found(qa([*plain(), ("What is it?", "A cold."), ("what is it?", "A  cold.\n")]))
+
+
+@pytest.mark.parametrize(
+    "conversations",
+    [
+        ([("system", "be brief"), ("user", "hi"), ("assistant", "yo")], [("user", "hi"), ("assistant", "good day")]),
+        (
+            [("user", "hi"), ("assistant", "yo"), ("user", "?"), ("assistant", "!")],
+            [("user", "hi"), ("assistant", "good day"), ("user", "?"), ("assistant", "!")],
+        ),
+    ],
+)
+def test_other_system_texts_and_longer_talks_are_no_conflict(
+    conversations: Sequence[list[tuple[str, str]]],
+) -> None:
+    """The same first question may be answered differently under another system text, or in a longer conversation."""
+    rows = [row(number, turns, "medical") for number, turns in enumerate(conversations, 1)]
+    assert "conflicting_answers" not in found(data_set([*qa(plain()), *rows]))
+
+
+def test_the_same_system_text_makes_a_conflict() -> None:
+    """Two answers to one question under one system text contradict each other."""
+    turns = [("system", "be brief"), ("user", "hi")]
+    rows = [row(number, [*turns, ("assistant", answer)], "medical") for number, answer in enumerate(("yo", "no"), 1)]
+    assert "conflicting_answers" in found(data_set([*qa(plain()), *rows]))
+
+
+def test_an_answer_that_repeats_its_question_is_an_echo() -> None:
+    """An answer equal to the question but for case and blanks is told with its place."""
+    finding = found(qa([*plain(), ("Is it a cold?", " is it  a cold?")]))["echoed_question"]
+    assert finding.what.startswith("in 1 rows")
+    assert finding.rows == ("medical.jsonl:61",)
+
+
+def test_few_rows_are_warned_of() -> None:
+    """Below fifty rows to train on, or to measure a source with that is not trained on."""
+    assert "only 49 rows to train on" in found(qa(plain(49)), numbered(90, "held"))["few_rows"].what
+    assert "few_rows" not in found(qa(plain(50)))
+    empty = numbered(1).select([])
+    assert (
+        "only 30 rows to measure with" in found(empty, texts(f"문서 {number}" for number in range(30)))["few_rows"].what
+    )
+
+
+def test_a_second_language_is_noted() -> None:
+    """Rows mainly in another script are noted with their share; foreign terms in Korean rows are not counted."""
+    korean = [(f"MRI, CT, PET 중 무엇 {number}번?", "MRI와 CT입니다.") for number in range(90)]
+    english = [(f"What is test {number}?", "It shows soft tissue.") for number in range(10)]
+    finding = found(qa(korean + english))["mixed_languages"]
+    assert finding.severity == "note"
+    assert finding.what == "90% of the rows are mainly in Hangul, 10% mainly in Latin script"
+    assert finding.rows[0] == "medical.jsonl:91"
+    assert "mixed_languages" not in found(qa(korean))
+    assert "mixed_languages" not in found(qa(english * 6))
+
+
+def test_languages_are_read_from_contents_alone() -> None:
+    """A conversation's rendered text, with its Latin markers, does not count."""
+    text = "<start_of_turn>user " * 20
+    rows = data_set({**row, "text": text if row["row"] <= 30 else None} for row in qa(plain()))
+    assert audit({"medical": parts(rows)}, BY_ROW) == []
+
+
+def test_plain_texts_are_audited_too() -> None:
+    """Copies and languages of plain text rows are found; they have no answers to contradict."""
+    checks = found(texts([*(f"한국어 문서 {number}" for number in range(60)), "same text", "same text"]))
+    assert sorted(checks) == ["duplicate_rows", "mixed_languages"]
+
+
+def test_a_question_on_both_sides_is_a_leak() -> None:
+    """Held-out rows whose question is trained on, in the same source or another, are counted with their places."""
+    medical = parts(qa(plain()), qa([("의료 질문 3", "다른 답"), ("새 질문", "답")], "held"))
+    general = parts(qa([*plain(60, "일반"), ("새 질문", "또 답")], "general"))
+    leaks = [
+        finding for finding in audit({"medical": medical, "general": general}, BY_ROW) if finding.check == "split_leak"
+    ]
+    assert [finding.where for finding in leaks] == ["source medical"]
+    assert leaks[0].what.startswith("2 of 2 holdout rows ask a question that is trained on too (in medical, general;")
+    assert leaks[0].rows == ("held.jsonl:1", "held.jsonl:2")
+
+
+@pytest.mark.parametrize(("by", "leaks"), [("row", True), ("question", False)])
+def test_only_a_split_by_row_leaks(by: str, leaks: bool) -> None:
+    """Repeated questions leak when rows are split, and never when questions are."""
+    source = Source(name="medical", role="domain", path=("medical.jsonl",), holdout=0.2)
+    both = split(numbered(300, questions=100), source, Split(by=by))
+    findings = audit({"medical": both}, Split(by=by))
+    assert ("split_leak" in {finding.check for finding in findings}) is leaks
+
+
+@pytest.mark.shared
+def test_findings_of_real_rows_agree_with_a_plain_count() -> None:
+    """On real rows, the number of questions with several answers is what counting in Python gives."""
+    rows = shared_qa("ko_general", 3000)
+    answers: dict[str, set[str]] = {}
+    for key, messages in zip(rows["question_key"], rows["messages"], strict=True):
+        answers.setdefault(key, set()).add(" ".join(messages[1]["content"].split()))
+    several = sum(len(different) > 1 for different in answers.values())
+    assert several > 0
+    assert found(rows)["conflicting_answers"].what == f"{several:,} questions have more than one answer"

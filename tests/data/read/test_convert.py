@@ -1,0 +1,469 @@
+"""Convert: rows of any format become messages or text with an identity; what cannot be used is counted."""
+
+import hashlib
+import json
+import unicodedata
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset, Json, List
+
+from paths import SHARED
+from seodang.data.read.convert import convert
+from seodang.data.read.sources import read
+from seodang.errors import SourceError
+from seodang.recipe import Source
+from seodang.types import Counts
+
+DATA = SHARED / "data"
+TALK = [{"role": "user", "content": "안녕?"}, {"role": "assistant", "content": "반가워요."}]
+QA = {"question": "감기는?", "answer": "쉬세요."}
+
+
+def convert_rows(
+    folder: Path, rows: Any, split_by: str = "question", name: str = "d.jsonl", **keys: Any
+) -> tuple[Dataset, Counts]:
+    """The rows written as JSON Lines (or a text as it is), read and converted."""
+    text = rows if isinstance(rows, str) else "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path = folder / name
+    path.write_bytes(text.encode("utf-8", errors="surrogatepass"))
+    source = Source(name="s", role="domain", path=(str(path),), **keys)
+    return convert(read(source), source, split_by)
+
+
+def messages(folder: Path, row: dict[str, Any], **keys: Any) -> list[dict[str, Any]]:
+    table, _ = convert_rows(folder, [row, row], **keys)
+    found: list[dict[str, Any]] = table[0]["messages"]
+    return found
+
+
+def error_of(folder: Path, rows: Any, **keys: Any) -> str:
+    with pytest.raises(SourceError) as caught:
+        convert_rows(folder, rows, **keys)
+    assert "\n  → " in str(caught.value), "an error names the mend"
+    return str(caught.value)
+
+
+def asked(question: str, answer: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def test_columns_and_identity(tmp_path: Path) -> None:
+    """A row has the agreed columns; row_id is the hash of the canonical JSON of its messages."""
+    table, counts = convert_rows(tmp_path, [QA, {**QA, "answer": "b"}])
+    row = table[0]
+    canonical = json.dumps(asked("감기는?", "쉬세요."), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    assert row == {
+        "row_id": hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest(),
+        "source": "s",
+        "role": "domain",
+        "file": str(tmp_path / "d.jsonl"),
+        "row": 1,
+        "messages": asked("감기는?", "쉬세요."),
+        "tools": None,
+        "text": None,
+        "question_key": hashlib.blake2b("감기는?".encode(), digest_size=8).hexdigest(),
+        "group": None,
+    }
+    assert table.features["messages"] == List(Json())
+    assert table[1]["row"] == 2
+    assert table[1]["row_id"] != row["row_id"]
+    assert (counts.step, counts.source, counts.rows_in, counts.kept, counts.dropped) == ("convert", "s", 2, 2, {})
+
+
+def test_the_same_content_has_the_same_identity_everywhere(tmp_path: Path) -> None:
+    """File, format, column names and composition of Korean do not change what a row is."""
+    ids = {
+        table["row_id"][0]
+        for table in (
+            convert_rows(tmp_path, [QA] * 2)[0],
+            convert_rows(tmp_path, [{"질문": "감기는?", "답변": unicodedata.normalize("NFD", "쉬세요.")}] * 2)[0],
+            convert_rows(tmp_path, [{"messages": asked("감기는?", "쉬세요.")}] * 2)[0],
+            convert_rows(tmp_path, "question,answer\n감기는?,쉬세요.\n", name="d.csv")[0],
+        )
+    }
+    assert len(ids) == 1
+
+
+def test_question_key_passes_over_case_blanks_and_composition(tmp_path: Path) -> None:
+    """Spellings of one question share a key; another context makes another question."""
+    questions = ["What IS  한글?", "what is\n한글?", unicodedata.normalize("NFD", " What is 한글? "), "What is 글?"]
+    table, _ = convert_rows(tmp_path, [{"question": question, "answer": "a"} for question in questions])
+    keys = table["question_key"][:]
+    assert len(set(keys[:3])) == 1
+    assert keys[3] != keys[0]
+    table, _ = convert_rows(tmp_path, [{"question": "q", "context": context, "answer": "a"} for context in ("x", "y")])
+    assert len(set(table["question_key"][:])) == 2
+
+
+QA_NAMES = [
+    ("question", "answer"), ("Question", "Answer"), ("질문", "답변"), ("q", "a"), ("Q", "A"), ("prompt", "response"),
+    ("instruction", "response"), ("instruction", "output"), ("prompt", "completion"), ("query", "answer"),
+    ("input", "output"), ("user input", "reply"), ("문의 내용", "답변 내용"), ("문", "답"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("question", "answer"), QA_NAMES)
+def test_usual_names_of_question_and_answer_are_known(tmp_path: Path, question: str, answer: str) -> None:
+    """English and Korean names are known in any case, and other columns are reported as not used."""
+    table, counts = convert_rows(tmp_path, [{"id": 1, question: "감기는?", answer: "쉬세요."}] * 2)
+    assert table[0]["messages"] == asked("감기는?", "쉬세요.")
+    assert f"question: {question}, answer: {answer}" in counts.remarks[0]
+    assert "not used: id" in counts.remarks[0]
+
+
+def test_the_recipe_names_columns(tmp_path: Path) -> None:
+    """Columns of any name are taken where the recipe names them, and then nothing else is."""
+    row = {"Frage": "감기는?", "Antwort": "쉬세요.", "Kontext": "겨울.", "context": "x", "question": "y"}
+    named = {"question": "Frage", "answer": "Antwort"}
+    assert messages(tmp_path, row, **named) == asked("감기는?", "쉬세요.")
+    assert messages(tmp_path, row, **named, context="Kontext") == asked("겨울.\n\n감기는?", "쉬세요.")
+    assert messages(tmp_path, row, answer="Antwort") == asked("y", "쉬세요.")
+    assert messages(tmp_path, {"q1": TALK}, messages="q1") == TALK
+
+
+def test_context_stands_before_the_question_and_input_after_it(tmp_path: Path) -> None:
+    """A context column comes first, alpaca's input last, each with a blank line; blank ones leave no trace."""
+    assert messages(tmp_path, {**QA, "context": "글."}) == asked("글.\n\n감기는?", "쉬세요.")
+    assert messages(tmp_path, {**QA, "context": ""}) == asked("감기는?", "쉬세요.")
+    assert messages(tmp_path, {**QA, "context": None}) == asked("감기는?", "쉬세요.")
+    alpaca = {"instruction": "옮겨라", "input": "cat", "output": "고양이", "text": "### Instruction …"}
+    assert messages(tmp_path, alpaca) == asked("옮겨라\n\ncat", "고양이")
+    assert messages(tmp_path, {**alpaca, "input": ""}) == asked("옮겨라", "고양이")
+
+
+def test_a_system_column_becomes_the_system_turn(tmp_path: Path) -> None:
+    """A system column is put first, unless it is blank or the conversation has its own."""
+    table, counts = convert_rows(tmp_path, [{**QA, "system": system} for system in ("친절히.", None, " ")])
+    assert [row[0]["role"] for row in table["messages"]] == ["system", "user", "user"]
+    own = [{"role": "system", "content": "own"}, *TALK]
+    table, counts = convert_rows(tmp_path, [{"messages": own, "system": "other"}] * 2)
+    assert table[0]["messages"] == own
+    assert counts.changed == {"system not used: the conversation has a system turn": 2}
+
+
+def test_openai_conversations_keep_tools_and_reasoning(tmp_path: Path) -> None:
+    """Null content beside tool calls, JSON arguments, tool turns, reasoning and definitions come through."""
+    call = {
+        "id": "c1",
+        "type": "function",
+        "function": {"name": "f", "arguments": '{"z": 0.1234567890123, "a": "서울"}'},
+    }
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    turns = [
+        {"role": "developer", "content": "s"},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": "찾자"},
+        {"role": "tool", "tool_call_id": "c1", "name": "f", "content": {"온도": 3}},
+        {"role": "assistant", "content": "3도", "thinking": "음"},
+    ]
+    table, counts = convert_rows(tmp_path, [{"messages": turns, "tools": tools}] * 2)
+    row = table[0]
+    called = {
+        "id": "c1",
+        "type": "function",
+        "function": {"name": "f", "arguments": {"z": 0.1234567890123, "a": "서울"}},
+    }
+    assert row["messages"] == [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "a\nb"},
+        {"role": "assistant", "content": None, "reasoning_content": "찾자", "tool_calls": [called]},
+        {"role": "tool", "content": '{"온도": 3}', "tool_call_id": "c1", "name": "f"},
+        {"role": "assistant", "content": "3도", "reasoning_content": "음"},
+    ]
+    arguments = row["messages"][2]["tool_calls"][0]["function"]["arguments"]
+    assert list(arguments) == ["z", "a"], "the order of arguments is what the model will read"
+    assert json.loads(row["tools"]) == tools
+    assert counts.changed["role developer read as system"] == 2
+    assert counts.changed["tool call arguments read as JSON"] == 2
+
+
+def test_sharegpt_roles_are_mapped_and_counted(tmp_path: Path) -> None:
+    """ShareGPT's names become ours, calls and observations included, and the report says so."""
+    turns = [
+        {"from": "system", "value": "s"},
+        {"from": "human", "value": "q"},
+        {"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'},
+        {"from": "observation", "value": '{"y": 2}'},
+        {"from": "gpt", "value": "a"},
+    ]
+    tools = '[{"name": "f"}]'
+    table, counts = convert_rows(
+        tmp_path, [{"conversations": turns, "tools": tools}, {"conversations": turns, "tools": ""}]
+    )
+    assert table[0]["messages"] == [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "q"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}],
+        },
+        {"role": "tool", "content": '{"y": 2}'},
+        {"role": "assistant", "content": "a"},
+    ]
+    assert [json.loads(tools), None] == [json.loads(found) if found else None for found in table["tools"]]
+    assert counts.remarks[0].startswith("read as sharegpt (messages: conversations, tools: tools)")
+    assert counts.changed["role human read as user"] == counts.changed["role gpt read as assistant"] == 2
+
+
+def test_prompt_and_completion_may_be_turns(tmp_path: Path) -> None:
+    """Prompt and completion are read as texts or as lists of turns."""
+    assert messages(tmp_path, {"prompt": "q", "completion": "a"}) == asked("q", "a")
+    assert messages(tmp_path, {"prompt": TALK[:1], "completion": TALK[1:]}) == TALK
+
+
+def test_turns_in_a_csv_cell_are_read(tmp_path: Path) -> None:
+    """A cell that holds a conversation as JSON text is a conversation."""
+    cell = json.dumps(TALK, ensure_ascii=False).replace('"', '""')
+    table, _ = convert_rows(tmp_path, f'messages\n"{cell}"\n', name="d.csv")
+    assert table[0]["messages"] == TALK
+
+
+def test_plain_text_rows(tmp_path: Path) -> None:
+    """Text rows have no messages; their identity and key come from the text; blank ones are dropped."""
+    table, counts = convert_rows(tmp_path, [{"title": "t", "text": "글\r\n"}, {"title": "t", "text": " "}])
+    assert table[0]["text"] == "글\n"
+    assert table[0]["messages"] == []
+    assert table[0]["row_id"] == hashlib.blake2b("글\n".encode(), digest_size=8).hexdigest()
+    assert counts.dropped == {"empty text": 1}
+    assert convert_rows(tmp_path, [{**QA, "text": "t"}] * 2)[0][0]["text"] is None, "a stray text column takes nothing"
+
+
+def test_late_columns_are_not_missed(tmp_path: Path) -> None:
+    """A known column that only the last of many rows has is used like any other."""
+    table, counts = convert_rows(tmp_path, [QA] * 1500 + [{**QA, "system": "s", "odd": "o"}])
+    assert table[1500]["messages"][0] == {"role": "system", "content": "s"}
+    assert table[0]["messages"] == asked("감기는?", "쉬세요.")
+    assert "not used: odd" in counts.remarks[0]
+
+
+def test_text_is_cleaned_and_counted(tmp_path: Path) -> None:
+    """Decomposed Korean, CRLF, U+0000 and half characters are mended in any text, rows counted once each."""
+    rows = [
+        {"question": unicodedata.normalize("NFD", "감기는?"), "answer": unicodedata.normalize("NFD", "쉬세요.")},
+        {"question": "a\r\nb\rc", "answer": "d\x00e"},
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows) + '{"question": "a \\ud83d", "answer": "\\ud83d\\ude00"}\n'
+    table, counts = convert_rows(tmp_path, text)
+    assert table["messages"][:] == [asked("감기는?", "쉬세요."), asked("a\nb\nc", "de"), asked("a ", "😀")]
+    assert counts.changed == {
+        "text composed to NFC": 1,
+        "CRLF line ends turned into LF": 1,
+        "U+0000 removed": 1,
+        "halves of characters (lone surrogates) removed": 1,
+    }
+
+
+def test_rows_without_question_or_answer_are_dropped_and_listed(tmp_path: Path) -> None:
+    """Null, blank and missing cells drop the row under one reason each; "NA", "007" and 0 are answers."""
+    rows = [{"question": "q", "answer": answer} for answer in ("NA", "007", 0, False, None, "", " \n")]
+    table, counts = convert_rows(
+        tmp_path, [*rows, {"question": "q"}, {"question": None, "answer": "a"}, {"answer": "a"}]
+    )
+    assert [row[1]["content"] for row in table["messages"]] == ["NA", "007", "0", "false"]
+    assert counts.dropped == {"empty answer": 4, "empty question": 2}
+    assert [note.where for note in counts.notes] == [f"{tmp_path / 'd.jsonl'}:{row}" for row in (5, 6, 7, 8, 9, 10)]
+    assert all(len(note.row_id) == 16 for note in counts.notes)
+    assert counts.rows_in == counts.kept + sum(counts.dropped.values())
+
+
+CALL = {"function": {"name": "f", "arguments": "{}"}}
+BAD_TALKS: list[tuple[Any, str]] = [
+    ([TALK[0]], "no assistant turn"),
+    ([TALK[0], {"role": "assistant", "content": None}], "empty answer"),
+    ([TALK[0], {"role": "assistant", "content": " "}, *TALK], "empty answer"),
+    ([{"role": "user", "content": ""}, TALK[1]], "empty question"),
+    ([{"role": "critic", "content": "x"}, *TALK], "unknown role: critic"),
+    ([{"role": "user", "content": [{"type": "image_url"}]}, TALK[1]], "content that is no text: image_url"),
+    ([{"role": "user", "content": {"a": 1}}, TALK[1]], "the content of a turn is an object"),
+    ([{"role": "user"}, TALK[1]], "a turn without role or content"),
+    (["a", "b"], "a turn without role or content"),
+    ([TALK[0], {"role": "assistant", "tool_calls": [{"function": {"arguments": "{}"}}]}], "a tool call without a name"),
+    ([TALK[0], {"from": "function_call", "value": "f(x)"}], "a tool call that cannot be read"),
+    (
+        [TALK[0], {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"x": 2**70}}}]}],
+        "a whole number beyond 64 bits in a tool call",
+    ),
+    (None, "messages holds no list of turns"),
+    ("hello", "messages holds no list of turns"),
+    ([], "no assistant turn"),
+]
+
+
+@pytest.mark.parametrize(("turns", "reason"), BAD_TALKS)
+def test_conversations_that_cannot_be_used_are_dropped_with_the_reason(tmp_path: Path, turns: Any, reason: str) -> None:
+    """A conversation is dropped as a whole, never in part, and the reason is counted."""
+    table, counts = convert_rows(tmp_path, [{"messages": TALK}, {"messages": turns}])
+    assert counts.dropped == {reason: 1}
+    assert table["messages"][:] == [TALK]
+
+
+def test_what_is_cut_or_noticed_is_said(tmp_path: Path) -> None:
+    """Turns after the last answer are cut; an answer that comes first, HTML and damaged text are remarked on."""
+    rows = [[*TALK, TALK[0]], TALK[1:], asked("<p>a</p>", "b &nbsp; c"), asked("a\ufffd", "3 < 4 & 5 > 2")]
+    table, counts = convert_rows(tmp_path, [{"messages": row} for row in rows])
+    assert table["messages"][:] == [TALK, *rows[1:]]
+    assert counts.changed == {"turns after the last answer cut": 1}
+    assert counts.remarks[1:] == (
+        "rows that start with an answer (kept): 1",
+        "rows with HTML tags or entities (kept as they are): 1",
+        "rows with U+FFFD, the mark of text damaged before (kept as it is): 1",
+    )
+
+
+def test_group_holds_the_column_that_splits(tmp_path: Path) -> None:
+    """The column that `split.by` names goes into `group` as text, null where it is missing."""
+    rows = [{**QA, "doc": 7}, {**QA, "doc": None}, QA]
+    assert convert_rows(tmp_path, rows, "doc")[0]["group"][:] == ["7", None, None]
+    assert convert_rows(tmp_path, rows, "row")[0]["group"][:] == [None] * 3
+    message = error_of(tmp_path, rows, split_by="dok")
+    assert "split.by: no column is named 'dok'; did you mean 'doc'?" in message
+
+
+AMBIGUOUS = [
+    {"question": "a", "prompt": "b", "answer": "c"},
+    {"question": "a", "answer": "b", "response": "c"},
+    {"messages": TALK, "question": "a", "answer": "b"},
+    {"instruction": "a", "output": "b", "question": "c", "answer": "d"},
+    {"chosen": TALK, "rejected": TALK},
+    {"text": "a", "document": "b"},
+]
+
+
+@pytest.mark.parametrize("row", AMBIGUOUS)
+def test_more_than_one_reading_is_refused(tmp_path: Path, row: dict[str, Any]) -> None:
+    """Where two readings are possible none is chosen; the message shows both and the keys that decide."""
+    message = error_of(tmp_path, [row] * 2)
+    assert "in more than one way: (" in message
+    assert "name the columns in the recipe with `" in message
+
+
+UNREADABLE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"prompt": "a", "id": 1}, {}, "no column is known to hold answers"),
+    ({"question": "a", "text": "b"}, {}, "no column is known to hold answers"),
+    ({"turns": ["a", "b"]}, {}, "cannot tell what the columns hold: turns"),
+    ({"안녕": "a", "반가워": "b"}, {}, "if these names are data, add a header line"),
+    (QA, {"question": "questoin"}, "question: no column is named 'questoin'; did you mean 'question'?"),
+    (QA, {"context": "background"}, "context: no column is named 'background'"),
+    (QA, {"format": "sharegpt"}, "as format: sharegpt"),
+    (QA, {"format": "text", "question": "question"}, "format: text does not go with"),
+    (QA, {"text": "answer", "question": "question"}, "columns of more than one reading"),
+    ({"question": "a", "choices": ["x", "y"], "answer": 1}, {}, "multiple-choice rows"),
+    ({"question": "a", "A": "x", "B": "y", "C": "z", "answer": "B"}, {}, "multiple-choice rows"),
+    ({"question": "q", "answer": None}, {}, "none of the 2 rows can be used: 2 × empty answer"),
+    ({"question": "q", "answer": {"text": ["x"]}}, {}, "answer holds an object, no text"),
+]
+
+
+@pytest.mark.parametrize(("row", "keys", "what"), UNREADABLE)
+def test_sources_that_cannot_teach_are_refused(
+    tmp_path: Path, row: dict[str, Any], keys: dict[str, Any], what: str
+) -> None:
+    """No answers, unknown columns, impossible formats, numbers of choices: one clear error with the mend."""
+    assert what in error_of(tmp_path, [row] * 2, **keys)
+
+
+def test_format_decides_where_names_allow_two_readings(tmp_path: Path) -> None:
+    """`format:` picks one of the possible readings."""
+    row = {"messages": TALK, "question": "a", "answer": "b", "text": "t"}
+    assert messages(tmp_path, row, format="messages") == TALK
+    assert messages(tmp_path, row, format="qa") == asked("a", "b")
+
+
+def test_one_answer_in_a_list_is_taken(tmp_path: Path) -> None:
+    """A list of one text is that text, and counted; a longer list drops the row."""
+    rows = [{"question": "q", "answers": ["a"]}, {"question": "q", "answers": ["a", "b"]}]
+    table, counts = convert_rows(tmp_path, rows)
+    assert table["messages"][:] == [asked("q", "a")]
+    assert counts.changed == {"answers: a list of one text taken as the text": 1}
+    assert counts.dropped == {"answers holds a list, no text": 1}
+
+
+def test_each_call_reads_the_file_again(tmp_path: Path) -> None:
+    """A changed file gives changed rows: no stale cache, and an earlier result stays what it was."""
+    first, _ = convert_rows(tmp_path, [QA] * 2)
+    second, _ = convert_rows(tmp_path, [{**QA, "answer": "다른 답"}] * 2)
+    assert first[0]["messages"] == asked("감기는?", "쉬세요.")
+    assert second[0]["messages"] == asked("감기는?", "다른 답")
+    assert first._fingerprint != second._fingerprint
+
+
+def test_a_fault_in_the_middle_leaves_no_file(tmp_path: Path) -> None:
+    """A row that breaks the reading ends in its error and no half-written file stays."""
+    from datasets.fingerprint import get_temporary_cache_files_directory
+
+    folder = Path(get_temporary_cache_files_directory())
+    before = Counter(folder.iterdir())
+    lines = (json.dumps(QA) + "\n") * 3000
+    assert ":3001: broken JSON" in error_of(tmp_path, lines + '{"question": "a"')
+    assert Counter(folder.iterdir()) == before
+
+
+def test_many_rows_cross_batches_in_order(tmp_path: Path) -> None:
+    """Rows of several batches come in their order, messages with the right row."""
+    table, counts = convert_rows(tmp_path, [{"question": f"q{n}", "answer": f"a{n}"} for n in range(2500)])
+    assert table["row"][:] == list(range(1, 2501))
+    assert table[2400]["messages"] == asked("q2400", "a2400")
+    assert counts.kept == len(table) == 2500
+
+
+SHARED_FILES = {
+    "ko_medical.jsonl": ("qa", 7036),
+    "ko_general.jsonl": ("qa", 9596),
+    "en_medical.jsonl": ("qa", 8185),
+    "en_general.jsonl": ("qa", 10056),
+    "en_general_gsm8k.jsonl": ("qa", 1300),
+    "chat_multiturn.jsonl": ("messages", 1400),
+    "chat_multiturn_ko_tools.jsonl": ("messages", 45),
+    "chat_sharegpt_tools.json": ("sharegpt", 300),
+    "cpt_en_medical.jsonl": ("text", 198),
+    "cpt_ko_health_law.jsonl": ("text", 228),
+    "cpt_ko_medical_drug.jsonl": ("text", 150),
+}
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", SHARED_FILES)
+def test_real_data_is_read_whole(name: str) -> None:
+    """Every row of the real data is kept, in the format that its columns say."""
+    if not (DATA / name).is_file():
+        pytest.skip("no real data beside the repository")
+    kind, rows = SHARED_FILES[name]
+    source = Source(name="s", role="domain", path=(str(DATA / name),))
+    table, counts = convert(read(source), source)
+    assert (len(table), counts.kept, counts.dropped) == (rows, rows, {})
+    assert counts.remarks[0].startswith(f"read as {kind} (")
+    assert any("context: context" in remark for remark in counts.remarks) is (name == "en_general.jsonl")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "name", ["prompts_ifeval.jsonl", "prompts_mtbench.jsonl", "mc_ko_boolq.jsonl", "mc_en_piqa.jsonl"]
+)
+def test_real_prompts_and_choices_are_refused(name: str) -> None:
+    """Prompts without answers and multiple-choice rows cannot be taken for training data."""
+    if not (DATA / name).is_file():
+        pytest.skip("no real data beside the repository")
+    source = Source(name="s", role="domain", path=(str(DATA / name),))
+    with pytest.raises(SourceError, match="→ "):
+        convert(read(source), source)
+
+
+def test_broken_characters_of_a_tool_call_are_mended(tmp_path: Path) -> None:
+    """Half a character in an id, a name or an argument of a tool call cannot stop the line."""
+    function = {"name": "f\ud83d", "arguments": {"x": "\ud83d"}}
+    turns = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "", "tool_calls": [{"id": "\ud83d1", "function": function}]},
+        {"role": "tool", "tool_call_id": "\ud83d1", "name": "f\ud83d", "content": "y"},
+        {"role": "assistant", "content": "a"},
+    ]
+    rows = json.dumps({"messages": turns}) + "\n"
+    table, counts = convert_rows(tmp_path, rows * 2)
+    _, called, reported, _ = table[0]["messages"]
+    assert called["tool_calls"] == [{"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": ""}}}]
+    assert (reported["tool_call_id"], reported["name"]) == ("1", "f")
+    assert counts.changed == {"halves of characters (lone surrogates) removed": 2}

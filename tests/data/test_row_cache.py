@@ -1,0 +1,274 @@
+"""Prepared rows are found again by the next start, and nothing else is."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+import seodang
+from command import json_lines
+from command import seodang as command
+from seodang.data import row_cache as module
+from seodang.data.encode.rows import Renderer
+from seodang.data.keys import rows_key, sources_key
+from seodang.data.prepare import Prepared, RenderedSources, gather, join, render_sources
+from seodang.data.row_cache import ENTRY, Store
+from seodang.data.template.find import apply_template, find_template
+from seodang.errors import SourceError
+from seodang.recipe import Recipe, Template, load_recipe
+from seodang.types import IGNORED
+
+
+def _rows(count: int, thought: str | None = None) -> list[dict[str, object]]:
+    answer = {"role": "assistant", "content": "물과 함께 드세요."} | ({"reasoning_content": thought} if thought else {})
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"{n}번 약은 어떻게 먹나요?" + " 네?" * (n % 5)},
+                {**answer, "content": f"{n}번."},
+            ]
+        }
+        for n in range(count)
+    ]
+
+
+def _recipe(folder: Path, **changes: object) -> Recipe:
+    for name, count in (("medical", 40), ("general", 30)):
+        if not (folder / f"{name}.jsonl").exists():
+            (folder / f"{name}.jsonl").write_text(json_lines(_rows(count)), encoding="utf-8")
+    sources = [
+        {"name": "medical", "role": "domain", "path": str(folder / "medical.jsonl"), "holdout": 5},
+        {"name": "general", "role": "general", "path": str(folder / "general.jsonl"), "holdout": 5},
+    ]
+    base = {"name": "x", "model": "none", "sources": sources, "train": {"max_tokens": 64}}
+    return load_recipe(base | changes)
+
+
+@pytest.fixture
+def renderer(tiny_tokenizer: PreTrainedTokenizerFast) -> Renderer:
+    template = find_template(
+        tiny_tokenizer, Template(borrow="chatml"), num_embeddings=512, load_tokenizer=lambda _: tiny_tokenizer
+    )
+    apply_template(tiny_tokenizer, template)
+    return Renderer(tiny_tokenizer, template)
+
+
+class _Maker:
+    """Makes what a store asks for, and counts how often."""
+
+    def __init__(self, recipe: Recipe, renderer: Renderer) -> None:
+        self.recipe, self.renderer, self.times = recipe, renderer, 0
+
+    def __call__(self, folder: Path | None) -> RenderedSources:
+        self.times += 1
+        return render_sources(self.recipe, gather(self.recipe), self.renderer, into=folder)
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+def _same(one: Prepared, other: Prepared) -> bool:
+    """In rows and in all that is shown."""
+    shown = [json.dumps([p.lengths, p.samples], ensure_ascii=False) for p in (one, other)]
+    facts = [json.dumps([[asdict(x) for x in (*p.counts, *p.findings)]], ensure_ascii=False) for p in (one, other)]
+    sides = [[one.rows[side][:], other.rows[side][:]] for side in ("train", "test")]
+    tests = [[p.tests[name][:] for name in ("medical", "general")] for p in (one, other)]
+    return shown[0] == shown[1] and facts[0] == facts[1] and all(a == b for a, b in sides) and tests[0] == tests[1]
+
+
+def test_the_second_time_nothing_is_made_and_everything_is_the_same(
+    tmp_path: Path, renderer: Renderer, told: list[str]
+) -> None:
+    """Rows, order, counts with their dropped rows, findings, lengths and first rows."""
+    recipe = _recipe(tmp_path, train={"max_tokens": 48})
+    make, store = _Maker(recipe, renderer), Store(tmp_path / "prepared", told.append)
+    fresh = join(recipe, make(None))
+    first, second = (join(recipe, store.get("a-b", make)) for _ in range(2))
+    assert make.times == 2
+    assert any(counts.notes and counts.step == "render" for counts in second.counts)
+    assert _same(first, second)
+    assert _same(fresh, first)
+    assert first.rows["train"][0]["labels"].count(IGNORED) > 0
+    assert told == []
+    assert [path.name for path in (tmp_path / "prepared").iterdir() if path.is_dir()] == ["a-b"]
+
+
+def test_another_mix_of_the_same_rows_makes_nothing(tmp_path: Path, renderer: Renderer, told: list[str]) -> None:
+    """Shares, seeds and training settings are no part of the rows."""
+    one = _recipe(tmp_path)
+    other = _recipe(tmp_path, mix={"seed": 1, "medical": 0.8, "general": 0.2}, train={"max_tokens": 64, "epochs": 9})
+    keys = {rows_key(sources_key(recipe), recipe, renderer) for recipe in (one, other)}
+    assert len(keys) == 1
+    make, store = _Maker(one, renderer), Store(tmp_path / "prepared", told.append)
+    rows = [join(recipe, store.get("a-b", make)).rows["train"]["row_id"][:] for recipe in (one, other)]
+    assert rows[0] != rows[1]
+    assert make.times == 1
+
+
+def _edit(folder: Path) -> Recipe:
+    """One letter of one row, with size and time of the file as they were."""
+    path = folder / "general.jsonl"
+    known = path.stat()
+    path.write_text(path.read_text(encoding="utf-8").replace("7번.", "8번.", 1), encoding="utf-8")
+    os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns + 1))
+    assert path.stat().st_size == known.st_size
+    return _recipe(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _edit,
+        lambda folder: _recipe(folder, split={"by": "row"}),
+        lambda folder: _recipe(folder, split={"seed": 7}),
+        lambda folder: _recipe(folder, train={"max_tokens": 63}),
+        lambda folder: _recipe(folder, train={"max_tokens": 64, "too_long": "cut_question"}),
+    ],
+    ids=["one letter", "split by", "split seed", "max_tokens", "too_long"],
+)
+def test_whatever_makes_other_rows_has_another_key(
+    change: Callable[[Path], Recipe], tmp_path: Path, renderer: Renderer
+) -> None:
+    """Contents and settings."""
+    recipe = _recipe(tmp_path)
+    before = rows_key(sources_key(recipe), recipe, renderer)
+    changed = change(tmp_path)
+    assert rows_key(sources_key(changed), changed, renderer) != before
+
+
+def test_tokenizer_template_and_system_are_part_of_the_key(tmp_path: Path, renderer: Renderer) -> None:
+    """One more token, another system text, other supervised tokens."""
+    recipe = _recipe(tmp_path)
+    tokenizer, template = renderer.tokenizer, renderer.template
+    others = [Renderer(tokenizer, template, system="친절하게."), Renderer(tokenizer, template, loss_on="all")]
+    keys = [rows_key("s", recipe, made) for made in (renderer, *others)]
+    tokenizer.add_tokens(["<새>"])
+    keys.append(rows_key("s", recipe, renderer))
+    assert len(set(keys)) == 4
+
+
+def test_a_missing_source_is_told_before_anything_is_looked_up(tmp_path: Path) -> None:
+    """As reading it would."""
+    recipe = _recipe(tmp_path)
+    (tmp_path / "general.jsonl").unlink()
+    with pytest.raises(SourceError, match="no such file"):
+        sources_key(recipe)
+
+
+def _truncate(entry: Path) -> None:
+    rows = entry / "medical-train.arrow"
+    rows.write_bytes(rows.read_bytes()[:-100])
+
+
+def _flip(entry: Path) -> None:
+    rows = entry / "medical-train.arrow"
+    content = bytearray(rows.read_bytes())
+    content[len(content) // 2] ^= 1
+    rows.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _truncate,
+        _flip,
+        lambda entry: (entry / "general-test.arrow").unlink(),
+        lambda entry: (entry / ENTRY).write_text("{"),
+        lambda entry: (entry / ENTRY).write_text("{}"),
+        lambda entry: (entry / ENTRY).unlink(),
+    ],
+    ids=["cut off", "one bit", "a file gone", "no JSON", "empty", "no entry"],
+)
+def test_a_damaged_entry_is_told_and_made_again(
+    damage: Callable[[Path], None], tmp_path: Path, renderer: Renderer, told: list[str]
+) -> None:
+    """One sentence that names the folder; then it is as it was."""
+    recipe = _recipe(tmp_path)
+    make, store = _Maker(recipe, renderer), Store(tmp_path / "prepared", told.append)
+    before = join(recipe, store.get("a-b", make)).rows["train"][:]
+    damage(tmp_path / "prepared" / "a-b")
+    again = join(recipe, store.get("a-b", make))
+    assert again.rows["train"][:] == before
+    assert (make.times, len(told)) == (2, 1)
+    assert "prepared/a-b are damaged" in told[0]
+    store.get("a-b", make)
+    assert make.times == 2
+
+
+def test_what_fails_leaves_nothing(tmp_path: Path, told: list[str]) -> None:
+    """An interrupted preparation is not found by the next start."""
+
+    def fail(folder: Path | None) -> RenderedSources:
+        assert folder is not None
+        (folder / "medical-train.arrow").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    store = Store(tmp_path / "prepared", told.append)
+    with pytest.raises(KeyboardInterrupt):
+        store.get("a-b", fail)
+    assert [path for path in (tmp_path / "prepared").iterdir() if path.is_dir()] == []
+
+
+def test_where_nothing_can_be_kept_rows_are_prepared_all_the_same(
+    tmp_path: Path, renderer: Renderer, told: list[str]
+) -> None:
+    """A file in the folder's place: told, and made in the temporary folder."""
+    (tmp_path / "file").write_text("")
+    make = _Maker(_recipe(tmp_path), renderer)
+    rendered = Store(tmp_path / "file" / "prepared", told.append).get("a-b", make)
+    assert len(rendered.parts["medical"].train) > 20
+    assert len(told) == 1
+    assert "not kept" in told[0]
+
+
+def test_entries_used_least_recently_make_room(
+    tmp_path: Path, renderer: Renderer, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was used last stays, what was left unfinished long ago goes."""
+    store, folder = Store(tmp_path / "prepared", told.append), tmp_path / "prepared"
+    make = _Maker(_recipe(tmp_path), renderer)
+    for age, key in enumerate(("s-new", "s-old", "s-older")):
+        store.get(key, make)
+        os.utime(folder / key, (0, time.time() - 100 * age))
+    size = sum(file.stat().st_size for file in (folder / "s-new").iterdir())
+    for name, age in ((".unfinished-killed", 1e6), (".unfinished-at-work", 0)):
+        (folder / name).mkdir()
+        os.utime(folder / name, (0, time.time() - age))
+    monkeypatch.setattr(module, "MOST_BYTES", int(2.5 * size))
+    store.get("s-next", make)
+    left = {path.name for path in folder.iterdir() if path.is_dir()}
+    assert left == {"s-new", "s-old", "s-next", ".unfinished-at-work"}
+
+
+def test_the_second_start_shows_the_same_screen_but_for_one_line(tmp_path: Path, tiny_folder: Path) -> None:
+    """Counts, findings, template, first rows and lengths; thinking is known without reading the data."""
+    (tmp_path / "medical.jsonl").write_text(json_lines(_rows(40, "음…")), encoding="utf-8")
+    recipe = _recipe(tmp_path, model=str(tiny_folder), template="qwen3").model_dump(mode="json", exclude_none=True)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe), encoding="utf-8")
+    first, second = command("inspect", path), command("inspect", path)
+    assert (first.code, second.code) == (0, 0), first.err
+    changing = ("tokenised and masked", " GB ")  # how much memory is there changes too
+    lines = [
+        [line for line in run.out.splitlines() if not any(part in line for part in changing)] for run in (first, second)
+    ]
+    assert lines[0] == lines[1]
+    assert "as prepared before" in second.out
+    assert "as prepared before" not in first.out
+    assert seodang.inspect(load_recipe(path)).samples["medical"]["train"]["supervised"]
+
+
+def test_a_folder_that_was_removed_meanwhile_is_no_fault(tmp_path: Path, renderer: Renderer, told: list[str]) -> None:
+    """Rows in hand stay readable after the cache is emptied: it may be emptied at any time."""
+    recipe = _recipe(tmp_path)
+    rendered = Store(tmp_path / "prepared", told.append).get("a-b", _Maker(recipe, renderer))
+    shutil.rmtree(tmp_path / "prepared")
+    assert len(join(recipe, rendered).rows["train"][0]["input_ids"]) > 5

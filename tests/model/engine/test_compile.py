@@ -1,0 +1,224 @@
+"""Norms and the head's passes compiled: the same numbers, and what cannot be compiled is not used."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from seodang.data.pack import pack
+from seodang.model.engine import compile, linear_cross_entropy, linear_cross_entropy_gpu
+from seodang.model.engine import engine as engine_module
+from seodang.model.engine.attention_kernels import Hardware, Kernel
+from seodang.model.engine.compile import fused_layers
+from seodang.model.engine.engine import Engine, choose_engine
+from seodang.model.engine.linear_cross_entropy import HeadLoss
+from seodang.model.engine.self_test import fusion_error
+from seodang.recipe import Train
+from seodang.train.choice import is_worth_compiling
+from seodang.types import Pack
+from tiny import make_config, make_model
+
+BF16 = torch.bfloat16
+ROW = np.arange(3, 19, dtype=np.int32)
+
+
+@pytest.fixture
+def as_written(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Functions that would be compiled run as they are written: their numbers, without a compiler."""
+    for module in (compile, linear_cross_entropy_gpu):
+        monkeypatch.setattr(module, "compiled", lambda function, **_: function)
+    linear_cross_entropy_gpu.passes.cache_clear()
+    yield
+    linear_cross_entropy_gpu.passes.cache_clear()
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [5, 64])
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_whole_vocabulary_at_once_is_the_cross_entropy(
+    softcap: float | None,
+    factor: float,
+    bias: bool,
+    rows: int,
+    fused: bool,
+    as_written: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Loss and all gradients are autograd's of the written out logits, in one chunk and in several."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(linear_cross_entropy, "FUSED_BYTES", 16 * 97 * 4)
+    made = linear_cross_entropy_gpu.passes
+    monkeypatch.setattr(linear_cross_entropy, "passes", lambda softcap, factor, _: made(softcap, factor, fused))
+    leaves = [torch.randn(rows, 8), torch.randn(97, 8), *([torch.randn(97)] if bias else [])]
+    targets = torch.randint(97, (rows,))
+    found = []
+    for own in (False, True):
+        hidden, weight, *rest = (leaf.clone().requires_grad_() for leaf in leaves)
+        if own:
+            given = rest[0] if rest else None
+            loss = HeadLoss.apply(hidden, weight, given, targets, softcap, factor, True, None, None, None, True)
+        else:
+            logits = (hidden @ weight.T + (rest[0] if rest else 0)) * factor
+            logits = logits if softcap is None else torch.tanh(logits / softcap) * softcap
+            loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+        (2 * loss).backward()
+        found.append([loss, hidden.grad, weight.grad, *(leaf.grad for leaf in rest)])
+    for expected, value in zip(*found, strict=True):
+        torch.testing.assert_close(value, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_layers_are_compiled_where_they_are_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every layer and the last norm, each once; as written without gradients; afterwards each is its class's again."""
+    made: list[str] = []
+    ran: list[str] = []
+
+    def noted(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        name = type(function.__self__).__name__  # type: ignore[attr-defined]
+        made.append(name)
+
+        def fast(*args: Any, **kwargs: Any) -> Any:
+            ran.append(name)
+            return function(*args, **kwargs)
+
+        return fast
+
+    monkeypatch.setattr(compile, "compiled", noted)
+    model = make_model(make_config("gemma3")).train()
+    with fused_layers(model), fused_layers(model):  # around an evaluation amid training
+        assert made == ["Gemma3DecoderLayer", "Gemma3DecoderLayer", "Gemma3RMSNorm"]
+        ids = torch.arange(3, 19).unsqueeze(0)
+        model(ids)
+        assert ran == made
+        with torch.no_grad():
+            model(ids)
+        assert ran == made
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model(ids)
+        assert ran == [*made, "Gemma3RMSNorm"]
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`choose_engine` of a model that says it is on CUDA, where compiling differs by an error."""
+
+    def choose(error: float) -> Engine:
+        monkeypatch.setattr(engine_module, "on_cuda", lambda _: True)
+        monkeypatch.setattr(engine_module, "hardware_of", lambda _: Hardware("cpu", (0, 0), ()))
+        monkeypatch.setattr(engine_module, "fusion_error", lambda *_: error)
+        return choose_engine(make_model(make_config("llama")), [ROW, ROW])
+
+    return choose
+
+
+def test_what_agrees_is_fused(on_a_gpu: Callable[..., Engine]) -> None:
+    """On CUDA chains are compiled where they say the same; on a CPU they are not tried."""
+    assert on_a_gpu(1e-3).fused
+    assert on_a_gpu(1e-3).remarks == ()
+
+
+def test_a_cpu_compiles_nothing() -> None:
+    """There the head has tiles, and norms are computed twice."""
+    assert not choose_engine(make_model(make_config("llama")), [ROW, ROW]).fused
+
+
+@pytest.mark.parametrize(("error", "what"), [(float("inf"), "cannot be compiled"), (0.3, "differ"), (float("nan"), "")])
+def test_what_differs_or_does_not_compile_is_told(error: float, what: str, on_a_gpu: Callable[..., Engine]) -> None:
+    """The run goes on as written, with one sentence."""
+    engine = on_a_gpu(error)
+    assert not engine.fused
+    assert what in engine.remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "compute", "replayed"),
+    [({}, BF16, True), ({}, None, False), ({"kernels": False}, BF16, False), ({"packed": False}, BF16, False)],
+)
+def test_what_can_be_recorded_is_replayed(
+    changes: dict[str, bool], compute: torch.dtype | None, replayed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On CUDA, in 16 bits, by a kernel for the whole row: one sequence after another differs from pack to pack."""
+    installed: tuple[Kernel, ...] = ("varlen",)
+    error = 1.0 if changes.get("kernels") is False else 0.0
+    monkeypatch.setattr(engine_module, "on_cuda", lambda _: True)
+    monkeypatch.setattr(engine_module, "hardware_of", lambda _: Hardware("cuda", (9, 0), installed))
+    monkeypatch.setattr(engine_module, "kernel_error", lambda *_: error)
+    model, packed = make_model(make_config("llama")), changes.get("packed", True)
+    engine = choose_engine(model, [ROW, ROW], packed=packed, fused=False, compute_dtype=compute)
+    assert (engine.replayed, engine.fused) == (replayed, False)
+
+
+def test_short_runs_are_not_compiled() -> None:
+    """By the positions of the run: its steps, examples a step, and the rows' mean length."""
+    lengths = np.array([100, 300])
+    assert is_worth_compiling(Train(steps=1000, examples_per_step=16), lengths)
+    assert not is_worth_compiling(Train(steps=900, examples_per_step=16), lengths)
+    assert not is_worth_compiling(Train(epochs=3), lengths)
+    assert is_worth_compiling(Train(epochs=3), np.full(5000, 200))
+
+
+def test_an_error_of_the_compiler_is_no_error_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it raises: compiled code is not used, and the model is as before."""
+
+    def broken(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        def call(*_: Any, **__: Any) -> None:
+            raise OSError("no C compiler")
+
+        return call
+
+    monkeypatch.setattr(compile, "compiled", broken)
+    model = make_model(make_config("llama"))
+    assert fusion_error(model, [ROW, ROW], BF16) == float("inf")
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def _pack(seed: int) -> Pack:
+    draw = np.random.default_rng(seed)
+    rows = [draw.integers(3, 300, length).astype(np.int32) for length in draw.integers(2, 60, 4)]
+    (packed,) = pack(rows, rows, budget=1000)
+    return packed
+
+
+def _trained(model: Any, *, fused: bool) -> tuple[list[float], Tensor]:
+    """(losses of three packs under bf16 autocast and of one without gradients, all gradients end to end)."""
+    model.zero_grad(set_to_none=True)
+    losses = []
+    with Engine(packed=True, own_head=True, fused=fused, compute_dtype=BF16).installed(model):
+        for seed in range(3):
+            loss = model(pack=_pack(seed))
+            loss.backward()
+            losses.append(float(loss.detach()))
+        with torch.no_grad():
+            losses.append(float(model(pack=_pack(3))))
+    return losses, torch.cat([parameter.grad.float().flatten() for parameter in model.parameters()])
+
+
+def _assert_same(model: Any) -> None:
+    losses, gradients = _trained(model, fused=True)
+    expected, wanted = _trained(model, fused=False)
+    assert losses == pytest.approx(expected, rel=2e-3)
+    assert torch.nn.functional.cosine_similarity(gradients, wanted, dim=0) > 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+@pytest.mark.parametrize("kind", ["gemma3", "gemma2"])
+def test_compiled_training_is_training_as_written(kind: str) -> None:
+    """Losses and gradients of packs of other lengths, by torch's compiler for CPUs: the code that a GPU runs."""
+    _assert_same(make_model(make_config(kind)).train())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["gemma3", "gemma2", "llama", "qwen3"])
+def test_compiled_training_on_a_gpu(kind: str) -> None:
+    """The same by Triton, and the engine chooses it."""
+    model = make_model(make_config(kind)).to("cuda").train()
+    _assert_same(model)
+    assert fusion_error(model, [ROW, ROW], BF16) < engine_module.TOLERANCE[BF16]
+    assert choose_engine(model, [ROW, ROW], compute_dtype=BF16).fused

@@ -1,0 +1,284 @@
+"""Passes recorded and replayed: the same losses and gradients, whatever the packs; on a CPU work is done again."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import rank_jobs
+from seodang.data.pack import pack
+from seodang.errors import SeodangError
+from seodang.model.engine import compile as compile_module
+from seodang.model.engine import cuda_graphs, linear_cross_entropy_gpu
+from seodang.model.engine.cuda_graphs import fill, size_of
+from seodang.model.engine.engine import Engine, choose_engine
+from seodang.recipe import Adapter
+from seodang.train.adapter import add_adapter
+from seodang.types import IGNORED, Pack
+from tiny import make_config, make_model
+
+BF16 = torch.bfloat16
+PLAIN = Engine(packed=True, own_head=True)
+REPLAYED = Engine(packed=True, own_head=True, fused=True, replayed=True)
+
+
+@pytest.fixture
+def again(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A graph on a CPU: replaying is doing the work again. What was recorded and replayed."""
+    log: list[str] = []
+
+    def record(work: Callable[[], None], pool: Any) -> tuple[Callable[[], None], Any]:
+        log.append("recorded")
+
+        def replayed() -> None:
+            log.append("replayed")
+            with torch.enable_grad():  # a graph holds what was recorded with gradients
+                work()
+
+        return replayed, pool or "pool"
+
+    monkeypatch.setattr(cuda_graphs, "record", record)
+    return log
+
+
+@pytest.fixture(autouse=True)
+def as_written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """On a CPU nothing is compiled; the head takes the vocabulary whole, as on a GPU."""
+    if request.node.get_closest_marker("gpu"):
+        yield
+        return
+    for module in (compile_module, linear_cross_entropy_gpu):
+        monkeypatch.setattr(module, "compiled", lambda function, **_: function)
+    linear_cross_entropy_gpu.passes.cache_clear()
+    yield
+    linear_cross_entropy_gpu.passes.cache_clear()
+
+
+def _pack(seed: int, lengths: tuple[int, ...] = (30, 17, 9, 25)) -> Pack:
+    draw = np.random.default_rng(seed)
+    rows = [draw.integers(3, 300, length).astype(np.int32) for length in lengths]
+    labels = [np.where(np.arange(row.size) < 5, IGNORED, row).astype(np.int32) for row in rows]
+    (packed,) = pack(rows, labels, budget=10_000)
+    return packed
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_filled_pack_holds_the_pack(seed: int) -> None:
+    """Its positions, sequences and targets come first; nothing added counts; the size is one of few, and not large."""
+    lengths = tuple(np.random.default_rng(seed).integers(6, 400, 1 + seed % 7).tolist())
+    packed = _pack(seed, lengths)
+    size = size_of(packed)
+    host = fill(packed, size)
+    count, supervised = packed.input_ids.size, np.flatnonzero(packed.targets != IGNORED)
+    assert count <= size.positions <= count * 17 / 16 + 1
+    assert (host.input_ids[:count] == packed.input_ids).all()
+    assert (host.position_ids[:count] == packed.position_ids).all()
+    assert host.input_ids.size == host.position_ids.size == host.seq_bounds[-1] == size.positions
+    assert (host.seq_bounds[: packed.cu_seqlens.size] == packed.cu_seqlens).all()
+    assert (np.diff(host.seq_bounds) >= 0).all()
+    assert host.seq_bounds.size == size.sequences + 1
+    assert (host.supervised[: supervised.size] == supervised).all()
+    assert (host.targets[: supervised.size] == packed.targets[supervised]).all()
+    assert (host.targets[supervised.size :] < 0).all()
+    assert host.supervised.size == host.targets.size == size.supervised <= supervised.size * 17 / 16 + 1
+    assert host.seq_lens.total == size.positions
+    assert max(host.seq_lens.each) <= host.seq_lens.longest == size.longest
+
+
+def test_sizes_are_few() -> None:
+    """All packs between half a budget and the budget come in 16 sizes of positions."""
+    assert len({cuda_graphs._up(number, 16) for number in range(4097, 8193)}) == 16
+    assert [cuda_graphs._up(number, 1) for number in (0, 1, 2, 3, 5, 64, 65)] == [0, 1, 2, 4, 8, 64, 128]
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "gemma2", "llama", "qwen3"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_replayed_steps_are_steps(kind: str, tied: bool, again: list[str]) -> None:
+    """Four steps of two packs each, gradients dropped in between: losses and gradients of passes as written.
+
+    The first step is not recorded: the optimizer has no memory yet.
+    """
+    model = make_model(make_config(kind, tie_word_embeddings=tied)).train()
+    expected = _steps(model, PLAIN)
+    found = _steps(model, REPLAYED)
+    assert again.count("recorded") == 2  # one size, forward and backward
+    assert again.count("replayed") == 2 * 6 + 1  # and one forward pass to try the graph
+    for (losses, gradients), (wanted, exact) in zip(found, expected, strict=True):
+        assert losses == pytest.approx(wanted, rel=1e-5)
+        torch.testing.assert_close(gradients, exact, atol=1e-4, rtol=1e-4)
+
+
+def _steps(model: Any, engine: Engine) -> list[tuple[list[float], Tensor]]:
+    found = []
+    with engine.installed(model):
+        for step in range(4):
+            model.zero_grad(set_to_none=True)
+            losses = []
+            for number in range(2):
+                loss = model(pack=_pack(2 * step + number, (30 - number, 17, 9 + number, 25))) * 0.25
+                loss.backward()
+                losses.append(float(loss.detach()))
+            found.append((losses, torch.cat([weight.grad.flatten().clone() for weight in model.parameters()])))
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def test_a_pack_of_a_new_size_runs_as_written(again: list[str]) -> None:
+    """Amid replayed ones, and its gradients are added to theirs, before and after."""
+    model = make_model(make_config("llama")).train()
+    small, large = (40, 12), (300, 250)
+    for order in [(small, large, small), (large, small, small)]:
+        gradients = []
+        for engine in (PLAIN, REPLAYED):
+            with engine.installed(model):
+                for lengths in (small, small, small):
+                    model(pack=_pack(0, lengths)).backward()
+                model.zero_grad(set_to_none=True)
+                for number, lengths in enumerate(order):
+                    model(pack=_pack(number, lengths)).backward()
+                gradients.append(torch.cat([weight.grad.flatten().clone() for weight in model.parameters()]))
+                model.zero_grad(set_to_none=True)
+        torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
+
+
+def test_a_weight_that_takes_no_part_has_no_gradient(again: list[str]) -> None:
+    """AdamW leaves alone what has none; zeros would let it decay."""
+    model = make_model(make_config("llama")).train()
+    model.register_parameter("idle", torch.nn.Parameter(torch.ones(3)))
+    with REPLAYED.installed(model):
+        for _ in range(3):
+            model.zero_grad(set_to_none=True)
+            model(pack=_pack(0)).backward()
+    assert "recorded" in again
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == ["idle"]
+
+
+def test_what_takes_no_gradients_is_not_recorded(again: list[str]) -> None:
+    """Evaluations amid training run as written."""
+    model = make_model(make_config("llama"))
+    with REPLAYED.installed(model), torch.no_grad():
+        for _ in range(3):
+            model(pack=_pack(0))
+    assert again == []
+
+
+def test_a_checkpointed_model_is_not_recorded(again: list[str]) -> None:
+    """Layers that are computed twice keep the state of random numbers, which a graph cannot."""
+    model = make_model(make_config("llama")).train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    with REPLAYED.installed(model):
+        for _ in range(3):
+            model(pack=_pack(0)).backward()
+    assert again == []
+
+
+def test_what_cannot_be_recorded_runs_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence says why, once; losses and gradients are right."""
+
+    def refuse(work: Callable[[], None], pool: Any) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(cuda_graphs, "record", refuse)
+    model, told = make_model(make_config("llama")).train(), list[str]()
+    with REPLAYED.installed(model, told.append):
+        for _ in range(4):
+            model.zero_grad(set_to_none=True)
+            loss = model(pack=_pack(0))
+            loss.backward()
+    gradient = model.lm_head.weight.grad.clone()
+    assert told == ["CUDA graphs are not used: operation not permitted when stream is capturing"]
+    model.zero_grad(set_to_none=True)
+    with PLAIN.installed(model):
+        expected = model(pack=_pack(0))
+        expected.backward()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    torch.testing.assert_close(gradient, model.lm_head.weight.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_a_graph_that_says_something_else_is_not_used(again: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first replay's loss is compared with the pass as written."""
+    monkeypatch.setattr(cuda_graphs._Recorded, "forward", lambda self, host: self.loss.fill_(1.0))
+    model, told = make_model(make_config("llama")).train(), list[str]()
+    with REPLAYED.installed(model, told.append):
+        losses = [float(model(pack=_pack(0)).detach()) for _ in range(3)]
+    assert losses == pytest.approx([losses[0]] * 3)
+    assert losses[0] > 100
+    assert "instead of" in told[0]
+
+
+def test_backward_passes_come_in_turn(again: list[str]) -> None:
+    """A graph keeps the activations of one pack: a backward pass after another's forward pass is refused."""
+    model = make_model(make_config("llama")).train()
+    with REPLAYED.installed(model):
+        model(pack=_pack(0)).backward()
+        model.zero_grad(set_to_none=True)
+        first = model(pack=_pack(0))
+        model(pack=_pack(1))
+        with pytest.raises(SeodangError, match="after another"):
+            first.backward()
+
+
+def test_a_whole_training_is_the_same(again: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through Trainer, with evaluations in between and the best checkpoint at the end."""
+    _, expected = rank_jobs.run_training(tmp_path / "plain")
+    monkeypatch.setattr(rank_jobs, "choose_engine", lambda *_: REPLAYED)
+    _, found = rank_jobs.run_training(tmp_path / "replayed")
+    assert again.count("recorded") >= 2
+    assert again.count("replayed") > again.count("recorded")
+    assert found["losses"] == pytest.approx(expected["losses"], rel=1e-4)
+    assert found["evaluations"] == pytest.approx(expected["evaluations"], rel=1e-4)
+    assert found["best_step"] == expected["best_step"]
+
+
+def _trained(model: Any, engine: Engine, inner: Any = None) -> tuple[list[float], Tensor]:
+    """Five steps by AdamW: losses, and the weights at the end."""
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-3)
+    losses = []
+    with engine.installed(inner or model, pytest.fail):
+        for step in range(5):
+            for number in range(2):
+                loss = model(pack=_pack(10 * step + number)) * 0.01
+                loss.backward()
+                losses.append(float(loss.detach()))
+                del loss
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    return losses, torch.cat([weight.detach().float().flatten() for weight in model.parameters()])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("kind", ["gemma3", "llama", "qwen3"])
+def test_graphs_on_a_gpu(kind: str, fused: bool) -> None:
+    """Real graphs, of layers as written and compiled: trained weights as without, and none of it is left out."""
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("a GPU older than capability 8.0")
+    plain, model = (make_model(make_config(kind)).to("cuda").train() for _ in range(2))
+    expected, wanted = _trained(plain, Engine(packed=True, own_head=True, compute_dtype=BF16))
+    losses, weights = _trained(
+        model, Engine(packed=True, own_head=True, fused=fused, replayed=True, compute_dtype=BF16)
+    )
+    assert losses == pytest.approx(expected, rel=2e-2)
+    assert torch.nn.functional.cosine_similarity(weights, wanted, dim=0) > 0.9999
+    engine = choose_engine(model, [np.arange(3, 19, dtype=np.int32)] * 2, compute_dtype=BF16)
+    assert engine.replayed
+
+
+@pytest.mark.gpu
+def test_an_adapter_is_replayed_on_a_gpu() -> None:
+    """LoRA with trained rows of the embedding, which are put into the frozen table at each pass."""
+    found = []
+    for replayed in (False, True):
+        model = make_model(make_config("gemma3"))
+        torch.manual_seed(0)
+        adapted: Any = add_adapter(model, Adapter(kind="lora", rank=4), (300, 301)).to("cuda").train()
+        engine = Engine(packed=True, own_head=True, replayed=replayed, compute_dtype=BF16)
+        found.append(_trained(adapted, engine, model))
+    (expected, wanted), (losses, weights) = found
+    assert losses == pytest.approx(expected, rel=2e-2)
+    assert torch.nn.functional.cosine_similarity(weights, wanted, dim=0) > 0.9999

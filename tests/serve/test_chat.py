@@ -1,0 +1,286 @@
+"""seodang chat: the commands as values, a piped conversation, and a real terminal."""
+
+import io
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from prompt_toolkit import PromptSession
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+from transformers import PreTrainedTokenizerFast
+
+from seodang.errors import ModelError, RunError, SeodangError, SourceError, TemplateError
+from seodang.recipe import Generate
+from seodang.run.folder import Run
+from seodang.serve.chat import _keys, _reader, chat
+from seodang.serve.chat_model import load_speaker
+from seodang.serve.session import COMMANDS, SAY, Command, Talk, change, parse, times
+from seodang.show.formatting import visible
+from tiny_run import make_run
+
+TALK = Talk(settings=Generate())
+NO_PASTE = "\x1b[?2004l"  # what prompt_toolkit sends when a line is done
+
+
+@pytest.fixture(scope="module")
+def run(tiny_folder: Path, _tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with a system text; its base and its tuned model are two random ones."""
+    return make_run(tmp_path_factory.mktemp("runs") / "demo", tiny_folder, _tokenizer, system="짧게 답하세요.")
+
+
+def piped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: Path, text: str, **how: bool
+) -> tuple[str, str]:
+    """(stdout, stderr) of a chat that is given `text` on stdin."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8"))
+    chat(model, **how)
+    said = capsys.readouterr()
+    return said.out, said.err
+
+
+@pytest.mark.parametrize(
+    ("line", "command"),
+    [
+        ("머리가 아파요. ", Command(name=SAY, text="머리가 아파요.")),
+        ("두 줄\n입니다", Command(name=SAY, text="두 줄\n입니다")),
+        (" /etc/passwd 는 뭐예요?", Command(name=SAY, text="/etc/passwd 는 뭐예요?")),
+        ("/reset", Command(name="reset")),
+        ("/system  짧게 답하세요. ", Command(name="system", text="짧게 답하세요.")),
+        ("/again 3", Command(name="again", text="3")),
+        ("  ", None),
+        ("", None),
+    ],
+)
+def test_a_line_is_a_question_or_a_command(line: str, command: Command | None) -> None:
+    """What begins with / is a command, all else a question; a blank line is nothing."""
+    assert parse(line) == command
+
+
+def test_unknown_commands() -> None:
+    """A command that there is not names the nearest one."""
+    with pytest.raises(SeodangError, match="did you mean /reset"):
+        parse("/resett")
+    with pytest.raises(SeodangError, match="/help"):
+        parse("/")
+
+
+def test_each_speaker_has_its_own_conversation() -> None:
+    """A model is given the system text, what it was asked and answered itself, and the question."""
+    talk = Talk(settings=Generate(), system="짧게.").answered("base", "하나?", "둘.").answered("tuned", "셋?", "넷.")
+    assert [turn["content"] for turn in talk.asked("base", "다섯?")] == ["짧게.", "하나?", "둘.", "다섯?"]
+    assert [turn["role"] for turn in talk.asked("tuned", "다섯?")] == ["system", "user", "assistant", "user"]
+    question, before = talk.last_question("tuned")
+    assert (question, before.turns["tuned"], before.turns["base"]) == ("셋?", (), talk.turns["base"])
+    with pytest.raises(SeodangError, match="asked nothing"):
+        TALK.last_question("tuned")
+
+
+def test_commands_change_the_talk() -> None:
+    """Each command gives a new conversation, and leaves the old one as it was."""
+    talk = TALK.answered("tuned", "하나?", "둘.")
+    assert change(talk, Command(name="reset"))[0] == TALK
+    assert change(talk, Command(name="system", text="짧게."))[0].system == "짧게."
+    assert change(talk, Command(name="system"))[0].system is None
+    assert change(talk, Command(name="both"))[0].speakers == ("base", "tuned")
+    assert change(talk, Command(name="base"))[0].speakers == ("base",)
+    assert change(talk, Command(name="tuned"))[0] == talk
+    same, what = change(talk, Command(name="help"))
+    assert same == talk
+    assert all(f"/{name}" in what for name in COMMANDS)
+
+
+def test_settings() -> None:
+    """Settings are checked as a recipe's are; temperature 0 and none mean none."""
+    warm, what = change(TALK, Command(name="settings", text="temperature=0.7 top_k=64"))
+    assert (warm.settings.temperature, warm.settings.top_k) == (0.7, 64)
+    assert "temperature=0.7" in what
+    for text in ("temperature=0", "temperature=none"):
+        assert change(warm, Command(name="settings", text=text))[0].settings.temperature is None
+    assert change(warm, Command(name="settings"))[0] == warm
+    for text, expected in (
+        ("temprature=1", "did you mean 'temperature'"),
+        ("top_p=7", "top_p: input should be less than or equal to 1, found 7"),
+        ("max_new_tokens", "no KEY=VALUE"),
+    ):
+        with pytest.raises(SeodangError, match=expected):
+            change(TALK, Command(name="settings", text=text))
+
+
+def test_times() -> None:
+    """/again takes a number from 2 on, or none."""
+    assert (times(""), times("12")) == (5, 12)
+    for text in ("1", "many", "-3", "9999999"):
+        with pytest.raises(SeodangError, match="no number"):
+            times(text)
+
+
+def test_keys() -> None:
+    """Enter sends; Alt-Enter and Enter after a backslash begin a new line; pasted lines stay together."""
+    for typed, expected in (
+        ("안녕하세요\r", "안녕하세요"),
+        ("안녕\\\r하세요\r", "안녕\n하세요"),
+        ("안녕\x1b\r하세요\r", "안녕\n하세요"),
+        ("\x1b[200~안녕\n하세요\x1b[201~\r", "안녕\n하세요"),
+    ):
+        with create_pipe_input() as pipe:
+            pipe.send_text(typed)
+            session: PromptSession[str] = PromptSession(
+                multiline=True, key_bindings=_keys(), input=pipe, output=DummyOutput()
+            )
+            assert session.prompt("") == expected
+
+
+def test_without_prompt_toolkit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra `chat` makes typing pleasant; without it Python's own input serves."""
+    assert _reader() is not input
+    monkeypatch.setitem(sys.modules, "prompt_toolkit", None)
+    assert _reader() is input
+
+
+def test_piped_questions(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each line is a question of one conversation; stdout holds the answers and nothing else."""
+    speaker = load_speaker(run.folder)
+    talk, expected = Talk(settings=speaker.settings, system="짧게 답하세요."), []
+    for question in ("감기에 걸렸어요.\n열도 나요.", "물"):
+        (answer,) = speaker.answer([speaker.prompt(talk.asked("tuned", question))], speaker.settings)
+        talk = talk.answered("tuned", question, answer.text)
+        expected.append(visible(answer.text))
+    out, err = piped(monkeypatch, capsys, run.folder, "감기에 걸렸어요.\\\n열도 나요.\n\n물\n")
+    assert out == "".join(f"{text}\n" for text in expected)
+    assert "cut off at 12 tokens" in err
+
+
+def test_base_and_both(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The base answers under the run's template; both answer one after the other, each with its name."""
+    tuned, _ = piped(monkeypatch, capsys, run.folder, "물\n")
+    base, _ = piped(monkeypatch, capsys, run.folder, "물\n", base=True)
+    both, _ = piped(monkeypatch, capsys, run.folder, "물\n", both=True)
+    assert base != tuned
+    assert both == f"base\n{base}tuned\n{tuned}"
+    changed, _ = piped(monkeypatch, capsys, run.folder, "/base\n물\n/both\n/reset\n물\n/tuned\n/reset\n물\n/quit\n물\n")
+    assert changed == base + both + tuned
+
+
+def test_again(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last question is asked N times, sampled; different answers are counted, and the conversation is unchanged."""
+    text = "/settings max_new_tokens=2 temperature=0.01\n물\n/again 6\n물\n"
+    out, err = piped(monkeypatch, capsys, run.folder, text)
+    first, again, _ = out.splitlines()
+    assert again == f"6× {first}"
+    assert "1 different answers of 6" in err
+    _, err = piped(monkeypatch, capsys, run.folder, "물\n/again 3\n")
+    assert "asked at temperature 0.1" in err
+    with pytest.raises(SeodangError, match="asked nothing"):
+        piped(monkeypatch, capsys, run.folder, "/again 3\n")
+
+
+def test_control_characters_of_a_model_are_shown(
+    tiny_folder: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """No model steers the terminal: what it writes is made visible."""
+    run = make_run(tmp_path / "long", tiny_folder, tiny_tokenizer, ask={"generate": {"max_new_tokens": 400}})
+    speaker = load_speaker(run.folder)
+    prompt = speaker.prompt([{"role": "user", "content": "물"}])
+    (answer,) = speaker.answer([prompt], speaker.settings)
+    raw = [char for char in answer.text if char < " " and char not in "\t\n"]
+    out, _ = piped(monkeypatch, capsys, run.folder, "물\n")
+    assert raw  # a random model writes some
+    assert not [char for char in out if char < " " and char not in "\t\n"]
+
+
+def test_errors(
+    tiny_folder: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What cannot be talked to, and what cannot be read, is one clear error."""
+    with pytest.raises(TemplateError, match="no chat template"):
+        chat(tiny_folder)
+    with pytest.raises(RunError, match="only a run knows its base"):
+        chat(run.model, base=True)
+    with pytest.raises(ModelError, match="no such folder"):
+        chat(tmp_path / "nothing")
+    with pytest.raises(ModelError, match="exceed"):
+        piped(monkeypatch, capsys, run.folder, "물 " * 3000 + "\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("감기\n".encode("cp949")), encoding="utf-8"))
+    with pytest.raises(SourceError, match="stdin: is no utf-8 text"):
+        chat(run.folder)
+
+
+def test_a_model_without_a_run(run: Run) -> None:
+    """Any instruct model can be talked to: its template's own turn end ends an answer."""
+    speaker = load_speaker(run.model)
+    assert speaker.tokenizer.convert_ids_to_tokens(speaker.turn_end_id) == "<|im_end|>"
+    assert speaker.system is None
+
+
+class _Terminal:
+    """A pseudo-terminal with a program in it."""
+
+    def __init__(self, code: str) -> None:
+        self.own, other = pty.openpty()
+        environment = {**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "COLUMNS": "100"}
+        self.program = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=other, stdout=other, stderr=other, env=environment,
+            preexec_fn=lambda: _control(other),
+        )  # fmt: skip
+        os.close(other)
+        self.text = ""
+
+    def type(self, text: str) -> None:
+        os.write(self.own, text.encode())
+
+    def wait_for(self, text: str, seconds: float = 300.0) -> str:
+        """What appeared up to and with `text`."""
+        end = time.monotonic() + seconds
+        while text not in self.text:
+            assert time.monotonic() < end, self.text
+            if select.select([self.own], [], [], 0.2)[0]:
+                self.text += os.read(self.own, 65536).decode(errors="replace")
+        before, _, self.text = self.text.partition(text)
+        return before
+
+
+def _control(terminal: int) -> None:
+    """Make it the controlling terminal, so that Ctrl-C is a signal."""
+    import fcntl
+    import termios
+
+    os.setsid()
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+
+@pytest.mark.slow
+def test_terminal(tiny_folder: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """In a terminal: Ctrl-C ends an answer and not the program, errors are told, Ctrl-D leaves."""
+    long = {"generate": {"max_new_tokens": 1900}}
+    run = make_run(tmp_path / "long", tiny_folder, tiny_tokenizer, ask=long)
+    terminal = _Terminal(f"from seodang.serve.chat import chat; chat({str(run.folder)!r})")
+    try:
+        terminal.wait_for("/help lists the commands")
+        terminal.wait_for("›")
+        terminal.type("물\r")
+        terminal.wait_for(NO_PASTE)  # the line was taken
+        time.sleep(0.5)  # of an answer of 911 tokens
+        terminal.type("\x03")
+        terminal.wait_for("stopped")
+        terminal.wait_for("›")
+        terminal.type("/settings max_new_tokens=0\r")
+        terminal.wait_for("found 0")
+        terminal.type("/settings max_new_tokens=3\r")
+        terminal.wait_for("temperature=none")
+        terminal.type("물\r")
+        terminal.wait_for("cut off at 3 tokens")
+        terminal.wait_for("›")
+        terminal.type("\x03")
+        terminal.wait_for("›")
+        terminal.type("\x04")
+        assert terminal.program.wait(timeout=300) == 0
+    finally:
+        terminal.program.kill()
+        os.close(terminal.own)

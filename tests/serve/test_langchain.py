@@ -1,0 +1,344 @@
+"""ChatSeodang: LangChain's own standard tests, and what they do not ask."""
+
+import asyncio
+import re
+import time
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import Runnable
+from langchain_tests.integration_tests import ChatModelIntegrationTests
+from langchain_tests.unit_tests import ChatModelUnitTests
+from transformers import PreTrainedTokenizerFast
+
+from paths import ROOT
+from seodang.errors import ModelError, RunError, TemplateError
+from seodang.run.folder import Run
+from seodang.serve.langchain import ChatSeodang
+from tiny_run import make_run
+
+DOCS = ROOT / "docs" / "langchain.md"
+QUESTIONS = ["감기에 걸렸어요.", "물", "What is the capital of France?", "사과는 왜 빨간가요?"] * 2
+SYSTEM = "의사처럼 답하세요."
+
+
+@pytest.fixture(scope="module")
+def run(tiny_folder: Path, _tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with a system text; its model is random."""
+    return make_run(tmp_path_factory.mktemp("runs") / "demo", tiny_folder, _tokenizer, system=SYSTEM)
+
+
+@pytest.fixture(scope="module")
+def llm(run: Run) -> ChatSeodang:
+    return ChatSeodang(model=str(run.folder))
+
+
+@pytest.fixture
+def steps(llm: ChatSeodang) -> Iterator[list[int]]:
+    """Rows of every forward pass of the model, in order."""
+    seen: list[int] = []
+    handle = llm._speaker.model.register_forward_hook(lambda *given: seen.append(given[2].logits.shape[0]))
+    yield seen
+    handle.remove()
+
+
+@pytest.fixture
+def chain(llm: ChatSeodang) -> Runnable[dict[str, str], str]:
+    return ChatPromptTemplate.from_messages([("user", "{question}")]) | llm | StrOutputParser()
+
+
+class _Standard:
+    """What both sets of standard tests are given."""
+
+    @pytest.fixture(autouse=True)
+    def _take_run(self, run: Run) -> None:
+        self.run = run
+
+    @property
+    def chat_model_class(self) -> type[ChatSeodang]:
+        return ChatSeodang
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {"model": str(self.run.folder)}
+
+    @property
+    def standard_chat_model_params(self) -> dict[str, Any]:
+        """Those that mean something without a server."""
+        return {"temperature": 0, "max_tokens": 12, "stop": []}
+
+
+class TestStandardUnit(_Standard, ChatModelUnitTests):
+    """LangChain's unit tests."""
+
+
+@pytest.mark.asyncio
+@pytest.mark.filterwarnings("ignore:.*is not an async function")
+class TestStandard(_Standard, ChatModelIntegrationTests):
+    """LangChain's integration tests, on a model that is here."""
+
+
+def test_batch_is_one_generation(llm: ChatSeodang, steps: list[int]) -> None:
+    """Eight inputs go through the model as eight rows at once, and answer as one by one, in their order."""
+    together = llm.batch(QUESTIONS)
+    assert set(steps) == {8}
+    assert [answer.content for answer in together] == [llm.invoke(question).content for question in QUESTIONS]
+    assert [answer.usage_metadata for answer in together] == [llm.invoke(q).usage_metadata for q in QUESTIONS]
+
+
+def test_batch_of_a_chain(chain: Runnable[dict[str, str], str], steps: list[int]) -> None:
+    """A chain's batch and abatch are batched too, and so is a model with bound settings."""
+    inputs = [{"question": question} for question in QUESTIONS]
+    alone = [chain.invoke(given) for given in inputs]
+    steps.clear()
+    assert chain.batch(inputs) == alone
+    assert asyncio.run(chain.abatch(inputs)) == alone
+    assert set(steps) == {8}
+
+
+def test_bound_settings_reach_the_batch(llm: ChatSeodang, steps: list[int]) -> None:
+    """Settings that were bound hold for a batch, which stays one generation."""
+    answers = llm.bind(max_tokens=3).batch(QUESTIONS)
+    assert [answer.usage_metadata["output_tokens"] for answer in answers] == [3] * 8
+    assert steps == [8] * 3
+
+
+def test_generate_is_one_generation(llm: ChatSeodang, steps: list[int]) -> None:
+    """LangChain's own `generate` and `agenerate` take their conversations together, each with its own answer."""
+    alone = [llm.invoke(question).content for question in QUESTIONS]
+    conversations = [[HumanMessage(question)] for question in QUESTIONS]
+    for result in (lambda: llm.generate(conversations), lambda: asyncio.run(llm.agenerate(conversations))):
+        steps.clear()
+        assert [answers[0].text for answers in result().generations] == alone
+        assert set(steps) == {8}
+
+
+def test_batch_draws_for_each_input(run: Run) -> None:
+    """The same question thrice in a batch has three answers at a temperature, the same ones every time."""
+    llm = ChatSeodang(model=str(run.folder), temperature=1.0)
+    answers = [answer.content for answer in llm.batch(["물"] * 3)]
+    assert len(set(answers)) == 3
+    assert [answer.content for answer in llm.batch(["물"] * 3)] == answers
+    assert [answer.content for answer in llm.batch(["물"] * 3, seed=7)] != answers
+
+
+def test_batch_keeps_the_good(llm: ChatSeodang) -> None:
+    """One conversation that is too long fails alone where exceptions are asked for, else for all."""
+    inputs = ["물", "물 " * 3000, "감기"]
+    answers = llm.batch(inputs, return_exceptions=True)
+    assert [answers[0].content, answers[2].content] == [llm.invoke("물").content, llm.invoke("감기").content]
+    assert isinstance(answers[1], ModelError)
+    with pytest.raises(ModelError, match="exceed"):
+        llm.batch(inputs)
+
+
+def test_cached_batch_generates_nothing(run: Run, llm: ChatSeodang, steps: list[int]) -> None:
+    """With LangChain's cache a batch is generated once, and other settings are another question."""
+    cached = ChatSeodang(model=str(run.folder), cache=InMemoryCache())
+    first = [answer.content for answer in cached.batch(QUESTIONS[:4])]
+    count = len(steps)
+    assert [answer.content for answer in cached.batch(QUESTIONS[:4])] == first
+    assert len(steps) == count
+    cached.batch(QUESTIONS[:4], max_tokens=2)
+    assert len(steps) == count + 2
+
+
+class _Recorder(BaseCallbackHandler):
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+        self.events.append("start")
+
+    def on_llm_end(self, *_: Any, **__: Any) -> None:
+        self.events.append("end")
+
+    def on_llm_error(self, *_: Any, **__: Any) -> None:
+        self.events.append("error")
+
+
+def test_batch_is_traced_run_by_run(llm: ChatSeodang) -> None:
+    """Callbacks of each input hear of its own run."""
+    recorders = [_Recorder(), _Recorder()]
+    llm.batch(["물", "물 " * 3000], [{"callbacks": [each]} for each in recorders], return_exceptions=True)
+    assert [each.events for each in recorders] == [["start", "end"], ["start", "error"]]
+
+
+def test_stream_is_the_answer(llm: ChatSeodang, steps: list[int]) -> None:
+    """The first chunk comes before the generation ends; all chunks are the answer, the last one counts its tokens."""
+    expected = llm.invoke("물", max_new_tokens=300)
+    steps.clear()
+    chunks = llm.stream("물", max_new_tokens=300)
+    first = next(chunks)
+    assert len(steps) < 300
+    whole = sum(chunks, first)
+    assert whole.content == expected.content
+    assert whole.usage_metadata == expected.usage_metadata
+    assert whole.response_metadata == expected.response_metadata
+
+
+def test_a_stream_that_is_left_ends(llm: ChatSeodang, steps: list[int]) -> None:
+    """Whoever leaves the loop does not wait for the rest, and the model is free again."""
+    for _ in llm.stream("물", max_new_tokens=1500):
+        break
+    assert len(steps) < 1000
+    assert llm.invoke("물").content
+
+
+def test_invoke_inside_a_stream(llm: ChatSeodang) -> None:
+    """A stream that is being read does not lock out other calls of the same thread."""
+    stream = llm.stream("물")
+    next(stream)
+    assert llm.invoke("감기").content
+    assert list(stream)
+
+
+def test_stop_strings(llm: ChatSeodang) -> None:
+    """An answer ends before the first stop string, streamed or not, in a batch or alone; then its reason is "stop"."""
+    whole = llm.invoke("하나", max_new_tokens=40).content
+    stop = [whole[9:12], "never seen"]
+    expected = whole[: whole.index(stop[0])]
+    answer = llm.invoke("하나", stop=stop, max_new_tokens=40)
+    assert answer.content == expected
+    assert answer.response_metadata["stop_reason"] == "stop"
+    assert answer.usage_metadata["output_tokens"] < 40
+    streamed = list(llm.stream("하나", stop=stop, max_new_tokens=40))
+    assert "".join(chunk.content for chunk in streamed) == expected
+    assert streamed[-1].usage_metadata == answer.usage_metadata
+    batched = llm.batch(["하나", "둘"], stop=stop, max_new_tokens=40)
+    assert [each.content for each in batched] == [expected, llm.invoke("둘", stop=stop, max_new_tokens=40).content]
+    assert ChatSeodang(model=llm.model, stop=stop).invoke("하나", max_new_tokens=40).content == expected
+    assert llm.invoke("하나").response_metadata["stop_reason"] == "length"
+
+
+def prompt_text(llm: ChatSeodang, messages: list[Any]) -> str:
+    prompt = llm._asked(messages, None, {}).prompt
+    return llm._speaker.tokenizer.decode(prompt)
+
+
+def test_templated_once(llm: ChatSeodang, run: Run) -> None:
+    """The prompt is the saved template's, in NFC, with one BOS and the recipe's system text."""
+    asked = unicodedata.normalize("NFD", "감기약")
+    expected = (
+        f"<bos><|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n감기약<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert prompt_text(llm, [HumanMessage(asked)]) == expected
+    own = [SystemMessage("짧게."), HumanMessage([{"type": "text", "text": "감기약"}])]
+    assert prompt_text(llm, own) == expected.replace(SYSTEM, "짧게.")
+    without = ChatSeodang(model=str(run.folder), system="")
+    assert prompt_text(without, [HumanMessage("감기약")]) == expected.replace(
+        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n", ""
+    )
+
+
+def test_settings_of_run_instance_and_call(run: Run, llm: ChatSeodang) -> None:
+    """The recipe's settings hold unless the instance, and that unless the call, says otherwise; 0 means none."""
+    assert llm._settings({}).max_new_tokens == 12
+    own = ChatSeodang(model=str(run.folder), temperature=0.5, top_k=8, max_tokens=30)
+    assert own._settings({}).model_dump() == {
+        **llm._settings({}).model_dump(),
+        "temperature": 0.5,
+        "top_k": 8,
+        "max_new_tokens": 30,
+    }
+    assert own._settings({"temperature": 0, "top_k": 0}).model_dump() == {
+        **llm._settings({}).model_dump(),
+        "max_new_tokens": 30,
+    }
+
+
+def test_misspelt_settings(run: Run, llm: ChatSeodang) -> None:
+    """A setting that does not exist is an error, of the instance as of a call."""
+    with pytest.raises(ValueError, match="temprature"):
+        ChatSeodang(model=str(run.folder), temprature=0.1)
+    with pytest.raises(TypeError, match="did you mean temperature"):
+        llm.invoke("물", temprature=0.1)
+    with pytest.raises(TypeError, match="did you mean temperature"):
+        llm.batch(["물", "감기"], temprature=0.1)
+
+
+def test_one_model_in_memory(run: Run, llm: ChatSeodang) -> None:
+    """Instances of one model share its weights."""
+    assert ChatSeodang(model=run.folder, temperature=1)._speaker is llm._speaker
+
+
+def test_tool_turns(tiny_folder: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """Calls and results reach a template that knows them; one that would leave them out is an error."""
+    call = {"id": "c1", "name": "weather", "args": {"city": "서울"}, "type": "tool_call"}
+    talk = [HumanMessage("날씨?"), AIMessage("", tool_calls=[call]), ToolMessage("맑음 23", tool_call_id="c1")]
+    run = make_run(tmp_path / "qwen", tiny_folder, tiny_tokenizer, template="qwen3")
+    text = prompt_text(ChatSeodang(model=run.folder), talk)
+    assert "<tool_call>" in text
+    assert '"city": "서울"' in text
+    assert "맑음 23" in text
+    forgetful = (
+        "{% for m in messages if m.role in ('user', 'assistant') %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    (run.model / "chat_template.jinja").write_text(forgetful)
+    copied = run.folder.rename(tmp_path / "forgetful")
+    with pytest.raises(TemplateError, match="weather, a tool's result"):
+        ChatSeodang(model=copied).invoke(talk)
+
+
+def test_errors(tiny_folder: Path, run: Run, llm: ChatSeodang, tmp_path: Path) -> None:
+    """What cannot be talked to says so, and the mend, when it is made."""
+    with pytest.raises(TemplateError, match="no chat template"):
+        ChatSeodang(model=tiny_folder)
+    with pytest.raises(ModelError, match="no such folder"):
+        ChatSeodang(model=tmp_path / "nothing")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "recipe.yaml").write_text((run.folder / "recipe.yaml").read_text())
+    with pytest.raises(RunError, match="has not ended"):
+        ChatSeodang(model=tmp_path / "begun")
+    with pytest.raises(ValueError, match="image_url"):
+        llm.invoke([HumanMessage([{"type": "image_url", "image_url": {"url": "x"}}])])
+
+
+def test_refused_conversation(tiny_folder: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """What the template itself refuses is told in its words."""
+    run = make_run(tmp_path / "gemma", tiny_folder, tiny_tokenizer, template="gemma")
+    with pytest.raises(TemplateError, match="alternate"):
+        ChatSeodang(model=run.folder).invoke([HumanMessage("하나"), HumanMessage("둘")])
+
+
+def test_docs_run(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every Python block of docs/langchain.md runs, one after the other."""
+    monkeypatch.chdir(run.folder.parent.parent)
+    Path("runs").unlink(missing_ok=True)
+    Path("runs").symlink_to(run.folder.parent)
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)
+    assert len(blocks) == 5
+    assert len(names["answers"]) == 3
+    assert re.search(r"(stop|length)\n\d+\n$", capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_real_model() -> None:
+    """SmolLM2 answers and stops; a batch of eight is at least 2.5 times as fast as eight calls."""
+    try:
+        llm = ChatSeodang(model="package:smollm2-135m-instruct", max_new_tokens=32)
+    except ModelError as error:
+        pytest.skip(str(error))
+    answer = llm.invoke("What is the capital of France? Answer in one sentence.")
+    assert "Paris" in answer.content
+    assert answer.response_metadata["stop_reason"] == "stop"
+    questions = [f"Name {number} animals that live in the sea." for number in range(2, 10)]
+    begun = time.perf_counter()
+    for question in questions:
+        llm.invoke(question)
+    single = time.perf_counter() - begun
+    begun = time.perf_counter()
+    llm.batch(questions)
+    assert single / (time.perf_counter() - begun) > 2.5

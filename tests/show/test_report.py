@@ -1,0 +1,253 @@
+"""report: one page from the run folder's files alone, whatever of them is there."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from run_folder import BEST, write_run
+from seodang.errors import RunError
+from seodang.run.evidence import NAMES, read_evidence
+from seodang.show.formatting import duration, fold, listing, number, percent, signed_percent, size, visible
+from seodang.show.report import render, report
+from seodang.show.sentences import verdict
+
+VOID = {"meta", "link", "br"}
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
+    "--v=0", "--dump-dom",
+]  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Collects what the tests ask of a page, and whether its elements close as they open."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        found = dict(attrs)
+        self.ids += [found["id"]] if found.get("id") else []
+        self.addresses += [value or "" for key, value in attrs if key in ("src", "href", "xlink:href", "action")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag, f"</{tag}> closes something else at {self.getpos()}"
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with its report."""
+    folder = write_run(tmp_path_factory.mktemp("runs") / "의료")
+    report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def html(run: Path) -> str:
+    """The report of a finished run."""
+    return (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_is_well_formed(html: str) -> None:
+    """Every element closes where it should, and no id stands twice."""
+    page = Page(html)
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_the_page_needs_no_network(html: str) -> None:
+    """No address leads out of the page, and the page itself forbids loading anything."""
+    page = Page(html)
+    assert {address[:1] for address in page.addresses if address != "data:,"} == {"#"}
+    assert not re.search(r"url\(\s*['\"]?(?!#)", html)
+    assert "@import" not in html
+    assert "default-src 'none'" in html
+    assert "script" not in page.tags
+
+
+def test_links_lead_somewhere(html: str) -> None:
+    """Each address of the page is an id of the page."""
+    page = Page(html)
+    assert {address[1:] for address in page.addresses if address.startswith("#")} <= set(page.ids)
+
+
+def test_answers_are_escaped(html: str) -> None:
+    """HTML in an answer is shown as text and never becomes part of the page."""
+    assert "<script>" not in html
+    assert "console.error(&#39;escaped badly&#39;)" in html
+    assert "<b>당뇨병</b>" in Page(html).text
+
+
+def test_everything_of_the_run_is_told(html: str) -> None:
+    """Verdict, losses, behaviour, answers, stability, counts, findings, lengths, rows and recipe stand in the page."""
+    text = re.sub(r"\s+", " ", Page(html).text)
+    for told in (
+        "Gained on 의료_질문 and 일반대화. Lost on wiki.",
+        "−36.2%", "+2.8%", "0.842 → 0.866",
+        "base 0 of 11, tuned 11 of 11",
+        f"kept is that of step {BEST}",
+        "안토시아닌이라는 붉은 색소",
+        "4 of 6",
+        "세균을 잡는 항생제는 효과가 없습니다.",
+        "7 empty answer", "read as CSV in CP949", "212 NFD to NFC",
+        "38 questions have different answers",
+        "/data/ko_medical.csv:211",
+        "647,090",
+        "package:gemma-3-270m", "c0ffee12c0ffee12", "21 min 3 s",
+    ):  # fmt: skip
+        assert told in text, told
+
+
+def test_the_supervised_part_is_marked(html: str) -> None:
+    """In the first rows exactly the supervised characters, turn end included, are highlighted."""
+    answer = "성인은 1회 1포씩, 1일 3회 식간 또는 식후에 복용합니다."
+    assert f"&lt;start_of_turn&gt;model\n<mark>{answer}&lt;end_of_turn&gt;</mark>\n" in html
+
+
+def test_equal_answers_stand_once_with_their_number(html: str) -> None:
+    """An answer that came three times to the repeated question is shown once, as 3×."""
+    told = html[html.index('id="repeat"') : html.index('id="holdout"')]
+    assert told.count("감기약은 증상에 따라 나뉩니다.") == 1
+    assert "3×" in told
+
+
+def test_the_report_is_reproducible(run: Path, html: str) -> None:
+    """Written again from the same files, the page is the same."""
+    report(run)
+    assert (run / "report.html").read_text(encoding="utf-8") == html
+    assert sorted(path.name for path in (run / "pictures").iterdir()) == [
+        "lengths.png", "lengths.svg", "loss.png", "loss.svg",
+    ]  # fmt: skip
+    assert not list(run.glob("*.part"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_file_may_be_missing(name: str, tmp_path: Path) -> None:
+    """Without any one of the files there is still a well-formed page."""
+    run = write_run(tmp_path / "run")
+    (run / name).unlink()
+    assert Page(render(read_evidence(run), "run")).open == []
+
+
+def test_a_run_that_has_only_begun_says_so(tmp_path: Path) -> None:
+    """With a recipe alone, each section says which file is still to come."""
+    run = write_run(tmp_path / "run")
+    for name in NAMES:
+        if name != "recipe.yaml":
+            (run / name).unlink()
+    text = Page(report(run).read_text(encoding="utf-8")).text
+    assert "Not proved yet." in text
+    for name in ("metrics.jsonl", "answers.jsonl", "counts.json", "lengths.json", "samples.json", "manifest.json"):
+        assert f"{name} is written" in text
+
+
+def test_a_torn_last_line_is_named(tmp_path: Path) -> None:
+    """A killed run's half-written line is left out and said, and the rest is used."""
+    run = write_run(tmp_path / "run")
+    whole = len(read_evidence(run).metrics)
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"event": "train", "st')
+    evidence = read_evidence(run)
+    assert len(evidence.metrics) == whole
+    assert evidence.damaged == (f"metrics.jsonl:{whole + 1} is not a whole line of JSON and is left out",)
+    assert evidence.damaged[0] in Page(report(run).read_text(encoding="utf-8")).text
+
+
+def test_a_diverged_run_has_a_report(tmp_path: Path) -> None:
+    """A loss that is not a number is called unusable; nothing breaks."""
+    run = write_run(tmp_path / "run")
+    proof = json.loads((run / "proof.json").read_text(encoding="utf-8"))
+    proof["losses"]["wiki"]["tuned"]["loss"] = float("nan")
+    (run / "proof.json").write_text(json.dumps(proof), encoding="utf-8")
+    assert "No usable loss on wiki." in Page(report(run).read_text(encoding="utf-8")).text
+
+
+def test_no_run_is_refused(tmp_path: Path) -> None:
+    """A folder that holds no run, and a path that is none, are refused with what to give instead."""
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(RunError, match="seodang tune"):
+            report(path)
+
+
+def loss(role: str, base: float, tuned: float, rows: int = 500) -> dict[str, object]:
+    """One source's part of proof.json."""
+    return {"role": role, "rows": rows, "tokens": 9, "base": {"loss": base}, "tuned": {"loss": tuned}}
+
+
+def test_verdict_names_gains_losses_and_what_did_not_move() -> None:
+    """A change below one percent is neither gain nor loss."""
+    told = verdict({"losses": {"a": loss("domain", 2, 1), "b": loss("general", 2, 2.01), "c": loss("retention", 2, 3)}})
+    assert [sentence for _, sentence in told.headline] == ["Gained on a.", "Lost on c.", "Unchanged on b."]
+
+
+def test_verdict_says_what_it_cannot_know() -> None:
+    """Without a retention source forgetting is unknown, and few rows are named."""
+    said = " ".join(verdict({"losses": {"a": loss("domain", 2, 1, rows=4)}}).sentences)
+    assert "What was forgotten is not known" in said
+    assert "a (4 rows)" in said
+
+
+def test_a_base_against_itself_gains_nothing() -> None:
+    """Equal losses are no gain."""
+    assert verdict({"losses": {"a": loss("domain", 2, 2)}}).headline[0] == ("same", "Nothing gained.")
+
+
+def test_numbers_as_people_read_them() -> None:
+    """Minus signs are minus signs, zero has none, what is missing is a dash."""
+    assert [number(-1234.5, 1), number(None), number(float("nan"))] == ["−1,234.5", "—", "not finite"]
+    assert [percent(0.364), percent(None)] == ["36%", "—"]
+    assert [signed_percent(0.028), signed_percent(-0.3624), signed_percent(-0.0001)] == ["+2.8%", "−36.2%", "0.0%"]
+    assert [duration(4.23), duration(1262.9), duration(7500)] == ["4.2 s", "21 min 3 s", "2 h 5 min"]
+    assert [size(0), size(999), size(2_210_394), size(5e12)] == ["0 B", "999 B", "2.2 MB", "5.0 TB"]
+    assert [listing(["a"]), listing(["a", "b", "c"])] == ["a", "a, b and c"]
+
+
+def test_control_characters_are_shown() -> None:
+    """Escape sequences, NUL, direction overrides and lone surrogates become visible; tabs, lines and Korean stay."""
+    assert visible("가\t나\r\n\x1b[2J\x00\x7f\u202e\ud800") == "가\t나\n␛[2J␀␡\ufffd\ufffd"
+
+
+def test_fold_loses_nothing_but_space() -> None:
+    """Both parts together are the text; short texts and slightly long ones stay whole."""
+    text = "감기약은 감기를 치료하는 약입니다. " * 20
+    head, rest = fold(text, 100)
+    assert len(head) <= 100
+    assert (head + " " + rest).split() == text.split()
+    assert fold("가" * 120, 100) == ("가" * 120, "")
+    assert fold("가" * 200, 100) == ("가" * 100, "가" * 100)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_a_browser_opens_the_page_without_complaint(run: Path, tmp_path: Path) -> None:
+    """Headless Chromium shows the page and has nothing to say on its console."""
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    done = subprocess.run(
+        [str(CHROMIUM), *FLAGS, profile, (run / "report.html").as_uri()], capture_output=True, text=True, timeout=120
+    )
+    assert "Gained on 의료_질문" in done.stdout
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []

@@ -1,0 +1,166 @@
+"""terminal: the same evidence at 100 columns, in Korean, with and without colour."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+import run_folder
+from seodang.data.template.find import ChatTemplate
+from seodang.errors import SourceError
+from seodang.recipe import load_recipe
+from seodang.show import console, tables
+from seodang.types import Answer, Counts
+
+
+def printed(show: str, *values: object, width: int = 100, color: bool = False) -> str:
+    """What a function of the terminal prints."""
+    file = io.StringIO()
+    out = Console(
+        file=file, width=width, highlight=False, markup=False, emoji=False,
+        force_terminal=color, color_system="truecolor" if color else None,
+    )  # fmt: skip
+    getattr(tables, show)(*values, out=out)
+    return file.getvalue()
+
+
+PLACEMENT = SimpleNamespace(reasons=("no CUDA device: CPU",))
+ANSWERS = list(run_folder.run_answers())
+SHOWN = [
+    ("show_plan", (load_recipe(run_folder.RECIPE), PLACEMENT), ["epochs=3", "default: too_long=drop", "no CUDA"]),
+    ("show_counts", (run_folder.run_counts(),), ["−7,511 take 1/3", "~212 NFD to NFC", "read as CSV in CP949"]),
+    ("show_findings", (run_folder.run_findings(),), ["warn    의료_질문: 38 questions", "→ keep one answer each"]),
+    ("show_lengths", (run_folder.run_lengths(),), ["above 320", "의료_질문", "holdout"]),
+    ("show_samples", (run_folder.run_samples(),), ["⟦성인은 1회", "식후에 복용합니다.<end_of_turn>⟧"]),
+    ("show_losses", (run_folder.run_proof(),), ["Lost on wiki.", "−36.2%", "0.842 → 0.866", "0% → 100%"]),
+    ("show_answers", (ANSWERS,), ["안토시아닌", "cut off at 256", "3× 감기약은", "and 2 more different answers"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("show", "values", "told"), SHOWN, ids=[show for show, _, _ in SHOWN])
+@pytest.mark.parametrize("width", [60, 100, 160])
+def test_all_is_told_within_the_width(show: str, values: tuple[object, ...], told: list[str], width: int) -> None:
+    """No line is wider than the terminal, Korean counted as two cells; at 100 columns all that matters is there."""
+    text = printed(show, *values, width=width)
+    assert max(cell_len(line) for line in text.splitlines()) <= width
+    if width == 100:
+        for words in told:
+            assert words in text, words
+
+
+def test_colours_only_where_there_is_a_terminal() -> None:
+    """Without a terminal the output holds no escape sequence; with one it does, and says the same."""
+    plain, colored = (printed("show_counts", run_folder.run_counts(), color=color) for color in (False, True))
+    assert "\x1b" not in plain
+    assert "\x1b[" in colored
+
+
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NO_COLOR turns colours off even on a terminal."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert tables.console().no_color
+
+
+def test_models_cannot_steer_the_terminal() -> None:
+    """Markup in an answer is text, and its escape sequences are shown instead of sent."""
+    fields = {"kind": "domain", "question": "[bold]무엇?[/bold]", "stopped": True, "prompt_tokens": 1, "new_tokens": 1}
+    text = printed("show_answers", [Answer(model="tuned", text="[red]\x1b[2J가[/red] :smile:", **fields)])
+    assert "[bold]무엇?[/bold]" in text
+    assert "[red]␛[2J가[/red] :smile:" in text
+    assert "\x1b[2J" not in text
+    assert "base: no answer" in text
+
+
+def test_narrow_terminals_show_answers_one_above_the_other() -> None:
+    """Below 80 columns the tuned answer stands below the base's, not beside it."""
+    lines = printed("show_answers", ANSWERS[:2], width=70).splitlines()
+    assert [line for line in lines if line.strip() in ("base", "tuned")] == ["base", "tuned"]
+    wide = printed("show_answers", ANSWERS[:2]).splitlines()
+    assert any(line.split() == ["base", "tuned"] for line in wide)
+
+
+def test_findings_start_with_the_gravest() -> None:
+    """What refuses or warns stands above what was only noted."""
+    text = printed("show_findings", run_folder.run_findings()[::-1])
+    assert text.index("warn") < text.index("fixed") < text.index("note")
+
+
+def test_no_findings_say_nothing() -> None:
+    """Without findings there is no empty heading."""
+    assert printed("show_findings", []) == ""
+
+
+def test_errors_say_where_what_and_the_mend() -> None:
+    """An error is one message with its place and the mend, markup in it taken literally."""
+    error = SourceError("no column [질문]", where="a.csv:1", mend="name it with `question:`")
+    assert printed("show_error", error).splitlines() == [
+        "error: a.csv:1: no column [질문]",
+        "  → name it with `question:`",
+    ]
+
+
+def test_errors_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    """stdout stays clean where something fails."""
+    tables.show_error(SourceError("broken"))
+    told = capsys.readouterr()
+    assert (told.out, told.err.strip()) == ("", "error: broken")
+
+
+def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a log file no progress bar is drawn."""
+    with tables.progress() as bar:
+        bar.advance(bar.add_task("train", total=2), 1)
+    assert "".join(capsys.readouterr()) == ""
+
+
+def test_all_of_a_run_is_in_one_stream_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a log file, speed, evaluations and notes stand among the steps, in their order."""
+    metric = {"loss": 3.2}
+    events: list[dict[str, object]] = [
+        {"event": "train", "step": 1, "loss": 4.0, "tokens_per_second": 90.0},
+        {"event": "speed", "tokens_per_second": 95.0, "floor_share": 0.46, "matrix_gflops": 400.0},
+        {"event": "note", "what": "smaller packs"},
+        {"event": "eval", "step": 1, "sources": {"medical": metric}, "loss": None},
+    ]
+    with console.training(2) as show:
+        for event in events:
+            show(event)
+    told = capsys.readouterr()
+    begins = ["step 1/2", "speed: 95 tokens/s, 46%", "· smaller packs", "step 1: held-out"]
+    places = [told.out.index(begin) for begin in begins]
+    assert places == sorted(places)
+    assert told.err == ""
+
+
+def test_steps_of_one_source_stand_together() -> None:
+    """Counts that come step by step are shown source by source."""
+    counts = [
+        Counts(step=step, source=source, rows_in=1, kept=1) for step in ("convert", "split") for source in ("가", "나")
+    ]
+    rows = [line.split()[:2] for line in printed("show_counts", counts).splitlines()[-4:]]
+    assert [row[0] for row in rows] == ["가", "split", "나", "split"]
+
+
+def test_the_template_is_told() -> None:
+    """Where the template is from, and the token that ends an answer."""
+    template = ChatTemplate(
+        text="",
+        origin="built-in gemma",
+        turn_end="<end_of_turn>",
+        turn_end_id=106,
+        header="",
+        markers=(),
+        added=(),
+        kwargs={},
+    )
+    assert "built-in gemma; an answer ends with <end_of_turn> (token 106)" in printed("show_template", template)
+
+
+def test_answers_are_not_dimmed() -> None:
+    """What a model said is printed in the terminal's own colour: only labels are dim."""
+    text = printed("show_answers", ANSWERS[1:2], color=True)
+    line = next(line for line in text.splitlines() if "1. 기저 인슐린" in line)
+    assert line.rstrip().endswith("맞습니다.")
+    assert "\x1b[2m" not in line.partition("1. 기저")[0].rpartition("\x1b[0m")[2]

@@ -1,0 +1,207 @@
+"""Several processes: two gloo ranks on the CPU against one process, in losses, checkpoints, files and errors."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rank_jobs
+from command import json_lines, qa_rows
+from launched import Ended, launch
+from seodang import distributed
+from seodang.errors import RecipeError, ResourceError, RunError
+from seodang.run.folder import Run
+
+JOBS = Path(rank_jobs.__file__)
+SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
+Told = list[dict[str, Any]]
+
+
+def _together(job: str, folder: Path, **env: str) -> tuple[Told, list[Ended]]:
+    """What each of two ranks tells of a job."""
+    ended = launch(JOBS, job, folder, cwd=folder, **env)
+    assert [end.code for end in ended] == [0, 0], "\n".join(end.err[-2000:] for end in ended)
+    return [json.loads((folder / f"{job}.{rank}.json").read_text(encoding="utf-8")) for rank in range(2)], ended
+
+
+def _write_recipe(folder: Path, model: Path) -> None:
+    (folder / "data.jsonl").write_text(json_lines(qa_rows(30)), encoding="utf-8")
+    recipe = {
+        "name": "tiny",
+        "model": {"path": str(model), "dtype": "float32"},
+        "template": "chatml",
+        "sources": [{"name": "medical", "role": "domain", "path": "data.jsonl", "holdout": 5}],
+        "train": {"steps": 4, "examples_per_step": 4, "max_tokens": 128, "learning_rate": 1e-3, "eval_every": 2},
+        "ask": {"domain": ["약은요?"], "repeat": {"question": "감기약은요?", "times": 3}, "holdout": 2,
+                "holdout_tokens": 4, "generate": {"max_new_tokens": 6}},
+    }  # fmt: skip
+    (folder / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The training by a single process."""
+    return rank_jobs.run_training(tmp_path_factory.mktemp("alone"))[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where two ranks train; in `one` lies what a single process began."""
+    folder = tmp_path_factory.mktemp("ddp")
+    assert rank_jobs.interrupted(folder / "one", rank=0)["stopped"]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dealt(folder: Path) -> Told:
+    return _together("ddp", folder)[0]
+
+
+@pytest.fixture(scope="module")
+def sharded(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
+    folder = tmp_path_factory.mktemp("fsdp")
+    _write_recipe(folder, tiny_folder)
+    return _together("fsdp", folder, **SHARDED)[0]
+
+
+def _assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    for name in ("losses", "evaluations"):
+        assert found[name].keys() == expected[name].keys()
+        np.testing.assert_allclose(list(found[name].values()), list(expected[name].values()), rtol=1e-5)
+    assert found["best_step"] == expected["best_step"]
+    assert found["checkpoints"] == expected["checkpoints"]
+    assert found["norm"] == pytest.approx(expected["norm"], rel=1e-5)
+
+
+def test_two_ranks_give_the_losses_and_the_best_checkpoint_of_one(alone: dict[str, Any], dealt: Told) -> None:
+    """DDP: every loss, evaluation and the best step are a single process's, also in a step of one row."""
+    assert alone["best_step"] < 12
+    for told in dealt:
+        _assert_same(told["unbroken"], alone)
+    assert dealt[0]["unbroken"] == dealt[1]["unbroken"]
+
+
+def test_ranks_meet(dealt: Told) -> None:
+    """The main rank prepares before the other, work is shared in order, and one rank's error is raised by both."""
+    main, other = (told["meeting"] for told in dealt)
+    assert (main["is_prepared"], other["is_prepared"]) == (False, True)
+    assert main["spread"] == other["spread"] == ["0 by 0", "1 by 1", "2 by 0"]
+    assert main["error"] == other["error"] == "run: is lost\n  → find it"
+    assert (main["tells"], other["tells"]) == (True, False)
+
+
+def test_all_ranks_stop_if_one_is_interrupted(dealt: Told) -> None:
+    """A SIGINT that reaches one rank ends training on both at the same step, with a checkpoint."""
+    for told in dealt:
+        assert told["two"]["stopped"]
+        assert max(map(int, told["two"]["losses"])) == rank_jobs.INTERRUPTED + 1
+        assert told["two"]["checkpoints"][-1] == f"checkpoint-{rank_jobs.INTERRUPTED + 1}"
+
+
+def test_a_run_of_two_ranks_is_resumed_by_one(alone: dict[str, Any], dealt: Told, folder: Path) -> None:
+    """What two ranks began, a single process ends as if it had done all of it."""
+    _, resumed = rank_jobs.run_training(folder / "two")
+    begun = dealt[0]["two"]
+    joined = {name: begun[name] | resumed[name] for name in ("losses", "evaluations")}
+    _assert_same({**resumed, **joined}, alone)
+
+
+def test_a_run_of_one_process_is_resumed_by_two(alone: dict[str, Any], dealt: Told) -> None:
+    """What a single process began, two ranks end with its losses and its best checkpoint."""
+    resumed = dealt[0]["one"]
+    assert min(map(int, resumed["losses"])) > rank_jobs.INTERRUPTED
+    expected = {
+        name: {step: loss for step, loss in alone[name].items() if step in resumed[name]}
+        for name in ("losses", "evaluations")
+    }
+    _assert_same(resumed, {**alone, **expected})
+
+
+@pytest.mark.parametrize(("kind", "tied"), [("gemma3", True), ("llama", False)])
+def test_sharded_ranks_give_the_losses_of_one(kind: str, tied: bool, sharded: Told, tmp_path: Path) -> None:
+    """FSDP2: weights are DTensors, and losses and best checkpoint a single process's, with a tied head or its own."""
+    expected = rank_jobs.run_training(tmp_path, kind=kind, tied=tied)[1]
+    for told in sharded:
+        assert told[kind]["are_sharded"]
+        _assert_same(told[kind], expected)
+
+
+def test_the_line_ends_with_whole_weights_after_sharded_training(sharded: Told) -> None:
+    """Under FSDP2 the line asks amid training, saves a plain model and proves it; a run cannot change over to DDP."""
+    run = Run(folder=Path(sharded[0]["run"]))
+    assert run.is_trained
+    assert run.is_proven
+    events = [row["event"] for row in run.read_lines("metrics.jsonl")]
+    assert events.count("train") == 4
+    assert events.count("answers") == 1
+    with pytest.raises(RunError, match="begun with FSDP2"):
+        rank_jobs.run_training(run.folder.parent / "gemma3")
+
+
+def test_the_command_line_on_two_ranks(tiny_folder: Path, tmp_path: Path) -> None:
+    """One rank prints and writes; a folder that is there gives one error, exit code 2 on both, and nothing hangs."""
+    _write_recipe(tmp_path, tiny_folder)
+    told, ended = _together("command", tmp_path)
+    assert [rank["codes"] for rank in told] == [[0, 2], [0, 2]]
+    assert "verdict" in ended[0].out
+    assert ended[0].err.count("exists and is never overwritten") == 1
+    assert (ended[1].out, ended[1].err) == ("", "")
+    own = {Path(path).name for path in told[1]["written"]}
+    assert own <= {"rng_state_1.pth"} | {path for path in own if path.startswith("saving-")}
+    run = Run(folder=tmp_path / "run")
+    assert run.read_json("manifest.json")["hardware"]["processes"] == 2
+    assert [row["step"] for row in run.read_lines("metrics.jsonl") if row["event"] == "train"] == [1, 2, 3, 4]
+    kinds = [row["kind"] for row in run.read_lines("answers.jsonl")]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"domain": 2, "repeat": 6, "holdout": 4}
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_line(tiny_folder: Path, tmp_path: Path) -> None:
+    """`torchrun -m seodang tune` on two processes leaves a whole run."""
+    _write_recipe(tmp_path, tiny_folder)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run(
+        [*torchrun, "-m", "seodang", "tune", "recipe.yaml"], cwd=tmp_path, check=True, timeout=120, capture_output=True
+    )
+    assert Run(folder=tmp_path / "runs" / "tiny").is_proven
+
+
+def test_one_process_is_a_world_of_its_own() -> None:
+    """Without others nothing is waited for: shares are everything, and errors are raised where they are."""
+    assert (distributed.rank(), distributed.world(), distributed.is_main()) == (0, 1, True)
+    assert distributed.exchange("value") == ["value"]
+    assert distributed.spread(3, lambda indices: [index * 2 for index in indices]) == [0, 2, 4]
+    with pytest.raises(RunError, match="gone"), distributed.main_first():
+        raise RunError("gone")
+
+
+@pytest.mark.parametrize(
+    ("device", "env", "what"),
+    [
+        ("auto", {"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed"),
+        ("auto", {"ACCELERATE_USE_FSDP": "true"}, "FSDP 1"),
+        ("auto", SHARDED | {"FSDP_OFFLOAD_PARAMS": "true"}, "main memory"),
+        ("cuda:1", {}, "one device"),
+        ("mps", {}, "one device"),
+    ],
+)
+def test_launches_that_cannot_work_are_refused(
+    device: str, env: dict[str, str], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What accelerate was configured for and training is not made for is said before anything is loaded."""
+    for key, value in {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "2", **env}.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(ResourceError, match=what):
+        distributed.join(device)
+
+
+def test_an_error_is_the_same_on_another_rank() -> None:
+    """Errors travel from process to process with their fields, their text and their exit code."""
+    error = RecipeError(["a", "b"], where="recipe.yaml", mend="mend them")
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.faults, again.exit_code) == (RecipeError, str(error), ("a", "b"), 2)

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from seodang.data.pack import pack
+from seodang.recipe import Adapter
+from seodang.train.adapter import inject_adapter
+from seodang.train.pace import Pace
+from seodang.train.throughput import copy_rate, floor_seconds, matrix_rate, step_flops
+from seodang.types import IGNORED, Pack
+from tiny import make_config, make_model
+
+LENGTHS, ANSWERED = (21, 31), (15, 25)  # tokens; the first 6 unsupervised
+
+
+def _packs() -> tuple[Pack, ...]:
+    rows = [np.arange(20, 20 + length, dtype=np.int32) for length in LENGTHS]
+    labels = [np.concatenate([np.full(6, IGNORED, dtype=np.int32), row[6:]]) for row in rows]
+    return pack(rows, labels, budget=100)
+
+
+def test_operations_of_a_step_follow_the_formula() -> None:
+    """6·N·S + 6·H·A + 6·L·n_h·d_h·ΣS² for a llama of 2 layers, hidden 64, 4 heads of 16 and 2 key heads."""
+    model = make_model(make_config("llama"))
+    body = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128)
+    positions = [length - 1 for length in LENGTHS]
+    attention = 6 * 2 * 4 * 16 * sum(n * n for n in positions)
+    expected = 6 * body * sum(positions) + 6 * 512 * 64 * sum(ANSWERED) + attention
+    assert step_flops(model, _packs()) == expected
+    with torch.device("meta"):
+        shapes = AutoModelForCausalLM.from_config(model.config)
+    assert step_flops(shapes, _packs()) == expected
+
+
+def test_packing_does_not_change_the_operations() -> None:
+    """The floor is that of the examples, however they are packed."""
+    model = make_model(make_config("gemma3"))
+    rows = [np.arange(20, 20 + length, dtype=np.int32) for length in LENGTHS]
+    assert len({step_flops(model, pack(rows, rows, budget=budget)) for budget in (0, 100)}) == 1
+
+
+def test_frozen_weights_need_no_gradient_of_their_own() -> None:
+    """Under an adapter 4 of 6 operations are left of the frozen weights, and its own 6 are added."""
+    pytest.importorskip("peft")
+    model = make_model(make_config("llama"))
+    whole = step_flops(model, _packs())
+    inject_adapter(model, Adapter(rank=1))
+    assert 4 / 6 * whole < step_flops(model, _packs()) < 0.8 * whole
+
+
+def test_of_experts_those_that_a_token_takes_count() -> None:
+    """A mixture with twice the experts and the same number taken has the same operations but for its router."""
+    few, many = (
+        step_flops(
+            make_model(
+                AutoConfig.for_model(
+                    "qwen3_moe", vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+                    num_attention_heads=4, num_key_value_heads=2, head_dim=16, num_experts=count,
+                    num_experts_per_tok=2, moe_intermediate_size=32, pad_token_id=0,
+                )
+            ),
+            _packs(),
+        )
+        for count in (4, 8)
+    )  # fmt: skip
+    assert many - few == 6 * 2 * 64 * 4 * sum(length - 1 for length in LENGTHS)
+
+
+def test_rates_are_measured() -> None:
+    """The matrix rate and the copy rate of this machine are plausible numbers."""
+    assert 1e8 < matrix_rate(sizes=(128,)) < 1e15
+    assert 1e7 < copy_rate("cpu", 2**20) < 1e13
+    assert floor_seconds(1e9, matrix_rate=1e9) == 1
+    assert floor_seconds(1e9, matrix_rate=1e9, trained=10, copy_rate=300) == 2
+
+
+def test_the_speed_is_told_once_without_the_first_step() -> None:
+    """After the fourth step: the median of steps 2 to 4, and a share of the floor; then nothing more."""
+    model = make_model(make_config("llama"))
+    pace = Pace(model, torch.float32, steps=10)
+    told = [
+        pace(
+            {
+                "event": "train", "step": step, "steps": 1, "flops": 1e9, "seconds": seconds,
+                "tokens_per_second": 100 / seconds,
+            }
+        )
+        for step, seconds in enumerate((50.0, 2.0, 1.0, 4.0, 1.0, 1.0), 1)
+    ]  # fmt: skip
+    assert pace({"event": "eval", "step": 7}) is None
+    (speed,) = [event for event in told if event]
+    assert told.index(speed) == 3
+    assert (speed["event"], speed["tokens_per_second"]) == ("speed", 50.0)
+    assert speed["floor_share"] == pytest.approx(1e9 / (speed["matrix_gflops"] * 1e9) / 2, rel=0.01, abs=1e-3)
+    one_step = Pace(model, torch.float32, steps=1)
+    assert one_step({"event": "train", "step": 1, "steps": 1, "flops": 1e9, "seconds": 1.0, "tokens_per_second": 9.0})
