@@ -32,7 +32,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
 from arms import ArmError, run
-from seodang.train.throughput import copy_rate, floor_seconds, matrix_rate, step_flops
+from seodang.train.throughput import copy_rate, limit_seconds, matrix_rate, step_flops
 from shapes import step_of, write_rows
 
 HERE = Path(__file__).resolve().parent
@@ -193,7 +193,7 @@ def summary(
     """What each arm did of one model, beside the floor of its step."""
     with torch.device("meta"):
         shapes = AutoModelForCausalLM.from_config(config_of(name, tiny=args.tiny))
-    floor = floor_seconds(
+    floor = limit_seconds(
         step_flops(shapes, step_of(rows)),
         matrix_rate=ceilings["matrix_tflops"] * 1e12,
         trained=shapes.num_parameters(),

@@ -9,7 +9,7 @@ at its best on this device; TRL's `parity` for losses step by step; where `ours`
 its own switch for that (`free+bf16`), which its script leaves off. The peer's script is given by --peer. Arms are run
 in turn, each in its own process, `--repeats` times; medians are told.
 
-`max_loss_difference` is that of ours in float32 against `parity`, relative. `floor_share` is that of ours in float32,
+`max_loss_difference` is that of ours in float32 against `parity`, relative. `limit_share` is that of ours in float32,
 its floor the best large float32 product of this run; `own_floor_share` is that of `ours`, by the products it uses.
 """
 
@@ -33,7 +33,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from arms import ArmError, run
 from seodang.model.load import choose_placement, resolve_model
 from seodang.recipe import Model
-from seodang.train.throughput import copy_rate, floor_seconds, matrix_rate, step_flops
+from seodang.train.throughput import copy_rate, limit_seconds, matrix_rate, step_flops
 from shapes import step_of, text_stream, write_rows
 
 HERE = Path(__file__).resolve().parent
@@ -153,7 +153,7 @@ def share(
     """Measured speed over the floor's, at `rate` operations a second."""
     with torch.device("meta"):
         shapes = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
-    seconds = floor_seconds(
+    seconds = limit_seconds(
         step_flops(shapes, step_of(rows)),
         matrix_rate=rate,
         trained=len(runs[0]["losses"]) * sum(weight.numel() for weight in shapes.parameters()),

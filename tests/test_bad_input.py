@@ -38,7 +38,7 @@ class Bad:
     make: Callable[[Workplace], Sequence[object]]  # puts it there → the command's arguments
     where: str
     what: str
-    mend: str
+    hint: str
     command: str = "tune"
     code: int = 2
 
@@ -52,11 +52,11 @@ def check(bad: Bad, place: Workplace) -> None:
     arguments = bad.make(place)
     before = place.snapshot()
     ended = seodang(bad.command, *arguments)
-    check_message(ended, bad.where, bad.what, bad.mend, code=bad.code)
+    check_message(ended, bad.where, bad.what, bad.hint, code=bad.code)
     assert place.snapshot() == before
 
 
-def check_message(ended: Ended, where: str, what: str, mend: str, *, code: int = 2) -> None:
+def check_message(ended: Ended, where: str, what: str, hint: str, *, code: int = 2) -> None:
     assert ended.code == code, ended.err
     assert ended.err.count("error: ") == 1
     assert "Traceback" not in ended.err + ended.out
@@ -64,7 +64,7 @@ def check_message(ended: Ended, where: str, what: str, mend: str, *, code: int =
     assert arrow, f"no mend: {head}"
     assert where in head
     assert what in head
-    assert mend in tail
+    assert hint in tail
     assert tail.count("\n") == 1, "the message is the last that is said"
 
 
@@ -91,70 +91,70 @@ def _changed(*changes: str) -> Callable[[Workplace], Sequence[object]]:
 
 
 RECIPES = (
-    Bad(kind="no such recipe", make=lambda _: ["recipy.yaml"], where="recipy.yaml", what="no such file", mend="demo"),
+    Bad(kind="no such recipe", make=lambda _: ["recipy.yaml"], where="recipy.yaml", what="no such file", hint="demo"),
     Bad(
         kind="unknown shipped name", make=lambda _: ["dema"], where="dema", what="did you mean 'demo'?",
-        mend="give a YAML file or one of: demo, english",
+        hint="give a YAML file or one of: demo, english",
     ),
     Bad(
         kind="folder as recipe", make=lambda place: [place.folder], where="place", what="is a folder",
-        mend="give a YAML file or one of: demo",
+        hint="give a YAML file or one of: demo",
     ),
     Bad(
         kind="bad YAML", make=_text("name: mine\nmodel: {path: a\nsources: []\n"), where="recipe.yaml:3",
-        what="expected ',' or '}'", mend="mend the YAML",
+        what="expected ',' or '}'", hint="mend the YAML",
     ),
     Bad(
         kind="a tab in YAML", make=_text("name: mine\nmodel:\n\tpath: a\n"), where="recipe.yaml:3",
-        what="cannot start any token", mend="mend the YAML",
+        what="cannot start any token", hint="mend the YAML",
     ),
     Bad(
         kind="key twice", make=_text("name: mine\nname: yours\n"), where="recipe.yaml:2",
-        what="key 'name' stands twice", mend="mend the YAML",
+        what="key 'name' stands twice", hint="mend the YAML",
     ),
     Bad(
         kind="empty recipe", make=_text("# later\n"), where="recipe.yaml", what="found nothing",
-        mend="`name:`, `model:` and `sources:`",
+        hint="`name:`, `model:` and `sources:`",
     ),
     Bad(
         kind="list as recipe", make=_text("- a\n- b\n"), where="recipe.yaml", what="found list",
-        mend="`name:`, `model:` and `sources:`",
+        hint="`name:`, `model:` and `sources:`",
     ),
     Bad(
         kind="recipe in CP949", make=_edited("name: medical", "name: 의학", encoding="cp949"), where="recipe.yaml",
-        what="not UTF-8", mend="save the recipe as UTF-8",
+        what="not UTF-8", hint="save the recipe as UTF-8",
     ),
     Bad(
         kind="binary recipe", make=lambda place: [place.write("model.gguf", b"GGUF\0\1\xff\xfe" * 9).name],
-        where="model.gguf", what="not UTF-8", mend="save the recipe as UTF-8",
+        where="model.gguf", what="not UTF-8", hint="save the recipe as UTF-8",
     ),
     Bad(
         kind="unknown key", make=_edited("max_tokens:", "max_token:"), where="recipe.yaml",
-        what="train.max_token: no such key; did you mean 'max_tokens'?", mend="mend these keys",
+        what="train.max_token: no such key; did you mean 'max_tokens'?", hint="mend these keys",
     ),
     Bad(
         kind="wrong type", make=_edited("steps: 1", "steps: many"), where="recipe.yaml",
-        what="train.steps: input should be a valid integer", mend="mend these keys",
+        what="train.steps: input should be a valid integer", hint="mend these keys",
     ),
     Bad(
         kind="no sources", make=_changed("sources=[]"), where="recipe.yaml",
-        what="sources: expected at least one, found []", mend="mend these keys",
+        what="sources: expected at least one, found []", hint="mend these keys",
     ),
     Bad(
         kind="only retention", make=_changed("sources.medical.role=retention"), where="recipe.yaml",
-        what="sources: none is trained on", mend="mend these keys",
+        what="sources: none is trained on", hint="mend these keys",
     ),
     Bad(
         kind="nonsense as take", make=_changed("sources.medical.take=4/3"), where="recipe.yaml",
-        what="sources.medical.take: '4/3' asks for shard 4 of 3", mend="mend these keys",
+        what="sources.medical.take: '4/3' asks for shard 4 of 3", hint="mend these keys",
     ),
     Bad(
         kind="override that is none", make=_changed("train.steps:5"), where="recipe.yaml",
-        what="'train.steps:5' is no KEY=VALUE", mend="mend these keys",
+        what="'train.steps:5' is no KEY=VALUE", hint="mend these keys",
     ),
     Bad(
         kind="override of a source that is not there", make=_changed("sources.medicl.take=5"), where="recipe.yaml",
-        what="did you mean 'medical'?", mend="mend these keys",
+        what="did you mean 'medical'?", hint="mend these keys",
     ),
 )  # fmt: skip
 
@@ -199,100 +199,100 @@ CSV = "question,answer\n" + "".join(f"{row['question']},{row['answer']}\n" for r
 FILES = (
     Bad(
         kind="no such file", make=_path("date.jsonl"), where="date.jsonl", what="did you mean 'data.jsonl'?",
-        mend="check the path; a relative one starts at the recipe's folder",
+        hint="check the path; a relative one starts at the recipe's folder",
     ),
     Bad(
         kind="folder", make=lambda place: (place.write("rows/a.jsonl", SOUND), place.recipe(path="rows"))[1],
-        where="rows", what="is a folder; it holds a.jsonl", mend="name the files: path: [a.jsonl]",
+        where="rows", what="is a folder; it holds a.jsonl", hint="name the files: path: [a.jsonl]",
     ),
     Bad(
         kind="unknown sample", make=_path("sample:ko_medicine"), where="sample:ko_medicine",
-        what="did you mean 'ko_medical'?", mend="sample:ko_general",
+        what="did you mean 'ko_medical'?", hint="sample:ko_general",
     ),
     Bad(
         kind="empty file", make=_file("a.jsonl", ""), where="a.jsonl", what="is empty",
-        mend="name a file that holds rows",
+        hint="name a file that holds rows",
     ),
     Bad(
         kind="blank file", make=_file("a.jsonl", " \n\n"), where="a.jsonl", what="nothing but blanks",
-        mend="name a file that holds rows",
+        hint="name a file that holds rows",
     ),
     Bad(
         kind="Excel file", make=_file("a.xlsx", _xlsx()), where="a.xlsx", what="an Excel, Word or zip file",
-        mend="save the table as CSV (UTF-8)",
+        hint="save the table as CSV (UTF-8)",
     ),
     Bad(
         kind="Excel file under another name", make=_file("a.csv", _xlsx()), where="a.csv",
-        what="an Excel, Word or zip file", mend="save the table as CSV (UTF-8)",
+        what="an Excel, Word or zip file", hint="save the table as CSV (UTF-8)",
     ),
     Bad(
         kind="GGUF as data", make=_file("a.jsonl", b"GGUF\3\0\0\0" + bytes(40)), where="a.jsonl",
-        what="a GGUF model, no data", mend="a model goes under `model:`",
+        what="a GGUF model, no data", hint="a model goes under `model:`",
     ),
     Bad(
         kind="plain text", make=_file("a.txt", "Once there was a book\nand it had no columns\n"), where="a.txt",
-        what="neither JSON nor a table with columns", mend='{"text": "…"}',
+        what="neither JSON nor a table with columns", hint='{"text": "…"}',
     ),
     Bad(
         kind="a page instead of data", make=_file("a.jsonl", "<!doctype html>\n<title>404</title>\n"), where="a.jsonl",
-        what="HTML", mend="name a file of JSON",
+        what="HTML", hint="name a file of JSON",
     ),
     Bad(
         kind="truncated JSON Lines", make=_file("a.jsonl", SOUND[:-30]), where="a.jsonl:40",
-        what="broken JSON in line 40", mend="copy, download or write it again",
+        what="broken JSON in line 40", hint="copy, download or write it again",
     ),
     Bad(
         kind="truncated JSON array", make=_file("a.json", json.dumps(qa_rows(9), indent=1)[:-40]), where="a.json:9",
-        what="broken JSON", mend="copy, download or write it again",
+        what="broken JSON", hint="copy, download or write it again",
     ),
     Bad(
         kind="Python's print for JSON", make=_file("a.jsonl", "{'question': '왜?', 'answer': '그냥.'}\n" * 9),
-        where="a.jsonl:1", what="broken JSON", mend="json.dumps",
+        where="a.jsonl:1", what="broken JSON", hint="json.dumps",
     ),
     Bad(
         kind="one JSON object", make=_file("a.json", json.dumps({"version": "1.0", "meta": {"rows": 9}, "rows": []})),
-        where="a.json", what="one JSON object", mend="as a JSON array or JSON Lines",
+        where="a.json", what="one JSON object", hint="as a JSON array or JSON Lines",
     ),
     Bad(
         kind="JSON numbers", make=_file("a.json", "[1, 2, 3]"), where="a.json:1", what="found a number",
-        mend='"question"',
+        hint='"question"',
     ),
     Bad(
         kind="CSV without header", make=_file("a.csv", CSV.partition("\n")[2]), where="a.csv:1",
-        what="the first line seems to be data", mend="add a first line with the columns' names",
+        what="the first line seems to be data", hint="add a first line with the columns' names",
     ),
     Bad(
         kind="ragged CSV", make=_file("a.csv", CSV + "혈압은 왜 재나요?,높으면 위험해서,그래요\n"), where="a.csv:21",
-        what="cells: 3, but the header names 2 columns", mend="in quotes",
+        what="cells: 3, but the header names 2 columns", hint="in quotes",
     ),
     Bad(
         kind="open quote in CSV", make=_file("a.csv", CSV + '"혈압은,왜\n'), where="a.csv:21",
-        what="a quote that opens in line 22 is never closed", mend="close every cell",
+        what="a quote that opens in line 22 is never closed", hint="close every cell",
     ),
     Bad(
         kind="two columns of one name", make=_file("a.csv", CSV.replace("answer", "question")), where="a.csv:1",
-        what="two columns have the same name: question", mend="rename one of them",
+        what="two columns have the same name: question", hint="rename one of them",
     ),
     Bad(
         kind="damaged Parquet", make=_file("a.parquet", b"PAR1" + bytes(60)), where="a.parquet",
-        what="no readable Parquet file", mend="copy, download or write it again",
+        what="no readable Parquet file", hint="copy, download or write it again",
     ),
     Bad(
         kind="bytes of no encoding", make=_file("a.jsonl", SOUND.encode() + b'{"question": "\xff\xfe\x80"}\n'),
-        where="a.jsonl:41", what="not UTF-8", mend="encoding:",
+        where="a.jsonl:41", what="not UTF-8", hint="encoding:",
     ),
     Bad(
         kind="wrong encoding named", make=_file("a.jsonl", SOUND, "sources.medical.encoding=ascii"), where="a.jsonl:1",
-        what="bytes that are not ascii", mend="encoding: cp949",
+        what="bytes that are not ascii", hint="encoding: cp949",
     ),
     Bad(
         kind="encoding that does not exist", make=_file("a.jsonl", SOUND, "sources.medical.encoding=utf-9"),
-        where="a.jsonl", what="utf-9", mend="utf-8",
+        where="a.jsonl", what="utf-9", hint="utf-8",
     ),
     Bad(
         kind="data set offline",
         make=_changed("sources.medical.path=null", "sources.medical.hub=nobody-here/no-data"),
-        where="hub:nobody-here/no-data", what="nobody-here/no-data", mend="go online once",
+        where="hub:nobody-here/no-data", what="nobody-here/no-data", hint="go online once",
     ),
 )  # fmt: skip
 
@@ -312,65 +312,65 @@ COLUMNS = (
     Bad(
         kind="unknown column named", make=_changed("sources.medical.question=questoin"), where="data.jsonl",
         what="question: no column is named 'questoin'; did you mean 'question'?",
-        mend="columns there are: question, answer",
+        hint="columns there are: question, answer",
     ),
     Bad(
         kind="columns that say nothing", make=_file("a.jsonl", _rows({"col1": "왜?", "col2": "네."})), where="a.jsonl",
-        what="cannot tell what the columns hold: col1, col2", mend="name them with `question:` and `answer:`",
+        what="cannot tell what the columns hold: col1, col2", hint="name them with `question:` and `answer:`",
     ),
     Bad(
         kind="columns of two readings",
         make=_file("a.jsonl", _rows({"question": "왜?", "answer": "네.", "response": "예."})), where="a.jsonl",
-        what="in more than one way", mend="name the columns in the recipe with `question:` and `answer:`",
+        what="in more than one way", hint="name the columns in the recipe with `question:` and `answer:`",
     ),
     Bad(
         kind="no answers", make=_file("a.jsonl", _rows({"question": "왜?", "answer": None})), where="a.jsonl:1",
-        what="none of the 20 rows can be used: 20 × empty answer", mend="check that the recipe names the right columns",
+        what="none of the 20 rows can be used: 20 × empty answer", hint="check that the recipe names the right columns",
     ),
     Bad(
         kind="questions alone", make=_file("a.jsonl", _rows({"question": "왜?"})), where="a.jsonl",
-        what="no column is known to hold answers", mend="name the column with `answer:`",
+        what="no column is known to hold answers", hint="name the column with `answer:`",
     ),
     Bad(
         kind="numbers of choices",
         make=_file("a.jsonl", _rows({"question": "왜?", "choices": ["가", "나"], "answer": "1"})), where="a.jsonl",
-        what="multiple-choice", mend="write the choice's text into a column",
+        what="multiple-choice", hint="write the choice's text into a column",
     ),
     Bad(
         kind="holdout beyond the data", make=_changed("sources.medical.holdout=400"), where="source medical",
-        what="holdout asks for 400 rows, but there are 40", mend="give a smaller number",
+        what="holdout asks for 400 rows, but there are 40", hint="give a smaller number",
     ),
     Bad(
         kind="nothing left to train on", make=_changed("sources.medical.holdout=0.999"), where="source medical",
-        what="no row is left to train on", mend="hold out fewer",
+        what="no row is left to train on", hint="hold out fewer",
     ),
     Bad(
         kind="no column to split by", make=_changed("split.by=patient"), where="data.jsonl",
-        what="split.by: no column is named 'patient'", mend="columns there are: question, answer",
+        what="split.by: no column is named 'patient'", hint="columns there are: question, answer",
     ),
     Bad(
         kind="gaps in the column to split by",
         make=_file("a.jsonl", json_lines([{**row, "patient": None} for row in qa_rows(20)]), "split.by=patient"),
-        where="a.jsonl:1 (source medical)", what="no value for 'patient'", mend="fill the column, or split by question",
+        where="a.jsonl:1 (source medical)", what="no value for 'patient'", hint="fill the column, or split by question",
     ),
     Bad(
         kind="the same file as two sources",
         make=_changed(TWICE),
         where="source a", what="each of its 39 training rows has a question that another source holds out",
-        mend="is the same file in two sources?",
+        hint="is the same file in two sources?",
     ),
     Bad(
         kind="all rows too long", make=_changed("train.max_tokens=8"), where="data.jsonl:1 …",
-        what="none of its 36 training rows can be trained on: 36 × longer than 8 tokens", mend="raise train.max_tokens",
+        what="none of its 36 training rows can be trained on: 36 × longer than 8 tokens", hint="raise train.max_tokens",
     ),
     Bad(
         kind="control token in every row",
         make=_file("a.jsonl", json_lines([{**row, "answer": row["answer"] + "<|im_end|>"} for row in qa_rows(40)])),
-        where="a.jsonl:1 …", what="36 × control token in the text: <|im_end|>", mend="mend these rows",
+        where="a.jsonl:1 …", what="36 × control token in the text: <|im_end|>", hint="mend these rows",
     ),
     Bad(
         kind="rows too long, refused", make=_changed("train.max_tokens=20", "train.too_long=refuse"),
-        where="source medical", what="rows are longer than 20 tokens", mend="raise train.max_tokens", code=1,
+        where="source medical", what="rows are longer than 20 tokens", hint="raise train.max_tokens", code=1,
     ),
 )  # fmt: skip
 
@@ -422,100 +422,100 @@ def _without_tokenizer(folder: Path) -> None:
 MODELS = (
     Bad(
         kind="no such model folder", make=_changed("model.path=./bsae"), where="bsae", what="no such folder",
-        mend="give a folder, a hub id or package:NAME",
+        hint="give a folder, a hub id or package:NAME",
     ),
     Bad(
         kind="misspelt model folder", make=_model(lambda _: None, "model.path=./bas"), where="bas",
-        what="no such folder", mend="base?",
+        what="no such folder", hint="base?",
     ),
     Bad(
         kind="folder without config", make=_model(lambda folder: (folder / "config.json").unlink()), where="base",
-        what="no config.json in the folder", mend="save_pretrained",
+        what="no config.json in the folder", hint="save_pretrained",
     ),
     Bad(
         kind="config that is no JSON", make=_model(lambda folder: (folder / "config.json").write_text('{"a": ')),
-        where="base", what="config.json is no whole JSON", mend="fetch or copy the folder again",
+        where="base", what="config.json is no whole JSON", hint="fetch or copy the folder again",
     ),
     Bad(
         kind="GGUF alone", make=_model(_only("base.Q4_K_M.gguf")), where="base", what="only a GGUF file",
-        mend="safetensors",
+        hint="safetensors",
     ),
     Bad(
         kind="GGUF file", make=lambda place: place.recipe(f"model.path={place.write('b.gguf', b'GGUF')}"),
-        where="b.gguf", what="is a file, not a model's folder", mend="safetensors",
+        where="b.gguf", what="is a file, not a model's folder", hint="safetensors",
     ),
     Bad(
         kind="adapter", make=_model(_only("adapter_config.json")), where="base", what="holds an adapter",
-        mend="merge it into its base",
+        hint="merge it into its base",
     ),
     Bad(
         kind="truncated weights", make=_model(_cut("model.safetensors")), where="base", what="damaged weights",
-        mend="fetch or convert the model again",
+        hint="fetch or convert the model again",
     ),
     Bad(
         kind="no weights", make=_model(lambda folder: (folder / "model.safetensors").unlink()), where="base",
-        what="model.safetensors", mend="check that the folder is complete",
+        what="model.safetensors", hint="check that the folder is complete",
     ),
     Bad(
         kind="weights of another model", make=_model(_config(num_hidden_layers=3)), where="base",
-        what="they would be random", mend="give a complete causal language model",
+        what="they would be random", hint="give a complete causal language model",
     ),
     Bad(
         kind="unknown package", make=_changed("model.path=package:gemma-3-270"), where="package:gemma-3-270",
-        what="no packaged model has this name", mend="did you mean package:gemma-3-270m?",
+        what="no packaged model has this name", hint="did you mean package:gemma-3-270m?",
     ),
     Bad(
         kind="hub id offline", make=_changed("model.path=nobody-here/no-model"), where="nobody-here/no-model",
-        what="the hub cannot be reached", mend="https://huggingface.co/nobody-here/no-model",
+        what="the hub cannot be reached", hint="https://huggingface.co/nobody-here/no-model",
     ),
     Bad(
         kind="no hub id", make=_changed("model.path='my model!'"), where="my model!",
-        what="neither a folder here nor a hub id", mend="give a folder, hub id or package:NAME",
+        what="neither a folder here nor a hub id", hint="give a folder, hub id or package:NAME",
     ),
     Bad(
         kind="encoder", make=_model(_config(model_type="bert", architectures=["BertForMaskedLM"])), where="base",
-        what="BertForMaskedLM is no causal language model", mend="give a decoder",
+        what="BertForMaskedLM is no causal language model", hint="give a decoder",
     ),
     Bad(
         kind="encoder and decoder",
         make=_model(_config(model_type="t5", architectures=["T5ForConditionalGeneration"], is_encoder_decoder=True)),
-        where="base", what="is no causal language model", mend="give a decoder",
+        where="base", what="is no causal language model", hint="give a decoder",
     ),
     Bad(
         kind="unknown architecture", make=_model(_config(model_type="llama9")), where="base",
-        what="does not know the architecture 'llama9'", mend="pip install -U transformers",
+        what="does not know the architecture 'llama9'", hint="pip install -U transformers",
     ),
     Bad(
         kind="code of its own", make=_model(_config(model_type="mine", auto_map={"AutoModelForCausalLM": "m.Mine"})),
-        where="base", what="Python code that comes with the model", mend="trust_remote_code: true",
+        where="base", what="Python code that comes with the model", hint="trust_remote_code: true",
     ),
     Bad(
         kind="quantised weights", make=_model(_config(quantization_config={"quant_method": "awq"})), where="base",
-        what="quantised (awq)", mend="give the unquantised model",
+        what="quantised (awq)", hint="give the unquantised model",
     ),
     Bad(
         kind="no tokenizer", make=_model(_without_tokenizer), where="base", what="no tokenizer",
-        mend="put tokenizer.json",
+        hint="put tokenizer.json",
     ),
     Bad(
         kind="damaged tokenizer", make=_model(_cut("tokenizer.json")), where="base",
-        what="tokenizer.json is no whole JSON", mend="fetch or copy the folder again",
+        what="tokenizer.json is no whole JSON", hint="fetch or copy the folder again",
     ),
     Bad(
         kind="tokenizer of a larger model", make=_model(_config(vocab_size=5)), where="chatml",
-        what="lies beyond the model's 5 embedding rows", mend="use the tokenizer that belongs to this model",
+        what="lies beyond the model's 5 embedding rows", hint="use the tokenizer that belongs to this model",
     ),
     Bad(
         kind="no such device", make=_changed("model.device=gpu"), where="model.device", what="'gpu' is no device",
-        mend="use auto, cpu, cuda",
+        hint="use auto, cpu, cuda",
     ),
     Bad(
         kind="device number beyond", make=_changed("model.device=cuda:99"), where="model.device",
-        what="cuda:99 was asked for", mend="use auto",
+        what="cuda:99 was asked for", hint="use auto",
     ),
     Bad(
         kind="float16 on a CPU", make=_changed("model.device=cpu", "model.dtype=float16"), where="model.dtype",
-        what="float16 on a CPU", mend="use dtype: auto",
+        what="float16 on a CPU", hint="use dtype: auto",
     ),
 )  # fmt: skip
 
@@ -561,39 +561,39 @@ PROMPT = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 TEMPLATES = (
     Bad(
         kind="unknown template", make=_changed("template.borrow=chatlm"), where="template.borrow", what="'chatlm'",
-        mend="did you mean 'chatml'?",
+        hint="did you mean 'chatml'?",
     ),
     Bad(
         kind="no such template file", make=_changed("template.borrow=./my.jinja"), where="template.borrow",
-        what="my.jinja: No such file", mend="give a readable .jinja file or one of: gemma, llama3",
+        what="my.jinja: No such file", hint="give a readable .jinja file or one of: gemma, llama3",
     ),
     Bad(
         kind="broken Jinja", make=_template("{% for m in messages %}\n{{ m.content }\n{% endfor %}"),
-        where="my.jinja:2", what="unexpected '}'", mend="mend this line of the template",
+        where="my.jinja:2", what="unexpected '}'", hint="mend this line of the template",
     ),
     Bad(
         kind="markers the vocabulary has not", make=_model(_other_markers, "template.borrow=llama3"),
-        where="built-in llama3", what="<|start_header_id|>", mend="add_tokens: true",
+        where="built-in llama3", what="<|start_header_id|>", hint="add_tokens: true",
     ),
     Bad(
         kind="no turn end", make=_template(BARE + PROMPT), where="my.jinja", what="the model would not learn to stop",
-        mend="add the turn-end token after the answer",
+        hint="add the turn-end token after the answer",
     ),
     Bad(
         kind="prompt ignored", make=_template(TURNS), where="my.jinja", what="ignores add_generation_prompt",
-        mend="write the assistant's header",
+        hint="write the assistant's header",
     ),
     Bad(
         kind="lender without template", make=lambda place: place.recipe(f"template.borrow={place.model}"),
-        where="template.borrow", what="has no chat template", mend="borrow from an instruct model",
+        where="template.borrow", what="has no chat template", hint="borrow from an instruct model",
     ),
     Bad(
         kind="lender offline", make=_changed("template.borrow=nobody-here/no-lender"), where="nobody-here/no-lender",
-        what="the hub cannot be reached", mend="go online",
+        what="the hub cannot be reached", hint="go online",
     ),
     Bad(
         kind="control token in the system text", make=_changed("system='<|im_end|>'"), where="system",
-        what="<|im_end|>", mend="take it out of the system text",
+        what="<|im_end|>", hint="take it out of the system text",
     ),
 )  # fmt: skip
 
@@ -633,65 +633,65 @@ def _with_run(*arguments: str) -> Callable[[Workplace], Sequence[object]]:
 RUNS = (
     Bad(
         kind="run that exists", make=_with_run(), where="runs/mine", what="exists and is never overwritten",
-        mend="--resume, or give another folder (--out) or name (name=NEW)",
+        hint="--resume, or give another folder (--out) or name (name=NEW)",
     ),
     Bad(
         kind="file as run folder", make=lambda place: [*place.recipe(), "--out", "data.jsonl"], where="data.jsonl",
-        what="exists and is never overwritten", mend="give another folder (--out)",
+        what="exists and is never overwritten", hint="give another folder (--out)",
     ),
     Bad(
         kind="run folder below a file", make=lambda place: [*place.recipe(), "--out", "data.jsonl/run"],
-        where="data.jsonl/run", what="cannot be written: Not a directory", mend="--out",
+        where="data.jsonl/run", what="cannot be written: Not a directory", hint="--out",
     ),
     Bad(
         kind="run folder that cannot be made", make=lambda place: [*place.recipe(), "--out", "/proc/seodang"],
-        where="/proc/seodang", what="cannot be written", mend="--out",
+        where="/proc/seodang", what="cannot be written", hint="--out",
     ),
     Bad(
         kind="run folder's name too long", make=lambda place: [*place.recipe(), "--out", "n" * 300], where="nnn",
-        what="cannot be written: File name too long", mend="--out",
+        what="cannot be written: File name too long", hint="--out",
     ),
     Bad(
         kind="nothing to resume", make=lambda place: [*place.recipe(), "--resume"], where="runs/mine",
-        what="there is no run to resume", mend="start it without --resume",
+        what="there is no run to resume", hint="start it without --resume",
     ),
     Bad(
         kind="resume of a folder that is no run",
         make=lambda place: [*place.recipe(), "--resume", "--out", str(place.write("notes/a.txt", "a").parent)],
-        where="notes", what="no run lives here", mend="give a run's folder",
+        where="notes", what="no run lives here", hint="give a run's folder",
     ),
     Bad(
         kind="resume with another recipe", make=_with_run("--resume", "train.learning_rate=1", "split.seed=1"),
-        where="runs/mine", what="another recipe: split, train.learning_rate differ", mend="recipe.yaml",
+        where="runs/mine", what="another recipe: split, train.learning_rate differ", hint="recipe.yaml",
     ),
     Bad(
         kind="inspection over a run", command="inspect", make=_with_run("--out", "runs/mine"), where="runs/mine",
-        what="exists and is never overwritten", mend="give another folder (--out)",
+        what="exists and is never overwritten", hint="give another folder (--out)",
     ),
     Bad(
         kind="proof of a run that has not ended", command="prove", make=lambda place: [_run(place)], where="runs/mine",
-        what="its training has not ended", mend="recipe.yaml --resume",
+        what="its training has not ended", hint="recipe.yaml --resume",
     ),
     Bad(
         kind="proof of nothing", command="prove", make=lambda _: ["runs/none"], where="runs/none",
-        what="no run's folder, and no recipe", mend="or a recipe by --recipe",
+        what="no run's folder, and no recipe", hint="or a recipe by --recipe",
     ),
     Bad(
         kind="damaged recipe in a run", command="prove", make=lambda place: [_damaged(_run(place))],
-        where="runs/mine/recipe.yaml", what="sources: missing", mend="mend",
+        where="runs/mine/recipe.yaml", what="sources: missing", hint="mend",
     ),
     Bad(
         kind="proof of a model that is not there", command="prove",
         make=lambda place: ["./none", "--recipe", *place.recipe()], where="none", what="no such folder",
-        mend="give a folder, a hub id or package:NAME",
+        hint="give a folder, a hub id or package:NAME",
     ),
     Bad(
         kind="report of nothing", command="report", make=lambda _: ["runs/none"], where="runs/none",
-        what="no such folder", mend="runs/NAME",
+        what="no such folder", hint="runs/NAME",
     ),
     Bad(
         kind="report of no run", command="report", make=lambda place: [place.write("notes/a.txt", "a").parent],
-        where="notes", what="holds no file of a run", mend="runs/NAME",
+        where="notes", what="holds no file of a run", hint="runs/NAME",
     ),
 )  # fmt: skip
 

@@ -16,7 +16,6 @@ BENCHMARKS = ROOT / "benchmarks"
 # takes and gives what a peer's script does, without training
 PEER = """
 import argparse, json
-from paths import ROOT
 parser = argparse.ArgumentParser()
 for name in ("model", "data", "arm", "steps", "examples-per-step", "micro-batch", "max-tokens"):
     parser.add_argument(f"--{name}", required=True)

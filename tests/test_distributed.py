@@ -202,6 +202,6 @@ def test_launches_that_cannot_work_are_refused(
 
 def test_an_error_is_the_same_on_another_rank() -> None:
     """Errors travel from process to process with their fields, their text and their exit code."""
-    error = RecipeError(["a", "b"], where="recipe.yaml", mend="mend them")
+    error = RecipeError(["a", "b"], where="recipe.yaml", hint="mend them")
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), again.faults, again.exit_code) == (RecipeError, str(error), ("a", "b"), 2)

@@ -33,7 +33,7 @@ def test_the_docstring_draws_the_classes() -> None:
 
 def test_a_message_says_where_what_and_the_mend() -> None:
     """The text is `where: what`, and the mend on a line of its own."""
-    assert str(SourceError("no answer", where="a.csv:7", mend="fill it")) == "a.csv:7: no answer\n  → fill it"
+    assert str(SourceError("no answer", where="a.csv:7", hint="fill it")) == "a.csv:7: no answer\n  → fill it"
     assert str(GateError("worse than its base")) == "worse than its base"
 
 

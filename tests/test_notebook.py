@@ -10,7 +10,7 @@ import pytest
 from paths import ROOT
 from seodang.recipe import load_recipe
 from seodang.run.folder import Run
-from seodang.train.choice import learning_rate_remark
+from seodang.train.setup import learning_rate_remark
 from tiny_recipe import tiny_recipe
 
 PAGE = ROOT / "docs" / "notebook.md"

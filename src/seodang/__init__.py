@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from seodang.__version__ import __version__ as __version__
+
 if TYPE_CHECKING:
     from seodang.pipeline import demo as demo
     from seodang.pipeline import init as init
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
     from seodang.run.folder import Run as Run
     from seodang.serve.langchain import ChatSeodang as ChatSeodang
     from seodang.show.report import report as report
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "ChatSeodang": "serve.langchain",

@@ -8,7 +8,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from seodang import __version__, distributed
+from seodang import distributed
+from seodang.__version__ import __version__
 from seodang.errors import ResourceError, SeodangError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -125,10 +126,10 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's fold
 
 
 def _refuse(error: SeodangError) -> NoReturn:
-    from seodang.show.tables import show_error
+    from seodang.show.console import show_error
 
-    with distributed.ending(error) as is_told_here:
-        if is_told_here:
+    with distributed.ending(error) as is_reported_here:
+        if is_reported_here:
             show_error(error)
     sys.exit(error.exit_code)
 
@@ -171,9 +172,9 @@ def main() -> None:
     except OSError as error:  # of the disk, at any moment; whatever else it may be is our fault, and is shown whole
         if error.errno not in (*NO_ROOM, *NO_RIGHT):
             raise
-        mend = "free some space" if error.errno in NO_ROOM else "check its permissions, or give another folder"
+        hint = "free some space" if error.errno in NO_ROOM else "check its permissions, or give another folder"
         what = (error.strerror or str(error)).lower()
-        _refuse(ResourceError(what, where=str(error.filename or "disk"), mend=f"{mend}; a run goes on with --resume"))
+        _refuse(ResourceError(what, where=str(error.filename or "disk"), hint=f"{hint}; a run goes on with --resume"))
     except SystemExit as ended:
         if not ended.code:
             distributed.leave()

@@ -115,7 +115,7 @@ def exchange(value: T, error: BaseException | None = None) -> list[T]:
     try:
         distributed.all_gather_object(told, (value, _portable(error)), group=_joined.group)
     except RuntimeError:  # the connection to a rank is lost
-        raise error or RunError("another process of this run has ended", mend="see what it said") from None
+        raise error or RunError("another process of this run has ended", hint="see what it said") from None
     _shared_error = next((found for found in (error, *(other for _, other in told)) if found is not None), None)
     if _shared_error is not None:
         raise _shared_error
@@ -182,7 +182,7 @@ def wait_for(path: Path) -> None:
     while not path.is_file():
         if time.monotonic() > until:
             raise RunError(
-                "is not seen from all machines", where=str(path.parent), mend="give a shared folder by --out"
+                "is not seen from all machines", where=str(path.parent), hint="give a shared folder by --out"
             )
         time.sleep(0.2)
 
@@ -220,22 +220,22 @@ def _launched() -> bool:
 def _refuse_launch(device: str) -> None:
     version = os.environ.get("FSDP_VERSION", "1")
     if _is_set("ACCELERATE_USE_DEEPSPEED"):
-        raise ResourceError("DeepSpeed is not used", where="accelerate", mend="launch with FSDP2, or with plain DDP")
+        raise ResourceError("DeepSpeed is not used", where="accelerate", hint="launch with FSDP2, or with plain DDP")
     if wants_sharding() and version != "2":
-        raise ResourceError(f"FSDP {version} is not used", where="accelerate", mend="launch with fsdp_version: 2")
+        raise ResourceError(f"FSDP {version} is not used", where="accelerate", hint="launch with fsdp_version: 2")
     if wants_sharding() and _is_set("FSDP_OFFLOAD_PARAMS"):
         what = "weights are not kept in main memory while a GPU trains them"
-        raise ResourceError(what, where="accelerate", mend="launch with fsdp_offload_params: false")
+        raise ResourceError(what, where="accelerate", hint="launch with fsdp_offload_params: false")
     if ":" in device or device == "mps":
         what = f"{device} is one device, and several processes were launched"
-        raise ResourceError(what, where="model.device", mend="use auto, cuda or cpu: each process takes its own")
+        raise ResourceError(what, where="model.device", hint="use auto, cuda or cpu: each process takes its own")
 
 
 def _refuse_too_many(gpus: int) -> None:
     launched = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if launched > gpus:
         what = f"{launched} processes were launched on a machine with {gpus} CUDA devices"
-        raise ResourceError(what, where="model.device", mend=f"launch {gpus}: each process takes one")
+        raise ResourceError(what, where="model.device", hint=f"launch {gpus}: each process takes one")
 
 
 def _portable(error: BaseException | None) -> BaseException | None:

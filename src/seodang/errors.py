@@ -24,10 +24,10 @@ class SeodangError(Exception):
 
     exit_code = 2
 
-    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
-        self.what, self.where, self.mend = what, where, mend
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        self.what, self.where, self.hint = what, where, hint
         head = f"{where}: {what}" if where else what
-        super().__init__(f"{head}\n  → {mend}" if mend else head)
+        super().__init__(f"{head}\n  → {hint}" if hint else head)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Told from process to process unchanged: `__init__` would take the whole sentence for `what`."""
@@ -37,11 +37,11 @@ class SeodangError(Exception):
 class RecipeError(SeodangError):
     """All faults of one recipe, a line each."""
 
-    def __init__(self, faults: Sequence[str], *, where: str = "", mend: str = "") -> None:
+    def __init__(self, faults: Sequence[str], *, where: str = "", hint: str = "") -> None:
         self.faults = tuple(faults)
         count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
         super().__init__(
-            f"{count} in the recipe" + "".join(f"\n  - {fault}" for fault in self.faults), where=where, mend=mend
+            f"{count} in the recipe" + "".join(f"\n  - {fault}" for fault in self.faults), where=where, hint=hint
         )
 
 

@@ -18,8 +18,8 @@ from seodang.data.prepare import Prepared
 from seodang.errors import RunError
 from seodang.recipe import Recipe, Template, load_recipe
 from seodang.run.folder import Run, open_run
-from seodang.show import tables
-from seodang.show.memory import show_memory
+from seodang.show import console, tables
+from seodang.show.tables import show_memory
 from seodang.stages.preparation import (
     fit_memory,
     load_base,
@@ -70,7 +70,7 @@ def tune(
             desk = fit_memory(desk)
             show_data(desk)
             refuse_findings(desk)
-            show_memory(desk.memory, whole=False)
+            show_memory(desk.memory, as_table=False)
     with phase(clock, "load"), distributed.agreed():
         model = load_base(desk, four_bit=desk.is_four_bit)
         check_room(run, desk, model)
@@ -113,7 +113,7 @@ def init(
         general=[str(path) for path in general],
         retention=[str(path) for path in retention],
         name=name,
-        ask=tables.choose if tables.can_ask() else None,
+        ask=console.choose if console.can_ask() else None,
         memory_gb=main,
         gpu_gb=gpu,
         out=out,
@@ -167,13 +167,13 @@ def prove(
     is_run = (trained.folder / "recipe.yaml").is_file()
     if is_run and not trained.is_trained:
         raise RunError(
-            "its training has not ended", where=str(tuned), mend=f"seodang tune {tuned}/recipe.yaml --resume"
+            "its training has not ended", where=str(tuned), hint=f"seodang tune {tuned}/recipe.yaml --resume"
         )
     if not is_run and recipe is None:
         raise RunError(
             "no run's folder, and no recipe says what to measure a model on",
             where=str(tuned),
-            mend="give a run's folder such as runs/NAME, or a recipe by --recipe",
+            hint="give a run's folder such as runs/NAME, or a recipe by --recipe",
         )
     wanted = load_recipe(recipe) if recipe else trained.recipe()
     model_path = str(trained.model if is_run else tuned)

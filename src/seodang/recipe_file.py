@@ -45,10 +45,10 @@ def read_recipe(recipe: str | Path) -> tuple[str, dict[str, Any], Path]:
         if path.is_file():
             return name, parse(path.read_text(encoding="utf-8-sig"), name), path.resolve().parent
     except UnicodeDecodeError as error:
-        raise RecipeError([f"not UTF-8 text: {error}"], where=name, mend="save the recipe as UTF-8") from None
+        raise RecipeError([f"not UTF-8 text: {error}"], where=name, hint="save the recipe as UTF-8") from None
     except OSError as error:
-        mend = "check its name and permissions"
-        raise RecipeError([f"cannot be read: {error.strerror}"], where=name, mend=mend) from None
+        hint = "check its name and permissions"
+        raise RecipeError([f"cannot be read: {error.strerror}"], where=name, hint=hint) from None
     if name in shipped_recipes():
         text = files("seodang").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8")
         return f"recipe {name}", parse(text, f"recipe {name}"), Path.cwd()
@@ -56,7 +56,7 @@ def read_recipe(recipe: str | Path) -> tuple[str, dict[str, Any], Path]:
     raise RecipeError(
         [f"{what}, and no recipe that ships has this name{nearest(name, shipped_recipes())}"],
         where=name,
-        mend=f"give a YAML file or one of: {', '.join(shipped_recipes())}",
+        hint=f"give a YAML file or one of: {', '.join(shipped_recipes())}",
     )
 
 
@@ -86,13 +86,13 @@ def parse(text: str, where: str) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}:{mark.line + 1}" if mark else where
         what = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise RecipeError([what], where=place, mend="mend the YAML") from None
+        raise RecipeError([what], where=place, hint="mend the YAML") from None
     if not isinstance(data, dict):
         found = "nothing" if data is None else type(data).__name__
         raise RecipeError(
             [f"expected keys such as `model:` and `sources:`, found {found}"],
             where=where,
-            mend="write at least the keys `name:`, `model:` and `sources:`",
+            hint="write at least the keys `name:`, `model:` and `sources:`",
         )
     return data
 

@@ -117,7 +117,7 @@ class Finding:
     severity: Literal["refuse", "warn", "fixed", "note"]
     where: str
     what: str
-    mend: str = ""
+    hint: str = ""
     rows: tuple[str, ...] = ()  # file:row of examples
 
 

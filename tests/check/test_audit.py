@@ -7,16 +7,16 @@ from datasets import Dataset
 
 from qa_rows import data_set, numbered, qa, row, shared_qa, texts
 from seodang.check.audit import audit
-from seodang.data.split import Parts, split
+from seodang.data.split import Splits, split
 from seodang.recipe import Source, Split
 from seodang.types import Counts, Finding
 
 BY_ROW = Split(by="row")
 
 
-def parts(train: Dataset, test: Dataset | None = None) -> Parts:
+def parts(train: Dataset, test: Dataset | None = None) -> Splits:
     """A source with these sides."""
-    return Parts(
+    return Splits(
         train=train,
         test=train.select([]) if test is None else test,
         counts=Counts(step="split", source="medical", rows_in=len(train), kept=len(train)),

@@ -1,4 +1,4 @@
-"""data/columns.py: columns as Arrow tables, seeded draws."""
+"""data/arrow.py: columns as Arrow tables, seeded draws."""
 
 from hashlib import blake2b
 from pathlib import Path
@@ -8,7 +8,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from qa_rows import numbered
-from seodang.data.columns import BATCH_ROWS, draws, read_columns
+from seodang.data.arrow import BATCH_ROWS, read_columns, uniform_hash
 
 
 def test_columns_follow_the_order_of_a_shuffled_data_set(tmp_path: Path) -> None:
@@ -32,18 +32,18 @@ def test_columns_of_no_rows_have_their_types() -> None:
 def test_draw_is_the_first_eight_bytes_of_blake2b() -> None:
     """A draw is blake2b("SALT:KEY") read as a big-endian number, so that another program can repeat it."""
     expected = int.from_bytes(blake2b("42:당뇨".encode(), digest_size=8).digest(), "big")
-    assert draws(pa.array(["a", "당뇨"]), "42")[1] == expected
+    assert uniform_hash(pa.array(["a", "당뇨"]), "42")[1] == expected
 
 
 def test_draws_depend_on_nothing_but_salt_and_key() -> None:
     """The same key has the same draw in every place and batch; another salt gives another."""
     keys = [str(number) for number in range(BATCH_ROWS + 7)]
-    drawn = draws(pa.chunked_array([keys[:100], keys[100:]]), "1")
-    assert np.array_equal(draws(pa.array(keys[::-1]), "1"), drawn[::-1])
-    assert not np.any(draws(pa.array(keys), "2") == drawn)
+    drawn = uniform_hash(pa.chunked_array([keys[:100], keys[100:]]), "1")
+    assert np.array_equal(uniform_hash(pa.array(keys[::-1]), "1"), drawn[::-1])
+    assert not np.any(uniform_hash(pa.array(keys), "2") == drawn)
 
 
 def test_draws_are_uniform() -> None:
     """A quarter of many keys lies below a quarter of the range."""
-    drawn = draws(pa.array([str(number) for number in range(20_000)]), "42")
+    drawn = uniform_hash(pa.array([str(number) for number in range(20_000)]), "42")
     assert abs(np.mean(drawn < 2.0**62) - 0.25) < 0.01

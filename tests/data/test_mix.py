@@ -9,7 +9,7 @@ from datasets import Dataset, concatenate_datasets
 
 from qa_rows import numbered, shared_qa, texts
 from seodang.data.mix import mix
-from seodang.data.split import Parts, separate, split
+from seodang.data.split import Splits, separate, split
 from seodang.errors import SourceError
 from seodang.recipe import Mix, Source, Split
 from seodang.types import Counts
@@ -21,7 +21,7 @@ def source(name: str, **keys: Any) -> Source:
     return Source(**{"name": name, "role": "domain", "path": (f"{name}.jsonl",), **keys})
 
 
-def tutorial(general: Dataset, medical: Dataset) -> dict[str, Parts]:
+def tutorial(general: Dataset, medical: Dataset) -> dict[str, Splits]:
     """The tutorial's shape: a third of the general training rows, then the medical ones, 5 % held out of each."""
     parts = {
         "general": split(general, source("general", role="general", holdout=0.05, take="1/3"), BY_ROW),
@@ -94,12 +94,12 @@ def test_nothing_to_train_on_is_an_error() -> None:
         mix(parts, Mix())
 
 
-def rendered(tokens: Mapping[str, Sequence[int]]) -> dict[str, Parts]:
+def rendered(tokens: Mapping[str, Sequence[int]]) -> dict[str, Splits]:
     """Sources whose training rows have these numbers of supervised tokens, with two held-out rows each."""
     parts = {}
     for name, counts in tokens.items():
         rows = numbered(len(counts) + 2, name).add_column("num_supervised", np.array([*counts, 5, 5], dtype=np.int32))
-        parts[name] = Parts(
+        parts[name] = Splits(
             train=rows.select(range(len(counts))),
             test=rows.select(range(len(counts), len(counts) + 2)),
             counts=Counts(step="split", source=name, rows_in=len(rows), kept=len(rows)),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from seodang.data.pack import EMPTY, Plan, best_fit, deal, pack, pack_step, positions
+from seodang.data.pack import EMPTY, Plan, balance, best_fit, pack, pack_step, positions
 from seodang.types import IGNORED
 
 
@@ -76,7 +76,7 @@ def test_a_step_counts_the_same_supervised_tokens_however_it_is_packed(budget: i
 def test_rows_are_dealt_to_ranks_by_tokens() -> None:
     """Every row goes to one rank, and no rank has more tokens than another by more than the shortest of its rows."""
     lengths = np.random.default_rng(0).integers(1, 400, 64).tolist()
-    shares = deal(lengths, 4)
+    shares = balance(lengths, 4)
     assert sorted(index for share in shares for index in share) == list(range(64))
     tokens = [sum(lengths[index] for index in share) for share in shares]
     assert max(tokens) - min(tokens) <= min(lengths[index] for index in shares[tokens.index(max(tokens))])

@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset, concatenate_datasets
 
 from qa_rows import numbered, qa, shared_qa, texts
-from seodang.data.split import Parts, separate, split
+from seodang.data.split import Splits, separate, split
 from seodang.errors import SourceError
 from seodang.recipe import Source, Split
 
@@ -24,7 +24,7 @@ def ids(rows: Dataset) -> list[str]:
     return list(rows["row_id"])
 
 
-def sides(parts: Parts) -> dict[str, set[str]]:
+def sides(parts: Splits) -> dict[str, set[str]]:
     return {"train": set(parts.train["question_key"]), "test": set(parts.test["question_key"])}
 
 
@@ -223,7 +223,7 @@ def test_every_row_is_counted(by: Split, keys: dict[str, Any]) -> None:
     assert parts.counts.kept == len(parts.train) + len(parts.test)
 
 
-def two_sources(by: Split = BY_QUESTION) -> dict[str, Parts]:
+def two_sources(by: Split = BY_QUESTION) -> dict[str, Splits]:
     """A general source that shares half its questions with a medical one, held out in different shares."""
     general = qa(
         [(f"일반 {number}", "답") for number in range(100)] + [(f"의료 {number}", "다른 답") for number in range(100)],

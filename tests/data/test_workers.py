@@ -64,7 +64,7 @@ def test_a_fault_among_the_blocks_comes_after_what_was_before_it(number: int) ->
 
     def blocks() -> Iterator[int]:
         yield from (1, 2)
-        raise SourceError("broken", where="a.jsonl:3", mend="mend it")
+        raise SourceError("broken", where="a.jsonl:3", hint="mend it")
 
     done = in_order(_square, blocks(), processes=number)
     assert [next(done), next(done)] == [1, 4]
@@ -76,9 +76,9 @@ def test_errors_of_ours_travel_whole() -> None:
     """Where, what and the mend are there on the other side."""
 
     def fail(_: int) -> None:
-        raise SourceError("broken", where="a.jsonl:3", mend="mend it")
+        raise SourceError("broken", where="a.jsonl:3", hint="mend it")
 
     with pytest.raises(SourceError) as caught:
         list(in_order(fail, range(3), processes=2))
-    assert (caught.value.what, caught.value.where, caught.value.mend) == ("broken", "a.jsonl:3", "mend it")
+    assert (caught.value.what, caught.value.where, caught.value.hint) == ("broken", "a.jsonl:3", "mend it")
     assert str(caught.value) == "a.jsonl:3: broken\n  → mend it"

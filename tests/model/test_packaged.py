@@ -20,7 +20,8 @@ from tiny import make_config, make_model
 pytest.importorskip("gguf")
 from seodang.errors import ModelError, ResourceError
 from seodang.model import gguf_to_transformers, packaged
-from seodang.model.packaged import PACKAGED, Packaged, cache_folder, packaged_folder
+from seodang.model.packaged import PACKAGED, Packaged, packaged_folder
+from seodang.user_cache import cache_folder
 from tiny_gguf import gemma_tokens, write_gemma
 
 NAME = "gemma-3-270m"

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from seodang.data.pack import positions
 from seodang.model.engine.attention import PACKED
 from seodang.model.engine.engine import choose_engine
-from seodang.model.engine.linear_cross_entropy import HeadLoss
+from seodang.model.engine.linear_cross_entropy import LinearCrossEntropy
 from seodang.proof.evaluate import evaluate
 from seodang.types import IGNORED
 from tiny import make_config, make_model
@@ -65,13 +65,13 @@ def test_logits_are_computed_for_supervised_tokens_alone(monkeypatch: pytest.Mon
     """The head multiplies one position for each supervised token, and no gradient is taken."""
     model, rows = make_model(make_config("llama")), _rows()
     engine = choose_engine(model, [np.arange(20, 60, dtype=np.int32)])
-    apply, heights = HeadLoss.apply, list[int]()
+    apply, heights = LinearCrossEntropy.apply, list[int]()
 
     def counted(hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
         heights.append(len(hidden))
         return apply(hidden, *rest)
 
-    monkeypatch.setattr(HeadLoss, "apply", counted)
+    monkeypatch.setattr(LinearCrossEntropy, "apply", counted)
     metric = evaluate(model, engine, {"medical": rows}, pack_tokens=80)["medical"]
     assert sum(heights) == metric.tokens == sum(label != IGNORED for row in rows["labels"] for label in row)
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -27,7 +27,7 @@ from seodang.publish.card import languages, plain, published_recipe
 from seodang.publish.hub import Pushed, push, show_push
 from seodang.publish.secrets import leaks, own_secrets
 from seodang.recipe import Recipe, load_recipe
-from seodang.show.tables import console
+from seodang.show.console import get_console
 from seodang.types import Answer
 
 TEMPLATES = ROOT / "src" / "seodang" / "templates"
@@ -567,7 +567,7 @@ def test_the_terminal_lists_what_goes(run: Path) -> None:
     """A dry run shows each file with its size, what stays, and the card as it is."""
     (run / "model" / "training_args.bin").write_bytes(b"x")
     planned: Pushed = push(run, "me/med", dry_run=True)
-    out = console()
+    out = get_console()
     with out.capture() as capture:
         show_push(planned, out=out)
     text = capture.get()

@@ -19,12 +19,12 @@ from seodang.errors import ModelError, RunError, SeodangError, SourceError, Temp
 from seodang.recipe import Generate
 from seodang.run.folder import Run
 from seodang.serve.chat import _keys, _reader, chat
-from seodang.serve.chat_model import load_speaker
-from seodang.serve.session import COMMANDS, SAY, Command, Talk, change, parse, times
+from seodang.serve.chat_model import load_chat_model
+from seodang.serve.session import COMMANDS, SAY, Command, Session, change, parse, times
 from seodang.show.formatting import visible
 from tiny_run import make_run
 
-TALK = Talk(settings=Generate())
+TALK = Session(settings=Generate())
 NO_PASTE = "\x1b[?2004l"  # what prompt_toolkit sends when a line is done
 
 
@@ -72,7 +72,7 @@ def test_unknown_commands() -> None:
 
 def test_each_speaker_has_its_own_conversation() -> None:
     """A model is given the system text, what it was asked and answered itself, and the question."""
-    talk = Talk(settings=Generate(), system="짧게.").answered("base", "하나?", "둘.").answered("tuned", "셋?", "넷.")
+    talk = Session(settings=Generate(), system="짧게.").answered("base", "하나?", "둘.").answered("tuned", "셋?", "넷.")
     assert [turn["content"] for turn in talk.asked("base", "다섯?")] == ["짧게.", "하나?", "둘.", "다섯?"]
     assert [turn["role"] for turn in talk.asked("tuned", "다섯?")] == ["system", "user", "assistant", "user"]
     question, before = talk.last_question("tuned")
@@ -87,8 +87,8 @@ def test_commands_change_the_talk() -> None:
     assert change(talk, Command(name="reset"))[0] == TALK
     assert change(talk, Command(name="system", text="짧게."))[0].system == "짧게."
     assert change(talk, Command(name="system"))[0].system is None
-    assert change(talk, Command(name="both"))[0].speakers == ("base", "tuned")
-    assert change(talk, Command(name="base"))[0].speakers == ("base",)
+    assert change(talk, Command(name="both"))[0].models == ("base", "tuned")
+    assert change(talk, Command(name="base"))[0].models == ("base",)
     assert change(talk, Command(name="tuned"))[0] == talk
     same, what = change(talk, Command(name="help"))
     assert same == talk
@@ -145,10 +145,10 @@ def test_without_prompt_toolkit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_piped_questions(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Each line is a question of one conversation; stdout holds the answers and nothing else."""
-    speaker = load_speaker(run.folder)
-    talk, expected = Talk(settings=speaker.settings, system="짧게 답하세요."), []
+    model_name = load_chat_model(run.folder)
+    talk, expected = Session(settings=model_name.settings, system="짧게 답하세요."), []
     for question in ("감기에 걸렸어요.\n열도 나요.", "물"):
-        (answer,) = speaker.answer([speaker.prompt(talk.asked("tuned", question))], speaker.settings)
+        (answer,) = model_name.answer([model_name.prompt(talk.asked("tuned", question))], model_name.settings)
         talk = talk.answered("tuned", question, answer.text)
         expected.append(visible(answer.text))
     out, err = piped(monkeypatch, capsys, run.folder, "감기에 걸렸어요.\\\n열도 나요.\n\n물\n")
@@ -186,9 +186,9 @@ def test_control_characters_of_a_model_are_shown(
 ) -> None:  # fmt: skip
     """No model steers the terminal: what it writes is made visible."""
     run = make_run(tmp_path / "long", tiny_folder, tiny_tokenizer, ask={"generate": {"max_new_tokens": 400}})
-    speaker = load_speaker(run.folder)
-    prompt = speaker.prompt([{"role": "user", "content": "물"}])
-    (answer,) = speaker.answer([prompt], speaker.settings)
+    model_name = load_chat_model(run.folder)
+    prompt = model_name.prompt([{"role": "user", "content": "물"}])
+    (answer,) = model_name.answer([prompt], model_name.settings)
     raw = [char for char in answer.text if char < " " and char not in "\t\n"]
     out, _ = piped(monkeypatch, capsys, run.folder, "물\n")
     assert raw  # a random model writes some
@@ -214,9 +214,9 @@ def test_errors(
 
 def test_a_model_without_a_run(run: Run) -> None:
     """Any instruct model can be talked to: its template's own turn end ends an answer."""
-    speaker = load_speaker(run.model)
-    assert speaker.tokenizer.convert_ids_to_tokens(speaker.turn_end_id) == "<|im_end|>"
-    assert speaker.system is None
+    model_name = load_chat_model(run.model)
+    assert model_name.tokenizer.convert_ids_to_tokens(model_name.turn_end_id) == "<|im_end|>"
+    assert model_name.system is None
 
 
 class _Terminal:

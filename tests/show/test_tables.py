@@ -22,7 +22,7 @@ def printed(show: str, *values: object, width: int = 100, color: bool = False) -
         file=file, width=width, highlight=False, markup=False, emoji=False,
         force_terminal=color, color_system="truecolor" if color else None,
     )  # fmt: skip
-    getattr(tables, show)(*values, out=out)
+    getattr(console if hasattr(console, show) else tables, show)(*values, out=out)
     return file.getvalue()
 
 
@@ -60,7 +60,7 @@ def test_colours_only_where_there_is_a_terminal() -> None:
 def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     """NO_COLOR turns colours off even on a terminal."""
     monkeypatch.setenv("NO_COLOR", "1")
-    assert tables.console().no_color
+    assert console.get_console().no_color
 
 
 def test_models_cannot_steer_the_terminal() -> None:
@@ -94,7 +94,7 @@ def test_no_findings_say_nothing() -> None:
 
 def test_errors_say_where_what_and_the_mend() -> None:
     """An error is one message with its place and the mend, markup in it taken literally."""
-    error = SourceError("no column [질문]", where="a.csv:1", mend="name it with `question:`")
+    error = SourceError("no column [질문]", where="a.csv:1", hint="name it with `question:`")
     assert printed("show_error", error).splitlines() == [
         "error: a.csv:1: no column [질문]",
         "  → name it with `question:`",
@@ -103,14 +103,14 @@ def test_errors_say_where_what_and_the_mend() -> None:
 
 def test_errors_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     """stdout stays clean where something fails."""
-    tables.show_error(SourceError("broken"))
+    console.show_error(SourceError("broken"))
     told = capsys.readouterr()
     assert (told.out, told.err.strip()) == ("", "error: broken")
 
 
 def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """In a log file no progress bar is drawn."""
-    with tables.progress() as bar:
+    with console.progress() as bar:
         bar.advance(bar.add_task("train", total=2), 1)
     assert "".join(capsys.readouterr()) == ""
 

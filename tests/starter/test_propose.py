@@ -15,7 +15,7 @@ import pytest
 
 from seodang.data.read.convert import convert
 from seodang.data.read.sources import read
-from seodang.data.split import Parts, separate, split
+from seodang.data.split import Splits, separate, split
 from seodang.errors import RecipeError, RunError, SeodangError, SourceError
 from seodang.recipe import Recipe, load_recipe
 from seodang.starter import settings
@@ -161,7 +161,7 @@ ACCEPTED = {
 }
 
 
-def prepared(recipe: Recipe) -> dict[str, Parts]:
+def prepared(recipe: Recipe) -> dict[str, Splits]:
     """The recipe's sources as far as no tokenizer is needed."""
     parts = {
         source.name: split(convert(read(source), source, recipe.split.by)[0], source, recipe.split)
@@ -190,7 +190,7 @@ def test_a_file_that_cannot_teach_gives_one_error(name: str, tmp_path: Path) -> 
         propose([path], out=tmp_path / "recipe.yaml")
     assert time.perf_counter() - begun < 20
     assert caught.value.exit_code == 2
-    assert caught.value.mend
+    assert caught.value.hint
     assert path in caught.value.where
 
 
@@ -307,7 +307,7 @@ def test_columns_that_say_nothing_are_mended_in_the_file(tmp_path: Path) -> None
         (tmp_path / "rows.csv").write_bytes(content)
         with pytest.raises(SourceError) as refused:
             propose([str(tmp_path / "rows.csv")])
-        assert refused.value.mend.endswith("name them so in the file (question, answer)") == mended
+        assert refused.value.hint.endswith("name them so in the file (question, answer)") == mended
 
 
 def test_what_is_lost_is_measured_with_samples_where_nobody_gave_a_file(tmp_path: Path) -> None:

@@ -124,12 +124,12 @@ def meeting(folder: Path) -> dict[str, Any]:
     try:
         with distributed.agreed():
             if distributed.rank() == 1:
-                raise RunError("is lost", where="run", mend="find it")
+                raise RunError("is lost", where="run", hint="find it")
     except RunError as caught:
         error = str(caught)
-        with distributed.ending(caught) as is_told_here:
+        with distributed.ending(caught) as is_reported_here:
             pass
-    return {"is_prepared": is_prepared, "spread": spread, "error": error, "tells": is_told_here}
+    return {"is_prepared": is_prepared, "spread": spread, "error": error, "tells": is_reported_here}
 
 
 def fsdp(folder: Path) -> dict[str, Any]:

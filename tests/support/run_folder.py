@@ -137,7 +137,7 @@ def run_findings() -> list[Finding]:
             severity="warn",
             where="의료_질문",
             what="38 questions have different answers in different rows",
-            mend="keep one answer each, or group them with split.by",
+            hint="keep one answer each, or group them with split.by",
             rows=("/data/ko_medical.csv:17", "/data/ko_medical.csv:902"),
         ),
         Finding(check="unicode", severity="fixed", where="의료_질문", what="212 rows were NFD and are now NFC"),

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from seodang.data.pack import pack
 from seodang.errors import ModelError, ResourceError
 from seodang.model.engine.engine import choose_engine
-from seodang.model.engine.loss import on_device, own_head_loss
+from seodang.model.engine.loss import linear_cross_entropy_loss, on_device
 from seodang.model.load import choose_placement, load_model
 from seodang.model.save import save_model
 from seodang.proof.evaluate import evaluate
@@ -30,10 +30,9 @@ from seodang.train.adapter import (
     save_adapter,
     unwrapped,
 )
-from seodang.train.choice import learning_rate_remark, total_steps
-from seodang.train.memory import disk_bytes
-from seodang.train.setup import Setup
-from seodang.train.trainer import Trained, train
+from seodang.train.resources import disk_bytes
+from seodang.train.setup import Setup, learning_rate_remark, total_steps
+from seodang.train.trainer import TrainingResult, train
 from tiny import make_config, make_model
 from tiny_rows import tiny_rows
 
@@ -67,7 +66,7 @@ def _disturb(adapted: Any) -> None:
 
 def _train(
     folder: Path, settings: Train = SETTINGS, *, resume: bool = False, on_event: Any = None
-) -> tuple[PreTrainedModel, Any, Trained, list[dict[str, Any]]]:
+) -> tuple[PreTrainedModel, Any, TrainingResult, list[dict[str, Any]]]:
     model = _model()
     rows, tests = tiny_rows(20, 0), {"medical": tiny_rows(6, 1)}
     engine = choose_engine(model, [np.array(row, dtype=np.int32) for row in rows[:2]["input_ids"]])
@@ -137,7 +136,7 @@ def test_only_the_adapter_and_the_new_rows_learn() -> None:
     frozen = {name: tensor.clone() for name, tensor in adapted.state_dict().items()}
     row = IDS[0].numpy().astype(np.int32)
     (packed,) = pack([row], [row], budget=0)
-    own_head_loss(model, on_device(packed, model.device)).backward()
+    linear_cross_entropy_loss(model, on_device(packed, model.device)).backward()
     torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.1).step()
     moved = {name for name, tensor in adapted.state_dict().items() if not torch.equal(tensor, frozen[name])}
     assert moved
@@ -158,7 +157,7 @@ def test_the_own_head_gives_the_models_own_loss_and_gradients() -> None:
         adapted = add_adapter(model, Adapter(rank=4), NEW)
         _disturb(adapted)
         if own:
-            loss = own_head_loss(model, on_device(packed, model.device))
+            loss = linear_cross_entropy_loss(model, on_device(packed, model.device))
         else:
             logits = adapted(input_ids=torch.tensor(row[None, :-1]), use_cache=False).logits[0]
             loss = torch.nn.functional.cross_entropy(logits, torch.tensor(row[1:]).long(), reduction="sum")
@@ -264,7 +263,7 @@ def test_an_unknown_target_names_the_nearest_one() -> None:
     """A target that no linear layer has is one message with the names there are."""
     with pytest.raises(ModelError, match="no linear layer 'q_porj'; did you mean 'q_proj'") as caught:
         add_adapter(_model(), Adapter(targets=("q_porj",)))
-    assert "down_proj" in caught.value.mend
+    assert "down_proj" in caught.value.hint
 
 
 def test_a_head_that_peft_computes_wrongly_is_refused() -> None:
@@ -281,7 +280,7 @@ def test_qlora_without_cuda_says_what_to_do() -> None:
     """On a CPU, qlora is refused before anything is prepared, with the mend; lora is not."""
     with pytest.raises(ResourceError, match=r"qlora needs a CUDA device.*") as caught:
         check_adapter(Adapter(kind="qlora"), "cpu")
-    assert "kind: lora" in caught.value.mend
+    assert "kind: lora" in caught.value.hint
     check_adapter(Adapter(), "cpu")
 
 

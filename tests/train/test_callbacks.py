@@ -20,7 +20,7 @@ from transformers import (
 from run_folder import run_answers, write_run
 from seodang.errors import RecipeError, ResourceError
 from seodang.pipeline import tune
-from seodang.recipe import Template
+from seodang.recipe import Template, load_recipe
 from seodang.run.folder import Run
 from seodang.show.report import report
 from tiny_recipe import tiny_recipe

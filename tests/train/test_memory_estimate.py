@@ -12,17 +12,17 @@ from seodang.data.pack import Plan, pack, pack_step
 from seodang.model.engine.engine import Engine
 from seodang.model.placement import Placement
 from seodang.recipe import Adapter, Train
-from seodang.train.memory_estimate import Rehearsal, rehearse
+from seodang.train.memory_estimate import MemoryEstimator, make_estimator
 from seodang.train.resources import (
     BF16_BYTES,
     GAPS,
     LATER_BYTES,
-    Fit,
+    MemoryPlan,
     available_memory,
     fit,
     largest_step,
+    memory_finding,
     process_memory,
-    shortage_finding,
 )
 from seodang.types import IGNORED, Pack, Step
 from tiny import make_config
@@ -32,8 +32,8 @@ def _placement(dtype: str = "float32", compute: str = "float32") -> Placement:
     return Placement(device="cpu", dtype=dtype, compute_dtype=compute, attention="packed", reasons=())
 
 
-def _rehearsal(kind: str = "gemma3", compute: str = "float32", **settings: Any) -> Rehearsal:
-    return rehearse(make_config(kind), Train(**settings), _placement(compute=compute), num_embeddings=0)
+def _rehearsal(kind: str = "gemma3", compute: str = "float32", **settings: Any) -> MemoryEstimator:
+    return make_estimator(make_config(kind), Train(**settings), _placement(compute=compute), num_embeddings=0)
 
 
 def _packs(lengths: list[int], budget: int) -> tuple[Pack, ...]:
@@ -51,9 +51,9 @@ def _step(budget: int) -> Step:
 def test_weights_gradients_and_states_are_those_of_the_model() -> None:
     """Full training: 4 bytes a weight, 4 a gradient, 8 of AdamW; 2 of states in 8 bits need CUDA, so 8 here too."""
     for kind in ("gemma2", "gemma3", "llama", "qwen3"):
-        rehearsal = _rehearsal(kind)
-        parameters = sum(weight.numel() for weight in rehearsal.model.parameters())
-        taken = rehearsal.step(_packs([30, 20], 64), "none")
+        estimator = _rehearsal(kind)
+        parameters = sum(weight.numel() for weight in estimator.model.parameters())
+        taken = estimator.step(_packs([30, 20], 64), "none")
         assert taken.gradients == 4 * parameters
         assert taken.states == 8 * parameters
         assert 4 * parameters <= taken.weights <= 4 * parameters + 4096  # and some buffers
@@ -63,32 +63,32 @@ def test_weights_gradients_and_states_are_those_of_the_model() -> None:
 @pytest.mark.parametrize("kind", ["gemma3", "llama"])
 def test_activations_grow_by_position_and_checkpointing_takes_them_away(kind: str) -> None:
     """Twice the positions, twice the activations; half of the layers' less if selective, nearly all if full."""
-    rehearsal = _rehearsal(kind)
-    one, two = (rehearsal.step(_packs([length] * 4, 1024), "none").activations for length in (50, 100))
+    estimator = _rehearsal(kind)
+    one, two = (estimator.step(_packs([length] * 4, 1024), "none").activations for length in (50, 100))
     assert two == pytest.approx(2 * one, rel=0.1)
-    selective, full = (rehearsal.step(_packs([100] * 4, 1024), how).activations for how in ("selective", "full"))
+    selective, full = (estimator.step(_packs([100] * 4, 1024), how).activations for how in ("selective", "full"))
     assert selective == pytest.approx((two + full) / 2, rel=0.1)
     assert full < 0.2 * two
-    assert not rehearsal.model.is_activation_checkpointing  # as it was
+    assert not estimator.model.is_activation_checkpointing  # as it was
 
 
 def test_gradients_of_an_earlier_pack_are_counted() -> None:
     """A second pack of a step runs beside the first one's gradients, whichever is larger."""
-    rehearsal = _rehearsal()
-    alone = rehearsal.step(_packs([60], 64), "none")
+    estimator = _rehearsal()
+    alone = estimator.step(_packs([60], 64), "none")
     for lengths in ([60, 58], [60, 20, 20, 20]):
-        assert rehearsal.step(_packs(lengths, 64), "none").peak > alone.peak
+        assert estimator.step(_packs(lengths, 64), "none").peak > alone.peak
 
 
 def test_an_adapter_has_gradients_and_states_of_its_own_parameters_only() -> None:
     """LoRA: what is trained counts; the frozen weights have neither gradients nor states."""
     pytest.importorskip("peft")
-    rehearsal = _rehearsal("llama", adapter=Adapter(rank=4))
-    trained = sum(weight.numel() for weight in rehearsal.model.parameters() if weight.requires_grad)
-    taken = rehearsal.step(_packs([30, 20], 64), "none")
+    estimator = _rehearsal("llama", adapter=Adapter(rank=4))
+    trained = sum(weight.numel() for weight in estimator.model.parameters() if weight.requires_grad)
+    taken = estimator.step(_packs([30, 20], 64), "none")
     assert (taken.gradients, taken.states) == (4 * trained, 8 * trained)
     assert taken.gradients < 0.3 * taken.weights
-    four_bit = rehearse(
+    four_bit = make_estimator(
         make_config("llama"), Train(adapter=Adapter(kind="qlora", rank=4)), _placement(compute="bfloat16"),
         num_embeddings=0,
     )  # fmt: skip
@@ -105,7 +105,7 @@ def test_added_tokens_have_rows_in_the_embedding() -> None:
     """The embedding is as large as the vocabulary with the template's new tokens."""
     config, settings = make_config("llama"), Train()
     small, large = (
-        rehearse(config, settings, _placement(), num_embeddings=count).step(_packs([8], 64), "none").weights
+        make_estimator(config, settings, _placement(), num_embeddings=count).step(_packs([8], 64), "none").weights
         for count in (0, config.vocab_size + 10)
     )
     assert large - small == 10 * config.hidden_size * 4
@@ -115,8 +115,8 @@ def test_the_estimate_is_what_a_real_step_takes() -> None:
     """The bytes that torch's allocator hands out in a real step, at their most, are those of the rehearsal."""
     packs = _packs([400, 300, 200], 1024)
     config = make_config("llama", 40960, hidden_size=128, intermediate_size=512, num_hidden_layers=4)
-    rehearsal = rehearse(config, Train(), _placement(), num_embeddings=0)
-    taken = rehearsal.step(packs, "none")
+    estimator = make_estimator(config, Train(), _placement(), num_embeddings=0)
+    taken = estimator.step(packs, "none")
     real = _measured(config, packs)
     assert taken.peak - taken.states == pytest.approx(real, rel=0.1)
 
@@ -131,7 +131,7 @@ def _measured(config: Any, packs: tuple[Pack, ...]) -> int:
     peak = weights
     gc.collect()
     with (
-        Engine(packed=True, own_head=True).installed(model),
+        Engine(packed=True, linear_cross_entropy=True).installed(model),
         torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile,
     ):
         for pack in packs:
@@ -146,16 +146,16 @@ def _measured(config: Any, packs: tuple[Pack, ...]) -> int:
 def test_auto_takes_the_least_checkpointing_that_fits_then_a_smaller_budget() -> None:
     """Room for all: none; less: selective, full; still less: half the budget; what is set is left as it is."""
     settings = Train(max_tokens=128)
-    rehearsal = _rehearsal("llama")
+    estimator = _rehearsal("llama")
 
     def peak(budget: int, how: str) -> int:
         fixed = settings.model_copy(update={"pack_tokens": budget, "checkpointing": how})
-        return fit(rehearsal, fixed, "cpu", _step, available=0, process=0).peak
+        return fit(estimator, fixed, "cpu", _step, available=0, process=0).peak
 
     peaks = {(budget, how): peak(budget, how) for budget in (1024, 512) for how in ("none", "selective", "full")}
 
     def chosen(room: int, settings: Train = settings) -> tuple[str, int, bool]:
-        found = fit(rehearsal, settings, "cpu", _step, available=int(room / 0.9) + 2, process=0)
+        found = fit(estimator, settings, "cpu", _step, available=int(room / 0.9) + 2, process=0)
         return found.checkpointing, found.pack_tokens, found.fits
 
     assert chosen(peaks[1024, "none"]) == ("none", 1024, True)
@@ -169,19 +169,19 @@ def test_auto_takes_the_least_checkpointing_that_fits_then_a_smaller_budget() ->
 
 def test_what_does_not_fit_is_a_warning_with_what_is_left_to_do() -> None:
     """The warning names adapter, checkpointing and budget only where they can still help."""
-    rehearsal = _rehearsal("llama")
+    estimator = _rehearsal("llama")
 
     def warning(settings: Train, device: str = "cpu", available: int = 10**5) -> Any:
-        found = fit(rehearsal, settings, device, _step, available=available, process=0)
-        return shortage_finding(found, settings, device)
+        found = fit(estimator, settings, device, _step, available=available, process=0)
+        return memory_finding(found, settings, device)
 
     assert warning(Train(), available=10**12) is None
     told = warning(Train(max_tokens=256, checkpointing="none", pack_tokens=1024))
     assert told.severity == "warn"
-    assert all(word in told.mend for word in ("adapter", "checkpointing=full", "pack_tokens=512"))
+    assert all(word in told.hint for word in ("adapter", "checkpointing=full", "pack_tokens=512"))
     told = warning(Train(max_tokens=900, adapter=Adapter()))
-    assert told.mend == "take a smaller model"
-    assert "paged" in warning(Train(), device="cuda").mend
+    assert told.hint == "take a smaller model"
+    assert "paged" in warning(Train(), device="cuda").hint
 
 
 def test_the_largest_step_of_the_run_is_rehearsed() -> None:
@@ -204,9 +204,9 @@ def test_memory_of_this_machine_and_process() -> None:
 
 def test_gaps_between_blocks_count_on_a_cpu() -> None:
     """A CPU's allocator keeps free blocks that the next pack does not fit into; a GPU's is told by its own pool."""
-    rehearsal = _rehearsal("llama")
+    estimator = _rehearsal("llama")
     on_cpu, on_gpu = (
-        fit(rehearsal, Train(), device, _step, available=10**12, process=0) for device in ("cpu", "cuda:0")
+        fit(estimator, Train(), device, _step, available=10**12, process=0) for device in ("cpu", "cuda:0")
     )
     assert on_gpu.peak == on_gpu.taken.peak
     assert on_cpu.peak == on_cpu.taken.peak + int(GAPS * on_cpu.taken.activations)
@@ -215,7 +215,7 @@ def test_gaps_between_blocks_count_on_a_cpu() -> None:
 def test_a_line_says_it_all() -> None:
     """The sentence holds the peak, what is available and the parts worth naming."""
     found = fit(_rehearsal("llama"), Train(), "cpu", _step, available=22 * 10**9, process=10**9)
-    assert isinstance(found, Fit)
+    assert isinstance(found, MemoryPlan)
     assert found.line.startswith("memory: about 1.0 GB of 22.0 GB: process 1.0; 1,024 tokens a pack")
 
 
@@ -226,10 +226,10 @@ def test_on_a_gpu_it_is_what_a_step_takes(kind: str) -> None:
     config = make_config(kind, hidden_size=512, intermediate_size=2048, vocab_size=32_000)
     placement = Placement(device="cuda", dtype="float32", compute_dtype="bfloat16", attention="packed", reasons=())
     packs = _packs([180] * 20, 4096)
-    taken = rehearse(config, Train(), placement, num_embeddings=0).step(packs, "none")
+    taken = make_estimator(config, Train(), placement, num_embeddings=0).step(packs, "none")
     before = torch.cuda.memory_allocated()
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to("cuda").train()
-    with Engine(packed=True, own_head=True, compute_dtype=torch.bfloat16).installed(model):
+    with Engine(packed=True, linear_cross_entropy=True, compute_dtype=torch.bfloat16).installed(model):
         for _ in range(2):
             model.zero_grad(set_to_none=True)
             torch.cuda.reset_peak_memory_stats()

@@ -94,7 +94,7 @@ def test_a_second_time_is_an_error_with_a_mend(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"max_tokens": 29})
     with _memory_for(model, 35), pytest.raises(ResourceError, match=r"up to 66 positions") as caught:
         _train(tmp_path, model, settings)
-    assert all(part in caught.value.mend for part in ("train.pack_tokens=33)", "checkpointing=full", "n adapter"))
+    assert all(part in caught.value.hint for part in ("train.pack_tokens=33)", "checkpointing=full", "n adapter"))
 
 
 def test_a_mend_is_only_what_can_still_help(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_mend_is_only_what_can_still_help(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"checkpointing": "full", "adapter": Adapter()})
     with _memory_for(model, 1), pytest.raises(ResourceError) as caught:
         _train(tmp_path, model, settings, pack_tokens=40)
-    assert caught.value.mend == "a smaller train.max_tokens needs a new run"
+    assert caught.value.hint == "a smaller train.max_tokens needs a new run"
 
 
 def test_one_example_cannot_be_split(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_losses_and_gradients_are_those_of_trl(
     model = make_model(make_config(kind))
     engine = _engine(model, rows)
     assert engine.packed
-    assert engine.own_head
+    assert engine.linear_cross_entropy
     ours, gradients = _ours(model, rows, tmp_path / "ours", engine=engine)
     eager = {"attn_implementation": "eager"} if kind == "gemma2" else {}  # no other attention of its own has soft-caps
     theirs, expected = _trl(make_model(make_config(kind, **eager)), rows, tiny_tokenizer, tmp_path / "trl")

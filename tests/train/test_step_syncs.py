@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 import rank_jobs
-from seodang.model.engine.cuda_graphs import Replays
+from seodang.model.engine.cuda_graphs import CudaGraphs
 from seodang.model.engine.engine import choose_engine
 
 # operators whose result, or whose result's size, the host must wait for
@@ -91,7 +91,7 @@ class _CudaErrors(TrainerCallback):
 @pytest.mark.gpu
 def test_a_step_waits_for_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On CUDA no call between the first pack and the optimizer's step waits for the device, but to record a graph."""
-    record = Replays._record
+    record = CudaGraphs._record
 
     def waiting(*args: Any) -> bool:
         torch.cuda.set_sync_debug_mode("default")
@@ -100,7 +100,7 @@ def test_a_step_waits_for_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         finally:
             torch.cuda.set_sync_debug_mode("error")
 
-    monkeypatch.setattr(Replays, "_record", waiting)
+    monkeypatch.setattr(CudaGraphs, "_record", waiting)
     monkeypatch.setattr(rank_jobs, "choose_engine", partial(choose_engine, fused=False, compute_dtype=torch.bfloat16))
     try:
         rank_jobs.run_training(tmp_path, device="cuda", callbacks=[_CudaErrors()])

@@ -6,8 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from seodang.data.pack import pack
 from seodang.recipe import Adapter
 from seodang.train.adapter import inject_adapter
-from seodang.train.pace import Pace
-from seodang.train.throughput import copy_rate, floor_seconds, matrix_rate, step_flops
+from seodang.train.throughput import ThroughputMeter, copy_rate, limit_seconds, matrix_rate, step_flops
 from seodang.types import IGNORED, Pack
 from tiny import make_config, make_model
 
@@ -71,14 +70,14 @@ def test_rates_are_measured() -> None:
     """The matrix rate and the copy rate of this machine are plausible numbers."""
     assert 1e8 < matrix_rate(sizes=(128,)) < 1e15
     assert 1e7 < copy_rate("cpu", 2**20) < 1e13
-    assert floor_seconds(1e9, matrix_rate=1e9) == 1
-    assert floor_seconds(1e9, matrix_rate=1e9, trained=10, copy_rate=300) == 2
+    assert limit_seconds(1e9, matrix_rate=1e9) == 1
+    assert limit_seconds(1e9, matrix_rate=1e9, trained=10, copy_rate=300) == 2
 
 
 def test_the_speed_is_told_once_without_the_first_step() -> None:
     """After the fourth step: the median of steps 2 to 4, and a share of the floor; then nothing more."""
     model = make_model(make_config("llama"))
-    pace = Pace(model, torch.float32, steps=10)
+    pace = ThroughputMeter(model, torch.float32, steps=10)
     told = [
         pace(
             {
@@ -93,5 +92,5 @@ def test_the_speed_is_told_once_without_the_first_step() -> None:
     assert told.index(speed) == 3
     assert (speed["event"], speed["tokens_per_second"]) == ("speed", 50.0)
     assert speed["floor_share"] == pytest.approx(1e9 / (speed["matrix_gflops"] * 1e9) / 2, rel=0.01, abs=1e-3)
-    one_step = Pace(model, torch.float32, steps=1)
+    one_step = ThroughputMeter(model, torch.float32, steps=1)
     assert one_step({"event": "train", "step": 1, "steps": 1, "flops": 1e9, "seconds": 1.0, "tokens_per_second": 9.0})

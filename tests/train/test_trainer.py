@@ -15,9 +15,8 @@ from seodang.model.engine.engine import choose_engine
 from seodang.proof.evaluate import evaluate
 from seodang.recipe import EarlyStopping, Train
 from seodang.run.folder import Run
-from seodang.train.choice import total_steps
-from seodang.train.setup import Setup
-from seodang.train.trainer import Trained, train
+from seodang.train.setup import Setup, total_steps
+from seodang.train.trainer import TrainingResult, train
 from seodang.types import IGNORED
 from tiny import make_config, make_model
 from tiny_rows import tiny_rows
@@ -30,7 +29,7 @@ def _run(
     resume: bool = False,
     model: PreTrainedModel | None = None,
     on_event: Any = None,
-) -> tuple[PreTrainedModel, Trained, list[dict[str, Any]]]:
+) -> tuple[PreTrainedModel, TrainingResult, list[dict[str, Any]]]:
     model = model or make_model(make_config("gemma3"))
     rows, tests = tiny_rows(20, 0), {"medical": tiny_rows(6, 1)}
     engine = choose_engine(model, [np.array(row, dtype=np.int32) for row in rows[:2]["input_ids"]])

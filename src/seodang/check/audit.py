@@ -12,8 +12,8 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from seodang.data.columns import block
-from seodang.data.split import Parts
+from seodang.data.arrow import block
+from seodang.data.split import Splits
 from seodang.data.workers import in_order
 from seodang.recipe import Split
 from seodang.types import Finding
@@ -28,7 +28,7 @@ MIXED_SHARE = 0.01  # a second language below this share of the rows is not wort
 class _Facts:
     """One source, row by row: first its training rows, then its holdout. Each field is [rows]."""
 
-    part: Parts
+    part: Splits
     row: NDArray[np.int64]  # hash of the whole row
     question: NDArray[np.int64]  # hash of the question
     prompt: NDArray[np.int64]  # hash of system text and question; 0 if the row is not one question and one answer
@@ -51,7 +51,7 @@ class _Facts:
         return f"{place['file']}:{place['row']}"
 
 
-def audit(parts: Mapping[str, Parts], by: Split) -> list[Finding]:
+def audit(parts: Mapping[str, Splits], by: Split) -> list[Finding]:
     """Findings about each source, and questions that stand on both sides (none when rows are split by question)."""
     facts = {name: _gather(part) for name, part in parts.items()}
     findings: list[Finding] = []
@@ -71,7 +71,7 @@ def _few_rows(facts: _Facts, where: str) -> Iterator[Finding]:
             severity="warn",
             where=where,
             what=f"only {count:,} rows to {use}: a result from so few is mostly chance",
-            mend=f"give at least {FEW_ROWS} rows, better some hundreds",
+            hint=f"give at least {FEW_ROWS} rows, better some hundreds",
         )
 
 
@@ -84,7 +84,7 @@ def _copies(facts: _Facts, where: str) -> Iterator[Finding]:
             severity="warn",
             where=where,
             what=f"{len(copies):,} of {len(facts.row):,} rows are exact copies of another row",
-            mend="leave the copies out, unless the repetition is meant",
+            hint="leave the copies out, unless the repetition is meant",
             rows=facts.places(copies),
         )
 
@@ -105,7 +105,7 @@ def _contradictions(facts: _Facts, where: str) -> Iterator[Finding]:
         severity="warn",
         where=where,
         what=f"{len(questions):,} questions have more than one answer",
-        mend="fine if several answers are right; else keep the right one",
+        hint="fine if several answers are right; else keep the right one",
         rows=facts.places(rows),
     )
 
@@ -118,7 +118,7 @@ def _echoes(facts: _Facts, where: str) -> Iterator[Finding]:
             severity="warn",
             where=where,
             what=f"in {len(echoes):,} rows the answer is the question itself",
-            mend="check that the answer column is the right one; leave such rows out",
+            hint="check that the answer column is the right one; leave such rows out",
             rows=facts.places(echoes),
         )
 
@@ -156,12 +156,12 @@ def _leaks(name: str, facts: Mapping[str, _Facts], by: Split) -> Iterator[Findin
             where=f"source {name}",
             what=f"{int(leaked.sum()):,} of {len(held):,} holdout rows ask a question that is trained on too "
             f"(in {', '.join(trained_in)}; split by {by.by}): the measured loss is too good",
-            mend="split: {by: question} keeps a question on one side",
+            hint="split: {by: question} keeps a question on one side",
             rows=facts[name].places(np.flatnonzero(leaked) + facts[name].num_train),
         )
 
 
-def _gather(part: Parts) -> _Facts:
+def _gather(part: Splits) -> _Facts:
     """Read both sides once, batch by batch."""
     sides = [side.select_columns(["row_id", "question_key", "messages", "text"]) for side in (part.train, part.test)]
     places = [(side, start) for side in (0, 1) for start in range(0, len(sides[side]), BATCH_ROWS)]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pyarrow.compute as pc
 
-from seodang.data.columns import read_columns
+from seodang.data.arrow import read_columns
 from seodang.data.encode.rows import Renderer
 from seodang.data.prepare import Prepared
 from seodang.types import Counts, Finding
@@ -31,7 +31,7 @@ def _rendered(counts: Counts) -> Iterator[Finding]:
             severity="warn",
             where=where,
             what=f"{too_long:,} of {counts.rows_in:,} rows are longer than train.max_tokens and are left out",
-            mend="raise train.max_tokens, or set train.too_long: cut_question",
+            hint="raise train.max_tokens, or set train.too_long: cut_question",
             rows=tuple(note.where for note in counts.notes[:5]),
         )
     for change, rows in counts.changed.items():
@@ -41,12 +41,12 @@ def _rendered(counts: Counts) -> Iterator[Finding]:
                 severity="refuse",
                 where=where,
                 what=f"the template leaves out the thinking of {rows:,} answers",
-                mend="borrow a template that renders it (qwen3), or take the thinking out of the data",
+                hint="borrow a template that renders it (qwen3), or take the thinking out of the data",
             )
         elif change.startswith(("the template altered", "the template leaves out tool")):
             yield Finding(
                 check="text_altered", severity="warn", where=where, what=f"{change} ({rows:,} rows)",
-                mend="look at the first rows, and choose another template if the text matters",
+                hint="look at the first rows, and choose another template if the text matters",
             )  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def _ids(prepared: Prepared, num_embeddings: int) -> Iterator[Finding]:
                     severity="refuse",
                     where=side,
                     what=f"token id {largest} lies beyond the model's {num_embeddings} embedding rows",
-                    mend="use the tokenizer that belongs to this model",
+                    hint="use the tokenizer that belongs to this model",
                 )
 
 
@@ -77,5 +77,5 @@ def _own_text(renderer: Renderer) -> Iterator[Finding]:
             severity="warn",
             where=renderer.template.origin,
             what=f"the template puts its own text in front of every question: {added[:120]!r}",
-            mend="set `system:` in the recipe to a text of yours, or choose another template",
+            hint="set `system:` in the recipe to a text of yours, or choose another template",
         )

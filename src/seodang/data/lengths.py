@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from seodang.data.columns import read_columns
+from seodang.data.arrow import read_columns
 
 MAX_BINS = 40
 CURVE_POINTS = 200

@@ -6,14 +6,14 @@ import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from numpy.typing import NDArray
 
-from seodang.data.columns import draws, read_columns
-from seodang.data.split import Parts
+from seodang.data.arrow import read_columns, uniform_hash
+from seodang.data.split import Splits
 from seodang.errors import SourceError
 from seodang.recipe import Mix
 from seodang.types import Counts
 
 
-def mix(parts: Mapping[str, Parts], mix: Mix) -> tuple[DatasetDict, Counts]:
+def mix(parts: Mapping[str, Splits], mix: Mix) -> tuple[DatasetDict, Counts]:
     """Join the sources in their order, then shuffle as datasets does, into `train` and `test`.
 
     With shares, the rows must be rendered (`num_supervised`): the training set keeps its number of supervised tokens,
@@ -24,7 +24,7 @@ def mix(parts: Mapping[str, Parts], mix: Mix) -> tuple[DatasetDict, Counts]:
     """
     trained = {name: part.train for name, part in parts.items() if len(part.train)}
     if not trained:
-        raise SourceError("no row is left to train on", where="sources", mend="see what the earlier steps dropped")
+        raise SourceError("no row is left to train on", where="sources", hint="see what the earlier steps dropped")
     dropped: dict[str, int] = {}
     changed: dict[str, int] = {}
     remarks: tuple[str, ...] = ()
@@ -62,7 +62,9 @@ def _pick(trained: Mapping[str, Dataset], shares: Mapping[str, float], seed: int
     weight = sum(shares[name] for name in trained)
     return {
         name: _fill(
-            tokens[name], total * shares[name] / weight, draws(read_columns(rows, "row_id")["row_id"], f"mix:{seed}")
+            tokens[name],
+            total * shares[name] / weight,
+            uniform_hash(read_columns(rows, "row_id")["row_id"], f"mix:{seed}"),
         )
         for name, rows in trained.items()
     }

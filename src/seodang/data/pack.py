@@ -44,7 +44,7 @@ def best_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return [members for _, members in bins]
 
 
-def deal(lengths: Sequence[int], ranks: int) -> list[list[int]]:
+def balance(lengths: Sequence[int], ranks: int) -> list[list[int]]:
     """Indices that each rank takes: the longest first, each to the rank that has the fewest tokens so far."""
     shares: list[list[int]] = [[] for _ in range(ranks)]
     tokens = [0] * ranks
@@ -73,7 +73,7 @@ def pack(
     rank, ranks = share
     lengths = [positions(row) for row in labels]
     kept = [index for index, length in enumerate(lengths) if length]
-    shares = [[kept[i] for i in members] for members in deal([lengths[index] for index in kept], ranks)]
+    shares = [[kept[i] for i in members] for members in balance([lengths[index] for index in kept], ranks)]
     bins = [best_fit([lengths[index] for index in members], budget) for members in shares]
     missing = max(map(len, bins)) - len(bins[rank])
     own = (_join(input_ids, labels, lengths, tuple(shares[rank][i] for i in members)) for members in bins[rank])

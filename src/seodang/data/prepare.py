@@ -13,7 +13,7 @@ from seodang.data.lengths import lengths
 from seodang.data.mix import mix
 from seodang.data.read.convert import convert
 from seodang.data.read.sources import read
-from seodang.data.split import Parts, separate, split
+from seodang.data.split import Splits, separate, split
 from seodang.errors import SourceError
 from seodang.recipe import Recipe
 from seodang.types import Counts, Finding
@@ -25,7 +25,7 @@ THINKING = (b'"reasoning_content"', b"</think>")  # in a message's JSON
 class Gathered:
     """The sources as conversations and texts, on their sides; no tokenizer has seen them yet."""
 
-    parts: Mapping[str, Parts]  # source → its training part and holdout
+    parts: Mapping[str, Splits]  # source → its training part and holdout
     counts: tuple[Counts, ...]
     findings: tuple[Finding, ...]
     has_thinking: bool  # whether any answer comes with the thinking that led to it
@@ -51,7 +51,7 @@ class Prepared:
 class RenderedSources:
     """The sources as rows that a model reads, each by itself."""
 
-    parts: Mapping[str, Parts]  # source → its rendered sides
+    parts: Mapping[str, Splits]  # source → its rendered sides
     counts: tuple[Counts, ...]
     findings: tuple[Finding, ...]
     cut: Mapping[str, int]  # source → rows above max_tokens
@@ -66,7 +66,7 @@ def gather(recipe: Recipe) -> Gathered:
         SourceError: the first source that cannot be used.
     """
     counts: list[Counts] = []
-    parts: dict[str, Parts] = {}
+    parts: dict[str, Splits] = {}
     has_thinking = False
     for source in recipe.sources:
         rows, converted = convert(read(source), source, recipe.split.by)
@@ -112,7 +112,7 @@ def render_sources(
         GateError: rows are too long, and the recipe refuses such rows.
     """
     counts = list(gathered.counts)
-    rendered: dict[str, Parts] = {}
+    rendered: dict[str, Splits] = {}
     cut: dict[str, int] = {}
     settings = recipe.train
     for name, part in gathered.parts.items():
@@ -170,7 +170,7 @@ def _nothing_left(counts: Counts) -> SourceError:
     return SourceError(
         f"none of its {counts.rows_in} training rows can be trained on: {reasons}",
         where=f"source {counts.source} ({counts.notes[0].where} …)",
-        mend="raise train.max_tokens if they are too long, else mend these rows or take another template",
+        hint="raise train.max_tokens if they are too long, else mend these rows or take another template",
     )
 
 
@@ -180,7 +180,7 @@ def _above_limit(counts: Counts) -> int:
     return dropped + counts.changed.get(CUT, 0)
 
 
-def _first_rows(part: Parts, renderer: Renderer) -> dict[str, Any]:
+def _first_rows(part: Splits, renderer: Renderer) -> dict[str, Any]:
     """The first row of each side as the model reads it, with the characters that are supervised."""
     shown: dict[str, Any] = {}
     for side in ("train", "test"):

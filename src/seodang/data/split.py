@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from seodang.data.columns import draws, read_columns
+from seodang.data.arrow import read_columns, uniform_hash
 from seodang.errors import SourceError
 from seodang.recipe import Source, Split
 from seodang.types import Counts, RowNote
@@ -23,7 +23,7 @@ NOTED_ROWS = 100  # dropped rows that the counts list by name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Parts:
+class Splits:
     """One source's rows on their two sides."""
 
     train: Dataset  # empty if the source is not trained on
@@ -31,7 +31,7 @@ class Parts:
     counts: Counts
 
 
-def split(rows: Dataset, source: Source, by: Split) -> Parts:
+def split(rows: Dataset, source: Source, by: Split) -> Splits:
     """Hold out a part of one source, then thin the rest to `take`.
 
     By question or column, a key's side depends on seed and key alone: it survives reordering, added rows and other
@@ -52,7 +52,7 @@ def split(rows: Dataset, source: Source, by: Split) -> Parts:
         raise SourceError(
             f"no row is left to train on ({len(rows):,} rows, {len(test):,} held out{taken})",
             where=f"source {source.name}",
-            mend="hold out fewer, take more, or give more rows",
+            hint="hold out fewer, take more, or give more rows",
         )
     counts = Counts(
         step="split",
@@ -62,10 +62,10 @@ def split(rows: Dataset, source: Source, by: Split) -> Parts:
         dropped={reason: count for reason, count in dropped.items() if count},
         remarks=(f"{len(train):,} rows to train on, {len(test):,} held out by {by.by}",),
     )
-    return Parts(train=train, test=test, counts=counts)
+    return Splits(train=train, test=test, counts=counts)
 
 
-def separate(parts: Mapping[str, Parts], by: Split) -> tuple[dict[str, Parts], list[Counts]]:
+def separate(parts: Mapping[str, Splits], by: Split) -> tuple[dict[str, Splits], list[Counts]]:
     """Take training rows away whose key stands in the holdout of another source. By row, nothing is taken away.
 
     Raises:
@@ -74,7 +74,7 @@ def separate(parts: Mapping[str, Parts], by: Split) -> tuple[dict[str, Parts], l
     if by.by == "row":
         return dict(parts), []
     held = {name: _keys(part.test, by, name) for name, part in parts.items() if len(part.test)}
-    apart: dict[str, Parts] = {}
+    apart: dict[str, Splits] = {}
     told: list[Counts] = []
     for name, part in parts.items():
         apart[name], counts = _without(part, held, by, name)
@@ -91,7 +91,7 @@ def _sides(rows: Dataset, source: Source, by: Split) -> tuple[Dataset, Dataset]:
         raise SourceError(
             f"holdout asks for {held:,.0f} rows, but there are {len(rows):,}",
             where=f"source {source.name}",
-            mend="give a smaller number, or a share such as 0.05",
+            hint="give a smaller number, or a share such as 0.05",
         )
     if math.isinf(held):
         return rows.select([]), rows
@@ -101,7 +101,7 @@ def _sides(rows: Dataset, source: Source, by: Split) -> tuple[Dataset, Dataset]:
     return rows.select(np.flatnonzero(~is_test)), rows.select(np.flatnonzero(is_test))
 
 
-def _without(part: Parts, held: Mapping[str, pa.ChunkedArray], by: Split, name: str) -> tuple[Parts, Counts]:
+def _without(part: Splits, held: Mapping[str, pa.ChunkedArray], by: Split, name: str) -> tuple[Splits, Counts]:
     """One source without the training rows whose key is held out: by another source, its own keys are split already."""
     keys = _keys(part.train, by, name)
     is_kept = np.ones(len(keys), dtype=bool)
@@ -119,7 +119,7 @@ def _without(part: Parts, held: Mapping[str, pa.ChunkedArray], by: Split, name: 
         raise SourceError(
             f"each of its {len(keys):,} training rows has a {by.by} that another source holds out",
             where=f"source {name}",
-            mend="is the same file in two sources? Else hold out fewer rows of the other source",
+            hint="is the same file in two sources? Else hold out fewer rows of the other source",
         )
     counts = Counts(
         step="separate",
@@ -142,7 +142,7 @@ def _keys(rows: Dataset, by: Split, source: str) -> pa.ChunkedArray:
         raise SourceError(
             f"no value for {by.by!r}, which split.by names ({keys.null_count:,} such rows)",
             where=f"{first['file']}:{first['row']} (source {source})",
-            mend="fill the column, or split by question",
+            hint="fill the column, or split by question",
         )
     return keys
 
@@ -160,7 +160,7 @@ def _keys_apart(keys: pa.ChunkedArray, held: float, seed: int) -> NDArray[np.boo
     """Which rows are held out [rows]: keys below the share, or the first keys that together have `held` rows."""
     encoded = keys.cast(pa.large_string()).combine_chunks().dictionary_encode()
     key_of_row = encoded.indices.to_numpy()
-    drawn = draws(encoded.dictionary, str(seed))
+    drawn = uniform_hash(encoded.dictionary, str(seed))
     order = np.argsort(drawn, kind="stable")
     if held < 1:
         num_keys = int(np.count_nonzero(drawn < held * 2.0**64))
@@ -182,7 +182,7 @@ def _take(train: Dataset, take: str, seed: int) -> Dataset:
         # datasets cannot cut an empty shard
         return train.shard(num_shards=shards, index=shard - 1) if shard <= len(train) else train.select([])
     num_rows = int(take) if take.isdigit() else math.floor(Fraction(take) * len(train))  # 0.29 of 100 is 29
-    order = np.argsort(draws(read_columns(train, "row_id")["row_id"], f"take:{seed}"), kind="stable")
+    order = np.argsort(uniform_hash(read_columns(train, "row_id")["row_id"], f"take:{seed}"), kind="stable")
     return train.select(np.sort(order[:num_rows]))
 
 

@@ -61,7 +61,7 @@ def in_order(
             raise ResourceError(
                 "a process that prepares rows was killed, probably for want of memory",
                 where="preparation",
-                mend="free some memory, or let it use fewer cores (taskset)",
+                hint="free some memory, or let it use fewer cores (taskset)",
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)

@@ -30,10 +30,11 @@ from transformers.utils import cached_file
 
 from seodang import recipe
 from seodang.errors import ModelError, ResourceError, SeodangError
-from seodang.model.packaged import PREFIX, cache_folder, packaged_folder
+from seodang.model.packaged import PREFIX, packaged_folder
 from seodang.model.placement import Placement, choose_placement
 from seodang.model.quiet import quiet
 from seodang.model.save import describe, save_model
+from seodang.user_cache import cache_folder
 
 __all__ = [
     "Placement",
@@ -65,14 +66,14 @@ def resolve_model(path: str) -> str:
     if local.is_dir():
         return str(local)
     if local.is_file():
-        mend = "give a folder with config.json, safetensors and tokenizer"
+        hint = "give a folder with config.json, safetensors and tokenizer"
         if local.suffix == ".gguf":
-            mend += "; GGUF is a format to serve models in, its weights are rounded"
-        raise ModelError("is a file, not a model's folder", where=path, mend=mend)
+            hint += "; GGUF is a format to serve models in, its weights are rounded"
+        raise ModelError("is a file, not a model's folder", where=path, hint=hint)
     if path.startswith((".", "~")) or local.is_absolute() or path.count("/") > 1:
         near = difflib.get_close_matches(local.name, _folders(local.parent), n=1)
-        mend = f"did you mean {local.parent / near[0]}?" if near else "give a folder, a hub id or package:NAME"
-        raise ModelError("no such folder", where=path, mend=mend)
+        hint = f"did you mean {local.parent / near[0]}?" if near else "give a folder, a hub id or package:NAME"
+        raise ModelError("no such folder", where=path, hint=hint)
     return path
 
 
@@ -88,7 +89,7 @@ def load_config(spec: recipe.Model) -> PreTrainedConfig:
     with _told(spec.path, spec.revision):
         file = cached_file(path, "config.json", revision=spec.revision)
         if file is None:
-            raise ModelError("no config.json", where=spec.path, mend="give a folder or hub id that holds a model")
+            raise ModelError("no config.json", where=spec.path, hint="give a folder or hub id that holds a model")
         _check_config(json.loads(Path(file).read_text(encoding="utf-8")), spec)
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
@@ -110,10 +111,10 @@ def load_tokenizer(
             folder, revision=revision, trust_remote_code=trust_remote_code
         )
         if len(tokenizer) < 100:  # transformers makes an empty one where the files are missing
-            raise ModelError("no tokenizer", where=path, mend=_GIVE_TOKENIZER)
+            raise ModelError("no tokenizer", where=path, hint=_GIVE_TOKENIZER)
         if not tokenizer.is_fast:
             what = f"{type(tokenizer).__name__} is a slow tokenizer, which cannot say where a token stands in the text"
-            raise ModelError(what, where=path, mend="save it as a fast one (tokenizer.json)")
+            raise ModelError(what, where=path, hint="save it as a fast one (tokenizer.json)")
         _check_class(tokenizer, folder, path, revision)
     return tokenizer
 
@@ -131,7 +132,7 @@ def load_model(spec: recipe.Model, placement: Placement, *, four_bit: bool = Fal
     config = load_config(spec)
     if placement.dtype == "float16" and config.model_type.startswith("gemma"):
         what = "Gemma overflows in float16"
-        raise ModelError(what, where="model.dtype", mend="use dtype: auto, float32 or bfloat16")
+        raise ModelError(what, where="model.dtype", hint="use dtype: auto, float32 or bfloat16")
     with _told(spec.path, spec.revision):
         model, info = AutoModelForCausalLM.from_pretrained(
             resolve_model(spec.path),
@@ -146,7 +147,7 @@ def load_model(spec: recipe.Model, placement: Placement, *, four_bit: bool = Fal
             raise ModelError(
                 f"the weights lack {len(missing)} of the model's tensors ({missing[0]} …): they would be random",
                 where=spec.path,
-                mend="give a complete causal language model",
+                hint="give a complete causal language model",
             )
         placed: PreTrainedModel = (model if four_bit else model.to(placement.device)).eval()
     return placed
@@ -158,7 +159,7 @@ def _four_bit(placement: Placement) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": placement.device}}
 
 
-def is_quantised(model: PreTrainedModel) -> bool:
+def is_quantized(model: PreTrainedModel) -> bool:
     """Whether the model's linear layers are held in 4 bits."""
     return bool(getattr(model, "is_loaded_in_4bit", False))
 
@@ -180,13 +181,13 @@ def _check_folder(folder: Path, where: str) -> None:
     if (folder / "config.json").is_file():
         return
     if any(folder.glob("*.gguf")):
-        mend = "give the model's safetensors folder or hub id: GGUF weights are rounded, to serve rather than to train"
-        raise ModelError("the folder holds only a GGUF file", where=where, mend=mend)
+        hint = "give the model's safetensors folder or hub id: GGUF weights are rounded, to serve rather than to train"
+        raise ModelError("the folder holds only a GGUF file", where=where, hint=hint)
     if (folder / "adapter_config.json").is_file():
-        raise ModelError("the folder holds an adapter, no model", where=where, mend="merge it into its base first")
+        raise ModelError("the folder holds an adapter, no model", where=where, hint="merge it into its base first")
     if (folder / "manifest.json").is_file() and (folder / "model" / "config.json").is_file():
-        raise ModelError("this is a run folder", where=where, mend=f"give its model: {Path(where) / 'model'}")
-    raise ModelError("no config.json in the folder", where=where, mend="give a folder that save_pretrained wrote")
+        raise ModelError("this is a run folder", where=where, hint=f"give its model: {Path(where) / 'model'}")
+    raise ModelError("no config.json in the folder", where=where, hint="give a folder that save_pretrained wrote")
 
 
 def _folders(parent: Path) -> list[str]:
@@ -198,21 +199,21 @@ def _check_config(config: Mapping[str, Any], spec: recipe.Model) -> None:
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:
         if "auto_map" not in config:
-            mend = "a newer transformers may know it: pip install -U transformers"
-            raise ModelError(f"transformers does not know the architecture {kind!r}", where=spec.path, mend=mend)
+            hint = "a newer transformers may know it: pip install -U transformers"
+            raise ModelError(f"transformers does not know the architecture {kind!r}", where=spec.path, hint=hint)
         if not spec.trust_remote_code:
             what = f"the architecture {kind!r} is Python code that comes with the model"
-            mend = "read that code; if you trust it, set trust_remote_code: true under model: in the recipe"
-            raise ModelError(what, where=spec.path, mend=mend)
+            hint = "read that code; if you trust it, set trust_remote_code: true under model: in the recipe"
+            raise ModelError(what, where=spec.path, hint=hint)
         return
     names = config.get("architectures") or []
     causal = CONFIG_MAPPING[kind] in MODEL_FOR_CAUSAL_LM_MAPPING and not config.get("is_encoder_decoder")
     if not causal or any(name.endswith(_NOT_CAUSAL) for name in names):
         what = f"{names[0] if names else kind} is no causal language model"
-        raise ModelError(what, where=spec.path, mend="give a decoder such as Gemma, Qwen or Llama")
+        raise ModelError(what, where=spec.path, hint="give a decoder such as Gemma, Qwen or Llama")
     if method := (config.get("quantization_config") or {}).get("quant_method"):
         what = f"its weights are quantised ({method}), and cannot be trained"
-        raise ModelError(what, where=spec.path, mend="give the unquantised model")
+        raise ModelError(what, where=spec.path, hint="give the unquantised model")
 
 
 def _check_class(tokenizer: PreTrainedTokenizerBase, folder: str, path: str, revision: str | None) -> None:
@@ -225,8 +226,8 @@ def _check_class(tokenizer: PreTrainedTokenizerBase, folder: str, path: str, rev
     expected = Tokenizer.from_file(file).encode(_PROBE, add_special_tokens=False).ids
     if tokenizer(_PROBE, add_special_tokens=False)["input_ids"] != expected:
         what = f"{type(tokenizer).__name__} gives other ids than tokenizer.json"
-        mend = 'set "tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json'
-        raise ModelError(what, where=path, mend=mend)
+        hint = 'set "tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json'
+        raise ModelError(what, where=path, hint=hint)
     with suppress(OSError):  # then it is checked again
         found_sound.parent.mkdir(parents=True, exist_ok=True)
         found_sound.touch()
@@ -250,7 +251,7 @@ def _told(path: str, revision: str | None) -> Iterator[None]:
         raise
     except torch.OutOfMemoryError as error:
         what = "the model does not fit into the memory of the device"
-        raise ResourceError(what, where=path, mend="take a smaller model, or device: cpu") from error
+        raise ResourceError(what, where=path, hint="take a smaller model, or device: cpu") from error
     except Exception as error:  # transformers, the hub and safetensors raise nearly every class there is
         raise _explained(error, path, revision) from error
 
@@ -268,30 +269,30 @@ def _explained(error: BaseException, path: str, revision: str | None) -> ModelEr
     page = f"https://huggingface.co/{path}"
     if has(hub.GatedRepoError):
         return ModelError(
-            "its licence has to be accepted first", where=path, mend=f"accept it at {page}, then log in: hf auth login"
+            "its licence has to be accepted first", where=path, hint=f"accept it at {page}, then log in: hf auth login"
         )
     if has(hub.RepositoryNotFoundError):
-        mend = "mend the name; if it is private, log in: hf auth login"
-        return ModelError("neither a folder here nor a model on the hub that you can see", where=path, mend=mend)
+        hint = "mend the name; if it is private, log in: hf auth login"
+        return ModelError("neither a folder here nor a model on the hub that you can see", where=path, hint=hint)
     if has(hub.RevisionNotFoundError):
-        return ModelError(f"has no revision {revision!r}", where=path, mend=f"see the revisions at {page}/tree/main")
+        return ModelError(f"has no revision {revision!r}", where=path, hint=f"see the revisions at {page}/tree/main")
     if has(hub.HFValidationError):
         return ModelError(
-            "neither a folder here nor a hub id", where=path, mend="give a folder, hub id or package:NAME"
+            "neither a folder here nor a hub id", where=path, hint="give a folder, hub id or package:NAME"
         )
     if has(hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled):
         what = "no such folder here, not in the hub's cache, and the hub cannot be reached"
         return ModelError(
-            what, where=path, mend=f"mend the path, or go online (or unset HF_HUB_OFFLINE) to fetch {page}"
+            what, where=path, hint=f"mend the path, or go online (or unset HF_HUB_OFFLINE) to fetch {page}"
         )
     if has(json.JSONDecodeError) and (damaged := _damaged_json(path)):
-        return ModelError(f"{damaged} is no whole JSON", where=path, mend="fetch or copy the folder again")
+        return ModelError(f"{damaged} is no whole JSON", where=path, hint="fetch or copy the folder again")
     if "backend tokenizer" in str(error):
-        return ModelError("no tokenizer", where=path, mend=_GIVE_TOKENIZER)
+        return ModelError("no tokenizer", where=path, hint=_GIVE_TOKENIZER)
     if has(SafetensorError):
-        return ModelError(f"damaged weights: {error}", where=path, mend="fetch or convert the model again")
+        return ModelError(f"damaged weights: {error}", where=path, hint="fetch or convert the model again")
     first = str(error).strip().split("\n")[0] or type(error).__name__
-    return ModelError(f"cannot be loaded: {first}", where=path, mend="check that the folder is complete and undamaged")
+    return ModelError(f"cannot be loaded: {first}", where=path, hint="check that the folder is complete and undamaged")
 
 
 def _damaged_json(path: str) -> str | None:

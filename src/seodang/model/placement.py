@@ -55,15 +55,15 @@ def _device(asked: str) -> tuple[str, str]:
         return "cpu", f"Device: CPU, no CUDA device was found{hint}."
     kind, _, index = asked.partition(":")
     if kind not in ("cpu", "cuda", "mps") or not (index == "" or (kind == "cuda" and index.isdigit())):
-        raise ResourceError(f"{asked!r} is no device", where="model.device", mend="use auto, cpu, cuda, cuda:0 or mps")
+        raise ResourceError(f"{asked!r} is no device", where="model.device", hint="use auto, cpu, cuda, cuda:0 or mps")
     if kind == "cuda":
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if found <= int(index or 0):
             what = f"{asked} was asked for, and there are {found} CUDA devices"
-            raise ResourceError(what, where="model.device", mend="use auto, or install torch for this machine's CUDA")
+            raise ResourceError(what, where="model.device", hint="use auto, or install torch for this machine's CUDA")
         return _own_rank(asked), f"Device: {torch.cuda.get_device_name(int(index or 0))}, as asked."
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise ResourceError("mps was asked for, and there is no Apple GPU", where="model.device", mend="use auto")
+        raise ResourceError("mps was asked for, and there is no Apple GPU", where="model.device", hint="use auto")
     return asked, f"Device: {asked}, as asked."
 
 
@@ -89,7 +89,7 @@ def _precision(asked: str, device: str, *, frozen: bool) -> tuple[str, str, str]
     if asked == "float16":
         if device == "cpu":
             what = "float16 on a CPU is hundreds of times slower than float32"
-            raise ResourceError(what, where="model.dtype", mend="use dtype: auto")
+            raise ResourceError(what, where="model.dtype", hint="use dtype: auto")
         return asked, asked, "Precision: pure float16, as asked: fit to generate, not to train (it overflows)."
     if frozen and _fast_bf16(device)[0]:
         return asked, asked, "Precision: bfloat16 for the frozen weights, as asked; the adapter is trained in float32."

@@ -19,7 +19,7 @@ def stability(texts: Sequence[str]) -> dict[str, Any]:
         RunError: fewer than two answers.
     """
     if len(texts) < 2:
-        raise RunError(f"{len(texts)} answer to compare", where="ask.repeat", mend="ask the question at least twice")
+        raise RunError(f"{len(texts)} answer to compare", where="ask.repeat", hint="ask the question at least twice")
     counts = Counter(" ".join(text.split()) for text in texts)
     return {
         "distinct": len(counts),

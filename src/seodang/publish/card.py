@@ -14,11 +14,12 @@ import yaml
 from jinja2 import Environment, PackageLoader
 
 from seodang.proof.behaviour import hangul_share
+from seodang.proof.verdict import FEW_ROWS, UNCHANGED
 from seodang.publish.base_model import GEMMA_NOTICE, Base, file_name, is_local
 from seodang.recipe import Recipe, Source
 from seodang.run.evidence import Evidence
 from seodang.show import formatting
-from seodang.show.sentences import FEW_ROWS, UNCHANGED, Verdict, kinds, verdict
+from seodang.show.sentences import Verdict, kinds, verdict
 from seodang.types import Answer
 
 TAG = "seodang"  # by which a later push knows a repository of its own

@@ -36,8 +36,8 @@ def outgoing(run: Path, *, adapter: bool) -> tuple[tuple[File, ...], tuple[str, 
     folder = run / ("adapter" if adapter else "model")
     if not folder.is_dir():
         what = "holds no adapter" if adapter else "holds no model: its training has not ended"
-        mend = "push the whole model without --adapter" if adapter else f"seodang tune {run / 'recipe.yaml'} --resume"
-        raise RunError(what, where=str(run), mend=mend)
+        hint = "push the whole model without --adapter" if adapter else f"seodang tune {run / 'recipe.yaml'} --resume"
+        raise RunError(what, where=str(run), hint=hint)
     there = sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
     names = {path.relative_to(folder).as_posix(): path for path in there}
     files = [File(name=name, content=path) for name, path in names.items() if _goes(name, path)]
@@ -70,5 +70,5 @@ def _complete(folder: Path, files: Sequence[File], *, adapter: bool) -> None:
         raise RunError(
             f"cannot be loaded by others: {', '.join(missing)} is missing (links do not count)",
             where=str(folder),
-            mend="train again, or put the files back as seodang wrote them",
+            hint="train again, or put the files back as seodang wrote them",
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-from seodang import __version__
+from seodang.__version__ import __version__
 from seodang.errors import HubError, RunError
 from seodang.publish.base_model import GEMMA_NOTICE, Base, find_base, is_local
 from seodang.publish.card import TAG, card
@@ -22,8 +22,8 @@ from seodang.publish.files import CARD, File, outgoing
 from seodang.publish.secrets import Leak, leaks, own_secrets, refuse
 from seodang.recipe import Recipe, load_recipe
 from seodang.run.evidence import Evidence, read_evidence
+from seodang.show.console import get_console
 from seodang.show.formatting import plural, size, visible
-from seodang.show.tables import console
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
@@ -72,7 +72,7 @@ def push(run: Path, repo: str, *, private: bool = False, adapter: bool = False, 
 
 def show_push(pushed: Pushed, *, out: "Console | None" = None) -> None:
     """What went, or would go, with its sizes; the whole card only where nothing was sent."""
-    out = out or console()
+    out = out or get_console()
     total = size(sum(file.num_bytes for file in pushed.files))
     what = "sent" if pushed.commit else "would be sent; nothing was"
     out.print(f"{plural(len(pushed.files), 'file')}, {total}, {what}: {pushed.url}")
@@ -93,7 +93,7 @@ def _prepare(run: Path, repo: str, *, private: bool, adapter: bool) -> Pushed:
     try:
         hf_hub_url(repo, CARD)  # checks the id; no network
     except HFValidationError as error:
-        raise HubError(str(error), where=repo, mend="give NAMESPACE/NAME, such as my-name/my-model") from None
+        raise HubError(str(error), where=repo, hint="give NAMESPACE/NAME, such as my-name/my-model") from None
     evidence, recipe = _evidence(run)
     files, left = outgoing(run, adapter=adapter)
     base = find_base(recipe.model.path, str((evidence.manifest.get("model") or {}).get("architecture", "")))
@@ -113,10 +113,10 @@ def _evidence(run: Path) -> tuple[Evidence, Recipe]:
     evidence = read_evidence(run)
     for name in ("recipe.yaml", "manifest.json"):
         if name in evidence.missing:
-            raise RunError(f"holds no {name}", where=str(run), mend="give a folder that `seodang tune` wrote")
+            raise RunError(f"holds no {name}", where=str(run), hint="give a folder that `seodang tune` wrote")
     if damaged := [what for what in evidence.damaged if not what.startswith(NOT_TOLD)]:
         raise RunError(
-            f"cannot be told in a card: {damaged[0]}", where=str(run), mend=f"seodang prove {run}, then push"
+            f"cannot be told in a card: {damaged[0]}", where=str(run), hint=f"seodang prove {run}, then push"
         )
     return evidence, load_recipe(run / "recipe.yaml")
 
@@ -169,7 +169,7 @@ def _send(ready: Pushed, run: Path, *, adapter: bool) -> Pushed:
     api = HfApi(library_name="seodang", library_version=__version__)
     try:
         if get_token() is None:
-            raise HubError("there is no login for the hub", where=ready.url, mend=LOGIN)
+            raise HubError("there is no login for the hub", where=ready.url, hint=LOGIN)
         if "/" not in ready.repo:
             ready = _with_namespace(ready, run, api.whoami()["name"], adapter=adapter)
         # None rather than False: an organisation may make its repositories private by default
@@ -205,7 +205,7 @@ def _to_remove(found: "ModelInfo", ready: Pushed) -> list[str]:
         raise HubError(
             "the repository is there and public; nothing was sent",
             where=ready.url,
-            mend=f"make it private ({ready.url}/settings), or give another name",
+            hint=f"make it private ({ready.url}/settings), or give another name",
         )
     names = [sibling.rfilename for sibling in found.siblings or ()]
     loaded = [name for name in names if any(Path(name).match(pattern) and "/" not in name for pattern in LOADED)]
@@ -213,7 +213,7 @@ def _to_remove(found: "ModelInfo", ready: Pushed) -> list[str]:
         raise HubError(
             f"the repository holds a model that seodang did not push ({loaded[0]}); nothing was sent",
             where=ready.url,
-            mend="give another name, or delete the files of that model on the hub first",
+            hint="give another name, or delete the files of that model on the hub first",
         )
     new = {file.name for file in ready.files}
     return [name for name in loaded if name not in new]
@@ -231,12 +231,12 @@ def _told(error: BaseException, repo: str) -> HubError:
     if cause is not None:
         return _refused(cause, repo)
     if isinstance(error, OfflineModeIsEnabled):
-        return HubError("HF_HUB_OFFLINE is set", where=_url(repo), mend="unset HF_HUB_OFFLINE and push again")
+        return HubError("HF_HUB_OFFLINE is set", where=_url(repo), hint="unset HF_HUB_OFFLINE and push again")
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return HubError(
         f"the upload failed: {lines[0]}",
         where=_url(repo),
-        mend="check the network and push again: large files that arrived are not sent twice",
+        hint="check the network and push again: large files that arrived are not sent twice",
     )
 
 
@@ -251,5 +251,5 @@ def _refused(error: HfHubHTTPError, repo: str) -> HubError:
         404: ("there is no such repository or name, or this login may not see it", f"check REPO, or {LOGIN}"),
         429: ("the hub asks to wait", "push again later"),
     }
-    what, mend = known.get(status, (f"the hub answered {status}", "push again later: nothing half-sent is visible"))
-    return HubError(f"{what}{said}", where=_url(repo), mend=mend)
+    what, hint = known.get(status, (f"the hub answered {status}", "push again later: nothing half-sent is visible"))
+    return HubError(f"{what}{said}", where=_url(repo), hint=hint)

@@ -94,7 +94,7 @@ def refuse(found: Sequence[Leak], where: str) -> None:
     raise GateError(
         f"{count} would be published; nothing was sent{''.join(lines)}",
         where=where,
-        mend="take them out there; a token that has been written to a file should be revoked and made anew",
+        hint="take them out there; a token that has been written to a file should be revoked and made anew",
     )
 
 

@@ -42,7 +42,7 @@ def read_evidence(run: Path) -> Evidence:
     missing = tuple(name for name in NAMES if not (run / name).is_file())
     if len(missing) == len(NAMES):
         what = "holds no file of a run" if run.is_dir() else "no such folder"
-        raise RunError(what, where=str(run), mend="give a folder that `seodang tune` wrote, such as runs/NAME")
+        raise RunError(what, where=str(run), hint="give a folder that `seodang tune` wrote, such as runs/NAME")
     damaged: list[str] = []
     recipe = (run / "recipe.yaml").read_text(encoding="utf-8") if "recipe.yaml" not in missing else None
     return Evidence(

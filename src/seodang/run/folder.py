@@ -67,7 +67,7 @@ class Run:
         path = self.folder / "recipe.yaml"
         if not path.is_file():
             raise RunError(
-                "no run lives here: it has no recipe.yaml", where=str(self.folder), mend="give a run's folder"
+                "no run lives here: it has no recipe.yaml", where=str(self.folder), hint="give a run's folder"
             )
         return load_recipe(path)
 
@@ -118,7 +118,7 @@ def open_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
     run = Run(folder=folder)
     if resume:
         if not folder.is_dir():
-            raise RunError("there is no run to resume", where=str(folder), mend="start it without --resume")
+            raise RunError("there is no run to resume", where=str(folder), hint="start it without --resume")
         _same_recipe(run, recipe)
         return run
     with _written(folder):
@@ -147,7 +147,7 @@ def _refuse_existing(folder: Path) -> None:
         raise RunError(
             "exists and is never overwritten",
             where=str(folder),
-            mend="go on with it by --resume, or give another folder (--out) or name (name=NEW)",
+            hint="go on with it by --resume, or give another folder (--out) or name (name=NEW)",
         )
 
 
@@ -157,7 +157,7 @@ def _written(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(
-            f"cannot be written: {error.strerror}", where=str(folder), mend="give a folder of yours by --out"
+            f"cannot be written: {error.strerror}", where=str(folder), hint="give a folder of yours by --out"
         ) from None
 
 
@@ -179,7 +179,7 @@ def _same_recipe(run: Run, recipe: Recipe) -> None:
         raise RunError(
             f"this run was started with another recipe: {', '.join(changed)} differ",
             where=str(run.folder),
-            mend=f"resume with {run.folder / 'recipe.yaml'}, or start a new run with --out",
+            hint=f"resume with {run.folder / 'recipe.yaml'}, or start a new run with --out",
         )
 
 

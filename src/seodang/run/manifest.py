@@ -12,8 +12,9 @@ from typing import Any
 import psutil
 import torch
 
-from seodang import __version__, distributed
-from seodang.data.keys import file_sha256
+from seodang import distributed
+from seodang.__version__ import __version__
+from seodang.data.row_cache import file_sha256
 from seodang.recipe import Recipe
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "bitsandbytes", "numpy")

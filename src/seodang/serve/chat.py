@@ -11,16 +11,16 @@ from rich.console import Console
 from rich.text import Text
 
 from seodang.errors import SeodangError, SourceError
-from seodang.serve.chat_model import Speaker, load_speaker
-from seodang.serve.session import AGAIN_TEMPERATURE, SAY, Command, Talk, change, parse, times, told
+from seodang.serve.chat_model import ChatModel, load_chat_model
+from seodang.serve.session import AGAIN_TEMPERATURE, SAY, Command, Session, change, parse, times, told
+from seodang.show.console import get_console, progress, show_error
 from seodang.show.formatting import visible
-from seodang.show.tables import console, progress, show_error
 
 if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 _PROMPT = "› "
-_SpeakerOf = Callable[[str], Speaker]  # "base" or "tuned" → the model, loaded when it is first asked
+_SpeakerOf = Callable[[str], ChatModel]  # "base" or "tuned" → the model, loaded when it is first asked
 
 
 def chat(model: str | Path, *, base: bool = False, both: bool = False) -> None:
@@ -35,16 +35,16 @@ def chat(model: str | Path, *, base: bool = False, both: bool = False) -> None:
         SeodangError: the model cannot be talked to; where the input is no terminal, any question that fails.
     """
     names = ("base", "tuned") if both else ("base",) if base else ("tuned",)
-    notes = console(stderr=True)
+    notes = get_console(stderr=True)
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
 
     @functools.cache
-    def speaker_of(name: str) -> Speaker:
+    def chat_model_of(name: str) -> ChatModel:
         with notes.status("loading the model …"):
-            return load_speaker(model, base=name == "base")
+            return load_chat_model(model, base=name == "base")
 
-    speaker = [speaker_of(name) for name in names][-1]
-    talk = Talk(settings=speaker.settings, system=speaker.system, speakers=names)
+    model_name = [chat_model_of(name) for name in names][-1]
+    talk = Session(settings=model_name.settings, system=model_name.system, models=names)
     if is_terminal:
         _greet(notes, talk, str(model))
     for line in _joined(_typed() if is_terminal else _piped()):
@@ -53,7 +53,7 @@ def chat(model: str | Path, *, base: bool = False, both: bool = False) -> None:
             if command and command.name == "quit":
                 return
             if command:
-                talk = _do(talk, command, speaker_of, notes)
+                talk = _do(talk, command, chat_model_of, notes)
         except SeodangError as error:
             if not is_terminal:
                 raise
@@ -62,31 +62,31 @@ def chat(model: str | Path, *, base: bool = False, both: bool = False) -> None:
             notes.print(Text("interrupted", style="yellow"))
 
 
-def _do(talk: Talk, command: Command, speaker_of: _SpeakerOf, notes: Console) -> Talk:
+def _do(talk: Session, command: Command, chat_model_of: _SpeakerOf, notes: Console) -> Session:
     """Carry out one line of input; the conversation after it."""
     if command.name == SAY:
-        for name in talk.speakers:
-            answer = _answer(talk, name, command.text, speaker_of(name), notes)
+        for name in talk.models:
+            answer = _answer(talk, name, command.text, chat_model_of(name), notes)
             talk = talk.answered(name, command.text, answer) if answer.strip() else talk
         return talk
     if command.name == "again":
-        for name in talk.speakers:
-            _ask_again(talk, name, times(command.text), speaker_of(name), notes)
+        for name in talk.models:
+            _ask_again(talk, name, times(command.text), chat_model_of(name), notes)
         return talk
     changed, what = change(talk, command)
-    for name in changed.speakers:
-        speaker_of(name)  # before it is chosen: a model without a base stays as it is
+    for name in changed.models:
+        chat_model_of(name)  # before it is chosen: a model without a base stays as it is
     notes.print(Text(visible(what), style="dim"))
     return changed
 
 
-def _answer(talk: Talk, name: str, question: str, speaker: Speaker, notes: Console) -> str:
+def _answer(talk: Session, name: str, question: str, model_name: ChatModel, notes: Console) -> str:
     """Show an answer as it comes; what came of it, though Ctrl-C ended it."""
-    out = console()
+    out = get_console()
     said = ""
-    prompt = speaker.prompt(talk.asked(name, question))
+    prompt = model_name.prompt(talk.asked(name, question))
     _label(out, talk, name)
-    pieces = speaker.stream(prompt, talk.settings)
+    pieces = model_name.stream(prompt, talk.settings)
     try:
         while True:
             piece = next(pieces)
@@ -103,7 +103,7 @@ def _answer(talk: Talk, name: str, question: str, speaker: Speaker, notes: Conso
     return said
 
 
-def _ask_again(talk: Talk, name: str, number: int, speaker: Speaker, notes: Console) -> None:
+def _ask_again(talk: Session, name: str, number: int, model_name: ChatModel, notes: Console) -> None:
     """Show the different answers to the last question, the most frequent first. The conversation stays as it is."""
     question, before = talk.last_question(name)
     settings = talk.settings
@@ -112,9 +112,9 @@ def _ask_again(talk: Talk, name: str, number: int, speaker: Speaker, notes: Cons
         notes.print(Text(f"greedily, all answers are one: asked at temperature {AGAIN_TEMPERATURE}", style="dim"))
     with progress() as bar:
         task = bar.add_task("answers", total=number)
-        prompts = [speaker.prompt(before.asked(name, question))] * number
-        answers = speaker.answer(prompts, settings, on_progress=lambda done: bar.advance(task, done))
-    out = console()
+        prompts = [model_name.prompt(before.asked(name, question))] * number
+        answers = model_name.answer(prompts, settings, on_progress=lambda done: bar.advance(task, done))
+    out = get_console()
     _label(out, talk, name)
     different = Counter(answer.text.strip() for answer in answers)
     for text, count in different.most_common():
@@ -123,12 +123,12 @@ def _ask_again(talk: Talk, name: str, number: int, speaker: Speaker, notes: Cons
     notes.print(Text(f"{len(different)} different answers of {number}; {ended} ended by themselves", style="dim"))
 
 
-def _label(out: Console, talk: Talk, name: str) -> None:
-    if len(talk.speakers) > 1:
+def _label(out: Console, talk: Session, name: str) -> None:
+    if len(talk.models) > 1:
         out.print(Text(name, style="bold"))
 
 
-def _greet(notes: Console, talk: Talk, model: str) -> None:
+def _greet(notes: Console, talk: Session, model: str) -> None:
     what = [model, f"system text: {talk.system}"] if talk.system else [model]
     lines = (*what, told(talk.settings), "/help lists the commands; Alt-Enter or \\ at the end: a new line")
     notes.print(Text(visible("\n".join(lines)), style="dim"))
@@ -192,8 +192,8 @@ def _piped() -> Iterator[str]:
             line.encode()  # what could not be decoded may hide in surrogates
             yield line.removesuffix("\n").removesuffix("\r")
     except UnicodeError:
-        mend = "send UTF-8 text, and set PYTHONUTF8=1 where that is not the system's encoding"
-        raise SourceError(f"is no {sys.stdin.encoding} text", where="stdin", mend=mend) from None
+        hint = "send UTF-8 text, and set PYTHONUTF8=1 where that is not the system's encoding"
+        raise SourceError(f"is no {sys.stdin.encoding} text", where="stdin", hint=hint) from None
 
 
 def _joined(lines: Iterator[str]) -> Iterator[str]:

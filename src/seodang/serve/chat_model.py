@@ -23,7 +23,7 @@ _PROBE = "seodangprobe"  # stands for a tool's result, to see whether a template
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Speaker:
+class ChatModel:
     """A model in memory, ready to answer."""
 
     name: str  # as the user gave it
@@ -79,8 +79,8 @@ class Speaker:
         try:
             return run(self.template, turns, variables=variables, add_generation_prompt=True)
         except TemplateError as error:
-            mend = "ask in the order and the roles that this template knows"
-            raise TemplateError(error.what, where=self.name, mend=mend) from None
+            hint = "ask in the order and the roles that this template knows"
+            raise TemplateError(error.what, where=self.name, hint=hint) from None
 
     def _check_tools(self, turns: Sequence[Turn], text: str) -> None:
         """A template that knows no tools drops their turns without a word."""
@@ -90,11 +90,11 @@ class Speaker:
             probed = self._render([{**turn, "content": _PROBE} if turn["role"] == "tool" else turn for turn in turns])
             lost += ["a tool's result"] if _PROBE not in probed else []
         if lost:
-            mend = "use a model whose template knows tools"
-            raise TemplateError(f"the chat template leaves out {', '.join(lost)}", where=self.name, mend=mend)
+            hint = "use a model whose template knows tools"
+            raise TemplateError(f"the chat template leaves out {', '.join(lost)}", where=self.name, hint=hint)
 
 
-def load_speaker(path: str | Path, *, base: bool = False) -> Speaker:
+def load_chat_model(path: str | Path, *, base: bool = False) -> ChatModel:
     """Load a run's tuned model (or its base, with the same template), or any instruct model.
 
     Args:
@@ -110,7 +110,7 @@ def load_speaker(path: str | Path, *, base: bool = False) -> Speaker:
     if (found.folder / "recipe.yaml").is_file():
         return _of_run(found, str(path), base)
     if base:
-        raise RunError("only a run knows its base", where=str(path), mend="give a run's folder, or the base itself")
+        raise RunError("only a run knows its base", where=str(path), hint="give a run's folder, or the base itself")
     return _of_model(str(path))
 
 
@@ -121,9 +121,9 @@ def with_system(turns: Sequence[Turn], system: str | None) -> list[Turn]:
     return [{"role": "system", "content": system}, *turns]
 
 
-def _of_run(found: Run, name: str, base: bool) -> Speaker:
+def _of_run(found: Run, name: str, base: bool) -> ChatModel:
     if not found.is_trained:
-        raise RunError("its training has not ended", where=name, mend=f"seodang tune {name}/recipe.yaml --resume")
+        raise RunError("its training has not ended", where=name, hint=f"seodang tune {name}/recipe.yaml --resume")
     from seodang.model.load import load_tokenizer
 
     made = found.recipe()
@@ -132,7 +132,7 @@ def _of_run(found: Run, name: str, base: bool) -> Speaker:
     model = _model(made.model if base else tuned, is_proven=True)
     if model.get_input_embeddings().weight.shape[0] < len(tokenizer):  # the template's markers were added
         model.resize_token_embeddings(len(tokenizer))
-    return Speaker(
+    return ChatModel(
         name=name,
         model=model,
         tokenizer=tokenizer,
@@ -143,16 +143,16 @@ def _of_run(found: Run, name: str, base: bool) -> Speaker:
     )
 
 
-def _of_model(path: str) -> Speaker:
+def _of_model(path: str) -> ChatModel:
     from seodang.model.load import load_tokenizer
 
     tokenizer = load_tokenizer(path)
     if not tokenizer.chat_template:
-        mend = "give an instruct model, or a run: `seodang tune` gives a base its template"
-        raise TemplateError("the model's tokenizer has no chat template", where=path, mend=mend)
+        hint = "give an instruct model, or a run: `seodang tune` gives a base its template"
+        raise TemplateError("the model's tokenizer has no chat template", where=path, hint=hint)
     template = compile_template(tokenizer.get_chat_template(), where=path)
     turn_end_id = _turn_end_id(tokenizer, path)
-    return Speaker(
+    return ChatModel(
         name=path,
         model=_model(recipe.Model(path=path), is_proven=False),
         tokenizer=tokenizer,
@@ -178,7 +178,7 @@ def _turn_end_id(tokenizer: "PreTrainedTokenizerBase", path: str) -> int:
         return find_template(tokenizer, own, num_embeddings=len(tokenizer), load_tokenizer=_never).turn_end_id
     except TemplateError as error:  # a template that could not be trained with may still be talked through
         if tokenizer.eos_token_id is None:
-            raise TemplateError(f"nothing ends an answer: {error.what}", where=path, mend=error.mend) from None
+            raise TemplateError(f"nothing ends an answer: {error.what}", where=path, hint=error.hint) from None
         return int(tokenizer.eos_token_id)
 
 

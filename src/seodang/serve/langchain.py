@@ -15,7 +15,7 @@ from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, PrivateAt
 from seodang.data.template.jinja import Turn
 from seodang.errors import SeodangError
 from seodang.recipe import Generate
-from seodang.serve.chat_model import Speaker, load_speaker, with_system
+from seodang.serve.chat_model import ChatModel, load_chat_model, with_system
 from seodang.types import Message
 
 try:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _ROLES = {"system": "system", "developer": "system", "human": "user", "ai": "assistant", "tool": "tool"}
 _ELSEWHERE = ("tool_use", "tool_call", "function_call", "reasoning", "thinking")  # blocks that are no part of the text
 _SETTINGS = tuple(Generate.model_fields)
-_loaded: WeakValueDictionary[str, Speaker] = WeakValueDictionary()  # so that copies with other settings share a model
+_loaded: WeakValueDictionary[str, ChatModel] = WeakValueDictionary()  # so that copies with other settings share a model
 _loading = Lock()
 
 
@@ -63,7 +63,7 @@ class ChatSeodang(BaseChatModel):
     stop: list[str] | None = Field(None, description="texts that end an answer, and are no part of it")
     system: str | None = Field(None, description="system text; default the recipe's, empty: none")
     streaming: bool = Field(False, description="LangChain's: let invoke stream to the callbacks")
-    _speaker: Speaker = PrivateAttr()
+    _speaker: ChatModel = PrivateAttr()
 
     @model_validator(mode="after")
     def _load(self) -> Self:
@@ -168,8 +168,8 @@ class ChatSeodang(BaseChatModel):
             changes["max_new_tokens"] = changes.pop("max_tokens")
         if unknown := [name for name in changes if name not in _SETTINGS]:
             close = difflib.get_close_matches(unknown[0], _SETTINGS, n=1)
-            mend = f"did you mean {close[0]}?" if close else f"there are: {', '.join((*_SETTINGS, 'stop'))}"
-            raise TypeError(f"ChatSeodang knows no setting {unknown[0]!r}; {mend}")
+            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join((*_SETTINGS, 'stop'))}"
+            raise TypeError(f"ChatSeodang knows no setting {unknown[0]!r}; {hint}")
         own = {name: getattr(self, name) for name in _SETTINGS}
         given = {name: value for name, value in {**own, **changes}.items() if value is not None}
         for name in ("temperature", "top_k"):
@@ -194,7 +194,7 @@ class ChatSeodang(BaseChatModel):
                 except (SeodangError, TypeError, ValueError):
                     continue  # raised again where this one is answered
 
-        token = _TOGETHER.set(_Together(asked=asked, speaker=self._speaker))
+        token = _TOGETHER.set(_Together(asked=asked, model_name=self._speaker))
         try:
             yield
         finally:
@@ -215,7 +215,7 @@ class _Together:
     """Conversations that are answered in one go, by the first that needs its answer: none, if a cache has them all."""
 
     asked: Callable[[], Iterator[_Asked]]
-    speaker: Speaker
+    model_name: ChatModel
     answers: "list[tuple[_Asked, Completion]] | None" = None
     lock: Lock = field(default_factory=Lock)
 
@@ -232,7 +232,7 @@ class _Together:
             return []
         try:
             prompts = [one.prompt for one in asked]
-            completions = self.speaker.answer(prompts, asked[0].settings, stop=asked[0].stop)
+            completions = self.model_name.answer(prompts, asked[0].settings, stop=asked[0].stop)
         except SeodangError:  # one that is too long must not keep the others from their answers
             return []
         return list(zip(asked, completions, strict=True))
@@ -241,11 +241,11 @@ class _Together:
 _TOGETHER: ContextVar[_Together | None] = ContextVar("together", default=None)
 
 
-def _shared(model: str) -> Speaker:
+def _shared(model: str) -> ChatModel:
     with _loading:
-        if (speaker := _loaded.get(key := str(Path(model).absolute()))) is None:
-            _loaded[key] = speaker = load_speaker(model)
-        return speaker
+        if (model_name := _loaded.get(key := str(Path(model).absolute()))) is None:
+            _loaded[key] = model_name = load_chat_model(model)
+        return model_name
 
 
 def _one_by_one(config: RunnableConfig | list[RunnableConfig] | None, number: int) -> list[RunnableConfig]:

@@ -39,34 +39,36 @@ class Command:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Talk:
+class Session:
     """A conversation as it stands."""
 
     settings: Generate
     system: str | None = None
-    speakers: tuple[str, ...] = ("tuned",)  # who is asked: base, tuned
+    models: tuple[str, ...] = ("tuned",)  # who is asked: base, tuned
     turns: Mapping[str, Turns] = field(default_factory=dict)  # speaker → what it was asked and answered itself
 
-    def asked(self, speaker: str, question: str) -> Turns:
+    def asked(self, model_name: str, question: str) -> Turns:
         """What the speaker is given: the system text, its conversation, and the question."""
         system = ({"role": "system", "content": self.system},) if self.system else ()
-        return (*system, *self.turns.get(speaker, ()), {"role": "user", "content": question})
+        return (*system, *self.turns.get(model_name, ()), {"role": "user", "content": question})
 
-    def answered(self, speaker: str, question: str, answer: str) -> "Talk":
+    def answered(self, model_name: str, question: str, answer: str) -> "Session":
         """The conversation with one more question and its answer."""
         said = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
-        return replace(self, turns={**self.turns, speaker: (*self.turns.get(speaker, ()), *said)})
+        return replace(self, turns={**self.turns, model_name: (*self.turns.get(model_name, ()), *said)})
 
-    def last_question(self, speaker: str) -> "tuple[str, Talk]":
+    def last_question(self, model_name: str) -> "tuple[str, Session]":
         """The last question, and the conversation before it.
 
         Raises:
             SeodangError: nothing was asked yet.
         """
-        turns = self.turns.get(speaker, ())
+        turns = self.turns.get(model_name, ())
         if not turns:
-            raise SeodangError(f"the {speaker} model was asked nothing yet", where="/again", mend="ask something first")
-        return turns[-2]["content"], replace(self, turns={**self.turns, speaker: turns[:-2]})
+            raise SeodangError(
+                f"the {model_name} model was asked nothing yet", where="/again", hint="ask something first"
+            )
+        return turns[-2]["content"], replace(self, turns={**self.turns, model_name: turns[:-2]})
 
 
 def parse(line: str) -> Command | None:
@@ -82,12 +84,12 @@ def parse(line: str) -> Command | None:
     name, _, text = line[1:].strip().partition(" ")
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
-        mend = f"did you mean /{close[0]}?" if close else "/help lists the commands"
-        raise SeodangError("no such command", where=f"/{name}", mend=f"{mend} (a question may begin with a blank)")
+        hint = f"did you mean /{close[0]}?" if close else "/help lists the commands"
+        raise SeodangError("no such command", where=f"/{name}", hint=f"{hint} (a question may begin with a blank)")
     return Command(name=name, text=text.strip())
 
 
-def change(talk: Talk, command: Command) -> tuple[Talk, str]:
+def change(talk: Session, command: Command) -> tuple[Session, str]:
     """The conversation after a command that asks nothing, and what to tell about it.
 
     Raises:
@@ -102,9 +104,9 @@ def change(talk: Talk, command: Command) -> tuple[Talk, str]:
             talk = replace(talk, settings=_settings(talk.settings, command.text.split()))
             return talk, told(talk.settings)
         case "base" | "tuned":
-            return replace(talk, speakers=(command.name,)), f"the {command.name} model answers"
+            return replace(talk, models=(command.name,)), f"the {command.name} model answers"
         case "both":
-            return replace(talk, speakers=("base", "tuned")), "the base answers first, then the tuned model"
+            return replace(talk, models=("base", "tuned")), "the base answers first, then the tuned model"
         case _:
             return talk, "\n".join(f"/{name:<9} {what}" for name, what in COMMANDS.items())
 
@@ -119,7 +121,7 @@ def times(text: str) -> int:
         return AGAIN
     if not text.isdecimal() or not 2 <= int(text) <= MOST_TIMES:
         raise SeodangError(
-            f"{text!r} is no number from 2 to {MOST_TIMES}", where="/again", mend="for instance /again 5"
+            f"{text!r} is no number from 2 to {MOST_TIMES}", where="/again", hint="for instance /again 5"
         )
     return int(text)
 
@@ -140,5 +142,5 @@ def _settings(settings: Generate, pairs: list[str]) -> Generate:
     except ValidationError as error:
         faults += fault_lines(error, data, Generate)
     if faults:
-        raise SeodangError("; ".join(faults), where="/settings", mend="for instance /settings temperature=0.7 top_k=64")
+        raise SeodangError("; ".join(faults), where="/settings", hint="for instance /settings temperature=0.7 top_k=64")
     return changed

@@ -1,33 +1,40 @@
 """What is seen while it happens: bars on a terminal, lines in a log."""
 
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from seodang.show import tables
+from seodang.distributed import is_main
+from seodang.errors import SeodangError
 from seodang.show.formatting import duration, number, percent, visible
 
 LINES_OF_A_RUN = 10  # training lines where there is no bar
 
 
+WIDTH = 100  # where the output is no terminal
+
+
 def show_note(sentence: str) -> None:
     """One sentence the user should know."""
-    tables.console().print(Text("· " + visible(sentence), style="yellow"))
+    get_console().print(Text("· " + visible(sentence), style="yellow"))
 
 
 def show_line(sentence: str) -> None:
     """One line of what was done."""
-    tables.console().print(Text(visible(sentence), style="dim"), soft_wrap=True)
+    get_console().print(Text(visible(sentence), style="dim"), soft_wrap=True)
 
 
 @contextmanager
 def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar while something is counted up to `total`, and one line when it is done; yields what advances it."""
     begun = time.perf_counter()
-    with tables.progress() as bar:
+    with progress() as bar:
         task = bar.add_task(title, total=total)
         yield lambda done: bar.advance(task, done)
     show_line(f"{title}: {total:,} in {duration(time.perf_counter() - begun)}")
@@ -36,10 +43,10 @@ def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def training(total_steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Training as it goes: a bar with loss and speed, one line an evaluation; yields what takes the run's events."""
-    out = tables.console()
+    out = get_console()
     begun = time.perf_counter()
     every = max(1, total_steps // LINES_OF_A_RUN)
-    with tables.progress() as bar:
+    with progress() as bar:
         task = bar.add_task("training", total=total_steps)
         lines = out if bar.disable else bar.console  # without a bar, all that is told of a run is in one stream
         first: int | None = None
@@ -78,3 +85,60 @@ def _speed(event: dict[str, Any]) -> Text:
     if share := event.get("floor_share"):
         told += f", {percent(share)} of this machine's floor ({event['matrix_gflops']:,.0f} GFLOP/s in matrix products)"
     return Text(told, style="dim")
+
+
+def get_console(*, stderr: bool = False, any_rank: bool = False) -> Console:
+    """A console that takes text literally; without colour where it is no terminal or NO_COLOR is set.
+
+    Of several processes only the main one is heard, unless `any_rank`.
+    """
+    how: dict[str, Any] = {"stderr": stderr, "highlight": False, "markup": False, "emoji": False}
+    plain = Console(**how, quiet=not (any_rank or is_main()))
+    return plain if plain.is_terminal else Console(**how, quiet=plain.quiet, width=WIDTH)
+
+
+def progress() -> Progress:
+    """A progress display on stderr: what, bar, number, time left. Use as a context manager; it vanishes when done.
+
+    Without a terminal it stays silent.
+    """
+    out = get_console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]left"),
+        console=out,
+        transient=True,
+        disable=out.quiet or not out.is_terminal,
+    )
+
+
+def show_error(error: SeodangError, *, out: Console | None = None) -> None:
+    """Where, what and the mend, on stderr, whichever process says it."""
+    text = Text().append("error: ", style="bold red").append(visible(str(error)))
+    (out or get_console(stderr=True, any_rank=True)).print(text, soft_wrap=True)
+
+
+def can_ask() -> bool:
+    """Whether a person sits at the other end."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def choose(question: str, choices: Sequence[str]) -> str:
+    """Ask for one of `choices`; the first stands if nothing is typed."""
+    out = get_console()
+    out.print(Text(question, style="bold"))
+    for place, choice in enumerate(choices, 1):
+        out.print(Text(f"  {place} {choice}" + ("  (guess)" if place == 1 else "")))
+    while True:
+        typed = out.input("> ").strip()
+        if not typed:
+            return choices[0]
+        if typed.isdigit() and 1 <= int(typed) <= len(choices):
+            return choices[int(typed) - 1]
+        if typed in choices:
+            return typed
+        out.print(Text(f"type a number from 1 to {len(choices)}", style="yellow"))

@@ -1,42 +1,18 @@
 """What was gained and what was lost, in words. Reads `proof.json` alone; knows no page and no terminal."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from seodang.proof.verdict import Change, Tone, change_of
 from seodang.show.formatting import listing, plural, signed_percent
 
-UNCHANGED = 0.01  # a loss that moves by less than one percent is called unchanged
-FEW_ROWS = 30  # below this a mean says little
 KINDS = {
     "domain": "domain questions",
     "general": "general questions",
     "repeat": "repeated question",
     "holdout": "holdout",
 }
-Tone = Literal["gained", "same", "lost", "broken"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Change:
-    """One source's held-out loss, before and after."""
-
-    source: str
-    role: str
-    rows: int
-    tokens: int
-    base: float | None  # nats per supervised token
-    tuned: float | None
-    base_bits: float | None  # bits per UTF-8 byte, where they were measured
-    tuned_bits: float | None
-    share: float | None  # relative change of the loss
-    tone: Tone
-
-    @property
-    def is_small(self) -> bool:
-        """Too few rows for a mean to say much."""
-        return self.rows < FEW_ROWS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +26,7 @@ class Verdict:
 
 def verdict(proof: Mapping[str, Any]) -> Verdict:
     """Gains and losses per source, and the sentences a reader needs with them."""
-    changes = tuple(_change(name, loss) for name, loss in (proof.get("losses") or {}).items())
+    changes = tuple(change_of(name, loss) for name, loss in (proof.get("losses") or {}).items())
     return Verdict(headline=_headline(changes), sentences=tuple(_sentences(proof, changes)), changes=changes)
 
 
@@ -59,32 +35,6 @@ def kinds(proof: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any] | None,
     table = proof.get("behaviour") or {}
     base, tuned = table.get("base") or {}, table.get("tuned") or {}
     return [(kind, base.get(kind), tuned.get(kind)) for kind in KINDS if kind in base or kind in tuned]
-
-
-def _change(name: str, loss: Mapping[str, Any]) -> Change:
-    base, tuned = loss.get("base") or {}, loss.get("tuned") or {}
-    before, after = base.get("loss"), tuned.get("loss")
-    share = (after - before) / before if before and after is not None else None
-    return Change(
-        source=name,
-        role=str(loss.get("role", "")),
-        rows=int(loss.get("rows") or 0),
-        tokens=int(loss.get("tokens") or 0),
-        base=before,
-        tuned=after,
-        base_bits=base.get("bits_per_byte"),
-        tuned_bits=tuned.get("bits_per_byte"),
-        share=share,
-        tone=_tone(share),
-    )
-
-
-def _tone(share: float | None) -> Tone:
-    if share is None or not math.isfinite(share):
-        return "broken"
-    if abs(share) < UNCHANGED:
-        return "same"
-    return "gained" if share < 0 else "lost"
 
 
 def _headline(changes: Sequence[Change]) -> tuple[tuple[Tone, str], ...]:

@@ -3,30 +3,28 @@
 Text that comes from data or a model is never read as markup, and its control characters are shown, not obeyed.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
 from seodang.data.template.find import ChatTemplate
-from seodang.distributed import is_main
-from seodang.errors import SeodangError
 from seodang.recipe import Part, Recipe
+from seodang.show.console import get_console
 from seodang.show.formatting import MISSING, duration, fold, number, percent, signed_percent, visible, whole
 from seodang.show.sentences import KINDS, Verdict, kinds, verdict
 from seodang.types import Answer, Counts, Finding
 
 if TYPE_CHECKING:
     from seodang.model.load import Placement
+    from seodang.train.resources import MemoryPlan
 
-WIDTH = 100  # where the output is no terminal
+
 SHOWN_CHARACTERS = 400  # of an answer; all of it stands in answers.jsonl and in the report
 LOOP_CHARACTERS = 120  # of one that was cut off
 SHOWN_DIFFERENT = 4  # answers to the question asked again
@@ -34,44 +32,9 @@ TONES = {"gained": "green", "same": "", "lost": "red", "broken": "red"}
 SEVERITIES = {"refuse": "bold red", "warn": "yellow", "fixed": "green", "note": "dim"}
 
 
-def console(*, stderr: bool = False, any_rank: bool = False) -> Console:
-    """A console that takes text literally; without colour where it is no terminal or NO_COLOR is set.
-
-    Of several processes only the main one is heard, unless `any_rank`.
-    """
-    how: dict[str, Any] = {"stderr": stderr, "highlight": False, "markup": False, "emoji": False}
-    plain = Console(**how, quiet=not (any_rank or is_main()))
-    return plain if plain.is_terminal else Console(**how, quiet=plain.quiet, width=WIDTH)
-
-
-def progress() -> Progress:
-    """A progress display on stderr: what, bar, number, time left. Use as a context manager; it vanishes when done.
-
-    Without a terminal it stays silent.
-    """
-    out = console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=28),
-        TaskProgressColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("[dim]left"),
-        console=out,
-        transient=True,
-        disable=out.quiet or not out.is_terminal,
-    )
-
-
-def show_error(error: SeodangError, *, out: Console | None = None) -> None:
-    """Where, what and the mend, on stderr, whichever process says it."""
-    text = Text().append("error: ", style="bold red").append(visible(str(error)))
-    (out or console(stderr=True, any_rank=True)).print(text, soft_wrap=True)
-
-
 def show_plan(recipe: Recipe, placement: "Placement | None" = None, *, out: Console | None = None) -> None:
     """What will be done: every setting as KEY=VALUE, those that the recipe leaves to their default apart."""
-    out = out or console()
+    out = out or get_console()
     _title(out, recipe.name)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", min_width=8)
@@ -96,7 +59,7 @@ def show_plan(recipe: Recipe, placement: "Placement | None" = None, *, out: Cons
 
 def show_counts(counts: Sequence[Counts], *, out: Console | None = None) -> None:
     """What each step kept, dropped and changed, per source."""
-    out = out or console()
+    out = out or get_console()
     _title(out, "data")
     table = _table("source", "step", "in>", "kept>", "dropped and changed")
     for source in dict.fromkeys(count.source for count in counts):
@@ -114,7 +77,7 @@ def show_counts(counts: Sequence[Counts], *, out: Console | None = None) -> None
 
 def show_findings(findings: Sequence[Finding], *, out: Console | None = None) -> None:
     """Findings, the gravest first, each with its mend and example rows."""
-    out = out or console()
+    out = out or get_console()
     if not findings:
         return
     _title(out, "findings")
@@ -125,15 +88,15 @@ def show_findings(findings: Sequence[Finding], *, out: Console | None = None) ->
         told = Text(f"{finding.where}: {visible(finding.what)}")
         if finding.rows:
             told.append(f" ({', '.join(finding.rows[:3])}{', …' if len(finding.rows) > 3 else ''})", style="dim")
-        if finding.mend:
-            told.append(f"\n→ {finding.mend}", style="dim")
+        if finding.hint:
+            told.append(f"\n→ {finding.hint}", style="dim")
         grid.add_row(Text(finding.severity, style=SEVERITIES[finding.severity]), told)
     out.print(grid)
 
 
 def show_lengths(lengths: Mapping[str, Any], *, out: Console | None = None) -> None:
     """Tokens per row, per source and part, and how many rows are above `max_tokens`; `lengths` is `lengths.json`."""
-    out = out or console()
+    out = out or get_console()
     limit = lengths.get("max_tokens")
     _title(out, "tokens per row")
     above = f"above {limit:,}>" if limit else "above>"
@@ -156,13 +119,13 @@ def show_template(template: ChatTemplate, *, out: Console | None = None) -> None
     """Where the chat template is from, and what ends a turn."""
     told = Text().append("template  ", style="bold").append(visible(template.origin))
     told.append(f"; an answer ends with {visible(template.turn_end)} (token {template.turn_end_id})")
-    (out or console()).print()
-    (out or console()).print(told)
+    (out or get_console()).print()
+    (out or get_console()).print(told)
 
 
 def show_samples(samples: Mapping[str, Any], *, out: Console | None = None) -> None:
     """The first rendered training row of each source, what is supervised marked; `samples` is `samples.json`."""
-    out = out or console()
+    out = out or get_console()
     _title(out, "first rows, ⟦supervised⟧")
     for source, parts in samples.items():
         row = parts.get("train") or parts.get("test")
@@ -181,7 +144,7 @@ def show_samples(samples: Mapping[str, Any], *, out: Console | None = None) -> N
 
 def show_losses(proof: Mapping[str, Any], *, out: Console | None = None) -> None:
     """The verdict, the losses before and after, and how the answers behave; `proof` is `proof.json`."""
-    out = out or console()
+    out = out or get_console()
     told = verdict(proof)
     _title(out, "verdict")
     out.print(Text(" ").join(Text(sentence, style=f"bold {TONES[tone]}") for tone, sentence in told.headline))
@@ -197,7 +160,7 @@ def show_losses(proof: Mapping[str, Any], *, out: Console | None = None) -> None
 
 def show_answers(answers: Sequence[Answer], *, out: Console | None = None) -> None:
     """Questions with the answers of base and tuned model side by side; below 80 columns one above the other."""
-    out = out or console()
+    out = out or get_console()
     pairs: dict[tuple[str, str, str | None], dict[str, list[Answer]]] = {}
     for answer in answers:
         pairs.setdefault((answer.kind, answer.question, answer.row_id), {}).setdefault(answer.model, []).append(answer)
@@ -222,36 +185,14 @@ def show_answers(answers: Sequence[Answer], *, out: Console | None = None) -> No
 
 def show_end(run: Path, page: Path, seconds: float, *, out: Console | None = None) -> None:
     """Where the model and the report are, and how to go on."""
-    out = out or console()
+    out = out or get_console()
     out.print()
     out.print(Text(f"model   {run / 'model'}\nreport  {page}\n").append(f"took {duration(seconds)}", style="dim"))
 
 
-def can_ask() -> bool:
-    """Whether a person sits at the other end."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
-
-
-def choose(question: str, choices: Sequence[str]) -> str:
-    """Ask for one of `choices`; the first stands if nothing is typed."""
-    out = console()
-    out.print(Text(question, style="bold"))
-    for place, choice in enumerate(choices, 1):
-        out.print(Text(f"  {place} {choice}" + ("  (guess)" if place == 1 else "")))
-    while True:
-        typed = out.input("> ").strip()
-        if not typed:
-            return choices[0]
-        if typed.isdigit() and 1 <= int(typed) <= len(choices):
-            return choices[int(typed) - 1]
-        if typed in choices:
-            return typed
-        out.print(Text(f"type a number from 1 to {len(choices)}", style="yellow"))
-
-
 def show_starter(path: Path, yaml: str, remarks: Sequence[str], *, out: Console | None = None) -> None:
     """The recipe that was written, what was guessed, and the next two commands."""
-    out = out or console()
+    out = out or get_console()
     out.print(Text(yaml.rstrip()), soft_wrap=True)
     out.print()
     for remark in remarks:
@@ -346,3 +287,38 @@ def _value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def show_memory(found: "MemoryPlan | None", *, as_table: bool = True, out: Console | None = None) -> None:
+    """Bytes by what they are for: as a table, or in one line. Nothing where there is no estimate."""
+    out = out or get_console()
+    if found is None:
+        return
+    if not as_table:
+        out.print(Text(found.line, style="dim"))
+        return
+    taken = found.taken
+    parts = {
+        "weights": taken.weights,
+        "gradients": taken.gradients,
+        "optimizer": taken.states,
+        "activations": taken.activations,
+        "logits": taken.logits,
+        "process": found.process,
+        "peak": found.peak,
+        "available": found.available,
+    }
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for name in parts:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row(
+        *(Text(f"{size / 1e9:.2f} GB", style="bold" if name == "peak" else "") for name, size in parts.items())
+    )
+    out.print()
+    out.print(Rule(Text("memory of training, estimated", style="bold"), align="left", style="dim", characters="─"))
+    out.print(table)
+    told = (
+        f"{found.pack_tokens:,} tokens a pack, the largest holds {found.positions:,}; "
+        f"gradient checkpointing: {found.checkpointing}. Not all of it is taken at the same time."
+    )
+    out.print(Text(told, style="dim"))

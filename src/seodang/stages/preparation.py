@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from seodang import distributed
 from seodang.check.rendered import findings
 from seodang.data.encode.rows import Renderer
-from seodang.data.keys import rows_key, sources_key
 from seodang.data.prepare import Gathered, Prepared, RenderedSources, gather, join, render_sources
-from seodang.data.row_cache import Store
+from seodang.data.row_cache import Store, rows_key, sources_key
 from seodang.data.template.find import ChatTemplate, apply_template, find_template
 from seodang.errors import GateError, SeodangError
 from seodang.recipe import Model, Recipe
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from seodang.model.engine.engine import Engine
     from seodang.model.load import Placement
-    from seodang.train.resources import Fit
+    from seodang.train.resources import MemoryPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,7 @@ class Desk:
     renderer: Renderer
     prepared: Prepared
     pack_tokens: int  # positions of one forward pass
-    memory: "Fit | None" = None  # what training takes; unknown until it was asked for, or where it cannot be known
+    memory: "MemoryPlan | None" = None  # unknown until it was asked for, or where it cannot be estimated
 
     @property
     def is_four_bit(self) -> bool:
@@ -53,14 +52,14 @@ def set_up(recipe: Recipe) -> Desk:
     import datasets
 
     from seodang.model.load import choose_placement, load_config, load_tokenizer
-    from seodang.model.packaged import cache_folder
-    from seodang.train.choice import pack_tokens
+    from seodang.train.setup import pack_tokens
+    from seodang.user_cache import cache_folder
 
     placement = choose_placement(recipe.model, frozen=recipe.train.adapter is not None)
     tables.show_plan(recipe, placement)
     spec = recipe.model
     num_embeddings = load_config(spec).get_text_config().vocab_size
-    datasets.disable_progress_bars()  # what is being done is shown by `live`
+    datasets.disable_progress_bars()  # what is being done is shown by `console`
     tokenizer = load_tokenizer(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
     store = Store(cache_folder() / "prepared", console.show_note)
     sources = sources_key(recipe)
@@ -97,8 +96,8 @@ def fit_memory(desk: Desk) -> Desk:
     from seodang.data.pack import Plan
     from seodang.model.load import load_config
     from seodang.train import resources
-    from seodang.train.choice import total_steps
-    from seodang.train.memory_estimate import rehearse
+    from seodang.train.memory_estimate import make_estimator
+    from seodang.train.setup import total_steps
 
     settings, device, rows = desk.recipe.train, desk.placement.device, desk.prepared.rows["train"]
     plan = Plan(num_rows=len(rows), examples_per_step=settings.examples_per_step, seed=settings.seed)
@@ -107,7 +106,7 @@ def fit_memory(desk: Desk) -> Desk:
     available = min(distributed.exchange(resources.available_memory(device)))
     try:
         found = resources.fit(
-            rehearse(
+            make_estimator(
                 load_config(desk.recipe.model),
                 settings,
                 desk.placement,
@@ -126,7 +125,7 @@ def fit_memory(desk: Desk) -> Desk:
     except Exception as error:  # an architecture whose operations depend on data; torch and transformers raise anything
         console.show_note(f"memory: no estimate for this architecture ({type(error).__name__})")
         return desk
-    warning = resources.shortage_finding(found, settings, device)
+    warning = resources.memory_finding(found, settings, device)
     prepared = replace(desk.prepared, findings=(*desk.prepared.findings, warning)) if warning else desk.prepared
     return replace(desk, prepared=prepared, memory=found, pack_tokens=found.pack_tokens)
 
@@ -167,7 +166,7 @@ def refuse_findings(desk: Desk) -> None:
     """
     refused = [finding for finding in desk.prepared.findings if finding.severity == "refuse"]
     if refused:
-        raise GateError("; ".join(f.what for f in refused), where=refused[0].where, mend=refused[0].mend)
+        raise GateError("; ".join(f.what for f in refused), where=refused[0].where, hint=refused[0].hint)
 
 
 def refuse_adapter(recipe: Recipe) -> None:
@@ -209,9 +208,9 @@ def make_engine(desk: Desk, model: "PreTrainedModel", *, trained: bool = False) 
     import numpy as np
     import torch
 
-    from seodang.data.columns import read_columns
+    from seodang.data.arrow import read_columns
     from seodang.model.engine.engine import choose_engine
-    from seodang.train.choice import is_worth_compiling
+    from seodang.train.setup import is_worth_compiling
 
     rows = next(side for side in desk.prepared.rows.values() if len(side))
     lengths = read_columns(desk.prepared.rows["train"], "num_tokens")["num_tokens"].to_numpy()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from seodang.model.engine.engine import Engine
     from seodang.proof.questions import Question
     from seodang.train.metrics import Event
-    from seodang.train.pace import Pace
+    from seodang.train.throughput import ThroughputMeter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def begin_run(run: Run, recipe: Recipe, desk: Desk, *, resume: bool = False) -> 
 def check_room(run: Run, desk: Desk, model: "PreTrainedModel") -> None:
     """Stop before anything is measured if the disk cannot take what training writes."""
     from seodang.train.adapter import num_adapter_parameters
-    from seodang.train.memory import check_disk
+    from seodang.train.resources import check_disk
 
     adapter = desk.recipe.train.adapter
     if not run.is_trained:
@@ -134,8 +134,8 @@ def answers_of(
 
 def measure_base(run: Run, desk: Desk, model: "PreTrainedModel", engine: "Engine") -> Measured:
     """The base, measured once: a resumed run reads what was found."""
-    from seodang.train.choice import best_loss
     from seodang.train.metrics import evaluation_event
+    from seodang.train.setup import best_loss
 
     with distributed.agreed():  # before one of them writes it
         stored = record.read_base(run)
@@ -160,10 +160,9 @@ def train_model(
     """
     from seodang.proof.evaluate import evaluate
     from seodang.train.adapter import add_adapter
-    from seodang.train.asking import Asking
-    from seodang.train.choice import best_loss
-    from seodang.train.pace import Pace
-    from seodang.train.setup import make_setup
+    from seodang.train.callbacks import AskCallback
+    from seodang.train.setup import best_loss, make_setup
+    from seodang.train.throughput import ThroughputMeter
     from seodang.train.trainer import train
 
     if run.is_trained:
@@ -183,9 +182,9 @@ def train_model(
     )
     for remark in setup.remarks:
         console.show_note(remark)
-    pace = Pace(model, engine.compute_dtype or model.dtype, steps=setup.total_steps)
+    pace = ThroughputMeter(model, engine.compute_dtype or model.dtype, steps=setup.total_steps)
     with telling(run, pace, setup.total_steps) as tell:
-        asking = [Asking(settings.ask_every, ask_again(desk, model), tell)] if settings.ask_every else []
+        asking = [AskCallback(settings.ask_every, ask_again(desk, model), tell)] if settings.ask_every else []
         trained = train(
             trainee,
             rows,
@@ -210,7 +209,7 @@ def train_model(
 
 
 @contextmanager
-def telling(run: Run, pace: "Pace", steps: int) -> "Iterator[Callable[[Event], None]]":
+def telling(run: Run, pace: "ThroughputMeter", steps: int) -> "Iterator[Callable[[Event], None]]":
     """Yields what takes training's events: the main rank records and shows them, and the speed once."""
     from seodang.train.metrics import MetricsLog
 

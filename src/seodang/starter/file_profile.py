@@ -31,7 +31,7 @@ ENGLISH = re.compile(r"\b(the|and|what|how|you|are|with|that|is|to)\b", re.IGNOR
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class FileProfile:
     """What the rows of one file say, as far as they were read."""
 
     path: str  # as given
@@ -56,7 +56,7 @@ class Look:
         return self.layout.format == "text"
 
 
-def look(path: str, *, max_rows: int = MAX_ROWS, ask: Ask | None = None) -> Look:
+def look(path: str, *, max_rows: int = MAX_ROWS, ask: Ask | None = None) -> FileProfile:
     """Read the first rows of a file as `convert` would.
 
     Args:
@@ -88,7 +88,7 @@ def look(path: str, *, max_rows: int = MAX_ROWS, ask: Ask | None = None) -> Look
         raise SourceError(
             f"none of the first {tally.rows} rows can be used: {reasons}",
             where=tally.where or path,
-            mend="mend the file, or leave it out",
+            hint="mend the file, or leave it out",
         )
     return tally.look(path, layout, keys, raw.remarks, whole=whole)
 
@@ -98,7 +98,7 @@ def _refuse_unwritable(path: str) -> None:
         path.encode()
     except UnicodeEncodeError:
         raise SourceError(
-            "the file's name is not UTF-8, so no recipe can hold it", where=repr(path), mend="rename the file"
+            "the file's name is not UTF-8, so no recipe can hold it", where=repr(path), hint="rename the file"
         ) from None
 
 
@@ -113,9 +113,9 @@ def _find(raw: RawRows, path: str, ask: Ask | None) -> tuple[Layout, Mapping[str
     except SourceError as refused:
         keys = guess_columns(raw, ask)
         if keys is None:
-            names_keys = ":`" in refused.mend  # of a recipe, which is only about to be written
-            mend = refused.mend + "; for `init`, name them so in the file (question, answer)" * names_keys
-            raise SourceError(refused.what, where=refused.where, mend=mend) from None
+            names_keys = ":`" in refused.hint  # of a recipe, which is only about to be written
+            hint = refused.hint + "; for `init`, name them so in the file (question, answer)" * names_keys
+            raise SourceError(refused.what, where=refused.where, hint=hint) from None
     return find_layout(raw, _source(path, keys)), keys
 
 
@@ -154,7 +154,9 @@ class _Tally:
         self.letters["latin"] += len(LATIN.findall(text))
         self.letters["english"] += sum(map(len, ENGLISH.findall(text)))
 
-    def look(self, path: str, layout: Layout, keys: Mapping[str, str], remarks: Sequence[str], *, whole: bool) -> Look:
+    def look(
+        self, path: str, layout: Layout, keys: Mapping[str, str], remarks: Sequence[str], *, whole: bool
+    ) -> FileProfile:
         """What was counted."""
         told = [*remarks]
         if keys:
@@ -162,7 +164,7 @@ class _Tally:
         if self.dropped:
             reasons = ", ".join(f"{count:,} × {reason}" for reason, count in self.dropped.most_common(3))
             told.append(f"rows that will be dropped: {reasons}")
-        return Look(
+        return FileProfile(
             path=path,
             layout=layout,
             keys=keys,

@@ -9,10 +9,10 @@ from unicodedata import normalize
 
 from seodang.errors import RunError, SourceError
 from seodang.recipe import Recipe, load_recipe
-from seodang.starter.file_profile import MAX_ROWS, Look, look
+from seodang.starter.file_profile import MAX_ROWS, FileProfile, look
 from seodang.starter.guess_columns import Ask
 from seodang.starter.recipe_yaml import Draft, Entry, as_mapping, recipe_text
-from seodang.starter.roles import Placed, place
+from seodang.starter.roles import RoleAssignment, place
 from seodang.starter.settings import LIMITS, Base, Settings, choose_base, choose_holdout, choose_settings, cpu_minutes
 from seodang.types import SourceRole
 
@@ -87,7 +87,7 @@ def propose(
     )
 
 
-def _draft(placed: Sequence[Placed], base: Base, settings: Settings, name: str | None, out: Path) -> Draft:
+def _draft(placed: Sequence[RoleAssignment], base: Base, settings: Settings, name: str | None, out: Path) -> Draft:
     names = _names(placed)
     entries = [
         Entry(
@@ -123,24 +123,24 @@ def write_starter(starter: Starter) -> Path:
             file.write(starter.yaml)
     except OSError as error:
         raise RunError(
-            f"cannot be written: {error.strerror or error}", where=str(starter.path), mend="name another by --out"
+            f"cannot be written: {error.strerror or error}", where=str(starter.path), hint="name another by --out"
         ) from None
     return starter.path
 
 
-def _refuse_useless(one: Look) -> None:
+def _refuse_useless(one: FileProfile) -> None:
     if one.num_rows < 2:
-        what, mend = "it holds one usable row: none would be left to measure with", "give more rows"
+        what, hint = "it holds one usable row: none would be left to measure with", "give more rows"
     elif not one.is_text and one.tokens.min() > LIMITS[-1]:
-        what, mend = f"every row is longer than {LIMITS[-1]:,} tokens", "cut the conversations into shorter ones"
+        what, hint = f"every row is longer than {LIMITS[-1]:,} tokens", "cut the conversations into shorter ones"
     else:
         return
-    raise SourceError(what, where=one.path, mend=mend)
+    raise SourceError(what, where=one.path, hint=hint)
 
 
 def _refuse_existing(path: Path) -> None:
     if path.exists() or path.is_symlink():
-        raise RunError("is there already", where=str(path), mend="name another file by --out, or remove this one")
+        raise RunError("is there already", where=str(path), hint="name another file by --out, or remove this one")
 
 
 def _files(files: Sequence[str], flags: dict[SourceRole, Sequence[str]]) -> tuple[list[str], dict[str, SourceRole]]:
@@ -150,12 +150,12 @@ def _files(files: Sequence[str], flags: dict[SourceRole, Sequence[str]]) -> tupl
     for path in (*files, *(path for listed in flags.values() for path in listed)):
         paths.setdefault(_target(path), path)
     if not paths:
-        raise SourceError("no file is named", mend="seodang init FILE…")
+        raise SourceError("no file is named", hint="seodang init FILE…")
     for role, listed in flags.items():
         for given in listed:
             path = paths[_target(given)]
             if said.get(path, role) != role:
-                raise SourceError(f"has two roles: {said[path]} and {role}", where=path, mend="keep one of them")
+                raise SourceError(f"has two roles: {said[path]} and {role}", where=path, hint="keep one of them")
             said[path] = role
     return list(paths.values()), said
 
@@ -175,7 +175,7 @@ def _from(path: str, out: Path) -> str:
     return Path(os.path.relpath(target, folder)).as_posix()
 
 
-def _samples(placed: Sequence[Placed]) -> tuple[list[Placed], list[str]]:
+def _samples(placed: Sequence[RoleAssignment]) -> tuple[list[RoleAssignment], list[str]]:
     """Samples that ship for the roles nobody gave a file for, in the files' language: what is lost must be measured."""
     language = next((one.look.language for one in placed if one.role != "retention"), "")
     there = {one.role for one in placed}
@@ -187,13 +187,13 @@ def _samples(placed: Sequence[Placed]) -> tuple[list[Placed], list[str]]:
     given = {one.look.path for one in placed}
     paths = {role: f"sample:{SAMPLES[language]}_{kind}" for role, kind in missing.items()}
     return [
-        Placed(look=look(path), role=role, why=f"ships with seodang; {role} data of your own is better")
+        RoleAssignment(look=look(path), role=role, why=f"ships with seodang; {role} data of your own is better")
         for role, path in paths.items()
         if path not in given
     ], []
 
 
-def _names(placed: Sequence[Placed]) -> dict[str, str]:
+def _names(placed: Sequence[RoleAssignment]) -> dict[str, str]:
     """path → source name, each once."""
     names: dict[str, str] = {}
     for one in placed:
@@ -206,14 +206,14 @@ def _names(placed: Sequence[Placed]) -> dict[str, str]:
     return names
 
 
-def _questions(placed: Sequence[Placed], role: SourceRole) -> list[str]:
+def _questions(placed: Sequence[RoleAssignment], role: SourceRole) -> list[str]:
     """Short questions of the files of one role, from their start and their middle."""
     looks = [one.look for one in placed if one.role == role]
     found = [pick for one in looks for pick in _short(one)]
     return found[:: max(1, len(found) // ASKED)][:ASKED]
 
 
-def _short(one: Look) -> list[str]:
+def _short(one: FileProfile) -> list[str]:
     least, most = QUESTION_CHARS
     short = [
         text

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from seodang.starter.roles import Placed
+from seodang.starter.roles import RoleAssignment
 from seodang.starter.settings import Base, Settings
 
 WIDE = 1 << 30  # no line is folded
@@ -18,7 +18,7 @@ KINDS = {"text": "plain texts", "qa": "questions with answers", "alpaca": "instr
 class Entry:
     """One source as it will stand in the recipe."""
 
-    placed: Placed
+    placed: RoleAssignment
     name: str
     path: str  # as the recipe holds it
     holdout: int | None  # None: the default

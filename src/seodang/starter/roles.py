@@ -7,7 +7,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from seodang.errors import SourceError
-from seodang.starter.file_profile import Look
+from seodang.starter.file_profile import FileProfile
 from seodang.starter.guess_columns import Ask
 from seodang.types import SourceRole
 
@@ -31,15 +31,15 @@ ROLES: tuple[SourceRole, ...] = ("domain", "general", "retention")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placed:
+class RoleAssignment:
     """A file in its role."""
 
-    look: Look
+    look: FileProfile
     role: SourceRole
     why: str = ""  # where nobody said the role: how it was found
 
 
-def place(looks: Sequence[Look], said: Mapping[str, SourceRole], ask: Ask | None) -> list[Placed]:
+def place(looks: Sequence[FileProfile], said: Mapping[str, SourceRole], ask: Ask | None) -> list[RoleAssignment]:
     """Give each file its role.
 
     Args:
@@ -53,7 +53,7 @@ def place(looks: Sequence[Look], said: Mapping[str, SourceRole], ask: Ask | None
     placed = []
     for one in looks:
         if one.path in said:
-            placed.append(Placed(look=one, role=said[one.path]))
+            placed.append(RoleAssignment(look=one, role=said[one.path]))
             continue
         guess = guesses[one.path]
         if ask is not None:
@@ -64,22 +64,22 @@ def place(looks: Sequence[Look], said: Mapping[str, SourceRole], ask: Ask | None
         raise SourceError(
             "nothing to train on: " + ("plain text holds no answers" if texts else "retention is only measured"),
             where=", ".join(one.look.path for one in placed[:3]),
-            mend="add a file of questions and answers; text itself is trained on where you say --domain FILE",
+            hint="add a file of questions and answers; text itself is trained on where you say --domain FILE",
         )
     return placed
 
 
-def _asked(one: Look, guess: SourceRole, ask: Ask) -> SourceRole:
+def _asked(one: FileProfile, guess: SourceRole, ask: Ask) -> SourceRole:
     example = f", such as {one.questions[0][:60]!r}" if one.questions else " of plain text"
     choices = [guess, *(role for role in ROLES if role != guess)]
     answer = ask(f"{one.path} ({one.num_rows:,} rows{example}): which role?", choices)
     for role in ROLES:
         if role == answer:
             return role
-    raise SourceError(f"no role is called {answer!r}", where=one.path, mend=f"choose one of {', '.join(ROLES)}")
+    raise SourceError(f"no role is called {answer!r}", where=one.path, hint=f"choose one of {', '.join(ROLES)}")
 
 
-def _guess(looks: Sequence[Look], *, has_domain: bool) -> dict[str, Placed]:
+def _guess(looks: Sequence[FileProfile], *, has_domain: bool) -> dict[str, RoleAssignment]:
     """path → a role; one file of questions is the field if nothing else is."""
     placed = {one.path: _guess_alone(one) for one in looks}
     talks = [one for one in placed.values() if not one.look.is_text]
@@ -90,23 +90,25 @@ def _guess(looks: Sequence[Look], *, has_domain: bool) -> dict[str, Placed]:
             if len(talks) == 1
             else "a guess: nothing else looks more like a field"
         )
-        placed[best.look.path] = Placed(look=best.look, role="domain", why=why)
+        placed[best.look.path] = RoleAssignment(look=best.look, role="domain", why=why)
     return placed
 
 
-def _guess_alone(one: Look) -> Placed:
+def _guess_alone(one: FileProfile) -> RoleAssignment:
     if one.is_text:
-        return Placed(look=one, role="retention", why="a guess: plain text")
+        return RoleAssignment(look=one, role="retention", why="a guess: plain text")
     name = normalize("NFC", Path(one.path).stem).casefold()
     if GENERAL_NAMES.search(name):
-        return Placed(look=one, role="general", why="a guess: its name")
+        return RoleAssignment(look=one, role="general", why="a guess: its name")
     if FIELD_NAMES.search(name):
-        return Placed(look=one, role="domain", why="a guess: its name")
+        return RoleAssignment(look=one, role="domain", why="a guess: its name")
     share = _field_share(one)
     if share >= FIELD_SHARE:
-        return Placed(look=one, role="domain", why=f"a guess: {share:.0%} of its questions use words of a field")
-    return Placed(look=one, role="general", why="a guess: its questions are of no one field")
+        return RoleAssignment(
+            look=one, role="domain", why=f"a guess: {share:.0%} of its questions use words of a field"
+        )
+    return RoleAssignment(look=one, role="general", why="a guess: its questions are of no one field")
 
 
-def _field_share(one: Look) -> float:
+def _field_share(one: FileProfile) -> float:
     return sum(bool(FIELD.search(question)) for question in one.questions) / max(len(one.questions), 1)

@@ -7,9 +7,10 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
-from seodang.model.packaged import PACKAGED, PREFIX, cache_folder
-from seodang.starter.file_profile import Look
-from seodang.starter.roles import Placed
+from seodang.model.packaged import PACKAGED, PREFIX
+from seodang.starter.file_profile import FileProfile
+from seodang.starter.roles import RoleAssignment
+from seodang.user_cache import cache_folder
 
 GEMMA, SMOLLM = "gemma-3-270m", "smollm2-135m-instruct"
 # full tuning with float32 masters takes 16 bytes a parameter, and some gigabytes for what is computed
@@ -54,7 +55,7 @@ class Settings:
     by_row: bool  # a file repeats a few questions: holding one out would take many rows away
 
 
-def choose_base(looks: Sequence[Look], *, memory_gb: float | None, gpu_gb: float | None) -> Base:
+def choose_base(looks: Sequence[FileProfile], *, memory_gb: float | None, gpu_gb: float | None) -> Base:
     """The base model for files to train on.
 
     Args:
@@ -107,7 +108,7 @@ def _is_here(name: str) -> bool:
     return converted or all(find_spec(package) for package in ("gguf", *(part for part, _ in PACKAGED[name].parts)))
 
 
-def choose_settings(trained: Sequence[Look], *, has_gpu: bool) -> Settings:
+def choose_settings(trained: Sequence[FileProfile], *, has_gpu: bool) -> Settings:
     """Settings for the files to train on: all rows on a GPU, some minutes on a CPU."""
     tokens = np.concatenate([one.tokens for one in trained])
     limit = max(_limit(one.tokens, soft=4096 if has_gpu else 1024) for one in trained)
@@ -142,7 +143,7 @@ def _limit(tokens: NDArray[np.int64], *, soft: int) -> int:
     return next((limit for limit in LIMITS if limit >= wanted), LIMITS[-1])
 
 
-def choose_holdout(one: Placed, *, has_gpu: bool) -> int | None:
+def choose_holdout(one: RoleAssignment, *, has_gpu: bool) -> int | None:
     """Rows that are measured; None: all, of a file that is only measured."""
     rows = one.look.num_rows
     affordable = max(1, int(CPU_HELD_TOKENS / float(one.look.tokens.mean())))

@@ -17,8 +17,8 @@ from transformers.pytorch_utils import Conv1D
 
 from seodang import recipe
 from seodang.errors import ModelError, ResourceError
-from seodang.model.engine.trainable_tokens import merge_rows
-from seodang.model.load import is_quantised
+from seodang.model.engine.trainable_tokens import merge_tokens
+from seodang.model.load import is_quantized
 from seodang.model.quiet import quiet
 from seodang.recipe_file import nearest
 
@@ -36,13 +36,13 @@ def check_adapter(adapter: recipe.Adapter, device: str) -> None:
         ResourceError: a package or the hardware is missing.
     """
     if not find_spec("peft"):
-        raise ResourceError("peft is not installed", where="train.adapter", mend='pip install "seodang[adapters]"')
+        raise ResourceError("peft is not installed", where="train.adapter", hint='pip install "seodang[adapters]"')
     if adapter.kind == "qlora" and not device.startswith("cuda"):
         what = f"qlora needs a CUDA device, this runs on {device}"
-        raise ResourceError(what, where="train.adapter.kind", mend="use kind: lora, or a machine with an NVIDIA GPU")
+        raise ResourceError(what, where="train.adapter.kind", hint="use kind: lora, or a machine with an NVIDIA GPU")
     if adapter.kind == "qlora" and not find_spec("bitsandbytes"):
         what = "qlora needs bitsandbytes, which is not installed"
-        raise ResourceError(what, where="train.adapter.kind", mend='pip install "seodang[cuda]", or use kind: lora')
+        raise ResourceError(what, where="train.adapter.kind", hint='pip install "seodang[cuda]", or use kind: lora')
 
 
 def add_adapter(
@@ -67,7 +67,7 @@ def add_adapter(
         raise ModelError(
             f"peft changes what {type(model).__name__} computes before anything is trained (by {float(changed):.0%})",
             where="train.adapter",
-            mend="train all weights (no adapter), or name other targets",
+            hint="train all weights (no adapter), or name other targets",
         )
     return adapted
 
@@ -91,7 +91,7 @@ def inject_adapter(model: PreTrainedModel, adapter: recipe.Adapter, token_ids: S
     try:
         adapted: PeftModel = get_peft_model(model, config)
     except ValueError as error:
-        raise ModelError(str(error), where="train.adapter", mend="name other targets, or none: auto") from error
+        raise ModelError(str(error), where="train.adapter", hint="name other targets, or none: auto") from error
     return adapted
 
 
@@ -127,10 +127,10 @@ def merge(adapted: "PeftModel", folder: Path) -> PreTrainedModel:
         folder: where `save_adapter` wrote it.
     """
     with quiet():
-        if is_quantised(unwrapped(adapted)):
+        if is_quantized(unwrapped(adapted)):
             plain = copy.deepcopy(adapted).unload().to("cpu")
             adapted = load_adapter(plain.dequantize(dtype=plain.dtype), folder)
-        merge_rows(adapted)
+        merge_tokens(adapted)
         merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
     return merged.eval()
 
@@ -173,7 +173,7 @@ def _targets(model: PreTrainedModel, adapter: recipe.Adapter) -> list[str]:
     if missing := next((target for target in found if not found[target]), None):
         short = sorted({name.rpartition(".")[2] for name in layers})
         what = f"{type(model).__name__} has no linear layer {missing!r}{nearest(missing, short)}"
-        raise ModelError(what, where="train.adapter.targets", mend=f"use auto, or some of: {', '.join(short)}")
+        raise ModelError(what, where="train.adapter.targets", hint=f"use auto, or some of: {', '.join(short)}")
     return [name for name in layers if any(name in names for names in found.values())]
 
 

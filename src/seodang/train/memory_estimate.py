@@ -27,8 +27,7 @@ from seodang.model.engine.engine import Engine
 from seodang.model.placement import Placement
 from seodang.model.quiet import quiet
 from seodang.train.adapter import inject_adapter, linear_layers, unwrapped
-from seodang.train.choice import CHECKPOINTED_LAYERS, choose_optimizer
-from seodang.train.memory import STATE_BYTES
+from seodang.train.setup import CHECKPOINTED_LAYERS, choose_optimizer
 from seodang.types import Checkpointing, Pack
 
 if TYPE_CHECKING:
@@ -38,8 +37,11 @@ MOST_SEQUENCES = 4
 NF4_BYTES = 0.5 + 4 / 64  # of a weight in 4 bits, with one float32 scale for 64 of them
 
 
+STATE_BYTES = {"adamw": 8, "paged_adamw_8bit": 2}  # optimizer state a trained parameter
+
+
 @dataclass(frozen=True, kw_only=True)
-class Taken:
+class MemoryUsage:
     """Bytes of the device's memory that one optimizer step takes."""
 
     weights: int
@@ -51,7 +53,7 @@ class Taken:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rehearsal:
+class MemoryEstimator:
     """A model without data, on which packs of any size can be tried."""
 
     model: "PreTrainedModel | PeftModel"
@@ -64,7 +66,7 @@ class Rehearsal:
     def can_checkpoint(self) -> bool:
         return bool(unwrapped(self.model).supports_gradient_checkpointing)
 
-    def step(self, packs: Sequence[Pack], checkpointing: Checkpointing) -> Taken:
+    def step(self, packs: Sequence[Pack], checkpointing: Checkpointing) -> MemoryUsage:
         """Forward and backward of an optimizer step's packs: of the first and of the largest after it."""
         first, *later = map(_few_sequences, packs)
         later = sorted(later, key=lambda pack: pack.input_ids.size)[-1:]
@@ -91,7 +93,7 @@ class Rehearsal:
             for weight in trained:
                 weight.grad = None
         states = self.state_bytes * sum(weight.numel() for weight in trained)
-        return Taken(
+        return MemoryUsage(
             weights=weights - self.unheld,
             gradients=sum(weight.numel() * weight.element_size() for weight in trained),
             states=states,
@@ -101,7 +103,7 @@ class Rehearsal:
         )
 
 
-def rehearse(
+def make_estimator(
     config: PreTrainedConfig,
     settings: recipe.Train,
     placement: Placement,
@@ -109,7 +111,7 @@ def rehearse(
     num_embeddings: int,
     token_ids: tuple[int, ...] = (),
     trust_remote_code: bool = False,
-) -> Rehearsal:
+) -> MemoryEstimator:
     """A model of this config as the recipe trains it, without data.
 
     Args:
@@ -132,11 +134,13 @@ def rehearse(
     trainee.train()
     optimizer = "adamw" if choose_optimizer(settings.optimizer, placement.device)[1] else settings.optimizer
     compute = placement.compute_dtype
-    return Rehearsal(
+    return MemoryEstimator(
         model=trainee,
         fake=fake,
         engine=Engine(
-            packed=True, own_head=True, compute_dtype=getattr(torch, compute) if compute != trained_dtype else None
+            packed=True,
+            linear_cross_entropy=True,
+            compute_dtype=getattr(torch, compute) if compute != trained_dtype else None,
         ),
         state_bytes=STATE_BYTES[optimizer],
         unheld=int(linear * (getattr(torch, held).itemsize - NF4_BYTES)) if kind == "qlora" else 0,

@@ -20,7 +20,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @dataclass(kw_only=True)
-class Shortage:
+class OutOfMemoryRetry:
     """Splits the packs of a step that did not fit, and of all later ones.
 
     The gradients of what had run are dropped and the whole step runs again, so that none counts twice. Once: a second
@@ -54,7 +54,9 @@ class Shortage:
 
 
 @contextmanager
-def memory_errors(settings: recipe.Train, pack_tokens: int, checkpointing: str, shortage: Shortage) -> Iterator[None]:
+def memory_errors(
+    settings: recipe.Train, pack_tokens: int, checkpointing: str, retry: OutOfMemoryRetry
+) -> Iterator[None]:
     """Inside, running out of memory becomes one error with a mend that has not been tried yet.
 
     Raises:
@@ -65,15 +67,15 @@ def memory_errors(settings: recipe.Train, pack_tokens: int, checkpointing: str, 
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        tried = shortage.budget or pack_tokens
+        tried = retry.budget or pack_tokens
         raise ResourceError(
             f"out of memory in a forward or backward pass of up to {tried:,} positions",
             where="train",
-            mend=_mend(settings, tried, checkpointing),
+            hint=_hint(settings, tried, checkpointing),
         ) from error
 
 
-def _mend(settings: recipe.Train, pack_tokens: int, checkpointing: str) -> str:
+def _hint(settings: recipe.Train, pack_tokens: int, checkpointing: str) -> str:
     """A budget below one row would change nothing, nor would what is set already."""
     resumed = []
     if pack_tokens // 2 >= settings.max_tokens:

@@ -1,5 +1,6 @@
 """Gradient checkpointing and token budget that fit into the memory that is there, by the estimate of a step."""
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,11 @@ import torch
 from datasets import Dataset
 
 from seodang import distributed, recipe
-from seodang.data.columns import read_columns
+from seodang.data.arrow import read_columns
 from seodang.data.pack import Plan, pack_step
-from seodang.train.choice import pack_tokens
-from seodang.train.memory_estimate import Rehearsal, Taken
+from seodang.errors import ResourceError
+from seodang.train.memory_estimate import STATE_BYTES, MemoryEstimator, MemoryUsage
+from seodang.train.setup import choose_optimizer, pack_tokens
 from seodang.types import Checkpointing, Finding, Step
 
 ROOM = 0.9  # of the available memory: an estimate is off by some percent, and allocators leave gaps
@@ -25,11 +27,14 @@ GAPS = 0.5  # of the activations, on a CPU: free blocks, after a dozen steps, in
 CGROUP = Path("/sys/fs/cgroup")
 
 
+ADAPTER_BYTES = 4  # of a parameter: peft holds adapters in float32
+
+
 @dataclass(frozen=True, kw_only=True)
-class Fit:
+class MemoryPlan:
     """What training takes of memory with the settings chosen for it, in bytes."""
 
-    taken: Taken
+    taken: MemoryUsage
     process: int  # of Python, its libraries and its allocator, where they share the memory
     available: int
     checkpointing: Checkpointing
@@ -60,14 +65,14 @@ class Fit:
 
 
 def fit(
-    rehearsal: Rehearsal,
+    estimator: MemoryEstimator,
     settings: recipe.Train,
     device: str,
     step: Callable[[int], Step],
     *,
     available: int,
     process: int,
-) -> Fit:
+) -> MemoryPlan:
     """The least gradient checkpointing and then the largest token budget that fit; the last one tried if none does.
 
     Args:
@@ -76,9 +81,9 @@ def fit(
     """
     for budget in _budgets(settings, device):
         packs = step(budget).packs
-        for checkpointing in _levels(settings, rehearsal):
-            taken = rehearsal.step(packs, checkpointing)
-            found = Fit(
+        for checkpointing in _levels(settings, estimator):
+            taken = estimator.step(packs, checkpointing)
+            found = MemoryPlan(
                 taken=taken,
                 process=process + (int(GAPS * taken.activations) if device == "cpu" else 0),
                 available=available,
@@ -98,11 +103,11 @@ def _budgets(settings: recipe.Train, device: str) -> Iterator[int]:
         yield budget
 
 
-def _levels(settings: recipe.Train, rehearsal: Rehearsal) -> Sequence[Checkpointing]:
+def _levels(settings: recipe.Train, estimator: MemoryEstimator) -> Sequence[Checkpointing]:
     if settings.checkpointing != "auto":
         return (settings.checkpointing,)
     every: tuple[Checkpointing, ...] = get_args(Checkpointing)
-    return every if rehearsal.can_checkpoint else ("none",)
+    return every if estimator.can_checkpoint else ("none",)
 
 
 def largest_step(rows: Dataset, plan: Plan, budget: int, *, steps: int) -> Step:
@@ -148,23 +153,77 @@ def process_memory(device: str, compute_dtype: str) -> int:
     return int(psutil.Process().memory_info().rss) + LATER_BYTES + compiled
 
 
-def shortage_finding(found: Fit, settings: recipe.Train, device: str) -> Finding | None:
+def memory_finding(found: MemoryPlan, settings: recipe.Train, device: str) -> Finding | None:
     """A warning if training is not likely to fit, with what is left to be done."""
     if found.peak <= found.available:
         return None
-    mends = []
+    hints = []
     if settings.adapter is None:
-        mends.append("train an adapter (train.adapter={kind: lora})")
+        hints.append("train an adapter (train.adapter={kind: lora})")
     if found.checkpointing != "full":
-        mends.append("set train.checkpointing=full")
+        hints.append("set train.checkpointing=full")
     if found.pack_tokens // 2 >= settings.max_tokens:
-        mends.append(f"set train.pack_tokens={found.pack_tokens // 2}")
+        hints.append(f"set train.pack_tokens={found.pack_tokens // 2}")
     if device.startswith("cuda") and settings.adapter is None and settings.optimizer == "adamw":
-        mends.append("set train.optimizer=paged_adamw_8bit")
+        hints.append("set train.optimizer=paged_adamw_8bit")
     return Finding(
         check="memory",
         severity="warn",
         where="train",
         what=f"training takes about {found.peak / 1e9:.1f} GB of memory, {found.available / 1e9:.1f} GB are there",
-        mend=", or ".join([*mends, "take a smaller model"]),
+        hint=", or ".join([*hints, "take a smaller model"]),
     )
+
+
+def disk_bytes(
+    *, parameters: int, weight_bytes: int, optimizer: str, keep_checkpoints: int, adapter_parameters: int | None = None
+) -> int:
+    """Bytes that a run's checkpoints and its final model take at most.
+
+    One checkpoint more than are kept lies on disk while a new one is written; the best one may stand besides. With an
+    adapter, a checkpoint holds the adapter alone.
+    """
+    trained, trained_bytes = (
+        (parameters, weight_bytes) if adapter_parameters is None else (adapter_parameters, ADAPTER_BYTES)
+    )
+    checkpoint = trained * (trained_bytes + STATE_BYTES[optimizer])
+    kept = parameters * weight_bytes + (adapter_parameters or 0) * ADAPTER_BYTES
+    return (keep_checkpoints + 2) * checkpoint + kept
+
+
+def check_disk(
+    folder: Path,
+    settings: recipe.Train,
+    *,
+    parameters: int,
+    weight_bytes: int,
+    device: str,
+    adapter_parameters: int | None = None,
+) -> None:
+    """Raise while nothing is lost yet if the disk of a run's folder is too small for what training writes.
+
+    Args:
+        parameters: of the model.
+        weight_bytes: of one parameter.
+        device: that trains; it decides which optimizer is to be had.
+        adapter_parameters: what is trained; none: all of the model's.
+
+    Raises:
+        ResourceError: says how much is there and what can be done.
+    """
+    _, remark = choose_optimizer(settings.optimizer, device)
+    needed = disk_bytes(
+        parameters=parameters,
+        weight_bytes=weight_bytes,
+        optimizer=settings.optimizer if remark is None else "adamw",
+        keep_checkpoints=settings.keep_checkpoints,
+        adapter_parameters=adapter_parameters,
+    ) - sum(file.stat().st_size for file in (folder / "checkpoints").rglob("*") if file.is_file())
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise ResourceError(
+            f"the run's checkpoints and model take up to {needed / 1e9:.2g} GB, {free / 1e9:.2g} GB are free",
+            where=str(folder),
+            hint="free some space, give another disk by --out, or keep fewer checkpoints (train.keep_checkpoints=1)",
+        )

@@ -1,19 +1,31 @@
 """What training needs besides the recipe: decided once, before it begins. Knows no Trainer."""
 
+import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from seodang import distributed, recipe
+from seodang.errors import ResourceError
 from seodang.model.engine.engine import Engine
+from seodang.recipe import Recipe, Train
 from seodang.run.folder import Run
-from seodang.train.choice import choose_optimizer, choose_sharding, learning_rate_remark, total_steps
-from seodang.types import Checkpointing
+from seodang.types import Checkpointing, Metric
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+
+PACK_TOKENS = {"cpu": 1024, "cuda": 8192, "mps": 2048}  # positions of one forward pass
+CHECKPOINTED_LAYERS = {"selective": 2, "full": 1}  # every n-th layer keeps only its input for the backward pass
+COMPILED_POSITIONS = 3_000_000  # of a run: compiling takes 20 s of an H200, and saves 9 to 12 µs a position
+LOW_FOR_ADAPTERS, HIGH_FOR_WEIGHTS = 5e-5, 2e-4  # learning rates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +73,78 @@ def make_setup(
         checkpointing=checkpointing,
         remarks=tuple(remark for remark in remarks if remark),
     )
+
+
+def best_loss(recipe: Recipe, measured: Collection[str]) -> Callable[[Mapping[str, Metric]], float] | None:
+    """The loss that picks the best checkpoint, or None if no holdout can tell.
+
+    `best_by: all` is the token-weighted mean over the sources that are trained; a source's name is that source's own.
+    """
+    best_by = recipe.train.best_by
+    names = [source.name for source in recipe.sources if source.is_trained] if best_by == "all" else [best_by]
+    names = [name for name in names if name in measured]
+    if not names:
+        return None
+
+    def loss(metrics: Mapping[str, Metric]) -> float:
+        chosen = [metrics[name] for name in names]
+        return sum(metric.loss_sum for metric in chosen) / sum(metric.tokens for metric in chosen)
+
+    return loss
+
+
+def choose_optimizer(asked: str, device: str) -> tuple[str, str | None]:
+    """(transformers' name of the optimizer, a sentence if it is not the one asked for)."""
+    if asked == "adamw":
+        return "adamw_torch_fused", None
+    if device.startswith("cuda") and find_spec("bitsandbytes"):
+        return asked, None
+    missing = "bitsandbytes is not installed" if device.startswith("cuda") else f"it needs CUDA, this runs on {device}"
+    return "adamw_torch_fused", f"optimizer: fused AdamW instead of {asked}: {missing}"
+
+
+def choose_sharding(settings: Train, device: str, asked: bool) -> str | None:
+    """A sentence if the weights are not spread over the ranks although accelerate was asked to.
+
+    Raises:
+        ResourceError: an adapter is not trained on weights that are spread.
+    """
+    if not asked:
+        return None
+    if not device.startswith("cuda"):
+        return f"sharding: each rank holds all weights (DDP): accelerate has FSDP2 for GPUs only, this runs on {device}"
+    if settings.adapter:
+        what = "an adapter is not trained on weights that FSDP2 spread over the GPUs"
+        raise ResourceError(what, where="train.adapter", hint="launch without FSDP2; qlora takes the least memory")
+    return None
+
+
+def learning_rate_remark(settings: Train) -> str | None:
+    """A sentence if the learning rate is one of the other kind of training: adapters want ten times as much."""
+    rate = settings.learning_rate
+    if settings.adapter and rate < LOW_FOR_ADAPTERS:
+        return f"learning rate: {rate:g} is low for an adapter, which hardly moves below 5e-5; usual are 1e-4 to 3e-4"
+    if not settings.adapter and rate > HIGH_FOR_WEIGHTS:
+        return f"learning rate: {rate:g} is high where all weights are trained; usual are 1e-5 to 5e-5"
+    return None
+
+
+def pack_tokens(settings: Train, device: str) -> int:
+    """Positions of one forward pass: at least one whole row."""
+    return max(settings.max_tokens, settings.pack_tokens or PACK_TOKENS[device.split(":")[0]])
+
+
+def is_worth_compiling(settings: Train, num_tokens: NDArray[np.integer]) -> bool:
+    """Whether a run has so many positions that compiling the model's layers takes less time than it saves.
+
+    Args:
+        num_tokens: of each row.
+    """
+    taken = total_steps(settings, num_tokens.size) * settings.examples_per_step
+    return bool(num_tokens.size and taken * num_tokens.mean() >= COMPILED_POSITIONS)
+
+
+def total_steps(settings: Train, num_rows: int) -> int:
+    """Optimizer steps of the whole run."""
+    per_epoch = -(-num_rows // settings.examples_per_step)
+    return settings.steps or max(1, math.ceil(settings.epochs * per_epoch))

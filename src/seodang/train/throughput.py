@@ -6,9 +6,11 @@ the gradients of what goes in, 2 for those of the weights. Frozen weights need n
 causal, windows are counted as whole. Of mixtures of experts, those that a token takes count.
 """
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +18,16 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from seodang.model.engine.trainable_tokens import base_layer
+from seodang.model.load import is_quantized
+from seodang.train.metrics import Event
 from seodang.types import IGNORED, Pack
 
 ADAMW_BYTES = 30  # moved for each trained parameter
 CPU_SIZES, GPU_SIZES = (1024, 2048), (4096, 8192)
 SECONDS = 0.3  # for one size
+
+
+FIRST, LAST = 2, 4  # events that are measured: the first step warms up
 
 
 def step_flops(model: PreTrainedModel, packs: Sequence[Pack]) -> float:
@@ -55,7 +62,7 @@ def _per_position(model: PreTrainedModel) -> tuple[float, float]:
     return body, (6 if head.requires_grad else 4) * head.numel()
 
 
-def floor_seconds(flops: float, *, matrix_rate: float, trained: int = 0, copy_rate: float | None = None) -> float:
+def limit_seconds(flops: float, *, matrix_rate: float, trained: int = 0, copy_rate: float | None = None) -> float:
     """The shortest time of a step: its operations, and on an accelerator the bytes that AdamW moves.
 
     Args:
@@ -87,10 +94,10 @@ def _fastest(work: Callable[[], object], device: str) -> float:
     """Seconds of the fastest of several runs after one that is not counted."""
     best, begun = float("inf"), 0.0
     for number in range(50):
-        synchronise(device)
+        synchronize(device)
         start = time.perf_counter()
         work()
-        synchronise(device)
+        synchronize(device)
         end = time.perf_counter()
         begun = begun or end
         if number:
@@ -100,7 +107,45 @@ def _fastest(work: Callable[[], object], device: str) -> float:
     return best
 
 
-def synchronise(device: str) -> None:
+def synchronize(device: str) -> None:
     """Wait for all that was given to the device."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
+
+
+class ThroughputMeter:
+    """Looks at training events, and tells the speed once after a few steps."""
+
+    def __init__(self, model: PreTrainedModel, compute_dtype: torch.dtype, *, steps: int) -> None:
+        self._model, self._dtype, self._last = model, compute_dtype, min(LAST, steps)
+        self._seen: list[Event] = []
+        self._count = 0
+
+    def __call__(self, event: Event) -> Event | None:
+        """The speed, after the event that completes the measured ones: {"event": "speed", …}."""
+        if event["event"] != "train":
+            return None
+        self._count += 1
+        if self._count >= min(FIRST, self._last):
+            self._seen.append(event)
+        return self._speed(event["step"]) if self._count == self._last else None
+
+    def _speed(self, step: int) -> Event:
+        begun = time.perf_counter()
+        found: dict[str, Any] = {
+            "event": "speed",
+            "step": step,
+            "tokens_per_second": round(statistics.median(event["tokens_per_second"] for event in self._seen), 1),
+        }
+        if not is_quantized(self._model):  # whose weights are packed: how many a layer has is not told by its shape
+            device = str(self._model.device)
+            rate = matrix_rate(self._dtype, device)
+            copied = copy_rate(device) if device.startswith("cuda") else None
+            trained = sum(weight.numel() for weight in self._model.parameters() if weight.requires_grad)
+            shares = [
+                limit_seconds(event["flops"], matrix_rate=rate, trained=trained * event["steps"], copy_rate=copied)
+                / event["seconds"]
+                for event in self._seen
+            ]
+            found |= {"floor_share": round(statistics.median(shares), 3), "matrix_gflops": round(rate / 1e9, 1)}
+        return {**found, "seconds": round(time.perf_counter() - begun, 4)}

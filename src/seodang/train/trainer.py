@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from transformers import (
@@ -27,17 +28,15 @@ from transformers.trainer_callback import ExportableState, PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from seodang import distributed, recipe
-from seodang.data.pack import Plan
+from seodang.data.pack import Plan, pack_step
 from seodang.errors import RunError
 from seodang.model.malloc import keep_freed_memory, return_freed_memory
 from seodang.model.quiet import quiet
 from seodang.train.adapter import unwrapped
 from seodang.train.callbacks import Interrupt, LastStep
-from seodang.train.choice import CHECKPOINTED_LAYERS
-from seodang.train.loader import Steps, only_item
 from seodang.train.metrics import Event, evaluation_event
-from seodang.train.out_of_memory import Shortage, memory_errors
-from seodang.train.setup import Setup
+from seodang.train.out_of_memory import OutOfMemoryRetry, memory_errors
+from seodang.train.setup import CHECKPOINTED_LAYERS, Setup
 from seodang.train.throughput import step_flops
 from seodang.types import Checkpointing, Metric, Step
 
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainingResult:
     """How training ended."""
 
     steps: int
@@ -66,7 +65,7 @@ def train(
     chosen_loss: Callable[[Mapping[str, Metric]], float] | None,
     on_event: Callable[[Event], None],
     callbacks: Sequence[TrainerCallback] = (),
-) -> Trained:
+) -> TrainingResult:
     """Train `model` in place; at the end it holds the weights of the best evaluation (under FSDP2, each rank its part).
 
     Args:
@@ -100,7 +99,7 @@ def train(
         _refuse_other_sharding(setup.resume_from, trainer.is_fsdp_enabled)
     trainer.remove_callback(PrinterCallback)
     trainer.measure, trainer.chosen_loss, trainer.on_event, trainer.measured = measure, chosen_loss, on_event, {}
-    trainer.shortage = Shortage(tell=note)
+    trainer.retry = OutOfMemoryRetry(tell=note)
     trainer.where_rows = lambda step: _row_names(rows, step)
     if settings.early_stopping and chosen_loss:
         stopping = settings.early_stopping
@@ -108,7 +107,7 @@ def train(
     interrupt = Interrupt()
     trainer.add_callback(LastStep())
     trainer.add_callback(interrupt)
-    out_of_memory = memory_errors(settings, setup.pack_tokens, _checkpointing(settings, setup), trainer.shortage)
+    out_of_memory = memory_errors(settings, setup.pack_tokens, _checkpointing(settings, setup), trainer.retry)
     with quiet(), setup.engine.installed(unwrapped(model), note), interrupt.listening(), out_of_memory:
         try:
             trainer.train(resume_from_checkpoint=str(setup.resume_from) if setup.resume_from else None)
@@ -116,7 +115,7 @@ def train(
             return_freed_memory()
     state = trainer.state
     has_best = state.best_global_step and not interrupt.asked
-    return Trained(
+    return TrainingResult(
         steps=state.global_step,
         best_step=state.best_global_step if has_best else state.global_step,
         best_loss=state.best_metric if has_best else None,
@@ -175,7 +174,7 @@ def _refuse_other_sharding(checkpoint: Path, is_sharded: bool) -> None:
         raise RunError(
             f"this run was begun {'with' if was_sharded else 'without'} FSDP2",
             where=str(checkpoint),
-            mend=f"resume it {'with' if was_sharded else 'without'} FSDP2, on any number of processes",
+            hint=f"resume it {'with' if was_sharded else 'without'} FSDP2, on any number of processes",
         )
 
 
@@ -205,7 +204,7 @@ class _StepTrainer(Trainer):
     chosen_loss: Callable[[Mapping[str, Metric]], float] | None
     on_event: Callable[[Event], None]
     where_rows: Callable[[Step | None], str]
-    shortage: Shortage
+    retry: OutOfMemoryRetry
     measured: dict[int, Mapping[str, Metric]]  # step → its evaluation
     _step: Step | None = None
     _since: tuple[Step, ...] = ()  # steps that no event has told of yet
@@ -218,7 +217,7 @@ class _StepTrainer(Trainer):
         if self.accelerator.num_processes > 1:
             return self._backward(model, inputs)
         forget = partial(model.zero_grad, set_to_none=True)
-        loss: torch.Tensor = self.shortage.run(inputs, partial(self._backward, model), forget)
+        loss: torch.Tensor = self.retry.run(inputs, partial(self._backward, model), forget)
         return loss
 
     def _backward(self, model: Any, inputs: Step) -> torch.Tensor:
@@ -276,7 +275,7 @@ class _StepTrainer(Trainer):
             error = RunError(
                 f"the training loss is {logs['loss']} at step {self.state.global_step}",
                 where=self.where_rows(self._step),
-                mend="look at these rows, lower train.learning_rate, or set model.dtype=float32",
+                hint="look at these rows, lower train.learning_rate, or set model.dtype=float32",
             )
             distributed.exchange(None, error)  # all ranks see the same loss
         self.on_event(
@@ -338,3 +337,30 @@ class _StepTrainer(Trainer):
         if best := self.state.best_global_step:  # the run folder may have been moved since
             self.state.best_model_checkpoint = str(Path(self.args.output_dir) / f"checkpoint-{best}")
         return progress
+
+
+class Steps(torch.utils.data.Dataset[Step]):
+    """The optimizer steps of the current epoch. Item i is step i // ranks of rank i % ranks: so accelerate deals."""
+
+    def __init__(self, rows: Dataset, plan: Plan, budget: int) -> None:
+        self.rows, self.plan, self.budget, self.epoch = rows.select_columns(["input_ids", "labels"]), plan, budget, 0
+        self.ranks = distributed.world()
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.plan.steps_per_epoch * self.ranks
+
+    def __getitem__(self, item: int) -> Step:
+        step, rank = divmod(item, self.ranks)
+        indices = self.plan.rows(self.epoch, step)
+        part = self.rows[indices]
+        ids, labels = ([np.asarray(row, dtype=np.int32) for row in part[key]] for key in ("input_ids", "labels"))
+        return pack_step(indices.tolist(), ids, labels, budget=self.budget, share=(rank, self.ranks))
+
+
+def only_item(items: list[Step]) -> Step:
+    """A batch is one step."""
+    (step,) = items
+    return step

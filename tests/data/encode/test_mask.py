@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from seodang.data.encode.mask import edges, supervise
-from seodang.data.template.answer_sentinels import Marked, find_bodies, find_marked, mark, pieces_of, unmark
+from seodang.data.template.answer_sentinels import AnswerSpan, find_bodies, find_marked, mark, pieces_of, unmark
 from seodang.errors import TemplateError
 from seodang.types import IGNORED
 
@@ -19,7 +19,7 @@ def _labels(starts: list[int], spans: list[tuple[int, int]], ids: list[int]) -> 
     return supervise(np.array(ids, dtype=np.int32), found)
 
 
-def _find(marked: str) -> list[Marked]:
+def _find(marked: str) -> list[AnswerSpan]:
     text, marks = unmark(marked)
     return find_marked(marks, text)
 

@@ -25,7 +25,7 @@ from chat_styles import (
 )
 from qa_rows import data_set, key
 from seodang.data.encode.rows import Renderer, render
-from seodang.data.encode.tokenize import FAULTY_SEAM
+from seodang.data.encode.tokenize import FAULTY_BOUNDARY
 from seodang.data.template.find import ChatTemplate, apply_template, find_template
 from seodang.errors import GateError, TemplateError
 from seodang.recipe import Template
@@ -128,7 +128,7 @@ def test_supervised_tokens_are_the_answers_and_their_turn_ends(
         assert row["text"].startswith(renderer.prompt(turns[:-1]))
         assert row["num_tokens"] == len(row["input_ids"]) == len(row["labels"])
         assert row["num_supervised"] == sum(label != IGNORED for label in row["labels"])
-    assert set(counts.dropped) <= {FAULTY_SEAM}
+    assert set(counts.dropped) <= {FAULTY_BOUNDARY}
     assert counts.kept == len(rows) >= 20
     kept = set(rows["row"])
     for number, turns in enumerate(talks, start=1):
@@ -350,7 +350,7 @@ def test_an_answer_whose_first_token_merges_with_the_header_is_dropped(tiny_toke
     rows, counts = render(
         _rows([_talk("q", "\n\nfoo"), _talk("q", "foo")]), _line_breaking(tiny_tokenizer), max_tokens=99
     )
-    assert dict(counts.dropped) == {FAULTY_SEAM: 1}
+    assert dict(counts.dropped) == {FAULTY_BOUNDARY: 1}
     assert rows["row"] == [2]
 
 

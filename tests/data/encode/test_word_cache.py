@@ -7,7 +7,7 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from seodang.data.encode import word_cache as module
-from seodang.data.encode.word_cache import _RULES, Words, words_of
+from seodang.data.encode.word_cache import _RULES, WordCache, words_of
 
 MARKERS = ("<turn>", "<end>")
 PIECES = (
@@ -52,7 +52,7 @@ def _texts(number: int) -> list[str]:
     return [TEXT, "", *("".join(draw.choices(PIECES, k=draw.choice((2, 3, 5, 14)))) for _ in range(number))]
 
 
-def _check(tokenizer: Tokenizer, words: Words, texts: list[str]) -> int:
+def _check(tokenizer: Tokenizer, words: WordCache, texts: list[str]) -> int:
     """Each text alike, twice (from memory the second time); how many were done by words."""
     done = 0
     for _ in range(2):

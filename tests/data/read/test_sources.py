@@ -247,10 +247,10 @@ CSV_FAULTS = {
 def test_broken_tables_are_refused_with_their_row(tmp_path: Path, content: str) -> None:
     """Ragged rows, columns of one name and quotes that do not close are never passed over."""
     path = write(tmp_path, "d.csv", content)
-    what, mend = CSV_FAULTS[content]
+    what, hint = CSV_FAULTS[content]
     message = error_of(path)
     assert f"{path}{what}" in message
-    assert mend in message.partition("→")[2]
+    assert hint in message.partition("→")[2]
 
 
 ITEM = json.dumps(ROW, ensure_ascii=False)
@@ -304,10 +304,10 @@ JSON_FAULTS = {
 @pytest.mark.parametrize("fault", JSON_FAULTS)
 def test_broken_json_is_refused_with_its_row(tmp_path: Path, fault: str) -> None:
     """Whatever is wrong with a JSON file, the message names the row and the mend that fits."""
-    name, content, what, mend = JSON_FAULTS[fault]
+    name, content, what, hint = JSON_FAULTS[fault]
     message = error_of(write(tmp_path, name, content))
     assert what in message
-    assert mend in message.partition("→")[2]
+    assert hint in message.partition("→")[2]
 
 
 def test_a_fault_far_behind_the_first_chunk_bears_its_line(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from chat_styles import STYLES, Conversation, Style, conversations, dressed, with_style_tokens
 from seodang.data.encode.rows import Renderer
 from seodang.data.template import renderer as module
-from seodang.data.template.fast_path import Shapes
+from seodang.data.template.fast_path import FastPath
 from seodang.data.template.jinja import compile_template, run
 from seodang.errors import TemplateError
 
@@ -19,8 +19,8 @@ TALK: Conversation = [
 ]
 
 
-def _shapes(text: str) -> Shapes:
-    return Shapes(compile_template(text), text, {"bos_token": "<s>"})
+def _shapes(text: str) -> FastPath:
+    return FastPath(compile_template(text), text, {"bos_token": "<s>"})
 
 
 def _each(said: str, before: str = "") -> str:
@@ -116,7 +116,7 @@ def test_forms_change_nothing(
     talks += [[{"role": "system", "content": " 짧게.\n"}, *talk] for talk in talks[:20]]
     talks += [talk[1:] for talk in talks[:20]]
     filled = [_outcome(renderer, talk) for talk in talks]
-    monkeypatch.setattr(Shapes, "render", lambda *_, **__: None)
+    monkeypatch.setattr(FastPath, "render", lambda *_, **__: None)
     assert filled == [_outcome(renderer, talk) for talk in talks]
 
 

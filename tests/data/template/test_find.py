@@ -22,15 +22,15 @@ def _find(
     tokenizer: PreTrainedTokenizerFast,
     borrow: str | None = None,
     *,
-    lender: PreTrainedTokenizerFast | None = None,
+    donor: PreTrainedTokenizerFast | None = None,
     add_tokens: bool = False,
     num_embeddings: int | None = None,
     system: str | None = None,
     thinking: bool = False,
 ) -> ChatTemplate:
     def load(name: str) -> PreTrainedTokenizerFast:
-        assert lender is not None, f"{name} was loaded although nothing is borrowed"
-        return lender
+        assert donor is not None, f"{name} was loaded although nothing is borrowed"
+        return donor
 
     return find_template(
         tokenizer,
@@ -214,15 +214,15 @@ def test_a_template_can_be_borrowed_from_an_instruct_tokenizer(
     tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     """Text and special tokens come along, so that `eos_token` in the template still means the lender's."""
-    lender = copy.deepcopy(tiny_tokenizer)
-    lender.chat_template = CHATML_LIKE.replace("'<|im_end|>\n'", "'<|im_end|>' + eos_token + bos_token + '\n'")
-    lender.eos_token, lender.bos_token = "<|endoftext|>", "<unused1>"
+    donor = copy.deepcopy(tiny_tokenizer)
+    donor.chat_template = CHATML_LIKE.replace("'<|im_end|>\n'", "'<|im_end|>' + eos_token + bos_token + '\n'")
+    donor.eos_token, donor.bos_token = "<|endoftext|>", "<unused1>"
     tokenizer = tiny_tokenizer
-    template = _find(tokenizer, str(tmp_path), lender=lender)
+    template = _find(tokenizer, str(tmp_path), donor=donor)
     apply_template(tokenizer, template)
     assert template.turn_end == "<|im_end|>"
     assert dict(template.markers).keys() == {"<|im_start|>", "<|im_end|>", "<|endoftext|>", "<unused1>"}
-    assert tokenizer.apply_chat_template(ANSWERED, tokenize=False) == lender.apply_chat_template(
+    assert tokenizer.apply_chat_template(ANSWERED, tokenize=False) == donor.apply_chat_template(
         ANSWERED, tokenize=False
     )
 
@@ -232,7 +232,7 @@ def test_a_lender_without_a_template_or_an_unknown_name_is_refused(
 ) -> None:
     """The nearest built-in name is offered."""
     with pytest.raises(TemplateError, match="no chat template"):
-        _find(tiny_tokenizer, str(tmp_path), lender=tiny_tokenizer)
+        _find(tiny_tokenizer, str(tmp_path), donor=tiny_tokenizer)
     with pytest.raises(TemplateError, match="did you mean 'chatml'"):
         _find(tiny_tokenizer, "chatlm")
 

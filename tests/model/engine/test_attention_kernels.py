@@ -171,7 +171,7 @@ def test_soft_caps_and_sinks_stay_with_the_definition(hopper: list[dict[str, Any
 def _trained(model: Any, *, kernels: bool) -> tuple[float, Tensor]:
     """(loss of one pack under bf16 autocast, all gradients end to end)."""
     model.zero_grad(set_to_none=True)
-    with Engine(packed=True, own_head=True, kernels=kernels, compute_dtype=BF16).installed(model):
+    with Engine(packed=True, linear_cross_entropy=True, kernels=kernels, compute_dtype=BF16).installed(model):
         loss = model(pack=_pack())
         loss.backward()
     return float(loss.detach()), torch.cat([parameter.grad.float().flatten() for parameter in model.parameters()])

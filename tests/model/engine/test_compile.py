@@ -13,12 +13,12 @@ from seodang.data.pack import pack
 from seodang.model.engine import compile, linear_cross_entropy, linear_cross_entropy_gpu
 from seodang.model.engine import engine as engine_module
 from seodang.model.engine.attention_kernels import Hardware, Kernel
-from seodang.model.engine.compile import fused_layers
+from seodang.model.engine.compile import compiled_layers
 from seodang.model.engine.engine import Engine, choose_engine
-from seodang.model.engine.linear_cross_entropy import HeadLoss
-from seodang.model.engine.self_test import fusion_error
+from seodang.model.engine.linear_cross_entropy import LinearCrossEntropy
+from seodang.model.engine.self_test import compile_error
 from seodang.recipe import Train
-from seodang.train.choice import is_worth_compiling
+from seodang.train.setup import is_worth_compiling
 from seodang.types import Pack
 from tiny import make_config, make_model
 
@@ -62,7 +62,9 @@ def test_the_whole_vocabulary_at_once_is_the_cross_entropy(
         hidden, weight, *rest = (leaf.clone().requires_grad_() for leaf in leaves)
         if own:
             given = rest[0] if rest else None
-            loss = HeadLoss.apply(hidden, weight, given, targets, softcap, factor, True, None, None, None, True)
+            loss = LinearCrossEntropy.apply(
+                hidden, weight, given, targets, softcap, factor, True, None, None, None, True
+            )
         else:
             logits = (hidden @ weight.T + (rest[0] if rest else 0)) * factor
             logits = logits if softcap is None else torch.tanh(logits / softcap) * softcap
@@ -90,7 +92,7 @@ def test_layers_are_compiled_where_they_are_trained(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(compile, "compiled", noted)
     model = make_model(make_config("gemma3")).train()
-    with fused_layers(model), fused_layers(model):  # around an evaluation amid training
+    with compiled_layers(model), compiled_layers(model):  # around an evaluation amid training
         assert made == ["Gemma3DecoderLayer", "Gemma3DecoderLayer", "Gemma3RMSNorm"]
         ids = torch.arange(3, 19).unsqueeze(0)
         model(ids)
@@ -137,11 +139,11 @@ def test_what_differs_or_does_not_compile_is_told(error: float, what: str, on_a_
 
 
 @pytest.mark.parametrize(
-    ("changes", "compute", "replayed"),
+    ("changes", "compute", "recorded"),
     [({}, BF16, True), ({}, None, False), ({"kernels": False}, BF16, False), ({"packed": False}, BF16, False)],
 )
 def test_what_can_be_recorded_is_replayed(
-    changes: dict[str, bool], compute: torch.dtype | None, replayed: bool, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, bool], compute: torch.dtype | None, recorded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On CUDA, in 16 bits, by a kernel for the whole row: one sequence after another differs from pack to pack."""
     installed: tuple[Kernel, ...] = ("varlen",)
@@ -151,7 +153,7 @@ def test_what_can_be_recorded_is_replayed(
     monkeypatch.setattr(engine_module, "kernel_error", lambda *_: error)
     model, packed = make_model(make_config("llama")), changes.get("packed", True)
     engine = choose_engine(model, [ROW, ROW], packed=packed, fused=False, compute_dtype=compute)
-    assert (engine.replayed, engine.fused) == (replayed, False)
+    assert (engine.cuda_graphs, engine.fused) == (recorded, False)
 
 
 def test_short_runs_are_not_compiled() -> None:
@@ -174,7 +176,7 @@ def test_an_error_of_the_compiler_is_no_error_of_the_run(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(compile, "compiled", broken)
     model = make_model(make_config("llama"))
-    assert fusion_error(model, [ROW, ROW], BF16) == float("inf")
+    assert compile_error(model, [ROW, ROW], BF16) == float("inf")
     assert not any("forward" in vars(module) for module in model.modules())
 
 
@@ -189,7 +191,7 @@ def _trained(model: Any, *, fused: bool) -> tuple[list[float], Tensor]:
     """(losses of three packs under bf16 autocast and of one without gradients, all gradients end to end)."""
     model.zero_grad(set_to_none=True)
     losses = []
-    with Engine(packed=True, own_head=True, fused=fused, compute_dtype=BF16).installed(model):
+    with Engine(packed=True, linear_cross_entropy=True, fused=fused, compute_dtype=BF16).installed(model):
         for seed in range(3):
             loss = model(pack=_pack(seed))
             loss.backward()
@@ -220,5 +222,5 @@ def test_compiled_training_on_a_gpu(kind: str) -> None:
     """The same by Triton, and the engine chooses it."""
     model = make_model(make_config(kind)).to("cuda").train()
     _assert_same(model)
-    assert fusion_error(model, [ROW, ROW], BF16) < engine_module.TOLERANCE[BF16]
+    assert compile_error(model, [ROW, ROW], BF16) < engine_module.TOLERANCE[BF16]
     assert choose_engine(model, [ROW, ROW], compute_dtype=BF16).fused

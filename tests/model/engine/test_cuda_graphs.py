@@ -22,8 +22,8 @@ from seodang.types import IGNORED, Pack
 from tiny import make_config, make_model
 
 BF16 = torch.bfloat16
-PLAIN = Engine(packed=True, own_head=True)
-REPLAYED = Engine(packed=True, own_head=True, fused=True, replayed=True)
+PLAIN = Engine(packed=True, linear_cross_entropy=True)
+REPLAYED = Engine(packed=True, linear_cross_entropy=True, fused=True, cuda_graphs=True)
 
 
 @pytest.fixture
@@ -34,12 +34,12 @@ def again(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def record(work: Callable[[], None], pool: Any) -> tuple[Callable[[], None], Any]:
         log.append("recorded")
 
-        def replayed() -> None:
+        def cuda_graphs() -> None:
             log.append("replayed")
             with torch.enable_grad():  # a graph holds what was recorded with gradients
                 work()
 
-        return replayed, pool or "pool"
+        return cuda_graphs, pool or "pool"
 
     monkeypatch.setattr(cuda_graphs, "record", record)
     return log
@@ -259,25 +259,25 @@ def test_graphs_on_a_gpu(kind: str, fused: bool) -> None:
     if torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("a GPU older than capability 8.0")
     plain, model = (make_model(make_config(kind)).to("cuda").train() for _ in range(2))
-    expected, wanted = _trained(plain, Engine(packed=True, own_head=True, compute_dtype=BF16))
+    expected, wanted = _trained(plain, Engine(packed=True, linear_cross_entropy=True, compute_dtype=BF16))
     losses, weights = _trained(
-        model, Engine(packed=True, own_head=True, fused=fused, replayed=True, compute_dtype=BF16)
+        model, Engine(packed=True, linear_cross_entropy=True, fused=fused, cuda_graphs=True, compute_dtype=BF16)
     )
     assert losses == pytest.approx(expected, rel=2e-2)
     assert torch.nn.functional.cosine_similarity(weights, wanted, dim=0) > 0.9999
     engine = choose_engine(model, [np.arange(3, 19, dtype=np.int32)] * 2, compute_dtype=BF16)
-    assert engine.replayed
+    assert engine.cuda_graphs
 
 
 @pytest.mark.gpu
 def test_an_adapter_is_replayed_on_a_gpu() -> None:
     """LoRA with trained rows of the embedding, which are put into the frozen table at each pass."""
     found = []
-    for replayed in (False, True):
+    for recorded in (False, True):
         model = make_model(make_config("gemma3"))
         torch.manual_seed(0)
         adapted: Any = add_adapter(model, Adapter(kind="lora", rank=4), (300, 301)).to("cuda").train()
-        engine = Engine(packed=True, own_head=True, replayed=replayed, compute_dtype=BF16)
+        engine = Engine(packed=True, linear_cross_entropy=True, cuda_graphs=recorded, compute_dtype=BF16)
         found.append(_trained(adapted, engine, model))
     (expected, wanted), (losses, weights) = found
     assert losses == pytest.approx(expected, rel=2e-2)

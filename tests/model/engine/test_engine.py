@@ -57,7 +57,7 @@ def test_packed_loss_and_gradients_are_those_of_each_row_alone(kind: str) -> Non
     ids, labels = _rows()
     engine = choose_engine(model, ids)
     assert engine.packed
-    assert engine.own_head
+    assert engine.linear_cross_entropy
     with engine.installed(model):
         loss = sum(model(pack=p) for p in pack(ids, labels, budget=64))
         loss.backward()
@@ -91,7 +91,7 @@ def test_logit_scales_and_attention_sinks_are_honoured(config: PreTrainedConfig)
     ids, labels = _rows()
     engine = choose_engine(model, ids)
     assert engine.packed
-    assert engine.own_head
+    assert engine.linear_cross_entropy
     with torch.no_grad(), engine.installed(model):
         loss = sum(model(pack=p) for p in pack(ids, labels, budget=100))
     with torch.no_grad():

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from seodang.data.pack import pack
 from seodang.model.engine import linear_cross_entropy
+from seodang.model.engine.compile import light_norms
 from seodang.model.engine.engine import Engine
-from seodang.model.engine.linear_cross_entropy import HeadLoss, Scratch, _chunk_size, tiled_head
-from seodang.model.recompute import light_norms
+from seodang.model.engine.linear_cross_entropy import LinearCrossEntropy, Scratch, _chunk_size, tiled_head
 from tiny import make_config, make_model
 
 POSITIONS, HIDDEN, VOCABULARY = 11, 8, 53
@@ -49,7 +49,7 @@ def test_loss_and_gradients_are_those_of_cross_entropy(
     leaves = [leaf for leaf in (hidden, weight, bias_V) if leaf is not None]
     expected = F.cross_entropy(logits, targets, reduction="sum")
     gradients = torch.autograd.grad(expected, leaves)
-    found = HeadLoss.apply(hidden, weight, bias_V, targets, softcap, factor, True)
+    found = LinearCrossEntropy.apply(hidden, weight, bias_V, targets, softcap, factor, True)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(torch.autograd.grad(found * 2, leaves), tuple(2 * grad for grad in gradients))
 
@@ -57,7 +57,7 @@ def test_loss_and_gradients_are_those_of_cross_entropy(
 def test_no_position_gives_zero_gradients() -> None:
     """A pack without a target has loss 0 and gradients of 0, not of whatever stood in memory."""
     hidden, weight, _, targets = _case()
-    found = HeadLoss.apply(hidden[:0], weight, None, targets[:0], None, 1.0, True)
+    found = LinearCrossEntropy.apply(hidden[:0], weight, None, targets[:0], None, 1.0, True)
     found.backward()
     assert found == 0
     assert weight.grad is not None
@@ -68,16 +68,18 @@ def test_without_gradients_none_are_computed() -> None:
     """Under evaluation the loss is the same, and no tensor of the weights' size is made."""
     hidden, weight, _, targets = _case()
     with torch.no_grad():
-        found = HeadLoss.apply(hidden, weight, None, targets, None, 1.0, False)
+        found = LinearCrossEntropy.apply(hidden, weight, None, targets, None, 1.0, False)
     torch.testing.assert_close(found, F.cross_entropy(F.linear(hidden, weight), targets, reduction="sum"))
 
 
 def test_bf16_products_stay_close_to_float32() -> None:
     """Under autocast the products are bf16, and the sums over the vocabulary float32."""
     hidden, weight, _, targets = _case()
-    exact = torch.autograd.grad(HeadLoss.apply(hidden, weight, None, targets, None, 1.0, True), [hidden, weight])
+    exact = torch.autograd.grad(
+        LinearCrossEntropy.apply(hidden, weight, None, targets, None, 1.0, True), [hidden, weight]
+    )
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = HeadLoss.apply(hidden, weight, None, targets, None, 1.0, True)
+        loss = LinearCrossEntropy.apply(hidden, weight, None, targets, None, 1.0, True)
     for rounded, full in zip(torch.autograd.grad(loss, [hidden, weight]), exact, strict=True):
         assert F.cosine_similarity(rounded.flatten(), full.flatten(), dim=0) > 0.999
 
@@ -88,7 +90,7 @@ def test_bf16_weights_take_either_hidden_states(hidden_dtype: torch.dtype) -> No
     hidden, weight, _, targets = _case()
     weight = weight.detach().bfloat16().requires_grad_()
     hidden = hidden.detach().to(hidden_dtype).requires_grad_()
-    found = HeadLoss.apply(hidden, weight, None, targets, None, 1.0, True)
+    found = LinearCrossEntropy.apply(hidden, weight, None, targets, None, 1.0, True)
     found.backward()
     expected = F.cross_entropy(F.linear(hidden.detach().float(), weight.detach().float()), targets, reduction="sum")
     torch.testing.assert_close(found.detach(), expected, rtol=1e-2, atol=0)
@@ -102,8 +104,8 @@ def test_a_scratch_changes_nothing(dtype: torch.dtype | None) -> None:
     hidden, weight, _, targets = _case()
     for rows in (POSITIONS, 3, 7):
         with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
-            plain = HeadLoss.apply(hidden[:rows], weight, None, targets[:rows], None, 0.5, True)
-            kept = HeadLoss.apply(hidden[:rows], weight, None, targets[:rows], None, 0.5, True, scratch)
+            plain = LinearCrossEntropy.apply(hidden[:rows], weight, None, targets[:rows], None, 0.5, True)
+            kept = LinearCrossEntropy.apply(hidden[:rows], weight, None, targets[:rows], None, 0.5, True, scratch)
         assert plain == kept
         (gradient,) = torch.autograd.grad(plain * 3, [weight])
         expected = gradient if expected is None else expected + gradient
@@ -117,7 +119,7 @@ def test_a_scratch_waits_for_the_backward_pass() -> None:
     hidden, weight, _, targets = _case()
     for _ in range(2):
         first, second = (
-            HeadLoss.apply(hidden, weight, None, t, None, 1.0, True, scratch) for t in (targets, targets * 0)
+            LinearCrossEntropy.apply(hidden, weight, None, t, None, 1.0, True, scratch) for t in (targets, targets * 0)
         )
         (first + 2 * second).backward()
         found, weight.grad = weight.grad, None
@@ -172,10 +174,10 @@ def test_tied_embeddings_have_one_gradient_buffer() -> None:
     packs = pack(rows, rows, budget=5)
     assert len(packs) > 1
     gradients = []
-    for own_head in (True, False):  # the model's own logits: autograd sums both gradients
+    for own in (True, False):  # the model's own logits: autograd sums both gradients
         tied.zero_grad()
-        with Engine(packed=True, own_head=own_head).installed(tied):
-            assert tied.get_input_embeddings().sparse is own_head
+        with Engine(packed=True, linear_cross_entropy=own).installed(tied):
+            assert tied.get_input_embeddings().sparse is own
             for single in packs:
                 tied(pack=single).backward()
         gradients.append(tied.get_input_embeddings().weight.grad.clone())

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from seodang.data.pack import pack
 from seodang.model.engine import linear_cross_entropy
 from seodang.model.engine.engine import Engine
-from seodang.model.engine.loss import on_device, own_head_loss
+from seodang.model.engine.loss import linear_cross_entropy_loss, on_device
 from seodang.model.generate.batch import generate
 from seodang.recipe import Adapter, Generate
 from seodang.train.adapter import add_adapter, merge
@@ -26,7 +26,7 @@ from tiny import make_config, make_model
 pytest.importorskip("peft")
 NEW = (7, 512, 514)
 KINDS = ["llama", "qwen3", "gemma2", "gemma3"]
-ENGINE = Engine(packed=True, own_head=True)
+ENGINE = Engine(packed=True, linear_cross_entropy=True)
 
 
 def _adapted(kind: str, *, tied: bool = True, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, Any]:
@@ -54,21 +54,21 @@ def _gradients(adapted: Any) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize(("own_head", "tile"), [(True, 4096), (True, 64), (False, 4096)])
+@pytest.mark.parametrize(("own", "tile"), [(True, 4096), (True, 64), (False, 4096)])
 def test_losses_and_gradients_are_those_of_pefts_tables(
-    kind: str, tied: bool, own_head: bool, tile: int, monkeypatch: pytest.MonkeyPatch
+    kind: str, tied: bool, own: bool, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tied or not, scaled, soft-capped, tile by tile or whole: the same loss, and gradient of every trained tensor."""
     monkeypatch.setattr(linear_cross_entropy, "TILE", tile)
     found = []
-    for engine in (Engine(packed=True, own_head=own_head), None):
+    for engine in (Engine(packed=True, linear_cross_entropy=own), None):
         model, adapted = _adapted(kind, tied=tied)
         if engine:
             with engine.installed(model):
                 loss = adapted(pack=_pack())
                 loss.backward()
         else:
-            loss = sum(own_head_loss(model, on_device(alone, model.device)) for alone in _alone())
+            loss = sum(linear_cross_entropy_loss(model, on_device(alone, model.device)) for alone in _alone())
             loss.backward()
         found.append({"loss": loss.detach(), **_gradients(adapted)})
     assert any("trainable_tokens_delta" in name for name in found[0])
@@ -155,7 +155,7 @@ def test_no_table_is_copied_and_none_gets_a_gradient() -> None:
         adapted(pack=_pack()).backward()
     assert not seen.found
     with _Tables(size) as seen:
-        own_head_loss(model, on_device(_alone()[0], model.device)).backward()
+        linear_cross_entropy_loss(model, on_device(_alone()[0], model.device)).backward()
     assert seen.found
 
 

@@ -13,8 +13,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 from numpy.typing import NDArray
 
-from seodang.data.arrow import writing
-from seodang.data.columns import block, read_columns
+from seodang.data.arrow import block, read_columns, writing
 from seodang.data.encode.tokenize import Encoded, Encoder, windows
 from seodang.data.template.find import adds_bos
 from seodang.data.template.jinja import Turn
@@ -75,7 +74,7 @@ def render(
         raise GateError(
             f"{found} rows are longer than {max_tokens} tokens: {', '.join(named[:10])}{' …' if found > 10 else ''}",
             where=f"source {source}",
-            mend="raise train.max_tokens, shorten these rows, or set train.too_long to drop or cut_question",
+            hint="raise train.max_tokens, shorten these rows, or set train.too_long to drop or cut_question",
         )
     return sink.read(), tally.counts(source, max_tokens)
 

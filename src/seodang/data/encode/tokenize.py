@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-CACHED_SEAMS = 4096
-FAULTY_SEAM = "the answer's first token merges with the header"
+CACHED_BOUNDARIES = 4096
+FAULTY_BOUNDARY = "the answer's first token merges with the header"
 FAULTY_END = "the turn end is not one token there"
 
 
@@ -108,7 +108,7 @@ class Encoder:
             if first > begin:
                 tail = text[laid.starts[opening] - laid.bases[owner] : start]
                 if laid.ids[opening:first].tobytes() != self._alone(tail):
-                    faults.setdefault(owner, FAULTY_SEAM)
+                    faults.setdefault(owner, FAULTY_BOUNDARY)
             if text.endswith(self._turn_end, start, end) and laid.ids[after - 1] != self._turn_end_id:
                 faults.setdefault(owner, FAULTY_END)
         return faults
@@ -122,7 +122,7 @@ class Encoder:
         alone = self._seams.get(tail)
         if alone is None:
             alone = self.encode([tail])[0][0].tobytes()
-            if len(self._seams) < CACHED_SEAMS:
+            if len(self._seams) < CACHED_BOUNDARIES:
                 self._seams[tail] = alone
         return alone
 

@@ -42,7 +42,7 @@ _ANY = re.compile("")
 Tokens = tuple[NDArray[np.int32], NDArray[np.int32]]  # ids [tokens], where each begins [tokens], in characters
 
 
-class Words:
+class WordCache:
     """Tokenises texts by their words.
 
     Args:
@@ -152,7 +152,7 @@ def _unpacked(packed: Sequence[bytes | None]) -> list[Tokens | None]:
     return [None if part is None else next(rows) for part in packed]
 
 
-def words_of(backend: "Tokenizer", markers: Sequence[str]) -> Words | None:
+def words_of(backend: "Tokenizer", markers: Sequence[str]) -> WordCache | None:
     """The same tokenizer word by word, if it is of a kind of which that is known to be exact.
 
     Args:
@@ -171,8 +171,8 @@ def words_of(backend: "Tokenizer", markers: Sequence[str]) -> Words | None:
         if len(crossing) > MAX_CROSSING:
             return None
         begins_added = re.compile("|".join(sorted({re.escape(name[0]) for name in names})) or "(?!)")
-        return Words(backend, cut_first, re.compile(_BLANK), crossing, begins_added)
-    return Words(backend, cut_first, re.compile(r"[^\S \n]")) if _is_byte_level(backend) else None
+        return WordCache(backend, cut_first, re.compile(_BLANK), crossing, begins_added)
+    return WordCache(backend, cut_first, re.compile(r"[^\S \n]")) if _is_byte_level(backend) else None
 
 
 def _pattern(markers: Sequence[str]) -> re.Pattern[str]:

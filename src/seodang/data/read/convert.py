@@ -86,7 +86,7 @@ def _nothing_left(raw: RawRows, tally: "_Tally") -> SourceError:
     return SourceError(
         f"none of the {tally.rows_in} rows can be used: {reasons}",
         where=tally.notes[0].where if tally.notes else raw.where,
-        mend="check that the recipe names the right columns (`question:`, `answer:`, `messages:`, `text:`)",
+        hint="check that the recipe names the right columns (`question:`, `answer:`, `messages:`, `text:`)",
     )
 
 
@@ -151,7 +151,7 @@ def _sink(where: str) -> Iterator[Sink]:
             yield sink
     except OSError as error:
         raise SourceError(
-            f"cannot be read to its end: {error}", where=where, mend="check the file and its disk"
+            f"cannot be read to its end: {error}", where=where, hint="check the file and its disk"
         ) from None
 
 

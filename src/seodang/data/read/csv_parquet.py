@@ -57,7 +57,7 @@ def read_csv(path: str, open_text: Callable[[], TextIO], named: Sequence[str]) -
     with open_text() as file:
         header = next((record for record in _guarded(dialect.records(file), path) if record), [])
     if not header:
-        raise SourceError("the file is empty", where=path, mend="name a file that holds rows")
+        raise SourceError("the file is empty", where=path, hint="name a file that holds rows")
     columns = _columns(header, path, named)
     if unnamed := [name for name, cell in zip(columns, header, strict=True) if not column_name(cell)]:
         remarks.append(f"columns without a name are called {', '.join(unnamed)}")
@@ -97,7 +97,7 @@ def _guarded(records: Iterator[list[str]], path: str) -> Iterator[list[str]]:
         raise SourceError(
             what,
             where=f"{path}:{max(row, 1)}",
-            mend='write a quote inside a quoted cell twice ("") and close every cell, or save the table again',
+            hint='write a quote inside a quoted cell twice ("") and close every cell, or save the table again',
         ) from None
 
 
@@ -108,7 +108,7 @@ def _fitted(record: list[str], columns: list[str], path: str, row: int) -> list[
     raise SourceError(
         f"cells: {len(record)}, but the header names {len(columns)} columns ({', '.join(columns[:6])})",
         where=f"{path}:{row}",
-        mend='put cells that hold the delimiter or line ends in quotes ("…"), and give every row all its cells',
+        hint='put cells that hold the delimiter or line ends in quotes ("…"), and give every row all its cells',
     )
 
 
@@ -120,14 +120,14 @@ def _columns(header: list[str], path: str, named: Sequence[str]) -> list[str]:
         raise SourceError(
             f"the first line seems to be data, not the columns' names ({sign}: {', '.join(cells)[:60]!r})",
             where=f"{path}:1",
-            mend=ADD_HEADER,
+            hint=ADD_HEADER,
         )
     columns = [cell or f"column {number}" for number, cell in enumerate(cells, 1)]
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
         raise SourceError(
             f"two columns have the same name: {', '.join(twice)}",
             where=f"{path}:1",
-            mend="rename one of them, or add a header line if this line is data",
+            hint="rename one of them, or add a header line if this line is data",
         )
     return columns
 
@@ -202,7 +202,7 @@ def read_parquet(path: str, file: Path) -> RawRows:
             raise SourceError(
                 f"the Parquet file cannot be read after row {row}: {str(error).splitlines()[0]}",
                 where=f"{path}:{row + 1}",
-                mend="copy, download or write it again",
+                hint="copy, download or write it again",
             ) from None
 
     try:
@@ -212,8 +212,8 @@ def read_parquet(path: str, file: Path) -> RawRows:
         raise SourceError(
             f"no readable Parquet file: {str(error).splitlines()[0]}",
             where=path,
-            mend="copy, download or write it again",
+            hint="copy, download or write it again",
         ) from None
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
-        raise SourceError(f"two columns have the same name: {', '.join(twice)}", where=path, mend="rename one of them")
+        raise SourceError(f"two columns have the same name: {', '.join(twice)}", where=path, hint="rename one of them")
     return RawRows(where=path, columns=tuple(columns), rows=rows)

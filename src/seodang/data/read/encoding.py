@@ -47,11 +47,11 @@ def refuse_binary(path: Path, given: str) -> None:
         SourceError: with the kind of file that it is.
     """
     head = first_bytes(path)
-    for magic, kind, mend in BINARY:
+    for magic, kind, hint in BINARY:
         if head.startswith(magic):
-            raise SourceError(f"this is {kind}, whatever its name says", where=given, mend=mend)
+            raise SourceError(f"this is {kind}, whatever its name says", where=given, hint=hint)
     if head.startswith(b"version https://git-lfs"):
-        raise SourceError("this is a Git LFS pointer, not the data", where=given, mend="run `git lfs pull` first")
+        raise SourceError("this is a Git LFS pointer, not the data", where=given, hint="run `git lfs pull` first")
 
 
 def find_encoding(path: Path, given: str, named: str | None) -> tuple[str, str | None]:
@@ -94,7 +94,7 @@ def _named_encoding(path: Path, given: str, named: str, *, has_mark: bool) -> st
         raise SourceError(
             f"encoding: Python knows no text encoding {named!r}",
             where=given,
-            mend="use a name such as utf-8, cp949 or utf-16, or leave `encoding:` out to have it recognised",
+            hint="use a name such as utf-8, cp949 or utf-16, or leave `encoding:` out to have it recognised",
         ) from None
     if has_mark and (name == "utf-8" or name.startswith(("utf-16-", "utf-32-"))):
         name = "utf-8-sig" if name == "utf-8" else name[:6]  # these read the mark as text otherwise
@@ -128,11 +128,11 @@ def _utf_8_or_cp949(path: Path, given: str) -> tuple[str, str | None]:
             return "cp949", "read as CP949 (Korean Windows)"
     line = _line_of(path, broken)
     if b"\0" in first_bytes(path):
-        raise SourceError("this is no text file", where=given, mend=EXPORT)
+        raise SourceError("this is no text file", where=given, hint=EXPORT)
     raise SourceError(
         "not UTF-8, not UTF-16 and not Korean CP949",
         where=f"{given}:{line}",
-        mend="name it in the recipe (`encoding: latin-1`, `encoding: shift_jis` …) or save the file as UTF-8",
+        hint="name it in the recipe (`encoding: latin-1`, `encoding: shift_jis` …) or save the file as UTF-8",
     )
 
 
@@ -167,5 +167,5 @@ def _undecodable(path: Path, given: str, name: str, offset: int) -> SourceError:
     return SourceError(
         f"line {_line_of(path, offset)} holds bytes that are not {name} (byte {offset} of the file)",
         where=f"{given}:{_line_of(path, offset)}",
-        mend="mend that line or write the file again; if it is another encoding, name it: `encoding: cp949`",
+        hint="mend that line or write the file again; if it is another encoding, name it: `encoding: cp949`",
     )

@@ -67,7 +67,7 @@ def _rows_of(
     if first[:1] == "[":
         return lambda: _array_rows(path, open_text), None, None
     if first[:1] != "{":
-        raise SourceError(f"no JSON: the file starts with {first[:20]!r}", where=f"{path}:1", mend=WRITE_JSON)
+        raise SourceError(f"no JSON: the file starts with {first[:20]!r}", where=f"{path}:1", hint=WRITE_JSON)
     if second and (_is_object(first.rstrip(",")) or (by_line and second[0] == "{")):
         blocks = partial(_line_blocks, path, open_text)
         return lambda: (row for block in blocks() for row in block()), blocks, None
@@ -129,7 +129,7 @@ def _array_rows(path: str, open_text: OpenText) -> Iterator[RawRow]:
             raise SourceError(
                 f"line {scan.line}: something stands after the closing bracket of the list",
                 where=path,
-                mend="keep one list in the file, or write one object a line (.jsonl)",
+                hint="keep one list in the file, or write one object a line (.jsonl)",
             )
 
 
@@ -139,9 +139,9 @@ def _array_items(scan: "_Scanner", path: str) -> Iterator[RawRow]:
         mark = scan.peek()
         if mark not in ("]", ","):
             what = "the list is never closed" if not mark else f"found {mark!r} where a comma or ] should stand"
-            mend = "mend that place: objects of a list are separated by one comma" if mark else CUT_OFF
+            hint = "mend that place: objects of a list are separated by one comma" if mark else CUT_OFF
             raise SourceError(
-                f"broken JSON in line {scan.line} after row {row}: {what}", where=f"{path}:{row}", mend=mend
+                f"broken JSON in line {scan.line} after row {row}: {what}", where=f"{path}:{row}", hint=hint
             )
         scan.skip()
         if mark == "]":
@@ -150,7 +150,7 @@ def _array_items(scan: "_Scanner", path: str) -> Iterator[RawRow]:
             raise SourceError(
                 f"broken JSON in line {scan.line}: a comma stands after the last row",
                 where=f"{path}:{row}",
-                mend="remove the comma before the closing ]",
+                hint="remove the comma before the closing ]",
             )
 
 
@@ -166,7 +166,7 @@ def _values(path: str, open_text: OpenText) -> Iterator[tuple[int, Any]]:
                 raise SourceError(
                     f"objects separated by commas, but not in a list (line {scan.line})",
                     where=f"{path}:{row}",
-                    mend=NO_COMMAS,
+                    hint=NO_COMMAS,
                 )
 
 
@@ -253,7 +253,7 @@ def _records_in(path: str, whole: Any) -> tuple[list[Any], str | None]:
         if lists
         else (f"the file is one JSON object, and none of its keys holds a list of rows: {', '.join(list(record)[:10])}")
     )
-    raise SourceError(what, where=path, mend="save the list of rows by itself, as a JSON array or JSON Lines")
+    raise SourceError(what, where=path, hint="save the list of rows by itself, as a JSON array or JSON Lines")
 
 
 def _transpose(path: str, columns: Mapping[str, list[Any]]) -> list[Any]:
@@ -262,7 +262,7 @@ def _transpose(path: str, columns: Mapping[str, list[Any]]) -> list[Any]:
         raise SourceError(
             f"columnar JSON with columns of unequal length: {found}",
             where=path,
-            mend="give every column one value a row, or save the list of rows by itself",
+            hint="give every column one value a row, or save the list of rows by itself",
         )
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
@@ -292,7 +292,7 @@ def _checked(record: Any, path: str, row: int) -> dict[str, Any]:
     raise SourceError(
         f"expected an object with a key for each column, found {found}",
         where=f"{path}:{row}",
-        mend=WRITE_JSON,
+        hint=WRITE_JSON,
     )
 
 
@@ -306,20 +306,20 @@ def _runs_out(error: Exception, text: str) -> bool:
 def _broken(error: Exception, where: str, place: str, rest: str, *, cut_off: bool) -> SourceError:
     """The error for JSON that cannot be read, with the mend that fits the rest of the text from the fault on."""
     if isinstance(error, _DuplicateKeyError):
-        return SourceError(f"the key {str(error)!r} stands twice in one object ({place})", where=where, mend="keep one")
+        return SourceError(f"the key {str(error)!r} stands twice in one object ({place})", where=where, hint="keep one")
     if isinstance(error, RecursionError):
-        return SourceError(f"too deeply nested JSON ({place})", where=where, mend="flatten that row")
+        return SourceError(f"too deeply nested JSON ({place})", where=where, hint="flatten that row")
     if not isinstance(error, json.JSONDecodeError):
-        return SourceError(f"{error} ({place})", where=where, mend="write such a number as text, in quotes")
+        return SourceError(f"{error} ({place})", where=where, hint="write such a number as text, in quotes")
     if rest.startswith(("'", "None", "True", "False")):
-        mend = PYTHON_REPR
+        hint = PYTHON_REPR
     elif error.msg == "Extra data" and rest.strip() == ",":
-        mend = NO_COMMAS
+        hint = NO_COMMAS
     elif rest.lstrip(", \t\r\n")[:1] in ("}", "]") and not error.msg.startswith(("Extra", "Unterminated")):
-        mend = "remove the comma before the closing bracket"
+        hint = "remove the comma before the closing bracket"
     else:
-        mend = CUT_OFF if cut_off else "mend that place, or write the file again with a JSON library"
-    return SourceError(f"broken JSON in {place}: {error.msg[:1].lower()}{error.msg[1:]}", where=where, mend=mend)
+        hint = CUT_OFF if cut_off else "mend that place, or write the file again with a JSON library"
+    return SourceError(f"broken JSON in {place}: {error.msg[:1].lower()}{error.msg[1:]}", where=where, hint=hint)
 
 
 def starts_like_json(text: str) -> bool:

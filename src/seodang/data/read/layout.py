@@ -45,7 +45,7 @@ def find_layout(raw: RawRows, source: Source) -> Layout:
     """
     sample = list(islice(raw.rows(), SAMPLE_ROWS))
     if not sample:
-        raise SourceError("there are no rows", where=raw.where, mend="name a file that holds rows")
+        raise SourceError("there are no rows", where=raw.where, hint="name a file that holds rows")
     _refuse_unknown(raw, source)
     found = _named_layouts(raw, source, sample)
     if found is None:
@@ -70,7 +70,7 @@ def require_column(column: str, key: str, raw: RawRows) -> None:
     raise SourceError(
         f"{key}: no column is named {column!r}{nearest(column, raw.columns)}",
         where=raw.where,
-        mend=f"columns there are: {', '.join(raw.columns)}",
+        hint=f"columns there are: {', '.join(raw.columns)}",
     )
 
 
@@ -87,7 +87,7 @@ def _named_layouts(raw: RawRows, source: Source, sample: Sequence[RawRow]) -> li
         raise SourceError(
             "the recipe names columns of more than one reading",
             where=f"sources.{source.name}",
-            mend="keep `question:` with `answer:`, or `messages:`, or `text:`",
+            hint="keep `question:` with `answer:`, or `messages:`, or `text:`",
         )
     allowed = PAIRS if pair else TALKS if source.messages else frozenset({"text"}) if source.text else None
     if allowed is None:
@@ -96,7 +96,7 @@ def _named_layouts(raw: RawRows, source: Source, sample: Sequence[RawRow]) -> li
         raise SourceError(
             f"format: {source.format} does not go with the columns that the recipe names",
             where=f"sources.{source.name}.format",
-            mend=f"leave `format:` out, or make it {' or '.join(sorted(allowed))}",
+            hint=f"leave `format:` out, or make it {' or '.join(sorted(allowed))}",
         )
     if source.messages is not None:
         return [Layout(format=_talk_format(source.messages, sample), messages=source.messages)]
@@ -197,7 +197,7 @@ def _refuse_choices(layout: Layout, raw: RawRows, sample: Sequence[RawRow]) -> N
         raise SourceError(
             f"these are multiple-choice rows: {layout.answer!r} holds the number of a choice ({answers[0]}), no answer",
             where=raw.where,
-            mend="write the choice's text into a column and name it: `answer: COLUMN`",
+            hint="write the choice's text into a column and name it: `answer: COLUMN`",
         )
 
 
@@ -213,18 +213,18 @@ def _not_one(found: list[Layout], raw: RawRows, source: Source) -> SourceError:
         return SourceError(
             f"the columns can be read in more than one way: {ways}",
             where=raw.where,
-            mend=f"name the columns in the recipe with {keys}",
+            hint=f"name the columns in the recipe with {keys}",
         )
     asked, answered = _question_columns(raw.columns), _answer_columns(raw.columns)
     if asked and not answered and source.format not in TALKS:
         what = f"no column is known to hold answers (columns: {listed}); {asked[0]!r} seems to hold questions"
         return SourceError(
-            what, where=raw.where, mend="name the column with `answer:`; rows without answers cannot teach"
+            what, where=raw.where, hint="name the column with `answer:`; rows without answers cannot teach"
         )
     wanted = "" if source.format == "auto" else f" as format: {source.format}"
     return SourceError(
         f"cannot tell what the columns hold{wanted}: {listed}",
         where=raw.where,
-        mend="name them with `question:` and `answer:`, or `messages:`, or `text:`; "
+        hint="name them with `question:` and `answer:`, or `messages:`, or `text:`; "
         "if these names are data, add a header line to the file",
     )

@@ -121,6 +121,6 @@ def raw_row(file: str, row: int, record: Mapping[str, Any]) -> RawRow:
         raise SourceError(
             f"two columns have the same name: {', '.join(map(repr, record))}",
             where=f"{file}:{row}",
-            mend="rename one of them",
+            hint="rename one of them",
         )
     return RawRow(file=file, row=row, fields=fields, changed=changed)

@@ -79,7 +79,7 @@ def _read_file(given: str, source: Source) -> RawRows:
     path = _locate(given)
     try:
         if not first_bytes(path, 1):
-            raise SourceError("the file is empty", where=given, mend="name a file that holds rows")
+            raise SourceError("the file is empty", where=given, hint="name a file that holds rows")
         if first_bytes(path, 4) == b"PAR1":
             return read_parquet(given, path)
         refuse_binary(path, given)
@@ -87,7 +87,7 @@ def _read_file(given: str, source: Source) -> RawRows:
         return _with_remark(_read_text(path, given, encoding, source), remark)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise SourceError(f"cannot be read: {reason}", where=given, mend="check the file's permissions") from None
+        raise SourceError(f"cannot be read: {reason}", where=given, hint="check the file's permissions") from None
 
 
 def _read_text(path: Path, given: str, encoding: str, source: Source) -> RawRows:
@@ -95,12 +95,12 @@ def _read_text(path: Path, given: str, encoding: str, source: Source) -> RawRows
     ending = path.suffix.lower()
     start = _start(opened)
     if not start:
-        raise SourceError("the file holds nothing but blanks", where=given, mend="name a file that holds rows")
+        raise SourceError("the file holds nothing but blanks", where=given, hint="name a file that holds rows")
     if "\0" in start[:1] or start.count("\0") > len(start) // 10:
-        raise SourceError("this is no text file", where=given, mend=f"name a file of {KINDS}")
+        raise SourceError("this is no text file", where=given, hint=f"name a file of {KINDS}")
     if start[:1] == "<" and ending not in TABLE_NAMES:
         what = "this is an HTML or XML page, perhaps a download that failed"
-        raise SourceError(what, where=given, mend=f"name a file of {KINDS}")
+        raise SourceError(what, where=given, hint=f"name a file of {KINDS}")
     if ending in JSON_NAMES or starts_like_json(start):
         rows = read_json(given, opened, by_line=ending in LINE_NAMES)
         return rows if ending in JSON_NAMES else _with_remark(rows, "the file holds JSON")
@@ -108,7 +108,7 @@ def _read_text(path: Path, given: str, encoding: str, source: Source) -> RawRows
         raise SourceError(
             "neither JSON nor a table with columns",
             where=given,
-            mend='for plain text write JSON Lines, an object a document: {"text": "…"}',
+            hint='for plain text write JSON Lines, an object a document: {"text": "…"}',
         )
     rows = read_csv(given, partial(opened, newline=""), [name for name in _named(source) if name])
     return rows if ending in TABLE_NAMES else _with_remark(rows, "the file holds a table")
@@ -137,7 +137,7 @@ def _locate(given: str) -> Path:
             raise SourceError(
                 f"no sample has this name{nearest(name, shipped_samples())}",
                 where=given,
-                mend=f"samples that ship: {', '.join(f'sample:{known}' for known in shipped_samples())}",
+                hint=f"samples that ship: {', '.join(f'sample:{known}' for known in shipped_samples())}",
             )
         return _samples() / f"{name}.jsonl"
     path = Path(given).expanduser()
@@ -147,7 +147,7 @@ def _locate(given: str) -> Path:
         )
         listed = f"; it holds {', '.join(inside[:6])}" if inside else ""
         raise SourceError(
-            f"is a folder{listed}", where=given, mend=f"name the files: path: [{', '.join(inside[:3]) or '…'}]"
+            f"is a folder{listed}", where=given, hint=f"name the files: path: [{', '.join(inside[:3]) or '…'}]"
         )
     return path if path.is_file() else _same_name(path, given)
 
@@ -159,16 +159,16 @@ def _same_name(path: Path, given: str) -> Path:
     for name in beside:
         if unicodedata.normalize("NFC", name) == wanted and (path.parent / name).is_file():
             return path.parent / name
-    mend = "check the path; a relative one starts at the recipe's folder"
+    hint = "check the path; a relative one starts at the recipe's folder"
     if any(mark in path.name for mark in "*?["):
-        mend = "wildcards are not expanded: list the files"
+        hint = "wildcards are not expanded: list the files"
     elif not path.suffix:
-        mend += f"; a data set on the hub goes under `hub:`, as in hub: {'/'.join(path.parts[-2:])}"
+        hint += f"; a data set on the hub goes under `hub:`, as in hub: {'/'.join(path.parts[-2:])}"
     if path.name in beside:
         what = "is no plain file" if path.exists() else "the link leads nowhere"
-        raise SourceError(what, where=given, mend="name the file itself")
+        raise SourceError(what, where=given, hint="name the file itself")
     missing = nearest(path.name, beside) if path.parent.is_dir() else f", and no folder {path.parent}"
-    raise SourceError(f"no such file{missing}", where=given, mend=mend)
+    raise SourceError(f"no such file{missing}", where=given, hint=hint)
 
 
 def hub_fingerprint(source: Source) -> str:
@@ -186,7 +186,7 @@ def _load_hub(source: Source) -> Any:
     try:
         return datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
-        raise SourceError(_first_line(error), where=f"hub:{source.hub}", mend=_hub_mend(error, source)) from None
+        raise SourceError(_first_line(error), where=f"hub:{source.hub}", hint=_hub_hint(error, source)) from None
 
 
 def _read_hub(source: Source) -> RawRows:
@@ -211,7 +211,7 @@ def _read_hub(source: Source) -> RawRows:
     return RawRows(where=where, columns=tuple(map(column_name, table.column_names)), rows=rows, remarks=tuple(remarks))
 
 
-def _hub_mend(error: Exception, source: Source) -> str:
+def _hub_hint(error: Exception, source: Source) -> str:
     text = str(error)
     if "gated" in text or "authenticat" in text or "401" in text or "403" in text:
         return f"accept its terms at https://huggingface.co/datasets/{source.hub} and run `hf auth login`"

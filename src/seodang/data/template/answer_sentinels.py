@@ -28,7 +28,7 @@ OPEN_THINK = re.compile(r"<think>\s*(</think>\s*)?\Z")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Marked:
+class AnswerSpan:
     """One assistant turn as found in a render."""
 
     message: int  # index into the conversation
@@ -63,7 +63,7 @@ def names_of(tools: Sequence[Turn]) -> list[str]:
     return [str(_called(tool).get("name", "")).strip() for tool in tools]
 
 
-def find_marked(marks: Sequence[tuple[str, int]], text: str) -> list[Marked]:
+def find_marked(marks: Sequence[tuple[str, int]], text: str) -> list[AnswerSpan]:
     """The assistant turns of a marked render, in the order they stand there.
 
     Args:
@@ -86,7 +86,7 @@ def find_marked(marks: Sequence[tuple[str, int]], text: str) -> list[Marked]:
     if opened is not None:
         raise TemplateError("the template cuts an answer")
     return [
-        Marked(
+        AnswerSpan(
             message=message,
             start=pieces[0][0],
             end=pieces[-1][1],
@@ -98,7 +98,12 @@ def find_marked(marks: Sequence[tuple[str, int]], text: str) -> list[Marked]:
 
 
 def find_bodies(
-    text: str, turns: Sequence[Marked], *, begin: Callable[[Marked, int], int], turn_end: str, markers: re.Pattern[str]
+    text: str,
+    turns: Sequence[AnswerSpan],
+    *,
+    begin: Callable[[AnswerSpan, int], int],
+    turn_end: str,
+    markers: re.Pattern[str],
 ) -> list[tuple[int, int]]:
     """What the model writes in each turn: [after the header, after the turn end) in characters.
 

@@ -20,7 +20,7 @@ from jinja2 import nodes
 from jinja2.filters import do_trim
 from jinja2.tests import test_iterable, test_string
 
-from seodang.data.template.answer_sentinels import CLOSE, RESERVED, TEXT, Marked
+from seodang.data.template.answer_sentinels import CLOSE, RESERVED, TEXT, AnswerSpan
 from seodang.data.template.jinja import Turn, run
 from seodang.errors import TemplateError
 
@@ -35,7 +35,7 @@ _READS_WRITTEN = (  # or escapes it, or writes what another template says
 _VARIES = frozenset({"random", "lipsum", "strftime_now", "sameas"})  # filters, functions and tests
 
 
-class Form(NamedTuple):
+class Skeleton(NamedTuple):
     """What a template writes for conversations of one shape."""
 
     literals: tuple[str, ...]  # before, between and after the holes
@@ -46,10 +46,10 @@ class Filled(NamedTuple):
     """A form with the texts of one conversation."""
 
     text: str
-    turns: list[Marked]  # of the assistant, as `find_marked` gives them
+    turns: list[AnswerSpan]  # of the assistant, as `find_marked` gives them
 
 
-class Shapes:
+class FastPath:
     """Renders conversations by their shape.
 
     Args:
@@ -59,9 +59,9 @@ class Shapes:
     """
 
     def __init__(self, template: jinja2.Template, text: str, variables: Mapping[str, Any]) -> None:
-        self._sealed = _for_sealed(template, text)
+        self._opaque = _for_opaque(template, text)
         self._variables = variables
-        self._form: Callable[[_Shape, bool], Form | None] = lru_cache(REMEMBERED)(self._prove)
+        self._form: Callable[[_Shape, bool], Skeleton | None] = lru_cache(REMEMBERED)(self._prove)
 
     def render(self, messages: Sequence[Turn], *, add_generation_prompt: bool = False) -> Filled | None:
         """As `run` of a conversation without tools; None where that is not proven to be the same."""
@@ -70,28 +70,28 @@ class Shapes:
         form = self._form(tuple([(*turn, turn["role"]) for turn in messages]), add_generation_prompt)
         return form and _filled(form, messages)
 
-    def _prove(self, shape: _Shape, add_generation_prompt: bool) -> Form | None:
-        if self._sealed is None or any({*keys} != {"role", "content"} for *keys, _ in shape):
+    def _prove(self, shape: _Shape, add_generation_prompt: bool) -> Skeleton | None:
+        if self._opaque is None or any({*keys} != {"role", "content"} for *keys, _ in shape):
             return None
         messages = [
-            {key: role if key == "role" else _Sealed((number, False)) for key in keys}
+            {key: role if key == "role" else _OpaqueText((number, False)) for key in keys}
             for number, (*keys, role) in enumerate(shape)
         ]
         try:
-            text = run(self._sealed, messages, variables=self._variables, add_generation_prompt=add_generation_prompt)
+            text = run(self._opaque, messages, variables=self._variables, add_generation_prompt=add_generation_prompt)
         except (TemplateError, _ReadError):
             return None
         parts = _HOLE.split(text)
         holes = tuple((int(number), trimmed == "t") for number, trimmed in zip(parts[1::3], parts[2::3], strict=True))
-        return None if RESERVED.search("".join(parts[::3])) else Form(tuple(parts[::3]), holes)
+        return None if RESERVED.search("".join(parts[::3])) else Skeleton(tuple(parts[::3]), holes)
 
 
 def _is_plain(content: object) -> bool:
-    """A text that is not blank, and one piece for `marks`."""
+    """A text that is not blank, and one piece for `answer_sentinels`."""
     return isinstance(content, str) and "think>" not in content and content != "" and not content.isspace()
 
 
-def _filled(form: Form, messages: Sequence[Turn]) -> Filled:
+def _filled(form: Skeleton, messages: Sequence[Turn]) -> Filled:
     written, length = [form.literals[0]], len(form.literals[0])
     pieces: dict[int, list[tuple[int, str]]] = {}  # assistant turn → where its text begins, each time it is written
     for (number, is_trimmed), after in zip(form.holes, form.literals[1:], strict=True):
@@ -103,7 +103,7 @@ def _filled(form: Form, messages: Sequence[Turn]) -> Filled:
         written += (inner if is_trimmed else content, after)
         length += len(written[-2]) + len(after)
     turns = [
-        Marked(
+        AnswerSpan(
             message=number,
             start=found[0][0],
             end=found[-1][0] + len(found[-1][1]),
@@ -119,26 +119,26 @@ class _ReadError(BaseException):
     """A template did more with a text than pass it on. Jinja takes some of the usual exceptions for an answer."""
 
 
-class _Sealed:
+class _OpaqueText:
     """A text that is not known: contents of messages, maybe with text around them. None is blank."""
 
     def __init__(self, *parts: _Part) -> None:
         self._parts = parts
 
-    def __add__(self, after: object) -> "_Sealed":
-        return _Sealed(*self._parts, *_parts_of(after))
+    def __add__(self, after: object) -> "_OpaqueText":
+        return _OpaqueText(*self._parts, *_parts_of(after))
 
-    def __radd__(self, before: object) -> "_Sealed":
-        return _Sealed(*_parts_of(before), *self._parts)
+    def __radd__(self, before: object) -> "_OpaqueText":
+        return _OpaqueText(*_parts_of(before), *self._parts)
 
     def __bool__(self) -> bool:
         return True
 
-    def strip(self) -> "_Sealed":
+    def strip(self) -> "_OpaqueText":
         """Without white space around it."""
         if len(self._parts) > 1 or isinstance(self._parts[0], str):
             raise _ReadError
-        return _Sealed((self._parts[0][0], True))
+        return _OpaqueText((self._parts[0][0], True))
 
 
 def _read(*_: object) -> NoReturn:
@@ -149,18 +149,18 @@ for _name in (
     "getattr", "getitem", "contains", "len", "iter", "reversed", "eq", "ne", "lt", "le", "gt", "ge", "hash",
     "str", "repr", "format", "int", "float", "complex", "index",
 ):  # fmt: skip
-    setattr(_Sealed, f"__{_name}__", _read)
+    setattr(_OpaqueText, f"__{_name}__", _read)
 
 
 def _parts_of(value: object) -> tuple[_Part, ...]:
     if isinstance(value, str):
         return (value,)
-    if isinstance(value, _Sealed):
+    if isinstance(value, _OpaqueText):
         return value._parts
     raise _ReadError
 
 
-def _for_sealed(template: jinja2.Template, text: str) -> jinja2.Template | None:
+def _for_opaque(template: jinja2.Template, text: str) -> jinja2.Template | None:
     """The template as it takes sealed contents; None if it could get round the seal."""
     environment = template.environment.overlay(finalize=_written)
     tree = environment.parse(text)
@@ -171,12 +171,12 @@ def _for_sealed(template: jinja2.Template, text: str) -> jinja2.Template | None:
     if _VARIES & (names | called):
         return None
     environment.filters = {**environment.filters, "trim": _trim}
-    environment.tests = {**environment.tests, "string": _or_sealed(test_string), "iterable": _or_sealed(test_iterable)}
+    environment.tests = {**environment.tests, "string": _or_opaque(test_string), "iterable": _or_opaque(test_iterable)}
     return environment.from_string(text, globals=template.globals)
 
 
 def _written(value: object) -> object:
-    if not isinstance(value, _Sealed):
+    if not isinstance(value, _OpaqueText):
         return value
     return "".join(
         part if isinstance(part, str) else f"{TEXT}{part[0]}{'t' if part[1] else ''}{CLOSE}" for part in value._parts
@@ -184,8 +184,8 @@ def _written(value: object) -> object:
 
 
 def _trim(value: Any, chars: str | None = None) -> Any:
-    return value.strip() if isinstance(value, _Sealed) and chars is None else do_trim(value, chars)
+    return value.strip() if isinstance(value, _OpaqueText) and chars is None else do_trim(value, chars)
 
 
-def _or_sealed(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, _Sealed) or test(value)
+def _or_opaque(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, _OpaqueText) or test(value)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from seodang import recipe
 from seodang.data.template.jinja import PINNED_DATE, compile_template, fixed, pinned, variables_of
-from seodang.data.template.probe import OTHER_MEND, Probe, probe
+from seodang.data.template.probe import OTHER_HINT, Probe, probe
 from seodang.errors import TemplateError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def find_template(
     )
     borrow = spec.borrow
     if borrow is None and (own := _own_text(tokenizer)):
-        return verified(own, OWN, lender=tokenizer)
+        return verified(own, OWN, donor=tokenizer)
     if borrow is None:
         return _first_built_in(lambda name: verified(_built_in(tokenizer, name), f"built-in {name}"))
     if borrow in BUILT_IN:
@@ -88,19 +88,19 @@ def find_template(
         return verified(_read(borrow), f"borrowed from {borrow}")
     if "/" not in borrow and not Path(borrow).exists():
         close = difflib.get_close_matches(borrow, BUILT_IN, n=1)
-        mend = f"did you mean {close[0]!r}? There are" if close else "give a folder, hub id, .jinja file, or one of"
+        hint = f"did you mean {close[0]!r}? There are" if close else "give a folder, hub id, .jinja file, or one of"
         raise TemplateError(
-            f"no built-in template or folder {borrow!r}", where="template.borrow", mend=f"{mend}: {', '.join(BUILT_IN)}"
+            f"no built-in template or folder {borrow!r}", where="template.borrow", hint=f"{hint}: {', '.join(BUILT_IN)}"
         )
-    lender = load_tokenizer(borrow)
-    lent = _own_text(lender)
+    donor = load_tokenizer(borrow)
+    lent = _own_text(donor)
     if not lent:
         raise TemplateError(
             f"the tokenizer of {borrow} has no chat template",
             where="template.borrow",
-            mend="borrow from an instruct model",
+            hint="borrow from an instruct model",
         )
-    return verified(lent, f"borrowed from {borrow}", lender=lender)
+    return verified(lent, f"borrowed from {borrow}", donor=donor)
 
 
 def apply_template(tokenizer: "PreTrainedTokenizerBase", template: ChatTemplate) -> None:
@@ -131,14 +131,14 @@ def _verified(
     num_embeddings: int,
     system: str | None,
     thinking: bool,
-    lender: "PreTrainedTokenizerBase | None" = None,
+    donor: "PreTrainedTokenizerBase | None" = None,
 ) -> ChatTemplate:
     compile_template(source, where=origin)  # so that a broken line is told by its own number
     names = variables_of(source)
     kwargs = {"enable_thinking": False} if "enable_thinking" in names and not thinking else {}
     text = pinned(source, thinking=thinking)
-    theirs = {**(lender or tokenizer).special_tokens_map, **kwargs}
-    seen = probe(text, theirs, where=origin, lender=lender, system=system, thinking=thinking)
+    theirs = {**(donor or tokenizer).special_tokens_map, **kwargs}
+    seen = probe(text, theirs, where=origin, donor=donor, system=system, thinking=thinking)
     ours = {**tokenizer.special_tokens_map, "eos_token": seen.turn_end}  # as `apply_template` leaves the tokenizer
     used = [name for name in ("bos_token", "eos_token") if name in names and theirs.get(name) != ours.get(name)]
     missing = _missing(tokenizer, seen, origin, add_tokens)
@@ -148,7 +148,7 @@ def _verified(
         grown.add_tokens(list(missing), special_tokens=True)
     ids = {name: int(grown.convert_tokens_to_ids(name)) for name in seen.markers}
     _check_rows({name: ids[name] for name in seen.markers if ids[name] < len(tokenizer)}, num_embeddings, origin)
-    _check_seam(grown, seen, origin)
+    _check_boundary(grown, seen, origin)
     return ChatTemplate(
         text=fixed(text, {name: theirs.get(name, "") for name in used}),
         origin=f"{origin}, its date fixed at {PINNED_DATE.isoformat()}" if "strftime_now" in names else origin,
@@ -166,7 +166,7 @@ def _check_system(tokenizer: "PreTrainedTokenizerBase", system: str) -> None:
     special = (str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special)
     if found := next((name for name in special if name in system and "think" not in name), None):
         raise TemplateError(
-            f"control token in the text: {found}", where="system", mend="take it out of the system text"
+            f"control token in the text: {found}", where="system", hint="take it out of the system text"
         )
 
 
@@ -184,7 +184,7 @@ def _missing(tokenizer: "PreTrainedTokenizerBase", seen: Probe, origin: str, add
         raise TemplateError(
             f"the base's vocabulary does not have {', '.join(unknown)}",
             where=origin,
-            mend=f"{OTHER_MEND}, or add and train them with `template: {{add_tokens: true}}`",
+            hint=f"{OTHER_HINT}, or add and train them with `template: {{add_tokens: true}}`",
         )
     return tuple(split)
 
@@ -195,11 +195,11 @@ def _check_rows(ids: Mapping[str, int], num_embeddings: int, origin: str) -> Non
         raise TemplateError(
             f"{', '.join(beyond)} lies beyond the model's {num_embeddings} embedding rows",
             where=origin,
-            mend=f"use the tokenizer that belongs to this model, or {OTHER_MEND}",
+            hint=f"use the tokenizer that belongs to this model, or {OTHER_HINT}",
         )
 
 
-def _check_seam(tokenizer: "PreTrainedTokenizerBase", seen: Probe, origin: str) -> None:
+def _check_boundary(tokenizer: "PreTrainedTokenizerBase", seen: Probe, origin: str) -> None:
     """The served prompt's ids must begin the trained ids: no token may join the header with the answer."""
     prompt = tokenizer(seen.prompt, add_special_tokens=False)["input_ids"]
     full = tokenizer(seen.text, add_special_tokens=False)["input_ids"]
@@ -207,7 +207,7 @@ def _check_seam(tokenizer: "PreTrainedTokenizerBase", seen: Probe, origin: str) 
         raise TemplateError(
             f"this tokenizer joins the end of {seen.header or seen.prompt[-20:]!r} with the answer's first characters",
             where=origin,
-            mend=f"let the header end in a control token or line break, or {OTHER_MEND}",
+            hint=f"let the header end in a control token or line break, or {OTHER_HINT}",
         )
 
 
@@ -221,7 +221,7 @@ def _first_built_in(verified: Callable[[str], ChatTemplate]) -> ChatTemplate:
     raise TemplateError(
         "the tokenizer has no chat template and no built-in one fits:" + "".join(f"\n  - {fault}" for fault in faults),
         where="template",
-        mend="borrow from an instruct model of the same family, or set `template: {borrow: chatml, add_tokens: true}`",
+        hint="borrow from an instruct model of the same family, or set `template: {borrow: chatml, add_tokens: true}`",
     )
 
 
@@ -251,7 +251,7 @@ def _read(path: str) -> str:
         raise TemplateError(
             f"{path}: {what}",
             where="template.borrow",
-            mend=f"give a readable .jinja file or one of: {', '.join(BUILT_IN)}",
+            hint=f"give a readable .jinja file or one of: {', '.join(BUILT_IN)}",
         ) from None
 
 
@@ -269,6 +269,6 @@ def _pad_token(tokenizer: "PreTrainedTokenizerBase", template: ChatTemplate) -> 
         raise TemplateError(
             f"the vocabulary has no token for padding besides {template.turn_end}, which must stay supervised",
             where="tokenizer",
-            mend="give the base's tokenizer a pad token",
+            hint="give the base's tokenizer a pad token",
         )
     return free[0]

@@ -34,7 +34,7 @@ def compile_template(text: str, *, where: str = "chat template") -> "jinja2.Temp
         template: jinja2.Template = _compile_jinja_template(text)
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(
-            f"{error.message}", where=f"{where}:{error.lineno}", mend="mend this line of the template"
+            f"{error.message}", where=f"{where}:{error.lineno}", hint="mend this line of the template"
         ) from None
     template.globals = dict(template.globals)  # copied at each render, which is slow from the ChainMap that it is
     vars(template.environment)["getattr"] = partial(

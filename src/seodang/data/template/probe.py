@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from seodang.data.template.answer_sentinels import OPEN_THINK, Marked, find_marked, mark, unmark
+from seodang.data.template.answer_sentinels import OPEN_THINK, AnswerSpan, find_marked, mark, unmark
 from seodang.data.template.jinja import Turn, compile_template, run
 from seodang.errors import TemplateError
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 QUESTION, ANSWER, THOUGHT = "what is blue", "the sky is", "let me look up"  # " the" is one token nearly everywhere
-OTHER_MEND = "choose another template (built-in: gemma, llama3, qwen3, chatml, plain)"
+OTHER_HINT = "choose another template (built-in: gemma, llama3, qwen3, chatml, plain)"
 _LOOKS_SPECIAL = re.compile(r"<\|[^|<>\s]{1,60}\|>|<｜[^｜<>\s]{1,60}｜>|</?[A-Za-z_]\w{0,60}>|\[/?[A-Z_]{2,60}\]")
 
 
@@ -34,7 +34,7 @@ def probe(
     variables: Mapping[str, Any],
     *,
     where: str,
-    lender: "PreTrainedTokenizerBase | None",
+    donor: "PreTrainedTokenizerBase | None",
     system: str | None,
     thinking: bool,
 ) -> Probe:
@@ -65,15 +65,15 @@ def probe(
         prompt = run(template, asked, variables=variables, add_generation_prompt=True)
         unprompted = run(template, asked, variables=variables)
     except TemplateError as error:
-        mend = OTHER_MEND if system is None else f"leave `system` out, or {OTHER_MEND}"
-        raise TemplateError(error.what, where=where, mend=mend) from None
+        hint = OTHER_HINT if system is None else f"leave `system` out, or {OTHER_HINT}"
+        raise TemplateError(error.what, where=where, hint=hint) from None
     turn = _only_answer(full, marked, where)
     for what, said in (("question", QUESTION), ("system text", system), ("thought", THOUGHT if thinking else None)):
         if said is not None and said.strip() not in full:
-            raise TemplateError(f"the template leaves out the {what}", where=where, mend=OTHER_MEND)
+            raise TemplateError(f"the template leaves out the {what}", where=where, hint=OTHER_HINT)
     header = OPEN_THINK.sub("", prompt[_shared(prompt, unprompted) :])
     _check_prompt(full, prompt, header, turn, where)
-    markers = _control_tokens(full, lender, said=(answered[-1]["content"], QUESTION, system or ""))
+    markers = _control_tokens(full, donor, said=(answered[-1]["content"], QUESTION, system or ""))
     turn_end = _turn_end(full[turn.end :], [*markers, str(variables.get("eos_token") or "")], where)
     return Probe(
         text=full, prompt=prompt, header=header, turn_end=turn_end, markers=tuple(dict.fromkeys([*markers, turn_end]))
@@ -92,15 +92,15 @@ def _shared(one: str, other: str) -> int:
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def _only_answer(full: str, marked: str, where: str) -> Marked:
+def _only_answer(full: str, marked: str, where: str) -> AnswerSpan:
     plain, marks = unmark(marked)
     turns = find_marked(marks, full) if plain == full else []
     if len(turns) != 1:
-        raise TemplateError("the template leaves out or changes the answer", where=where, mend=OTHER_MEND)
+        raise TemplateError("the template leaves out or changes the answer", where=where, hint=OTHER_HINT)
     return turns[0]
 
 
-def _check_prompt(full: str, prompt: str, header: str, turn: Marked, where: str) -> None:
+def _check_prompt(full: str, prompt: str, header: str, turn: AnswerSpan, where: str) -> None:
     """What is served must be the beginning of what is trained, up to the answer."""
     if not full.startswith(prompt):
         same = _shared(full, prompt)
@@ -108,24 +108,24 @@ def _check_prompt(full: str, prompt: str, header: str, turn: Marked, where: str)
             f"the served prompt goes on {prompt[same : same + 60]!r} where the trained text has "
             f"{full[same : same + 60]!r}",
             where=where,
-            mend=OTHER_MEND,
+            hint=OTHER_HINT,
         )
     missing = full[len(prompt) : turn.start]
     if not header.strip() and OPEN_THINK.sub("", missing).strip():
         raise TemplateError(
             f"the template ignores add_generation_prompt: served prompts would lack {missing!r}",
             where=where,
-            mend="write the assistant's header where add_generation_prompt is true",
+            hint="write the assistant's header where add_generation_prompt is true",
         )
 
 
-def _control_tokens(text: str, lender: "PreTrainedTokenizerBase | None", *, said: Sequence[str]) -> list[str]:
+def _control_tokens(text: str, donor: "PreTrainedTokenizerBase | None", *, said: Sequence[str]) -> list[str]:
     for content in filter(None, said):
         text = text.replace(content, " ")
-    if lender is None:
+    if donor is None:
         return list(dict.fromkeys(_LOOKS_SPECIAL.findall(text)))
-    added = lender.added_tokens_decoder
-    ids = lender(text, add_special_tokens=False)["input_ids"]
+    added = donor.added_tokens_decoder
+    ids = donor(text, add_special_tokens=False)["input_ids"]
     names = [str(added[token].content) for token in dict.fromkeys(ids) if token in added]
     return [name for name in names if name.strip()]
 
@@ -137,6 +137,6 @@ def _turn_end(tail: str, candidates: Sequence[str], where: str) -> str:
         raise TemplateError(
             f"after the last answer the template writes {what}; the model would not learn to stop",
             where=where,
-            mend=f"add the turn-end token after the answer in the template, or {OTHER_MEND}",
+            hint=f"add the turn-end token after the answer in the template, or {OTHER_HINT}",
         )
     return max(found, key=len)

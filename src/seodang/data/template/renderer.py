@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from seodang.data.template.answer_sentinels import (
     RESERVED,
-    Marked,
+    AnswerSpan,
     find_bodies,
     find_marked,
     mark,
@@ -15,7 +15,7 @@ from seodang.data.template.answer_sentinels import (
     pieces_of,
     unmark,
 )
-from seodang.data.template.fast_path import Shapes
+from seodang.data.template.fast_path import FastPath
 from seodang.data.template.find import ChatTemplate
 from seodang.data.template.jinja import Turn, compile_template, run
 from seodang.errors import TemplateError
@@ -47,7 +47,7 @@ class Renderer:
         self.tokenizer, self.template, self.system, self.loss_on = tokenizer, template, system, loss_on
         self._jinja = compile_template(template.text, where=template.origin)
         self._variables = {**tokenizer.special_tokens_map, "eos_token": template.turn_end, **template.kwargs}
-        self._shapes = Shapes(self._jinja, template.text, self._variables)
+        self._shapes = FastPath(self._jinja, template.text, self._variables)
         special = {str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special}
         markers = {name for name, _ in template.markers}
         self._control = _any_of((special | markers) - set(_THINK_TAGS))
@@ -98,14 +98,16 @@ class Renderer:
         try:
             self.check_text(self.system or "")
         except TemplateError as error:
-            raise TemplateError(error.what, where="system", mend="take it out of the system text") from None
+            raise TemplateError(error.what, where="system", hint="take it out of the system text") from None
 
     def _with_system(self, messages: Sequence[Turn]) -> list[Turn]:
         if self.system is None or any(turn["role"] == "system" for turn in messages[:1]):
             return list(messages)
         return [{"role": "system", "content": self.system}, *messages]
 
-    def _marked(self, messages: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None) -> tuple[str, list[Marked]]:
+    def _marked(
+        self, messages: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None
+    ) -> tuple[str, list[AnswerSpan]]:
         """The text, and where the assistant's turns lie in it."""
         if tools is None and (filled := self._shapes.render(messages)):
             return filled
@@ -118,13 +120,13 @@ class Renderer:
     def _bodies(
         self,
         text: str,
-        turns: Sequence[Marked],
+        turns: Sequence[AnswerSpan],
         messages: Sequence[Turn],
         tools: Sequence[Mapping[str, Any]] | None,
     ) -> list[tuple[int, int]]:
         header = self.template.header
 
-        def begin(turn: Marked, floor: int) -> int:
+        def begin(turn: AnswerSpan, floor: int) -> int:
             is_last = turn is turns[-1]
             served = self._served(text, messages[: turn.message], tools) if is_last or not header.strip() else 0
             if not header.strip():
@@ -187,7 +189,7 @@ def _strings(value: Any) -> list[str]:
     return found
 
 
-def _check_answers(messages: Sequence[Turn], turns: Sequence[Marked], wanted: Mapping[int, Sequence[str]]) -> None:
+def _check_answers(messages: Sequence[Turn], turns: Sequence[AnswerSpan], wanted: Mapping[int, Sequence[str]]) -> None:
     """`wanted`: assistant turn → its pieces."""
     if not wanted:
         raise TemplateError("no answer")
@@ -204,7 +206,7 @@ def _check_answers(messages: Sequence[Turn], turns: Sequence[Marked], wanted: Ma
 def _changes(
     messages: Sequence[Turn],
     tools: Sequence[Mapping[str, Any]] | None,
-    turns: Sequence[Marked],
+    turns: Sequence[AnswerSpan],
     wanted: Mapping[int, Sequence[str]],
     text: str,
 ) -> tuple[str, ...]:

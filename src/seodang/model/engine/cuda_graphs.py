@@ -81,7 +81,7 @@ def fill(pack: Pack, size: Size) -> _Host:
     )
 
 
-class Replays:
+class CudaGraphs:
     """Forward and backward passes of packs, replayed where a graph of their size was recorded.
 
     The first pack of a size runs as written, which compiles and warms what it needs, and so does the whole first step,
@@ -117,8 +117,8 @@ class Replays:
         if size not in self._recorded and not (self._may_record(size) and self._record(size, host)):
             self._seen.add(size)
             return self._run(_on_device(host, self._model.device))
-        replayed: Callable[..., Tensor] = _Replayed.apply
-        return replayed(self._anchor, self, self._recorded[size], host)
+        cuda_graphs: Callable[..., Tensor] = _GraphPass.apply
+        return cuda_graphs(self._anchor, self, self._recorded[size], host)
 
     def _may_record(self, size: Size) -> bool:
         return self._can_record and self._steps > 1 and size in self._seen and len(self._recorded) < MOST
@@ -210,18 +210,18 @@ class _Recorded:
         self._replay_forward()
 
 
-class _Replayed(torch.autograd.Function):
+class _GraphPass(torch.autograd.Function):
     """A replayed pack to autograd: a loss whose backward pass is the other graph."""
 
     @staticmethod
-    def forward(ctx: Any, _: Tensor, replays: Replays, recorded: _Recorded, host: _Host) -> Tensor:
-        ctx.turn = replays.forward(recorded, host)
-        ctx.replays, ctx.recorded = replays, recorded
+    def forward(ctx: Any, _: Tensor, graphs: CudaGraphs, recorded: _Recorded, host: _Host) -> Tensor:
+        ctx.turn = graphs.forward(recorded, host)
+        ctx.graphs, ctx.recorded = graphs, recorded
         return recorded.loss.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
-        ctx.replays.backward(ctx.recorded, grads[0], ctx.turn)
+        ctx.graphs.backward(ctx.recorded, grads[0], ctx.turn)
         return None, None, None, None
 
 

@@ -19,14 +19,13 @@ from seodang import distributed
 from seodang.data.pack import pack
 from seodang.model.engine.attention import EACH, PACKED, attention
 from seodang.model.engine.attention_kernels import hardware_of
-from seodang.model.engine.compile import fused_layers
-from seodang.model.engine.cuda_graphs import Replays
+from seodang.model.engine.compile import compiled_layers, light_norms
+from seodang.model.engine.cuda_graphs import CudaGraphs
 from seodang.model.engine.linear_cross_entropy import Scratch
-from seodang.model.engine.loss import PackTensors, model_head_loss, on_device, own_head_loss
-from seodang.model.engine.self_test import copy_error, fusion_error, kernel_error, packing_error
-from seodang.model.engine.trainable_tokens import held_in_tables
-from seodang.model.load import is_quantised
-from seodang.model.recompute import light_norms
+from seodang.model.engine.loss import PackTensors, linear_cross_entropy_loss, logits_loss, on_device
+from seodang.model.engine.self_test import compile_error, copy_error, kernel_error, packing_error
+from seodang.model.engine.trainable_tokens import trainable_tokens_in_place
+from seodang.model.load import is_quantized
 from seodang.types import Pack
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of logits and losses, relative
@@ -40,10 +39,10 @@ class Engine:
     """A way to run packs on one model."""
 
     packed: bool  # several sequences a row; else one
-    own_head: bool  # head and cross entropy computed here; else the model's logits
+    linear_cross_entropy: bool  # head and cross entropy computed here; else the model's logits
     kernels: bool = True  # packed rows by one kernel where the device has one that fits; else sequence by sequence
     fused: bool = False  # layers and the head's passes over its logits are compiled
-    replayed: bool = False  # passes of packs are recorded as CUDA graphs, and replayed
+    cuda_graphs: bool = False  # passes of packs are recorded as CUDA graphs, and replayed
     compute_dtype: torch.dtype | None = None  # of the products (autocast); none: the weights' own
     remarks: tuple[str, ...] = ()
 
@@ -63,31 +62,31 @@ class Engine:
         """
         own: Callable[..., Any] = model.forward
         replaced = vars(model).get("forward")  # by a hook, or by this engine around an evaluation amid training
-        scratch = Scratch() if self.own_head and _is_alone_on_cpu(model) and not self.replayed else None
+        scratch = Scratch() if self.linear_cross_entropy and _is_alone_on_cpu(model) and not self.cuda_graphs else None
 
         def run(tensors: PackTensors) -> Tensor:
             device, dtype = model.device.type, self.compute_dtype
-            with torch.autocast(device, dtype=dtype, enabled=dtype is not None, cache_enabled=not self.replayed):
-                if self.own_head:
+            with torch.autocast(device, dtype=dtype, enabled=dtype is not None, cache_enabled=not self.cuda_graphs):
+                if self.linear_cross_entropy:
                     fused = self.fused and torch.is_grad_enabled()
-                    return own_head_loss(model, tensors, scratch, rows, fused=fused)
-                return model_head_loss(model, tensors, own)
+                    return linear_cross_entropy_loss(model, tensors, scratch, rows, fused=fused)
+                return logits_loss(model, tensors, own)
 
-        replays = Replays(model, run, tell) if self.replayed else None
+        graphs = CudaGraphs(model, run, tell) if self.cuda_graphs else None
 
         def forward(*args: Any, pack: Pack | None = None, **kwargs: Any) -> Any:
             if pack is None:
                 return own(*args, **kwargs)
-            if replays and torch.is_grad_enabled() and not model.is_activation_checkpointing:
-                return replays.loss(pack)
+            if graphs and torch.is_grad_enabled() and not model.is_activation_checkpointing:
+                return graphs.loss(pack)
             return run(on_device(pack, model.device))
 
         packed = PACKED if self.kernels else EACH
         name = packed if self.packed else model.config._attn_implementation
         on_cpu = model.device.type == "cpu"
-        norms = fused_layers(model) if self.fused else light_norms(model) if on_cpu else nullcontext()
+        norms = compiled_layers(model) if self.fused else light_norms(model) if on_cpu else nullcontext()
         sparse = _sparse_embedding_gradient(model, wanted=scratch is not None)
-        with held_in_tables(model) as rows, attention(model, name), sparse, norms:
+        with trainable_tokens_in_place(model) as rows, attention(model, name), sparse, norms:
             model.forward = forward
             try:
                 yield
@@ -145,7 +144,7 @@ def choose_engine(
         compute_dtype: of the products, by autocast over the weights; the trial runs in the weights' own, that of the
             device's kernels in this.
     """
-    tolerance = TOLERANCE[torch.bfloat16 if is_quantised(model) else model.dtype]  # 4 bits are multiplied as bf16
+    tolerance = TOLERANCE[torch.bfloat16 if is_quantized(model) else model.dtype]  # 4 bits are multiplied as bf16
     short = _short_probes(rows)
     remarks = []
     kernels = True
@@ -158,38 +157,38 @@ def choose_engine(
         if not (kernels := error <= TOLERANCE[torch.bfloat16]):
             what = f"differ (by {error:.1e})" if error < math.inf else "do not run"
             remarks.append(f"The attention kernels of this device {what}: packed rows go sequence by sequence")
-    own_head = (error := head_error(model, short[0])) <= tolerance
-    if not own_head:
+    linear_cross_entropy = (error := linear_cross_entropy_error(model, short[0])) <= tolerance
+    if not linear_cross_entropy:
         remarks.append(
             f"{type(model).__name__} has a head of its own kind (difference {error:.1e}): its logits are used"
         )
-    alone = own_head and on_cuda(model) and distributed.world() == 1 and not is_quantised(model)
+    alone = linear_cross_entropy and on_cuda(model) and distributed.world() == 1 and not is_quantized(model)
     if fused := fused and alone:
-        error = fusion_error(model, _many(rows), compute_dtype)
+        error = compile_error(model, _many(rows), compute_dtype)
         if not (fused := error <= TOLERANCE[torch.bfloat16]):
             what = f"differ by {error:.1e}" if error < math.inf else "cannot be compiled on this machine"
             remarks.append(f"Compiled layers {what}: they run as written, and slower")
     return Engine(
         packed=packed,
-        own_head=own_head,
+        linear_cross_entropy=linear_cross_entropy,
         kernels=kernels,
         fused=fused,
-        replayed=alone and packed and kernels and (compute_dtype or model.dtype).itemsize == 2,
+        cuda_graphs=alone and packed and kernels and (compute_dtype or model.dtype).itemsize == 2,
         compute_dtype=compute_dtype,
         remarks=tuple(remarks),
     )
 
 
 @torch.no_grad()
-def head_error(model: PreTrainedModel, row: NDArray[np.int32]) -> float:
+def linear_cross_entropy_error(model: PreTrainedModel, row: NDArray[np.int32]) -> float:
     """Relative difference between the own head's loss and the model's logits on one row."""
     (single,) = pack([row], [row], budget=0)
     tensors = on_device(single, model.device)
     try:
-        own = own_head_loss(model, tensors)
+        own = linear_cross_entropy_loss(model, tensors)
     except (AttributeError, RuntimeError, TypeError):
         return float("inf")
-    theirs = model_head_loss(model, tensors, model.forward)
+    theirs = logits_loss(model, tensors, model.forward)
     return float((own - theirs).abs() / theirs.abs().clamp_min(1e-12))
 
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from seodang.model.engine.linear_cross_entropy_gpu import WholeHead, passes
-from seodang.model.engine.trainable_tokens import TokenRows, base_layer
+from seodang.model.engine.linear_cross_entropy_gpu import LinearCrossEntropyGpu, passes
+from seodang.model.engine.trainable_tokens import TrainableTokens, base_layer
 
 KEPT_BYTES = 320 * 2**20  # of a chunk's logits between the two walks
 FUSED_BYTES = 2**30  # the same, where a kernel needs no copies of them
@@ -58,7 +58,7 @@ class Scratch:
         self._gradients.append(gradient)
 
 
-class HeadLoss(torch.autograd.Function):
+class LinearCrossEntropy(torch.autograd.Function):
     """Sum of −log p of the targets: a float32 scalar.
 
     logits = softcap · tanh(raw · factor / softcap); without a soft-cap, raw · factor. In a frozen `weight_VD`, some
@@ -77,7 +77,7 @@ class HeadLoss(torch.autograd.Function):
         wants_grad: bool,  # torch sets needs_input_grad under no_grad too
         scratch: Scratch | None = None,
         rows_RD: Tensor | None = None,
-        trained: TokenRows | None = None,
+        trained: TrainableTokens | None = None,
         fused: bool = False,
     ) -> Tensor:
         wants_hidden, wants_weight, wants_bias = (wants_grad and needed for needed in ctx.needs_input_grad[:3])
@@ -97,11 +97,11 @@ class HeadLoss(torch.autograd.Function):
         kept_bytes = FUSED_BYTES if fused else KEPT_BYTES
         most = len(hidden_SD) if room is not None else kept_bytes // (compute.itemsize * weight_VD.shape[0])
         rows = _chunk_size(len(hidden_SD), most)
-        walk: _Walk | WholeHead
+        walk: _Walk | LinearCrossEntropyGpu
         if tiled:
             walk = _Walk(weight_VD, bias_V, softcap, factor, compute, rows)
         else:
-            walk = WholeHead(weight_VD, bias_V, passes(softcap, factor, fused), compute)
+            walk = LinearCrossEntropyGpu(weight_VD, bias_V, passes(softcap, factor, fused), compute)
         with torch.autocast(device, enabled=False):
             for start in range(0, hidden_SD.shape[0], rows):
                 chunk = slice(start, start + rows)
@@ -113,7 +113,7 @@ class HeadLoss(torch.autograd.Function):
                     count = len(hidden) * len(weight_VD)
                     kept_V = scratch.logits(hidden, count) if scratch else hidden.new_empty(count)
                     kept_VN = kept_V.view(len(weight_VD), -1)
-                normaliser_N, chosen_N = walk.normalise(hidden, targets, kept_VN)
+                normaliser_N, chosen_N = walk.normalize(hidden, targets, kept_VN)
                 total += (normaliser_N - chosen_N).sum()
                 if kept_VN is None:
                     continue
@@ -196,7 +196,7 @@ class _Walk:
         self._weight = weight_VD.new_empty(size * hidden_size if compute != weight_VD.dtype else 0, dtype=compute)
         self._product = self._raw.new_empty(max(rows, size) * hidden_size if self.is_cast else 0)
 
-    def normalise(self, hidden: Tensor, targets_N: Tensor, kept_VN: Tensor | None) -> tuple[Tensor, Tensor]:
+    def normalize(self, hidden: Tensor, targets_N: Tensor, kept_VN: Tensor | None) -> tuple[Tensor, Tensor]:
         """(log Σ exp of the logits [N], the targets' logits [N]); `kept_VN` takes the raw logits, tile by tile."""
         sums, chosen_N = [], torch.zeros(len(hidden), dtype=torch.float32, device=hidden.device)
         for tile in self.tiles:
@@ -214,7 +214,7 @@ class _Walk:
     def gradients(
         self, kept_VN: Tensor, normaliser_N: Tensor, targets_N: Tensor
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """(tile, its weights [W, D], gradient of the loss by its raw logits [N, W]), of what `normalise` left.
+        """(tile, its weights [W, D], gradient of the loss by its raw logits [N, W]), of what `normalize` left.
 
         By a logit: p − [it is the target's].
         """

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from seodang.model.engine.compile import compiled
 
 
-class WholeHead:
+class LinearCrossEntropyGpu:
     """One head on a GPU, the whole vocabulary at a time: one launch instead of many."""
 
     def __init__(self, weight_VD: Tensor, bias_V: Tensor | None, passes: "Passes", compute: torch.dtype) -> None:
@@ -22,14 +22,14 @@ class WholeHead:
         self.bias_V, self.passes = bias_V, passes
         self.tile = slice(0, len(weight_VD))
 
-    def normalise(self, hidden: Tensor, targets_N: Tensor, kept_VN: Tensor | None) -> tuple[Tensor, Tensor]:
+    def normalize(self, hidden: Tensor, targets_N: Tensor, kept_VN: Tensor | None) -> tuple[Tensor, Tensor]:
         """(log Σ exp of the logits [N], the targets' logits [N]); `kept_VN` takes the raw logits."""
         shape = (len(hidden), len(self.weight_VD))
         raw = hidden.new_empty(shape) if kept_VN is None else kept_VN.view(shape)
         torch.mm(hidden, self.weight_VD.T, out=raw)
         if self.bias_V is not None:
             raw += self.bias_V.to(raw.dtype)
-        return self.passes.normalise(raw, targets_N)
+        return self.passes.normalize(raw, targets_N)
 
     def gradients(
         self, kept_VN: Tensor, normaliser_N: Tensor, targets_N: Tensor
@@ -59,7 +59,7 @@ class Passes(NamedTuple):
     A target below 0 stands for a position that does not count.
     """
 
-    normalise: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    normalize: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     to_gradient: Callable[[Tensor, Tensor, Tensor], None]
 
 
@@ -71,7 +71,7 @@ def passes(softcap: float | None, factor: float, fused: bool) -> Passes:
             logits = logits * factor
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
-    def normalise(raw_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    def normalize(raw_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
         normaliser_N = torch.logsumexp(scaled(raw_NV), -1)
         chosen_N = scaled(raw_NV.gather(-1, targets_N.clamp(min=0).unsqueeze(-1)).squeeze(-1))
         return normaliser_N, torch.where(targets_N < 0, normaliser_N, chosen_N)
@@ -90,8 +90,8 @@ def passes(softcap: float | None, factor: float, fused: bool) -> Passes:
         raw_NV.copy_(gradient)
 
     if not fused:
-        return Passes(normalise, to_gradient)
-    return Passes(_for_any_rows(normalise), _for_any_rows(to_gradient))
+        return Passes(normalize, to_gradient)
+    return Passes(_for_any_rows(normalize), _for_any_rows(to_gradient))
 
 
 def _for_any_rows(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,8 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PreTrainedModel
 
 from seodang.model.engine.attention import Lengths
-from seodang.model.engine.linear_cross_entropy import HeadLoss, Scratch
-from seodang.model.engine.trainable_tokens import TokenRows
+from seodang.model.engine.linear_cross_entropy import LinearCrossEntropy, Scratch
+from seodang.model.engine.trainable_tokens import TrainableTokens
 from seodang.types import IGNORED, Pack
 
 
@@ -50,11 +50,11 @@ def on_device(pack: Pack, device: torch.device) -> PackTensors:
     )
 
 
-def own_head_loss(
+def linear_cross_entropy_loss(
     model: PreTrainedModel,
     tensors: PackTensors,
     scratch: Scratch | None = None,
-    rows: TokenRows | None = None,
+    rows: TrainableTokens | None = None,
     *,
     fused: bool = False,
 ) -> Tensor:
@@ -71,7 +71,7 @@ def own_head_loss(
     hidden_SD = output.last_hidden_state[0].index_select(0, tensors.supervised)
     head = model.get_output_embeddings()
     config = model.config.get_text_config()
-    head_loss: Callable[..., Tensor] = HeadLoss.apply
+    head_loss: Callable[..., Tensor] = LinearCrossEntropy.apply
     bias = getattr(head, "bias", None)
     if rows:
         rows.put()
@@ -82,7 +82,7 @@ def own_head_loss(
     return head_loss(hidden_SD, weight_VD, bias, tensors.targets, *settings, *trained, fused)
 
 
-def model_head_loss(model: PreTrainedModel, tensors: PackTensors, forward: Callable[..., Any]) -> Tensor:
+def logits_loss(model: PreTrainedModel, tensors: PackTensors, forward: Callable[..., Any]) -> Tensor:
     """The same by the model's own forward and its `logits_to_keep`: for heads that do more than we know."""
     output = forward(**tensors.inputs, logits_to_keep=tensors.supervised)
     return F.cross_entropy(output.logits[0].float(), tensors.targets, reduction="sum")

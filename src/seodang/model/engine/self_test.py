@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from seodang.data.pack import pack
 from seodang.errors import SeodangError
 from seodang.model.engine.attention import EACH, PACKED, attention
-from seodang.model.engine.compile import fused_layers
-from seodang.model.engine.loss import on_device, own_head_loss
+from seodang.model.engine.compile import compiled_layers
+from seodang.model.engine.loss import linear_cross_entropy_loss, on_device
 from seodang.model.engine.tiny_copy import VOCABULARY, WINDOW, tiny_copies
 from seodang.model.quiet import quiet
 from seodang.types import Pack
@@ -75,7 +75,9 @@ def kernel_error(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], comp
     return float((by_kernel - expected).abs().max() / expected.abs().max())
 
 
-def fusion_error(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], compute_dtype: torch.dtype | None) -> float:
+def compile_error(
+    model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], compute_dtype: torch.dtype | None
+) -> float:
     """Largest difference of hidden states and of the loss, compiled as for training against as written, relative.
 
     Args:
@@ -89,10 +91,10 @@ def fusion_error(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], comp
     try:
         with torch.autocast(model.device.type, dtype=compute_dtype, enabled=compute_dtype is not None):
             for fused in (False, True):
-                layers = fused_layers(model) if fused else nullcontext()
+                layers = compiled_layers(model) if fused else nullcontext()
                 with attention(model, PACKED), layers, torch._dynamo.config.patch(suppress_errors=False):
                     hidden = model.base_model(**tensors.inputs).last_hidden_state.float()
-                    loss = own_head_loss(model, tensors, fused=fused)
+                    loss = linear_cross_entropy_loss(model, tensors, fused=fused)
                 found.append((hidden.detach(), loss.detach()))
     except Exception:  # no compiler, no Triton, or one that does not know this GPU: each raises its own
         return float("inf")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
-class TokenRows:
+class TrainableTokens:
     """The trained rows of one embedding or head.
 
     Args:
@@ -85,21 +85,21 @@ def base_layer(layer: Any) -> Any:
     return layer if adapter is None else adapter.get_base_layer()
 
 
-def merge_rows(model: nn.Module) -> None:
+def merge_tokens(model: nn.Module) -> None:
     """Write trained rows into their tables for good, in place; peft's own way takes four more tables at a time."""
     for module in model.modules():
         adapter: Any = getattr(module, "token_adapter", None)
         if adapter is not None and not adapter.merged:
-            TokenRows(adapter).put()
+            TrainableTokens(adapter).put()
             adapter.merged_adapters.extend(adapter.active_adapters)
 
 
 @contextmanager
-def held_in_tables(model: PreTrainedModel) -> Iterator[TokenRows | None]:
+def trainable_tokens_in_place(model: PreTrainedModel) -> Iterator[TrainableTokens | None]:
     """Inside, trained rows are looked up in the frozen tables; the tables are given back as they were.
 
     Yields:
-        The head's rows, for `own_head_loss`; none, where it has none.
+        The head's rows, for `linear_cross_entropy_loss`; none, where it has none.
     """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     rows = {layer: found for layer in (embedding, head) if layer is not None and (found := _rows_of(layer))}
@@ -121,12 +121,12 @@ def held_in_tables(model: PreTrainedModel) -> Iterator[TokenRows | None]:
             found.write(values)
 
 
-def _rows_of(layer: Any) -> TokenRows | None:
+def _rows_of(layer: Any) -> TrainableTokens | None:
     adapter = getattr(layer, "token_adapter", None)
-    return None if adapter is None or adapter.disable_adapters else TokenRows(adapter)
+    return None if adapter is None or adapter.disable_adapters else TrainableTokens(adapter)
 
 
-def _head_forward(head: Any, rows: TokenRows) -> Callable[[Tensor], Tensor]:
+def _head_forward(head: Any, rows: TrainableTokens) -> Callable[[Tensor], Tensor]:
     merging: Callable[[Tensor], Tensor] = head.forward
 
     def forward(hidden: Tensor) -> Tensor:

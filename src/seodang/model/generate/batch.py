@@ -99,8 +99,8 @@ def generate(
             found = _run(model, tokenizer, rows, settings, stops, streams=rows_streams, stop=stop, begun=begun)
         except torch.OutOfMemoryError as error:
             if len(batch) == 1:
-                mend = "a smaller max_new_tokens, or a smaller model"
-                raise ResourceError("one answer does not fit into memory", where="generate", mend=mend) from error
+                hint = "a smaller max_new_tokens, or a smaller model"
+                raise ResourceError("one answer does not fit into memory", where="generate", hint=hint) from error
             pending[:0] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
             continue
         for index, new in zip(batch, found, strict=True):
@@ -166,8 +166,8 @@ def prompt_ids(
     if len(ids) == len(prompt):
         return ids
     if not tokenizer.chat_template:
-        mend = "give template: in the recipe, or an instruct model"
-        raise TemplateError("the tokenizer has no chat template", where=tokenizer.name_or_path, mend=mend)
+        hint = "give template: in the recipe, or an instruct model"
+        raise TemplateError("the tokenizer has no chat template", where=tokenizer.name_or_path, hint=hint)
     messages = [_nfc(turn) for turn in prompt if not isinstance(turn, int)]
     rendered = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=True, return_dict=True, **(template_kwargs or {})
@@ -186,9 +186,9 @@ def _check_context(model: PreTrainedModel, ids: Sequence[Sequence[int]], setting
     longest = max(map(len, ids), default=0)
     if context and longest + settings.max_new_tokens > context:
         what = f"a prompt of {longest} tokens and {settings.max_new_tokens} new ones exceed the model's {context}"
-        raise ModelError(what, where="generate.max_new_tokens", mend="take fewer, or a shorter prompt")
+        raise ModelError(what, where="generate.max_new_tokens", hint="take fewer, or a shorter prompt")
     if not all(ids):
-        raise ModelError("an empty prompt", where="generate", mend="ask something")
+        raise ModelError("an empty prompt", where="generate", hint="ask something")
 
 
 def _batches(lengths: Sequence[int], new_tokens: int, budget: int, most_rows: int) -> list[list[int]]:

@@ -45,7 +45,7 @@ class Draw(LogitsProcessor):
             values, tokens = scores.topk(min(likeliest, vocabulary))
         else:  # in any order
             values, tokens = scores, torch.arange(vocabulary, device=scores.device).expand_as(scores)
-        shares = (values.float() / self.temperature - self._normaliser(values if self.top_k else scores)).exp()
+        shares = (values.float() / self.temperature - self._normalizer(values if self.top_k else scores)).exp()
         is_enough = shares.sum(-1) >= (self.top_p or 1.0)
         if self.top_p:
             before = shares.cumsum(-1) - shares  # the token that passes top_p is kept, as elsewhere
@@ -57,7 +57,7 @@ class Draw(LogitsProcessor):
             drawn[flat] = self._drawn(scores[flat], points[flat], likeliest * 16)
         return drawn
 
-    def _normaliser(self, scores: Tensor) -> Tensor:
+    def _normalizer(self, scores: Tensor) -> Tensor:
         """log Σ exp(score / temperature), [rows, 1]; on a CPU in tiles that stay in its cache."""
         size = TILE if scores.device.type == "cpu" else scores.shape[-1]
         parts = [(tile.float() / self.temperature).logsumexp(-1) for tile in torch.split(scores, size, dim=-1)]
