@@ -18,7 +18,7 @@ from seodang.recipe import Source
 from seodang.types import Counts
 
 DATA = SHARED / "data"
-TALK = [{"role": "user", "content": "안녕?"}, {"role": "assistant", "content": "반가워요."}]
+CONVERSATION = [{"role": "user", "content": "안녕?"}, {"role": "assistant", "content": "반가워요."}]
 QA = {"question": "감기는?", "answer": "쉬세요."}
 
 
@@ -42,11 +42,11 @@ def messages(folder: Path, row: dict[str, Any], **keys: Any) -> list[dict[str, A
 def error_of(folder: Path, rows: Any, **keys: Any) -> str:
     with pytest.raises(SourceError) as caught:
         convert_rows(folder, rows, **keys)
-    assert "\n  → " in str(caught.value), "an error names the mend"
+    assert "\n  → " in str(caught.value), "an error has a hint"
     return str(caught.value)
 
 
-def asked(question: str, answer: str) -> list[dict[str, Any]]:
+def question_and_answer(question: str, answer: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
@@ -54,14 +54,16 @@ def test_columns_and_identity(tmp_path: Path) -> None:
     """A row has the agreed columns; row_id is the hash of the canonical JSON of its messages."""
     table, counts = convert_rows(tmp_path, [QA, {**QA, "answer": "b"}])
     row = table[0]
-    canonical = json.dumps(asked("감기는?", "쉬세요."), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(
+        question_and_answer("감기는?", "쉬세요."), ensure_ascii=False, sort_keys=True, separators=(",", ":")
+    )
     assert row == {
         "row_id": hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest(),
         "source": "s",
         "role": "domain",
         "file": str(tmp_path / "d.jsonl"),
         "row": 1,
-        "messages": asked("감기는?", "쉬세요."),
+        "messages": question_and_answer("감기는?", "쉬세요."),
         "tools": None,
         "text": None,
         "question_key": hashlib.blake2b("감기는?".encode(), digest_size=8).hexdigest(),
@@ -80,7 +82,7 @@ def test_the_same_content_has_the_same_identity_everywhere(tmp_path: Path) -> No
         for table in (
             convert_rows(tmp_path, [QA] * 2)[0],
             convert_rows(tmp_path, [{"질문": "감기는?", "답변": unicodedata.normalize("NFD", "쉬세요.")}] * 2)[0],
-            convert_rows(tmp_path, [{"messages": asked("감기는?", "쉬세요.")}] * 2)[0],
+            convert_rows(tmp_path, [{"messages": question_and_answer("감기는?", "쉬세요.")}] * 2)[0],
             convert_rows(tmp_path, "question,answer\n감기는?,쉬세요.\n", name="d.csv")[0],
         )
     }
@@ -109,7 +111,7 @@ QA_NAMES = [
 def test_usual_names_of_question_and_answer_are_known(tmp_path: Path, question: str, answer: str) -> None:
     """English and Korean names are known in any case, and other columns are reported as not used."""
     table, counts = convert_rows(tmp_path, [{"id": 1, question: "감기는?", answer: "쉬세요."}] * 2)
-    assert table[0]["messages"] == asked("감기는?", "쉬세요.")
+    assert table[0]["messages"] == question_and_answer("감기는?", "쉬세요.")
     assert f"question: {question}, answer: {answer}" in counts.remarks[0]
     assert "not used: id" in counts.remarks[0]
 
@@ -118,27 +120,27 @@ def test_the_recipe_names_columns(tmp_path: Path) -> None:
     """Columns of any name are taken where the recipe names them, and then nothing else is."""
     row = {"Frage": "감기는?", "Antwort": "쉬세요.", "Kontext": "겨울.", "context": "x", "question": "y"}
     named = {"question": "Frage", "answer": "Antwort"}
-    assert messages(tmp_path, row, **named) == asked("감기는?", "쉬세요.")
-    assert messages(tmp_path, row, **named, context="Kontext") == asked("겨울.\n\n감기는?", "쉬세요.")
-    assert messages(tmp_path, row, answer="Antwort") == asked("y", "쉬세요.")
-    assert messages(tmp_path, {"q1": TALK}, messages="q1") == TALK
+    assert messages(tmp_path, row, **named) == question_and_answer("감기는?", "쉬세요.")
+    assert messages(tmp_path, row, **named, context="Kontext") == question_and_answer("겨울.\n\n감기는?", "쉬세요.")
+    assert messages(tmp_path, row, answer="Antwort") == question_and_answer("y", "쉬세요.")
+    assert messages(tmp_path, {"q1": CONVERSATION}, messages="q1") == CONVERSATION
 
 
 def test_context_stands_before_the_question_and_input_after_it(tmp_path: Path) -> None:
     """A context column comes first, alpaca's input last, each with a blank line; blank ones leave no trace."""
-    assert messages(tmp_path, {**QA, "context": "글."}) == asked("글.\n\n감기는?", "쉬세요.")
-    assert messages(tmp_path, {**QA, "context": ""}) == asked("감기는?", "쉬세요.")
-    assert messages(tmp_path, {**QA, "context": None}) == asked("감기는?", "쉬세요.")
+    assert messages(tmp_path, {**QA, "context": "글."}) == question_and_answer("글.\n\n감기는?", "쉬세요.")
+    assert messages(tmp_path, {**QA, "context": ""}) == question_and_answer("감기는?", "쉬세요.")
+    assert messages(tmp_path, {**QA, "context": None}) == question_and_answer("감기는?", "쉬세요.")
     alpaca = {"instruction": "옮겨라", "input": "cat", "output": "고양이", "text": "### Instruction …"}
-    assert messages(tmp_path, alpaca) == asked("옮겨라\n\ncat", "고양이")
-    assert messages(tmp_path, {**alpaca, "input": ""}) == asked("옮겨라", "고양이")
+    assert messages(tmp_path, alpaca) == question_and_answer("옮겨라\n\ncat", "고양이")
+    assert messages(tmp_path, {**alpaca, "input": ""}) == question_and_answer("옮겨라", "고양이")
 
 
 def test_a_system_column_becomes_the_system_turn(tmp_path: Path) -> None:
     """A system column is put first, unless it is blank or the conversation has its own."""
     table, counts = convert_rows(tmp_path, [{**QA, "system": system} for system in ("친절히.", None, " ")])
     assert [row[0]["role"] for row in table["messages"]] == ["system", "user", "user"]
-    own = [{"role": "system", "content": "own"}, *TALK]
+    own = [{"role": "system", "content": "own"}, *CONVERSATION]
     table, counts = convert_rows(tmp_path, [{"messages": own, "system": "other"}] * 2)
     assert table[0]["messages"] == own
     assert counts.changed == {"system not used: the conversation has a system turn": 2}
@@ -211,15 +213,15 @@ def test_sharegpt_roles_are_mapped_and_counted(tmp_path: Path) -> None:
 
 def test_prompt_and_completion_may_be_turns(tmp_path: Path) -> None:
     """Prompt and completion are read as texts or as lists of turns."""
-    assert messages(tmp_path, {"prompt": "q", "completion": "a"}) == asked("q", "a")
-    assert messages(tmp_path, {"prompt": TALK[:1], "completion": TALK[1:]}) == TALK
+    assert messages(tmp_path, {"prompt": "q", "completion": "a"}) == question_and_answer("q", "a")
+    assert messages(tmp_path, {"prompt": CONVERSATION[:1], "completion": CONVERSATION[1:]}) == CONVERSATION
 
 
 def test_turns_in_a_csv_cell_are_read(tmp_path: Path) -> None:
     """A cell that holds a conversation as JSON text is a conversation."""
-    cell = json.dumps(TALK, ensure_ascii=False).replace('"', '""')
+    cell = json.dumps(CONVERSATION, ensure_ascii=False).replace('"', '""')
     table, _ = convert_rows(tmp_path, f'messages\n"{cell}"\n', name="d.csv")
-    assert table[0]["messages"] == TALK
+    assert table[0]["messages"] == CONVERSATION
 
 
 def test_plain_text_rows(tmp_path: Path) -> None:
@@ -236,19 +238,23 @@ def test_late_columns_are_not_missed(tmp_path: Path) -> None:
     """A known column that only the last of many rows has is used like any other."""
     table, counts = convert_rows(tmp_path, [QA] * 1500 + [{**QA, "system": "s", "odd": "o"}])
     assert table[1500]["messages"][0] == {"role": "system", "content": "s"}
-    assert table[0]["messages"] == asked("감기는?", "쉬세요.")
+    assert table[0]["messages"] == question_and_answer("감기는?", "쉬세요.")
     assert "not used: odd" in counts.remarks[0]
 
 
 def test_text_is_cleaned_and_counted(tmp_path: Path) -> None:
-    """Decomposed Korean, CRLF, U+0000 and half characters are mended in any text, rows counted once each."""
+    """Decomposed Korean, CRLF, U+0000 and half characters are corrected in any text, rows counted once each."""
     rows = [
         {"question": unicodedata.normalize("NFD", "감기는?"), "answer": unicodedata.normalize("NFD", "쉬세요.")},
         {"question": "a\r\nb\rc", "answer": "d\x00e"},
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows) + '{"question": "a \\ud83d", "answer": "\\ud83d\\ude00"}\n'
     table, counts = convert_rows(tmp_path, text)
-    assert table["messages"][:] == [asked("감기는?", "쉬세요."), asked("a\nb\nc", "de"), asked("a ", "😀")]
+    assert table["messages"][:] == [
+        question_and_answer("감기는?", "쉬세요."),
+        question_and_answer("a\nb\nc", "de"),
+        question_and_answer("a ", "😀"),
+    ]
     assert counts.changed == {
         "text composed to NFC": 1,
         "CRLF line ends turned into LF": 1,
@@ -271,20 +277,26 @@ def test_rows_without_question_or_answer_are_dropped_and_listed(tmp_path: Path) 
 
 
 CALL = {"function": {"name": "f", "arguments": "{}"}}
-BAD_TALKS: list[tuple[Any, str]] = [
-    ([TALK[0]], "no assistant turn"),
-    ([TALK[0], {"role": "assistant", "content": None}], "empty answer"),
-    ([TALK[0], {"role": "assistant", "content": " "}, *TALK], "empty answer"),
-    ([{"role": "user", "content": ""}, TALK[1]], "empty question"),
-    ([{"role": "critic", "content": "x"}, *TALK], "unknown role: critic"),
-    ([{"role": "user", "content": [{"type": "image_url"}]}, TALK[1]], "content that is no text: image_url"),
-    ([{"role": "user", "content": {"a": 1}}, TALK[1]], "the content of a turn is an object"),
-    ([{"role": "user"}, TALK[1]], "a turn without role or content"),
+UNUSABLE_CONVERSATIONS: list[tuple[Any, str]] = [
+    ([CONVERSATION[0]], "no assistant turn"),
+    ([CONVERSATION[0], {"role": "assistant", "content": None}], "empty answer"),
+    ([CONVERSATION[0], {"role": "assistant", "content": " "}, *CONVERSATION], "empty answer"),
+    ([{"role": "user", "content": ""}, CONVERSATION[1]], "empty question"),
+    ([{"role": "critic", "content": "x"}, *CONVERSATION], "unknown role: critic"),
+    ([{"role": "user", "content": [{"type": "image_url"}]}, CONVERSATION[1]], "content that is no text: image_url"),
+    ([{"role": "user", "content": {"a": 1}}, CONVERSATION[1]], "the content of a turn is an object"),
+    ([{"role": "user"}, CONVERSATION[1]], "a turn without role or content"),
     (["a", "b"], "a turn without role or content"),
-    ([TALK[0], {"role": "assistant", "tool_calls": [{"function": {"arguments": "{}"}}]}], "a tool call without a name"),
-    ([TALK[0], {"from": "function_call", "value": "f(x)"}], "a tool call that cannot be read"),
     (
-        [TALK[0], {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"x": 2**70}}}]}],
+        [CONVERSATION[0], {"role": "assistant", "tool_calls": [{"function": {"arguments": "{}"}}]}],
+        "a tool call without a name",
+    ),
+    ([CONVERSATION[0], {"from": "function_call", "value": "f(x)"}], "a tool call that cannot be read"),
+    (
+        [
+            CONVERSATION[0],
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"x": 2**70}}}]},
+        ],
         "a whole number beyond 64 bits in a tool call",
     ),
     (None, "messages holds no list of turns"),
@@ -293,19 +305,24 @@ BAD_TALKS: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("turns", "reason"), BAD_TALKS)
+@pytest.mark.parametrize(("turns", "reason"), UNUSABLE_CONVERSATIONS)
 def test_conversations_that_cannot_be_used_are_dropped_with_the_reason(tmp_path: Path, turns: Any, reason: str) -> None:
     """A conversation is dropped as a whole, never in part, and the reason is counted."""
-    table, counts = convert_rows(tmp_path, [{"messages": TALK}, {"messages": turns}])
+    table, counts = convert_rows(tmp_path, [{"messages": CONVERSATION}, {"messages": turns}])
     assert counts.dropped == {reason: 1}
-    assert table["messages"][:] == [TALK]
+    assert table["messages"][:] == [CONVERSATION]
 
 
-def test_what_is_cut_or_noticed_is_said(tmp_path: Path) -> None:
+def test_what_is_cut_or_noticed_is_reported(tmp_path: Path) -> None:
     """Turns after the last answer are cut; an answer that comes first, HTML and damaged text are remarked on."""
-    rows = [[*TALK, TALK[0]], TALK[1:], asked("<p>a</p>", "b &nbsp; c"), asked("a\ufffd", "3 < 4 & 5 > 2")]
+    rows = [
+        [*CONVERSATION, CONVERSATION[0]],
+        CONVERSATION[1:],
+        question_and_answer("<p>a</p>", "b &nbsp; c"),
+        question_and_answer("a\ufffd", "3 < 4 & 5 > 2"),
+    ]
     table, counts = convert_rows(tmp_path, [{"messages": row} for row in rows])
-    assert table["messages"][:] == [TALK, *rows[1:]]
+    assert table["messages"][:] == [CONVERSATION, *rows[1:]]
     assert counts.changed == {"turns after the last answer cut": 1}
     assert counts.remarks[1:] == (
         "rows that start with an answer (kept): 1",
@@ -326,9 +343,9 @@ def test_group_holds_the_column_that_splits(tmp_path: Path) -> None:
 AMBIGUOUS = [
     {"question": "a", "prompt": "b", "answer": "c"},
     {"question": "a", "answer": "b", "response": "c"},
-    {"messages": TALK, "question": "a", "answer": "b"},
+    {"messages": CONVERSATION, "question": "a", "answer": "b"},
     {"instruction": "a", "output": "b", "question": "c", "answer": "d"},
-    {"chosen": TALK, "rejected": TALK},
+    {"chosen": CONVERSATION, "rejected": CONVERSATION},
     {"text": "a", "document": "b"},
 ]
 
@@ -362,22 +379,22 @@ UNREADABLE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 def test_sources_that_cannot_teach_are_refused(
     tmp_path: Path, row: dict[str, Any], keys: dict[str, Any], what: str
 ) -> None:
-    """No answers, unknown columns, impossible formats, numbers of choices: one clear error with the mend."""
+    """No answers, unknown columns, impossible formats, numbers of choices: one clear error with a hint."""
     assert what in error_of(tmp_path, [row] * 2, **keys)
 
 
 def test_format_decides_where_names_allow_two_readings(tmp_path: Path) -> None:
     """`format:` picks one of the possible readings."""
-    row = {"messages": TALK, "question": "a", "answer": "b", "text": "t"}
-    assert messages(tmp_path, row, format="messages") == TALK
-    assert messages(tmp_path, row, format="qa") == asked("a", "b")
+    row = {"messages": CONVERSATION, "question": "a", "answer": "b", "text": "t"}
+    assert messages(tmp_path, row, format="messages") == CONVERSATION
+    assert messages(tmp_path, row, format="qa") == question_and_answer("a", "b")
 
 
 def test_one_answer_in_a_list_is_taken(tmp_path: Path) -> None:
     """A list of one text is that text, and counted; a longer list drops the row."""
     rows = [{"question": "q", "answers": ["a"]}, {"question": "q", "answers": ["a", "b"]}]
     table, counts = convert_rows(tmp_path, rows)
-    assert table["messages"][:] == [asked("q", "a")]
+    assert table["messages"][:] == [question_and_answer("q", "a")]
     assert counts.changed == {"answers: a list of one text taken as the text": 1}
     assert counts.dropped == {"answers holds a list, no text": 1}
 
@@ -386,8 +403,8 @@ def test_each_call_reads_the_file_again(tmp_path: Path) -> None:
     """A changed file gives changed rows: no stale cache, and an earlier result stays what it was."""
     first, _ = convert_rows(tmp_path, [QA] * 2)
     second, _ = convert_rows(tmp_path, [{**QA, "answer": "다른 답"}] * 2)
-    assert first[0]["messages"] == asked("감기는?", "쉬세요.")
-    assert second[0]["messages"] == asked("감기는?", "다른 답")
+    assert first[0]["messages"] == question_and_answer("감기는?", "쉬세요.")
+    assert second[0]["messages"] == question_and_answer("감기는?", "다른 답")
     assert first._fingerprint != second._fingerprint
 
 
@@ -406,7 +423,7 @@ def test_many_rows_cross_batches_in_order(tmp_path: Path) -> None:
     """Rows of several batches come in their order, messages with the right row."""
     table, counts = convert_rows(tmp_path, [{"question": f"q{n}", "answer": f"a{n}"} for n in range(2500)])
     assert table["row"][:] == list(range(1, 2501))
-    assert table[2400]["messages"] == asked("q2400", "a2400")
+    assert table[2400]["messages"] == question_and_answer("q2400", "a2400")
     assert counts.kept == len(table) == 2500
 
 
@@ -452,8 +469,8 @@ def test_real_prompts_and_choices_are_refused(name: str) -> None:
         convert(read(source), source)
 
 
-def test_broken_characters_of_a_tool_call_are_mended(tmp_path: Path) -> None:
-    """Half a character in an id, a name or an argument of a tool call cannot stop the line."""
+def test_broken_characters_of_a_tool_call_are_removed(tmp_path: Path) -> None:
+    """Half a character in an id, a name or an argument of a tool call cannot stop the pipeline."""
     function = {"name": "f\ud83d", "arguments": {"x": "\ud83d"}}
     turns = [
         {"role": "user", "content": "q"},

@@ -1,4 +1,4 @@
-"""Text as the model shall see it, and the hashes that identify it. Knows strings only."""
+"""Text as the model reads it, and the hashes that identify it. Knows strings only."""
 
 import json
 import re
@@ -59,7 +59,7 @@ def canonical_json(value: Any) -> str:
 
 
 def text_hash(text: str) -> str:
-    """16 hexadecimal digits that identify a text; lone surrogates, in rows that are dropped, are passed over."""
+    """16 hexadecimal digits that identify a text; lone surrogates, which only dropped rows hold, become `?`."""
     return blake2b(text.encode("utf-8", errors="replace"), digest_size=8).hexdigest()
 
 

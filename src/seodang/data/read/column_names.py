@@ -27,7 +27,7 @@ TOOLS = _words("tools functions")
 CHOICES = _words("choices options candidates 선택지 보기")
 KNOWN_COLUMNS = QUESTION | ANSWER | CONTEXT | TEXT | TURNS | SYSTEM | TOOLS | CHOICES
 
-FUNCTION_CALL = "function_call"  # not a role of ours: an assistant turn that holds a call instead of text
+FUNCTION_CALL = "function_call"  # no role of a message: an assistant turn that holds a call instead of a text
 ROLES = {
     name: role
     for role, names in {
@@ -42,7 +42,7 @@ ROLES = {
 
 
 def column_key(name: str) -> str:
-    """A column's name as the sets here hold it: small letters, words joined by _."""
+    """A column's name as the sets above hold it: lower case, words joined by _."""
     return re.sub(r"[\s\-]+", "_", name.casefold())
 
 

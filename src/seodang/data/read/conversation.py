@@ -1,4 +1,4 @@
-"""One row's cells → a conversation or a plain text. Knows one row at a time, no file."""
+"""One row's cells → a conversation or a plain text. Knows one row at a time and no file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from typing import Any
 
 from seodang.data.read.clean import clean
 from seodang.data.read.layout import Layout
-from seodang.data.read.messages import UnusableRowError, finish, read_tools, read_turns, turn_list
+from seodang.data.read.messages import UnusableRowError, cut_after_last_answer, read_tools, read_turns, turn_list
 from seodang.types import Message
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conversation:
-    """What one row says: messages, or a plain text."""
+    """The content of one row: messages, or a plain text."""
 
     messages: tuple[Message, ...] = ()
     tools: str | None = None  # JSON text of a list of definitions
@@ -20,7 +20,7 @@ class Conversation:
 
     @property
     def question(self) -> str:
-        """The first user turn, or the text: what makes two rows ask the same."""
+        """The first user turn, or the text: two rows with the same one ask the same."""
         if self.text is not None:
             return self.text
         return next((turn.content for turn in self.messages if turn.role == "user"), self.messages[0].content) or ""
@@ -37,7 +37,7 @@ def read_row(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> Co
         if not text.strip():
             raise UnusableRowError("empty text")
         return Conversation(text=text)
-    messages = _talk(layout.messages, fields, changes) if layout.messages else _pair(layout, fields, changes)
+    messages = _turns(layout.messages, fields, changes) if layout.messages else _pair(layout, fields, changes)
     if layout.system is not None:
         system = _cell(fields.get(layout.system), layout.system, changes)
         if system.strip() and any(message.role == "system" for message in messages):
@@ -45,10 +45,10 @@ def read_row(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> Co
         elif system.strip():
             messages = [Message(role="system", content=system), *messages]
     tools = read_tools(fields.get(layout.tools), changes) if layout.tools else None
-    return Conversation(messages=tuple(finish(messages, changes)), tools=tools)
+    return Conversation(messages=tuple(cut_after_last_answer(messages, changes)), tools=tools)
 
 
-def _talk(column: str, fields: Mapping[str, Any], changes: set[str]) -> list[Message]:
+def _turns(column: str, fields: Mapping[str, Any], changes: set[str]) -> list[Message]:
     turns = turn_list(fields.get(column))
     if turns is None:
         raise UnusableRowError(f"{column} holds no list of turns")
@@ -57,20 +57,20 @@ def _talk(column: str, fields: Mapping[str, Any], changes: set[str]) -> list[Mes
 
 def _pair(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> list[Message]:
     """Question and answer, each a text or, as prompt and completion, a list of turns."""
-    asked, answered = fields.get(layout.question or ""), fields.get(layout.answer or "")
-    turns = layout.format == "prompt_completion"
-    if turns and isinstance(asked, list):
-        messages = read_turns(asked, changes)
+    question, answer = fields.get(layout.question or ""), fields.get(layout.answer or "")
+    may_be_turns = layout.format == "prompt_completion"
+    if may_be_turns and isinstance(question, list):
+        messages = read_turns(question, changes)
     else:
-        messages = [Message(role="user", content=_question(asked, layout, fields, changes))]
-    if turns and isinstance(answered, list):
-        return messages + read_turns(answered, changes)
-    return [*messages, Message(role="assistant", content=_cell(answered, layout.answer, changes))]
+        messages = [Message(role="user", content=_question(question, layout, fields, changes))]
+    if may_be_turns and isinstance(answer, list):
+        return messages + read_turns(answer, changes)
+    return [*messages, Message(role="assistant", content=_cell(answer, layout.answer, changes))]
 
 
-def _question(asked: Any, layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> str:
+def _question(value: Any, layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> str:
     """The question with the column before it and the one after it, blank lines between."""
-    question = _cell(asked, layout.question, changes)
+    question = _cell(value, layout.question, changes)
     if layout.input is not None:
         addition = _cell(fields.get(layout.input), layout.input, changes)
         question = "\n\n".join(part for part in (question, addition) if part.strip())

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import datasets
 
 NOTES_KEPT = 1000  # dropped rows listed one by one
-NO_COLUMN = ("question", "row")  # values of split.by that name no column
+NOT_COLUMNS = ("question", "row")  # values of split.by that name no column
 HTML = "with HTML tags or entities (kept as they are)"
 DAMAGED = "with U+FFFD, the mark of text damaged before (kept as it is)"
 ANSWER_FIRST = "that start with an answer (kept)"
@@ -44,28 +44,28 @@ def convert(raw: RawRows, source: Source, split_by: str = "question") -> tuple["
         split_by: `question`, `row`, or the column whose values go into `group`.
 
     Raises:
-        SourceError: columns that cannot be told apart or are not there, or no row that can be used.
+        SourceError: columns that are ambiguous or missing, or no row that can be used.
         ResourceError: the disk is full.
     """
     layout = find_layout(raw, source)
-    group = None if split_by in NO_COLUMN else split_by
+    group = None if split_by in NOT_COLUMNS else split_by
     if group is not None:
         require_column(group, "split.by", raw)
     conversion = _Conversion(layout, source, group, frozenset(raw.columns))
     tally = _Tally()
-    late: dict[str, None] = {}
+    new_columns: dict[str, None] = {}
     with _sink(raw.where) as sink:
         for rows, counted, unknown in in_order(conversion, raw.blocks()):
             sink.write(rows)
             tally.add(counted)
-            late.update(dict.fromkeys(unknown))
-    if late:  # JSON rows may bring columns further down than `read` looks ahead
-        raw = replace(raw, columns=(*raw.columns, *late))
-        if any(column_key(name) in KNOWN_COLUMNS for name in late):
+            new_columns.update(dict.fromkeys(unknown))
+    if new_columns:  # JSON rows may bring columns further down than `read` looks ahead
+        raw = replace(raw, columns=(*raw.columns, *new_columns))
+        if any(column_key(name) in KNOWN_COLUMNS for name in new_columns):
             return convert(raw, source, split_by)
     if not tally.kept:
         raise _nothing_left(raw, tally)
-    remarks = (*raw.remarks, _reading(layout, raw, group), *tally.remarks())
+    remarks = (*raw.remarks, _layout_remark(layout, raw, group), *tally.remarks())
     return sink.read(), tally.counts(source.name, remarks)
 
 
@@ -74,7 +74,7 @@ def _group(row: RawRow, column: str | None, changes: set[str]) -> str | None:
     return clean(canonical_json(value) if isinstance(value, list | dict) else value, changes) if value else None
 
 
-def _reading(layout: Layout, raw: RawRows, group: str | None) -> str:
+def _layout_remark(layout: Layout, raw: RawRows, group: str | None) -> str:
     used = layout.columns
     unused = [name for name in raw.columns if name not in used.values() and name != group]
     keys = ", ".join(f"{key}: {name}" for key, name in used.items())
@@ -145,7 +145,7 @@ class _Tally:
 
 @contextmanager
 def _sink(where: str) -> Iterator[Sink]:
-    """A file for the rows; a source that breaks off is the user's to mend."""
+    """A file for the rows; a source that cannot be read to its end is a user's error."""
     try:
         with writing(features()) as sink:
             yield sink
@@ -156,18 +156,18 @@ def _sink(where: str) -> Iterator[Sink]:
 
 
 class _Conversion:
-    """One block of raw rows → an Arrow table, what became of them, and columns that were not known."""
+    """One block of raw rows → an Arrow table, their counts, and columns that were not known."""
 
     def __init__(self, layout: Layout, source: Source, group: str | None, known: frozenset[str]) -> None:
         self.layout, self.source, self.group, self.known = layout, source, group, known
         self.schema = features().arrow_schema
 
     def __call__(self, block: Block) -> tuple[pa.Table, _Tally, list[str]]:
-        tally, late = _Tally(), dict[str, None]()
+        tally, new_columns = _Tally(), dict[str, None]()
         rows: list[dict[str, Any]] = []
         for row in block():
             if not row.fields.keys() <= self.known:
-                late.update(dict.fromkeys(name for name in row.fields if name not in self.known))
+                new_columns.update(dict.fromkeys(name for name in row.fields if name not in self.known))
             changes = set(row.changed)
             try:
                 conversation = read_row(self.layout, row.fields, changes)
@@ -181,7 +181,7 @@ class _Conversion:
             _json_lists(values) if field.name == "messages" else pa.array(values, type=field.type)
             for field, values in columns
         ]
-        return pa.Table.from_arrays(arrays, schema=self.schema), tally, list(late)
+        return pa.Table.from_arrays(arrays, schema=self.schema), tally, list(new_columns)
 
     def _values(self, conversation: Conversation, row: RawRow, group: str | None) -> dict[str, Any]:
         text = conversation.text
@@ -229,7 +229,7 @@ def features() -> "datasets.Features":
 
 
 def _canonical(turn: dict[str, Any]) -> str:
-    """As `canonical_json`, which gets ready anew for each turn: most are a text and nothing else."""
+    """As `canonical_json`, but fast for turns that hold nothing but a text, as most do."""
     role, content = turn["role"], turn["content"]
     if len(turn) > 2 or content is None:
         return canonical_json(turn)

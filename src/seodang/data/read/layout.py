@@ -13,8 +13,8 @@ from seodang.errors import SourceError
 from seodang.recipe import RowFormat, Source
 
 SAMPLE_ROWS = 200
-PAIRS: frozenset[RowFormat] = frozenset({"qa", "alpaca", "prompt_completion"})
-TALKS: frozenset[RowFormat] = frozenset({"messages", "sharegpt"})
+PAIR_FORMATS: frozenset[RowFormat] = frozenset({"qa", "alpaca", "prompt_completion"})
+CONVERSATION_FORMATS: frozenset[RowFormat] = frozenset({"messages", "sharegpt"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +52,8 @@ def find_layout(raw: RawRows, source: Source) -> Layout:
         found = [layout for layout in _known_layouts(raw.columns, sample) if _is_wanted(layout, source)]
         found = [replace(layout, context=source.context or layout.context) for layout in found]
     if len(found) != 1:
-        raise _not_one(found, raw, source)
-    layout = _with_sides(found[0], raw.columns)
+        raise _not_one_reading(found, raw, source)
+    layout = _with_system_and_tools(found[0], raw.columns)
     if source.answer is None:
         _refuse_choices(layout, raw, sample)
     return layout
@@ -81,7 +81,7 @@ def _refuse_unknown(raw: RawRows, source: Source) -> None:
 
 
 def _named_layouts(raw: RawRows, source: Source, sample: Sequence[RawRow]) -> list[Layout] | None:
-    """The reading that the recipe's column names ask for; None if it names none."""
+    """The layouts that the recipe's column names allow; None if it names none."""
     pair = source.question is not None or source.answer is not None
     if pair + (source.messages is not None) + (source.text is not None) > 1:
         raise SourceError(
@@ -89,7 +89,15 @@ def _named_layouts(raw: RawRows, source: Source, sample: Sequence[RawRow]) -> li
             where=f"sources.{source.name}",
             hint="keep `question:` with `answer:`, or `messages:`, or `text:`",
         )
-    allowed = PAIRS if pair else TALKS if source.messages else frozenset({"text"}) if source.text else None
+    allowed = (
+        PAIR_FORMATS
+        if pair
+        else CONVERSATION_FORMATS
+        if source.messages
+        else frozenset({"text"})
+        if source.text
+        else None
+    )
     if allowed is None:
         return None
     if source.format != "auto" and source.format not in allowed:
@@ -99,25 +107,24 @@ def _named_layouts(raw: RawRows, source: Source, sample: Sequence[RawRow]) -> li
             hint=f"leave `format:` out, or make it {' or '.join(sorted(allowed))}",
         )
     if source.messages is not None:
-        return [Layout(format=_talk_format(source.messages, sample), messages=source.messages)]
+        return [Layout(format=_conversation_format(source.messages, sample), messages=source.messages)]
     if source.text is not None:
         return [Layout(format="text", text=source.text)]
     columns = [name for name in raw.columns if name not in (source.context, source.question, source.answer)]
-    questions, answers = _question_columns(columns), _answer_columns(columns)
-    asked = [source.question] if source.question else questions
-    answered = [source.answer] if source.answer else answers
+    questions = [source.question] if source.question else _question_columns(columns)
+    answers = [source.answer] if source.answer else _answer_columns(columns)
     fixed: RowFormat = "qa" if source.format == "auto" else source.format
-    return [Layout(format=fixed, question=q, answer=a, context=source.context) for q in asked for a in answered]
+    return [Layout(format=fixed, question=q, answer=a, context=source.context) for q in questions for a in answers]
 
 
 def _known_layouts(columns: Sequence[str], sample: Sequence[RawRow]) -> list[Layout]:
-    """Every reading that the columns' names, and what stands in them, allow."""
+    """Every layout that the columns' names and values allow."""
     key = {column_key(name): name for name in reversed(columns)}
-    talks = _talk_columns(columns, sample)
-    if {key.get("prompt"), key.get("completion")} <= set(talks):
-        talks = [name for name in talks if name not in (key["prompt"], key["completion"])]
-    layouts = [Layout(format=_talk_format(name, sample), messages=name) for name in talks]
-    left = [name for name in columns if name not in talks]
+    conversations = _conversation_columns(columns, sample)
+    if {key.get("prompt"), key.get("completion")} <= set(conversations):
+        conversations = [name for name in conversations if name not in (key["prompt"], key["completion"])]
+    layouts = [Layout(format=_conversation_format(name, sample), messages=name) for name in conversations]
+    left = [name for name in columns if name not in conversations]
     if "prompt" in key and "completion" in key:
         layouts.append(Layout(format="prompt_completion", question=key["prompt"], answer=key["completion"]))
         left = [name for name in left if name not in (key["prompt"], key["completion"])]
@@ -150,7 +157,7 @@ def _by_name(columns: Sequence[str], known: frozenset[str], short: str, partner:
     return found
 
 
-def _talk_columns(columns: Sequence[str], sample: Sequence[RawRow]) -> list[str]:
+def _conversation_columns(columns: Sequence[str], sample: Sequence[RawRow]) -> list[str]:
     """Columns of turns; those that bear a usual name, if any does."""
     found = [name for name in columns if _holds_turns(name, sample)]
     usual = [name for name in found if column_key(name) in column_names.TURNS]
@@ -166,7 +173,7 @@ def _holds_turns(column: str, sample: Sequence[RawRow]) -> bool:
     return turns is not None and is_turn(turns[0])
 
 
-def _talk_format(column: str, sample: Sequence[RawRow]) -> RowFormat:
+def _conversation_format(column: str, sample: Sequence[RawRow]) -> RowFormat:
     first = (_first_turns(column, sample) or [None])[0]
     return "sharegpt" if isinstance(first, dict) and first.get("from") else "messages"
 
@@ -174,11 +181,13 @@ def _talk_format(column: str, sample: Sequence[RawRow]) -> RowFormat:
 def _is_wanted(layout: Layout, source: Source) -> bool:
     if source.format in ("auto", layout.format):
         return True
-    return {layout.format, source.format} <= TALKS or (source.format == "qa" and layout.format in PAIRS)
+    return {layout.format, source.format} <= CONVERSATION_FORMATS or (
+        source.format == "qa" and layout.format in PAIR_FORMATS
+    )
 
 
-def _with_sides(layout: Layout, columns: Sequence[str]) -> Layout:
-    """The layout with the columns for system text and tools that stand beside."""
+def _with_system_and_tools(layout: Layout, columns: Sequence[str]) -> Layout:
+    """The layout with the columns that hold system texts and tools."""
     if layout.format == "text":
         return layout
     free = [name for name in columns if name not in layout.columns.values()]
@@ -188,7 +197,7 @@ def _with_sides(layout: Layout, columns: Sequence[str]) -> Layout:
 
 
 def _refuse_choices(layout: Layout, raw: RawRows, sample: Sequence[RawRow]) -> None:
-    """A number of a choice would be learnt as the answer."""
+    """Refuse rows whose answer is the number of a choice: the model would learn the number."""
     keys = {column_key(name) for name in raw.columns}
     if layout.answer is None or not (keys & column_names.CHOICES or {"a", "b", "c"} <= keys):
         return
@@ -201,23 +210,23 @@ def _refuse_choices(layout: Layout, raw: RawRows, sample: Sequence[RawRow]) -> N
         )
 
 
-def _not_one(found: list[Layout], raw: RawRows, source: Source) -> SourceError:
+def _not_one_reading(found: list[Layout], raw: RawRows, source: Source) -> SourceError:
     """The error for no reading, or more than one."""
     listed = ", ".join(raw.columns[:30])
     if found:
-        ways = " or ".join(
+        readings = " or ".join(
             "(" + ", ".join(f"{what}: {name}" for what, name in layout.columns.items()) + ")" for layout in found[:4]
         )
         keys = "`messages:`" if all(layout.messages for layout in found) else "`question:` and `answer:`"
         keys = "`text:`" if all(layout.text for layout in found) else keys
         return SourceError(
-            f"the columns can be read in more than one way: {ways}",
+            f"the columns can be read in more than one way: {readings}",
             where=raw.where,
             hint=f"name the columns in the recipe with {keys}",
         )
-    asked, answered = _question_columns(raw.columns), _answer_columns(raw.columns)
-    if asked and not answered and source.format not in TALKS:
-        what = f"no column is known to hold answers (columns: {listed}); {asked[0]!r} seems to hold questions"
+    questions, answers = _question_columns(raw.columns), _answer_columns(raw.columns)
+    if questions and not answers and source.format not in CONVERSATION_FORMATS:
+        what = f"no column is known to hold answers (columns: {listed}); {questions[0]!r} seems to hold questions"
         return SourceError(
             what, where=raw.where, hint="name the column with `answer:`; rows without answers cannot teach"
         )

@@ -16,7 +16,7 @@ WEIGHTS = "weight of a turn not honoured: loss_on says which answers are supervi
 ARGUMENTS = "tool call arguments read as JSON"
 TEXT_BLOCKS = frozenset({"text", "input_text", "output_text"})
 THINKING_BLOCKS = frozenset({"thinking", "reasoning"})
-_SAID = frozenset({"content", "value", "tool_calls", "function_call"})  # keys of which a turn has one
+_CONTENT_KEYS = frozenset({"content", "value", "tool_calls", "function_call"})  # a turn has at least one of these keys
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 
 
@@ -26,7 +26,7 @@ class UnusableRowError(Exception):
 
 def is_turn(value: Any) -> bool:
     """Whether a value is one turn: a role, and content or calls."""
-    return isinstance(value, dict) and isinstance(_role(value), str) and not _SAID.isdisjoint(value)
+    return isinstance(value, dict) and isinstance(_role(value), str) and not _CONTENT_KEYS.isdisjoint(value)
 
 
 def turn_list(value: Any) -> list[Any] | None:
@@ -37,7 +37,7 @@ def turn_list(value: Any) -> list[Any] | None:
 
 
 def read_turns(turns: Sequence[Mapping[str, Any]], changes: set[str]) -> list[Message]:
-    """The turns as messages, with roles mapped; what had to be changed is added to `changes`.
+    """The turns as messages, with roles mapped; each change is added to `changes`.
 
     Raises:
         UnusableRowError: a role or content that cannot be read.
@@ -45,7 +45,7 @@ def read_turns(turns: Sequence[Mapping[str, Any]], changes: set[str]) -> list[Me
     return [message for turn in turns if (message := _read_turn(turn, changes)) is not None]
 
 
-def finish(messages: list[Message], changes: set[str]) -> list[Message]:
+def cut_after_last_answer(messages: list[Message], changes: set[str]) -> list[Message]:
     """The messages up to the last answer.
 
     Raises:
@@ -136,7 +136,7 @@ def _read_content(content: Any, role: str, changes: set[str]) -> tuple[str | Non
         if len(content) > 1:
             changes.add(BLOCKS)
         return clean("\n".join(texts), changes), clean("\n".join(thinking), changes) or None
-    if role == "tool":  # tools report objects: templates expect them as JSON text
+    if role == "tool":  # tool results may be objects; templates expect JSON text
         return clean(_to_json(content), changes), None
     if isinstance(content, list | dict):
         raise UnusableRowError(f"the content of a turn is {'a list' if isinstance(content, list) else 'an object'}")
