@@ -37,7 +37,7 @@ def fields(raw: RawRows) -> list[dict[str, Any]]:
 def error_of(*paths: Path | str, **keys: Any) -> str:
     with pytest.raises(SourceError) as caught:
         list(read_path(*paths, **keys).rows())
-    assert "\n  → " in str(caught.value), "an error names the mend"
+    assert "\n  → " in str(caught.value), "an error names a hint"
     return str(caught.value)
 
 
@@ -89,7 +89,7 @@ def test_encodings_are_recognised(tmp_path: Path, name: str, content: str, encod
     """UTF-8, UTF-16, UTF-32 and CP949 files give the same rows, and an unusual encoding is remarked on."""
     raw = read_path(write(tmp_path, name, content, encoding))
     assert fields(raw) == TWO
-    assert any(remark in said for said in raw.remarks) if remark else not raw.remarks
+    assert any(remark in found for found in raw.remarks) if remark else not raw.remarks
 
 
 def test_big_endian_mark_is_recognised(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_scalars_stay_as_they_are_written(tmp_path: Path) -> None:
     assert fields(raw) == [{"question": "007", "answer": "NA"}, {"question": "1.10", "answer": "TRUE"}]
 
 
-def test_nan_is_null_and_said(tmp_path: Path) -> None:
+def test_nan_is_null_and_reported(tmp_path: Path) -> None:
     """NaN, which pandas writes for a missing value, becomes null and the row says so."""
     row = next(iter(read_path(write(tmp_path, "d.json", '[{"question": "a", "answer": NaN}]')).rows()))
     assert row.fields["answer"] is None
@@ -154,7 +154,7 @@ def test_values_inside_turns_stay_json(tmp_path: Path) -> None:
 
 
 def test_names_are_composed_and_stripped(tmp_path: Path) -> None:
-    """Decomposed Korean column names and blanks around names are mended, so that recipes can name them."""
+    """Decomposed Korean column names and blanks around names are fixed, so that recipes can name them."""
     decomposed = unicodedata.normalize("NFD", "질문")
     assert read_path(write(tmp_path, "d.csv", f"{decomposed}, 답변 \na,b\n")).columns == ("질문", "답변")
     assert read_path(write(tmp_path, "d.json", json.dumps([{decomposed: "a", "답변 ": "b"}]))).columns == (
@@ -187,7 +187,7 @@ def test_delimiters_and_line_ends_are_found(tmp_path: Path, name: str, content: 
     raw = read_path(write(tmp_path, name, content))
     assert fields(raw) == [{"question": "a, b", "answer": "c, d"}]
     assert [row.row for row in raw.rows()] == [1]
-    assert any(remark in said for said in raw.remarks) if remark else not raw.remarks
+    assert any(remark in found for found in raw.remarks) if remark else not raw.remarks
 
 
 def test_cells_keep_line_ends_quotes_and_length(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ JSON_FAULTS = {
 
 @pytest.mark.parametrize("fault", JSON_FAULTS)
 def test_broken_json_is_refused_with_its_row(tmp_path: Path, fault: str) -> None:
-    """Whatever is wrong with a JSON file, the message names the row and the mend that fits."""
+    """Whatever is wrong with a JSON file, the message names the row and the hint that fits."""
     name, content, what, hint = JSON_FAULTS[fault]
     message = error_of(write(tmp_path, name, content))
     assert what in message

@@ -25,7 +25,7 @@ ADD_HEADER = "add a first line with the columns' names, such as: question,answer
 
 @dataclass(frozen=True, kw_only=True)
 class _Dialect:
-    """How the cells of one file are told apart."""
+    """How the cells of one file are separated and quoted."""
 
     delimiter: str
     quotes: bool = True  # may enclose cells
@@ -55,7 +55,7 @@ def read_csv(path: str, open_text: Callable[[], TextIO], named: Sequence[str]) -
     """
     dialect, remarks = _find_dialect(path, open_text)
     with open_text() as file:
-        header = next((record for record in _guarded(dialect.records(file), path) if record), [])
+        header = next((record for record in _with_source_errors(dialect.records(file), path) if record), [])
     if not header:
         raise SourceError("the file is empty", where=path, hint="name a file that holds rows")
     columns = _columns(header, path, named)
@@ -71,15 +71,15 @@ def read_csv(path: str, open_text: Callable[[], TextIO], named: Sequence[str]) -
 
 def _csv_rows(path: str, open_text: Callable[[], TextIO], dialect: _Dialect, columns: list[str]) -> Iterator[RawRow]:
     with open_text() as file:
-        records = filter(None, _guarded(dialect.records(file), path))
+        records = filter(None, _with_source_errors(dialect.records(file), path))
         next(records)
         for row, record in enumerate(records, 1):
             if len(record) != len(columns):
-                record = _fitted(record, columns, path, row)
+                record = _drop_blank_cells(record, columns, path, row)
             yield raw_row(path, row, dict(zip(columns, record, strict=True)))
 
 
-def _guarded(records: Iterator[list[str]], path: str) -> Iterator[list[str]]:
+def _with_source_errors(records: Iterator[list[str]], path: str) -> Iterator[list[str]]:
     """The records, with csv's errors as ours."""
     row = 0
     start = 1
@@ -101,8 +101,8 @@ def _guarded(records: Iterator[list[str]], path: str) -> Iterator[list[str]]:
         ) from None
 
 
-def _fitted(record: list[str], columns: list[str], path: str, row: int) -> list[str]:
-    """A record that has only blank cells too many; any other misfit would shift texts into wrong columns."""
+def _drop_blank_cells(record: list[str], columns: list[str], path: str, row: int) -> list[str]:
+    """A record that has only blank cells too many; any other number of cells would shift texts into wrong columns."""
     if len(record) > len(columns) and not any(cell.strip() for cell in record[len(columns) :]):
         return record[: len(columns)]
     raise SourceError(
@@ -116,16 +116,16 @@ def _columns(header: list[str], path: str, named: Sequence[str]) -> list[str]:
     cells = [column_name(cell) for cell in header]
     keys = set(map(column_key, cells))
     known = keys & KNOWN_COLUMNS or {SHORT_QUESTION, SHORT_ANSWER} <= keys or set(named) & set(cells)
-    if not known and (sign := _looks_like_data(cells)):
+    if not known and (evidence := _looks_like_data(cells)):
         raise SourceError(
-            f"the first line seems to be data, not the columns' names ({sign}: {', '.join(cells)[:60]!r})",
+            f"the first line seems to be data, not the columns' names ({evidence}: {', '.join(cells)[:60]!r})",
             where=f"{path}:1",
             hint=ADD_HEADER,
         )
     columns = [cell or f"column {number}" for number, cell in enumerate(cells, 1)]
-    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+    if duplicates := sorted({name for name in columns if columns.count(name) > 1}):
         raise SourceError(
-            f"two columns have the same name: {', '.join(twice)}",
+            f"two columns have the same name: {', '.join(duplicates)}",
             where=f"{path}:1",
             hint="rename one of them, or add a header line if this line is data",
         )
@@ -133,7 +133,7 @@ def _columns(header: list[str], path: str, named: Sequence[str]) -> list[str]:
 
 
 def _looks_like_data(cells: list[str]) -> str | None:
-    """What gives a first line away as data, if anything does."""
+    """Why a first line looks like data; None if it does not."""
     for cell in cells:
         if len(cell) > LONG_NAME or "\n" in cell:
             return "a long text"
@@ -147,34 +147,34 @@ def _looks_like_data(cells: list[str]) -> str | None:
 def _find_dialect(path: str, open_text: Callable[[], TextIO]) -> tuple[_Dialect, list[str]]:
     with open_text() as file:
         start = file.readline(200)
-        if sign := re.match(r'\ufeff?"?sep=([,;\t|])"?\s*$', start):  # Excel's own note
-            return _Dialect(delimiter=sign[1], skip=1), [f"cells are separated by {DELIMITERS[sign[1]]}"]
+        if declared := re.match(r'\ufeff?"?sep=([,;\t|])"?\s*$', start):  # Excel declares the delimiter so
+            return _Dialect(delimiter=declared[1], skip=1), [f"cells are separated by {DELIMITERS[declared[1]]}"]
         sample = start + file.read(SAMPLE_CHARS)
-    first = "\t" if path.lower().endswith((".tsv", ".tab")) else ","
-    order = sorted(DELIMITERS, key=lambda delimiter: delimiter != first)
-    best = max(order, key=lambda delimiter: _fit(_Dialect(delimiter=delimiter), sample))
-    remarks = [] if best == first else [f"cells are separated by {DELIMITERS[best]}"]
-    plain = _Dialect(delimiter=best, quotes=False)
-    if best == "\t" and _fit(plain, sample) > _fit(_Dialect(delimiter=best), sample):
-        return plain, [*remarks, "quotes are taken as part of the text: they do not enclose cells here"]
+    usual = "\t" if path.lower().endswith((".tsv", ".tab")) else ","
+    order = sorted(DELIMITERS, key=lambda delimiter: delimiter != usual)
+    best = max(order, key=lambda delimiter: _score(_Dialect(delimiter=delimiter), sample))
+    remarks = [] if best == usual else [f"cells are separated by {DELIMITERS[best]}"]
+    unquoted = _Dialect(delimiter=best, quotes=False)
+    if best == "\t" and _score(unquoted, sample) > _score(_Dialect(delimiter=best), sample):
+        return unquoted, [*remarks, "quotes are taken as part of the text: they do not enclose cells here"]
     return _Dialect(delimiter=best), remarks
 
 
-def _fit(dialect: _Dialect, sample: str) -> tuple[bool, int, int]:
-    """How well a dialect fits: even rows of at least two cells, known names in the header, number of columns."""
+def _score(dialect: _Dialect, sample: str) -> tuple[bool, int, int]:
+    """How well a dialect fits: uniform rows of at least two cells, known names in the header, number of columns."""
     records: list[list[str]] = []
-    clean = True
+    complete = True
     try:
         records.extend(islice(filter(None, dialect.records(io.StringIO(sample, newline=""))), SAMPLE_RECORDS))
     except csv.Error as error:
-        clean = len(sample) >= SAMPLE_CHARS and "end of data" in str(error)  # only the sample is cut there
+        complete = len(sample) >= SAMPLE_CHARS and "end of data" in str(error)  # the sample ends there, not the file
     if not records:
         return False, 0, 0
     width = len(records[0])
     if width < 2:
         return False, 0, width
-    even = sum(len(record) == width for record in records) >= 0.9 * len(records)
-    return clean and even, sum(column_key(cell) in KNOWN_COLUMNS for cell in records[0]), width
+    uniform = sum(len(record) == width for record in records) >= 0.9 * len(records)
+    return complete and uniform, sum(column_key(cell) in KNOWN_COLUMNS for cell in records[0]), width
 
 
 def read_parquet(path: str, file: Path) -> RawRows:
@@ -182,7 +182,7 @@ def read_parquet(path: str, file: Path) -> RawRows:
 
     Args:
         path: as the recipe gives it.
-        file: where it lies.
+        file: its place on this machine.
 
     Raises:
         SourceError: a file that Arrow cannot read.
@@ -214,6 +214,8 @@ def read_parquet(path: str, file: Path) -> RawRows:
             where=path,
             hint="copy, download or write it again",
         ) from None
-    if twice := sorted({name for name in columns if columns.count(name) > 1}):
-        raise SourceError(f"two columns have the same name: {', '.join(twice)}", where=path, hint="rename one of them")
+    if duplicates := sorted({name for name in columns if columns.count(name) > 1}):
+        raise SourceError(
+            f"two columns have the same name: {', '.join(duplicates)}", where=path, hint="rename one of them"
+        )
     return RawRows(where=path, columns=tuple(columns), rows=rows)

@@ -65,17 +65,17 @@ def find_encoding(path: Path, given: str, named: str | None) -> tuple[str, str |
         SourceError: undecodable bytes, with their line, or an unknown encoding.
     """
     head = first_bytes(path)
-    marked = next((found for found in BYTE_ORDER_MARKS if head.startswith(found[0])), None)
+    mark = next((found for found in BYTE_ORDER_MARKS if head.startswith(found[0])), None)
     if named is not None:
-        return _named_encoding(path, given, named, has_mark=marked is not None), None
-    if marked:
-        _, encoding, remark = marked
-    elif utf_16 := _utf_16_without_mark(head):
+        return _named_encoding(path, given, named, has_byte_order_mark=mark is not None), None
+    if mark:
+        _, encoding, remark = mark
+    elif utf_16 := _utf_16_without_byte_order_mark(head):
         encoding, remark = utf_16, "UTF-16 without a byte order mark"
     else:
         return _utf_8_or_cp949(path, given)
-    if (broken := _first_undecodable(path, encoding)) is not None:
-        raise _undecodable(path, given, remark, broken)
+    if (bad_offset := _first_undecodable(path, encoding)) is not None:
+        raise _undecodable(path, given, remark, bad_offset)
     return encoding, f"read as {remark}"
 
 
@@ -85,7 +85,7 @@ def first_bytes(path: Path, count: int = 4096) -> bytes:
         return file.read(count)
 
 
-def _named_encoding(path: Path, given: str, named: str, *, has_mark: bool) -> str:
+def _named_encoding(path: Path, given: str, named: str, *, has_byte_order_mark: bool) -> str:
     try:
         name = codecs.lookup(named).name
         with path.open(encoding=name):  # refuses codecs such as base64, which are no text encodings
@@ -96,14 +96,14 @@ def _named_encoding(path: Path, given: str, named: str, *, has_mark: bool) -> st
             where=given,
             hint="use a name such as utf-8, cp949 or utf-16, or leave `encoding:` out to have it recognised",
         ) from None
-    if has_mark and (name == "utf-8" or name.startswith(("utf-16-", "utf-32-"))):
-        name = "utf-8-sig" if name == "utf-8" else name[:6]  # these read the mark as text otherwise
-    if (broken := _first_undecodable(path, name)) is not None:
-        raise _undecodable(path, given, f"{named}, as `encoding:` says", broken)
+    if has_byte_order_mark and (name == "utf-8" or name.startswith(("utf-16-", "utf-32-"))):
+        name = "utf-8-sig" if name == "utf-8" else name[:6]  # otherwise the byte order mark is read as text
+    if (bad_offset := _first_undecodable(path, name)) is not None:
+        raise _undecodable(path, given, f"{named}, as `encoding:` says", bad_offset)
     return name
 
 
-def _utf_16_without_mark(head: bytes) -> str | None:
+def _utf_16_without_byte_order_mark(head: bytes) -> str | None:
     """JSON and CSV hold enough ASCII for every other byte of UTF-16 to be zero often."""
     even, odd = head[::2].count(0), head[1::2].count(0)
     if max(even, odd) < len(head) / 10 or min(even, odd) > max(even, odd) / 10:
@@ -112,21 +112,21 @@ def _utf_16_without_mark(head: bytes) -> str | None:
 
 
 def _utf_8_or_cp949(path: Path, given: str) -> tuple[str, str | None]:
-    broken = _first_undecodable(path, "utf-8")
-    if broken is None:
+    bad_offset = _first_undecodable(path, "utf-8")
+    if bad_offset is None:
         return "utf-8", None
     with path.open("rb") as file:
-        file.seek(max(0, broken - CHUNK_BYTES // 2))
-        around = file.read(CHUNK_BYTES)
-    replaced = around.decode("utf-8", errors="replace")
+        file.seek(max(0, bad_offset - CHUNK_BYTES // 2))
+        sample = file.read(CHUNK_BYTES)
+    replaced = sample.decode("utf-8", errors="replace")
     bad = replaced.count("\ufffd")
     if bad * 4 < len(NOT_ASCII.findall(replaced)) - bad:  # mostly UTF-8: taking another encoding would garble the rest
-        raise _undecodable(path, given, "UTF-8", broken)
+        raise _undecodable(path, given, "UTF-8", bad_offset)
     if _first_undecodable(path, "cp949") is None:
-        decoded = around.decode("cp949", errors="ignore")
+        decoded = sample.decode("cp949", errors="ignore")
         if len(HANGUL.findall(decoded)) * 2 >= len(NOT_ASCII.findall(decoded)):
             return "cp949", "read as CP949 (Korean Windows)"
-    line = _line_of(path, broken)
+    line = _line_of(path, bad_offset)
     if b"\0" in first_bytes(path):
         raise SourceError("this is no text file", where=given, hint=EXPORT)
     raise SourceError(
@@ -143,11 +143,11 @@ def _first_undecodable(path: Path, encoding: str) -> int | None:
     with path.open("rb") as file:
         while True:
             chunk = file.read(CHUNK_BYTES)
-            waiting = len(decoder.getstate()[0])
+            num_pending = len(decoder.getstate()[0])
             try:
                 decoder.decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:
-                return max(0, offset - waiting + error.start)
+                return max(0, offset - num_pending + error.start)
             if not chunk:
                 return None
             offset += len(chunk)
@@ -155,11 +155,11 @@ def _first_undecodable(path: Path, encoding: str) -> int | None:
 
 def _line_of(path: Path, offset: int) -> int:
     """Line number, from 1, of a byte offset."""
-    line, done = 1, 0
+    line, bytes_read = 1, 0
     with path.open("rb") as file:
-        while done < offset and (chunk := file.read(min(CHUNK_BYTES, offset - done))):
+        while bytes_read < offset and (chunk := file.read(min(CHUNK_BYTES, offset - bytes_read))):
             line += chunk.count(b"\n")
-            done += len(chunk)
+            bytes_read += len(chunk)
     return line
 
 

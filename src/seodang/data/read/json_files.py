@@ -14,7 +14,7 @@ from seodang.errors import SourceError
 
 LOOK_AHEAD = 1000  # rows whose keys make the columns
 CHUNK = 1 << 20  # characters
-EDGES = "\ufeff \t\r\n"  # around a value; a byte order mark stands inside where files were joined
+BLANK_CHARS = "\ufeff \t\r\n"  # around a value; a byte order mark in the middle comes from joined files
 BLANKS = re.compile(r"[\s\ufeff]*")
 CUT_OFF = "the file seems to be cut off: copy, download or write it again"
 NO_COMMAS = "remove the commas between the rows, or put [ before the first and ] after the last row"
@@ -26,7 +26,7 @@ OpenText = Callable[[], TextIO]
 
 
 class _DuplicateKeyError(ValueError):
-    """A key that stands twice in one object: Python's reader would keep the last one silently."""
+    """A duplicate key in one object: Python's reader would keep the last one silently."""
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -42,7 +42,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_float=Number, 
 
 
 def read_json(path: str, open_text: OpenText, *, by_line: bool) -> RawRows:
-    """The rows of a JSON file of any of the usual shapes.
+    """The rows of a JSON file of any usual structure.
 
     Args:
         path: as the recipe gives it.
@@ -50,12 +50,12 @@ def read_json(path: str, open_text: OpenText, *, by_line: bool) -> RawRows:
         by_line: the file's name says JSON Lines.
 
     Raises:
-        SourceError: broken JSON with its row, or a shape that holds no rows.
+        SourceError: broken JSON with its row, or a structure that holds no rows.
     """
     rows, blocks, remark = _rows_of(path, open_text, by_line=by_line)
     columns = dict.fromkeys(name for row in islice(rows(), LOOK_AHEAD) for name in row.fields)
     remarks = (remark,) if remark else ()
-    return RawRows(where=path, columns=tuple(columns), rows=rows, remarks=remarks, unread=blocks)
+    return RawRows(where=path, columns=tuple(columns), rows=rows, remarks=remarks, unparsed=blocks)
 
 
 def _rows_of(
@@ -63,7 +63,7 @@ def _rows_of(
 ) -> tuple[Callable[[], Iterator[RawRow]], Callable[[], Iterator[Block]] | None, str | None]:
     """Rows, the same in blocks if they stand one a line, and a remark."""
     with open_text() as file:
-        first, second = [*islice(filter(None, (line.strip(EDGES) for line in file)), 2), "", ""][:2]
+        first, second = [*islice(filter(None, (line.strip(BLANK_CHARS) for line in file)), 2), "", ""][:2]
     if first[:1] == "[":
         return lambda: _array_rows(path, open_text), None, None
     if first[:1] != "{":
@@ -72,12 +72,12 @@ def _rows_of(
         blocks = partial(_line_blocks, path, open_text)
         return lambda: (row for block in blocks() for row in block()), blocks, None
     values = _values(path, open_text)
-    whole = next(values)[1]
+    value = next(values)[1]
     if next(values, None) is not None:
-        remark = "several JSON objects one after another: a row each"
-        return lambda: _value_rows(path, _values(path, open_text)), None, remark
-    records, told = _records_in(path, whole)
-    return lambda: _value_rows(path, ((index, record) for index, record in enumerate(records, 1))), None, told
+        several = "several JSON objects one after another: a row each"
+        return lambda: _value_rows(path, _values(path, open_text)), None, several
+    records, remark = _records_in(path, value)
+    return lambda: _value_rows(path, ((index, record) for index, record in enumerate(records, 1))), None, remark
 
 
 def _is_object(text: str) -> bool:
@@ -93,7 +93,7 @@ def _line_blocks(path: str, open_text: OpenText) -> Iterator[Block]:
     chars = 0
     with open_text() as file:
         for number, line in enumerate(file, 1):
-            text = line.strip(EDGES)
+            text = line.strip(BLANK_CHARS)
             if not text:
                 continue
             if len(lines) >= BLOCK_ROWS or chars >= BLOCK_CHARS:
@@ -110,45 +110,47 @@ def _read_lines(path: str, lines: list[tuple[int, str]], *, is_last: bool) -> It
             record = _DECODER.decode(text)
         except (ValueError, RecursionError) as error:
             at = getattr(error, "pos", 0)
-            cut_off = _runs_out(error, text) and is_last and number == lines[-1][0]
+            cut_off = _is_incomplete(error, text) and is_last and number == lines[-1][0]
             place = f"line {number}, character {at + 1}"
             raise _broken(error, f"{path}:{number}", place, text[at:], cut_off=cut_off) from None
-        yield raw_row(path, number, _checked(record, path, number))
+        yield raw_row(path, number, _require_object(record, path, number))
 
 
 def _array_rows(path: str, open_text: OpenText) -> Iterator[RawRow]:
     """Rows of a JSON array, read object by object."""
     with open_text() as file:
-        scan = _Scanner(file, path)
-        scan.skip()  # the opening bracket
-        if scan.peek() == "]":
-            scan.skip()
+        scanner = _Scanner(file, path)
+        scanner.skip()  # the opening bracket
+        if scanner.peek() == "]":
+            scanner.skip()
         else:
-            yield from _array_items(scan, path)
-        if scan.peek():
+            yield from _array_items(scanner, path)
+        if scanner.peek():
             raise SourceError(
-                f"line {scan.line}: something stands after the closing bracket of the list",
+                f"line {scanner.line}: something stands after the closing bracket of the list",
                 where=path,
                 hint="keep one list in the file, or write one object a line (.jsonl)",
             )
 
 
-def _array_items(scan: "_Scanner", path: str) -> Iterator[RawRow]:
+def _array_items(scanner: "_Scanner", path: str) -> Iterator[RawRow]:
     for row in range(1, 1 << 62):
-        yield raw_row(path, row, _checked(scan.value(row), path, row))
-        mark = scan.peek()
-        if mark not in ("]", ","):
-            what = "the list is never closed" if not mark else f"found {mark!r} where a comma or ] should stand"
-            hint = "mend that place: objects of a list are separated by one comma" if mark else CUT_OFF
-            raise SourceError(
-                f"broken JSON in line {scan.line} after row {row}: {what}", where=f"{path}:{row}", hint=hint
+        yield raw_row(path, row, _require_object(scanner.value(row), path, row))
+        delimiter = scanner.peek()
+        if delimiter not in ("]", ","):
+            what = (
+                "the list is never closed" if not delimiter else f"found {delimiter!r} where a comma or ] should stand"
             )
-        scan.skip()
-        if mark == "]":
-            return
-        if scan.peek() == "]":
+            hint = "mend that place: objects of a list are separated by one comma" if delimiter else CUT_OFF
             raise SourceError(
-                f"broken JSON in line {scan.line}: a comma stands after the last row",
+                f"broken JSON in line {scanner.line} after row {row}: {what}", where=f"{path}:{row}", hint=hint
+            )
+        scanner.skip()
+        if delimiter == "]":
+            return
+        if scanner.peek() == "]":
+            raise SourceError(
+                f"broken JSON in line {scanner.line}: a comma stands after the last row",
                 where=f"{path}:{row}",
                 hint="remove the comma before the closing ]",
             )
@@ -157,14 +159,14 @@ def _array_items(scan: "_Scanner", path: str) -> Iterator[RawRow]:
 def _values(path: str, open_text: OpenText) -> Iterator[tuple[int, Any]]:
     """JSON values that stand one after another, however they are broken into lines."""
     with open_text() as file:
-        scan = _Scanner(file, path)
+        scanner = _Scanner(file, path)
         row = 0
-        while scan.peek():
+        while scanner.peek():
             row += 1
-            yield row, scan.value(row)
-            if scan.peek() == ",":
+            yield row, scanner.value(row)
+            if scanner.peek() == ",":
                 raise SourceError(
-                    f"objects separated by commas, but not in a list (line {scan.line})",
+                    f"objects separated by commas, but not in a list (line {scanner.line})",
                     where=f"{path}:{row}",
                     hint=NO_COMMAS,
                 )
@@ -172,7 +174,7 @@ def _values(path: str, open_text: OpenText) -> Iterator[tuple[int, Any]]:
 
 def _value_rows(path: str, values: Iterator[tuple[int, Any]]) -> Iterator[RawRow]:
     for row, record in values:
-        yield raw_row(path, row, _checked(record, path, row))
+        yield raw_row(path, row, _require_object(record, path, row))
 
 
 class _Scanner:
@@ -180,56 +182,62 @@ class _Scanner:
 
     def __init__(self, stream: TextIO, path: str) -> None:
         self.stream, self.path = stream, path
-        self.buffer, self.at, self.line = "", 0, 1
+        self.buffer, self.position, self.line = "", 0, 1
 
     def peek(self) -> str:
         """The next character that is not blank; empty at the end."""
         while True:
-            if blanks := BLANKS.match(self.buffer, self.at):
+            if blanks := BLANKS.match(self.buffer, self.position):
                 self._advance(blanks.end())
-            if self.at < len(self.buffer):
-                return self.buffer[self.at]
+            if self.position < len(self.buffer):
+                return self.buffer[self.position]
             if not self._fill():
                 return ""
 
     def skip(self) -> None:
         """Pass over the character that `peek` showed."""
         self.peek()
-        self._advance(self.at + 1)
+        self._advance(self.position + 1)
 
     def value(self, row: int) -> Any:
         """The next value."""
         self.peek()
         while True:
             try:
-                value, end = _DECODER.raw_decode(self.buffer, self.at)
+                value, end = _DECODER.raw_decode(self.buffer, self.position)
             except (ValueError, RecursionError) as error:
-                runs_out, at = _runs_out(error, self.buffer), getattr(error, "pos", self.at)
-                place = f"line {self.line + self.buffer.count(chr(10), self.at, at)}"
+                is_incomplete, at = _is_incomplete(error, self.buffer), getattr(error, "pos", self.position)
+                place = f"line {self.line + self.buffer.count(chr(10), self.position, at)}"
                 fault = self.buffer[at:]
-                if runs_out and self._fill():
+                if is_incomplete and self._fill():
                     continue
-                raise _broken(error, f"{self.path}:{row}", place, fault, cut_off=runs_out) from None
+                raise _broken(error, f"{self.path}:{row}", place, fault, cut_off=is_incomplete) from None
             self._advance(end)
             return value
 
     def _advance(self, to: int) -> None:
-        self.line += self.buffer.count("\n", self.at, to)
-        self.at = to
+        self.line += self.buffer.count("\n", self.position, to)
+        self.position = to
 
     def _fill(self) -> bool:
-        rest = self.buffer[self.at :]
+        rest = self.buffer[self.position :]
         more = self.stream.read(max(CHUNK, len(rest)))  # doubling: one huge value costs linear time
-        self.buffer, self.at = rest + more, 0
+        self.buffer, self.position = rest + more, 0
         return bool(more)
 
 
-def _records_in(path: str, whole: Any) -> tuple[list[Any], str | None]:
+def _records_in(path: str, value: Any) -> tuple[list[Any], str | None]:
     """The rows that one JSON object holds, and the remark that says how it was read."""
-    record = _checked(whole, path, 1)
+    record = _require_object(value, path, 1)
     nested = [value for value in record.values() if isinstance(value, list | dict)]
-    asked = any(column_key(name) in QUESTION | ANSWER and isinstance(value, str) for name, value in record.items())
-    if not nested or asked or any(isinstance(value, list) and value and is_turn(value[0]) for value in nested):
+    has_question_or_answer = any(
+        column_key(name) in QUESTION | ANSWER and isinstance(value, str) for name, value in record.items()
+    )
+    if (
+        not nested
+        or has_question_or_answer
+        or any(isinstance(value, list) and value and is_turn(value[0]) for value in nested)
+    ):
         return [record] if record else [], "one JSON object: took it as one row"
     columns, data = record.get("columns", []), record.get("data", [])
     if (
@@ -242,7 +250,7 @@ def _records_in(path: str, whole: Any) -> tuple[list[Any], str | None]:
         return rows, "one JSON object with columns and data: took its table"
     lists = [name for name, value in record.items() if value and _is_list_of(value, dict)]
     all_lists = all(isinstance(value, list) for value in record.values())
-    if all_lists and len(record) > 1 and (not lists or (len(lists) < len(record) and _is_even(record))):
+    if all_lists and len(record) > 1 and (not lists or (len(lists) < len(record) and _has_equal_lengths(record))):
         return _transpose(path, record), "columnar JSON (a list a column): turned into rows"
     if all(isinstance(value, dict) for value in record.values()):
         return _nested(record)
@@ -257,7 +265,7 @@ def _records_in(path: str, whole: Any) -> tuple[list[Any], str | None]:
 
 
 def _transpose(path: str, columns: Mapping[str, list[Any]]) -> list[Any]:
-    if not _is_even(columns):
+    if not _has_equal_lengths(columns):
         found = ", ".join(f"{name} {len(values)}" for name, values in columns.items())
         raise SourceError(
             f"columnar JSON with columns of unequal length: {found}",
@@ -267,15 +275,15 @@ def _transpose(path: str, columns: Mapping[str, list[Any]]) -> list[Any]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _is_even(columns: Mapping[str, list[Any]]) -> bool:
+def _has_equal_lengths(columns: Mapping[str, list[Any]]) -> bool:
     return len({len(values) for values in columns.values()}) == 1
 
 
 def _nested(record: Mapping[str, Mapping[str, Any]]) -> tuple[list[Any], str]:
     """pandas' `to_json`: {column: {index: value}}; or rows under their ids: {id: {column: value}}."""
     first = next(iter(record.values()))
-    same = all(value.keys() == first.keys() for value in record.values())
-    if same and first and all(index.isdigit() for index in first):
+    same_keys = all(value.keys() == first.keys() for value in record.values())
+    if same_keys and first and all(index.isdigit() for index in first):
         rows: list[Any] = [{name: values[index] for name, values in record.items()} for index in first]
         return rows, "columnar JSON (an object a column, as pandas writes it): turned into rows"
     return list(record.values()), "one JSON object of objects: took each as a row"
@@ -285,7 +293,7 @@ def _is_list_of(value: Any, kind: type) -> bool:
     return isinstance(value, list) and all(isinstance(item, kind) for item in value)
 
 
-def _checked(record: Any, path: str, row: int) -> dict[str, Any]:
+def _require_object(record: Any, path: str, row: int) -> dict[str, Any]:
     if isinstance(record, dict):
         return record
     found = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(record), "a number")
@@ -296,7 +304,7 @@ def _checked(record: Any, path: str, row: int) -> dict[str, Any]:
     )
 
 
-def _runs_out(error: Exception, text: str) -> bool:
+def _is_incomplete(error: Exception, text: str) -> bool:
     """Whether the value may go on beyond the text; else a fault would be read on over a whole big file."""
     if not isinstance(error, json.JSONDecodeError):
         return False
@@ -304,7 +312,7 @@ def _runs_out(error: Exception, text: str) -> bool:
 
 
 def _broken(error: Exception, where: str, place: str, rest: str, *, cut_off: bool) -> SourceError:
-    """The error for JSON that cannot be read, with the mend that fits the rest of the text from the fault on."""
+    """The error for JSON that cannot be read, with the hint that fits the text after the fault."""
     if isinstance(error, _DuplicateKeyError):
         return SourceError(f"the key {str(error)!r} stands twice in one object ({place})", where=where, hint="keep one")
     if isinstance(error, RecursionError):
@@ -324,4 +332,4 @@ def _broken(error: Exception, where: str, place: str, rest: str, *, cut_off: boo
 
 def starts_like_json(text: str) -> bool:
     """Whether a file holds JSON whatever its name says: its first line opens an object or a list of objects."""
-    return bool(re.match(r'\{\s*("|$)|\[\s*(\{|\[|$)', text.strip(EDGES)))
+    return bool(re.match(r'\{\s*("|$)|\[\s*(\{|\[|$)', text.strip(BLANK_CHARS)))

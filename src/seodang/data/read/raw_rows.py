@@ -1,4 +1,4 @@
-"""A row as its file has it, before anyone asks what it means. Knows values, but no file kind and no format."""
+"""A row as its file has it, before its meaning is known. Knows values, but no file kind and no format."""
 
 import math
 import unicodedata
@@ -41,12 +41,12 @@ class RawRows:
     columns: tuple[str, ...]  # in the order they first appear; a JSON file may bring more further down
     rows: Callable[[], Iterator[RawRow]]
     remarks: tuple[str, ...] = ()  # sentences for people: the encoding found, a table transposed …
-    unread: Callable[[], Iterator[Block]] | None = None  # the same rows in blocks that are still to be parsed
+    unparsed: Callable[[], Iterator[Block]] | None = None  # the same rows in blocks that are still to be parsed
 
     def blocks(self) -> Iterator[Block]:
         """The rows in blocks of at most `BLOCK_ROWS`, which other processes can read."""
-        if self.unread is not None:
-            yield from self.unread()
+        if self.unparsed is not None:
+            yield from self.unparsed()
             return
         block: list[RawRow] = []
         chars = 0
@@ -92,8 +92,8 @@ def _size(value: Any) -> int:
     """Characters of a value, roughly."""
     if isinstance(value, str):
         return len(value)
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return 8 + sum(map(_size, parts))
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 8 + sum(map(_size, items))
 
 
 @lru_cache(maxsize=4096)

@@ -1,6 +1,6 @@
 """Sources → raw rows: files of any usual kind and encoding, data sets on the hub, the samples that ship.
 
-Reads what is there and says how; knows nothing of questions and answers (that is `convert`'s).
+Reads what is there and says how; knows nothing of questions and answers (`convert` does).
 """
 
 import unicodedata
@@ -54,24 +54,24 @@ def _samples() -> Path:
     return Path(str(files("seodang").joinpath("samples")))
 
 
-def _joined(parts: list[RawRows]) -> RawRows:
-    if len(parts) == 1:
-        return parts[0]
+def _joined(tables: list[RawRows]) -> RawRows:
+    if len(tables) == 1:
+        return tables[0]
 
     def rows() -> Iterator[RawRow]:
-        for part in parts:
-            yield from part.rows()
+        for table in tables:
+            yield from table.rows()
 
     def blocks() -> Iterator[Block]:
-        for part in parts:
-            yield from part.blocks()
+        for table in tables:
+            yield from table.blocks()
 
     return RawRows(
-        where=", ".join(part.where for part in parts[:3]) + (" …" if len(parts) > 3 else ""),
-        columns=tuple(dict.fromkeys(name for part in parts for name in part.columns)),
+        where=", ".join(table.where for table in tables[:3]) + (" …" if len(tables) > 3 else ""),
+        columns=tuple(dict.fromkeys(name for table in tables for name in table.columns)),
         rows=rows,
-        remarks=tuple(f"{part.where}: {remark}" for part in parts for remark in part.remarks),
-        unread=blocks,
+        remarks=tuple(f"{table.where}: {remark}" for table in tables for remark in table.remarks),
+        unparsed=blocks,
     )
 
 
@@ -93,7 +93,7 @@ def _read_file(given: str, source: Source) -> RawRows:
 def _read_text(path: Path, given: str, encoding: str, source: Source) -> RawRows:
     opened: Callable[..., TextIO] = partial(path.open, encoding=encoding)
     ending = path.suffix.lower()
-    start = _start(opened)
+    start = _first_text_line(opened)
     if not start:
         raise SourceError("the file holds nothing but blanks", where=given, hint="name a file that holds rows")
     if "\0" in start[:1] or start.count("\0") > len(start) // 10:
@@ -104,7 +104,7 @@ def _read_text(path: Path, given: str, encoding: str, source: Source) -> RawRows
     if ending in JSON_NAMES or starts_like_json(start):
         rows = read_json(given, opened, by_line=ending in LINE_NAMES)
         return rows if ending in JSON_NAMES else _with_remark(rows, "the file holds JSON")
-    if ending not in TABLE_NAMES and not any(mark in start for mark in DELIMITERS):
+    if ending not in TABLE_NAMES and not any(delimiter in start for delimiter in DELIMITERS):
         raise SourceError(
             "neither JSON nor a table with columns",
             where=given,
@@ -118,7 +118,7 @@ def _named(source: Source) -> tuple[str | None, ...]:
     return source.question, source.answer, source.context, source.messages, source.text
 
 
-def _start(opened: Callable[..., TextIO]) -> str:
+def _first_text_line(opened: Callable[..., TextIO]) -> str:
     """The first line that is not blank."""
     with opened() as file:
         return next((text for line in file if (text := line.strip("\ufeff \t\r\n"))), "")
@@ -142,32 +142,32 @@ def _locate(given: str) -> Path:
         return _samples() / f"{name}.jsonl"
     path = Path(given).expanduser()
     if path.is_dir():
-        inside = sorted(
+        data_files = sorted(
             item.name for item in path.iterdir() if item.suffix.lower() in (*JSON_NAMES, *TABLE_NAMES, ".parquet")
         )
-        listed = f"; it holds {', '.join(inside[:6])}" if inside else ""
+        listed = f"; it holds {', '.join(data_files[:6])}" if data_files else ""
         raise SourceError(
-            f"is a folder{listed}", where=given, hint=f"name the files: path: [{', '.join(inside[:3]) or '…'}]"
+            f"is a folder{listed}", where=given, hint=f"name the files: path: [{', '.join(data_files[:3]) or '…'}]"
         )
-    return path if path.is_file() else _same_name(path, given)
+    return path if path.is_file() else _find_decomposed(path, given)
 
 
-def _same_name(path: Path, given: str) -> Path:
+def _find_decomposed(path: Path, given: str) -> Path:
     """The file whose name is the same but for Unicode composition: macOS writes Korean names decomposed."""
-    beside = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
+    siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
     wanted = unicodedata.normalize("NFC", path.name)
-    for name in beside:
+    for name in siblings:
         if unicodedata.normalize("NFC", name) == wanted and (path.parent / name).is_file():
             return path.parent / name
     hint = "check the path; a relative one starts at the recipe's folder"
-    if any(mark in path.name for mark in "*?["):
+    if any(wildcard in path.name for wildcard in "*?["):
         hint = "wildcards are not expanded: list the files"
     elif not path.suffix:
         hint += f"; a data set on the hub goes under `hub:`, as in hub: {'/'.join(path.parts[-2:])}"
-    if path.name in beside:
+    if path.name in siblings:
         what = "is no plain file" if path.exists() else "the link leads nowhere"
         raise SourceError(what, where=given, hint="name the file itself")
-    missing = nearest(path.name, beside) if path.parent.is_dir() else f", and no folder {path.parent}"
+    missing = nearest(path.name, siblings) if path.parent.is_dir() else f", and no folder {path.parent}"
     raise SourceError(f"no such file{missing}", where=given, hint=hint)
 
 
