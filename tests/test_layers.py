@@ -12,7 +12,7 @@ from paths import ROOT
 SOURCE = ROOT / "src" / "seodang"
 FLOORS = {
     "types": 0, "errors": 0, "user_cache": 0, "__version__": 0,
-    "recipe_file": 1, "distributed": 1, "recipe": 2, "data": 3, "check": 4, "model": 5,
+    "recipe_file": 1, "json_values": 1, "distributed": 1, "recipe": 2, "data": 3, "check": 4, "model": 5,
     "run": 6, "proof": 7, "starter": 8, "train": 9, "show": 10, "publish": 11, "serve": 12, "stages": 13,
     "pipeline": 14, "cli": 15, "__main__": 16,
 }  # fmt: skip
