@@ -31,18 +31,18 @@ def make_gemma() -> PreTrainedModel:
     return make_model(make_config("gemma3", len(gemma_tokens()[0]), layer_types=sliding))
 
 
-@pytest.mark.parametrize("quantisation", ["F32", "Q8_0", "Q5_0", "Q4_1"])
-def test_gemma_is_the_same_model(tmp_path: Path, quantisation: str) -> None:
-    """A converted Gemma 3 gives the original's logits, up to what the quantisation rounded."""
+@pytest.mark.parametrize("quantization", ["F32", "Q8_0", "Q5_0", "Q4_1"])
+def test_gemma_is_the_same_model(tmp_path: Path, quantization: str) -> None:
+    """A converted Gemma 3 gives the original's logits, up to what the quantization rounded."""
     model = make_gemma()
-    folder = converted(write_gemma(model, tmp_path / "m.gguf", quantisation), tmp_path / "model")
+    folder = converted(write_gemma(model, tmp_path / "m.gguf", quantization), tmp_path / "model")
     found, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     difference = (logits(found) - logits(model)).abs().mean() / logits(model).abs().mean()
     bounds = {"F32": 1e-6, "Q8_0": 0.02, "Q5_0": 0.12, "Q4_1": 0.25}
-    assert difference < bounds[quantisation]
-    assert quantisation == "F32" or difference > 1e-4
+    assert difference < bounds[quantization]
+    assert quantization == "F32" or difference > 1e-4
 
 
 def test_llama_is_the_same_model(

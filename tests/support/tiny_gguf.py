@@ -44,7 +44,7 @@ def gemma_tokens() -> tuple[list[str], list[float], list[int]]:
     return tokens, scores, kinds
 
 
-def write_gemma(model: PreTrainedModel, path: Path, quantisation: str = "F32") -> Path:
+def write_gemma(model: PreTrainedModel, path: Path, quantization: str = "F32") -> Path:
     """A Gemma 3 with the vocabulary of `gemma_tokens`."""
     writer = _writer(model, path, "gemma3")
     tokens, scores, kinds = gemma_tokens()
@@ -56,11 +56,11 @@ def write_gemma(model: PreTrainedModel, path: Path, quantisation: str = "F32") -
     writer.add_uint32("gemma3.attention.sliding_window", model.config.sliding_window)
     writer.add_add_bos_token(True)
     _special(writer, bos=2, eos=1, unk=3, pad=0)
-    return _finish(writer, model, path, "gemma3", quantisation)
+    return _finish(writer, model, path, "gemma3", quantization)
 
 
 def write_llama(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path, quantisation: str = "F32"
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path, quantization: str = "F32"
 ) -> Path:
     """A Llama with a byte-level vocabulary and a chat template, laid out as SmolLM2."""
     backend: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -75,7 +75,7 @@ def write_llama(
     writer.add_chat_template("{{ messages[0]['content'] }}")
     writer.add_add_bos_token(False)
     _special(writer, bos=2, eos=1, unk=0, pad=0)
-    return _finish(writer, model, path, "llama", quantisation)
+    return _finish(writer, model, path, "llama", quantization)
 
 
 def _writer(model: PreTrainedModel, path: Path, architecture: str) -> gguf.GGUFWriter:
@@ -100,8 +100,8 @@ def _special(writer: gguf.GGUFWriter, *, bos: int, eos: int, unk: int, pad: int)
     writer.add_pad_token_id(pad)
 
 
-def _finish(writer: gguf.GGUFWriter, model: PreTrainedModel, path: Path, architecture: str, quantisation: str) -> Path:
-    kind = gguf.GGMLQuantizationType[quantisation]
+def _finish(writer: gguf.GGUFWriter, model: PreTrainedModel, path: Path, architecture: str, quantization: str) -> Path:
+    kind = gguf.GGMLQuantizationType[quantization]
     heads = {"q_proj": model.config.num_attention_heads, "k_proj": model.config.num_key_value_heads}
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight":  # tied

@@ -147,7 +147,7 @@ def test_only_the_adapter_and_the_new_rows_learn() -> None:
     assert changed == NEW
 
 
-def test_the_own_head_gives_the_models_own_loss_and_gradients() -> None:
+def test_linear_cross_entropy_gives_the_models_own_loss_and_gradients() -> None:
     """Trained rows reach the loss by the head's merged weights: both ways agree, gradients included."""
     row = IDS[0].numpy().astype(np.int32)
     (packed,) = pack([row], [row], budget=0)

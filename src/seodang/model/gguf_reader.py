@@ -1,7 +1,7 @@
-"""Reads a GGUF file: metadata and dequantised tensors. It knows nothing about models.
+"""Reads a GGUF file: metadata and dequantized tensors. It knows nothing about models.
 
 The header is parsed here because the `gguf` package's own reader takes ten seconds over a vocabulary of 262,144
-tokens; the arithmetic of the quantisations is the package's.
+tokens; the arithmetic of the quantizations is the package's.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_CHUNK_ROWS = 4096  # dequantised at a time: bounds the temporaries, and a group this large is no loop in Python
+_CHUNK_ROWS = 4096  # dequantized at a time: bounds the temporaries, and a group this large is no loop in Python
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,7 @@ class TensorPlace:
     """One tensor of the file."""
 
     shape: tuple[int, ...]  # rows first, as torch has it
-    quantisation: int  # ggml's number of the type
+    quantization: int  # ggml's number of the type
     offset: int  # bytes from the start of the data
 
 
@@ -37,12 +37,12 @@ class GgufFile:
     data: memoryview
 
     def rows(self, name: str) -> Iterator[NDArray[np.float32]]:
-        """The tensor dequantised, float32, in chunks of up to 4,096 rows along its first dimension."""
+        """The tensor dequantized, float32, in chunks of up to 4,096 rows along its first dimension."""
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
         from gguf.quants import dequantize
 
         place = self.tensors[name]
-        kind = GGMLQuantizationType(place.quantisation)
+        kind = GGMLQuantizationType(place.quantization)
         block, block_bytes = GGML_QUANT_SIZES[kind]
         size = math.prod(place.shape) // block * block_bytes
         packed = np.frombuffer(self.data, np.uint8, size, place.offset).reshape(place.shape[0], -1)
@@ -75,9 +75,9 @@ def parse(content: bytes) -> GgufFile:
     for _ in range(num_tensors):
         name, position = _string(content, position)
         (dimensions,) = struct.unpack_from("<I", content, position)
-        *shape, quantisation, offset = struct.unpack_from(f"<{dimensions}QIQ", content, position + 4)
+        *shape, quantization, offset = struct.unpack_from(f"<{dimensions}QIQ", content, position + 4)
         position += 4 + 8 * dimensions + 12
-        tensors[name] = TensorPlace(shape=tuple(reversed(shape)), quantisation=quantisation, offset=offset)
+        tensors[name] = TensorPlace(shape=tuple(reversed(shape)), quantization=quantization, offset=offset)
     alignment = metadata.get("general.alignment", 32)
     start = -(-position // alignment) * alignment
     return GgufFile(metadata=metadata, tensors=tensors, data=memoryview(content)[start:])

@@ -60,7 +60,7 @@ def write_folder(source: GgufFile, folder: Path, on_bytes: Callable[[int], None]
 def _write_weights(source: GgufFile, folder: Path, on_bytes: Callable[[int], None]) -> None:
     """float32, although half the disk would do for bfloat16.
 
-    Rounding to bfloat16 moved the loss on Korean text by up to 0.0013 nats per token: little against the quantisation,
+    Rounding to bfloat16 moved the loss on Korean text by up to 0.0013 nats per token: little against the quantization,
     but not against what a tune is measured by.
     """
     from safetensors.numpy import save_file

@@ -81,12 +81,12 @@ def load_config(spec: recipe.Model) -> PreTrainedConfig:
     """The config of a recipe's model, a causal language model that transformers knows; no weights are read.
 
     Raises:
-        ModelError: says what is missing or wrong, and the mend.
+        ModelError: says what is missing or wrong, and how to fix it.
     """
     path = resolve_model(spec.path)
     if Path(path).is_dir():
         _check_folder(Path(path), spec.path)
-    with _told(spec.path, spec.revision):
+    with _as_our_errors(spec.path, spec.revision):
         file = cached_file(path, "config.json", revision=spec.revision)
         if file is None:
             raise ModelError("no config.json", where=spec.path, hint="give a folder or hub id that holds a model")
@@ -106,7 +106,7 @@ def load_tokenizer(
         ModelError: missing, damaged, slow, or not the one its own tokenizer.json describes.
     """
     folder = resolve_model(path)
-    with _told(path, revision):
+    with _as_our_errors(path, revision):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, revision=revision, trust_remote_code=trust_remote_code
         )
@@ -126,14 +126,14 @@ def load_model(spec: recipe.Model, placement: Placement, *, four_bit: bool = Fal
         four_bit: hold the linear layers but the head in 4 bits (NF4), as QLoRA trains beside them.
 
     Raises:
-        ModelError: says what is missing or wrong, and the mend.
+        ModelError: says what is missing or wrong, and how to fix it.
         ResourceError: it does not fit into the memory of the device.
     """
     config = load_config(spec)
     if placement.dtype == "float16" and config.model_type.startswith("gemma"):
         what = "Gemma overflows in float16"
         raise ModelError(what, where="model.dtype", hint="use dtype: auto, float32 or bfloat16")
-    with _told(spec.path, spec.revision):
+    with _as_our_errors(spec.path, spec.revision):
         model, info = AutoModelForCausalLM.from_pretrained(
             resolve_model(spec.path),
             config=config,
@@ -170,7 +170,7 @@ def load_weights(model: PreTrainedModel, folder: Path) -> None:
     Raises:
         ModelError: the folder is incomplete or damaged.
     """
-    with _told(str(folder), None):
+    with _as_our_errors(str(folder), None):
         stored = type(model).from_pretrained(folder, dtype=model.dtype)
         if len(stored.get_input_embeddings().weight) != len(model.get_input_embeddings().weight):
             model.resize_token_embeddings(len(stored.get_input_embeddings().weight))
@@ -242,8 +242,8 @@ def _found_sound(file: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
 
 
 @contextmanager
-def _told(path: str, revision: str | None) -> Iterator[None]:
-    """transformers quiet, and its errors told as ours."""
+def _as_our_errors(path: str, revision: str | None) -> Iterator[None]:
+    """transformers quiet, and its errors as ours."""
     try:
         with quiet():
             yield

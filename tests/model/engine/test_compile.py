@@ -30,7 +30,7 @@ ROW = np.arange(3, 19, dtype=np.int32)
 def as_written(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Functions that would be compiled run as they are written: their numbers, without a compiler."""
     for module in (compile, linear_cross_entropy_gpu):
-        monkeypatch.setattr(module, "compiled", lambda function, **_: function)
+        monkeypatch.setattr(module, "compile_lazily", lambda function, **_: function)
     linear_cross_entropy_gpu.passes.cache_clear()
     yield
     linear_cross_entropy_gpu.passes.cache_clear()
@@ -40,21 +40,21 @@ def as_written(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("factor", [1.0, 0.5])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("rows", [5, 64])
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("compiled", [True, False])
 def test_the_whole_vocabulary_at_once_is_the_cross_entropy(
     softcap: float | None,
     factor: float,
     bias: bool,
     rows: int,
-    fused: bool,
+    compiled: bool,
     as_written: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Loss and all gradients are autograd's of the written out logits, in one chunk and in several."""
     torch.manual_seed(0)
-    monkeypatch.setattr(linear_cross_entropy, "FUSED_BYTES", 16 * 97 * 4)
+    monkeypatch.setattr(linear_cross_entropy, "COMPILED_BYTES", 16 * 97 * 4)
     made = linear_cross_entropy_gpu.passes
-    monkeypatch.setattr(linear_cross_entropy, "passes", lambda softcap, factor, _: made(softcap, factor, fused))
+    monkeypatch.setattr(linear_cross_entropy, "passes", lambda softcap, factor, _: made(softcap, factor, compiled))
     leaves = [torch.randn(rows, 8), torch.randn(97, 8), *([torch.randn(97)] if bias else [])]
     targets = torch.randint(97, (rows,))
     found = []
@@ -90,9 +90,9 @@ def test_layers_are_compiled_where_they_are_trained(monkeypatch: pytest.MonkeyPa
 
         return fast
 
-    monkeypatch.setattr(compile, "compiled", noted)
+    monkeypatch.setattr(compile, "compile_lazily", noted)
     model = make_model(make_config("gemma3")).train()
-    with compiled_layers(model), compiled_layers(model):  # around an evaluation amid training
+    with compiled_layers(model), compiled_layers(model):  # around an evaluation during training
         assert made == ["Gemma3DecoderLayer", "Gemma3DecoderLayer", "Gemma3RMSNorm"]
         ids = torch.arange(3, 19).unsqueeze(0)
         model(ids)
@@ -113,28 +113,28 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     def choose(error: float) -> Engine:
         monkeypatch.setattr(engine_module, "on_cuda", lambda _: True)
         monkeypatch.setattr(engine_module, "hardware_of", lambda _: Hardware("cpu", (0, 0), ()))
-        monkeypatch.setattr(engine_module, "fusion_error", lambda *_: error)
+        monkeypatch.setattr(engine_module, "compile_error", lambda *_: error)
         return choose_engine(make_model(make_config("llama")), [ROW, ROW])
 
     return choose
 
 
-def test_what_agrees_is_fused(on_a_gpu: Callable[..., Engine]) -> None:
+def test_what_agrees_is_compiled(on_a_gpu: Callable[..., Engine]) -> None:
     """On CUDA chains are compiled where they say the same; on a CPU they are not tried."""
-    assert on_a_gpu(1e-3).fused
+    assert on_a_gpu(1e-3).compiled
     assert on_a_gpu(1e-3).remarks == ()
 
 
 def test_a_cpu_compiles_nothing() -> None:
     """There the head has tiles, and norms are computed twice."""
-    assert not choose_engine(make_model(make_config("llama")), [ROW, ROW]).fused
+    assert not choose_engine(make_model(make_config("llama")), [ROW, ROW]).compiled
 
 
 @pytest.mark.parametrize(("error", "what"), [(float("inf"), "cannot be compiled"), (0.3, "differ"), (float("nan"), "")])
-def test_what_differs_or_does_not_compile_is_told(error: float, what: str, on_a_gpu: Callable[..., Engine]) -> None:
+def test_what_differs_or_does_not_compile_is_reported(error: float, what: str, on_a_gpu: Callable[..., Engine]) -> None:
     """The run goes on as written, with one sentence."""
     engine = on_a_gpu(error)
-    assert not engine.fused
+    assert not engine.compiled
     assert what in engine.remarks[0]
 
 
@@ -153,7 +153,7 @@ def test_what_can_be_recorded_is_replayed(
     monkeypatch.setattr(engine_module, "kernel_error", lambda *_: error)
     model, packed = make_model(make_config("llama")), changes.get("packed", True)
     engine = choose_engine(model, [ROW, ROW], packed=packed, fused=False, compute_dtype=compute)
-    assert (engine.cuda_graphs, engine.fused) == (recorded, False)
+    assert (engine.cuda_graphs, engine.compiled) == (recorded, False)
 
 
 def test_short_runs_are_not_compiled() -> None:
@@ -174,7 +174,7 @@ def test_an_error_of_the_compiler_is_no_error_of_the_run(monkeypatch: pytest.Mon
 
         return call
 
-    monkeypatch.setattr(compile, "compiled", broken)
+    monkeypatch.setattr(compile, "compile_lazily", broken)
     model = make_model(make_config("llama"))
     assert compile_error(model, [ROW, ROW], BF16) == float("inf")
     assert not any("forward" in vars(module) for module in model.modules())
@@ -187,11 +187,11 @@ def _pack(seed: int) -> Pack:
     return packed
 
 
-def _trained(model: Any, *, fused: bool) -> tuple[list[float], Tensor]:
+def _trained(model: Any, *, compiled: bool) -> tuple[list[float], Tensor]:
     """(losses of three packs under bf16 autocast and of one without gradients, all gradients end to end)."""
     model.zero_grad(set_to_none=True)
     losses = []
-    with Engine(packed=True, linear_cross_entropy=True, fused=fused, compute_dtype=BF16).installed(model):
+    with Engine(packed=True, linear_cross_entropy=True, compiled=compiled, compute_dtype=BF16).installed(model):
         for seed in range(3):
             loss = model(pack=_pack(seed))
             loss.backward()
@@ -202,8 +202,8 @@ def _trained(model: Any, *, fused: bool) -> tuple[list[float], Tensor]:
 
 
 def _assert_same(model: Any) -> None:
-    losses, gradients = _trained(model, fused=True)
-    expected, wanted = _trained(model, fused=False)
+    losses, gradients = _trained(model, compiled=True)
+    expected, wanted = _trained(model, compiled=False)
     assert losses == pytest.approx(expected, rel=2e-3)
     assert torch.nn.functional.cosine_similarity(gradients, wanted, dim=0) > 0.999
 
@@ -223,4 +223,4 @@ def test_compiled_training_on_a_gpu(kind: str) -> None:
     model = make_model(make_config(kind)).to("cuda").train()
     _assert_same(model)
     assert compile_error(model, [ROW, ROW], BF16) < engine_module.TOLERANCE[BF16]
-    assert choose_engine(model, [ROW, ROW], compute_dtype=BF16).fused
+    assert choose_engine(model, [ROW, ROW], compute_dtype=BF16).compiled

@@ -14,7 +14,6 @@ from transformers import (
 )
 
 from seodang.data.pack import pack
-from seodang.errors import SeodangError
 from seodang.model.engine.attention import PACKED, attention
 from seodang.model.engine.engine import choose_engine
 from seodang.model.engine.self_test import packing_error
@@ -130,7 +129,7 @@ def test_a_trial_that_gives_nan_is_not_trusted(where: str, monkeypatch: pytest.M
 def test_packed_attention_without_lengths_raises() -> None:
     """A call that would let sequences see each other is refused."""
     model = make_model(make_config("llama"))
-    with attention(model, PACKED), pytest.raises(SeodangError, match="without the lengths"):
+    with attention(model, PACKED), pytest.raises(AssertionError, match="without the lengths"):
         model(input_ids=torch.ones(1, 4, dtype=torch.long))
 
 

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from seodang.errors import SeodangError
 from seodang.model.engine.attention_kernels import choose_kernel, hardware_of, product_dtype, run_kernel
 
 # Names that hold no "sdpa": Gemma 2 refuses those that do.
@@ -67,12 +66,12 @@ def packed_attention(
         [1, T, H, D], and no weights.
 
     Raises:
-        SeodangError: called without lengths: the row's sequences would see each other.
+        AssertionError: called without lengths: the row's sequences would see each other.
     """
     if seq_lens is None or seq_bounds is None:
-        raise SeodangError("packed attention was called without the lengths of the sequences")
+        raise AssertionError("packed attention was called without the lengths of the sequences")
     if query.shape[0] != 1 or seq_lens.total != query.shape[2]:
-        raise SeodangError(f"sequences of {seq_lens.total} positions in rows of shape {tuple(query.shape)}")
+        raise AssertionError(f"sequences of {seq_lens.total} positions in rows of shape {tuple(query.shape)}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     dtype = product_dtype(query)
     kernel = choose_kernel(
@@ -86,7 +85,7 @@ def packed_attention(
     )
     if not kernels or kernel is None:
         if query.is_cuda and torch.cuda.is_current_stream_capturing():
-            raise SeodangError("packed rows go sequence by sequence, by lengths that differ from pack to pack")
+            raise AssertionError("packed rows go sequence by sequence, by lengths that differ from pack to pack")
         return _each(query, key, value, seq_lens.each, scale, dropout, sliding_window, softcap, s_aux), None
     q, k, v = (states.to(dtype) for states in (query, key, value))
     row = (q, k, v, seq_bounds, seq_lens.longest)

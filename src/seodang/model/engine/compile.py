@@ -18,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 VARIANTS = 64  # of one function: kinds of layers and of input; torch's own limit is 8
 
 
-def compiled(function: Callable[..., Any], *, dynamic: bool | None = True) -> Callable[..., Any]:
+def compile_lazily(function: Callable[..., Any], *, dynamic: bool | None = True) -> Callable[..., Any]:
     """The function as kernels, compiled when it is first called.
 
     Args:
@@ -31,15 +31,15 @@ def compiled(function: Callable[..., Any], *, dynamic: bool | None = True) -> Ca
 def compiled_layers(model: PreTrainedModel) -> Iterator[None]:
     """Inside, the model's layers and the norms outside of them are compiled, up to their attention.
 
-    Only where gradients are taken, and not where layers are computed twice: evaluations amid training would compile
-    all of it once more. What the compiler then refuses, an adapter's layer maybe, torch tells and runs as written.
+    Only where gradients are taken, and not where layers are computed twice: evaluations during training would compile
+    all of it once more. What the compiler then refuses, such as an adapter's layer, torch reports and runs as written.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     within = {inner for layer in layers for inner in layer.modules()}
     parts = [*layers, *(norm for norm in norms_of(model) if norm not in within)]
     parts = [part for part in parts if "forward" not in vars(part)]
     for part in parts:
-        part.forward = _fused(part)
+        part.forward = _compiled_forward(part)
     try:
         with torch._dynamo.config.patch(recompile_limit=VARIANTS, suppress_errors=True):
             yield
@@ -48,13 +48,13 @@ def compiled_layers(model: PreTrainedModel) -> Iterator[None]:
             del part.forward
 
 
-def _fused(part: nn.Module) -> Callable[..., Any]:
+def _compiled_forward(part: nn.Module) -> Callable[..., Any]:
     written: Callable[..., Any] = part.forward
-    fast = compiled(written)
+    fast = compile_lazily(written)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        twice = getattr(part, "gradient_checkpointing", False)
-        return (fast if torch.is_grad_enabled() and not twice else written)(*args, **kwargs)
+        is_recomputed = getattr(part, "gradient_checkpointing", False)
+        return (fast if torch.is_grad_enabled() and not is_recomputed else written)(*args, **kwargs)
 
     return forward
 

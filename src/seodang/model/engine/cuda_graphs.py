@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from seodang.errors import SeodangError
 from seodang.model.engine.attention import Lengths
 from seodang.model.engine.loss import PackTensors, on_host, to_device
 from seodang.types import IGNORED, Pack
 
 MOST = 32  # graphs of a run; sizes beyond them run as written
-ROOM = 1.2  # free memory that recording asks for, in what a forward pass takes
+MEMORY_MARGIN = 1.2  # free memory that recording asks for, in what a forward pass takes
 TOLERANCE = 1e-2  # between the loss as replayed and as written, relative: they differ by the order of sums
 
 
@@ -90,13 +89,13 @@ class CudaGraphs:
 
     Args:
         run: PackTensors → the summed loss.
-        tell: takes a sentence, if passes cannot be recorded.
+        on_note: takes a sentence, if passes cannot be recorded.
     """
 
     def __init__(
-        self, model: PreTrainedModel, run: Callable[[PackTensors], Tensor], tell: Callable[[str], None]
+        self, model: PreTrainedModel, run: Callable[[PackTensors], Tensor], on_note: Callable[[str], None]
     ) -> None:
-        self._model, self._run, self._tell = model, run, tell
+        self._model, self._run, self._on_note = model, run, on_note
         self._seen: set[Size] = set()
         self._recorded: dict[Size, _Recorded] = {}
         self._trained = [weight for weight in model.parameters() if weight.requires_grad]
@@ -126,16 +125,16 @@ class CudaGraphs:
     def _record(self, size: Size, host: _Host) -> bool:
         recorded = _Recorded(_on_device(host, self._model.device), self._model.device)
         try:
-            with _leaving_room(self._model.device, checked=self._pool is None):
+            with _checking_memory(self._model.device, checked=self._pool is None):
                 expected = self._expected(recorded.tensors)
             self.place_gradients()
             recorded.record(self._run, self._factor, self._pool)
             recorded.forward(host)
             if not abs(float(recorded.loss) - expected) <= TOLERANCE * abs(expected):
-                raise SeodangError(f"the loss is {float(recorded.loss):g} instead of {expected:g}")
+                raise RuntimeError(f"the loss is {float(recorded.loss):g} instead of {expected:g}")
         except Exception as error:  # what cannot be recorded raises in many ways; it runs as written then
             self._can_record = False
-            self._tell(f"CUDA graphs are not used: {str(error).splitlines()[0]}")
+            self._on_note(f"CUDA graphs are not used: {str(error).splitlines()[0]}")
             return False
         self._pool = self._pool or recorded.pool
         self._recorded[size] = recorded
@@ -173,7 +172,7 @@ class CudaGraphs:
     def backward(self, recorded: "_Recorded", factor: Tensor, turn: int) -> None:
         """Replay the backward pass that belongs to the last forward pass: gradients are added to `.grad`."""
         if turn != self._turn:
-            raise SeodangError("a pack's backward pass came after another pack's forward pass")
+            raise AssertionError("a pack's backward pass came after another pack's forward pass")
         self._factor.copy_(factor)
         self.place_gradients()
         recorded.replay_backward()
@@ -226,11 +225,11 @@ class _GraphPass(torch.autograd.Function):
 
 
 @contextmanager
-def _leaving_room(device: torch.device, *, checked: bool) -> Iterator[None]:
+def _checking_memory(device: torch.device, *, checked: bool) -> Iterator[None]:
     """Inside runs what will be recorded; afterwards as much memory must be free as it took.
 
     Raises:
-        SeodangError: it is not, and this is `checked`.
+        RuntimeError: it is not, and this is `checked`.
     """
     if device.type != "cuda":
         yield
@@ -239,11 +238,11 @@ def _leaving_room(device: torch.device, *, checked: bool) -> Iterator[None]:
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     yield
-    taken = torch.cuda.max_memory_allocated() - before
+    needed = torch.cuda.max_memory_allocated() - before
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info()
-    if checked and free < ROOM * taken:
-        raise SeodangError(f"they take {taken / 1e9:.1f} GB of memory more, {free / 1e9:.1f} GB are free")
+    if checked and free < MEMORY_MARGIN * needed:
+        raise RuntimeError(f"they take {needed / 1e9:.1f} GB of memory more, {free / 1e9:.1f} GB are free")
 
 
 def record(work: Callable[[], None], pool: Any) -> tuple[Callable[[], None], Any]:

@@ -41,7 +41,7 @@ class Engine:
     packed: bool  # several sequences a row; else one
     linear_cross_entropy: bool  # head and cross entropy computed here; else the model's logits
     kernels: bool = True  # packed rows by one kernel where the device has one that fits; else sequence by sequence
-    fused: bool = False  # layers and the head's passes over its logits are compiled
+    compiled: bool = False  # layers and the head's passes over its logits are compiled
     cuda_graphs: bool = False  # passes of packs are recorded as CUDA graphs, and replayed
     compute_dtype: torch.dtype | None = None  # of the products (autocast); none: the weights' own
     remarks: tuple[str, ...] = ()
@@ -51,28 +51,28 @@ class Engine:
         return pack_tokens if self.packed else 0
 
     @contextmanager
-    def installed(self, model: PreTrainedModel, tell: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    def installed(self, model: PreTrainedModel, on_note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
         """Inside, ``model(pack=PACK)`` is the pack's summed loss; every other call is the model's own.
 
         The loss runs inside the model's forward, so that DDP and FSDP see an ordinary forward pass. An adapter's calls
         reach the model that it was added to, so that it is installed on that one.
 
         Args:
-            tell: takes a sentence, where something turns out not to work and is done without.
+            on_note: takes a sentence, where something turns out not to work and is done without.
         """
         own: Callable[..., Any] = model.forward
-        replaced = vars(model).get("forward")  # by a hook, or by this engine around an evaluation amid training
+        replaced = vars(model).get("forward")  # by a hook, or by this engine around an evaluation during training
         scratch = Scratch() if self.linear_cross_entropy and _is_alone_on_cpu(model) and not self.cuda_graphs else None
 
         def run(tensors: PackTensors) -> Tensor:
             device, dtype = model.device.type, self.compute_dtype
             with torch.autocast(device, dtype=dtype, enabled=dtype is not None, cache_enabled=not self.cuda_graphs):
                 if self.linear_cross_entropy:
-                    fused = self.fused and torch.is_grad_enabled()
-                    return linear_cross_entropy_loss(model, tensors, scratch, rows, fused=fused)
+                    compiled = self.compiled and torch.is_grad_enabled()
+                    return linear_cross_entropy_loss(model, tensors, scratch, rows, compiled=compiled)
                 return logits_loss(model, tensors, own)
 
-        graphs = CudaGraphs(model, run, tell) if self.cuda_graphs else None
+        graphs = CudaGraphs(model, run, on_note) if self.cuda_graphs else None
 
         def forward(*args: Any, pack: Pack | None = None, **kwargs: Any) -> Any:
             if pack is None:
@@ -84,7 +84,7 @@ class Engine:
         packed = PACKED if self.kernels else EACH
         name = packed if self.packed else model.config._attn_implementation
         on_cpu = model.device.type == "cpu"
-        norms = compiled_layers(model) if self.fused else light_norms(model) if on_cpu else nullcontext()
+        norms = compiled_layers(model) if self.compiled else light_norms(model) if on_cpu else nullcontext()
         sparse = _sparse_embedding_gradient(model, wanted=scratch is not None)
         with trainable_tokens_in_place(model) as rows, attention(model, name), sparse, norms:
             model.forward = forward
@@ -135,7 +135,7 @@ def choose_engine(
     fused: bool = True,
     compute_dtype: torch.dtype | None = None,
 ) -> Engine:
-    """Try packing and the own head on this model, and yield to transformers' own path where they differ.
+    """Try packing and linear cross entropy on this model, and yield to transformers' own path where they differ.
 
     Args:
         rows: ids of a few real rows [tokens].
@@ -172,7 +172,7 @@ def choose_engine(
         packed=packed,
         linear_cross_entropy=linear_cross_entropy,
         kernels=kernels,
-        fused=fused,
+        compiled=fused,
         cuda_graphs=alone and packed and kernels and (compute_dtype or model.dtype).itemsize == 2,
         compute_dtype=compute_dtype,
         remarks=tuple(remarks),
@@ -181,7 +181,7 @@ def choose_engine(
 
 @torch.no_grad()
 def linear_cross_entropy_error(model: PreTrainedModel, row: NDArray[np.int32]) -> float:
-    """Relative difference between the own head's loss and the model's logits on one row."""
+    """Relative difference between the linear cross entropy and the model's logits on one row."""
     (single,) = pack([row], [row], budget=0)
     tensors = on_device(single, model.device)
     try:

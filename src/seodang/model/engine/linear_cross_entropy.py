@@ -1,7 +1,7 @@
 """Output head and cross entropy in one: what a step needs of its logits, without ever holding all of them.
 
 The gradients are taken in the forward pass, while the probabilities are at hand: three products a position, none
-repeated. On a CPU the vocabulary is walked in tiles that stay in its cache, twice: once for the normaliser, once for
+repeated. On a CPU the vocabulary is walked in tiles that stay in its cache, twice: once for the normalizer, once for
 the gradients; between the two, a chunk of positions keeps its logits in the dtype of the products. Elsewhere it is
 taken whole, and each of the two is one kernel where it can be compiled.
 
@@ -21,7 +21,7 @@ from seodang.model.engine.linear_cross_entropy_gpu import LinearCrossEntropyGpu,
 from seodang.model.engine.trainable_tokens import TrainableTokens, base_layer
 
 KEPT_BYTES = 320 * 2**20  # of a chunk's logits between the two walks
-FUSED_BYTES = 2**30  # the same, where a kernel needs no copies of them
+COMPILED_BYTES = 2**30  # the same, where a kernel needs no copies of them
 _SLOW = ("cpu", torch.float32)  # where one product of a few rows by a whole vocabulary is slow
 TILE = 4096  # tokens of the vocabulary at a time on a CPU
 
@@ -78,7 +78,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         scratch: Scratch | None = None,
         rows_RD: Tensor | None = None,
         trained: TrainableTokens | None = None,
-        fused: bool = False,
+        compiled: bool = False,
     ) -> Tensor:
         wants_hidden, wants_weight, wants_bias = (wants_grad and needed for needed in ctx.needs_input_grad[:3])
         device = hidden_SD.device.type
@@ -92,32 +92,34 @@ class LinearCrossEntropy(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias_V) if wants_bias and bias_V is not None else None
         grad_rows = None if rows_RD is None or not wants_grad else torch.zeros_like(rows_RD, dtype=torch.float32)
         total = torch.zeros((), dtype=torch.float32, device=hidden_SD.device)
-        tiled = device == "cpu" and not fused
-        room = grad_weight if tiled and grad_weight is not None and _has_room(grad_weight, hidden_SD, compute) else None
-        kept_bytes = FUSED_BYTES if fused else KEPT_BYTES
-        most = len(hidden_SD) if room is not None else kept_bytes // (compute.itemsize * weight_VD.shape[0])
+        tiled = device == "cpu" and not compiled
+        # the gradient's own memory takes the logits until it is written
+        has_spare = tiled and grad_weight is not None and _fits_in_gradient(grad_weight, hidden_SD, compute)
+        spare_VD = grad_weight if has_spare else None
+        kept_bytes = COMPILED_BYTES if compiled else KEPT_BYTES
+        most = len(hidden_SD) if spare_VD is not None else kept_bytes // (compute.itemsize * weight_VD.shape[0])
         rows = _chunk_size(len(hidden_SD), most)
         walk: _Walk | LinearCrossEntropyGpu
         if tiled:
             walk = _Walk(weight_VD, bias_V, softcap, factor, compute, rows)
         else:
-            walk = LinearCrossEntropyGpu(weight_VD, bias_V, passes(softcap, factor, fused), compute)
+            walk = LinearCrossEntropyGpu(weight_VD, bias_V, passes(softcap, factor, compiled), compute)
         with torch.autocast(device, enabled=False):
             for start in range(0, hidden_SD.shape[0], rows):
                 chunk = slice(start, start + rows)
                 hidden, targets = hidden_SD[chunk].to(compute), targets_S[chunk]
                 kept_VN = None
-                if room is not None:
-                    kept_VN = room.view(compute)
+                if spare_VD is not None:
+                    kept_VN = spare_VD.view(compute)
                 elif wants_grad:
                     count = len(hidden) * len(weight_VD)
                     kept_V = scratch.logits(hidden, count) if scratch else hidden.new_empty(count)
                     kept_VN = kept_V.view(len(weight_VD), -1)
-                normaliser_N, chosen_N = walk.normalize(hidden, targets, kept_VN)
-                total += (normaliser_N - chosen_N).sum()
+                normalizer_N, chosen_N = walk.normalize(hidden, targets, kept_VN)
+                total += (normalizer_N - chosen_N).sum()
                 if kept_VN is None:
                     continue
-                for tile, weight, grad in walk.gradients(kept_VN, normaliser_N, targets):
+                for tile, weight, grad in walk.gradients(kept_VN, normalizer_N, targets):
                     if grad_hidden is not None:
                         walk.put_product(grad_hidden[chunk], grad, weight, first=False)
                     if grad_weight is not None:
@@ -212,7 +214,7 @@ class _Walk:
         return torch.stack(sums).logsumexp(0), chosen_N
 
     def gradients(
-        self, kept_VN: Tensor, normaliser_N: Tensor, targets_N: Tensor
+        self, kept_VN: Tensor, normalizer_N: Tensor, targets_N: Tensor
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """(tile, its weights [W, D], gradient of the loss by its raw logits [N, W]), of what `normalize` left.
 
@@ -224,7 +226,7 @@ class _Walk:
             if self.softcap is not None:
                 slope = _shaped(self._slope, logits.shape).copy_(logits)
                 slope.div_(self.softcap).square_().neg_().add_(1.0)
-            grad = logits.sub_(normaliser_N.unsqueeze(-1)).exp_()
+            grad = logits.sub_(normalizer_N.unsqueeze(-1)).exp_()
             index, inside = _within(targets_N, tile)
             grad.scatter_add_(-1, index, -inside.unsqueeze(-1))
             if slope is not None:
@@ -261,7 +263,7 @@ class _Walk:
         return logits if self.softcap is None else logits.div_(self.softcap).tanh_().mul_(self.softcap)
 
 
-def _has_room(gradient_VD: Tensor, hidden_SD: Tensor, compute: torch.dtype) -> bool:
+def _fits_in_gradient(gradient_VD: Tensor, hidden_SD: Tensor, compute: torch.dtype) -> bool:
     """Whether the logits of a tile, of all positions, fit where the tile's gradient will lie: they are read before."""
     return len(hidden_SD) * compute.itemsize <= gradient_VD[0].nbytes
 

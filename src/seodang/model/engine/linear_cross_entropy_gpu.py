@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from seodang.model.engine.compile import compiled
+from seodang.model.engine.compile import compile_lazily
 
 
 class LinearCrossEntropyGpu:
@@ -32,11 +32,11 @@ class LinearCrossEntropyGpu:
         return self.passes.normalize(raw, targets_N)
 
     def gradients(
-        self, kept_VN: Tensor, normaliser_N: Tensor, targets_N: Tensor
+        self, kept_VN: Tensor, normalizer_N: Tensor, targets_N: Tensor
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """(all of it, the weights [V, D], gradient of the loss by the raw logits [N, V]), in their place."""
         raw = kept_VN.view(len(targets_N), len(self.weight_VD))
-        self.passes.to_gradient(raw, normaliser_N, targets_N)
+        self.passes.to_gradient(raw, normalizer_N, targets_N)
         yield self.tile, self.weight_VD, raw
 
     def put_product(self, total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
@@ -44,7 +44,7 @@ class LinearCrossEntropyGpu:
         if total.dtype == a.dtype:
             torch.mm(a, b, out=total) if first else total.addmm_(a, b)
         elif a.device.type == "cuda":
-            if first or isinstance(total, FakeTensor):  # of a rehearsal: there torch knows this sum not
+            if first or isinstance(total, FakeTensor):  # a memory estimate's: torch knows no such sum of them
                 torch.mm(a, b, out_dtype=total.dtype, out=total)
             else:
                 torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
@@ -64,7 +64,7 @@ class Passes(NamedTuple):
 
 
 @lru_cache
-def passes(softcap: float | None, factor: float, fused: bool) -> Passes:
+def passes(softcap: float | None, factor: float, compiled: bool) -> Passes:
     def scaled(raw: Tensor) -> Tensor:
         logits = raw.float()
         if factor != 1.0:
@@ -72,15 +72,15 @@ def passes(softcap: float | None, factor: float, fused: bool) -> Passes:
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
     def normalize(raw_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-        normaliser_N = torch.logsumexp(scaled(raw_NV), -1)
+        normalizer_N = torch.logsumexp(scaled(raw_NV), -1)
         chosen_N = scaled(raw_NV.gather(-1, targets_N.clamp(min=0).unsqueeze(-1)).squeeze(-1))
-        return normaliser_N, torch.where(targets_N < 0, normaliser_N, chosen_N)
+        return normalizer_N, torch.where(targets_N < 0, normalizer_N, chosen_N)
 
-    def to_gradient(raw_NV: Tensor, normaliser_N: Tensor, targets_N: Tensor) -> None:
+    def to_gradient(raw_NV: Tensor, normalizer_N: Tensor, targets_N: Tensor) -> None:
         logits = scaled(raw_NV)
         slope = None if softcap is None else 1.0 - (logits / softcap) ** 2
-        gradient = logits.sub_(normaliser_N.unsqueeze(-1)).exp_()
-        if fused:  # part of the same kernel
+        gradient = logits.sub_(normalizer_N.unsqueeze(-1)).exp_()
+        if compiled:  # part of the same kernel
             gradient -= (torch.arange(raw_NV.shape[1], device=raw_NV.device) == targets_N.unsqueeze(-1)).float()
         else:  # without a second [N, V]
             gradient.scatter_add_(-1, targets_N.clamp(min=0).unsqueeze(-1), -torch.ones_like(gradient[:, :1]))
@@ -89,14 +89,14 @@ def passes(softcap: float | None, factor: float, fused: bool) -> Passes:
         gradient *= torch.where(targets_N < 0, 0.0, factor).unsqueeze(-1)
         raw_NV.copy_(gradient)
 
-    if not fused:
+    if not compiled:
         return Passes(normalize, to_gradient)
     return Passes(_for_any_rows(normalize), _for_any_rows(to_gradient))
 
 
 def _for_any_rows(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiled; rows differ from chunk to chunk, columns do not, and kernels that know their number are faster."""
-    fast = compiled(function, dynamic=None)
+    fast = compile_lazily(function, dynamic=None)
 
     def call(*tensors: Tensor) -> Any:
         for tensor in tensors:

@@ -56,7 +56,7 @@ def linear_cross_entropy_loss(
     scratch: Scratch | None = None,
     rows: TrainableTokens | None = None,
     *,
-    fused: bool = False,
+    compiled: bool = False,
 ) -> Tensor:
     """Sum of −log p over the pack's supervised positions, in nats: a float32 scalar.
 
@@ -65,7 +65,7 @@ def linear_cross_entropy_loss(
     Args:
         scratch: keeps the head's buffers; the weights' gradient then goes straight into `.grad`.
         rows: of the head, that an adapter trains, held in its table.
-        fused: the head's passes over its logits are compiled.
+        compiled: the head's passes over its logits are compiled.
     """
     output: Any = model.base_model(**tensors.inputs)
     hidden_SD = output.last_hidden_state[0].index_select(0, tensors.supervised)
@@ -79,7 +79,7 @@ def linear_cross_entropy_loss(
     scratch = scratch if weight_VD.is_leaf else None  # of an adapter's own making: autograd has to pass it on
     settings = (*_scaling(config), torch.is_grad_enabled(), scratch)
     trained = (rows.rows_RD if rows else None, rows)
-    return head_loss(hidden_SD, weight_VD, bias, tensors.targets, *settings, *trained, fused)
+    return head_loss(hidden_SD, weight_VD, bias, tensors.targets, *settings, *trained, compiled)
 
 
 def logits_loss(model: PreTrainedModel, tensors: PackTensors, forward: Callable[..., Any]) -> Tensor:
@@ -96,7 +96,7 @@ def to_device(array: NDArray[np.signedinteger], device: torch.device) -> Tensor:
 def on_host(array: NDArray[np.signedinteger], device: torch.device) -> Tensor:
     """An array as a tensor; for CUDA in pinned memory, since a copy from any other waits for the GPU."""
     tensor = torch.from_numpy(array)
-    has_data = not isinstance(tensor, FakeTensor)  # of a rehearsal
+    has_data = not isinstance(tensor, FakeTensor)  # of a memory estimate
     return tensor.pin_memory() if device.type == "cuda" and has_data else tensor
 
 

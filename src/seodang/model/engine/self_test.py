@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from seodang.data.pack import pack
-from seodang.errors import SeodangError
 from seodang.model.engine.attention import EACH, PACKED, attention
 from seodang.model.engine.compile import compiled_layers
 from seodang.model.engine.loss import linear_cross_entropy_loss, on_device
@@ -50,7 +49,7 @@ def packing_error(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]]) -> 
     try:
         with attention(model, EACH):
             found = _logits(model, packed)
-    except (AttributeError, KeyError, RuntimeError, SeodangError, TypeError, ValueError):
+    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         return float("inf")  # an architecture with an attention of its own
     return float((found - expected).abs().max() / expected.abs().max())
 
@@ -90,11 +89,11 @@ def compile_error(
     model.train()
     try:
         with torch.autocast(model.device.type, dtype=compute_dtype, enabled=compute_dtype is not None):
-            for fused in (False, True):
-                layers = compiled_layers(model) if fused else nullcontext()
+            for compiled in (False, True):
+                layers = compiled_layers(model) if compiled else nullcontext()
                 with attention(model, PACKED), layers, torch._dynamo.config.patch(suppress_errors=False):
                     hidden = model.base_model(**tensors.inputs).last_hidden_state.float()
-                    loss = linear_cross_entropy_loss(model, tensors, fused=fused)
+                    loss = linear_cross_entropy_loss(model, tensors, compiled=compiled)
                 found.append((hidden.detach(), loss.detach()))
     except Exception:  # no compiler, no Triton, or one that does not know this GPU: each raises its own
         return float("inf")

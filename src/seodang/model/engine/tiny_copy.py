@@ -47,9 +47,9 @@ def tiny_copies(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
 
 
 def layers_kept(model: PreTrainedModel) -> tuple[int, int] | None:
-    """(layers of the model, how many of the first a copy needs so that each kind stands in it), if they can be told.
+    """(layers of the model, how many of the first a copy needs so that each kind stands in it), if that can be known.
 
-    Kinds are told apart by the classes of a layer's modules and by what these hold: sizes, windows, switches.
+    Kinds are distinguished by the classes of a layer's modules and by what these hold: sizes, windows, switches.
     """
     total = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == total]
@@ -63,13 +63,13 @@ def _kind(layer: nn.Module) -> tuple[Any, ...]:
     return tuple(
         (
             type(module),
-            *((name, value) for name, value in vars(module).items() if _tells(name, value)),
+            *((name, value) for name, value in vars(module).items() if _shows_kind(name, value)),
         )
         for module in layer.modules()
     )
 
 
-def _tells(name: str, value: object) -> bool:
+def _shows_kind(name: str, value: object) -> bool:
     return (value is None or isinstance(value, str | int)) and not _POSITION.search(name)
 
 

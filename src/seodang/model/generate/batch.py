@@ -140,7 +140,7 @@ def stream(
     def work() -> None:
         try:
             answers.extend(_run(model, tokenizer, [ids], settings, stops, streams=[0], stop=stop, feed=feed, left=left))
-        except BaseException as error:  # told to the listener, who is in another thread
+        except BaseException as error:  # passed on to the listener, who is in another thread
             feed.tokens.put(error)
         feed.tokens.put(None)
 
