@@ -1,4 +1,4 @@
-"""Chat templates of many houses, and conversations to try them on. Written for tests; contents are our own."""
+"""Chat templates of many makers, and conversations to try them on. Written for tests; contents are our own."""
 
 import copy
 import random

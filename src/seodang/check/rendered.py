@@ -1,4 +1,4 @@
-"""What the prepared rows say before any training: some of it stops the line."""
+"""Findings on the prepared rows, before any training; some of them stop the pipeline."""
 
 import re
 from collections.abc import Iterator

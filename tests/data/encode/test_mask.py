@@ -1,4 +1,4 @@
-"""Labels from spans, and spans from marks."""
+"""Labels from spans, and spans from sentinels."""
 
 import re
 
@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from seodang.data.encode.mask import edges, supervise
-from seodang.data.template.answer_sentinels import AnswerSpan, find_bodies, find_marked, mark, pieces_of, unmark
+from seodang.data.template.answer_sentinels import (
+    AnswerSpan,
+    find_answers,
+    find_bodies,
+    insert_sentinels,
+    pieces_of,
+    remove_sentinels,
+)
 from seodang.errors import TemplateError
 from seodang.types import IGNORED
 
@@ -19,9 +26,9 @@ def _labels(starts: list[int], spans: list[tuple[int, int]], ids: list[int]) -> 
     return supervise(np.array(ids, dtype=np.int32), found)
 
 
-def _find(marked: str) -> list[AnswerSpan]:
-    text, marks = unmark(marked)
-    return find_marked(marks, text)
+def _find(text: str) -> list[AnswerSpan]:
+    plain, sentinels = remove_sentinels(text)
+    return find_answers(sentinels, plain)
 
 
 def test_tokens_inside_a_span_are_supervised_and_others_are_not() -> None:
@@ -60,21 +67,21 @@ def test_no_tokens_give_no_labels() -> None:
     assert _labels([], [(0, 3)], []).tolist() == []
 
 
-def test_marks_lie_inside_the_white_space_and_come_off_again() -> None:
-    """A template that trims sees the same trimmed text with and without marks."""
+def test_sentinels_stand_inside_the_white_space_and_come_off_again() -> None:
+    """A template that trims sees the same trimmed text with and without sentinels."""
     turns = [{"role": "user", "content": " q "}, {"role": "assistant", "content": "\n 물을 마셔요. \n"}]
-    marked = mark(turns)
+    marked = insert_sentinels(turns)
     assert marked[0] == turns[0]
     assert marked[1]["content"].startswith("\n ")
     assert marked[1]["content"].endswith(" \n")
-    assert unmark(marked[1]["content"])[0] == turns[1]["content"]
-    assert unmark(marked[1]["content"].strip())[0] == "물을 마셔요."
+    assert remove_sentinels(marked[1]["content"])[0] == turns[1]["content"]
+    assert remove_sentinels(marked[1]["content"].strip())[0] == "물을 마셔요."
 
 
-def test_marks_tell_which_message_they_belong_to() -> None:
+def test_sentinels_say_which_message_they_belong_to() -> None:
     """Turn 27 of a long conversation is found as turn 27."""
     turns = [{"role": role, "content": f"{role} {n}"} for n in range(14) for role in ("user", "assistant")]
-    found = _find("".join(turn["content"] + "|" for turn in mark(turns)))
+    found = _find("".join(turn["content"] + "|" for turn in insert_sentinels(turns)))
     assert [turn.message for turn in found] == list(range(1, 28, 2))
     assert found[-1].pieces == ("assistant 13",)
 
@@ -86,7 +93,7 @@ def test_thoughts_answers_and_calls_are_marked_apart() -> None:
         "content": "<think>\nhm\n</think>\n\n네",
         "tool_calls": [{"type": "function", "function": {"name": "find", "arguments": {"name": "x"}}}],
     }
-    marked = mark([turn])[0]
+    marked = insert_sentinels([turn])[0]
     text = marked["content"] + marked["tool_calls"][0]["function"]["name"]
     found = _find(text)[0]
     assert sorted(found.pieces) == sorted(pieces_of(turn)) == ["find", "hm", "네"]
@@ -95,22 +102,22 @@ def test_thoughts_answers_and_calls_are_marked_apart() -> None:
     assert turn["tool_calls"][0]["function"]["name"] == "find"  # the row itself is left alone
 
 
-def test_a_mark_without_its_partner_is_refused() -> None:
+def test_a_sentinel_without_its_partner_is_refused() -> None:
     """A template that cuts contents is noticed."""
-    whole = mark([{"role": "assistant", "content": "a long answer"}])[0]["content"]
+    whole = insert_sentinels([{"role": "assistant", "content": "a long answer"}])[0]["content"]
     for cut in (whole[:6], whole[6:], whole + whole[-1]):
         with pytest.raises(TemplateError, match="cuts an answer"):
             _find(cut)
 
 
 def _bodies(*answers: str, end: str = CHATML_END) -> tuple[str, list[tuple[int, int]]]:
-    turns = mark([{"role": "assistant", "content": answer} for answer in answers])
+    turns = insert_sentinels([{"role": "assistant", "content": answer} for answer in answers])
     marked = "".join(f"<|im_start|>user\nq<|im_end|>\n{CHATML_HEADER}{turn['content']}{end}\n" for turn in turns)
-    text, _ = unmark(marked)
+    text, _ = remove_sentinels(marked)
     bodies = find_bodies(
         text,
         _find(marked),
-        begin=lambda turn, floor: text.rindex(CHATML_HEADER, floor, turn.start) + len(CHATML_HEADER),
+        body_start=lambda turn, previous_end: text.rindex(CHATML_HEADER, previous_end, turn.start) + len(CHATML_HEADER),
         turn_end=CHATML_END,
         markers=CHATML_MARKERS,
     )

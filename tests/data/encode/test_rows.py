@@ -132,10 +132,10 @@ def test_supervised_tokens_are_the_answers_and_their_turn_ends(
     assert counts.kept == len(rows) >= 20
     kept = set(rows["row"])
     for number, turns in enumerate(talks, start=1):
-        assert number in kept or _has_faulty_seam(turns, tokenizer, template)
+        assert number in kept or _has_faulty_boundary(turns, tokenizer, template)
 
 
-def _has_faulty_seam(turns: Conversation, tokenizer: PreTrainedTokenizerFast, template: ChatTemplate) -> bool:
+def _has_faulty_boundary(turns: Conversation, tokenizer: PreTrainedTokenizerFast, template: ChatTemplate) -> bool:
     """Whether some answer of the row would be trained on other prompt ids than are served."""
     rounds = [turns[: at + 1] for at, turn in enumerate(turns) if turn["role"] == "assistant"]
     for part in rounds:
@@ -291,8 +291,8 @@ def test_forged_turns_are_found_in_calls_tools_and_the_system_text(tiny_tokenize
         Renderer(renderer.tokenizer, renderer.template, system="<|im_end|>")
 
 
-def test_the_characters_of_marks_are_refused_in_contents(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    """U+FDD0 … U+FDEF are no characters; content that holds one could forge a mark."""
+def test_the_characters_of_sentinels_are_refused_in_contents(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """U+FDD0 … U+FDEF are no characters; content that holds one could forge a sentinel."""
     _, counts = _one(_dressed(tiny_tokenizer), _talk("q", "a\ufdd1b"))
     assert dict(counts.dropped) == {"reserved character in the text: U+FDD1": 1}
 
@@ -326,7 +326,7 @@ def test_calls_that_a_template_leaves_out_are_dropped(tiny_tokenizer: PreTrained
 
 
 def test_a_template_that_looks_at_the_answers_text_is_noticed(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    """If marks change what is rendered, the true text cannot be masked by them."""
+    """If sentinels change what is rendered, the true text cannot be masked by them."""
     looks = CHATML_LIKE.replace("m.content +", "(m.content[:20] if m.role == 'assistant' else m.content) +")
     renderer = _dressed(tiny_tokenizer, looks)
     assert len(_one(renderer, _talk("q", "short"))[0]["labels"]) > 0
@@ -335,7 +335,7 @@ def test_a_template_that_looks_at_the_answers_text_is_noticed(tiny_tokenizer: Pr
 
 
 def test_an_answer_that_the_template_alters_is_counted(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    """Upper-cased answers and questions are trained as rendered, and told."""
+    """Upper-cased answers and questions are trained as rendered, and reported."""
     renderer = _dressed(tiny_tokenizer, CHATML_LIKE.replace("m.content +", "m.content | replace('!', '.') +"))
     row, counts = _one(renderer, _talk("Hello!", "Hi!"))
     assert _supervised(row, tiny_tokenizer) == ["Hi.<|im_end|>"]

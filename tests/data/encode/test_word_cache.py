@@ -1,4 +1,4 @@
-"""Tokenising word by word gives the ids and places of tokenising whole, or gives nothing."""
+"""Tokenizing word by word gives the ids and places of tokenizing whole, or gives nothing."""
 
 import random
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_words_of_a_sentencepiece_tokenizer_give_what_the_whole_text_gives() -> 
 
 def test_words_in_use_stay_known_while_others_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """A word of every batch is tokenised once, one that is not met for long once more; ids stay those of the whole."""
-    monkeypatch.setattr(module, "REMEMBERED", 20)
+    monkeypatch.setattr(module, "CACHED_WORDS", 20)
     tokenizer, learnt = _sentencepiece(), list[str]()
     words = words_of(tokenizer, MARKERS)
     assert words is not None

@@ -19,7 +19,7 @@ WANTED = {  # built-in template → tokenizer folder and the rows that its maker
 
 
 def main(folder: Path) -> None:
-    """Render and tokenise every row with apply_chat_template."""
+    """Render and tokenize every row with apply_chat_template."""
     rows = json.loads((HERE / "rows.json").read_text(encoding="utf-8"))
     renders: dict[str, dict[str, dict[str, object]]] = {}
     for name, (tokenizer_name, wanted) in WANTED.items():

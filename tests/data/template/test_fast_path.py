@@ -1,4 +1,4 @@
-"""A conversation is filled into the form of its shape only where that gives what rendering it gives."""
+"""A conversation is filled into the skeleton of its signature only where that gives what rendering it gives."""
 
 from itertools import product
 from typing import Any
@@ -19,12 +19,12 @@ TALK: Conversation = [
 ]
 
 
-def _shapes(text: str) -> FastPath:
+def _fast_path(text: str) -> FastPath:
     return FastPath(compile_template(text), text, {"bos_token": "<s>"})
 
 
-def _each(said: str, before: str = "") -> str:
-    return f"{before}{{% for m in messages %}}{{{{ '<' + m.role + '>' }}}}{said}{{{{ '<end>' }}}}{{% endfor %}}"
+def _each(body: str, before: str = "") -> str:
+    return f"{before}{{% for m in messages %}}{{{{ '<' + m.role + '>' }}}}{body}{{{{ '<end>' }}}}{{% endfor %}}"
 
 
 @pytest.mark.parametrize(
@@ -48,10 +48,10 @@ def _each(said: str, before: str = "") -> str:
 )
 def test_a_template_that_passes_texts_on_is_filled_in(text: str) -> None:
     """As rendered, for conversations of other texts, lengths and orders of keys, with and without a prompt."""
-    shapes, template = _shapes(text), compile_template(text)
+    fast_path, template = _fast_path(text), compile_template(text)
     turned = [dict(reversed(turn.items())) for turn in TALK]
     for talk, prompt in product((TALK, TALK[1:3], TALK[:1], turned), (False, True)):
-        filled = shapes.render(talk, add_generation_prompt=prompt)
+        filled = fast_path.render(talk, add_generation_prompt=prompt)
         assert filled is not None
         assert filled.text == run(template, talk, variables={"bos_token": "<s>"}, add_generation_prompt=prompt)
 
@@ -80,11 +80,11 @@ LOOKS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("said", LOOKS)
-def test_a_template_that_could_look_at_a_text_is_rendered(said: str) -> None:
+@pytest.mark.parametrize("body", LOOKS)
+def test_a_template_that_could_look_at_a_text_is_rendered(body: str) -> None:
     """Whatever it asks of a text, or of what it has written: nothing is taken for proven."""
-    shapes = _shapes(_each(said))
-    assert [shapes.render(TALK, add_generation_prompt=prompt) for prompt in (False, True)] == [None, None]
+    fast_path = _fast_path(_each(body))
+    assert [fast_path.render(TALK, add_generation_prompt=prompt) for prompt in (False, True)] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -103,14 +103,14 @@ def test_a_template_that_could_look_at_a_text_is_rendered(said: str) -> None:
 )
 def test_a_conversation_that_is_more_than_texts_is_rendered(turn: dict[str, Any]) -> None:
     """No text, a blank one, thinking in it, or another key."""
-    assert _shapes(_each("{{ m.content }}")).render([TALK[0], turn]) is None
+    assert _fast_path(_each("{{ m.content }}")).render([TALK[0], turn]) is None
 
 
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.name)
-def test_forms_change_nothing(
+def test_the_fast_path_changes_nothing(
     tiny_tokenizer: PreTrainedTokenizerFast, style: Style, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Text, spans, changes and refusals of random conversations, with forms and without, for many houses' templates."""
+    """Text, spans, changes and refusals of random conversations, with the fast path and without, for many templates."""
     renderer = Renderer(*dressed(with_style_tokens(tiny_tokenizer), style))
     talks = list(conversations(seed=3, count=60))
     talks += [[{"role": "system", "content": " 짧게.\n"}, *talk] for talk in talks[:20]]
@@ -120,8 +120,8 @@ def test_forms_change_nothing(
     assert filled == [_outcome(renderer, talk) for talk in talks]
 
 
-def test_a_form_is_made_once(tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second conversation of a shape is not rendered."""
+def test_a_skeleton_is_made_once(tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second conversation of a signature is not rendered."""
     renderer = Renderer(*dressed(tiny_tokenizer, next(style for style in STYLES if style.name == "gemma")))
     renderer.render(TALK)
     monkeypatch.setattr(module, "run", lambda *_, **__: pytest.fail("rendered"))

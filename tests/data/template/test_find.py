@@ -74,7 +74,7 @@ def test_a_base_without_template_gets_the_first_built_in_that_fits(tiny_tokenize
 
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.name)
 def test_header_and_turn_end_are_read_off_the_render(tiny_tokenizer: PreTrainedTokenizerFast, style: Style) -> None:
-    """Each house's turn end is found, and its markers are single ids."""
+    """Each maker's turn end is found, and its markers are single ids."""
     tokenizer, template = dressed(with_style_tokens(tiny_tokenizer), style)
     assert template.turn_end == style.turn_end
     assert template.turn_end_id == tokenizer.convert_tokens_to_ids(style.turn_end)
@@ -135,7 +135,7 @@ def test_missing_markers_are_named(tiny_tokenizer: PreTrainedTokenizerFast) -> N
 
 
 def test_missing_markers_can_be_added(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    """With add_tokens each becomes one new id, the one that was foretold."""
+    """With add_tokens each becomes one new id, the one that was predicted."""
     base = _without(tiny_tokenizer, "<|im_start|>", "<|im_end|>")
     template = _find(base, "chatml", add_tokens=True)
     size = len(base)
@@ -176,7 +176,7 @@ def test_a_marker_beyond_the_embedding_is_refused(tiny_tokenizer: PreTrainedToke
 
 
 def test_a_system_text_must_be_rendered(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    """A template that refuses or swallows the recipe's system text is told before training."""
+    """A template that refuses or swallows the recipe's system text is reported before training."""
     tiny_tokenizer.chat_template = CHATML_LIKE.replace(
         "{% for m",
         "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{% for m",
@@ -189,7 +189,9 @@ def test_a_system_text_must_be_rendered(tiny_tokenizer: PreTrainedTokenizerFast)
     assert _find(tiny_tokenizer, "gemma", system="짧게 답하세요.").turn_end == "<end_of_turn>"
 
 
-def test_a_broken_template_file_is_told_with_its_line(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_a_broken_template_file_is_reported_with_its_line(
+    tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     """Jinja's line number reaches the user."""
     path = tmp_path / "broken.jinja"
     path.write_text("{{ bos_token }}\n{% for m in messages %}\n{{ m.content }\n{% endfor %}", encoding="utf-8")
@@ -213,7 +215,7 @@ def test_a_template_can_be_borrowed_from_a_file(tiny_tokenizer: PreTrainedTokeni
 def test_a_template_can_be_borrowed_from_an_instruct_tokenizer(
     tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    """Text and special tokens come along, so that `eos_token` in the template still means the lender's."""
+    """Text and special tokens come along, so that `eos_token` in the template still means the donor's."""
     donor = copy.deepcopy(tiny_tokenizer)
     donor.chat_template = CHATML_LIKE.replace("'<|im_end|>\n'", "'<|im_end|>' + eos_token + bos_token + '\n'")
     donor.eos_token, donor.bos_token = "<|endoftext|>", "<unused1>"
@@ -227,7 +229,7 @@ def test_a_template_can_be_borrowed_from_an_instruct_tokenizer(
     )
 
 
-def test_a_lender_without_a_template_or_an_unknown_name_is_refused(
+def test_a_donor_without_a_template_or_an_unknown_name_is_refused(
     tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     """The nearest built-in name is offered."""
@@ -237,7 +239,7 @@ def test_a_lender_without_a_template_or_an_unknown_name_is_refused(
         _find(tiny_tokenizer, "chatlm")
 
 
-def test_a_tokenizer_that_nothing_fits_is_told_why(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_tokenizer_that_nothing_fits_gets_every_reason(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """Every built-in's own reason is listed."""
     base = _without(tiny_tokenizer, "<start_of_turn>", "<|eot_id|>", "<|im_end|>")
     base.eos_token = None

@@ -1,6 +1,6 @@
 """Which tokens are supervised: from character spans to labels. Pure; knows neither tokenizer nor template.
 
-Rows lie end to end, so that many are labelled as fast as one: tokens and characters are counted through all of them.
+Rows are put end to end, so that many are labelled as fast as one: positions count through all of them.
 """
 
 from collections.abc import Sequence

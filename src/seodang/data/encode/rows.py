@@ -1,4 +1,4 @@
-"""Rows → rows with text, input_ids and labels. One true render and one tokenisation of each."""
+"""Rows → rows with text, input_ids and labels. One true render and one tokenization of each."""
 
 import json
 from collections import Counter
@@ -26,9 +26,9 @@ __all__ = ["Renderer", "TooLong", "parse_tools", "render"]
 
 TooLong = Literal["drop", "cut_question", "refuse"]
 BATCH = 1000  # rows that are rendered together, and of one Arrow batch
-MANY_ROWS = 5000  # from here on it pays to remember words
+MANY_ROWS = 5000  # from here on caching words pays
 MAX_NOTES = 1000  # dropped rows that are listed by name; all are counted
-MAX_CUTS = 8  # a shortened question can tokenise to a little more than was aimed at
+MAX_CUTS = 8  # a shortened question can tokenize to a little more than was aimed at
 CUT = "question cut at its beginning to fit max_tokens"
 ADDED = ("input_ids", "labels", "num_tokens", "num_supervised", "num_bytes", "largest_id")
 
@@ -61,22 +61,22 @@ def render(
         ResourceError: the disk is full.
     """
     source = ", ".join(read_columns(rows, "source")["source"].unique().to_pylist())
-    step = _Step(rows, renderer, max_tokens, too_long)
-    tally = _Tally()
+    work = _BlockRenderer(rows, renderer, max_tokens, too_long)
+    outcome = _Outcome()
     with writing(_features(rows), into) as sink:
-        for made, counted in in_order(step, range(0, len(rows), BATCH)):
+        for made, counted in in_order(work, range(0, len(rows), BATCH)):
             sink.write(made)
-            tally.add(counted)
+            outcome.add(counted)
             if on_rows:
                 on_rows(counted.rows_in)
-    if too_long == "refuse" and (found := tally.dropped[step.too_long_reason]):
-        named = [note.where for note in tally.notes if note.reason == step.too_long_reason]
+    if too_long == "refuse" and (found := outcome.dropped[work.too_long_reason]):
+        named = [note.where for note in outcome.notes if note.reason == work.too_long_reason]
         raise GateError(
             f"{found} rows are longer than {max_tokens} tokens: {', '.join(named[:10])}{' …' if found > 10 else ''}",
             where=f"source {source}",
             hint="raise train.max_tokens, shorten these rows, or set train.too_long to drop or cut_question",
         )
-    return sink.read(), tally.counts(source, max_tokens)
+    return sink.read(), outcome.counts(source, max_tokens)
 
 
 def _features(rows: Dataset) -> Features:
@@ -103,7 +103,7 @@ class _Line(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class _Tally:
+class _Outcome:
     """What became of rows."""
 
     rows_in: int = 0
@@ -114,7 +114,7 @@ class _Tally:
     changed: Counter[str] = field(default_factory=Counter)
     notes: list[RowNote] = field(default_factory=list)
 
-    def add(self, more: "_Tally") -> None:
+    def add(self, more: "_Outcome") -> None:
         self.rows_in, self.kept = self.rows_in + more.rows_in, self.kept + more.kept
         self.num_texts, self.num_windows = self.num_texts + more.num_texts, self.num_windows + more.num_windows
         self.dropped.update(more.dropped)
@@ -137,7 +137,7 @@ class _Tally:
         )
 
 
-class _Step:
+class _BlockRenderer:
     """Turns one block of rows after the other into rendered ones; what it gives depends on nothing but the block."""
 
     def __init__(self, rows: Dataset, renderer: Renderer, max_tokens: int, too_long: TooLong) -> None:
@@ -146,9 +146,9 @@ class _Step:
         self.bos_id = _bos_id(renderer)
         self.too_long_reason = f"longer than {max_tokens} tokens"
 
-    def __call__(self, start: int) -> tuple[pa.Table, _Tally]:
+    def __call__(self, start: int) -> tuple[pa.Table, _Outcome]:
         table = block(self.rows, start, start + BATCH)
-        tally = _Tally(rows_in=len(table))
+        outcome = _Outcome(rows_in=len(table))
         messages = _messages(table)
         done: dict[int, list[_Line] | str] = {}  # the row's lines, or why it is dropped
         done.update(self._conversations(messages, [parse_tools(tools) for tools in table["tools"].to_pylist()]))
@@ -157,16 +157,16 @@ class _Step:
         lines: list[tuple[int, int, _Line]] = []
         for number, made in sorted(done.items()):
             if isinstance(made, str):
-                tally.dropped[made] += 1
-                if len(tally.notes) < MAX_NOTES:
-                    tally.notes.append(_note(table, number, made))
+                outcome.dropped[made] += 1
+                if len(outcome.notes) < MAX_NOTES:
+                    outcome.notes.append(_note(table, number, made))
                 continue
-            tally.kept += 1
+            outcome.kept += 1
             lines += [(number, window, line) for window, line in enumerate(made, start=1)]
-            tally.changed.update(sorted({change for line in made for change in line.changes}))
+            outcome.changed.update(sorted({change for line in made for change in line.changes}))
             if not messages[number]:
-                tally.num_texts, tally.num_windows = tally.num_texts + 1, tally.num_windows + len(made)
-        return _table(table, lines), tally
+                outcome.num_texts, outcome.num_windows = outcome.num_texts + 1, outcome.num_windows + len(made)
+        return _table(table, lines), outcome
 
     def _conversations(
         self, messages: Sequence[Sequence[Turn]], tools: Sequence[list[dict[str, Any]] | None]
@@ -181,10 +181,10 @@ class _Step:
                 done[number] = error.what
         encoded = self.encoder.label([row.rendered for row in rendered.values()])
         for (number, row), ids in zip(rendered.items(), encoded, strict=True):
-            done[number] = self._judged(row, ids)
+            done[number] = self._checked(row, ids)
         return done
 
-    def _judged(self, row: _Conversation, ids: Encoded) -> list[_Line] | str:
+    def _checked(self, row: _Conversation, ids: Encoded) -> list[_Line] | str:
         if ids.fault is None and len(ids.input_ids) > self.max_tokens:
             return self._shortened(row, ids) if self.too_long == "cut_question" else self.too_long_reason
         return ids.fault or [_line(row, ids)]
@@ -279,7 +279,7 @@ def _table(table: pa.Table, lines: Sequence[tuple[int, int, _Line]]) -> pa.Table
         pa.array(np.diff(ends), pa.int32()),
         pa.array(np.diff(supervised), pa.int32()),
         pa.array([line.num_bytes for line in made], pa.int32()),
-        pa.array(_largest(ids, ends), pa.int32()),
+        pa.array(_largest_ids(ids, ends), pa.int32()),
     )
     taken = taken.set_column(
         taken.schema.get_field_index("text"), "text", pa.array([line.text for line in made], pa.string())
@@ -289,8 +289,8 @@ def _table(table: pa.Table, lines: Sequence[tuple[int, int, _Line]]) -> pa.Table
     return taken
 
 
-def _largest(ids: NDArray[np.int32], ends: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The largest id of each row of rows that lie end to end; 0 of an empty one."""
+def _largest_ids(ids: NDArray[np.int32], ends: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The largest id of each row of rows that are put end to end; 0 of an empty one."""
     found = np.maximum.reduceat(np.append(ids, np.int32(0)), ends[:-1]) if len(ends) > 1 else ids[:0]
     return np.where(np.diff(ends) > 0, found, np.int32(0))
 

@@ -1,4 +1,4 @@
-"""Renders → ids and labels: one tokenisation of each row, checked at every seam. Knows no data set."""
+"""Renders → ids and labels: one tokenization of each row, checked at every token boundary. Knows no data set."""
 
 from collections.abc import Sequence
 from itertools import chain, pairwise
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-CACHED_BOUNDARIES = 4096
+CACHED_TAILS = 4096
 FAULTY_BOUNDARY = "the answer's first token merges with the header"
 FAULTY_END = "the turn end is not one token there"
 
@@ -29,8 +29,8 @@ class Encoded(NamedTuple):
     fault: str | None = None  # why the row must not be trained on
 
 
-class _Laid(NamedTuple):
-    """Rows laid end to end, so that all of them are labelled at once; positions count through all rows."""
+class _Batch(NamedTuple):
+    """Rows put end to end, so that all of them are labelled at once; positions count through all rows."""
 
     ids: NDArray[np.int32]  # [tokens]
     starts: NDArray[np.int64]  # [tokens], the character each begins at
@@ -41,7 +41,7 @@ class _Laid(NamedTuple):
 
 
 class Encoder:
-    """Tokenises in batches and labels by where tokens begin.
+    """Tokenizes in batches and labels by where tokens begin.
 
     Args:
         tokenizer: the base's, after `apply_template`.
@@ -58,7 +58,7 @@ class Encoder:
         added = list(tokenizer.added_tokens_decoder)
         self._is_added = np.zeros(max([len(tokenizer), *(token + 1 for token in added)]), dtype=bool)
         self._is_added[added] = True
-        self._seams: dict[str, bytes] = {}
+        self._prompt_tails: dict[str, bytes] = {}
 
     def encode(self, texts: Sequence[str]) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
         """(input_ids [tokens], offsets [tokens, 2] in characters) of each text, no special tokens added."""
@@ -75,13 +75,13 @@ class Encoder:
         """Ids and labels of rendered conversations."""
         if not rendered:
             return []
-        laid = _lay(rendered, self._tokens([row.text for row in rendered]))
-        supervised = edges(laid.starts, laid.spans)
-        labels = supervise(laid.ids, supervised, laid.begins[:-1][np.diff(laid.begins) > 0])
-        faults = self._faults(rendered, laid, supervised)
+        batch = _concatenate(rendered, self._tokens([row.text for row in rendered]))
+        supervised = edges(batch.starts, batch.spans)
+        labels = supervise(batch.ids, supervised, batch.begins[:-1][np.diff(batch.begins) > 0])
+        faults = self._faults(rendered, batch, supervised)
         return [
-            Encoded(input_ids=laid.ids[begin:end], labels=labels[begin:end], fault=faults.get(number))
-            for number, (begin, end) in enumerate(pairwise(laid.begins.tolist()))
+            Encoded(input_ids=batch.ids[begin:end], labels=labels[begin:end], fault=faults.get(number))
+            for number, (begin, end) in enumerate(pairwise(batch.begins.tolist()))
         ]
 
     def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
@@ -89,51 +89,51 @@ class Encoder:
         whole = iter(self.encode([text for text, known in zip(texts, by_words, strict=True) if known is None]))
         return [known or ((found := next(whole))[0], found[1][:, 0]) for known in by_words]
 
-    def _faults(self, rendered: Sequence[Rendered], laid: _Laid, supervised: NDArray[np.int64]) -> dict[int, str]:
+    def _faults(self, rendered: Sequence[Rendered], batch: _Batch, supervised: NDArray[np.int64]) -> dict[int, str]:
         """Row → why it must not be trained on: what is asked of each span at its beginning and its end.
 
         Args:
             supervised: [spans, 2] of `edges`.
         """
         faults: dict[int, str] = {}
-        begins = laid.begins[laid.owners]
-        added = np.concatenate([[0], np.flatnonzero(self._is_added[laid.ids])])
+        begins = batch.begins[batch.owners]
+        added = np.concatenate([[0], np.flatnonzero(self._is_added[batch.ids])])
         before = added[np.searchsorted(added[1:], supervised[:, 0])]  # the last added token in front of each span
         since = np.maximum(before, begins)
         spans = [span for row in rendered for span in row.spans]
         for owner, (start, end), (first, after), opening, begin in zip(
-            laid.owners.tolist(), spans, supervised.tolist(), since.tolist(), begins.tolist(), strict=True
+            batch.owners.tolist(), spans, supervised.tolist(), since.tolist(), begins.tolist(), strict=True
         ):
             text = rendered[owner].text
             if first > begin:
-                tail = text[laid.starts[opening] - laid.bases[owner] : start]
-                if laid.ids[opening:first].tobytes() != self._alone(tail):
+                tail = text[batch.starts[opening] - batch.bases[owner] : start]
+                if batch.ids[opening:first].tobytes() != self._ids_alone(tail):
                     faults.setdefault(owner, FAULTY_BOUNDARY)
-            if text.endswith(self._turn_end, start, end) and laid.ids[after - 1] != self._turn_end_id:
+            if text.endswith(self._turn_end, start, end) and batch.ids[after - 1] != self._turn_end_id:
                 faults.setdefault(owner, FAULTY_END)
         return faults
 
-    def _alone(self, tail: str) -> bytes:
+    def _ids_alone(self, tail: str) -> bytes:
         """The ids of a prompt's tail by itself, to be compared with those that it has in front of its answer.
 
         Added tokens are cut out before anything else, left to right, so only what follows the last of them can differ;
         that is a header such as "model\n", the same in most rows.
         """
-        alone = self._seams.get(tail)
+        alone = self._prompt_tails.get(tail)
         if alone is None:
             alone = self.encode([tail])[0][0].tobytes()
-            if len(self._seams) < CACHED_BOUNDARIES:
-                self._seams[tail] = alone
+            if len(self._prompt_tails) < CACHED_TAILS:
+                self._prompt_tails[tail] = alone
         return alone
 
 
-def _lay(rendered: Sequence[Rendered], tokens: Sequence[Tokens]) -> _Laid:
+def _concatenate(rendered: Sequence[Rendered], tokens: Sequence[Tokens]) -> _Batch:
     begins = np.cumsum([0, *(len(ids) for ids, _ in tokens)])
     # one character lies between rows: a span may end where its text does
     bases = np.cumsum([0, *(len(row.text) + 1 for row in rendered)])
     owners = np.array([number for number, row in enumerate(rendered) for _ in row.spans], dtype=np.int64)
     spans = np.array([span for row in rendered for span in row.spans], dtype=np.int64).reshape(-1, 2)
-    return _Laid(
+    return _Batch(
         ids=np.concatenate([ids for ids, _ in tokens]),
         starts=np.concatenate([starts for _, starts in tokens]) + np.repeat(bases[:-1], np.diff(begins)),
         begins=begins,

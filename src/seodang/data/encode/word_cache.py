@@ -1,4 +1,4 @@
-"""Ids word by word: each word of a text is tokenised once and remembered, where that provably changes nothing.
+"""Ids word by word: each word of a text is tokenized once and cached, where that provably changes nothing.
 
 A tokenizer cuts a text at its added tokens, then by its own rule, and merges inside the pieces. Where no piece and no
 merge can reach across, the ids on both sides do not depend on each other. Three such places are used::
@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-REMEMBERED = 1 << 18  # words; some 60 MB, and as many that were in use before
-MAX_CROSSING = 16  # entries of a vocabulary that go across; texts that hold one are tokenised whole
+CACHED_WORDS = 1 << 18  # words; some 60 MB, and as many that were in use before
+MAX_CROSSING = 16  # entries of a vocabulary that go across; texts that hold one are tokenized whole
 _ACROSS = re.compile(r"[^ \n] |\n[^ \n]")  # such a place inside
-_RULES = tuple(  # of pre-tokenisation: blanks behind a character always begin a piece, line breaks end one
+_RULES = tuple(  # of pre-tokenization: blanks behind a character always begin a piece, line breaks end one
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
     + digits
     + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -43,7 +43,7 @@ Tokens = tuple[NDArray[np.int32], NDArray[np.int32]]  # ids [tokens], where each
 
 
 class WordCache:
-    """Tokenises texts by their words.
+    """Tokenizes texts by their words.
 
     Args:
         backend: reports offsets in full, and adds no special tokens when asked to.
@@ -65,8 +65,8 @@ class WordCache:
         self._known = _Known(backend, pieced)
 
     def encode(self, texts: Sequence[str]) -> list[Tokens | None]:
-        """The tokens of each text; None: it has to be tokenised whole."""
-        if len(self._known) > REMEMBERED:
+        """The tokens of each text; None: it has to be tokenized whole."""
+        if len(self._known) > CACHED_WORDS:
             self._known.forget()
         odd = self._odd_ones(texts)
         return _unpacked([None if number in odd else self._packed(text) for number, text in enumerate(texts)])
@@ -101,7 +101,7 @@ class _UnsoundError(Exception):
 
 
 class _Known(dict[str, bytes]):
-    """Word → (id, characters) of each of its tokens, int32. One that is not known is tokenised when it is asked for."""
+    """Word → (id, characters) of each of its tokens, int32. One that is not known is tokenized when it is asked for."""
 
     def __init__(self, backend: "Tokenizer", pieced: re.Pattern[str]) -> None:
         super().__init__({"": b""})

@@ -1,9 +1,9 @@
-"""Marks answers before a template renders them, and finds them again in the render. Knows no tokenizer.
+"""Puts sentinels around answers before a template renders them, and finds them again. Knows no tokenizer.
 
 Unicode keeps U+FDD0 … U+FDEF free of characters, so they can stand for "here an answer begins" and "ends"::
 
     content     " 물을 마셔요. "
-    marked      " ⟨3 물을 마셔요.⟩ "      inside the white space, which templates trim
+    sentinels   " ⟨3 물을 마셔요.⟩ "      inside the white space, which templates trim
     rendered    <start_of_turn>model\\n⟨3 물을 마셔요.⟩<end_of_turn>\\n
     body                              └──────────────────────────┘ header's end … turn end
 """
@@ -18,10 +18,10 @@ from seodang.data.template.jinja import Turn
 from seodang.errors import TemplateError
 
 TEXT, CALL, CLOSE = "\ufdd0", "\ufdd2", "\ufdd1"  # an answer or thought begins; a tool's name begins; either ends
-_DIGITS = "".join(chr(code) for code in range(0xFDE0, 0xFDF0))  # base 16: which message a mark belongs to
+_DIGITS = "".join(chr(code) for code in range(0xFDE0, 0xFDF0))  # base 16: which message a sentinel belongs to
 _VALUES = str.maketrans(_DIGITS, "0123456789abcdef")
-_MARK = re.compile(f"([{TEXT}{CALL}{CLOSE}][{_DIGITS}]*)")  # a class first: alternatives are searched far more slowly
-RESERVED = re.compile("[\ufdd0-\ufdef]")  # content that holds one of these cannot be marked
+_SENTINEL = re.compile(f"([{TEXT}{CALL}{CLOSE}][{_DIGITS}]*)")  # a class first: alternatives are far slower
+RESERVED = re.compile("[\ufdd0-\ufdef]")  # content that holds one of these cannot be told from sentinels
 _THINK_TAG = re.compile(r"(</?think>)")
 EMPTY_THINK = re.compile(r"<think>\s*</think>\n*")
 OPEN_THINK = re.compile(r"<think>\s*(</think>\s*)?\Z")
@@ -38,44 +38,45 @@ class AnswerSpan:
     ends_in_call: bool  # the arguments of a tool call follow the last piece
 
 
-def mark(messages: Sequence[Turn]) -> list[dict[str, Any]]:
-    """The conversation with every piece of every assistant turn between marks."""
+def insert_sentinels(messages: Sequence[Turn]) -> list[dict[str, Any]]:
+    """The conversation with every piece of every assistant turn between two sentinels."""
     return [
-        _marked(turn, number) if turn["role"] == "assistant" else dict(turn) for number, turn in enumerate(messages)
+        _with_sentinels(turn, number) if turn["role"] == "assistant" else dict(turn)
+        for number, turn in enumerate(messages)
     ]
 
 
-def unmark(marked: str) -> tuple[str, list[tuple[str, int]]]:
-    """The text without marks, and the marks with the places in it where they stood."""
-    parts = _MARK.split(marked)
+def remove_sentinels(text: str) -> tuple[str, list[tuple[str, int]]]:
+    """The text without sentinels, and each sentinel with its position in that text."""
+    parts = _SENTINEL.split(text)
     texts = parts[::2]
     return "".join(texts), list(zip(parts[1::2], accumulate(map(len, texts)), strict=False))
 
 
 def pieces_of(turn: Turn) -> list[str]:
-    """What of an assistant turn gets a mark: content and thoughts without outer white space, names of called tools."""
-    texts = _split(turn.get("content")) + _split(turn.get("reasoning_content"))
+    """What of an assistant turn gets sentinels: content and thoughts without outer white space, tool names."""
+    texts = _split_think_tags(turn.get("content")) + _split_think_tags(turn.get("reasoning_content"))
     return [text.strip() for text in texts if text.strip()] + names_of(turn.get("tool_calls") or ())
 
 
 def names_of(tools: Sequence[Turn]) -> list[str]:
     """Names in tool calls or definitions, which either nest in {"function": …} or do not."""
-    return [str(_called(tool).get("name", "")).strip() for tool in tools]
+    return [str(_function_of(tool).get("name", "")).strip() for tool in tools]
 
 
-def find_marked(marks: Sequence[tuple[str, int]], text: str) -> list[AnswerSpan]:
-    """The assistant turns of a marked render, in the order they stand there.
+def find_answers(sentinels: Sequence[tuple[str, int]], text: str) -> list[AnswerSpan]:
+    """The assistant turns of a render with sentinels, in the order of the text.
 
     Args:
-        marks: of `unmark`.
-        text: without marks, whose characters are counted.
+        sentinels: from `remove_sentinels`.
+        text: without sentinels; positions count its characters.
 
     Raises:
-        TemplateError: a mark lost its partner: the template cuts answers.
+        TemplateError: a sentinel lacks its partner: the template cuts answers.
     """
     turns: dict[int, list[tuple[int, int, str]]] = {}
     opened = None
-    for token, position in marks:
+    for token, position in sentinels:
         if opened is None and len(token) > 1 and token[0] != CLOSE:
             opened = int(token[1:].translate(_VALUES), 16), position, token[0]
         elif opened is not None and token == CLOSE:
@@ -101,23 +102,23 @@ def find_bodies(
     text: str,
     turns: Sequence[AnswerSpan],
     *,
-    begin: Callable[[AnswerSpan, int], int],
+    body_start: Callable[[AnswerSpan, int], int],
     turn_end: str,
     markers: re.Pattern[str],
 ) -> list[tuple[int, int]]:
     """What the model writes in each turn: [after the header, after the turn end) in characters.
 
     Args:
-        text: the unmarked render.
-        begin: turn, end of the turn before → where its body begins.
+        text: the render without sentinels.
+        body_start: turn, end of the turn before → where its body begins.
         markers: control tokens that must not stand between an answer and its turn end.
 
     Raises:
         TemplateError: an answer has no header, no turn end of its own, or other text before its turn end.
     """
-    bodies, floor = [], 0
+    bodies, previous_end = [], 0
     for turn in turns:
-        start = begin(turn, floor)
+        start = body_start(turn, previous_end)
         if thought := EMPTY_THINK.match(text, start, turn.start):
             start = thought.end()
         if start > turn.start:
@@ -128,20 +129,20 @@ def find_bodies(
         between = text[turn.end : stop]
         if markers.search(between) if turn.ends_in_call else between.strip():
             raise TemplateError(f"the template writes {between.strip()[:40]!r} between an answer and its turn end")
-        floor = stop + len(turn_end)
-        bodies.append((start, floor))
+        previous_end = stop + len(turn_end)
+        bodies.append((start, previous_end))
     return bodies
 
 
-def _marked(turn: Turn, number: int) -> dict[str, Any]:
+def _with_sentinels(turn: Turn, number: int) -> dict[str, Any]:
     name = "".join(_DIGITS[int(digit, 16)] for digit in f"{number:x}")
-    marked = dict(turn)
+    changed = dict(turn)
     for key in ("content", "reasoning_content"):
         if turn.get(key):
-            marked[key] = "".join(_wrap(part, TEXT + name) for part in _THINK_TAG.split(turn[key]))
+            changed[key] = "".join(_wrap(part, TEXT + name) for part in _THINK_TAG.split(turn[key]))
     if turn.get("tool_calls"):
-        marked["tool_calls"] = [_marked_call(call, CALL + name) for call in turn["tool_calls"]]
-    return marked
+        changed["tool_calls"] = [_call_with_sentinels(call, CALL + name) for call in turn["tool_calls"]]
+    return changed
 
 
 def _wrap(part: str, opening: str) -> str:
@@ -152,19 +153,19 @@ def _wrap(part: str, opening: str) -> str:
     return f"{part[:start]}{opening}{inner}{CLOSE}{part[start + len(inner) :]}"
 
 
-def _marked_call(call: Turn, opening: str) -> dict[str, Any]:
-    inner = _called(call)
-    named = {**inner, "name": _wrap(inner["name"], opening)}
-    return {**call, "function": named} if "function" in call else named
+def _call_with_sentinels(call: Turn, opening: str) -> dict[str, Any]:
+    inner = _function_of(call)
+    function = {**inner, "name": _wrap(inner["name"], opening)}
+    return {**call, "function": function} if "function" in call else function
 
 
-def _split(text: str | None) -> list[str]:
+def _split_think_tags(text: str | None) -> list[str]:
     if text and "think>" not in text:
         return [text]
     return [part for part in _THINK_TAG.split(text or "") if not _THINK_TAG.fullmatch(part)]
 
 
-def _called(call: Turn) -> Turn:
+def _function_of(call: Turn) -> Turn:
     """A call is either {"function": {"name": …}} or the inner object alone."""
     inner: Turn = call.get("function", call)
     return inner

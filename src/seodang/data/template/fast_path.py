@@ -1,13 +1,13 @@
-"""Conversations of one shape rendered once, where a template provably passes texts on unread. Knows no tokenizer.
+"""Conversations of one signature rendered once, where a template provably passes texts on unread. Knows no tokenizer.
 
-A template is given sealed contents in place of texts. They can be written, joined to other text, trimmed, and asked
+A template is given opaque texts in place of contents. They can be written, joined to other text, trimmed, and asked
 whether they are texts; whatever else a template tries with one ends the proof, and so does a template that could read
 what it has written (a macro, a block …). Nothing that it writes then depends on more than the roles::
 
-    roles    user, assistant
-    form     <start_of_turn>user\\n|⟨0⟩|<end_of_turn>\\n<start_of_turn>model\\n|⟨1⟩|<end_of_turn>\\n
+    roles       user, assistant
+    skeleton    <start_of_turn>user\\n|⟨0⟩|<end_of_turn>\\n<start_of_turn>model\\n|⟨1⟩|<end_of_turn>\\n
 
-so that each conversation of these roles is this form with its own texts, trimmed where the form says so.
+so that each conversation of these roles is this skeleton with its own texts, trimmed where the skeleton says so.
 """
 
 import re
@@ -24,11 +24,11 @@ from seodang.data.template.answer_sentinels import CLOSE, RESERVED, TEXT, Answer
 from seodang.data.template.jinja import Turn, run
 from seodang.errors import TemplateError
 
-REMEMBERED = 1024  # forms
-_Shape = tuple[tuple[str, ...], ...]  # the keys of each message, in their order, and its role
+CACHED_SKELETONS = 1024
+_Signature = tuple[tuple[str, ...], ...]  # the keys of each message, in their order, and its role
 _Part = str | tuple[int, bool]  # text of the template; a message's content, and whether it is trimmed
-_HOLE = re.compile(f"{TEXT}([0-9]+)(t?){CLOSE}")
-_READS_WRITTEN = (  # or escapes it, or writes what another template says
+_PLACEHOLDER = re.compile(f"{TEXT}([0-9]+)(t?){CLOSE}")
+_READS_OUTPUT = (  # or escapes it, or writes what another template says
     nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.AssignBlock, nodes.Block, nodes.EvalContextModifier,
     nodes.ScopedEvalContextModifier, nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends,
 )  # fmt: skip
@@ -36,21 +36,21 @@ _VARIES = frozenset({"random", "lipsum", "strftime_now", "sameas"})  # filters, 
 
 
 class Skeleton(NamedTuple):
-    """What a template writes for conversations of one shape."""
+    """What a template writes for conversations of one signature."""
 
-    literals: tuple[str, ...]  # before, between and after the holes
-    holes: tuple[tuple[int, bool], ...]  # whose content stands there, and whether it is trimmed
+    literals: tuple[str, ...]  # before, between and after the placeholders
+    placeholders: tuple[tuple[int, bool], ...]  # whose content stands there, and whether it is trimmed
 
 
 class Filled(NamedTuple):
-    """A form with the texts of one conversation."""
+    """A skeleton with the texts of one conversation."""
 
     text: str
-    turns: list[AnswerSpan]  # of the assistant, as `find_marked` gives them
+    turns: list[AnswerSpan]  # of the assistant, as `find_answers` gives them
 
 
 class FastPath:
-    """Renders conversations by their shape.
+    """Renders conversations by their signature.
 
     Args:
         template: as `compile_template` gives it.
@@ -61,29 +61,31 @@ class FastPath:
     def __init__(self, template: jinja2.Template, text: str, variables: Mapping[str, Any]) -> None:
         self._opaque = _for_opaque(template, text)
         self._variables = variables
-        self._form: Callable[[_Shape, bool], Skeleton | None] = lru_cache(REMEMBERED)(self._prove)
+        self._skeleton: Callable[[_Signature, bool], Skeleton | None] = lru_cache(CACHED_SKELETONS)(self._prove)
 
     def render(self, messages: Sequence[Turn], *, add_generation_prompt: bool = False) -> Filled | None:
         """As `run` of a conversation without tools; None where that is not proven to be the same."""
         if not all(_is_plain(turn.get("content")) for turn in messages):
             return None
-        form = self._form(tuple([(*turn, turn["role"]) for turn in messages]), add_generation_prompt)
-        return form and _filled(form, messages)
+        skeleton = self._skeleton(tuple([(*turn, turn["role"]) for turn in messages]), add_generation_prompt)
+        return skeleton and _fill(skeleton, messages)
 
-    def _prove(self, shape: _Shape, add_generation_prompt: bool) -> Skeleton | None:
-        if self._opaque is None or any({*keys} != {"role", "content"} for *keys, _ in shape):
+    def _prove(self, signature: _Signature, add_generation_prompt: bool) -> Skeleton | None:
+        if self._opaque is None or any({*keys} != {"role", "content"} for *keys, _ in signature):
             return None
         messages = [
             {key: role if key == "role" else _OpaqueText((number, False)) for key in keys}
-            for number, (*keys, role) in enumerate(shape)
+            for number, (*keys, role) in enumerate(signature)
         ]
         try:
             text = run(self._opaque, messages, variables=self._variables, add_generation_prompt=add_generation_prompt)
         except (TemplateError, _ReadError):
             return None
-        parts = _HOLE.split(text)
-        holes = tuple((int(number), trimmed == "t") for number, trimmed in zip(parts[1::3], parts[2::3], strict=True))
-        return None if RESERVED.search("".join(parts[::3])) else Skeleton(tuple(parts[::3]), holes)
+        parts = _PLACEHOLDER.split(text)
+        placeholders = tuple(
+            (int(number), trimmed == "t") for number, trimmed in zip(parts[1::3], parts[2::3], strict=True)
+        )
+        return None if RESERVED.search("".join(parts[::3])) else Skeleton(tuple(parts[::3]), placeholders)
 
 
 def _is_plain(content: object) -> bool:
@@ -91,10 +93,10 @@ def _is_plain(content: object) -> bool:
     return isinstance(content, str) and "think>" not in content and content != "" and not content.isspace()
 
 
-def _filled(form: Skeleton, messages: Sequence[Turn]) -> Filled:
-    written, length = [form.literals[0]], len(form.literals[0])
+def _fill(skeleton: Skeleton, messages: Sequence[Turn]) -> Filled:
+    written, length = [skeleton.literals[0]], len(skeleton.literals[0])
     pieces: dict[int, list[tuple[int, str]]] = {}  # assistant turn → where its text begins, each time it is written
-    for (number, is_trimmed), after in zip(form.holes, form.literals[1:], strict=True):
+    for (number, is_trimmed), after in zip(skeleton.placeholders, skeleton.literals[1:], strict=True):
         content = messages[number]["content"]
         inner = content.strip()
         if messages[number]["role"] == "assistant":
@@ -161,10 +163,10 @@ def _parts_of(value: object) -> tuple[_Part, ...]:
 
 
 def _for_opaque(template: jinja2.Template, text: str) -> jinja2.Template | None:
-    """The template as it takes sealed contents; None if it could get round the seal."""
-    environment = template.environment.overlay(finalize=_written)
+    """The template as it takes opaque texts; None if it could read what it has written."""
+    environment = template.environment.overlay(finalize=_with_placeholders)
     tree = environment.parse(text)
-    if next(tree.find_all(_READS_WRITTEN), None) or any(loop.recursive for loop in tree.find_all(nodes.For)):
+    if next(tree.find_all(_READS_OUTPUT), None) or any(loop.recursive for loop in tree.find_all(nodes.For)):
         return None
     names = {name.name for name in tree.find_all(nodes.Name)}
     called = {node.name for node in (*tree.find_all(nodes.Filter), *tree.find_all(nodes.Test))}
@@ -175,7 +177,7 @@ def _for_opaque(template: jinja2.Template, text: str) -> jinja2.Template | None:
     return environment.from_string(text, globals=template.globals)
 
 
-def _written(value: object) -> object:
+def _with_placeholders(value: object) -> object:
     if not isinstance(value, _OpaqueText):
         return value
     return "".join(

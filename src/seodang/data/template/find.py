@@ -33,7 +33,7 @@ _PADS = (  # tokens that no text uses, best first
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChatTemplate:
-    """A chat template together with what was learnt about it."""
+    """A chat template together with what is known about it."""
 
     text: str  # Jinja source, as rendered for training and as saved with the model
     origin: str  # for people: "the tokenizer's own", "built-in gemma", "borrowed from X"
@@ -93,14 +93,14 @@ def find_template(
             f"no built-in template or folder {borrow!r}", where="template.borrow", hint=f"{hint}: {', '.join(BUILT_IN)}"
         )
     donor = load_tokenizer(borrow)
-    lent = _own_text(donor)
-    if not lent:
+    borrowed = _own_text(donor)
+    if not borrowed:
         raise TemplateError(
             f"the tokenizer of {borrow} has no chat template",
             where="template.borrow",
             hint="borrow from an instruct model",
         )
-    return verified(lent, f"borrowed from {borrow}", donor=donor)
+    return verified(borrowed, f"borrowed from {borrow}", donor=donor)
 
 
 def apply_template(tokenizer: "PreTrainedTokenizerBase", template: ChatTemplate) -> None:
@@ -133,28 +133,28 @@ def _verified(
     thinking: bool,
     donor: "PreTrainedTokenizerBase | None" = None,
 ) -> ChatTemplate:
-    compile_template(source, where=origin)  # so that a broken line is told by its own number
+    compile_template(source, where=origin)  # so that a broken line is reported with its own number
     names = variables_of(source)
     kwargs = {"enable_thinking": False} if "enable_thinking" in names and not thinking else {}
     text = pinned(source, thinking=thinking)
     theirs = {**(donor or tokenizer).special_tokens_map, **kwargs}
-    seen = probe(text, theirs, where=origin, donor=donor, system=system, thinking=thinking)
-    ours = {**tokenizer.special_tokens_map, "eos_token": seen.turn_end}  # as `apply_template` leaves the tokenizer
+    probed = probe(text, theirs, where=origin, donor=donor, system=system, thinking=thinking)
+    ours = {**tokenizer.special_tokens_map, "eos_token": probed.turn_end}  # as `apply_template` leaves the tokenizer
     used = [name for name in ("bos_token", "eos_token") if name in names and theirs.get(name) != ours.get(name)]
-    missing = _missing(tokenizer, seen, origin, add_tokens)
+    missing = _missing(tokenizer, probed, origin, add_tokens)
     grown = tokenizer
     if missing:
         grown = copy.deepcopy(tokenizer)
         grown.add_tokens(list(missing), special_tokens=True)
-    ids = {name: int(grown.convert_tokens_to_ids(name)) for name in seen.markers}
-    _check_rows({name: ids[name] for name in seen.markers if ids[name] < len(tokenizer)}, num_embeddings, origin)
-    _check_boundary(grown, seen, origin)
+    ids = {name: int(grown.convert_tokens_to_ids(name)) for name in probed.markers}
+    _check_ids({name: ids[name] for name in probed.markers if ids[name] < len(tokenizer)}, num_embeddings, origin)
+    _check_boundary(grown, probed, origin)
     return ChatTemplate(
         text=fixed(text, {name: theirs.get(name, "") for name in used}),
         origin=f"{origin}, its date fixed at {PINNED_DATE.isoformat()}" if "strftime_now" in names else origin,
-        turn_end=seen.turn_end,
-        turn_end_id=ids[seen.turn_end],
-        header=seen.header,
+        turn_end=probed.turn_end,
+        turn_end_id=ids[probed.turn_end],
+        header=probed.header,
         markers=tuple(ids.items()),
         added=missing,
         kwargs=kwargs,
@@ -170,13 +170,13 @@ def _check_system(tokenizer: "PreTrainedTokenizerBase", system: str) -> None:
         )
 
 
-def _missing(tokenizer: "PreTrainedTokenizerBase", seen: Probe, origin: str, add_tokens: bool) -> tuple[str, ...]:
+def _missing(tokenizer: "PreTrainedTokenizerBase", probed: Probe, origin: str, add_tokens: bool) -> tuple[str, ...]:
     """Markers that are not cut out of a text as one token.
 
     An entry of the vocabulary that is merely not known as a control token has a trained embedding: it only needs to be
     declared. Others need permission, and training.
     """
-    pieces = {name: tokenizer(name, add_special_tokens=False)["input_ids"] for name in seen.markers}
+    pieces = {name: tokenizer(name, add_special_tokens=False)["input_ids"] for name in probed.markers}
     split = {name: ids for name, ids in pieces.items() if tokenizer.convert_ids_to_tokens(ids) != [name]}
     vocabulary = tokenizer.get_vocab() if split else {}
     unknown = [f"{name} ({len(ids)} tokens)" for name, ids in split.items() if name not in vocabulary]
@@ -189,7 +189,7 @@ def _missing(tokenizer: "PreTrainedTokenizerBase", seen: Probe, origin: str, add
     return tuple(split)
 
 
-def _check_rows(ids: Mapping[str, int], num_embeddings: int, origin: str) -> None:
+def _check_ids(ids: Mapping[str, int], num_embeddings: int, origin: str) -> None:
     beyond = [f"{name} (id {token})" for name, token in ids.items() if token >= num_embeddings]
     if beyond:
         raise TemplateError(
@@ -199,13 +199,14 @@ def _check_rows(ids: Mapping[str, int], num_embeddings: int, origin: str) -> Non
         )
 
 
-def _check_boundary(tokenizer: "PreTrainedTokenizerBase", seen: Probe, origin: str) -> None:
+def _check_boundary(tokenizer: "PreTrainedTokenizerBase", probed: Probe, origin: str) -> None:
     """The served prompt's ids must begin the trained ids: no token may join the header with the answer."""
-    prompt = tokenizer(seen.prompt, add_special_tokens=False)["input_ids"]
-    full = tokenizer(seen.text, add_special_tokens=False)["input_ids"]
+    prompt = tokenizer(probed.prompt, add_special_tokens=False)["input_ids"]
+    full = tokenizer(probed.text, add_special_tokens=False)["input_ids"]
     if full[: len(prompt)] != prompt:
+        header = probed.header or probed.prompt[-20:]
         raise TemplateError(
-            f"this tokenizer joins the end of {seen.header or seen.prompt[-20:]!r} with the answer's first characters",
+            f"this tokenizer joins the end of {header!r} with the answer's first characters",
             where=origin,
             hint=f"let the header end in a control token or line break, or {OTHER_HINT}",
         )

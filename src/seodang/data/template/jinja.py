@@ -73,12 +73,12 @@ def run(
         return template.render(messages=[_present(turn) for turn in messages], **settings)
     except Exception as error:  # a template is foreign code: whatever it raises is about this row
         if not any(turn.get("content") is None for turn in messages):
-            raise TemplateError(_told(error)) from error
+            raise TemplateError(_refusal(error)) from error
     filled = [{**turn, "content": ""} if turn.get("content") is None else turn for turn in messages]
     try:
         return template.render(messages=[_present(turn) for turn in filled], **settings)
     except Exception as error:
-        raise TemplateError(_told(error)) from error
+        raise TemplateError(_refusal(error)) from error
 
 
 def pinned(text: str, *, thinking: bool) -> str:
@@ -123,7 +123,7 @@ def _present(turn: Turn) -> Turn:
     return {"thinking": kept["reasoning_content"], **kept} if "reasoning_content" in kept else kept
 
 
-def _told(error: Exception) -> str:
+def _refusal(error: Exception) -> str:
     message = " ".join(str(error).split())
     return f"the template refuses it: {message[:200] or type(error).__name__}"
 

@@ -1,11 +1,17 @@
-"""Learns what a chat template writes around an answer by rendering a small conversation. Trusts no template's word."""
+"""Learns what a chat template writes around an answer by rendering a small conversation. Trusts no claim."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from seodang.data.template.answer_sentinels import OPEN_THINK, AnswerSpan, find_marked, mark, unmark
+from seodang.data.template.answer_sentinels import (
+    OPEN_THINK,
+    AnswerSpan,
+    find_answers,
+    insert_sentinels,
+    remove_sentinels,
+)
 from seodang.data.template.jinja import Turn, compile_template, run
 from seodang.errors import TemplateError
 
@@ -44,7 +50,7 @@ def probe(
         text: the template.
         variables: what it is rendered with: special tokens and extra settings.
         where: the template's name for people.
-        lender: tokenizer that the template was written for; none: markers are known by their looks.
+        donor: tokenizer that the template was written for; none: markers are known by their looks.
         system: the recipe's system text.
         thinking: the data holds thoughts.
 
@@ -61,19 +67,19 @@ def probe(
             _answer(template, asked, variables) if thinking else {"role": "assistant", "content": ANSWER},
         ]
         full = run(template, answered, variables=variables)
-        marked = run(template, mark(answered), variables=variables)
+        with_sentinels = run(template, insert_sentinels(answered), variables=variables)
         prompt = run(template, asked, variables=variables, add_generation_prompt=True)
         unprompted = run(template, asked, variables=variables)
     except TemplateError as error:
         hint = OTHER_HINT if system is None else f"leave `system` out, or {OTHER_HINT}"
         raise TemplateError(error.what, where=where, hint=hint) from None
-    turn = _only_answer(full, marked, where)
-    for what, said in (("question", QUESTION), ("system text", system), ("thought", THOUGHT if thinking else None)):
-        if said is not None and said.strip() not in full:
+    turn = _only_answer(full, with_sentinels, where)
+    for what, content in (("question", QUESTION), ("system text", system), ("thought", THOUGHT if thinking else None)):
+        if content is not None and content.strip() not in full:
             raise TemplateError(f"the template leaves out the {what}", where=where, hint=OTHER_HINT)
-    header = OPEN_THINK.sub("", prompt[_shared(prompt, unprompted) :])
+    header = OPEN_THINK.sub("", prompt[_common_prefix(prompt, unprompted) :])
     _check_prompt(full, prompt, header, turn, where)
-    markers = _control_tokens(full, donor, said=(answered[-1]["content"], QUESTION, system or ""))
+    markers = _control_tokens(full, donor, contents=(answered[-1]["content"], QUESTION, system or ""))
     turn_end = _turn_end(full[turn.end :], [*markers, str(variables.get("eos_token") or "")], where)
     return Probe(
         text=full, prompt=prompt, header=header, turn_end=turn_end, markers=tuple(dict.fromkeys([*markers, turn_end]))
@@ -87,14 +93,14 @@ def _answer(template: "Template", asked: Sequence[Turn], variables: Mapping[str,
     return apart if THOUGHT in run(template, [*asked, apart], variables=variables) else inside
 
 
-def _shared(one: str, other: str) -> int:
-    """How many first characters two texts share."""
+def _common_prefix(one: str, other: str) -> int:
+    """Length of the common prefix of two texts."""
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def _only_answer(full: str, marked: str, where: str) -> AnswerSpan:
-    plain, marks = unmark(marked)
-    turns = find_marked(marks, full) if plain == full else []
+def _only_answer(full: str, with_sentinels: str, where: str) -> AnswerSpan:
+    plain, sentinels = remove_sentinels(with_sentinels)
+    turns = find_answers(sentinels, full) if plain == full else []
     if len(turns) != 1:
         raise TemplateError("the template leaves out or changes the answer", where=where, hint=OTHER_HINT)
     return turns[0]
@@ -103,10 +109,10 @@ def _only_answer(full: str, marked: str, where: str) -> AnswerSpan:
 def _check_prompt(full: str, prompt: str, header: str, turn: AnswerSpan, where: str) -> None:
     """What is served must be the beginning of what is trained, up to the answer."""
     if not full.startswith(prompt):
-        same = _shared(full, prompt)
+        common = _common_prefix(full, prompt)
         raise TemplateError(
-            f"the served prompt goes on {prompt[same : same + 60]!r} where the trained text has "
-            f"{full[same : same + 60]!r}",
+            f"the served prompt goes on {prompt[common : common + 60]!r} where the trained text has "
+            f"{full[common : common + 60]!r}",
             where=where,
             hint=OTHER_HINT,
         )
@@ -119,8 +125,8 @@ def _check_prompt(full: str, prompt: str, header: str, turn: AnswerSpan, where: 
         )
 
 
-def _control_tokens(text: str, donor: "PreTrainedTokenizerBase | None", *, said: Sequence[str]) -> list[str]:
-    for content in filter(None, said):
+def _control_tokens(text: str, donor: "PreTrainedTokenizerBase | None", *, contents: Sequence[str]) -> list[str]:
+    for content in filter(None, contents):
         text = text.replace(content, " ")
     if donor is None:
         return list(dict.fromkeys(_LOOKS_SPECIAL.findall(text)))

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from seodang.data.template.answer_sentinels import (
     RESERVED,
     AnswerSpan,
+    find_answers,
     find_bodies,
-    find_marked,
-    mark,
+    insert_sentinels,
     names_of,
     pieces_of,
-    unmark,
+    remove_sentinels,
 )
 from seodang.data.template.fast_path import FastPath
 from seodang.data.template.find import ChatTemplate
@@ -47,7 +47,7 @@ class Renderer:
         self.tokenizer, self.template, self.system, self.loss_on = tokenizer, template, system, loss_on
         self._jinja = compile_template(template.text, where=template.origin)
         self._variables = {**tokenizer.special_tokens_map, "eos_token": template.turn_end, **template.kwargs}
-        self._shapes = FastPath(self._jinja, template.text, self._variables)
+        self._fast_path = FastPath(self._jinja, template.text, self._variables)
         special = {str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special}
         markers = {name for name, _ in template.markers}
         self._control = _any_of((special | markers) - set(_THINK_TAGS))
@@ -76,17 +76,17 @@ class Renderer:
         """As `render`, with what the template changed in the contents."""
         messages = self._with_system(messages)
         self.check_text(*_strings(messages), *(_strings(tools) if tools else ()))
-        text, turns = self._marked(messages, tools)
+        text, turns = self._render(messages, tools)
         wanted = {number: pieces_of(turn) for number, turn in enumerate(messages) if turn["role"] == "assistant"}
         _check_answers(messages, turns, wanted)
         bodies = self._bodies(text, turns, messages, tools)
         return Rendered(text=text, spans=self._spans(text, bodies)), _changes(messages, tools, turns, wanted, text)
 
     def check_text(self, *strings: str) -> None:
-        """Refuse text that would forge a turn, or cannot be marked.
+        """Refuse text that would forge a turn, or holds a sentinel.
 
         Raises:
-            TemplateError: it holds a control token or a character that marks are made of.
+            TemplateError: it holds a control token or a character of which sentinels are made.
         """
         joined = "\n".join(strings)  # no control token holds a line break
         if found := self._control.search(joined):
@@ -105,17 +105,19 @@ class Renderer:
             return list(messages)
         return [{"role": "system", "content": self.system}, *messages]
 
-    def _marked(
+    def _render(
         self, messages: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None
     ) -> tuple[str, list[AnswerSpan]]:
-        """The text, and where the assistant's turns lie in it."""
-        if tools is None and (filled := self._shapes.render(messages)):
+        """The text, and where the assistant's turns are in it."""
+        if tools is None and (filled := self._fast_path.render(messages)):
             return filled
         text = run(self._jinja, messages, tools, variables=self._variables)
-        plain, marks = unmark(run(self._jinja, mark(messages), tools, variables=self._variables))
+        plain, sentinels = remove_sentinels(
+            run(self._jinja, insert_sentinels(messages), tools, variables=self._variables)
+        )
         if plain != text:
             raise TemplateError("the template depends on the answer's text")
-        return text, find_marked(marks, text)
+        return text, find_answers(sentinels, text)
 
     def _bodies(
         self,
@@ -126,21 +128,21 @@ class Renderer:
     ) -> list[tuple[int, int]]:
         header = self.template.header
 
-        def begin(turn: AnswerSpan, floor: int) -> int:
+        def body_start(turn: AnswerSpan, previous_end: int) -> int:
             is_last = turn is turns[-1]
-            served = self._served(text, messages[: turn.message], tools) if is_last or not header.strip() else 0
+            served = self._served_length(text, messages[: turn.message], tools) if is_last or not header.strip() else 0
             if not header.strip():
                 return served
-            at = text.rfind(header, floor, turn.start)
+            at = text.rfind(header, previous_end, turn.start)
             if at < 0:
                 raise TemplateError("the template writes no assistant header before an answer")
             return max(at + len(header), served)
 
-        return find_bodies(text, turns, begin=begin, turn_end=self.template.turn_end, markers=self._markers)
+        return find_bodies(text, turns, body_start=body_start, turn_end=self.template.turn_end, markers=self._markers)
 
-    def _served(self, text: str, asked: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None) -> int:
+    def _served_length(self, text: str, asked: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None) -> int:
         """Length of the prompt that is served for this answer: it must be the beginning of what is trained."""
-        filled = self._shapes.render(asked, add_generation_prompt=True) if tools is None else None
+        filled = self._fast_path.render(asked, add_generation_prompt=True) if tools is None else None
         prompt = filled.text if filled else self._prompt(asked, tools)
         if not text.startswith(prompt):
             raise TemplateError("the served prompt is not the beginning of the trained text")
