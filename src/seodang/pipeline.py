@@ -17,7 +17,7 @@ from seodang import distributed
 from seodang.data.prepare import Prepared
 from seodang.errors import RunError
 from seodang.recipe import Recipe, Template, load_recipe
-from seodang.run.folder import Run, open_run
+from seodang.run.folder import RECIPE, Run, open_run
 from seodang.show import console, tables
 from seodang.show.tables import show_memory
 from seodang.stages.preparation import (
@@ -164,11 +164,9 @@ def prove(
         SeodangError: the user's mistake, with the mend.
     """
     trained = Run(folder=Path(tuned))
-    is_run = (trained.folder / "recipe.yaml").is_file()
+    is_run = trained.exists
     if is_run and not trained.is_trained:
-        raise RunError(
-            "its training has not ended", where=str(tuned), hint=f"seodang tune {tuned}/recipe.yaml --resume"
-        )
+        raise RunError("its training has not ended", where=str(tuned), hint=f"seodang tune {tuned}/{RECIPE} --resume")
     if not is_run and recipe is None:
         raise RunError(
             "no run's folder, and no recipe says what to measure a model on",

@@ -185,7 +185,7 @@ def _check_folder(folder: Path, where: str) -> None:
         raise ModelError("the folder holds only a GGUF file", where=where, hint=hint)
     if (folder / "adapter_config.json").is_file():
         raise ModelError("the folder holds an adapter, no model", where=where, hint="merge it into its base first")
-    if (folder / "manifest.json").is_file() and (folder / "model" / "config.json").is_file():
+    if (folder / "model" / "config.json").is_file():
         raise ModelError("this is a run folder", where=where, hint=f"give its model: {Path(where) / 'model'}")
     raise ModelError("no config.json in the folder", where=where, hint="give a folder that save_pretrained wrote")
 

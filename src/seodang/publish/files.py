@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seodang.errors import RunError
+from seodang.run.folder import ADAPTER, CHECKPOINT, MODEL, RECIPE
 
 CARD = "README.md"
 KINDS = (".safetensors", ".json", ".jinja", ".txt", ".model", ".py")  # no pickles: they run code and hide settings
@@ -33,10 +34,10 @@ def outgoing(run: Path, *, adapter: bool) -> tuple[tuple[File, ...], tuple[str, 
     Raises:
         RunError: there is no complete model (or adapter) in the run.
     """
-    folder = run / ("adapter" if adapter else "model")
+    folder = run / (ADAPTER if adapter else MODEL)
     if not folder.is_dir():
         what = "holds no adapter" if adapter else "holds no model: its training has not ended"
-        hint = "push the whole model without --adapter" if adapter else f"seodang tune {run / 'recipe.yaml'} --resume"
+        hint = "push the whole model without --adapter" if adapter else f"seodang tune {run / RECIPE} --resume"
         raise RunError(what, where=str(run), hint=hint)
     there = sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
     names = {path.relative_to(folder).as_posix(): path for path in there}
@@ -44,7 +45,7 @@ def outgoing(run: Path, *, adapter: bool) -> tuple[tuple[File, ...], tuple[str, 
     left = tuple(name for name in names if name not in {file.name for file in files})
     if adapter:
         known = {file.name for file in files}
-        beside = (run / "model" / name for name in TOKENIZER)  # without it nobody has the template that was trained
+        beside = (run / MODEL / name for name in TOKENIZER)  # without it nobody has the template that was trained
         files += [File(name=path.name, content=path) for path in beside if path.name not in known and path.is_file()]
     _complete(folder, files, adapter=adapter)
     return tuple(files), left
@@ -53,7 +54,7 @@ def outgoing(run: Path, *, adapter: bool) -> tuple[tuple[File, ...], tuple[str, 
 def _goes(name: str, path: Path) -> bool:
     """A link may lead out of the run, so it stays."""
     *folders, last = name.split("/")
-    is_own = not any(part.startswith((".", "checkpoint-")) for part in (*folders, last))
+    is_own = not any(part.startswith((".", CHECKPOINT)) for part in (*folders, last))
     is_wanted = path.suffix in KINDS or LEGAL.fullmatch(last)
     return bool(is_own and is_wanted and last != CARD and not PRIVATE.match(last) and not path.is_symlink())
 

@@ -22,6 +22,7 @@ from seodang.publish.files import CARD, File, outgoing
 from seodang.publish.secrets import Leak, leaks, own_secrets, refuse
 from seodang.recipe import Recipe, load_recipe
 from seodang.run.evidence import Evidence, read_evidence
+from seodang.run.folder import DROPPED, MANIFEST, METRICS, RECIPE, SAMPLES
 from seodang.show.console import get_console
 from seodang.show.formatting import plural, size, visible
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 # What transformers would load instead of, or together with, the new files if an earlier push left it there.
 LOADED = ("model*.safetensors*", "pytorch_model*", "adapter_model.*", "adapter_config.json", "chat_template.*")
-NOT_TOLD = ("metrics.jsonl", "dropped.jsonl", "samples.json")  # nothing of these stands in a card
+NOT_TOLD = (METRICS, DROPPED, SAMPLES)  # nothing of these stands in a card
 LOGIN = "hf auth login (with a token that may write: https://huggingface.co/settings/tokens)"
 
 
@@ -111,14 +112,14 @@ def _prepare(run: Path, repo: str, *, private: bool, adapter: bool) -> Pushed:
 
 def _evidence(run: Path) -> tuple[Evidence, Recipe]:
     evidence = read_evidence(run)
-    for name in ("recipe.yaml", "manifest.json"):
+    for name in (RECIPE, MANIFEST):
         if name in evidence.missing:
             raise RunError(f"holds no {name}", where=str(run), hint="give a folder that `seodang tune` wrote")
     if damaged := [what for what in evidence.damaged if not what.startswith(NOT_TOLD)]:
         raise RunError(
             f"cannot be told in a card: {damaged[0]}", where=str(run), hint=f"seodang prove {run}, then push"
         )
-    return evidence, load_recipe(run / "recipe.yaml")
+    return evidence, load_recipe(run / RECIPE)
 
 
 def _remarks(evidence: Evidence, base: Base) -> list[str]:
@@ -151,7 +152,7 @@ def _portable_adapter(files: Sequence[File], base: Base) -> tuple[tuple[File, ..
 def _leaks(run: Path, files: Sequence[File]) -> list[Leak]:
     """In everything that would be sent, and in the recipe that the card shows."""
     own = own_secrets(os.environ) | _login()
-    found = leaks("recipe.yaml", run / "recipe.yaml", own, paths=False)  # its paths are shortened in the card
+    found = leaks(RECIPE, run / RECIPE, own, paths=False)  # its paths are shortened in the card
     known = {leak.masked for leak in found}
     for file in files:
         found += [leak for leak in leaks(file.name, file.content, own) if file.name != CARD or leak.masked not in known]

@@ -7,12 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from seodang.errors import RunError
+from seodang.run.folder import (
+    ANSWERS,
+    COUNTS,
+    DROPPED,
+    FINDINGS,
+    LENGTHS,
+    MANIFEST,
+    METRICS,
+    PROOF,
+    RECIPE,
+    SAMPLES,
+)  # fmt: skip
 from seodang.types import Answer
 
-NAMES = (
-    "recipe.yaml", "manifest.json", "counts.json", "dropped.jsonl", "findings.json", "lengths.json", "samples.json",
-    "metrics.jsonl", "answers.jsonl", "proof.json",
-)  # fmt: skip
+NAMES = (RECIPE, MANIFEST, COUNTS, DROPPED, FINDINGS, LENGTHS, SAMPLES, METRICS, ANSWERS, PROOF)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,18 +53,18 @@ def read_evidence(run: Path) -> Evidence:
         what = "holds no file of a run" if run.is_dir() else "no such folder"
         raise RunError(what, where=str(run), hint="give a folder that `seodang tune` wrote, such as runs/NAME")
     damaged: list[str] = []
-    recipe = (run / "recipe.yaml").read_text(encoding="utf-8") if "recipe.yaml" not in missing else None
+    recipe = (run / RECIPE).read_text(encoding="utf-8") if RECIPE not in missing else None
     return Evidence(
         recipe=recipe,
-        manifest=_mapping(run / "manifest.json", damaged) or {},
-        counts=_rows(run / "counts.json", damaged),
-        dropped=_lines(run / "dropped.jsonl", damaged),
-        findings=_rows(run / "findings.json", damaged),
-        lengths=_mapping(run / "lengths.json", damaged),
-        samples=_mapping(run / "samples.json", damaged) or {},
-        metrics=_lines(run / "metrics.jsonl", damaged),
-        answers=tuple(Answer(**row) for row in _lines(run / "answers.jsonl", damaged)),
-        proof=_mapping(run / "proof.json", damaged),
+        manifest=_mapping(run / MANIFEST, damaged) or {},
+        counts=_rows(run / COUNTS, damaged),
+        dropped=_lines(run / DROPPED, damaged),
+        findings=_rows(run / FINDINGS, damaged),
+        lengths=_mapping(run / LENGTHS, damaged),
+        samples=_mapping(run / SAMPLES, damaged) or {},
+        metrics=_lines(run / METRICS, damaged),
+        answers=tuple(Answer(**row) for row in _lines(run / ANSWERS, damaged)),
+        proof=_mapping(run / PROOF, damaged),
         missing=missing,
         damaged=tuple(damaged),
     )

@@ -23,6 +23,17 @@ import yaml
 from seodang.errors import RunError
 from seodang.recipe import Recipe, load_recipe
 
+RECIPE, MANIFEST = "recipe.yaml", "manifest.json"
+COUNTS, DROPPED, FINDINGS, LENGTHS, SAMPLES = (
+    *("counts.json", "dropped.jsonl", "findings.json"),
+    *("lengths.json", "samples.json"),
+)
+METRICS, BASE, TRAINING, ANSWERS, PROOF = "metrics.jsonl", "base.json", "training.json", "answers.jsonl", "proof.json"
+REPORT, PICTURES, TENSORBOARD = "report.html", "pictures", "tensorboard"
+CHECKPOINTS, MODEL, ADAPTER = "checkpoints", "model", "adapter"
+CHECKPOINT, UNFINISHED_CHECKPOINT = "checkpoint-", "saving-"  # followed by the step, as transformers names them
+TRAINER_STATE, OPTIMIZER = "trainer_state.json", "optimizer.pt"  # of a checkpoint, as transformers names them
+
 # what a resumed run may change: it does not move the weights, and is what an error names as the mend
 WITHOUT_EFFECT_ON_TRAINING = (
     *("name", "ask", "train.ask_every"),
@@ -38,15 +49,40 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
+        return self.folder / CHECKPOINTS
 
     @property
     def model(self) -> Path:
-        return self.folder / "model"
+        return self.folder / MODEL
 
     @property
     def adapter(self) -> Path:
-        return self.folder / "adapter"
+        return self.folder / ADAPTER
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / TENSORBOARD
+
+    @property
+    def pictures(self) -> Path:
+        return self.folder / PICTURES
+
+    @property
+    def report(self) -> Path:
+        return self.folder / REPORT
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.folder / RECIPE
+
+    @property
+    def manifest_file(self) -> Path:
+        return self.folder / MANIFEST
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was created here."""
+        return self.recipe_file.is_file()
 
     @property
     def is_trained(self) -> bool:
@@ -55,7 +91,7 @@ class Run:
 
     @property
     def is_proven(self) -> bool:
-        return (self.folder / "proof.json").is_file()
+        return (self.folder / PROOF).is_file()
 
     def recipe(self) -> Recipe:
         """The resolved recipe of the run.
@@ -64,12 +100,9 @@ class Run:
             RunError: no run lives here.
             RecipeError: its recipe.yaml is damaged, or of another version.
         """
-        path = self.folder / "recipe.yaml"
-        if not path.is_file():
-            raise RunError(
-                "no run lives here: it has no recipe.yaml", where=str(self.folder), hint="give a run's folder"
-            )
-        return load_recipe(path)
+        if not self.exists:
+            raise RunError(f"no run lives here: it has no {RECIPE}", where=str(self.folder), hint="give a run's folder")
+        return load_recipe(self.recipe_file)
 
     def write_json(self, name: str, data: object) -> None:
         write_text(self.folder / name, json.dumps(data, ensure_ascii=False, indent=1))
@@ -96,20 +129,25 @@ class Run:
         """The newest complete checkpoint: one gets its name only when all of it is on disk."""
         found = [
             (int(match[1]), path)
-            for path in self.checkpoints.glob("checkpoint-*")
-            if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and (path / "trainer_state.json").is_file()
+            for path in self.checkpoints.glob(f"{CHECKPOINT}*")
+            if (match := re.fullmatch(rf"{CHECKPOINT}(\d+)", path.name)) and (path / TRAINER_STATE).is_file()
         ]
         return max(found)[1] if found else None
 
     def rewind(self, step: int) -> None:
         """Forget what was recorded after `step`: a resumed run records it again."""
-        self.write_lines("metrics.jsonl", (row for row in self.read_lines("metrics.jsonl") if row["step"] <= step))
-        for unfinished in self.checkpoints.glob("saving-*"):
+        self.write_lines(METRICS, (row for row in self.read_lines(METRICS) if row["step"] <= step))
+        for unfinished in self.checkpoints.glob(f"{UNFINISHED_CHECKPOINT}*"):
             shutil.rmtree(unfinished)
 
 
+def checkpoint_step(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def open_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
-    """The folder of a new run, or of the one to go on with. Nothing is written: `begin` does that.
+    """The folder of a new run, or of the one to go on with. Nothing is written: `create` does that.
 
     Raises:
         RunError: the folder exists and `resume` is false, or cannot be written; or nothing can be resumed there; or
@@ -129,7 +167,7 @@ def open_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
     return run
 
 
-def begin(run: Run, recipe: Recipe, *, resume: bool = False) -> None:
+def create(run: Run, recipe: Recipe, *, resume: bool = False) -> None:
     """Make the run's folder. Whatever fails before leaves none behind that would be in the next attempt's way.
 
     Raises:
@@ -139,7 +177,7 @@ def begin(run: Run, recipe: Recipe, *, resume: bool = False) -> None:
         if not resume:
             _refuse_existing(run.folder)
         run.folder.mkdir(parents=True, exist_ok=True)
-        write_text(run.folder / "recipe.yaml", dump_recipe(recipe))
+        write_text(run.recipe_file, dump_recipe(recipe))
 
 
 def _refuse_existing(folder: Path) -> None:
@@ -179,7 +217,7 @@ def _same_recipe(run: Run, recipe: Recipe) -> None:
         raise RunError(
             f"this run was started with another recipe: {', '.join(changed)} differ",
             where=str(run.folder),
-            hint=f"resume with {run.folder / 'recipe.yaml'}, or start a new run with --out",
+            hint=f"resume with {run.recipe_file}, or start a new run with --out",
         )
 
 

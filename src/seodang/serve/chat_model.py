@@ -11,7 +11,7 @@ from seodang.data.template.find import find_template
 from seodang.data.template.jinja import Turn, compile_template, run
 from seodang.errors import RunError, TemplateError
 from seodang.recipe import Generate
-from seodang.run.folder import Run
+from seodang.run.folder import RECIPE, Run
 
 if TYPE_CHECKING:
     import jinja2
@@ -107,7 +107,7 @@ def load_chat_model(path: str | Path, *, base: bool = False) -> ChatModel:
         ModelError, ResourceError: it cannot be loaded.
     """
     found = Run(folder=Path(path).expanduser())
-    if (found.folder / "recipe.yaml").is_file():
+    if found.exists:
         return _of_run(found, str(path), base)
     if base:
         raise RunError("only a run knows its base", where=str(path), hint="give a run's folder, or the base itself")
@@ -123,7 +123,7 @@ def with_system(turns: Sequence[Turn], system: str | None) -> list[Turn]:
 
 def _of_run(found: Run, name: str, base: bool) -> ChatModel:
     if not found.is_trained:
-        raise RunError("its training has not ended", where=name, hint=f"seodang tune {name}/recipe.yaml --resume")
+        raise RunError("its training has not ended", where=name, hint=f"seodang tune {name}/{RECIPE} --resume")
     from seodang.model.load import load_tokenizer
 
     made = found.recipe()

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader
 
 from seodang.proof.behaviour import hangul_share, repetition
 from seodang.run.evidence import Evidence, read_evidence
+from seodang.run.folder import PICTURES, REPORT
 from seodang.show import formatting, plots
 from seodang.show.sentences import KINDS, kinds, verdict
 from seodang.types import Answer
@@ -46,13 +47,13 @@ def report(run: Path) -> Path:
         RunError: `run` holds none of a run's files.
     """
     evidence = read_evidence(run)
-    page = run / "report.html"
-    part = run / "report.html.part"
+    page = run / REPORT
+    part = run / f"{REPORT}.part"
     part.write_text(render(evidence, run.name), encoding="utf-8", errors="replace")
     part.replace(page)
     best, turned = _steps_to_mark(evidence)
     plots.write_pictures(
-        run / "pictures",
+        run / PICTURES,
         lengths=evidence.lengths,
         metrics=evidence.metrics,
         order=source_order(evidence),

@@ -6,14 +6,14 @@ All ranks take part; what is written, the main rank writes.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from seodang import distributed
 from seodang.data.encode.rows import parse_tools
 from seodang.recipe import Ask, Generate, Recipe
 from seodang.run import record
-from seodang.run.folder import Run, begin
+from seodang.run.folder import METRICS, Run, create
 from seodang.show import console, tables
 from seodang.stages.preparation import Desk, load_base
 from seodang.types import Answer, Metric
@@ -41,10 +41,10 @@ def begin_run(run: Run, recipe: Recipe, desk: Desk, *, resume: bool = False) -> 
     """Make the run's folder, and write down what is known before training."""
     with distributed.agreed():
         if distributed.is_main():
-            begin(run, recipe, resume=resume)
+            create(run, recipe, resume=resume)
             record.record_data(run, desk.recipe, desk.placement, desk.template, desk.prepared)
     with distributed.agreed():
-        distributed.wait_for(run.folder / "manifest.json")
+        distributed.wait_for(run.manifest_file)
 
 
 def check_room(run: Run, desk: Desk, model: "PreTrainedModel") -> None:
@@ -203,7 +203,7 @@ def train_model(
         trainee = model = make_whole(desk, model)
     with distributed.agreed():
         if distributed.is_main():
-            run.write_json("training.json", {"best_step": trained.best_step, "best_by": settings.best_by})
+            record.record_training(run, best_step=trained.best_step, best_by=settings.best_by)
     save_tuned(run, desk, trainee)
     return model, None if adapter or is_sharded else trained.best_metrics
 
@@ -283,7 +283,7 @@ def record_proof(
 
     recipe = desk.recipe
     answers = [*before.answers, *after.answers]
-    run.write_lines("answers.jsonl", map(asdict, answers))
+    record.record_answers(run, answers)
     found = proof(
         name=recipe.name,
         base=base,
@@ -292,10 +292,27 @@ def record_proof(
         before=before.metrics,
         after=after.metrics,
         answers=answers,
-        training=record.training_of(run),
+        training=training_of(run),
         temperature=repeat_settings(recipe.ask).temperature,
     )
-    run.write_json("proof.json", found)
+    record.record_proof(run, found)
+
+
+def training_of(run: Run) -> dict[str, Any]:
+    """What the proof says of the training; nothing where none was."""
+    from seodang.proof.proof import turned_at
+
+    found = record.read_training(run)
+    return {**found, "turned_at": turned_at(evaluations(run))} if found else {}
+
+
+def evaluations(run: Run) -> list[tuple[int, float]]:
+    """(step, chosen loss) of every evaluation after the base's."""
+    return [
+        (row["step"], row["loss"])
+        for row in run.read_lines(METRICS)
+        if row["event"] == "eval" and row["step"] and row["loss"] is not None
+    ]
 
 
 def finish(run: Run, desk: Desk, model: "PreTrainedModel", clock: Mapping[str, float]) -> None:
@@ -305,8 +322,8 @@ def finish(run: Run, desk: Desk, model: "PreTrainedModel", clock: Mapping[str, f
 
     record.record_facts(run, {"model": describe(model, desk.tokenizer), "seconds": clock})
     page = report(run.folder)
-    tables.show_answers([Answer(**answer) for answer in run.read_lines("answers.jsonl")])
-    tables.show_losses(run.read_json("proof.json"))
+    tables.show_answers(record.read_answers(run))
+    tables.show_losses(record.read_proof(run))
     tables.show_end(run.folder, page, sum(clock.values()))
 
 

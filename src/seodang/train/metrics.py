@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self
 
-from seodang.run.folder import Run
+from seodang.run.folder import METRICS, Run, checkpoint_step
 from seodang.types import Metric
 
 Event = dict[str, Any]
@@ -19,8 +19,8 @@ class MetricsLog:
 
         self._run, self._last = run, time.perf_counter()
         last = run.last_checkpoint()
-        purge = int(last.name.rpartition("-")[2]) + 1 if last else None
-        self._board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=purge)
+        purge = checkpoint_step(last) + 1 if last else None
+        self._board = SummaryWriter(str(run.tensorboard), purge_step=purge)
 
     def __enter__(self) -> Self:
         return self
@@ -46,7 +46,7 @@ class MetricsLog:
             for number, answer in enumerate(event["answers"], 1):
                 self._board.add_text(f"answers/{number} {answer['question'][:60]}", answer["text"], event["step"])
         if event["event"] in ("train", "eval", "answers", "speed"):
-            self._run.append("metrics.jsonl", event)
+            self._run.append(METRICS, event)
         took = event["seconds"] if event["event"] in ("answers", "speed") else time.perf_counter() - self._last
         self._last += took  # what questions, evaluations, checkpoints and the floor take is no training time
         return event
@@ -71,12 +71,3 @@ def evaluation_event(metrics: Mapping[str, Metric], loss: float | None, *, step:
             for name, metric in metrics.items()
         },
     }
-
-
-def evaluations(run: Run) -> list[tuple[int, float]]:
-    """(step, chosen loss) of every evaluation after the base's."""
-    return [
-        (row["step"], row["loss"])
-        for row in run.read_lines("metrics.jsonl")
-        if row["event"] == "eval" and row["step"] and row["loss"] is not None
-    ]

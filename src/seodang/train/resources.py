@@ -15,6 +15,7 @@ from seodang import distributed, recipe
 from seodang.data.arrow import read_columns
 from seodang.data.pack import Plan, pack_step
 from seodang.errors import ResourceError
+from seodang.run.folder import Run
 from seodang.train.memory_estimate import STATE_BYTES, MemoryEstimator, MemoryUsage
 from seodang.train.setup import choose_optimizer, pack_tokens
 from seodang.types import Checkpointing, Finding, Step
@@ -218,7 +219,7 @@ def check_disk(
         optimizer=settings.optimizer if remark is None else "adamw",
         keep_checkpoints=settings.keep_checkpoints,
         adapter_parameters=adapter_parameters,
-    ) - sum(file.stat().st_size for file in (folder / "checkpoints").rglob("*") if file.is_file())
+    ) - sum(file.stat().st_size for file in Run(folder=folder).checkpoints.rglob("*") if file.is_file())
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:

@@ -15,7 +15,7 @@ from seodang import distributed, recipe
 from seodang.errors import ResourceError
 from seodang.model.engine.engine import Engine
 from seodang.recipe import Recipe, Train
-from seodang.run.folder import Run
+from seodang.run.folder import Run, checkpoint_step
 from seodang.types import Checkpointing, Metric
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def make_setup(
     checkpoint = run.last_checkpoint()
     with distributed.agreed():
         if distributed.is_main():
-            run.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+            run.rewind(checkpoint_step(checkpoint) if checkpoint else 0)
     steps = total_steps(settings, num_rows)
     return Setup(
         engine=engine,

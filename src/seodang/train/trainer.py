@@ -32,6 +32,7 @@ from seodang.data.pack import Plan, pack_step
 from seodang.errors import RunError
 from seodang.model.malloc import keep_freed_memory, return_freed_memory
 from seodang.model.quiet import quiet
+from seodang.run.folder import CHECKPOINT, OPTIMIZER, TRAINER_STATE, UNFINISHED_CHECKPOINT
 from seodang.train.adapter import unwrapped
 from seodang.train.callbacks import Interrupt, LastStep
 from seodang.train.metrics import Event, evaluation_event
@@ -169,7 +170,7 @@ def _arguments(
 
 
 def _refuse_other_sharding(checkpoint: Path, is_sharded: bool) -> None:
-    was_sharded = not (checkpoint / "optimizer.pt").is_file()  # FSDP2 writes its states in another form
+    was_sharded = not (checkpoint / OPTIMIZER).is_file()  # FSDP2 writes its states in another form
     if was_sharded != is_sharded:
         raise RunError(
             f"this run was begun {'with' if was_sharded else 'without'} FSDP2",
@@ -299,13 +300,14 @@ class _StepTrainer(Trainer):
         """Write aside, then rename: a folder that bears a checkpoint's name is complete."""
         return_freed_memory()
         folder = Path(self.args.output_dir)
-        aside, final = (folder / f"{kind}-{self.state.global_step}" for kind in ("saving", "checkpoint"))
+        kinds = (UNFINISHED_CHECKPOINT, CHECKPOINT)
+        aside, final = (folder / f"{kind}{self.state.global_step}" for kind in kinds)
         self.on_event({"event": "save", "step": self.state.global_step, "path": str(final)})
         if self.args.should_save:
             shutil.rmtree(aside, ignore_errors=True)
         self.accelerator.wait_for_everyone()  # each rank saves its random state there
         if best := self.state.best_global_step:
-            self.state.best_model_checkpoint = str(folder / f"checkpoint-{best}")
+            self.state.best_model_checkpoint = str(folder / f"{CHECKPOINT}{best}")
         self.store_flos()
         if not self.is_fsdp_enabled:  # there the weights are saved with the optimizer's states
             self.save_model(str(aside), _internal_call=True)
@@ -317,7 +319,7 @@ class _StepTrainer(Trainer):
             for callback in [*self.callback_handler.callbacks, self.control]:
                 if isinstance(callback, ExportableState):
                     self.state.stateful_callbacks[type(callback).__name__] = callback.state()
-            self.state.save_to_json(str(aside / "trainer_state.json"))
+            self.state.save_to_json(str(aside / TRAINER_STATE))
             shutil.rmtree(final, ignore_errors=True)
             aside.rename(final)
             rotate_checkpoints(
@@ -335,7 +337,7 @@ class _StepTrainer(Trainer):
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         progress: tuple[int, int] = super()._init_training_state(*args, **kwargs)
         if best := self.state.best_global_step:  # the run folder may have been moved since
-            self.state.best_model_checkpoint = str(Path(self.args.output_dir) / f"checkpoint-{best}")
+            self.state.best_model_checkpoint = str(Path(self.args.output_dir) / f"{CHECKPOINT}{best}")
         return progress
 
 
