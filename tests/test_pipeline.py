@@ -273,7 +273,7 @@ def test_proving_a_run_again_gives_its_own_numbers(run: Run, tmp_path: Path) -> 
 def test_the_prepared_rows_are_handed_out(tiny_folder: Path, tmp_path: Path) -> None:
     """inspect gives a DatasetDict whose rows have source, role, messages, text, ids and labels that fit together."""
     prepared = seodang.inspect(_recipe(tmp_path, tiny_folder))
-    assert list(prepared.rows) == ["train", "test"]
+    assert list(prepared.rows) == ["train", "holdout"]
     train: Dataset = prepared.rows["train"]
     assert {"source", "role", "messages", "text", "input_ids", "labels", "row_id"} <= set(train.column_names)
     assert train.num_rows == 20 + 7

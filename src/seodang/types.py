@@ -88,7 +88,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowNote:
-    """One row that a step dropped or changed."""
+    """One row that a stage dropped or changed."""
 
     where: str  # file:row
     row_id: str
@@ -97,9 +97,9 @@ class RowNote:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
-    """What one step did to one source. `notes` lists the dropped rows; the counts are complete, the list is capped."""
+    """What one stage did to one source. `notes` lists the dropped rows; the counts are complete, the list is capped."""
 
-    step: str
+    stage: str  # of the pipeline
     source: str
     rows_in: int
     kept: int

@@ -14,12 +14,12 @@ from seodang.types import Counts, Finding
 BY_ROW = Split(by="row")
 
 
-def parts(train: Dataset, test: Dataset | None = None) -> Splits:
+def parts(train: Dataset, holdout: Dataset | None = None) -> Splits:
     """A source with these sides."""
     return Splits(
         train=train,
-        test=train.select([]) if test is None else test,
-        counts=Counts(step="split", source="medical", rows_in=len(train), kept=len(train)),
+        holdout=train.select([]) if holdout is None else holdout,
+        counts=Counts(stage="split", source="medical", rows_in=len(train), kept=len(train)),
     )
 
 
@@ -27,8 +27,8 @@ def plain(count: int = 60, source: str = "의료") -> list[tuple[str, str]]:
     return [(f"{source} 질문 {number}", f"답 {number}") for number in range(count)]
 
 
-def found(train: Dataset, test: Dataset | None = None) -> dict[str, Finding]:
-    findings = audit({"medical": parts(train, test)}, BY_ROW)
+def found(train: Dataset, holdout: Dataset | None = None) -> dict[str, Finding]:
+    findings = audit({"medical": parts(train, holdout)}, BY_ROW)
     assert len({finding.check for finding in findings}) == len(findings)
     return {finding.check: finding for finding in findings}
 

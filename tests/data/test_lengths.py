@@ -41,20 +41,20 @@ def test_sums_of_many_rows_do_not_overflow() -> None:
 def test_sources_and_sides_are_measured_apart() -> None:
     """Each source of a shuffled set has its own numbers, for all tokens and for supervised ones."""
     train = rendered({"medical": [10, 20], "general": [40]}).shuffle(seed=1)
-    sides = lengths({"train": train, "test": rendered({"wiki": [6]})}, max_tokens=50, cut={"medical": 3})
+    sides = lengths({"train": train, "holdout": rendered({"wiki": [6]})}, max_tokens=50, cut={"medical": 3})
     assert list(sides["train"]) == ["general", "medical"]
     assert sides["train"]["medical"]["all"]["total"] == 30
     assert sides["train"]["medical"]["supervised"]["total"] == 15
-    assert sides["test"]["wiki"]["all"]["mean"] == 6.0
+    assert sides["holdout"]["wiki"]["all"]["mean"] == 6.0
     assert (sides["cut"], sides["max_tokens"]) == ({"medical": 3}, 50)
 
 
 def test_lengths_are_plain_json() -> None:
     """What is told can be written as JSON and read back unchanged, an empty side included."""
-    sides = {"train": rendered({"medical": [5, 800, 31]}), "test": rendered({"medical": [1]}).select([])}
+    sides = {"train": rendered({"medical": [5, 800, 31]}), "holdout": rendered({"medical": [1]}).select([])}
     everything = lengths(sides, max_tokens=800, cut={"medical": 1})
     assert json.loads(json.dumps(everything, allow_nan=False)) == everything
-    assert everything["test"] == {}
+    assert everything["holdout"] == {}
 
 
 @pytest.mark.parametrize("tokens", [[7], [7] * 50, [1, 2], list(range(1, 1000)), [5] * 99 + [100_000]])

@@ -36,7 +36,7 @@ def datasets_own(general: Dataset, medical: Dataset) -> dict[str, Dataset]:
     second = medical.train_test_split(test_size=0.05, seed=42)
     return {
         "train": concatenate_datasets([first["train"].shard(3, 0), second["train"]]).shuffle(seed=42),
-        "test": concatenate_datasets([first["test"], second["test"]]).shuffle(seed=42),
+        "holdout": concatenate_datasets([first["test"], second["test"]]).shuffle(seed=42),
     }
 
 
@@ -46,7 +46,7 @@ def test_the_tutorials_rows_are_datasets_own() -> None:
     rows, _ = mix(tutorial(general, medical), Mix(seed=42))
     own = datasets_own(general, medical)
     assert rows["train"][:] == own["train"][:]
-    assert rows["test"][:] == own["test"][:]
+    assert rows["holdout"][:] == own["holdout"][:]
 
 
 @pytest.mark.shared
@@ -55,10 +55,10 @@ def test_the_tutorials_rows_are_datasets_own_on_real_data() -> None:
     general, medical = shared_qa("ko_general"), shared_qa("ko_medical")
     rows, counts = mix(tutorial(general, medical), Mix(seed=42))
     own = datasets_own(general, medical)
-    for side in ("train", "test"):
+    for side in ("train", "holdout"):
         assert list(rows[side]["row_id"]) == list(own[side]["row_id"])
         assert list(rows[side]["source"]) == list(own[side]["source"])
-    assert counts.rows_in == counts.kept == len(own["train"]) + len(own["test"])
+    assert counts.rows_in == counts.kept == len(own["train"]) + len(own["holdout"])
 
 
 def test_the_seed_orders_the_rows() -> None:
@@ -77,14 +77,14 @@ def test_a_source_that_is_not_trained_on_is_measured() -> None:
     }
     rows, _ = mix(parts, Mix())
     assert set(rows["train"]["source"]) == {"medical"}
-    assert sorted(set(rows["test"]["source"])) == ["medical", "wiki"]
+    assert sorted(set(rows["holdout"]["source"])) == ["medical", "wiki"]
 
 
 def test_no_holdout_at_all_gives_an_empty_one() -> None:
-    """Without any held-out row, `test` is empty and keeps its columns."""
+    """Without any held-out row, `holdout` is empty and keeps its columns."""
     rows, _ = mix({"medical": split(numbered(20), source("medical", holdout=0), BY_ROW)}, Mix())
-    assert len(rows["test"]) == 0
-    assert rows["test"].column_names == rows["train"].column_names
+    assert len(rows["holdout"]) == 0
+    assert rows["holdout"].column_names == rows["train"].column_names
 
 
 def test_nothing_to_train_on_is_an_error() -> None:
@@ -101,8 +101,8 @@ def rendered(tokens: Mapping[str, Sequence[int]]) -> dict[str, Splits]:
         rows = numbered(len(counts) + 2, name).add_column("num_supervised", np.array([*counts, 5, 5], dtype=np.int32))
         parts[name] = Splits(
             train=rows.select(range(len(counts))),
-            test=rows.select(range(len(counts), len(counts) + 2)),
-            counts=Counts(step="split", source=name, rows_in=len(rows), kept=len(rows)),
+            holdout=rows.select(range(len(counts), len(counts) + 2)),
+            counts=Counts(stage="split", source=name, rows_in=len(rows), kept=len(rows)),
         )
     return parts
 
@@ -145,7 +145,7 @@ def test_a_source_is_repeated_whole_before_a_row_comes_once_more() -> None:
 def test_the_holdout_is_neither_thinned_nor_repeated() -> None:
     """Shares change training rows only."""
     rows, _ = mix(rendered({"general": [10] * 100, "medical": [10] * 20}), Mix(shares={"general": 0.1, "medical": 0.9}))
-    assert sorted(rows["test"]["source"]) == ["general", "general", "medical", "medical"]
+    assert sorted(rows["holdout"]["source"]) == ["general", "general", "medical", "medical"]
 
 
 def test_shares_are_told_and_taken_as_weights() -> None:

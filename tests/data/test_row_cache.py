@@ -78,8 +78,8 @@ def _same(one: Prepared, other: Prepared) -> bool:
     """In rows and in all that is shown."""
     shown = [json.dumps([p.lengths, p.samples], ensure_ascii=False) for p in (one, other)]
     facts = [json.dumps([[asdict(x) for x in (*p.counts, *p.findings)]], ensure_ascii=False) for p in (one, other)]
-    sides = [[one.rows[side][:], other.rows[side][:]] for side in ("train", "test")]
-    tests = [[p.tests[name][:] for name in ("medical", "general")] for p in (one, other)]
+    sides = [[one.rows[side][:], other.rows[side][:]] for side in ("train", "holdout")]
+    tests = [[p.holdouts[name][:] for name in ("medical", "general")] for p in (one, other)]
     return shown[0] == shown[1] and facts[0] == facts[1] and all(a == b for a, b in sides) and tests[0] == tests[1]
 
 
@@ -92,7 +92,7 @@ def test_the_second_time_nothing_is_made_and_everything_is_the_same(
     fresh = join(recipe, make(None))
     first, second = (join(recipe, store.get("a-b", make)) for _ in range(2))
     assert make.times == 2
-    assert any(counts.notes and counts.step == "render" for counts in second.counts)
+    assert any(counts.notes and counts.stage == "render" for counts in second.counts)
     assert _same(first, second)
     assert _same(fresh, first)
     assert first.rows["train"][0]["labels"].count(IGNORED) > 0
@@ -223,7 +223,7 @@ def test_where_nothing_can_be_kept_rows_are_prepared_all_the_same(
     (tmp_path / "file").write_text("")
     make = _Maker(_recipe(tmp_path), renderer)
     rendered = Store(tmp_path / "file" / "prepared", told.append).get("a-b", make)
-    assert len(rendered.parts["medical"].train) > 20
+    assert len(rendered.splits["medical"].train) > 20
     assert len(told) == 1
     assert "not kept" in told[0]
 

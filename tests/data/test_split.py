@@ -25,7 +25,7 @@ def ids(rows: Dataset) -> list[str]:
 
 
 def sides(parts: Splits) -> dict[str, set[str]]:
-    return {"train": set(parts.train["question_key"]), "test": set(parts.test["question_key"])}
+    return {"train": set(parts.train["question_key"]), "holdout": set(parts.holdout["question_key"])}
 
 
 @pytest.mark.parametrize("count", [20, 101, 1000])
@@ -36,7 +36,7 @@ def test_by_row_is_datasets_own_split(count: int, holdout: float) -> None:
     parts = split(rows, source(holdout=holdout), BY_ROW)
     own = rows.train_test_split(test_size=holdout, seed=42)
     assert parts.train[:] == own["train"][:]
-    assert parts.test[:] == own["test"][:]
+    assert parts.holdout[:] == own["test"][:]
 
 
 @pytest.mark.parametrize("shard", [1, 2, 3])
@@ -55,21 +55,21 @@ def test_by_row_is_datasets_own_split_on_real_rows() -> None:
     parts = split(rows, source(), BY_ROW)
     own = rows.train_test_split(test_size=0.05, seed=42)
     assert ids(parts.train) == ids(own["train"])
-    assert ids(parts.test) == ids(own["test"])
+    assert ids(parts.holdout) == ids(own["test"])
 
 
 def test_a_question_stays_on_one_side() -> None:
     """Rows that ask the same question are held out together."""
     parts = split(numbered(600, questions=200), source(holdout=0.2), BY_QUESTION)
     found = sides(parts)
-    assert found["train"].isdisjoint(found["test"])
-    assert len(parts.test) == 3 * len(found["test"])
+    assert found["train"].isdisjoint(found["holdout"])
+    assert len(parts.holdout) == 3 * len(found["holdout"])
 
 
 def test_the_share_is_about_kept() -> None:
     """A share of many questions is held out within three standard deviations."""
     parts = split(numbered(4000), source(holdout=0.05), BY_QUESTION)
-    assert abs(len(parts.test) - 200) < 3 * np.sqrt(4000 * 0.05 * 0.95)
+    assert abs(len(parts.holdout) - 200) < 3 * np.sqrt(4000 * 0.05 * 0.95)
 
 
 @pytest.mark.parametrize("holdout", [0.1, 40])
@@ -86,7 +86,7 @@ def test_sides_survive_added_rows() -> None:
     old, new = numbered(300), numbered(300, source="more")
     before = sides(split(old, source(holdout=0.1), BY_QUESTION))
     after = sides(split(concatenate_datasets([new, old]), source(holdout=0.1), BY_QUESTION))
-    assert before["test"] <= after["test"]
+    assert before["holdout"] <= after["holdout"]
     assert before["train"] <= after["train"]
 
 
@@ -96,7 +96,7 @@ def test_a_smaller_holdout_lies_inside_a_larger_one(smaller: float, larger: floa
     rows = numbered(400)
     inner = sides(split(rows, source(holdout=smaller), BY_QUESTION))
     outer = sides(split(rows, source(holdout=larger), BY_QUESTION))
-    assert inner["test"] < outer["test"]
+    assert inner["holdout"] < outer["holdout"]
 
 
 def test_another_seed_holds_out_other_questions() -> None:
@@ -111,19 +111,19 @@ def test_rows_keep_their_order() -> None:
     """By question, both sides keep the order of the file."""
     parts = split(numbered(200), source(holdout=0.3), BY_QUESTION)
     assert list(parts.train["row"]) == sorted(parts.train["row"])
-    assert list(parts.test["row"]) == sorted(parts.test["row"])
+    assert list(parts.holdout["row"]) == sorted(parts.holdout["row"])
 
 
 def test_a_number_of_rows_is_met_and_never_passed() -> None:
     """Single questions give exactly the number; questions of three rows stop before passing it."""
-    assert len(split(numbered(100), source(holdout=17), BY_QUESTION).test) == 17
-    assert len(split(numbered(99, questions=33), source(holdout=17), BY_QUESTION).test) == 15
+    assert len(split(numbered(100), source(holdout=17), BY_QUESTION).holdout) == 17
+    assert len(split(numbered(99, questions=33), source(holdout=17), BY_QUESTION).holdout) == 15
 
 
 def test_a_holdout_that_is_asked_for_is_not_empty() -> None:
     """One question is held out even if it has more rows than asked for, or all lie above the share."""
-    assert len(split(numbered(99, questions=33), source(holdout=1), BY_QUESTION).test) == 3
-    assert len(split(numbered(3), source(holdout=0.0001), BY_QUESTION).test) == 1
+    assert len(split(numbered(99, questions=33), source(holdout=1), BY_QUESTION).holdout) == 3
+    assert len(split(numbered(3), source(holdout=0.0001), BY_QUESTION).holdout) == 1
 
 
 @pytest.mark.parametrize("by", [BY_ROW, BY_QUESTION])
@@ -131,7 +131,7 @@ def test_no_holdout_if_none_is_asked_for(by: Split) -> None:
     """`holdout: 0` leaves all rows to train on, in their order."""
     rows = numbered(20)
     parts = split(rows, source(holdout=0), by)
-    assert len(parts.test) == 0
+    assert len(parts.holdout) == 0
     assert ids(parts.train) == ids(rows)
 
 
@@ -140,8 +140,8 @@ def test_by_column_rows_with_one_value_stay_together() -> None:
     patients = [f"환자 {number % 40}" for number in range(400)]
     rows = qa(((f"질문 {number}", "답") for number in range(400)), groups=patients)
     parts = split(rows, source(holdout=0.2), BY_GROUP)
-    assert set(parts.train["group"]).isdisjoint(parts.test["group"])
-    assert len(parts.test) == 10 * len(set(parts.test["group"])) > 0
+    assert set(parts.train["group"]).isdisjoint(parts.holdout["group"])
+    assert len(parts.holdout) == 10 * len(set(parts.holdout["group"])) > 0
 
 
 def test_a_row_without_the_columns_value_is_an_error() -> None:
@@ -157,7 +157,7 @@ def test_all_rows_of_an_untrained_source_are_held_out(by: Split) -> None:
     rows = texts(f"문서 {number}" for number in range(30))
     for holdout in (None, 30):
         parts = split(rows, source(role="retention", holdout=holdout), by)
-        assert ids(parts.test) == ids(rows)
+        assert ids(parts.holdout) == ids(rows)
         assert len(parts.train) == 0
         assert parts.counts.dropped == {}
 
@@ -166,7 +166,7 @@ def test_all_rows_of_an_untrained_source_are_held_out(by: Split) -> None:
 def test_an_untrained_source_with_a_holdout_drops_the_rest(by: Split) -> None:
     """Rows neither trained on nor held out are counted as dropped."""
     parts = split(numbered(100), source(train=False, holdout=10), by)
-    assert (len(parts.train), len(parts.test)) == (0, 10)
+    assert (len(parts.train), len(parts.holdout)) == (0, 10)
     assert parts.counts.dropped == {"not trained": 90}
 
 
@@ -220,7 +220,7 @@ def test_every_row_is_counted(by: Split, keys: dict[str, Any]) -> None:
     """Rows in are rows kept plus rows dropped, and the kept ones are those of the two sides."""
     parts = split(numbered(100, questions=50), source(**keys), by)
     assert parts.counts.rows_in == 100 == parts.counts.kept + sum(parts.counts.dropped.values())
-    assert parts.counts.kept == len(parts.train) + len(parts.test)
+    assert parts.counts.kept == len(parts.train) + len(parts.holdout)
 
 
 def two_sources(by: Split = BY_QUESTION) -> dict[str, Splits]:
@@ -239,10 +239,10 @@ def two_sources(by: Split = BY_QUESTION) -> dict[str, Splits]:
 def test_no_question_leaks_across_sources() -> None:
     """After separation, no question that any source holds out is trained on in any source."""
     parts, told = separate(two_sources(), BY_QUESTION)
-    held = set().union(*(sides(part)["test"] for part in parts.values()))
+    held = set().union(*(sides(part)["holdout"] for part in parts.values()))
     trained = set().union(*(sides(part)["train"] for part in parts.values()))
     assert held.isdisjoint(trained)
-    assert all(len(part.test) == len(two_sources()[name].test) for name, part in parts.items())
+    assert all(len(part.holdout) == len(two_sources()[name].holdout) for name, part in parts.items())
     assert [counts.source for counts in told] == ["general", "medical"]
 
 
@@ -257,7 +257,7 @@ def test_separated_rows_are_counted_and_named() -> None:
     kept = set(parts["general"].train["row"])
     assert not kept & {int(note.where.removeprefix("general.jsonl:")) for note in general.notes}
     assert medical.dropped == {}  # a smaller share of the same questions lies inside the larger one
-    assert general.kept == general.rows_in - lost == len(parts["general"].train) + len(parts["general"].test)
+    assert general.kept == general.rows_in - lost == len(parts["general"].train) + len(parts["general"].holdout)
 
 
 def test_a_retention_source_holds_its_rows_back_from_training() -> None:
@@ -266,7 +266,7 @@ def test_a_retention_source_holds_its_rows_back_from_training() -> None:
     probe = split(qa([("일반 3", "답"), ("의료 150", "답")], "probe"), source(name="probe", train=False), BY_QUESTION)
     parts, _ = separate({**before, "probe": probe}, BY_QUESTION)
     for part in (parts["general"], parts["medical"]):
-        assert set(probe.test["question_key"]).isdisjoint(part.train["question_key"])
+        assert set(probe.holdout["question_key"]).isdisjoint(part.train["question_key"])
 
 
 def test_a_row_that_two_sources_hold_out_is_counted_once() -> None:
@@ -307,7 +307,7 @@ def test_no_question_leaks_on_real_rows() -> None:
         "second": split(rows.select(range(1500, 4000)), source(name="second", holdout=0.2), BY_QUESTION),
     }
     parts, told = separate(halves, BY_QUESTION)
-    held = set().union(*(sides(part)["test"] for part in parts.values()))
+    held = set().union(*(sides(part)["holdout"] for part in parts.values()))
     trained = set().union(*(sides(part)["train"] for part in parts.values()))
     assert held.isdisjoint(trained)
     assert sum(told[0].dropped.values()) > 0

@@ -137,7 +137,9 @@ def test_all_of_a_run_is_in_one_stream_without_a_terminal(capsys: pytest.Capture
 def test_steps_of_one_source_stand_together() -> None:
     """Counts that come step by step are shown source by source."""
     counts = [
-        Counts(step=step, source=source, rows_in=1, kept=1) for step in ("convert", "split") for source in ("가", "나")
+        Counts(stage=stage, source=source, rows_in=1, kept=1)
+        for stage in ("convert", "split")
+        for source in ("가", "나")
     ]
     rows = [line.split()[:2] for line in printed("show_counts", counts).splitlines()[-4:]]
     assert [row[0] for row in rows] == ["가", "split", "나", "split"]

@@ -206,7 +206,7 @@ def test_a_file_that_can_teach_gives_a_recipe_that_holds(name: str, gpu_gb: floa
     assert written == starter.recipe
     parts = prepared(written)
     for source in written.sources:
-        assert len(parts[source.name].test) > 0
+        assert len(parts[source.name].holdout) > 0
         assert bool(len(parts[source.name].train)) == source.is_trained
     assert of(starter, path).role == "domain"
     assert len(starter.yaml.splitlines()) < 55
@@ -465,7 +465,7 @@ def test_real_files_give_recipes_that_prepare(name: str, shared: Path, tmp_path:
     assert len(recipe.ask.domain) == len(recipe.ask.general) == 2
     parts = prepared(recipe)
     domain = next(source for source in recipe.sources if source.role == "domain")
-    assert 20 <= len(parts[domain.name].test) <= 60
+    assert 20 <= len(parts[domain.name].holdout) <= 60
     assert (name == "tools") == recipe.template.add_tokens
 
 

@@ -109,7 +109,7 @@ def run_counts() -> list[Counts]:
     note = RowNote(where="/data/ko_medical.csv:211", row_id="9f2c41d07be83a55", reason="empty answer")
     return [
         Counts(
-            step="convert",
+            stage="convert",
             source="의료_질문",
             rows_in=4180,
             kept=4173,
@@ -118,14 +118,18 @@ def run_counts() -> list[Counts]:
             notes=(note,),
             remarks=("read as CSV in CP949", "question and answer: columns 질문, 답변"),
         ),
-        Counts(step="convert", source="일반대화", rows_in=11823, kept=11823, remarks=("JSON Lines, messages",)),
-        Counts(step="convert", source="wiki", rows_in=300, kept=300),
-        Counts(step="split", source="의료_질문", rows_in=4173, kept=4173),
-        Counts(step="split", source="일반대화", rows_in=11823, kept=4312, dropped={"take 1/3": 7511}),
+        Counts(stage="convert", source="일반대화", rows_in=11823, kept=11823, remarks=("JSON Lines, messages",)),
+        Counts(stage="convert", source="wiki", rows_in=300, kept=300),
+        Counts(stage="split", source="의료_질문", rows_in=4173, kept=4173),
+        Counts(stage="split", source="일반대화", rows_in=11823, kept=4312, dropped={"take 1/3": 7511}),
         Counts(
-            step="separate", source="일반대화", rows_in=3720, kept=3716, dropped={"question in holdout of 의료_질문": 4}
+            stage="separate",
+            source="일반대화",
+            rows_in=3720,
+            kept=3716,
+            dropped={"question in holdout of 의료_질문": 4},
         ),
-        Counts(step="render", source="의료_질문", rows_in=4173, kept=4161, dropped={"longer than max_tokens": 12}),
+        Counts(stage="render", source="의료_질문", rows_in=4173, kept=4161, dropped={"longer than max_tokens": 12}),
     ]
 
 
@@ -150,7 +154,7 @@ def run_lengths() -> dict[str, Any]:
     shapes = {"의료_질문": (5.0, 0.45, 3980), "일반대화": (3.9, 0.5, 3720)}
     return {
         "train": {name: _length(*shape) for name, shape in shapes.items()},
-        "test": {name: _length(*shape) for name, shape in {**shapes, "wiki": (5.2, 0.3, 300)}.items()},
+        "holdout": {name: _length(*shape) for name, shape in {**shapes, "wiki": (5.2, 0.3, 300)}.items()},
         "cut": {"의료_질문": 12, "일반대화": 0, "wiki": 0},
         "max_tokens": 320,
     }
@@ -165,10 +169,10 @@ def run_samples() -> dict[str, Any]:
         spans = [[start, start + len(answer) + len("<end_of_turn>")]]
         samples[name] = {
             "train": {"where": f"/data/{name}:1", "text": text, "supervised": spans},
-            "test": {"where": f"/data/{name}:8", "text": text, "supervised": spans},
+            "holdout": {"where": f"/data/{name}:8", "text": text, "supervised": spans},
         }
     text = "<bos>서당은 조선 시대에 마을마다 있던 글방으로, 천자문과 동몽선습을 가르쳤다."
-    samples["wiki"] = {"test": {"where": "/data/wiki.jsonl:1", "text": text, "supervised": [[5, len(text)]]}}
+    samples["wiki"] = {"holdout": {"where": "/data/wiki.jsonl:1", "text": text, "supervised": [[5, len(text)]]}}
     return samples
 
 
@@ -283,8 +287,8 @@ def _manifest() -> dict[str, Any]:
 def _dropped() -> list[dict[str, str]]:
     return [
         {"where": f"/data/ko_medical.csv:{211 + 40 * i}", "row_id": f"9f2c41d07be83a{i:02x}", "reason": reason}
-        | {"step": step, "source": "의료_질문"}
-        for i, (step, reason) in enumerate(
+        | {"stage": stage, "source": "의료_질문"}
+        for i, (stage, reason) in enumerate(
             [("convert", "empty answer")] * 7 + [("render", "longer than max_tokens")] * 12
         )
     ]

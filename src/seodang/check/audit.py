@@ -46,7 +46,7 @@ class _Facts:
         return tuple(self._place(int(row)) for row in rows[:SHOWN_ROWS])
 
     def _place(self, row: int) -> str:
-        side, row = (self.part.train, row) if row < self.num_train else (self.part.test, row - self.num_train)
+        side, row = (self.part.train, row) if row < self.num_train else (self.part.holdout, row - self.num_train)
         place = side.select_columns(["file", "row"])[row]
         return f"{place['file']}:{place['row']}"
 
@@ -163,7 +163,7 @@ def _leaks(name: str, facts: Mapping[str, _Facts], by: Split) -> Iterator[Findin
 
 def _gather(part: Splits) -> _Facts:
     """Read both sides once, batch by batch."""
-    sides = [side.select_columns(["row_id", "question_key", "messages", "text"]) for side in (part.train, part.test)]
+    sides = [side.select_columns(["row_id", "question_key", "messages", "text"]) for side in (part.train, part.holdout)]
     places = [(side, start) for side in (0, 1) for start in range(0, len(sides[side]), BATCH_ROWS)]
     gathered = list(in_order(lambda place: _columns(sides[place[0]], place[1]), places))
     row, question, prompt, answer, is_echo, hangul, latin = (

@@ -16,7 +16,9 @@ INJECTED = 40  # characters of a template's own text that are worth a warning: m
 
 def findings(prepared: Prepared, renderer: Renderer, *, num_embeddings: int) -> list[Finding]:
     """Findings on rendered rows: rows left out, thinking lost, ids beyond the embedding, text the template adds."""
-    found = [finding for counts in prepared.counts if counts.step.startswith("render") for finding in _rendered(counts)]
+    found = [
+        finding for counts in prepared.counts if counts.stage.startswith("render") for finding in _rendered(counts)
+    ]
     found += _ids(prepared, num_embeddings + len(renderer.template.added))
     found += _own_text(renderer)
     return found

@@ -35,7 +35,7 @@ def lengths(sides: Mapping[str, Dataset], *, max_tokens: int, cut: Mapping[str, 
     """Lengths of rendered rows, as the run folder's `lengths.json` holds them.
 
     Args:
-        sides: `train` and `test`; columns `source`, `num_tokens`, `num_supervised`. A repeated row counts each time.
+        sides: `train` and `holdout`; columns `source`, `num_tokens`, `num_supervised`. A repeated row counts each time.
         max_tokens: limit of one row.
         cut: source → rows above the limit, which are no longer among the rows.
     """

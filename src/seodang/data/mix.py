@@ -14,7 +14,7 @@ from seodang.types import Counts
 
 
 def mix(parts: Mapping[str, Splits], mix: Mix) -> tuple[DatasetDict, Counts]:
-    """Join the sources in their order, then shuffle as datasets does, into `train` and `test`.
+    """Join the sources in their order, then shuffle as datasets does, into `train` and `holdout`.
 
     With shares, the rows must be rendered (`num_supervised`): the training set keeps its number of supervised tokens,
     and each source is repeated or thinned to its share of them, within one row.
@@ -36,9 +36,9 @@ def mix(parts: Mapping[str, Splits], mix: Mix) -> tuple[DatasetDict, Counts]:
         changed = {f"{name}: repeated to its share": count for name, count in repeated.items() if count}
         trained = {name: rows.select(picked[name]) for name, rows in trained.items()}
         remarks = _tell_shares(trained, mix.shares)
-    rows_in = sum(len(part.train) + len(part.test) for part in parts.values())
+    rows_in = sum(len(part.train) + len(part.holdout) for part in parts.values())
     counts = Counts(
-        step="mix",
+        stage="mix",
         source="all",
         rows_in=rows_in,
         kept=rows_in - sum(dropped.values()),
@@ -48,7 +48,7 @@ def mix(parts: Mapping[str, Splits], mix: Mix) -> tuple[DatasetDict, Counts]:
     )
     joined = {
         "train": concatenate_datasets(list(trained.values())),
-        "test": concatenate_datasets([part.test for part in parts.values()]),
+        "holdout": concatenate_datasets([part.holdout for part in parts.values()]),
     }
     return DatasetDict({side: rows.shuffle(seed=mix.seed) for side, rows in joined.items()}), counts
 

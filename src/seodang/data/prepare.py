@@ -25,22 +25,22 @@ THINKING = (b'"reasoning_content"', b"</think>")  # in a message's JSON
 class Gathered:
     """The sources as conversations and texts, on their sides; no tokenizer has seen them yet."""
 
-    parts: Mapping[str, Splits]  # source → its training part and holdout
+    splits: Mapping[str, Splits]  # source → its training part and holdout
     counts: tuple[Counts, ...]
     findings: tuple[Finding, ...]
     has_thinking: bool  # whether any answer comes with the thinking that led to it
 
     @property
     def num_rows(self) -> int:
-        return sum(len(part.train) + len(part.test) for part in self.parts.values())
+        return sum(len(part.train) + len(part.holdout) for part in self.splits.values())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """Rows that a model can be trained and measured on."""
 
-    rows: DatasetDict  # train and test, mixed and shuffled
-    tests: Mapping[str, Dataset]  # source → its holdout
+    rows: DatasetDict  # train and holdout, mixed and shuffled
+    holdouts: Mapping[str, Dataset]  # source → its holdout
     counts: tuple[Counts, ...]
     findings: tuple[Finding, ...]
     lengths: Mapping[str, Any]
@@ -51,7 +51,7 @@ class Prepared:
 class RenderedSources:
     """The sources as rows that a model reads, each by itself."""
 
-    parts: Mapping[str, Splits]  # source → its rendered sides
+    splits: Mapping[str, Splits]  # source → its rendered sides
     counts: tuple[Counts, ...]
     findings: tuple[Finding, ...]
     cut: Mapping[str, int]  # source → rows above max_tokens
@@ -75,7 +75,7 @@ def gather(recipe: Recipe) -> Gathered:
         counts += [converted, parts[source.name].counts]
     parts, separated = separate(parts, recipe.split)
     return Gathered(
-        parts=parts,
+        splits=parts,
         counts=(*counts, *separated),
         findings=tuple(audit(parts, recipe.split)),
         has_thinking=has_thinking,
@@ -115,9 +115,9 @@ def render_sources(
     rendered: dict[str, Splits] = {}
     cut: dict[str, int] = {}
     settings = recipe.train
-    for name, part in gathered.parts.items():
+    for name, part in gathered.splits.items():
         both: dict[str, Dataset] = {}
-        for side, step in (("train", "render"), ("test", "render holdout")):
+        for side, stage in (("train", "render"), ("holdout", "render holdout")):
             rows = getattr(part, side)
             both[side], counted = render(
                 rows,
@@ -129,12 +129,12 @@ def render_sources(
             )
             cut[name] = cut.get(name, 0) + _above_limit(counted)
             if len(rows):
-                counts.append(replace(counted, step=step))
+                counts.append(replace(counted, stage=stage))
             if side == "train" and len(rows) and not len(both[side]):
                 raise _nothing_left(counted)
         rendered[name] = replace(part, **both)
     return RenderedSources(
-        parts=rendered,
+        splits=rendered,
         counts=tuple(counts),
         findings=gathered.findings,
         cut=cut,
@@ -149,10 +149,10 @@ def join(recipe: Recipe, rendered: RenderedSources) -> Prepared:
     Raises:
         SourceError: nothing to train on, or a source that cannot fill its share.
     """
-    mixed, joined = mix(rendered.parts, recipe.mix)
+    mixed, joined = mix(rendered.splits, recipe.mix)
     return Prepared(
         rows=mixed,
-        tests={name: part.test for name, part in rendered.parts.items() if len(part.test)},
+        holdouts={name: part.holdout for name, part in rendered.splits.items() if len(part.holdout)},
         counts=(*rendered.counts, joined),
         findings=rendered.findings,
         lengths=lengths(mixed, max_tokens=recipe.train.max_tokens, cut=rendered.cut),
@@ -183,7 +183,7 @@ def _above_limit(counts: Counts) -> int:
 def _first_rows(part: Splits, renderer: Renderer) -> dict[str, Any]:
     """The first row of each side as the model reads it, with the characters that are supervised."""
     shown: dict[str, Any] = {}
-    for side in ("train", "test"):
+    for side in ("train", "holdout"):
         rows: Dataset = getattr(part, side)
         if len(rows):
             row = rows[0]

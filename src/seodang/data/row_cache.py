@@ -5,7 +5,7 @@
     prepared/
       1f0c9a…-77ab01…/        key of the sources – key of what rendered them
         entry.json            all but the rows; sizes and check sums of the files
-        medical-train.arrow   medical-test.arrow …
+        medical-train.arrow   medical-holdout.arrow …
 
 An entry is written under another name and renamed, so that what lies here is whole; a damaged one is made again.
 """
@@ -124,8 +124,8 @@ def write(folder: Path, made: RenderedSources) -> None:
     files = {file.name: {"bytes": file.stat().st_size, "check": _check(file)} for file in folder.glob("*.arrow")}
     facts = {
         "has_thinking": made.has_thinking,
-        "sources": list(made.parts),
-        "splits": [asdict(part.counts) for part in made.parts.values()],
+        "sources": list(made.splits),
+        "splits": [asdict(part.counts) for part in made.splits.values()],
         "counts": [asdict(counts) for counts in made.counts],
         "findings": [asdict(finding) for finding in made.findings],
         "cut": dict(made.cut),
@@ -148,11 +148,13 @@ def read(folder: Path) -> RenderedSources:
                 raise DamagedError(f"{name} is not as it was written")
         os.utime(folder)
         parts = {
-            name: Splits(train=_rows(folder, name, "train"), test=_rows(folder, name, "test"), counts=_counts(counts))
+            name: Splits(
+                train=_rows(folder, name, "train"), holdout=_rows(folder, name, "holdout"), counts=_counts(counts)
+            )
             for name, counts in zip(facts["sources"], facts["splits"], strict=True)
         }
         return RenderedSources(
-            parts=parts,
+            splits=parts,
             counts=tuple(map(_counts, facts["counts"])),
             findings=tuple(Finding(**{**finding, "rows": tuple(finding["rows"])}) for finding in facts["findings"]),
             cut=facts["cut"],

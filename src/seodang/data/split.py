@@ -27,7 +27,7 @@ class Splits:
     """One source's rows on their two sides."""
 
     train: Dataset  # empty if the source is not trained on
-    test: Dataset  # the holdout: measured, never trained on
+    holdout: Dataset  # the holdout: measured, never trained on
     counts: Counts
 
 
@@ -55,14 +55,14 @@ def split(rows: Dataset, source: Source, by: Split) -> Splits:
             hint="hold out fewer, take more, or give more rows",
         )
     counts = Counts(
-        step="split",
+        stage="split",
         source=source.name,
         rows_in=len(rows),
         kept=len(train) + len(test),
         dropped={reason: count for reason, count in dropped.items() if count},
         remarks=(f"{len(train):,} rows to train on, {len(test):,} held out by {by.by}",),
     )
-    return Splits(train=train, test=test, counts=counts)
+    return Splits(train=train, holdout=test, counts=counts)
 
 
 def separate(parts: Mapping[str, Splits], by: Split) -> tuple[dict[str, Splits], list[Counts]]:
@@ -73,7 +73,7 @@ def separate(parts: Mapping[str, Splits], by: Split) -> tuple[dict[str, Splits],
     """
     if by.by == "row":
         return dict(parts), []
-    held = {name: _keys(part.test, by, name) for name, part in parts.items() if len(part.test)}
+    held = {name: _keys(part.holdout, by, name) for name, part in parts.items() if len(part.holdout)}
     apart: dict[str, Splits] = {}
     told: list[Counts] = []
     for name, part in parts.items():
@@ -122,10 +122,10 @@ def _without(part: Splits, held: Mapping[str, pa.ChunkedArray], by: Split, name:
             hint="is the same file in two sources? Else hold out fewer rows of the other source",
         )
     counts = Counts(
-        step="separate",
+        stage="separate",
         source=name,
-        rows_in=len(part.train) + len(part.test),
-        kept=int(is_kept.sum()) + len(part.test),
+        rows_in=len(part.train) + len(part.holdout),
+        kept=int(is_kept.sum()) + len(part.holdout),
         dropped=dropped,
         notes=tuple(notes[:NOTED_ROWS]),
     )

@@ -163,9 +163,9 @@ def _data_row(evidence: Evidence, source: Source) -> DataRow:
         name=source.name,
         role=source.role,
         origin=_origin(source),
-        read=next((int(row["rows_in"]) for row in counts if row.get("step") == "convert"), None),
+        read=next((int(row["rows_in"]) for row in counts if row.get("stage") == "convert"), None),
         trained=rows("train"),
-        held_out=measured.get("rows", rows("test")),
+        held_out=measured.get("rows", rows("holdout")),
         told="; ".join(told) or "nothing left out",
     )
 

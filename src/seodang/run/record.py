@@ -36,7 +36,7 @@ def record_data(run: Run, recipe: Recipe, placement: "Placement", template: Chat
     run.write_lines(
         DROPPED,
         (
-            {"step": counts.step, "source": counts.source, **asdict(note)}
+            {"stage": counts.stage, "source": counts.source, **asdict(note)}
             for counts in prepared.counts
             for note in counts.notes
         ),

@@ -71,7 +71,7 @@ def lengths_figure(
     `lengths` is `lengths.json`; a source that is only held out shows its holdout. `order` (of the
     recipe) gives sources their colours, `names` replaces their names.
     """
-    strips = {**lengths.get("test", {}), **lengths.get("train", {})}
+    strips = {**lengths.get("holdout", {}), **lengths.get("train", {})}
     colors = source_colors([*order, *lengths.get("train", {}), *strips])
     shown = [name for name in colors if name in strips]
     figure = _figure(narrow, height=0.55 + 0.92 * len(shown))
@@ -143,7 +143,7 @@ def write_pictures(
 ) -> list[Path]:
     """Write `lengths` and `loss`, each as .png and .svg, into `folder`; what has no data is left out."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = [*order, *(lengths or {}).get("train", {}), *(lengths or {}).get("test", {}), *_sources(metrics)]
+    found = [*order, *(lengths or {}).get("train", {}), *(lengths or {}).get("holdout", {}), *_sources(metrics)]
     plain = drawable_names(found, korean_font())
     written = []
     for suffix, names in (("png", plain), ("svg", {})):

@@ -71,7 +71,7 @@ def show_counts(counts: Sequence[Counts], *, out: Console | None = None) -> None
             for remark in count.remarks:
                 told.append("\n" if told else "").append(visible(remark), style="dim")
             name = Text(source if place == 0 else "", style="bold")
-            table.add_row(name, count.step, whole(count.rows_in), whole(count.kept), told)
+            table.add_row(name, count.stage, whole(count.rows_in), whole(count.kept), told)
     out.print(table)
 
 
@@ -101,7 +101,7 @@ def show_lengths(lengths: Mapping[str, Any], *, out: Console | None = None) -> N
     _title(out, "tokens per row")
     above = f"above {limit:,}>" if limit else "above>"
     table = _table("source", "part", "rows>", "median>", "mean>", "p95>", "longest>", "supervised>", above)
-    for part, name in (("train", "train"), ("test", "holdout")):
+    for part, name in (("train", "train"), ("holdout", "holdout")):
         for source, row in (lengths.get(part) or {}).items():
             stats, cut = row["all"], (lengths.get("cut") or {}).get(source, 0)
             share = row["supervised"]["total"] / stats["total"] if stats["total"] else None
@@ -128,7 +128,7 @@ def show_samples(samples: Mapping[str, Any], *, out: Console | None = None) -> N
     out = out or get_console()
     _title(out, "first rows, ⟦supervised⟧")
     for source, parts in samples.items():
-        row = parts.get("train") or parts.get("test")
+        row = parts.get("train") or parts.get("holdout")
         if not row:
             continue
         out.print(Text().append(f"{source} ", style="bold").append(row["where"], style="dim"))

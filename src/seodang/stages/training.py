@@ -78,7 +78,7 @@ def measure(
     """
     from seodang.proof.evaluate import evaluate
 
-    recipe, tests = desk.recipe, desk.prepared.tests
+    recipe, tests = desk.recipe, desk.prepared.holdouts
     if metrics is None:
         with console.counting(f"{name}: rows of the holdout", sum(map(len, tests.values()))) as advance:
             metrics = evaluate(model, engine, tests, pack_tokens=desk.pack_tokens, on_rows=advance)
@@ -168,7 +168,7 @@ def train_model(
     if run.is_trained:
         load_tuned(run, desk, model)
         return model, None
-    settings, rows, tests = desk.recipe.train, desk.prepared.rows["train"], desk.prepared.tests
+    settings, rows, tests = desk.recipe.train, desk.prepared.rows["train"], desk.prepared.holdouts
     adapter = settings.adapter
     trainee = add_adapter(model, adapter, desk.new_tokens, seed=settings.seed) if adapter else model
     setup = make_setup(

@@ -72,7 +72,7 @@ def test_columns_and_identity(tmp_path: Path) -> None:
     assert table.features["messages"] == List(Json())
     assert table[1]["row"] == 2
     assert table[1]["row_id"] != row["row_id"]
-    assert (counts.step, counts.source, counts.rows_in, counts.kept, counts.dropped) == ("convert", "s", 2, 2, {})
+    assert (counts.stage, counts.source, counts.rows_in, counts.kept, counts.dropped) == ("convert", "s", 2, 2, {})
 
 
 def test_the_same_content_has_the_same_identity_everywhere(tmp_path: Path) -> None:

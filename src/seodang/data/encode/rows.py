@@ -126,7 +126,7 @@ class _Outcome:
         if self.num_windows > self.num_texts:
             remarks = (f"{self.num_texts} texts cut into {self.num_windows} windows of at most {max_tokens} tokens",)
         return Counts(
-            step="render",
+            stage="render",
             source=source,
             rows_in=self.rows_in,
             kept=self.kept,

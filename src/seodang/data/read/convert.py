@@ -132,7 +132,7 @@ class _Tally:
 
     def counts(self, source: str, remarks: tuple[str, ...]) -> Counts:
         return Counts(
-            step="convert",
+            stage="convert",
             source=source,
             rows_in=self.rows_in,
             kept=self.kept,
