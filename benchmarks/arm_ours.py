@@ -30,7 +30,7 @@ from seodang.train.trainer import train
 
 
 class StepClock(TrainerCallback):
-    """Wall seconds of each optimizer step, synchronised with the device; the first losses are told one by one."""
+    """Wall seconds of each optimizer step, synchronized with the device; the first losses are reported one by one."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []

@@ -27,7 +27,7 @@ def ours(args: argparse.Namespace) -> dict[str, Any]:
     from seodang.stages.preparation import set_up
 
     started = time.time()
-    load_tokenizer(str(args.model))  # to tell what it takes; `set_up` does it again
+    load_tokenizer(str(args.model))  # timed by itself; `set_up` does it again
     begun = time.time()
     recipe = load_recipe(
         {
@@ -41,8 +41,8 @@ def ours(args: argparse.Namespace) -> dict[str, Any]:
     rows = prepared.rows["train"]
     plan = Plan(num_rows=len(rows), examples_per_step=recipe.train.examples_per_step, seed=recipe.train.seed)
     indices = plan.rows(0, 0)
-    taken = rows.select_columns(["input_ids", "labels"])[indices.tolist()]
-    ids, labels = ([np.array(row, dtype=np.int32) for row in taken[name]] for name in ("input_ids", "labels"))
+    columns = rows.select_columns(["input_ids", "labels"])[indices.tolist()]
+    ids, labels = ([np.array(row, dtype=np.int32) for row in columns[name]] for name in ("input_ids", "labels"))
     step = pack_step(indices.tolist(), ids, labels, budget=args.max_tokens)
     return {
         "seconds": time.time() - begun,

@@ -5,7 +5,7 @@
     python benchmarks/bench_generate.py --quick          16 questions of up to 32 new tokens (2 to 3 minutes)
 
 Both arms are greedy, by `seodang.model.generate.batch` as `seodang tune` calls it, on the questions of the sample
-data. They run in turn in one process, after a short warm-up; medians are told, and how many answers are the same:
+data. They run in turn in one process, after a short warm-up; medians are reported, and how many answers are the same:
 rounding may tip a greedy answer over.
 """
 
@@ -89,7 +89,7 @@ def summary(
     args: argparse.Namespace, device: str, runs: dict[str, list[tuple[float, list[Completion]]]]
 ) -> dict[str, Any]:
     """Medians of the repeats, and their ratio."""
-    seconds = {arm: statistics.median(taken for taken, _ in found) for arm, found in runs.items()}
+    seconds = {arm: statistics.median(seconds for seconds, _ in found) for arm, found in runs.items()}
     first = {arm: found[0][1] for arm, found in runs.items()}
     same = sum(a.token_ids == b.token_ids for a, b in zip(first["batched"], first["alone"], strict=True))
     tokens = {arm: sum(completion.new_tokens for completion in found) for arm, found in first.items()}

@@ -2,7 +2,7 @@
 """Training speed on one GPU against TRL and the GPU's own ceilings, in minutes; the last line is one JSON object.
 
     python benchmarks/bench_gpu.py --out gpu.json        under 9 minutes on an H100
-    python benchmarks/bench_gpu.py --tiny                the same line on tiny shapes, also without a GPU
+    python benchmarks/bench_gpu.py --tiny                the same on tiny shapes, also without a GPU
 
 Models of the public configurations with random weights, no hub. Every arm trains on the same rows, all of them once a
 step: ours as seodang trains on CUDA (float32 weights, bf16 products, packed), TRL's `packed` (bf16 weights) as it
@@ -190,10 +190,10 @@ def summary(
     rows: list[dict[str, list[int]]],
     ceilings: dict[str, float],
 ) -> dict[str, Any]:
-    """What each arm did of one model, beside the floor of its step."""
+    """What each arm did of one model, beside the hardware limit of its step."""
     with torch.device("meta"):
         shapes = AutoModelForCausalLM.from_config(config_of(name, tiny=args.tiny))
-    floor = limit_seconds(
+    limit = limit_seconds(
         step_flops(shapes, step_of(rows)),
         matrix_rate=ceilings["matrix_tflops"] * 1e12,
         trained=shapes.num_parameters(),
@@ -208,9 +208,9 @@ def summary(
 
     return {
         "tokens_per_step": tokens,
-        "floor_tokens_per_second": round(tokens / floor),
+        "limit_tokens_per_second": round(tokens / limit),
         "tokens_per_second": {arm: round(tokens / value) for arm, value in seconds.items()},
-        "floor_share": {arm: round(floor / value, 3) for arm, value in seconds.items()},
+        "limit_share": {arm: round(limit / value, 3) for arm, value in seconds.items()},
         "peak_gb": {arm: result["peak_cuda_gb"] or result["peak_rss_gb"] for arm, result in found.items()},
         "first_loss": {arm: result["losses"][0] for arm, result in found.items()},
         "best_arm": best,

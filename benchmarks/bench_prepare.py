@@ -6,10 +6,10 @@
 
 Rows are real ones, numbered and repeated until there are enough. Each arm runs in a process of its own: ours, ours
 again (the second start, with what the first one kept), ours on the peer's rows, TRL with one process and with two.
-Time counts from after the imports; TRL's has read the tokenizer by then, ours reads it as a part of the line, which is
-told as `tokenizer_seconds` and taken off in `speed_vs_peer_same_rows`.
+Time counts from after the imports; TRL's has read the tokenizer by then, ours reads it as a part of the pipeline,
+which is reported as `tokenizer_seconds` and taken off in `speed_vs_peer_same_rows`.
 Memory is the sum of PSS over an arm's processes, sampled: pages of mapped files count, as long as they are mapped.
-`cpu_seconds` are those of all processes of an arm, imports included: they tell less of a machine that others use, too.
+`cpu_seconds` are those of all processes of an arm, imports included: they depend less on what else the machine does.
 """
 
 import argparse
@@ -40,7 +40,7 @@ MAX_TOKENS = 1024
 PARTS = ("Pss", "Pss_Anon", "Pss_File")
 
 
-def talks(folder: Path) -> list[list[dict[str, str]]]:
+def read_conversations(folder: Path) -> list[list[dict[str, str]]]:
     """Questions with answers and plain conversations of a folder's JSON Lines files, shuffled."""
     found = []
     for file in sorted(folder.glob("*.jsonl")):
@@ -82,10 +82,10 @@ def run_arm(arm: str, args: argparse.Namespace, folder: Path, rows: Path, **sett
     command += ["--model", str(folder / "model"), "--max-tokens", str(MAX_TOKENS)]
     if arm == "trl-2":
         command += ["--processes", "2"]
-    with (folder / "err").open("w+", encoding="utf-8") as told:
+    with (folder / "err").open("w+", encoding="utf-8") as errors:
         started = time.time()
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=told, text=True,
+            command, stdout=subprocess.PIPE, stderr=errors, text=True,
             env={**os.environ, **settings},
         )  # fmt: skip
         peaks: dict[str, float] = {}
@@ -95,7 +95,7 @@ def run_arm(arm: str, args: argparse.Namespace, folder: Path, rows: Path, **sett
         seconds = time.time() - started
         watch.join()
         if process.returncode:
-            raise SystemExit(f"{arm} failed:\n{Path(told.name).read_text(encoding='utf-8')[-2000:]}")
+            raise SystemExit(f"{arm} failed:\n{Path(errors.name).read_text(encoding='utf-8')[-2000:]}")
     result: dict[str, Any] = {**json.loads(out.strip().splitlines()[-1]), "process_seconds": seconds, "peak_gb": peaks}
     print(f"{arm:12} {result['seconds']:8.1f} s  {peaks['Pss']:.2f} GB", flush=True)
     return result
@@ -143,7 +143,7 @@ def main() -> None:
     data = args.data or (SHARED if SHARED.is_dir() else Path(str(files("seodang").joinpath("samples"))))
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
-        conversations = talks(data)
+        conversations = read_conversations(data)
         make_model(folder / "model", args.tokenizer)
         write_rows(folder / "rows.jsonl", conversations, args.rows)
         result = summary(args, len(conversations), run(args, folder, conversations))

@@ -7,10 +7,11 @@
 Arms: ours, as `seodang tune` runs here; ours in float32, where that is something else; TRL as the tutorial sets it; TRL
 at its best on this device; TRL's `parity` for losses step by step; where `ours` multiplies in bf16 on a CPU, TRL with
 its own switch for that (`free+bf16`), which its script leaves off. The peer's script is given by --peer. Arms are run
-in turn, each in its own process, `--repeats` times; medians are told.
+in turn, each in its own process, `--repeats` times; medians are reported.
 
 `max_loss_difference` is that of ours in float32 against `parity`, relative. `limit_share` is that of ours in float32,
-its floor the best large float32 product of this run; `own_floor_share` is that of `ours`, by the products it uses.
+its hardware limit the best large float32 product of this run; `own_limit_share` is that of `ours`, by the products it
+uses.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from seodang.train.throughput import copy_rate, limit_seconds, matrix_rate, step
 from shapes import step_of, text_stream, write_rows
 
 HERE = Path(__file__).resolve().parent
-SIZES = {"cpu": (2048, 3072, 4096), "cuda": (4096, 8192, 16384)}  # of the square products that make the floor
+SIZES = {"cpu": (2048, 3072, 4096), "cuda": (4096, 8192, 16384)}  # of the square products that are timed
 BEST = {"cpu": ("grouped", "free"), "cuda": ("free",)}  # TRL at its best is the faster; packed: see bench_gpu.py
 
 
@@ -99,9 +100,9 @@ def main() -> None:
         run["engine"]["compute_dtype"]: arm for arm, runs in results.items() if arm.startswith("ours") for run in runs
     }
     shares = {dtype: share(results[arm], rows, model, rates[dtype], device) for dtype, arm in ours.items()}
-    found["floor_share"] = shares.get("float32", shares.get(compute))
+    found["limit_share"] = shares.get("float32", shares.get(compute))
     if compute in shares:
-        found["own_floor_share"] = shares[compute]
+        found["own_limit_share"] = shares[compute]
     if args.out:
         args.out.write_text(json.dumps({**found, "runs": results}, indent=1), encoding="utf-8")
     print(json.dumps(found))
@@ -150,7 +151,7 @@ def summary(results: dict[str, list[dict[str, Any]]], contenders: Sequence[str])
 def share(
     runs: Sequence[dict[str, Any]], rows: list[dict[str, list[int]]], model: str, rate: float, device: str
 ) -> float:
-    """Measured speed over the floor's, at `rate` operations a second."""
+    """Measured speed over the hardware limit's, at `rate` operations a second."""
     with torch.device("meta"):
         shapes = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
     seconds = limit_seconds(

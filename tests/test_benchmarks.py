@@ -62,7 +62,7 @@ def test_the_gpu_benchmark_runs_on_tiny_shapes(tmp_path: Path) -> None:
     model = result["models"]["gemma-3-270m"]
     assert set(model["tokens_per_second"]) == {"ours", "packed"}
     assert model["tokens_per_second"]["packed"] == round(model["tokens_per_step"] / 2)
-    assert 0 < model["floor_share"]["ours"] < 1
+    assert 0 < model["limit_share"]["ours"] < 1
     assert model["best_arm"] == "packed"
     assert model["speed_vs_best"] == pytest.approx(
         2 * model["tokens_per_second"]["ours"] / model["tokens_per_step"], rel=0.05

@@ -19,11 +19,11 @@ from seodang.run.folder import Run
 
 JOBS = Path(rank_jobs.__file__)
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
-Told = list[dict[str, Any]]
+Reports = list[dict[str, Any]]
 
 
-def _together(job: str, folder: Path, **env: str) -> tuple[Told, list[Ended]]:
-    """What each of two ranks tells of a job."""
+def _together(job: str, folder: Path, **env: str) -> tuple[Reports, list[Ended]]:
+    """What each of two ranks reports of a job."""
     ended = launch(JOBS, job, folder, cwd=folder, **env)
     assert [end.code for end in ended] == [0, 0], "\n".join(end.err[-2000:] for end in ended)
     return [json.loads((folder / f"{job}.{rank}.json").read_text(encoding="utf-8")) for rank in range(2)], ended
@@ -58,12 +58,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def dealt(folder: Path) -> Told:
+def together(folder: Path) -> Reports:
     return _together("ddp", folder)[0]
 
 
 @pytest.fixture(scope="module")
-def sharded(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
+def sharded(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Reports:
     folder = tmp_path_factory.mktemp("fsdp")
     _write_recipe(folder, tiny_folder)
     return _together("fsdp", folder, **SHARDED)[0]
@@ -78,42 +78,42 @@ def _assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert found["norm"] == pytest.approx(expected["norm"], rel=1e-5)
 
 
-def test_two_ranks_give_the_losses_and_the_best_checkpoint_of_one(alone: dict[str, Any], dealt: Told) -> None:
+def test_two_ranks_give_the_losses_and_the_best_checkpoint_of_one(alone: dict[str, Any], together: Reports) -> None:
     """DDP: every loss, evaluation and the best step are a single process's, also in a step of one row."""
     assert alone["best_step"] < 12
-    for told in dealt:
-        _assert_same(told["unbroken"], alone)
-    assert dealt[0]["unbroken"] == dealt[1]["unbroken"]
+    for reported in together:
+        _assert_same(reported["unbroken"], alone)
+    assert together[0]["unbroken"] == together[1]["unbroken"]
 
 
-def test_ranks_meet(dealt: Told) -> None:
+def test_ranks_meet(together: Reports) -> None:
     """The main rank prepares before the other, work is shared in order, and one rank's error is raised by both."""
-    main, other = (told["meeting"] for told in dealt)
+    main, other = (reported["meeting"] for reported in together)
     assert (main["is_prepared"], other["is_prepared"]) == (False, True)
     assert main["spread"] == other["spread"] == ["0 by 0", "1 by 1", "2 by 0"]
     assert main["error"] == other["error"] == "run: is lost\n  → find it"
     assert (main["tells"], other["tells"]) == (True, False)
 
 
-def test_all_ranks_stop_if_one_is_interrupted(dealt: Told) -> None:
+def test_all_ranks_stop_if_one_is_interrupted(together: Reports) -> None:
     """A SIGINT that reaches one rank ends training on both at the same step, with a checkpoint."""
-    for told in dealt:
-        assert told["two"]["stopped"]
-        assert max(map(int, told["two"]["losses"])) == rank_jobs.INTERRUPTED + 1
-        assert told["two"]["checkpoints"][-1] == f"checkpoint-{rank_jobs.INTERRUPTED + 1}"
+    for reported in together:
+        assert reported["two"]["stopped"]
+        assert max(map(int, reported["two"]["losses"])) == rank_jobs.INTERRUPTED + 1
+        assert reported["two"]["checkpoints"][-1] == f"checkpoint-{rank_jobs.INTERRUPTED + 1}"
 
 
-def test_a_run_of_two_ranks_is_resumed_by_one(alone: dict[str, Any], dealt: Told, folder: Path) -> None:
+def test_a_run_of_two_ranks_is_resumed_by_one(alone: dict[str, Any], together: Reports, folder: Path) -> None:
     """What two ranks began, a single process ends as if it had done all of it."""
     _, resumed = rank_jobs.run_training(folder / "two")
-    begun = dealt[0]["two"]
+    begun = together[0]["two"]
     joined = {name: begun[name] | resumed[name] for name in ("losses", "evaluations")}
     _assert_same({**resumed, **joined}, alone)
 
 
-def test_a_run_of_one_process_is_resumed_by_two(alone: dict[str, Any], dealt: Told) -> None:
+def test_a_run_of_one_process_is_resumed_by_two(alone: dict[str, Any], together: Reports) -> None:
     """What a single process began, two ranks end with its losses and its best checkpoint."""
-    resumed = dealt[0]["one"]
+    resumed = together[0]["one"]
     assert min(map(int, resumed["losses"])) > rank_jobs.INTERRUPTED
     expected = {
         name: {step: loss for step, loss in alone[name].items() if step in resumed[name]}
@@ -123,16 +123,16 @@ def test_a_run_of_one_process_is_resumed_by_two(alone: dict[str, Any], dealt: To
 
 
 @pytest.mark.parametrize(("kind", "tied"), [("gemma3", True), ("llama", False)])
-def test_sharded_ranks_give_the_losses_of_one(kind: str, tied: bool, sharded: Told, tmp_path: Path) -> None:
+def test_sharded_ranks_give_the_losses_of_one(kind: str, tied: bool, sharded: Reports, tmp_path: Path) -> None:
     """FSDP2: weights are DTensors, and losses and best checkpoint a single process's, with a tied head or its own."""
     expected = rank_jobs.run_training(tmp_path, kind=kind, tied=tied)[1]
-    for told in sharded:
-        assert told[kind]["are_sharded"]
-        _assert_same(told[kind], expected)
+    for reported in sharded:
+        assert reported[kind]["are_sharded"]
+        _assert_same(reported[kind], expected)
 
 
-def test_the_line_ends_with_whole_weights_after_sharded_training(sharded: Told) -> None:
-    """Under FSDP2 the line asks amid training, saves a plain model and proves it; a run cannot change over to DDP."""
+def test_the_line_ends_with_whole_weights_after_sharded_training(sharded: Reports) -> None:
+    """Under FSDP2 the line asks during training, saves a plain model and proves it; a run cannot change over to DDP."""
     run = Run(folder=Path(sharded[0]["run"]))
     assert run.is_trained
     assert run.is_proven
@@ -146,12 +146,12 @@ def test_the_line_ends_with_whole_weights_after_sharded_training(sharded: Told) 
 def test_the_command_line_on_two_ranks(tiny_folder: Path, tmp_path: Path) -> None:
     """One rank prints and writes; a folder that is there gives one error, exit code 2 on both, and nothing hangs."""
     _write_recipe(tmp_path, tiny_folder)
-    told, ended = _together("command", tmp_path)
-    assert [rank["codes"] for rank in told] == [[0, 2], [0, 2]]
+    reported, ended = _together("command", tmp_path)
+    assert [rank["codes"] for rank in reported] == [[0, 2], [0, 2]]
     assert "verdict" in ended[0].out
     assert ended[0].err.count("exists and is never overwritten") == 1
     assert (ended[1].out, ended[1].err) == ("", "")
-    own = {Path(path).name for path in told[1]["written"]}
+    own = {Path(path).name for path in reported[1]["written"]}
     assert own <= {"rng_state_1.pth"} | {path for path in own if path.startswith("saving-")}
     run = Run(folder=tmp_path / "run")
     assert run.read_json("manifest.json")["hardware"]["processes"] == 2

@@ -1,8 +1,8 @@
 """Several processes of one run, as torchrun and accelerate launch start them. One process is a world of its own.
 
-All ranks walk down the same line. One of them, the main rank, prepares first, prints and writes; what is measured is
-shared out and put together again. Whoever meets an error tells it to the others where they meet next, and all end with
-the same one.
+All ranks run the same pipeline. One of them, the main rank, prepares first, prints and writes; what is measured is
+shared out and put together again. A rank that fails passes its error to the others where they meet next, and all end
+with the same one.
 """
 
 import os
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LONGEST_WAIT = timedelta(days=7)  # for a rank that prepares; one that died is noticed at once
+MAX_WAIT = timedelta(days=7)  # for a rank that prepares; one that died is noticed at once
 NEW_FILE_SECONDS = 60  # until a file that one machine wrote is seen by all: network file systems remember absences
 
 
@@ -83,7 +83,7 @@ def join(device: str) -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not distributed.is_initialized():
         distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
-    group = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    group = distributed.new_group(backend="gloo", timeout=MAX_WAIT)
     _joined = _Joined(rank=distributed.get_rank(), world=distributed.get_world_size(), group=group)
 
 
@@ -111,15 +111,15 @@ def exchange(value: T, error: BaseException | None = None) -> list[T]:
     from torch import distributed
 
     global _shared_error
-    told: list[Any] = [None] * _joined.world
+    gathered: list[Any] = [None] * _joined.world
     try:
-        distributed.all_gather_object(told, (value, _portable(error)), group=_joined.group)
+        distributed.all_gather_object(gathered, (value, _picklable(error)), group=_joined.group)
     except RuntimeError:  # the connection to a rank is lost
         raise error or RunError("another process of this run has ended", hint="see what it said") from None
-    _shared_error = next((found for found in (error, *(other for _, other in told)) if found is not None), None)
+    _shared_error = next((found for found in (error, *(other for _, other in gathered)) if found is not None), None)
     if _shared_error is not None:
         raise _shared_error
-    return [brought for brought, _ in told]
+    return [brought for brought, _ in gathered]
 
 
 def is_any(flag: bool) -> bool:
@@ -136,7 +136,7 @@ def is_any(flag: bool) -> bool:
 
 @contextmanager
 def agreed() -> Iterator[None]:
-    """Inside, all ranks work; none goes on before all are done, and what one meets is raised by all."""
+    """Inside, all ranks work; none continues before all are done, and an error of one is raised by all."""
     try:
         yield
     except BaseException as error:
@@ -163,12 +163,12 @@ def main_first() -> Iterator[None]:
 def spread(count: int, work: Callable[[Sequence[int]], Sequence[T]]) -> list[T]:
     """Results of `work` on the indices below `count`, each done by one of the ranks, in order on all ranks."""
     found: Sequence[T] = ()
-    trouble: BaseException | None = None
+    failure: BaseException | None = None
     try:
         found = work(range(rank(), count, world()))
     except BaseException as error:
-        trouble = error
-    parts = exchange(found, trouble)
+        failure = error
+    parts = exchange(found, failure)
     return [parts[index % world()][index // world()] for index in range(count)]
 
 
@@ -189,7 +189,7 @@ def wait_for(path: Path) -> None:
 
 @contextmanager
 def ending(error: BaseException) -> Iterator[bool]:
-    """Whether this rank tells an error that ends it: one that all share is told by the main rank, and all end then."""
+    """Whether this rank reports an error that ends it: one that all share the main rank reports, and all end then."""
     is_shared = _joined is not None and error is _shared_error
     yield is_main() if is_shared or not _joined else True
     if is_shared:
@@ -238,7 +238,7 @@ def _refuse_too_many(gpus: int) -> None:
         raise ResourceError(what, where="model.device", hint=f"launch {gpus}: each process takes one")
 
 
-def _portable(error: BaseException | None) -> BaseException | None:
+def _picklable(error: BaseException | None) -> BaseException | None:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # whatever an exception holds

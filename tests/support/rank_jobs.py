@@ -29,7 +29,7 @@ from seodang.model.engine.engine import choose_engine
 from seodang.proof.evaluate import evaluate
 from seodang.recipe import Train
 from seodang.run.folder import Run
-from seodang.train.setup import make_setup
+from seodang.train.setup import choose_optimizer, make_setup
 from seodang.train.trainer import train
 from seodang.types import IGNORED
 from tiny import make_config, make_model
@@ -62,7 +62,8 @@ def run_training(
     engine = choose_engine(model, [np.array(row, dtype=np.int32) for row in rows[:2]["input_ids"]])
     run = Run(folder=folder)
     run.checkpoints.mkdir(parents=True, exist_ok=True)
-    setup = make_setup(run, SETTINGS, model, engine, num_rows=len(rows), pack_tokens=64)
+    optimizer = choose_optimizer(SETTINGS.optimizer, device)
+    setup = make_setup(run, SETTINGS, model, engine, num_rows=len(rows), optimizer=optimizer, pack_tokens=64)
     losses: dict[str, float] = {}
     evaluations: dict[str, float] = {}
 
@@ -133,7 +134,7 @@ def meeting(folder: Path) -> dict[str, Any]:
 
 
 def fsdp(folder: Path) -> dict[str, Any]:
-    """Two ranks that share the weights, tied with the head or not; and the whole line, with questions amid it."""
+    """Two ranks that share the weights, tied with the head or not; and the whole pipeline, with `ask_every`."""
     found: dict[str, Any] = {}
     with sharded_on_cpu():
         for kind, tied in (("gemma3", True), ("llama", False)):
@@ -179,16 +180,16 @@ def written_under(folder: Path) -> Iterator[list[str]]:
 
 @contextmanager
 def sharded_on_cpu() -> Iterator[None]:
-    """accelerate shards on GPUs only, and silently takes DDP elsewhere: here it is told that this is one."""
+    """accelerate shards on GPUs only, and silently takes DDP elsewhere: here it takes this machine for one."""
     own = AcceleratorState.__init__
 
-    def told(self: AcceleratorState, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+    def as_fsdp(self: AcceleratorState, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
         own(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
         if self.distributed_type == DistributedType.MULTI_CPU:
             self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
             self.fsdp_plugin = fsdp_plugin
 
-    with patch.object(AcceleratorState, "__init__", told):
+    with patch.object(AcceleratorState, "__init__", as_fsdp):
         yield
 
 
@@ -201,6 +202,6 @@ if __name__ == "__main__":
     job, where = sys.argv[1], Path(sys.argv[2])
     if job != "command":
         distributed.join("cpu")
-    told = {"ddp": ddp, "fsdp": fsdp, "command": command}[job](where)
-    (where / f"{job}.{os.environ['RANK']}.json").write_text(json.dumps(told), encoding="utf-8")
+    found = {"ddp": ddp, "fsdp": fsdp, "command": command}[job](where)
+    (where / f"{job}.{os.environ['RANK']}.json").write_text(json.dumps(found), encoding="utf-8")
     distributed.leave()

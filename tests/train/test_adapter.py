@@ -83,6 +83,7 @@ def _train(
         engine=engine, pack_tokens=64, optimizer="adamw_torch_fused",
         checkpoints=run.checkpoints, resume_from=run.last_checkpoint() if resume else None,
         total_steps=total_steps(settings, len(rows)), eval_every=2,
+        checkpointing="none" if settings.checkpointing == "auto" else settings.checkpointing,
     )  # fmt: skip
     trained = train(
         adapted, rows, settings, setup,
@@ -277,7 +278,7 @@ def test_a_head_that_peft_computes_wrongly_is_refused() -> None:
 
 
 def test_qlora_without_cuda_says_what_to_do() -> None:
-    """On a CPU, qlora is refused before anything is prepared, with the mend; lora is not."""
+    """On a CPU, qlora is refused before anything is prepared, with the hint; lora is not."""
     with pytest.raises(ResourceError, match=r"qlora needs a CUDA device.*") as caught:
         check_adapter(Adapter(kind="qlora"), "cpu")
     assert "kind: lora" in caught.value.hint
@@ -297,16 +298,16 @@ def test_frozen_bfloat16_weights_are_trained_beside_in_float32() -> None:
 
 def test_an_adapter_needs_little_disk() -> None:
     """Checkpoints are the adapter's; the merged model is written once."""
-    whole = disk_bytes(parameters=10**9, weight_bytes=4, optimizer="adamw", keep_checkpoints=3)
+    whole = disk_bytes(parameters=10**9, weight_bytes=4, optimizer="adamw_torch_fused", keep_checkpoints=3)
     small = disk_bytes(
-        parameters=10**9, weight_bytes=4, optimizer="adamw", keep_checkpoints=3, adapter_parameters=10**7
+        parameters=10**9, weight_bytes=4, optimizer="adamw_torch_fused", keep_checkpoints=3, adapter_parameters=10**7
     )
     assert whole == 5 * 12 * 10**9 + 4 * 10**9
     assert small == 5 * 12 * 10**7 + 4 * 10**9 + 4 * 10**7
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "expected"),
     [
         ({"learning_rate": 2e-5, "adapter": {}}, "low for an adapter"),
         ({"learning_rate": 2e-4, "adapter": {}}, None),
@@ -314,14 +315,14 @@ def test_an_adapter_needs_little_disk() -> None:
         ({"learning_rate": 2e-5}, None),
     ],
 )
-def test_a_learning_rate_of_the_other_kind_is_remarked_on(settings: dict[str, Any], said: str | None) -> None:
-    """Adapters want about ten times the rate of full training; a rate of the other kind is told, not changed."""
+def test_a_learning_rate_of_the_other_kind_is_remarked_on(settings: dict[str, Any], expected: str | None) -> None:
+    """Adapters want about ten times the rate of full training; a rate of the other kind is remarked on, not changed."""
     remark = learning_rate_remark(Train.model_validate(settings))
-    assert remark is None if said is None else said in str(remark)
+    assert remark is None if expected is None else expected in str(remark)
 
 
 @pytest.mark.gpu
-def test_a_quantised_model_is_merged_into_the_weights_that_it_stands_for(
+def test_a_quantized_model_is_merged_into_the_weights_that_it_stands_for(
     tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """QLoRA: 4 bits while training; the merged model is plain, says the same, and leaves the trained one alone."""

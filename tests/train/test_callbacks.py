@@ -1,4 +1,4 @@
-"""Questions asked amid training, and the whole line with an adapter: what is recorded, shown, and resumed."""
+"""Questions asked during training, and the whole pipeline with an adapter: what is recorded, shown, and resumed."""
 
 import json
 import shutil
@@ -56,10 +56,10 @@ def test_the_domain_and_general_questions_are_asked_every_so_many_steps(asked: R
     events = _asked(asked)
     assert [event["step"] for event in events] == [2, 4, 6]
     for event in events:
-        assert [(said["kind"], said["question"]) for said in event["answers"]] == [
+        assert [(answer["kind"], answer["question"]) for answer in event["answers"]] == [
             ("domain", "약은 무엇인가요?"), ("general", "사과는 왜 빨간가요?"),
         ]  # fmt: skip
-        assert all(set(said) == {"kind", "question", "text", "stopped"} for said in event["answers"])
+        assert all(set(answer) == {"kind", "question", "text", "stopped"} for answer in event["answers"])
     board = EventAccumulator(str(asked.folder / "tensorboard")).Reload()
     assert any("사과는 왜 빨간가요?" in tag for tag in board.Tags()["tensors"])
 
@@ -105,8 +105,8 @@ def test_a_stopped_run_with_an_adapter_goes_on_and_asks_once(asked: Run, tiny_fo
     again = tune(recipe, out=tmp_path / "run", resume=True)
     name = "adapter_model.safetensors"
     assert (again.adapter / name).read_bytes() == (asked.adapter / name).read_bytes()
-    told = [{**event, "seconds": 0} for event in _asked(again)]
-    assert told == [{**event, "seconds": 0} for event in _asked(asked)]
+    answered = [{**event, "seconds": 0} for event in _asked(again)]
+    assert answered == [{**event, "seconds": 0} for event in _asked(asked)]
     proof = again.read_json("proof.json")["losses"]["medical"]["tuned"]["loss"]
     measured = tune(recipe, out=tmp_path / "run", resume=True).read_json("proof.json")["losses"]["medical"]
     assert measured["tuned"]["loss"] == pytest.approx(proof, rel=1e-6), "what was trained is read, not trained again"
@@ -139,7 +139,7 @@ def test_added_tokens_are_trained_with_the_adapter(tiny_folder: Path, tmp_path: 
 
 
 def test_ask_every_without_questions_is_a_fault() -> None:
-    """A recipe that asks amid training needs a question to ask."""
+    """A recipe that asks during training needs a question to ask."""
     data = {
         "name": "a",
         "model": "m",
@@ -165,8 +165,8 @@ def test_the_report_shows_how_an_answer_changed(tmp_path: Path) -> None:
     texts = {20: base.text, 40: "<b>빨간</b> 사과", 60: "안토시아닌 때문입니다.", 80: "안토시아닌 때문입니다."}
     with (folder / "metrics.jsonl").open("a", encoding="utf-8") as lines:
         for step, text in texts.items():
-            said = {"kind": "general", "question": base.question, "text": text, "stopped": base.stopped or step > 40}
-            event = {"event": "answers", "step": step, "answers": [said], "seconds": 1.0}
+            answer = {"kind": "general", "question": base.question, "text": text, "stopped": base.stopped or step > 40}
+            event = {"event": "answers", "step": step, "answers": [answer], "seconds": 1.0}
             lines.write(json.dumps(event, ensure_ascii=False) + "\n")
     page = report(folder).read_text(encoding="utf-8")
     course = page[page.index('<section id="course">') : page.index('<section id="repeat">')]
@@ -177,7 +177,7 @@ def test_the_report_shows_how_an_answer_changed(tmp_path: Path) -> None:
 
 
 def test_a_report_without_such_answers_has_no_such_section(tmp_path: Path) -> None:
-    """Nothing is shown, nor missed, where nothing was asked amid training."""
+    """Nothing is shown, nor missed, where nothing was asked during training."""
     page = report(write_run(tmp_path / "run")).read_text(encoding="utf-8")
     assert "#course" not in page
     assert "Amid training" not in page

@@ -29,7 +29,7 @@ def _rows(count: int = 24) -> Dataset:
 
 
 @contextmanager
-def _memory_for(model: PreTrainedModel, positions: int, *, amid: str = "forward") -> Iterator[list[int]]:
+def _memory_for(model: PreTrainedModel, positions: int, *, during: str = "forward") -> Iterator[list[int]]:
     """A model that runs out of memory above so many positions a pack; yields the sizes that it was given."""
     given: list[int] = []
 
@@ -37,7 +37,7 @@ def _memory_for(model: PreTrainedModel, positions: int, *, amid: str = "forward"
         if not torch.is_grad_enabled():
             return  # the engine's trial
         given.append(kwargs["input_ids"].shape[1])
-        if amid == "forward" and given[-1] > positions:
+        if during == "forward" and given[-1] > positions:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
 
     def backward(grad: torch.Tensor) -> None:  # of the first layer: those of all later ones are there already
@@ -46,7 +46,7 @@ def _memory_for(model: PreTrainedModel, positions: int, *, amid: str = "forward"
 
     layer = model.get_decoder().layers[0].self_attn.q_proj.weight
     hooks = [model.base_model.register_forward_pre_hook(forward, with_kwargs=True)]
-    if amid == "backward":
+    if during == "backward":
         hooks.append(layer.register_hook(backward))
     try:
         yield given
@@ -63,18 +63,19 @@ def _train(
     setup = Setup(
         engine=choose_engine(model, [np.array(rows[0]["input_ids"], dtype=np.int32)]), pack_tokens=pack_tokens,
         optimizer="adamw_torch_fused", checkpoints=folder, resume_from=None, total_steps=steps, eval_every=100,
+        checkpointing="none" if settings.checkpointing == "auto" else settings.checkpointing,
     )  # fmt: skip
     train(model, rows, settings, setup, measure=dict, chosen_loss=None, on_event=events.append)
     return events
 
 
-@pytest.mark.parametrize("amid", ["forward", "backward"])
+@pytest.mark.parametrize("during", ["forward", "backward"])
 @pytest.mark.parametrize("pack_tokens", [1000, 64])
-def test_a_pack_that_does_not_fit_is_split_and_changes_no_loss(tmp_path: Path, amid: str, pack_tokens: int) -> None:
-    """Losses, gradient norms and weights are those of the unsplit run, also if memory ran out amid a backward pass."""
+def test_a_pack_that_does_not_fit_is_split_and_changes_no_loss(tmp_path: Path, during: str, pack_tokens: int) -> None:
+    """Losses, gradient norms and weights are those of the unsplit run, also if a backward pass ran out."""
     whole, short = make_model(make_config("gemma3")), make_model(make_config("gemma3"))
     expected = _train(tmp_path / "a", whole, pack_tokens=pack_tokens)
-    with _memory_for(short, max(50, pack_tokens // 10), amid=amid) as given:
+    with _memory_for(short, max(50, pack_tokens // 10), during=during) as given:
         found = _train(tmp_path / "b", short, pack_tokens=pack_tokens)
     for key in ("loss", "grad_norm"):
         one, other = ([event[key] for event in events if event["event"] == "train"] for events in (expected, found))
@@ -83,12 +84,12 @@ def test_a_pack_that_does_not_fit_is_split_and_changes_no_loss(tmp_path: Path, a
     for a, b in zip(whole.parameters(), short.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
     notes = [event["what"] for event in found if event["event"] == "note"]
-    assert len(notes) == 1  # told once
+    assert len(notes) == 1  # reported once
     assert "out of memory" in notes[0]
     assert sum(size > max(50, pack_tokens // 10) for size in given) == 1  # later steps are packed smaller at once
 
 
-def test_a_second_time_is_an_error_with_a_mend(tmp_path: Path) -> None:
+def test_a_second_time_is_an_error_with_a_hint(tmp_path: Path) -> None:
     """A model that has no memory for the halves either ends the run, and the message says what to do."""
     model = make_model(make_config("llama"))
     settings = SETTINGS.model_copy(update={"max_tokens": 29})
@@ -97,7 +98,7 @@ def test_a_second_time_is_an_error_with_a_mend(tmp_path: Path) -> None:
     assert all(part in caught.value.hint for part in ("train.pack_tokens=33)", "checkpointing=full", "n adapter"))
 
 
-def test_a_mend_is_only_what_can_still_help(tmp_path: Path) -> None:
+def test_a_hint_is_only_what_can_still_help(tmp_path: Path) -> None:
     """No budget below one row, no checkpointing where it is on, no adapter where one is trained."""
     model = make_model(make_config("llama"))
     settings = SETTINGS.model_copy(update={"checkpointing": "full", "adapter": Adapter()})

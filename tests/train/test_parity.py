@@ -1,7 +1,7 @@
 """Training step by step as TRL trains: the same rows in the same steps give the same losses and gradients.
 
-TRL's SFTTrainer is set as for a fair race: float32, no checkpointing, rows in order, padded micro-batches, the loss a
-mean over the supervised tokens of the whole step. Ours packs the rows of a step instead.
+TRL's SFTTrainer is set as for a fair comparison: float32, no checkpointing, rows in order, padded micro-batches, the
+loss a mean over the supervised tokens of the whole step. Ours packs the rows of a step instead.
 """
 
 import copy
@@ -19,7 +19,7 @@ from seodang.data.pack import Plan
 from seodang.model.engine.engine import Engine, choose_engine
 from seodang.recipe import Train
 from seodang.run.folder import Run
-from seodang.train.setup import make_setup
+from seodang.train.setup import Optimizer, make_setup
 from seodang.train.trainer import train
 from seodang.types import IGNORED
 from tiny import make_config, make_model
@@ -65,7 +65,10 @@ def _engine(model: PreTrainedModel, rows: Dataset) -> Engine:
 
 def _ours(model: PreTrainedModel, rows: Dataset, folder: Path, *, engine: Engine) -> tuple[list[float], torch.Tensor]:
     folder.mkdir()
-    setup = make_setup(Run(folder=folder), SETTINGS, model, engine, num_rows=len(rows), pack_tokens=100)
+    setup = make_setup(
+        Run(folder=folder), SETTINGS, model, engine,
+        num_rows=len(rows), optimizer=Optimizer(name="adamw_torch_fused"), pack_tokens=100,
+    )  # fmt: skip
     events: list[dict[str, Any]] = []
     first = FirstGradients()
     train(model, rows, SETTINGS, setup, measure=dict, chosen_loss=None, on_event=events.append, callbacks=[first])

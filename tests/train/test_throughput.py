@@ -33,7 +33,7 @@ def test_operations_of_a_step_follow_the_formula() -> None:
 
 
 def test_packing_does_not_change_the_operations() -> None:
-    """The floor is that of the examples, however they are packed."""
+    """The limit is that of the examples, however they are packed."""
     model = make_model(make_config("gemma3"))
     rows = [np.arange(20, 20 + length, dtype=np.int32) for length in LENGTHS]
     assert len({step_flops(model, pack(rows, rows, budget=budget)) for budget in (0, 100)}) == 1
@@ -74,12 +74,12 @@ def test_rates_are_measured() -> None:
     assert limit_seconds(1e9, matrix_rate=1e9, trained=10, copy_rate=300) == 2
 
 
-def test_the_speed_is_told_once_without_the_first_step() -> None:
-    """After the fourth step: the median of steps 2 to 4, and a share of the floor; then nothing more."""
+def test_the_speed_is_reported_once_without_the_first_step() -> None:
+    """After the fourth step: the median of steps 2 to 4, and a share of the hardware limit; then nothing more."""
     model = make_model(make_config("llama"))
-    pace = ThroughputMeter(model, torch.float32, steps=10)
-    told = [
-        pace(
+    meter = ThroughputMeter(model, torch.float32, steps=10)
+    reported = [
+        meter(
             {
                 "event": "train", "step": step, "steps": 1, "flops": 1e9, "seconds": seconds,
                 "tokens_per_second": 100 / seconds,
@@ -87,9 +87,9 @@ def test_the_speed_is_told_once_without_the_first_step() -> None:
         )
         for step, seconds in enumerate((50.0, 2.0, 1.0, 4.0, 1.0, 1.0), 1)
     ]  # fmt: skip
-    assert pace({"event": "eval", "step": 7}) is None
-    (speed,) = [event for event in told if event]
-    assert told.index(speed) == 3
+    assert meter({"event": "eval", "step": 7}) is None
+    (speed,) = [event for event in reported if event]
+    assert reported.index(speed) == 3
     assert (speed["event"], speed["tokens_per_second"]) == ("speed", 50.0)
     assert speed["floor_share"] == pytest.approx(1e9 / (speed["matrix_gflops"] * 1e9) / 2, rel=0.01, abs=1e-3)
     one_step = ThroughputMeter(model, torch.float32, steps=1)

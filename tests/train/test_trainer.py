@@ -140,7 +140,7 @@ def _killed_while_saving(folder: Path) -> None:
 
 
 def test_a_run_killed_while_it_wrote_a_checkpoint_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    """After kill -9 amid a checkpoint the newest complete one is taken, and the final weights are bit-equal."""
+    """After kill -9 the newest complete checkpoint is taken, and the final weights are bit-equal."""
     process = multiprocessing.get_context("spawn").Process(target=_killed_while_saving, args=(tmp_path / "killed",))
     process.start()
     process.join(120)

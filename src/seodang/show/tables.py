@@ -295,9 +295,9 @@ def show_memory(found: "MemoryPlan | None", *, as_table: bool = True, out: Conso
     if found is None:
         return
     if not as_table:
-        out.print(Text(found.line, style="dim"))
+        out.print(Text(found.summary, style="dim"))
         return
-    taken = found.taken
+    taken = found.usage
     parts = {
         "weights": taken.weights,
         "gradients": taken.gradients,

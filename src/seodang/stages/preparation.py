@@ -97,7 +97,7 @@ def fit_memory(desk: Desk) -> Desk:
     from seodang.model.load import load_config
     from seodang.train import resources
     from seodang.train.memory_estimate import make_estimator
-    from seodang.train.setup import total_steps
+    from seodang.train.setup import choose_optimizer, total_steps
 
     settings, device, rows = desk.recipe.train, desk.placement.device, desk.prepared.rows["train"]
     plan = Plan(num_rows=len(rows), examples_per_step=settings.examples_per_step, seed=settings.seed)
@@ -105,11 +105,12 @@ def fit_memory(desk: Desk) -> Desk:
     process = max(distributed.exchange(resources.process_memory(device, desk.placement.compute_dtype)))
     available = min(distributed.exchange(resources.available_memory(device)))
     try:
-        found = resources.fit(
+        found = resources.plan_memory(
             make_estimator(
                 load_config(desk.recipe.model),
                 settings,
                 desk.placement,
+                optimizer=choose_optimizer(settings.optimizer, device).name,
                 num_embeddings=len(desk.tokenizer) if desk.template.added else 0,
                 token_ids=tuple(desk.new_tokens),
                 trust_remote_code=desk.recipe.model.trust_remote_code,
@@ -117,6 +118,7 @@ def fit_memory(desk: Desk) -> Desk:
             settings,
             device,
             lambda budget: resources.largest_step(rows, plan, budget, steps=steps),
+            pack_tokens=desk.pack_tokens,
             available=available,
             process=process,
         )

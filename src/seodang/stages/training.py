@@ -51,6 +51,7 @@ def check_room(run: Run, desk: Desk, model: "PreTrainedModel") -> None:
     """Stop before anything is measured if the disk cannot take what training writes."""
     from seodang.train.adapter import num_adapter_parameters
     from seodang.train.resources import check_disk
+    from seodang.train.setup import choose_optimizer
 
     adapter = desk.recipe.train.adapter
     if not run.is_trained:
@@ -59,7 +60,7 @@ def check_room(run: Run, desk: Desk, model: "PreTrainedModel") -> None:
             desk.recipe.train,
             parameters=model.num_parameters(),
             weight_bytes=model.dtype.itemsize,
-            device=model.device.type,
+            optimizer=choose_optimizer(desk.recipe.train.optimizer, model.device.type).name,
             adapter_parameters=num_adapter_parameters(model, adapter, desk.new_tokens) if adapter else None,
         )
 
@@ -161,7 +162,7 @@ def train_model(
     from seodang.proof.evaluate import evaluate
     from seodang.train.adapter import add_adapter
     from seodang.train.callbacks import AskCallback
-    from seodang.train.setup import best_loss, make_setup
+    from seodang.train.setup import best_loss, choose_optimizer, make_setup
     from seodang.train.throughput import ThroughputMeter
     from seodang.train.trainer import train
 
@@ -177,8 +178,9 @@ def train_model(
         trainee,
         engine,
         num_rows=len(rows),
+        optimizer=choose_optimizer(settings.optimizer, trainee.device.type),
         pack_tokens=desk.pack_tokens,
-        checkpointing=desk.memory.checkpointing if desk.memory else "none",
+        checkpointing=desk.memory.checkpointing if desk.memory else None,
     )
     for remark in setup.remarks:
         console.show_note(remark)

@@ -1,4 +1,4 @@
-"""When training ends: after the last step, or when the user asks."""
+"""What happens beside the steps: the last evaluation and checkpoint, an interruption, questions during training."""
 
 import signal
 import time
@@ -27,26 +27,26 @@ class Interrupt(TrainerCallback):
     """Ctrl-C: finish the step, save, stop, on all ranks if one is asked. A second one stops at once."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        self.asked = distributed.is_any(self.asked)
-        if self.asked:
+        self.requested = distributed.is_any(self.requested)
+        if self.requested:
             control.should_training_stop = control.should_save = True
         return control
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Inside, the first SIGINT only sets `asked`."""
+    def handling_signals(self) -> Iterator[None]:
+        """Inside, the first SIGINT only sets `requested`."""
 
-        def ask(*_: Any) -> None:
-            self.asked = True
+        def request(*_: Any) -> None:
+            self.requested = True
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
         try:
-            before = signal.signal(signal.SIGINT, ask)
+            before = signal.signal(signal.SIGINT, request)
         except ValueError:  # not the main thread: a notebook's worker keeps its own handling
             yield
             return

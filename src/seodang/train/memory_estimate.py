@@ -1,6 +1,6 @@
-"""What training takes of memory, known before any weights are read.
+"""Estimate of the memory that training uses, made before any weights are read.
 
-One optimizer step is rehearsed on tensors that have a shape and a dtype but no data (torch's FakeTensorMode), through
+One optimizer step runs on tensors that have a shape and a dtype but no data (torch's FakeTensorMode), through
 the very code that trains; what is alive after each operation is counted. So the estimate needs no formula of an
 architecture, an adapter or the head, and follows them when they change.
 """
@@ -27,22 +27,20 @@ from seodang.model.engine.engine import Engine
 from seodang.model.placement import Placement
 from seodang.model.quiet import quiet
 from seodang.train.adapter import inject_adapter, linear_layers, unwrapped
-from seodang.train.setup import CHECKPOINTED_LAYERS, choose_optimizer
+from seodang.train.setup import CHECKPOINTED_LAYERS
 from seodang.types import Checkpointing, Pack
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-MOST_SEQUENCES = 4
+MAX_SEQUENCES = 4  # of a pack whose memory is estimated
 NF4_BYTES = 0.5 + 4 / 64  # of a weight in 4 bits, with one float32 scale for 64 of them
-
-
-STATE_BYTES = {"adamw": 8, "paged_adamw_8bit": 2}  # optimizer state a trained parameter
+STATE_BYTES = {"adamw_torch_fused": 8, "paged_adamw_8bit": 2}  # optimizer state per trained parameter
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryUsage:
-    """Bytes of the device's memory that one optimizer step takes."""
+    """Bytes of the device's memory that one optimizer step uses."""
 
     weights: int
     gradients: int
@@ -59,34 +57,34 @@ class MemoryEstimator:
     model: "PreTrainedModel | PeftModel"
     fake: FakeTensorMode
     engine: Engine
-    state_bytes: int  # a trained parameter
-    unheld: int  # bytes that the weights take less than the model here, as 4 bits stand for 16
+    state_bytes: int  # per trained parameter
+    quantization_savings: int  # bytes that the weights take less than the model here, where 4 bits stand for 16
 
     @property
     def can_checkpoint(self) -> bool:
         return bool(unwrapped(self.model).supports_gradient_checkpointing)
 
-    def step(self, packs: Sequence[Pack], checkpointing: Checkpointing) -> MemoryUsage:
-        """Forward and backward of an optimizer step's packs: of the first and of the largest after it."""
+    def estimate(self, packs: Sequence[Pack], checkpointing: Checkpointing) -> MemoryUsage:
+        """Memory usage of an optimizer step: forward and backward of the first pack and of the largest after it."""
         first, *later = map(_few_sequences, packs)
         later = sorted(later, key=lambda pack: pack.input_ids.size)[-1:]
         trained = [weight for weight in self.model.parameters() if weight.requires_grad]
-        plain, counted = unwrapped(self.model), _Alive()
+        plain, live = unwrapped(self.model), _LiveStorages()
         activations = logits = 0
         with self.fake, quiet(), _unlogged(), _checkpointed(plain, checkpointing), self.engine.installed(plain):
-            weights = counted.hold(*self.model.parameters(), *self.model.buffers())
-            hook = plain.base_model.register_forward_hook(lambda *_: counted.mark())
+            weights = live.add(*self.model.parameters(), *self.model.buffers())
+            hook = plain.base_model.register_forward_hook(lambda *_: live.mark())
             if later and later[0].input_ids.size >= first.input_ids.size:
                 first, later = later[0], []  # needs no gradients computed before, only that they are there
                 for weight in trained:
                     weight.grad = torch.empty_like(weight)
-                counted.hold(*(weight.grad for weight in trained if weight.grad is not None))
+                live.add(*(weight.grad for weight in trained if weight.grad is not None))
             for pack in (first, *later):
-                with counted:
-                    before = counted.alive
+                with live:
+                    before = live.bytes
                     loss = self.model(pack=pack)
-                    activations = max(activations, counted.marked - before)
-                    logits = max(logits, counted.peak_since_mark - counted.marked)
+                    activations = max(activations, live.marked - before)
+                    logits = max(logits, live.peak_since_mark - live.marked)
                     loss.backward()
                     del loss
             hook.remove()
@@ -94,12 +92,12 @@ class MemoryEstimator:
                 weight.grad = None
         states = self.state_bytes * sum(weight.numel() for weight in trained)
         return MemoryUsage(
-            weights=weights - self.unheld,
+            weights=weights - self.quantization_savings,
             gradients=sum(weight.numel() * weight.element_size() for weight in trained),
             states=states,
             activations=activations,
             logits=logits,
-            peak=counted.peak - self.unheld + states,
+            peak=live.peak - self.quantization_savings + states,
         )
 
 
@@ -108,6 +106,7 @@ def make_estimator(
     settings: recipe.Train,
     placement: Placement,
     *,
+    optimizer: str,
     num_embeddings: int,
     token_ids: tuple[int, ...] = (),
     trust_remote_code: bool = False,
@@ -115,15 +114,16 @@ def make_estimator(
     """A model of this config as the recipe trains it, without data.
 
     Args:
+        optimizer: as transformers knows it.
         num_embeddings: rows of the embedding.
         token_ids: tokens whose embedding rows an adapter trains too.
     """
     kind = settings.adapter.kind if settings.adapter else None
-    held = placement.compute_dtype if kind == "qlora" else placement.dtype
+    weights_dtype = placement.compute_dtype if kind == "qlora" else placement.dtype
     trained_dtype = "float32" if settings.adapter else placement.dtype
     with torch.device("meta"), quiet():
         model = AutoModelForCausalLM.from_config(
-            copy.deepcopy(config), dtype=getattr(torch, held), trust_remote_code=trust_remote_code
+            copy.deepcopy(config), dtype=getattr(torch, weights_dtype), trust_remote_code=trust_remote_code
         )
         if num_embeddings > len(model.get_input_embeddings().weight):
             model.resize_token_embeddings(num_embeddings, mean_resizing=False)
@@ -132,7 +132,6 @@ def make_estimator(
     fake = FakeTensorMode()
     _fill(trainee, fake, placement.device if placement.device.startswith("cuda") else "cpu")
     trainee.train()
-    optimizer = "adamw" if choose_optimizer(settings.optimizer, placement.device)[1] else settings.optimizer
     compute = placement.compute_dtype
     return MemoryEstimator(
         model=trainee,
@@ -143,13 +142,15 @@ def make_estimator(
             compute_dtype=getattr(torch, compute) if compute != trained_dtype else None,
         ),
         state_bytes=STATE_BYTES[optimizer],
-        unheld=int(linear * (getattr(torch, held).itemsize - NF4_BYTES)) if kind == "qlora" else 0,
+        quantization_savings=int(linear * (getattr(torch, weights_dtype).itemsize - NF4_BYTES))
+        if kind == "qlora"
+        else 0,
     )
 
 
 def _few_sequences(pack: Pack) -> Pack:
-    """The pack as if it held few examples, which takes the same memory and less time to rehearse."""
-    count = min(len(pack.members), MOST_SEQUENCES)
+    """The pack as if it held few examples, which takes the same memory and less time to run."""
+    count = min(len(pack.members), MAX_SEQUENCES)
     cuts = np.linspace(0, pack.input_ids.size, count + 1).astype(np.int32)
     return replace(pack, cu_seqlens=cuts, members=tuple(range(count)))
 
@@ -173,7 +174,7 @@ def _fill(model: nn.Module, fake: FakeTensorMode, device: str) -> None:
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """What cannot be rehearsed raises; torch would log the traceback besides."""
+    """What cannot be estimated raises; torch would log the traceback besides."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True
     try:
@@ -196,41 +197,41 @@ def _checkpointed(model: PreTrainedModel, checkpointing: Checkpointing) -> Itera
         model.activation_checkpointing_disable()
 
 
-class _Alive(TorchDispatchMode):
+class _LiveStorages(TorchDispatchMode):
     """Counts the bytes of all storages that operations make, until they are freed."""
 
     def __init__(self) -> None:
         TorchDispatchMode.__init__(self)
-        self.alive = self.peak = self.marked = self.peak_since_mark = 0
-        self._held: dict[int, weakref.ref[Any]] = {}
+        self.bytes = self.peak = self.marked = self.peak_since_mark = 0
+        self._references: dict[int, weakref.ref[Any]] = {}
 
-    def hold(self, *tensors: Tensor) -> int:
-        """Count storages that exist already; returns what they add."""
-        before = self.alive
+    def add(self, *tensors: Tensor) -> int:
+        """Count storages that exist already; returns the bytes that they add."""
+        before = self.bytes
         for tensor in tensors:
             if tensor.is_sparse:
                 continue  # rows of a gradient, made of tensors that are counted
             storage = tensor.untyped_storage()
             key, size = storage._cdata, storage.nbytes()
-            if key not in self._held:
-                self._held[key] = weakref.ref(storage, partial(self._free, key, size))
-                self.alive += size
-        self.peak, self.peak_since_mark = max(self.peak, self.alive), max(self.peak_since_mark, self.alive)
-        return self.alive - before
+            if key not in self._references:
+                self._references[key] = weakref.ref(storage, partial(self._free, key, size))
+                self.bytes += size
+        self.peak, self.peak_since_mark = max(self.peak, self.bytes), max(self.peak_since_mark, self.bytes)
+        return self.bytes - before
 
     def mark(self) -> None:
-        """Keep what is alive now; `peak_since_mark` begins here."""
-        self.marked = self.peak_since_mark = self.alive
+        """Remember what is alive now; `peak_since_mark` begins here."""
+        self.marked = self.peak_since_mark = self.bytes
 
     def _free(self, key: int, size: int, _: object) -> None:
-        del self._held[key]
-        self.alive -= size
+        del self._references[key]
+        self.bytes -= size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.add.Tensor and not torch.is_grad_enabled() and _same_kind(*args):
             func = torch.ops.aten.add_.Tensor  # gradients are summed in place, but for tensors without data
         out = func(*args, **(kwargs or {}))
-        self.hold(*(leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)))
+        self.add(*(leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)))
         return out
 
 

@@ -1,4 +1,4 @@
-"""Out of memory amid training: the step is run again in smaller packs, once; then an error says what can be done."""
+"""Out of memory during training: the step is run again in smaller packs, once; then an error says what can be done."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from seodang.types import Step
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; torch says it in a RuntimeError where the device has no error of its own."""
+    """Whether memory ran out; torch raises a RuntimeError where the device has no error of its own."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in str(error).lower()
 
 
@@ -27,11 +27,11 @@ class OutOfMemoryRetry:
     time the error goes up. With several processes it goes up at once: the others wait inside the step that failed.
     """
 
-    tell: Callable[[str], None]
+    on_note: Callable[[str], None]
     budget: int | None = None  # positions of a pack, once memory ran out
 
-    def run(self, step: Step, backward: Callable[[Step], Any], forget: Callable[[], None]) -> Any:
-        """`backward(step)`; when memory runs out, `forget()` and `backward` of the same step in smaller packs."""
+    def run(self, step: Step, backward: Callable[[Step], Any], clear_gradients: Callable[[], None]) -> Any:
+        """`backward(step)`; when memory runs out, `clear_gradients()` and the same step in smaller packs."""
         if self.budget is not None:
             return backward(self._split(step))
         try:
@@ -40,13 +40,13 @@ class OutOfMemoryRetry:
             if not is_out_of_memory(error) or all(len(pack.members) == 1 for pack in step.packs):
                 raise
         # outside of the handler, whose traceback keeps the tensors of the failed pass
-        forget()
+        clear_gradients()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         largest = max(pack.input_ids.size for pack in step.packs if len(pack.members) > 1)
         self.budget = (largest + 1) // 2
-        self.tell(f"out of memory in packs of up to {largest:,} positions: from here on up to {self.budget:,}")
+        self.on_note(f"out of memory in packs of up to {largest:,} positions: from here on up to {self.budget:,}")
         return backward(self._split(step))
 
     def _split(self, step: Step) -> Step:
@@ -54,10 +54,10 @@ class OutOfMemoryRetry:
 
 
 @contextmanager
-def memory_errors(
+def explaining_out_of_memory(
     settings: recipe.Train, pack_tokens: int, checkpointing: str, retry: OutOfMemoryRetry
 ) -> Iterator[None]:
-    """Inside, running out of memory becomes one error with a mend that has not been tried yet.
+    """Inside, running out of memory becomes one error with a hint that has not been tried yet.
 
     Raises:
         ResourceError: out of memory.
@@ -76,16 +76,16 @@ def memory_errors(
 
 
 def _hint(settings: recipe.Train, pack_tokens: int, checkpointing: str) -> str:
-    """A budget below one row would change nothing, nor would what is set already."""
-    resumed = []
+    """What can still help: a budget below one row would not, nor would what is set already."""
+    on_resume = []
     if pack_tokens // 2 >= settings.max_tokens:
-        resumed.append(f"a smaller token budget (train.pack_tokens={pack_tokens // 2})")
+        on_resume.append(f"a smaller token budget (train.pack_tokens={pack_tokens // 2})")
     if checkpointing != "full":
-        resumed.append("train.checkpointing=full")
-    anew = ["a smaller train.max_tokens"]
+        on_resume.append("train.checkpointing=full")
+    in_new_run = ["a smaller train.max_tokens"]
     if settings.adapter is None:
-        anew.insert(0, "an adapter (train.adapter={kind: lora})")
-    new_run = f"{' or '.join(anew)} needs a new run"
-    if not resumed:
+        in_new_run.insert(0, "an adapter (train.adapter={kind: lora})")
+    new_run = f"{' or '.join(in_new_run)} needs a new run"
+    if not on_resume:
         return new_run
-    return f"resume with {', or with '.join(resumed)}: the last checkpoint is kept. {new_run[0].upper()}{new_run[1:]}"
+    return f"resume with {', or with '.join(on_resume)}: the last checkpoint is kept. {new_run[0].upper()}{new_run[1:]}"

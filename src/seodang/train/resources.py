@@ -1,4 +1,7 @@
-"""Gradient checkpointing and token budget that fit into the memory that is there, by the estimate of a step."""
+"""Memory and disk: what is available, what a run needs, and the settings with which it fits.
+
+Gradient checkpointing and token budget are chosen by the estimate of a step (`memory_estimate`).
+"""
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -17,60 +20,60 @@ from seodang.data.pack import Plan, pack_step
 from seodang.errors import ResourceError
 from seodang.run.folder import Run
 from seodang.train.memory_estimate import STATE_BYTES, MemoryEstimator, MemoryUsage
-from seodang.train.setup import choose_optimizer, pack_tokens
 from seodang.types import Checkpointing, Finding, Step
 
-ROOM = 0.9  # of the available memory: an estimate is off by some percent, and allocators leave gaps
-LEAST_TOKENS = 512  # a smaller budget costs speed and saves little
-LATER_BYTES = 350 * 10**6  # that a process on a CPU takes besides once it trains: 290 to 450 MB were measured
+MEMORY_MARGIN = 0.1  # of the available memory: an estimate is off by some percent, and allocators leave gaps
+MIN_PACK_TOKENS = 512  # a smaller budget costs speed and saves little
+TRAINING_BYTES = 350 * 10**6  # that a process on a CPU takes besides once it trains: 290 to 450 MB were measured
 BF16_BYTES = 400 * 10**6  # of bf16 products, compiled on a CPU for each new length: 300 to 800 MB were measured
-GAPS = 0.5  # of the activations, on a CPU: free blocks, after a dozen steps, into which those of a pack do not fit
-CGROUP = Path("/sys/fs/cgroup")
-
-
+FRAGMENTATION = (
+    0.5  # of the activations, on a CPU: free blocks, after a dozen steps, that the next pack does not fit into
+)
 ADAPTER_BYTES = 4  # of a parameter: peft holds adapters in float32
+CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
-    """What training takes of memory with the settings chosen for it, in bytes."""
+    """Memory that training uses with the settings chosen for it, in bytes."""
 
-    taken: MemoryUsage
+    usage: MemoryUsage
     process: int  # of Python, its libraries and its allocator, where they share the memory
     available: int
     checkpointing: Checkpointing
     pack_tokens: int
-    positions: int  # of the largest pack that was rehearsed
+    positions: int  # of the largest pack of the estimate
 
     @property
     def peak(self) -> int:
-        return self.taken.peak + self.process
+        return self.usage.peak + self.process
 
     @property
     def fits(self) -> bool:
-        return self.peak <= ROOM * self.available
+        return self.peak <= (1 - MEMORY_MARGIN) * self.available
 
     @property
-    def line(self) -> str:
+    def summary(self) -> str:
         """For people, in one sentence."""
-        taken = self.taken
+        usage = self.usage
         parts = {
-            "weights": taken.weights, "gradients": taken.gradients, "optimizer": taken.states,
-            "activations": taken.activations, "logits": taken.logits, "process": self.process,
+            "weights": usage.weights, "gradients": usage.gradients, "optimizer": usage.states,
+            "activations": usage.activations, "logits": usage.logits, "process": self.process,
         }  # fmt: skip
-        told = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items() if size >= 5e7)
+        listed = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items() if size >= 5e7)
         return (
-            f"memory: about {self.peak / 1e9:.1f} GB of {self.available / 1e9:.1f} GB: {told}; "
+            f"memory: about {self.peak / 1e9:.1f} GB of {self.available / 1e9:.1f} GB: {listed}; "
             f"{self.pack_tokens:,} tokens a pack, checkpointing {self.checkpointing}"
         )
 
 
-def fit(
+def plan_memory(
     estimator: MemoryEstimator,
     settings: recipe.Train,
     device: str,
     step: Callable[[int], Step],
     *,
+    pack_tokens: int,
     available: int,
     process: int,
 ) -> MemoryPlan:
@@ -78,37 +81,37 @@ def fit(
 
     Args:
         step: budget → the largest optimizer step of the run, packed by it.
-        available, process: bytes, as `available_memory` and `process_memory` tell them.
+        pack_tokens: the largest budget, in positions.
+        available, process: bytes, from `available_memory` and `process_memory`.
     """
-    for budget in _budgets(settings, device):
+    for budget in _budgets(settings, pack_tokens):
         packs = step(budget).packs
-        for checkpointing in _levels(settings, estimator):
-            taken = estimator.step(packs, checkpointing)
-            found = MemoryPlan(
-                taken=taken,
-                process=process + (int(GAPS * taken.activations) if device == "cpu" else 0),
+        for checkpointing in _checkpointing_levels(settings, estimator):
+            usage = estimator.estimate(packs, checkpointing)
+            plan = MemoryPlan(
+                usage=usage,
+                process=process + (int(FRAGMENTATION * usage.activations) if device == "cpu" else 0),
                 available=available,
                 checkpointing=checkpointing,
                 pack_tokens=budget,
                 positions=max(pack.input_ids.size for pack in packs),
             )
-            if found.fits:
-                return found
-    return found
+            if plan.fits:
+                return plan
+    return plan
 
 
-def _budgets(settings: recipe.Train, device: str) -> Iterator[int]:
-    budget = pack_tokens(settings, device)
+def _budgets(settings: recipe.Train, budget: int) -> Iterator[int]:
     yield budget
-    while settings.pack_tokens is None and (budget := budget // 2) >= max(LEAST_TOKENS, settings.max_tokens):
+    while settings.pack_tokens is None and (budget := budget // 2) >= max(MIN_PACK_TOKENS, settings.max_tokens):
         yield budget
 
 
-def _levels(settings: recipe.Train, estimator: MemoryEstimator) -> Sequence[Checkpointing]:
+def _checkpointing_levels(settings: recipe.Train, estimator: MemoryEstimator) -> Sequence[Checkpointing]:
     if settings.checkpointing != "auto":
         return (settings.checkpointing,)
-    every: tuple[Checkpointing, ...] = get_args(Checkpointing)
-    return every if estimator.can_checkpoint else ("none",)
+    levels: tuple[Checkpointing, ...] = get_args(Checkpointing)
+    return levels if estimator.can_checkpoint else ("none",)
 
 
 def largest_step(rows: Dataset, plan: Plan, budget: int, *, steps: int) -> Step:
@@ -151,27 +154,27 @@ def process_memory(device: str, compute_dtype: str) -> int:
     if device.startswith("cuda"):
         return 0
     compiled = BF16_BYTES if (device, compute_dtype) == ("cpu", "bfloat16") else 0
-    return int(psutil.Process().memory_info().rss) + LATER_BYTES + compiled
+    return int(psutil.Process().memory_info().rss) + TRAINING_BYTES + compiled
 
 
-def memory_finding(found: MemoryPlan, settings: recipe.Train, device: str) -> Finding | None:
+def memory_finding(plan: MemoryPlan, settings: recipe.Train, device: str) -> Finding | None:
     """A warning if training is not likely to fit, with what is left to be done."""
-    if found.peak <= found.available:
+    if plan.peak <= plan.available:
         return None
     hints = []
     if settings.adapter is None:
         hints.append("train an adapter (train.adapter={kind: lora})")
-    if found.checkpointing != "full":
+    if plan.checkpointing != "full":
         hints.append("set train.checkpointing=full")
-    if found.pack_tokens // 2 >= settings.max_tokens:
-        hints.append(f"set train.pack_tokens={found.pack_tokens // 2}")
+    if plan.pack_tokens // 2 >= settings.max_tokens:
+        hints.append(f"set train.pack_tokens={plan.pack_tokens // 2}")
     if device.startswith("cuda") and settings.adapter is None and settings.optimizer == "adamw":
         hints.append("set train.optimizer=paged_adamw_8bit")
     return Finding(
         check="memory",
         severity="warn",
         where="train",
-        what=f"training takes about {found.peak / 1e9:.1f} GB of memory, {found.available / 1e9:.1f} GB are there",
+        what=f"training takes about {plan.peak / 1e9:.1f} GB of memory, {plan.available / 1e9:.1f} GB are there",
         hint=", or ".join([*hints, "take a smaller model"]),
     )
 
@@ -198,7 +201,7 @@ def check_disk(
     *,
     parameters: int,
     weight_bytes: int,
-    device: str,
+    optimizer: str,
     adapter_parameters: int | None = None,
 ) -> None:
     """Raise while nothing is lost yet if the disk of a run's folder is too small for what training writes.
@@ -206,17 +209,16 @@ def check_disk(
     Args:
         parameters: of the model.
         weight_bytes: of one parameter.
-        device: that trains; it decides which optimizer is to be had.
+        optimizer: as transformers knows it.
         adapter_parameters: what is trained; none: all of the model's.
 
     Raises:
         ResourceError: says how much is there and what can be done.
     """
-    _, remark = choose_optimizer(settings.optimizer, device)
     needed = disk_bytes(
         parameters=parameters,
         weight_bytes=weight_bytes,
-        optimizer=settings.optimizer if remark is None else "adamw",
+        optimizer=optimizer,
         keep_checkpoints=settings.keep_checkpoints,
         adapter_parameters=adapter_parameters,
     ) - sum(file.stat().st_size for file in Run(folder=folder).checkpoints.rglob("*") if file.is_file())

@@ -1,4 +1,7 @@
-"""What training needs besides the recipe: decided once, before it begins. Knows no Trainer."""
+"""What training needs besides the recipe: optimizer, token budget, number of steps, checkpoint to resume from.
+
+Each is resolved once, before training begins. Knows no Trainer.
+"""
 
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -21,11 +24,18 @@ from seodang.types import Checkpointing, Metric
 if TYPE_CHECKING:
     from peft import PeftModel
 
-
 PACK_TOKENS = {"cpu": 1024, "cuda": 8192, "mps": 2048}  # positions of one forward pass
 CHECKPOINTED_LAYERS = {"selective": 2, "full": 1}  # every n-th layer keeps only its input for the backward pass
 COMPILED_POSITIONS = 3_000_000  # of a run: compiling takes 20 s of an H200, and saves 9 to 12 µs a position
-LOW_FOR_ADAPTERS, HIGH_FOR_WEIGHTS = 5e-5, 2e-4  # learning rates
+MIN_ADAPTER_RATE, MAX_WEIGHTS_RATE = 5e-5, 2e-4  # usual learning rates lie inside
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """The optimizer that trains."""
+
+    name: str  # as transformers knows it
+    remark: str | None = None  # a sentence if it is not the one that the recipe names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +43,14 @@ class Setup:
     """What training needs besides the recipe."""
 
     engine: Engine
-    pack_tokens: int
-    optimizer: str  # a name that transformers knows
+    pack_tokens: int  # positions of one forward pass
+    optimizer: str  # as transformers knows it
     checkpoints: Path
     resume_from: Path | None
     total_steps: int
     eval_every: int
-    checkpointing: Checkpointing = "none"  # what `auto` comes to
-    remarks: tuple[str, ...] = ()
+    checkpointing: Checkpointing = "none"
+    remarks: tuple[str, ...] = ()  # sentences for people
 
 
 def make_setup(
@@ -50,13 +60,19 @@ def make_setup(
     engine: Engine,
     *,
     num_rows: int,
+    optimizer: Optimizer,
     pack_tokens: int,
-    checkpointing: Checkpointing = "none",
+    checkpointing: Checkpointing | None = None,
 ) -> Setup:
-    """Decide what the recipe leaves open, and find the checkpoint to go on from."""
-    optimizer, remark = choose_optimizer(settings.optimizer, model.device.type)
-    sharding = choose_sharding(settings, model.device.type, distributed.wants_sharding() and distributed.world() > 1)
-    remarks = (remark, sharding, learning_rate_remark(settings))
+    """Decide what the recipe leaves open, and find the checkpoint to resume from.
+
+    Args:
+        num_rows: of the training set.
+        optimizer, pack_tokens: as they were resolved before.
+        checkpointing: the memory plan's; none where there is no plan.
+    """
+    sharding = sharding_remark(settings, model.device.type, distributed.wants_sharding() and distributed.world() > 1)
+    remarks = (optimizer.remark, sharding, learning_rate_remark(settings))
     checkpoint = run.last_checkpoint()
     with distributed.agreed():
         if distributed.is_main():
@@ -65,18 +81,18 @@ def make_setup(
     return Setup(
         engine=engine,
         pack_tokens=pack_tokens,
-        optimizer=optimizer,
+        optimizer=optimizer.name,
         checkpoints=run.checkpoints,
         resume_from=checkpoint,
         total_steps=steps,
         eval_every=settings.eval_every or max(1, steps // 10),
-        checkpointing=checkpointing,
+        checkpointing=checkpointing or ("none" if settings.checkpointing == "auto" else settings.checkpointing),
         remarks=tuple(remark for remark in remarks if remark),
     )
 
 
 def best_loss(recipe: Recipe, measured: Collection[str]) -> Callable[[Mapping[str, Metric]], float] | None:
-    """The loss that picks the best checkpoint, or None if no holdout can tell.
+    """The loss that picks the best checkpoint, or None if no holdout measures it.
 
     `best_by: all` is the token-weighted mean over the sources that are trained; a source's name is that source's own.
     """
@@ -93,23 +109,23 @@ def best_loss(recipe: Recipe, measured: Collection[str]) -> Callable[[Mapping[st
     return loss
 
 
-def choose_optimizer(asked: str, device: str) -> tuple[str, str | None]:
-    """(transformers' name of the optimizer, a sentence if it is not the one asked for)."""
-    if asked == "adamw":
-        return "adamw_torch_fused", None
+def choose_optimizer(requested: str, device: str) -> Optimizer:
+    """The recipe's optimizer, or fused AdamW where this device does not have it."""
+    if requested == "adamw":
+        return Optimizer(name="adamw_torch_fused")
     if device.startswith("cuda") and find_spec("bitsandbytes"):
-        return asked, None
+        return Optimizer(name=requested)
     missing = "bitsandbytes is not installed" if device.startswith("cuda") else f"it needs CUDA, this runs on {device}"
-    return "adamw_torch_fused", f"optimizer: fused AdamW instead of {asked}: {missing}"
+    return Optimizer(name="adamw_torch_fused", remark=f"optimizer: fused AdamW instead of {requested}: {missing}")
 
 
-def choose_sharding(settings: Train, device: str, asked: bool) -> str | None:
+def sharding_remark(settings: Train, device: str, requested: bool) -> str | None:
     """A sentence if the weights are not spread over the ranks although accelerate was asked to.
 
     Raises:
         ResourceError: an adapter is not trained on weights that are spread.
     """
-    if not asked:
+    if not requested:
         return None
     if not device.startswith("cuda"):
         return f"sharding: each rank holds all weights (DDP): accelerate has FSDP2 for GPUs only, this runs on {device}"
@@ -122,9 +138,9 @@ def choose_sharding(settings: Train, device: str, asked: bool) -> str | None:
 def learning_rate_remark(settings: Train) -> str | None:
     """A sentence if the learning rate is one of the other kind of training: adapters want ten times as much."""
     rate = settings.learning_rate
-    if settings.adapter and rate < LOW_FOR_ADAPTERS:
+    if settings.adapter and rate < MIN_ADAPTER_RATE:
         return f"learning rate: {rate:g} is low for an adapter, which hardly moves below 5e-5; usual are 1e-4 to 3e-4"
-    if not settings.adapter and rate > HIGH_FOR_WEIGHTS:
+    if not settings.adapter and rate > MAX_WEIGHTS_RATE:
         return f"learning rate: {rate:g} is high where all weights are trained; usual are 1e-5 to 5e-5"
     return None
 
@@ -140,8 +156,8 @@ def is_worth_compiling(settings: Train, num_tokens: NDArray[np.integer]) -> bool
     Args:
         num_tokens: of each row.
     """
-    taken = total_steps(settings, num_tokens.size) * settings.examples_per_step
-    return bool(num_tokens.size and taken * num_tokens.mean() >= COMPILED_POSITIONS)
+    num_examples = total_steps(settings, num_tokens.size) * settings.examples_per_step
+    return bool(num_tokens.size and num_examples * num_tokens.mean() >= COMPILED_POSITIONS)
 
 
 def total_steps(settings: Train, num_rows: int) -> int:

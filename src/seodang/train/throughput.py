@@ -1,4 +1,4 @@
-"""The machine's floor: the fewest operations of an optimizer step, at the rate of its best matrix product.
+"""Throughput of training against the hardware limit: a step's fewest operations at the best matrix product's rate.
 
 An example of S positions, A of them supervised, takes 6·N·S + 6·H·A + 6·L·n_h·d_h·S² floating point operations: N
 weights of the body's matrices, H of the head, L layers of n_h heads of size d_h; 2 of each 6 in the forward pass, 2 for
@@ -23,18 +23,56 @@ from seodang.train.metrics import Event
 from seodang.types import IGNORED, Pack
 
 ADAMW_BYTES = 30  # moved for each trained parameter
-CPU_SIZES, GPU_SIZES = (1024, 2048), (4096, 8192)
-SECONDS = 0.3  # for one size
+CPU_SIZES, GPU_SIZES = (1024, 2048), (4096, 8192)  # of the square products that are timed
+SECONDS_PER_SIZE = 0.3
+FIRST_MEASURED, LAST_MEASURED = 2, 4  # training events: the first step warms up
 
 
-FIRST, LAST = 2, 4  # events that are measured: the first step warms up
+class ThroughputMeter:
+    """Watches training events, and reports the throughput once after a few steps."""
+
+    def __init__(self, model: PreTrainedModel, compute_dtype: torch.dtype, *, steps: int) -> None:
+        self._model, self._dtype, self._last = model, compute_dtype, min(LAST_MEASURED, steps)
+        self._seen: list[Event] = []
+        self._count = 0
+
+    def __call__(self, event: Event) -> Event | None:
+        """The speed, after the event that completes the measured ones: {"event": "speed", …}."""
+        if event["event"] != "train":
+            return None
+        self._count += 1
+        if self._count >= min(FIRST_MEASURED, self._last):
+            self._seen.append(event)
+        return self._speed(event["step"]) if self._count == self._last else None
+
+    def _speed(self, step: int) -> Event:
+        begun = time.perf_counter()
+        found: dict[str, Any] = {
+            "event": "speed",
+            "step": step,
+            "tokens_per_second": round(statistics.median(event["tokens_per_second"] for event in self._seen), 1),
+        }
+        if not is_quantized(
+            self._model
+        ):  # whose weights are packed: how many a layer has does not follow from its shape
+            device = str(self._model.device)
+            rate = matrix_rate(self._dtype, device)
+            copied = copy_rate(device) if device.startswith("cuda") else None
+            trained = sum(weight.numel() for weight in self._model.parameters() if weight.requires_grad)
+            shares = [
+                limit_seconds(event["flops"], matrix_rate=rate, trained=trained * event["steps"], copy_rate=copied)
+                / event["seconds"]
+                for event in self._seen
+            ]
+            found |= {"floor_share": round(statistics.median(shares), 3), "matrix_gflops": round(rate / 1e9, 1)}
+        return {**found, "seconds": round(time.perf_counter() - begun, 4)}
 
 
 def step_flops(model: PreTrainedModel, packs: Sequence[Pack]) -> float:
     """Fewest floating point operations of the packs' forward and backward passes.
 
     Args:
-        model: tells shapes and what is trained; its tensors may be on `meta`.
+        model: its shapes count, and which weights are trained; its tensors may be on `meta`.
     """
     config = model.config.get_text_config()
     heads = config.num_attention_heads
@@ -102,7 +140,7 @@ def _fastest(work: Callable[[], object], device: str) -> float:
         begun = begun or end
         if number:
             best = min(best, end - start)
-            if end - begun > SECONDS:
+            if end - begun > SECONDS_PER_SIZE:
                 break
     return best
 
@@ -111,41 +149,3 @@ def synchronize(device: str) -> None:
     """Wait for all that was given to the device."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
-
-
-class ThroughputMeter:
-    """Looks at training events, and tells the speed once after a few steps."""
-
-    def __init__(self, model: PreTrainedModel, compute_dtype: torch.dtype, *, steps: int) -> None:
-        self._model, self._dtype, self._last = model, compute_dtype, min(LAST, steps)
-        self._seen: list[Event] = []
-        self._count = 0
-
-    def __call__(self, event: Event) -> Event | None:
-        """The speed, after the event that completes the measured ones: {"event": "speed", …}."""
-        if event["event"] != "train":
-            return None
-        self._count += 1
-        if self._count >= min(FIRST, self._last):
-            self._seen.append(event)
-        return self._speed(event["step"]) if self._count == self._last else None
-
-    def _speed(self, step: int) -> Event:
-        begun = time.perf_counter()
-        found: dict[str, Any] = {
-            "event": "speed",
-            "step": step,
-            "tokens_per_second": round(statistics.median(event["tokens_per_second"] for event in self._seen), 1),
-        }
-        if not is_quantized(self._model):  # whose weights are packed: how many a layer has is not told by its shape
-            device = str(self._model.device)
-            rate = matrix_rate(self._dtype, device)
-            copied = copy_rate(device) if device.startswith("cuda") else None
-            trained = sum(weight.numel() for weight in self._model.parameters() if weight.requires_grad)
-            shares = [
-                limit_seconds(event["flops"], matrix_rate=rate, trained=trained * event["steps"], copy_rate=copied)
-                / event["seconds"]
-                for event in self._seen
-            ]
-            found |= {"floor_share": round(statistics.median(shares), 3), "matrix_gflops": round(rate / 1e9, 1)}
-        return {**found, "seconds": round(time.perf_counter() - begun, 4)}

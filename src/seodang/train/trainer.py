@@ -1,7 +1,7 @@
 """Packs → checkpoints, by transformers' Trainer. The only module that imports it.
 
 A batch is one optimizer step of one rank. The loss of a step is the mean over all its supervised tokens, however they
-are packed and dealt.
+are packed and shared out over the ranks.
 """
 
 import math
@@ -36,10 +36,10 @@ from seodang.run.folder import CHECKPOINT, OPTIMIZER, TRAINER_STATE, UNFINISHED_
 from seodang.train.adapter import unwrapped
 from seodang.train.callbacks import Interrupt, LastStep
 from seodang.train.metrics import Event, evaluation_event
-from seodang.train.out_of_memory import OutOfMemoryRetry, memory_errors
+from seodang.train.out_of_memory import OutOfMemoryRetry, explaining_out_of_memory
 from seodang.train.setup import CHECKPOINTED_LAYERS, Setup
 from seodang.train.throughput import step_flops
-from seodang.types import Checkpointing, Metric, Step
+from seodang.types import Metric, Step
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -74,12 +74,12 @@ def train(
         rows: prepared rows (`input_ids`, `labels`), in the order in which the first epoch takes them.
         measure: evaluates the model as it is, source → metric; the same on all ranks.
         chosen_loss: the one loss that picks the best checkpoint; none: the last step is the best.
-        on_event: takes the rows of metrics.jsonl as they happen, and {"event": "save", …} and {"event": "note", …}; all
-            ranks tell them.
+        on_event: takes the rows of metrics.jsonl as they happen, and {"event": "save", …} and {"event": "note", …},
+            on all ranks.
         callbacks: transformers' own, from the Python API.
 
     Raises:
-        RunError: the loss became NaN or infinite; or the run goes on with sharded weights and was begun without, or
+        RunError: the loss became NaN or infinite; or the run resumes with sharded weights and was begun without, or
             the other way round.
         ResourceError: out of memory.
     """
@@ -100,35 +100,35 @@ def train(
         _refuse_other_sharding(setup.resume_from, trainer.is_fsdp_enabled)
     trainer.remove_callback(PrinterCallback)
     trainer.measure, trainer.chosen_loss, trainer.on_event, trainer.measured = measure, chosen_loss, on_event, {}
-    trainer.retry = OutOfMemoryRetry(tell=note)
-    trainer.where_rows = lambda step: _row_names(rows, step)
+    trainer.retry = OutOfMemoryRetry(on_note=note)
+    trainer.rows_of_step = lambda step: _row_names(rows, step)
     if settings.early_stopping and chosen_loss:
         stopping = settings.early_stopping
         trainer.add_callback(EarlyStoppingCallback(stopping.patience, stopping.min_delta))
     interrupt = Interrupt()
     trainer.add_callback(LastStep())
     trainer.add_callback(interrupt)
-    out_of_memory = memory_errors(settings, setup.pack_tokens, _checkpointing(settings, setup), trainer.retry)
-    with quiet(), setup.engine.installed(unwrapped(model), note), interrupt.listening(), out_of_memory:
+    out_of_memory = explaining_out_of_memory(settings, setup.pack_tokens, setup.checkpointing, trainer.retry)
+    with quiet(), setup.engine.installed(unwrapped(model), note), interrupt.handling_signals(), out_of_memory:
         try:
             trainer.train(resume_from_checkpoint=str(setup.resume_from) if setup.resume_from else None)
         finally:
             return_freed_memory()
     state = trainer.state
-    has_best = state.best_global_step and not interrupt.asked
+    has_best = state.best_global_step and not interrupt.requested
     return TrainingResult(
         steps=state.global_step,
         best_step=state.best_global_step if has_best else state.global_step,
         best_loss=state.best_metric if has_best else None,
         best_metrics=trainer.measured.get(state.best_global_step) if has_best else None,
-        stopped=interrupt.asked and state.global_step < setup.total_steps,
+        stopped=interrupt.requested and state.global_step < setup.total_steps,
     )
 
 
 def _arguments(
     model: "PreTrainedModel | PeftModel", settings: recipe.Train, setup: Setup, *, has_evaluation: bool
 ) -> TrainingArguments:
-    checkpointing = _checkpointing(settings, setup)
+    checkpointing = setup.checkpointing
     warmup = settings.warmup if settings.warmup >= 1 else settings.warmup * setup.total_steps
     return TrainingArguments(
         output_dir=str(setup.checkpoints),
@@ -187,10 +187,6 @@ def _may_idle(model: PreTrainedModel) -> bool:
     return experts or any(p.requires_grad and p not in used for p in model.parameters())
 
 
-def _checkpointing(settings: recipe.Train, setup: Setup) -> Checkpointing:
-    return setup.checkpointing if settings.checkpointing == "auto" else settings.checkpointing
-
-
 def _row_names(rows: Dataset, step: Step | None) -> str:
     if step is None or "file" not in rows.column_names:
         return ""
@@ -204,27 +200,27 @@ class _StepTrainer(Trainer):
     measure: Callable[[], Mapping[str, Metric]]
     chosen_loss: Callable[[Mapping[str, Metric]], float] | None
     on_event: Callable[[Event], None]
-    where_rows: Callable[[Step | None], str]
+    rows_of_step: Callable[[Step | None], str]
     retry: OutOfMemoryRetry
     measured: dict[int, Mapping[str, Metric]]  # step → its evaluation
     _step: Step | None = None
-    _since: tuple[Step, ...] = ()  # steps that no event has told of yet
+    _unlogged_steps: tuple[Step, ...] = ()  # steps since the last training event
 
     def training_step(self, model: Any, inputs: Step, num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward over the step's packs; where memory runs out, again in smaller ones."""
         model.train()
         self._step = inputs
-        self._since = (*self._since, inputs)
+        self._unlogged_steps = (*self._unlogged_steps, inputs)
         if self.accelerator.num_processes > 1:
             return self._backward(model, inputs)
-        forget = partial(model.zero_grad, set_to_none=True)
-        loss: torch.Tensor = self.retry.run(inputs, partial(self._backward, model), forget)
+        clear_gradients = partial(model.zero_grad, set_to_none=True)
+        loss: torch.Tensor = self.retry.run(inputs, partial(self._backward, model), clear_gradients)
         return loss
 
     def _backward(self, model: Any, inputs: Step) -> torch.Tensor:
         """Forward and backward pack by pack.
 
-        Gradients are exchanged with the last one; under FSDP2 with each, so that none is ever held whole.
+        Gradients are exchanged with the last one; under FSDP2 with each, so that no rank ever holds them whole.
         """
         if self.args.device.type == "cpu":
             keep_freed_memory()  # until the next evaluation or checkpoint
@@ -275,7 +271,7 @@ class _StepTrainer(Trainer):
         if not math.isfinite(logs["loss"]):
             error = RunError(
                 f"the training loss is {logs['loss']} at step {self.state.global_step}",
-                where=self.where_rows(self._step),
+                where=self.rows_of_step(self._step),
                 hint="look at these rows, lower train.learning_rate, or set model.dtype=float32",
             )
             distributed.exchange(None, error)  # all ranks see the same loss
@@ -288,13 +284,13 @@ class _StepTrainer(Trainer):
                 "probability": math.exp(-logs["loss"]),
                 "learning_rate": logs["learning_rate"],
                 "grad_norm": logs.get("grad_norm"),
-                "steps": len(self._since),  # that tokens, operations and seconds are of
-                "tokens": sum(step.tokens for step in self._since),
-                "supervised_tokens": sum(step.supervised for step in self._since),
-                "flops": sum(map(self.floating_point_ops, self._since)),
+                "steps": len(self._unlogged_steps),  # that tokens, operations and seconds are of
+                "tokens": sum(step.tokens for step in self._unlogged_steps),
+                "supervised_tokens": sum(step.supervised for step in self._unlogged_steps),
+                "flops": sum(map(self.floating_point_ops, self._unlogged_steps)),
             }
         )
-        self._since = ()
+        self._unlogged_steps = ()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write aside, then rename: a folder that bears a checkpoint's name is complete."""
@@ -342,7 +338,10 @@ class _StepTrainer(Trainer):
 
 
 class Steps(torch.utils.data.Dataset[Step]):
-    """The optimizer steps of the current epoch. Item i is step i // ranks of rank i % ranks: so accelerate deals."""
+    """The optimizer steps of the current epoch.
+
+    Item i is step i // ranks of rank i % ranks: so accelerate shares them out.
+    """
 
     def __init__(self, rows: Dataset, plan: Plan, budget: int) -> None:
         self.rows, self.plan, self.budget, self.epoch = rows.select_columns(["input_ids", "labels"]), plan, budget, 0
