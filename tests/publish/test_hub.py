@@ -109,14 +109,14 @@ def test_the_real_client_is_driven_by_its_environment(run: Path, tmp_path: Path)
         (tmp_path / "home" / "token").write_text(WRITER, encoding="utf-8")
         removed = ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
         kept = {name: value for name, value in os.environ.items() if name not in removed}
-        told = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+        settings = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
         code = (
             "import sys; from pathlib import Path; from seodang.publish.hub import push, show_push;"
             "show_push(push(Path(sys.argv[1]), 'me/med'))"
         )
         done = subprocess.run(
             [sys.executable, "-c", code, str(run)],
-            env=kept | told | {"NO_PROXY": "127.0.0.1"},
+            env=kept | settings | {"NO_PROXY": "127.0.0.1"},
             capture_output=True,
             text=True,
             timeout=120,
@@ -201,9 +201,9 @@ def test_a_token_stops_the_push(run: Path, hub: Hub, place: str, tiny_folder: Pa
         model.save_pretrained(path.parent, max_shard_size="1GB")
         whole = path.read_bytes()
         size = int.from_bytes(whole[:8], "little")
-        told = json.loads(whole[8 : 8 + size])
-        told["__metadata__"] = {"format": "pt", "by": FAKE}
-        begin = json.dumps(told).encode()
+        header = json.loads(whole[8 : 8 + size])
+        header["__metadata__"] = {"format": "pt", "by": FAKE}
+        begin = json.dumps(header).encode()
         path.write_bytes(len(begin).to_bytes(8, "little") + begin + whole[8 + size :])
     with pytest.raises(GateError) as caught:
         push(run, "me/med")
@@ -308,7 +308,7 @@ def test_secrets_of_the_environment_are_those_named_so() -> None:
 def test_the_card_tells_the_proofs_figures(run: Path) -> None:
     """Losses, change, bits per byte and stop rates are those of proof.json, with what they do not say."""
     card = push(run, "me/med", dry_run=True).card
-    for told in (
+    for expected in (
         "| `의료_질문` | domain | 193 | 2.412 | 1.538 | −36.2% | — |",
         "| `wiki` | retention | 300 | 2.958 | 3.041 | +2.8% | 0.842 → 0.866 |",
         "| repeat | 6 | 0% → 100% |",
@@ -316,7 +316,7 @@ def test_the_card_tells_the_proofs_figures(run: Path) -> None:
         "4 different answers", "7 empty answer", "`ko_medical.csv`", "4,180", "no medical advice",
         "38 questions have different answers", "seodang 0.1.0", "torch 2.13.0",
     ):  # fmt: skip
-        assert told in card, told
+        assert expected in card, expected
 
 
 def test_figures_follow_the_proof(run: Path) -> None:
@@ -391,7 +391,7 @@ def test_the_cards_recipe_is_the_runs(run: Path, tmp_path: Path) -> None:
 
 def test_a_recipe_is_published_without_folders() -> None:
     """Paths of any system lose their folders; hub ids, packages and shipped samples stay."""
-    told = RECIPE | {
+    data = RECIPE | {
         "model": {"path": "/srv/ai/gemma-MED"},
         "template": {"borrow": "C:\\x\\chat.jinja"},
         "sources": [
@@ -400,7 +400,7 @@ def test_a_recipe_is_published_without_folders() -> None:
             {"name": "c", "role": "general", "hub": "beomi/KoAlpaca-RealQA"},
         ],
     }
-    shown = yaml.safe_load(published_recipe(Recipe.model_validate(told)))
+    shown = yaml.safe_load(published_recipe(Recipe.model_validate(data)))
     assert (shown["model"], shown["template"]) == ({"path": "gemma-MED"}, {"borrow": "chat.jinja"})
     assert [part.get("path", part.get("hub")) for part in shown["sources"]] == [
         ["a.csv", "b.csv"], "sample:ko_general", "beomi/KoAlpaca-RealQA",
@@ -473,7 +473,7 @@ def test_an_adapter_of_a_local_base_is_named_as_such(adapted: Path) -> None:
 
 
 def failing(run: Path, repo: str = "me/med", **options: Any) -> SeodangError:
-    """The error that a push ends in; it is seodang's own, with a mend, and holds no token."""
+    """The error that a push ends in; it is seodang's own, with a hint, and holds no token."""
     with pytest.raises(SeodangError) as caught:
         push(run, repo, **options)
     assert "→" in str(caught.value)
@@ -482,7 +482,7 @@ def failing(run: Path, repo: str = "me/med", **options: Any) -> SeodangError:
     return caught.value
 
 
-def test_without_a_login_the_mend_is_to_log_in(run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_login_the_hint_is_to_log_in(run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """No login and an invalid one are each one message that names `hf auth login`."""
     monkeypatch.delenv("HF_TOKEN")
     error = failing(run)
@@ -490,15 +490,15 @@ def test_without_a_login_the_mend_is_to_log_in(run: Path, hub: Hub, monkeypatch:
     assert "hf auth login" in str(error)
     assert hub.requests == []
     monkeypatch.setenv("HF_TOKEN", "hf_" + "Unknown0123456789" * 2)
-    told = str(failing(run))
-    assert "does not know this login" in told
-    assert "unset HF_TOKEN" in told
-    assert "hf auth login" in told
+    message = str(failing(run))
+    assert "does not know this login" in message
+    assert "unset HF_TOKEN" in message
+    assert "hf auth login" in message
     assert "does not know this login" in str(failing(run, "med"))
 
 
 def test_without_rights_nothing_is_sent(run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A namespace of others, and a token that may only read, are told as missing rights."""
+    """A namespace of others, and a token that may only read, are reported as missing rights."""
     assert "no right to write" in str(failing(run, "google/gemma-4"))
     monkeypatch.setenv("HF_TOKEN", READER)
     assert "no right to write" in str(failing(run))
@@ -508,21 +508,21 @@ def test_without_rights_nothing_is_sent(run: Path, hub: Hub, monkeypatch: pytest
 
 
 def test_a_hub_that_fails_is_one_message(run: Path, hub: Hub) -> None:
-    """Errors of any step of the upload are told as the hub's, and no commit is made."""
-    for part, status, told in (
+    """Errors of any step of the upload are reported as the hub's, and no commit is made."""
+    for part, status, expected in (
         ("repos/create", 503, "answered 503"),
         ("/commit/", 500, "answered 500"),
         ("/lfs/", 403, "no right to write"),
         ("validate-yaml", 400, "refuses what was sent"),
     ):
         hub.fails = {part: status}
-        assert told in str(failing(run)), part
+        assert expected in str(failing(run)), part
     hub.fails = {}
     assert hub.repos["me/med"].commits == []
     push(run, "me/med")
 
 
-def test_without_a_network_the_mend_says_so(run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_hint_says_so(run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """An address where nobody listens, and offline mode, are each one message."""
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert "check the network" in str(failing(run))
@@ -532,7 +532,7 @@ def test_without_a_network_the_mend_says_so(run: Path, hub: Hub, monkeypatch: py
 
 @pytest.mark.parametrize("repo", ["a/b/c", "", "me/의료", "me/-x", "me/a--b"])
 def test_a_repo_must_be_named_as_the_hub_names_them(run: Path, repo: str) -> None:
-    """Names that the hub does not take are told before anything is done."""
+    """Names that the hub does not take are reported before anything is done."""
     assert isinstance(failing(run, repo, dry_run=True), HubError)
 
 

@@ -20,11 +20,11 @@ from seodang.recipe import Generate
 from seodang.run.folder import Run
 from seodang.serve.chat import _keys, _reader, chat
 from seodang.serve.chat_model import load_chat_model
-from seodang.serve.session import COMMANDS, SAY, Command, Session, change, parse, times
+from seodang.serve.session import ASK, COMMANDS, Command, Session, change, parse, times
 from seodang.show.formatting import visible
 from tiny_run import make_run
 
-TALK = Session(settings=Generate())
+SESSION = Session(settings=Generate())
 NO_PASTE = "\x1b[?2004l"  # what prompt_toolkit sends when a line is done
 
 
@@ -40,16 +40,16 @@ def piped(
     """(stdout, stderr) of a chat that is given `text` on stdin."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8"))
     chat(model, **how)
-    said = capsys.readouterr()
-    return said.out, said.err
+    printed = capsys.readouterr()
+    return printed.out, printed.err
 
 
 @pytest.mark.parametrize(
     ("line", "command"),
     [
-        ("머리가 아파요. ", Command(name=SAY, text="머리가 아파요.")),
-        ("두 줄\n입니다", Command(name=SAY, text="두 줄\n입니다")),
-        (" /etc/passwd 는 뭐예요?", Command(name=SAY, text="/etc/passwd 는 뭐예요?")),
+        ("머리가 아파요. ", Command(name=ASK, text="머리가 아파요.")),
+        ("두 줄\n입니다", Command(name=ASK, text="두 줄\n입니다")),
+        (" /etc/passwd 는 뭐예요?", Command(name=ASK, text="/etc/passwd 는 뭐예요?")),
         ("/reset", Command(name="reset")),
         ("/system  짧게 답하세요. ", Command(name="system", text="짧게 답하세요.")),
         ("/again 3", Command(name="again", text="3")),
@@ -70,34 +70,36 @@ def test_unknown_commands() -> None:
         parse("/")
 
 
-def test_each_speaker_has_its_own_conversation() -> None:
+def test_each_model_has_its_own_conversation() -> None:
     """A model is given the system text, what it was asked and answered itself, and the question."""
-    talk = Session(settings=Generate(), system="짧게.").answered("base", "하나?", "둘.").answered("tuned", "셋?", "넷.")
-    assert [turn["content"] for turn in talk.asked("base", "다섯?")] == ["짧게.", "하나?", "둘.", "다섯?"]
-    assert [turn["role"] for turn in talk.asked("tuned", "다섯?")] == ["system", "user", "assistant", "user"]
-    question, before = talk.last_question("tuned")
-    assert (question, before.turns["tuned"], before.turns["base"]) == ("셋?", (), talk.turns["base"])
+    session = (
+        Session(settings=Generate(), system="짧게.").answered("base", "하나?", "둘.").answered("tuned", "셋?", "넷.")
+    )
+    assert [turn["content"] for turn in session.asked("base", "다섯?")] == ["짧게.", "하나?", "둘.", "다섯?"]
+    assert [turn["role"] for turn in session.asked("tuned", "다섯?")] == ["system", "user", "assistant", "user"]
+    question, before = session.last_question("tuned")
+    assert (question, before.turns["tuned"], before.turns["base"]) == ("셋?", (), session.turns["base"])
     with pytest.raises(SeodangError, match="asked nothing"):
-        TALK.last_question("tuned")
+        SESSION.last_question("tuned")
 
 
 def test_commands_change_the_talk() -> None:
     """Each command gives a new conversation, and leaves the old one as it was."""
-    talk = TALK.answered("tuned", "하나?", "둘.")
-    assert change(talk, Command(name="reset"))[0] == TALK
-    assert change(talk, Command(name="system", text="짧게."))[0].system == "짧게."
-    assert change(talk, Command(name="system"))[0].system is None
-    assert change(talk, Command(name="both"))[0].models == ("base", "tuned")
-    assert change(talk, Command(name="base"))[0].models == ("base",)
-    assert change(talk, Command(name="tuned"))[0] == talk
-    same, what = change(talk, Command(name="help"))
-    assert same == talk
+    session = SESSION.answered("tuned", "하나?", "둘.")
+    assert change(session, Command(name="reset"))[0] == SESSION
+    assert change(session, Command(name="system", text="짧게."))[0].system == "짧게."
+    assert change(session, Command(name="system"))[0].system is None
+    assert change(session, Command(name="both"))[0].models == ("base", "tuned")
+    assert change(session, Command(name="base"))[0].models == ("base",)
+    assert change(session, Command(name="tuned"))[0] == session
+    same, what = change(session, Command(name="help"))
+    assert same == session
     assert all(f"/{name}" in what for name in COMMANDS)
 
 
 def test_settings() -> None:
     """Settings are checked as a recipe's are; temperature 0 and none mean none."""
-    warm, what = change(TALK, Command(name="settings", text="temperature=0.7 top_k=64"))
+    warm, what = change(SESSION, Command(name="settings", text="temperature=0.7 top_k=64"))
     assert (warm.settings.temperature, warm.settings.top_k) == (0.7, 64)
     assert "temperature=0.7" in what
     for text in ("temperature=0", "temperature=none"):
@@ -109,7 +111,7 @@ def test_settings() -> None:
         ("max_new_tokens", "no KEY=VALUE"),
     ):
         with pytest.raises(SeodangError, match=expected):
-            change(TALK, Command(name="settings", text=text))
+            change(SESSION, Command(name="settings", text=text))
 
 
 def test_times() -> None:
@@ -145,11 +147,11 @@ def test_without_prompt_toolkit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_piped_questions(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Each line is a question of one conversation; stdout holds the answers and nothing else."""
-    model_name = load_chat_model(run.folder)
-    talk, expected = Session(settings=model_name.settings, system="짧게 답하세요."), []
+    chat_model = load_chat_model(run.folder)
+    session, expected = Session(settings=chat_model.settings, system="짧게 답하세요."), []
     for question in ("감기에 걸렸어요.\n열도 나요.", "물"):
-        (answer,) = model_name.answer([model_name.prompt(talk.asked("tuned", question))], model_name.settings)
-        talk = talk.answered("tuned", question, answer.text)
+        (answer,) = chat_model.answer([chat_model.prompt(session.asked("tuned", question))], chat_model.settings)
+        session = session.answered("tuned", question, answer.text)
         expected.append(visible(answer.text))
     out, err = piped(monkeypatch, capsys, run.folder, "감기에 걸렸어요.\\\n열도 나요.\n\n물\n")
     assert out == "".join(f"{text}\n" for text in expected)
@@ -186,9 +188,9 @@ def test_control_characters_of_a_model_are_shown(
 ) -> None:  # fmt: skip
     """No model steers the terminal: what it writes is made visible."""
     run = make_run(tmp_path / "long", tiny_folder, tiny_tokenizer, ask={"generate": {"max_new_tokens": 400}})
-    model_name = load_chat_model(run.folder)
-    prompt = model_name.prompt([{"role": "user", "content": "물"}])
-    (answer,) = model_name.answer([prompt], model_name.settings)
+    chat_model = load_chat_model(run.folder)
+    prompt = chat_model.prompt([{"role": "user", "content": "물"}])
+    (answer,) = chat_model.answer([prompt], chat_model.settings)
     raw = [char for char in answer.text if char < " " and char not in "\t\n"]
     out, _ = piped(monkeypatch, capsys, run.folder, "물\n")
     assert raw  # a random model writes some
@@ -214,9 +216,9 @@ def test_errors(
 
 def test_a_model_without_a_run(run: Run) -> None:
     """Any instruct model can be talked to: its template's own turn end ends an answer."""
-    model_name = load_chat_model(run.model)
-    assert model_name.tokenizer.convert_ids_to_tokens(model_name.turn_end_id) == "<|im_end|>"
-    assert model_name.system is None
+    chat_model = load_chat_model(run.model)
+    assert chat_model.tokenizer.convert_ids_to_tokens(chat_model.turn_end_id) == "<|im_end|>"
+    assert chat_model.system is None
 
 
 class _Terminal:
@@ -257,7 +259,7 @@ def _control(terminal: int) -> None:
 
 @pytest.mark.slow
 def test_terminal(tiny_folder: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    """In a terminal: Ctrl-C ends an answer and not the program, errors are told, Ctrl-D leaves."""
+    """In a terminal: Ctrl-C ends an answer and not the program, errors are printed, Ctrl-D leaves."""
     long = {"generate": {"max_new_tokens": 1900}}
     run = make_run(tmp_path / "long", tiny_folder, tiny_tokenizer, ask=long)
     terminal = _Terminal(f"from seodang.serve.chat import chat; chat({str(run.folder)!r})")

@@ -45,7 +45,7 @@ def llm(run: Run) -> ChatSeodang:
 def steps(llm: ChatSeodang) -> Iterator[list[int]]:
     """Rows of every forward pass of the model, in order."""
     seen: list[int] = []
-    handle = llm._speaker.model.register_forward_hook(lambda *given: seen.append(given[2].logits.shape[0]))
+    handle = llm._chat_model.model.register_forward_hook(lambda *given: seen.append(given[2].logits.shape[0]))
     yield seen
     handle.remove()
 
@@ -220,8 +220,8 @@ def test_stop_strings(llm: ChatSeodang) -> None:
 
 
 def prompt_text(llm: ChatSeodang, messages: list[Any]) -> str:
-    prompt = llm._asked(messages, None, {}).prompt
-    return llm._speaker.tokenizer.decode(prompt)
+    prompt = llm._request(messages, None, {}).prompt
+    return llm._chat_model.tokenizer.decode(prompt)
 
 
 def test_templated_once(llm: ChatSeodang, run: Run) -> None:
@@ -267,15 +267,15 @@ def test_misspelt_settings(run: Run, llm: ChatSeodang) -> None:
 
 def test_one_model_in_memory(run: Run, llm: ChatSeodang) -> None:
     """Instances of one model share its weights."""
-    assert ChatSeodang(model=run.folder, temperature=1)._speaker is llm._speaker
+    assert ChatSeodang(model=run.folder, temperature=1)._chat_model is llm._chat_model
 
 
 def test_tool_turns(tiny_folder: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """Calls and results reach a template that knows them; one that would leave them out is an error."""
     call = {"id": "c1", "name": "weather", "args": {"city": "서울"}, "type": "tool_call"}
-    talk = [HumanMessage("날씨?"), AIMessage("", tool_calls=[call]), ToolMessage("맑음 23", tool_call_id="c1")]
+    messages = [HumanMessage("날씨?"), AIMessage("", tool_calls=[call]), ToolMessage("맑음 23", tool_call_id="c1")]
     run = make_run(tmp_path / "qwen", tiny_folder, tiny_tokenizer, template="qwen3")
-    text = prompt_text(ChatSeodang(model=run.folder), talk)
+    text = prompt_text(ChatSeodang(model=run.folder), messages)
     assert "<tool_call>" in text
     assert '"city": "서울"' in text
     assert "맑음 23" in text
@@ -286,11 +286,11 @@ def test_tool_turns(tiny_folder: Path, tiny_tokenizer: PreTrainedTokenizerFast, 
     (run.model / "chat_template.jinja").write_text(forgetful)
     copied = run.folder.rename(tmp_path / "forgetful")
     with pytest.raises(TemplateError, match="weather, a tool's result"):
-        ChatSeodang(model=copied).invoke(talk)
+        ChatSeodang(model=copied).invoke(messages)
 
 
 def test_errors(tiny_folder: Path, run: Run, llm: ChatSeodang, tmp_path: Path) -> None:
-    """What cannot be talked to says so, and the mend, when it is made."""
+    """What cannot be talked to says so, and how to fix it, when it is made."""
     with pytest.raises(TemplateError, match="no chat template"):
         ChatSeodang(model=tiny_folder)
     with pytest.raises(ModelError, match="no such folder"):
@@ -304,7 +304,7 @@ def test_errors(tiny_folder: Path, run: Run, llm: ChatSeodang, tmp_path: Path) -
 
 
 def test_refused_conversation(tiny_folder: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    """What the template itself refuses is told in its words."""
+    """What the template itself refuses is reported in its words."""
     run = make_run(tmp_path / "gemma", tiny_folder, tiny_tokenizer, template="gemma")
     with pytest.raises(TemplateError, match="alternate"):
         ChatSeodang(model=run.folder).invoke([HumanMessage("하나"), HumanMessage("둘")])

@@ -132,7 +132,7 @@ def test_many_names_fit_above_a_narrow_drawing() -> None:
 
 
 def test_lengths_show_max_tokens_only_where_it_is_near() -> None:
-    """A limit far beyond the rows is told in words and does not squeeze the histogram."""
+    """A limit far beyond the rows is given in words and does not squeeze the histogram."""
     near, far = lengths_figure(run_lengths()), lengths_figure(run_lengths() | {"max_tokens": 8192})
     assert near.axes[0].get_xlim()[1] == pytest.approx(far.axes[0].get_xlim()[1])
     assert "dashed: max_tokens 320" in near.axes[-1].get_xlabel()

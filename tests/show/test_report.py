@@ -102,10 +102,10 @@ def test_answers_are_escaped(html: str) -> None:
     assert "<b>당뇨병</b>" in Page(html).text
 
 
-def test_everything_of_the_run_is_told(html: str) -> None:
+def test_everything_of_the_run_is_shown(html: str) -> None:
     """Verdict, losses, behaviour, answers, stability, counts, findings, lengths, rows and recipe stand in the page."""
     text = re.sub(r"\s+", " ", Page(html).text)
-    for told in (
+    for expected in (
         "Gained on 의료_질문 and 일반대화. Lost on wiki.",
         "−36.2%", "+2.8%", "0.842 → 0.866",
         "base 0 of 11, tuned 11 of 11",
@@ -114,12 +114,12 @@ def test_everything_of_the_run_is_told(html: str) -> None:
         "4 of 6",
         "세균을 잡는 항생제는 효과가 없습니다.",
         "7 empty answer", "read as CSV in CP949", "212 NFD to NFC",
-        "38 questions have different answers",
+        "38 questions have different answers", "keep one answer each",
         "/data/ko_medical.csv:211",
         "647,090",
         "package:gemma-3-270m", "c0ffee12c0ffee12", "21 min 3 s",
     ):  # fmt: skip
-        assert told in text, told
+        assert expected in text, expected
 
 
 def test_the_supervised_part_is_marked(html: str) -> None:
@@ -130,9 +130,9 @@ def test_the_supervised_part_is_marked(html: str) -> None:
 
 def test_equal_answers_stand_once_with_their_number(html: str) -> None:
     """An answer that came three times to the repeated question is shown once, as 3×."""
-    told = html[html.index('id="repeat"') : html.index('id="holdout"')]
-    assert told.count("감기약은 증상에 따라 나뉩니다.") == 1
-    assert "3×" in told
+    section = html[html.index('id="repeat"') : html.index('id="holdout"')]
+    assert section.count("감기약은 증상에 따라 나뉩니다.") == 1
+    assert "3×" in section
 
 
 def test_the_report_is_reproducible(run: Path, html: str) -> None:
@@ -200,8 +200,9 @@ def loss(role: str, base: float, tuned: float, rows: int = 500) -> dict[str, obj
 
 def test_verdict_names_gains_losses_and_what_did_not_move() -> None:
     """A change below one percent is neither gain nor loss."""
-    told = verdict({"losses": {"a": loss("domain", 2, 1), "b": loss("general", 2, 2.01), "c": loss("retention", 2, 3)}})
-    assert [sentence for _, sentence in told.headline] == ["Gained on a.", "Lost on c.", "Unchanged on b."]
+    losses = {"a": loss("domain", 2, 1), "b": loss("general", 2, 2.01), "c": loss("retention", 2, 3)}
+    found = verdict({"losses": losses})
+    assert [sentence for _, sentence in found.headline] == ["Gained on a.", "Lost on c.", "Unchanged on b."]
 
 
 def test_verdict_says_what_it_cannot_know() -> None:

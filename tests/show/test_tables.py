@@ -39,14 +39,14 @@ SHOWN = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("show", "values", "told"), SHOWN, ids=[show for show, _, _ in SHOWN])
+@pytest.mark.parametrize(("show", "values", "expected"), SHOWN, ids=[show for show, _, _ in SHOWN])
 @pytest.mark.parametrize("width", [60, 100, 160])
-def test_all_is_told_within_the_width(show: str, values: tuple[object, ...], told: list[str], width: int) -> None:
+def test_everything_fits_the_width(show: str, values: tuple[object, ...], expected: list[str], width: int) -> None:
     """No line is wider than the terminal, Korean counted as two cells; at 100 columns all that matters is there."""
     text = printed(show, *values, width=width)
     assert max(cell_len(line) for line in text.splitlines()) <= width
     if width == 100:
-        for words in told:
+        for words in expected:
             assert words in text, words
 
 
@@ -92,8 +92,8 @@ def test_no_findings_say_nothing() -> None:
     assert printed("show_findings", []) == ""
 
 
-def test_errors_say_where_what_and_the_mend() -> None:
-    """An error is one message with its place and the mend, markup in it taken literally."""
+def test_errors_say_where_what_and_how_to_fix_it() -> None:
+    """An error is one message with its place and its hint, markup in it taken literally."""
     error = SourceError("no column [질문]", where="a.csv:1", hint="name it with `question:`")
     assert printed("show_error", error).splitlines() == [
         "error: a.csv:1: no column [질문]",
@@ -104,8 +104,8 @@ def test_errors_say_where_what_and_the_mend() -> None:
 def test_errors_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     """stdout stays clean where something fails."""
     console.show_error(SourceError("broken"))
-    told = capsys.readouterr()
-    assert (told.out, told.err.strip()) == ("", "error: broken")
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.strip()) == ("", "error: broken")
 
 
 def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,15 +127,15 @@ def test_all_of_a_run_is_in_one_stream_without_a_terminal(capsys: pytest.Capture
     with console.training(2) as show:
         for event in events:
             show(event)
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     begins = ["step 1/2", "speed: 95 tokens/s, 46%", "· smaller packs", "step 1: held-out"]
-    places = [told.out.index(begin) for begin in begins]
+    places = [printed.out.index(begin) for begin in begins]
     assert places == sorted(places)
-    assert told.err == ""
+    assert printed.err == ""
 
 
-def test_steps_of_one_source_stand_together() -> None:
-    """Counts that come step by step are shown source by source."""
+def test_stages_of_one_source_stand_together() -> None:
+    """Counts that come stage by stage are shown source by source."""
     counts = [
         Counts(stage=stage, source=source, rows_in=1, kept=1)
         for stage in ("convert", "split")
@@ -145,7 +145,7 @@ def test_steps_of_one_source_stand_together() -> None:
     assert [row[0] for row in rows] == ["가", "split", "나", "split"]
 
 
-def test_the_template_is_told() -> None:
+def test_the_template_is_shown() -> None:
     """Where the template is from, and the token that ends an answer."""
     template = ChatTemplate(
         text="",

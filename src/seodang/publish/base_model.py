@@ -62,13 +62,13 @@ def find_base(path: str, architecture: str) -> Base:
     if not is_local(path):
         return Base(name=path, hub=path, license=terms)
     card = _card(Path(path) / "README.md")
-    told = {key: str(card[key]) for key in LICENSE_KEYS if isinstance(card.get(key), str)}
+    own = {key: str(card[key]) for key in LICENSE_KEYS if isinstance(card.get(key), str)}
     above = card.get("base_model")
     above = above if isinstance(above, str) and HUB_ID.fullmatch(above) else None
     return Base(
         name=file_name(path),
         hub=above,
-        license=terms or told,
+        license=terms or own,
         remark="It is a model of the author's own"
         + (f", made from [{above}](https://huggingface.co/{above})." if above else ", not named on the hub."),
     )
@@ -80,12 +80,12 @@ def is_local(path: str) -> bool:
 
 
 def file_name(path: str) -> str:
-    """The last part of a path of any system: folders tell who works where."""
+    """The last part of a path of any system: folders show who works where."""
     return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
 
 
 def _card(path: Path) -> dict[str, Any]:
     try:
         return (metadata_load(path) if path.is_file() else None) or {}
-    except (ValueError, yaml.YAMLError):  # a header that is no YAML mapping tells nothing
+    except (ValueError, yaml.YAMLError):  # a header that is no YAML mapping states nothing
         return {}

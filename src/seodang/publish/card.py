@@ -30,7 +30,7 @@ QUESTION = "What can you do?"  # for the example where the recipe asks nothing
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataRow:
-    """One source as the card tells it."""
+    """One source as the card shows it."""
 
     name: str
     role: str
@@ -38,7 +38,7 @@ class DataRow:
     read: int | None
     trained: int | None
     held_out: int | None
-    told: str  # rows dropped and changed, and why
+    effects: str  # rows dropped and changed, and why
 
 
 def card(evidence: Evidence, recipe: Recipe, base: Base, *, repo: str, adapter: bool) -> str:
@@ -55,7 +55,7 @@ def card(evidence: Evidence, recipe: Recipe, base: Base, *, repo: str, adapter: 
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    words = (
+    filters = (
         formatting.number,
         formatting.whole,
         formatting.percent,
@@ -63,7 +63,7 @@ def card(evidence: Evidence, recipe: Recipe, base: Base, *, repo: str, adapter: 
         formatting.duration,
         plain,
     )
-    environment.filters |= {function.__name__: function for function in words}
+    environment.filters |= {function.__name__: function for function in filters}
     proof = evidence.proof or {}
     data = data_rows(evidence, recipe)
     shown = published_recipe(recipe)
@@ -101,8 +101,8 @@ def metadata(recipe: Recipe, base: Base, spoken: Sequence[str], *, adapter: bool
         "pipeline_tag": "text-generation",
         "tags": [TAG, "instruction-tuning", "conversational"],
     }
-    told = {key: value for key, value in header.items() if value}
-    return yaml.safe_dump(told, allow_unicode=True, sort_keys=False)
+    known = {key: value for key, value in header.items() if value}
+    return yaml.safe_dump(known, allow_unicode=True, sort_keys=False)
 
 
 def languages(answers: Sequence[Answer]) -> list[str]:
@@ -152,13 +152,13 @@ def _data_row(evidence: Evidence, source: Source) -> DataRow:
     counts = [row for row in evidence.counts if row.get("source") == source.name]
     lengths = evidence.lengths or {}
 
-    def rows(side: str) -> int | None:
-        return ((lengths.get(side) or {}).get(source.name) or {}).get("all", {}).get("count", 0) if lengths else None
+    def rows(split: str) -> int | None:
+        return ((lengths.get(split) or {}).get(source.name) or {}).get("all", {}).get("count", 0) if lengths else None
 
     measured = ((evidence.proof or {}).get("losses") or {}).get(source.name) or {}
     left_out, changed = (_added(row.get(key) or {} for row in counts) for key in ("dropped", "changed"))
-    told = [f"left out: {left_out}"] if left_out else []
-    told += [f"changed: {changed}"] if changed else []
+    effects = [f"left out: {left_out}"] if left_out else []
+    effects += [f"changed: {changed}"] if changed else []
     return DataRow(
         name=source.name,
         role=source.role,
@@ -166,7 +166,7 @@ def _data_row(evidence: Evidence, source: Source) -> DataRow:
         read=next((int(row["rows_in"]) for row in counts if row.get("stage") == "convert"), None),
         trained=rows("train"),
         held_out=measured.get("rows", rows("holdout")),
-        told="; ".join(told) or "nothing left out",
+        effects="; ".join(effects) or "nothing left out",
     )
 
 
@@ -184,11 +184,11 @@ def _origin(source: Source) -> str:
     return ", ".join(f"`{_data_name(path)}`" for path in source.path or ())
 
 
-def _limits(proof: Mapping[str, Any] | None, told: Verdict) -> list[str]:
+def _limits(proof: Mapping[str, Any] | None, found: Verdict) -> list[str]:
     """What the figures do not say."""
     if not proof:
         return []
-    said = [
+    limits = [
         "The loss says how expected the reference answers are, not whether the model's own answers are right: "
         "no answer was judged for correctness.",
         f"They come from one run with one seed. A loss that moved by less than {UNCHANGED:.0%} is called unchanged; a "
@@ -196,11 +196,11 @@ def _limits(proof: Mapping[str, Any] | None, told: Verdict) -> list[str]:
         "Held-out rows come from the same sources as the training rows: other questions may fare worse.",
         "Safety, bias and other languages or tasks than those of the sources were not measured.",
     ]
-    if told.changes and not any(change.role == "retention" for change in told.changes):
-        said.append("What the model forgot was not measured: no plain text was held out for it.")
+    if found.changes and not any(change.role == "retention" for change in found.changes):
+        limits.append("What the model forgot was not measured: no plain text was held out for it.")
     if not proof.get("stability"):
-        said.append("Whether the same question gets the same answer was not measured.")
-    return said
+        limits.append("Whether the same question gets the same answer was not measured.")
+    return limits
 
 
 def _is_medical(recipe: Recipe) -> bool:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # What transformers would load instead of, or together with, the new files if an earlier push left it there.
 LOADED = ("model*.safetensors*", "pytorch_model*", "adapter_model.*", "adapter_config.json", "chat_template.*")
-NOT_TOLD = (METRICS, DROPPED, SAMPLES)  # nothing of these stands in a card
+NOT_IN_CARD = (METRICS, DROPPED, SAMPLES)  # nothing of these stands in a card
 LOGIN = "hf auth login (with a token that may write: https://huggingface.co/settings/tokens)"
 
 
@@ -60,7 +60,7 @@ def push(run: Path, repo: str, *, private: bool = False, adapter: bool = False, 
             was not pushed by seodang is left alone.
         private: nobody else may see it; refused where the repository is public already.
         adapter: upload the run's adapter instead of the whole model.
-        dry_run: only look and say what would go; no network.
+        dry_run: only look and report what would go; no network.
 
     Raises:
         RunError: no finished run.
@@ -115,7 +115,7 @@ def _evidence(run: Path) -> tuple[Evidence, Recipe]:
     for name in (RECIPE, MANIFEST):
         if name in evidence.missing:
             raise RunError(f"holds no {name}", where=str(run), hint="give a folder that `seodang tune` wrote")
-    if damaged := [what for what in evidence.damaged if not what.startswith(NOT_TOLD)]:
+    if damaged := [what for what in evidence.damaged if not what.startswith(NOT_IN_CARD)]:
         raise RunError(
             f"cannot be told in a card: {damaged[0]}", where=str(run), hint=f"seodang prove {run}, then push"
         )
@@ -123,12 +123,12 @@ def _evidence(run: Path) -> tuple[Evidence, Recipe]:
 
 
 def _remarks(evidence: Evidence, base: Base) -> list[str]:
-    told = []
+    remarks = []
     if evidence.proof is None:
-        told.append("this run has no proof: its card says that nothing was measured")
+        remarks.append("this run has no proof: its card says that nothing was measured")
     if not base.license:
-        told.append(f"the licence of {base.name} is not known here: state it in the card")
-    return told
+        remarks.append(f"the licence of {base.name} is not known here: state it in the card")
+    return remarks
 
 
 def _portable_adapter(files: Sequence[File], base: Base) -> tuple[tuple[File, ...], list[str]]:
@@ -188,7 +188,7 @@ def _send(ready: Pushed, run: Path, *, adapter: bool) -> Pushed:
     except HubError:
         raise
     except Exception as error:  # the client raises what its transports raise: HTTP, socket, LFS and Xet errors alike
-        raise _told(error, ready.repo) from error
+        raise _failure(error, ready.repo) from error
     return replace(ready, removed=tuple(removed), commit=done.commit_url)
 
 
@@ -224,7 +224,7 @@ def _url(repo: str) -> str:
     return f"{constants.ENDPOINT}/{repo}"
 
 
-def _told(error: BaseException, repo: str) -> HubError:
+def _failure(error: BaseException, repo: str) -> HubError:
     """One message for whatever the hub's client raised."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, HfHubHTTPError):
@@ -243,7 +243,7 @@ def _told(error: BaseException, repo: str) -> HubError:
 
 def _refused(error: HfHubHTTPError, repo: str) -> HubError:
     status = error.response.status_code
-    said = f" ({(error.server_message or '').splitlines()[0]})" if error.server_message else ""
+    reason = f" ({(error.server_message or '').splitlines()[0]})" if error.server_message else ""
     in_the_way = "unset HF_TOKEN, which goes before a login, and " if os.environ.get("HF_TOKEN") else ""
     known = {
         400: ("the hub refuses what was sent", "look at the message; the card is shown by --dry-run"),
@@ -253,4 +253,4 @@ def _refused(error: HfHubHTTPError, repo: str) -> HubError:
         429: ("the hub asks to wait", "push again later"),
     }
     what, hint = known.get(status, (f"the hub answered {status}", "push again later: nothing half-sent is visible"))
-    return HubError(f"{what}{said}", where=_url(repo), hint=hint)
+    return HubError(f"{what}{reason}", where=_url(repo), hint=hint)

@@ -1,4 +1,4 @@
-"""Secrets and personal paths in what is about to be published: found, and told with the value masked.
+"""Secrets and personal paths in what is about to be published: found, and reported with the value masked.
 
 Knows no hub. Looks at bytes, so that tokenizers and weights are looked at like text.
 """

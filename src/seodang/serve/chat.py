@@ -12,7 +12,7 @@ from rich.text import Text
 
 from seodang.errors import SeodangError, SourceError
 from seodang.serve.chat_model import ChatModel, load_chat_model
-from seodang.serve.session import AGAIN_TEMPERATURE, SAY, Command, Session, change, parse, times, told
+from seodang.serve.session import AGAIN_TEMPERATURE, ASK, Command, Session, change, parse, settings_text, times
 from seodang.show.console import get_console, progress, show_error
 from seodang.show.formatting import visible
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 _PROMPT = "› "
-_SpeakerOf = Callable[[str], ChatModel]  # "base" or "tuned" → the model, loaded when it is first asked
+_ChatModelOf = Callable[[str], ChatModel]  # "base" or "tuned" → the model, loaded when it is first asked
 
 
 def chat(model: str | Path, *, base: bool = False, both: bool = False) -> None:
@@ -43,17 +43,17 @@ def chat(model: str | Path, *, base: bool = False, both: bool = False) -> None:
         with notes.status("loading the model …"):
             return load_chat_model(model, base=name == "base")
 
-    model_name = [chat_model_of(name) for name in names][-1]
-    talk = Session(settings=model_name.settings, system=model_name.system, models=names)
+    chat_model = [chat_model_of(name) for name in names][-1]
+    session = Session(settings=chat_model.settings, system=chat_model.system, models=names)
     if is_terminal:
-        _greet(notes, talk, str(model))
+        _greet(notes, session, str(model))
     for line in _joined(_typed() if is_terminal else _piped()):
         try:
             command = parse(line)
             if command and command.name == "quit":
                 return
             if command:
-                talk = _do(talk, command, chat_model_of, notes)
+                session = _do(session, command, chat_model_of, notes)
         except SeodangError as error:
             if not is_terminal:
                 raise
@@ -62,35 +62,35 @@ def chat(model: str | Path, *, base: bool = False, both: bool = False) -> None:
             notes.print(Text("interrupted", style="yellow"))
 
 
-def _do(talk: Session, command: Command, chat_model_of: _SpeakerOf, notes: Console) -> Session:
+def _do(session: Session, command: Command, chat_model_of: _ChatModelOf, notes: Console) -> Session:
     """Carry out one line of input; the conversation after it."""
-    if command.name == SAY:
-        for name in talk.models:
-            answer = _answer(talk, name, command.text, chat_model_of(name), notes)
-            talk = talk.answered(name, command.text, answer) if answer.strip() else talk
-        return talk
+    if command.name == ASK:
+        for name in session.models:
+            answer = _answer(session, name, command.text, chat_model_of(name), notes)
+            session = session.answered(name, command.text, answer) if answer.strip() else session
+        return session
     if command.name == "again":
-        for name in talk.models:
-            _ask_again(talk, name, times(command.text), chat_model_of(name), notes)
-        return talk
-    changed, what = change(talk, command)
+        for name in session.models:
+            _ask_again(session, name, times(command.text), chat_model_of(name), notes)
+        return session
+    changed, what = change(session, command)
     for name in changed.models:
         chat_model_of(name)  # before it is chosen: a model without a base stays as it is
     notes.print(Text(visible(what), style="dim"))
     return changed
 
 
-def _answer(talk: Session, name: str, question: str, model_name: ChatModel, notes: Console) -> str:
+def _answer(session: Session, name: str, question: str, chat_model: ChatModel, notes: Console) -> str:
     """Show an answer as it comes; what came of it, though Ctrl-C ended it."""
     out = get_console()
-    said = ""
-    prompt = model_name.prompt(talk.asked(name, question))
-    _label(out, talk, name)
-    pieces = model_name.stream(prompt, talk.settings)
+    text = ""
+    prompt = chat_model.prompt(session.asked(name, question))
+    _label(out, session, name)
+    pieces = chat_model.stream(prompt, session.settings)
     try:
         while True:
             piece = next(pieces)
-            said += piece
+            text += piece
             out.print(Text(visible(piece)), end="", soft_wrap=True)
     except StopIteration as end:
         cut = "" if end.value.stopped else f"cut off at {end.value.new_tokens:,} tokens: /settings max_new_tokens=…"
@@ -100,22 +100,22 @@ def _answer(talk: Session, name: str, question: str, model_name: ChatModel, note
     out.print()
     if cut:
         notes.print(Text(cut, style="yellow"))
-    return said
+    return text
 
 
-def _ask_again(talk: Session, name: str, number: int, model_name: ChatModel, notes: Console) -> None:
+def _ask_again(session: Session, name: str, number: int, chat_model: ChatModel, notes: Console) -> None:
     """Show the different answers to the last question, the most frequent first. The conversation stays as it is."""
-    question, before = talk.last_question(name)
-    settings = talk.settings
+    question, before = session.last_question(name)
+    settings = session.settings
     if settings.temperature is None:
         settings = settings.model_copy(update={"temperature": AGAIN_TEMPERATURE})
         notes.print(Text(f"greedily, all answers are one: asked at temperature {AGAIN_TEMPERATURE}", style="dim"))
     with progress() as bar:
         task = bar.add_task("answers", total=number)
-        prompts = [model_name.prompt(before.asked(name, question))] * number
-        answers = model_name.answer(prompts, settings, on_progress=lambda done: bar.advance(task, done))
+        prompts = [chat_model.prompt(before.asked(name, question))] * number
+        answers = chat_model.answer(prompts, settings, on_progress=lambda done: bar.advance(task, done))
     out = get_console()
-    _label(out, talk, name)
+    _label(out, session, name)
     different = Counter(answer.text.strip() for answer in answers)
     for text, count in different.most_common():
         out.print(Text(f"{count}× ", style="bold").append(visible(text), style="not bold"), soft_wrap=True)
@@ -123,14 +123,14 @@ def _ask_again(talk: Session, name: str, number: int, model_name: ChatModel, not
     notes.print(Text(f"{len(different)} different answers of {number}; {ended} ended by themselves", style="dim"))
 
 
-def _label(out: Console, talk: Session, name: str) -> None:
-    if len(talk.models) > 1:
+def _label(out: Console, session: Session, name: str) -> None:
+    if len(session.models) > 1:
         out.print(Text(name, style="bold"))
 
 
-def _greet(notes: Console, talk: Session, model: str) -> None:
-    what = [model, f"system text: {talk.system}"] if talk.system else [model]
-    lines = (*what, told(talk.settings), "/help lists the commands; Alt-Enter or \\ at the end: a new line")
+def _greet(notes: Console, session: Session, model: str) -> None:
+    what = [model, f"system text: {session.system}"] if session.system else [model]
+    lines = (*what, settings_text(session.settings), "/help lists the commands; Alt-Enter or \\ at the end: a new line")
     notes.print(Text(visible("\n".join(lines)), style="dim"))
 
 

@@ -63,11 +63,11 @@ class ChatSeodang(BaseChatModel):
     stop: list[str] | None = Field(None, description="texts that end an answer, and are no part of it")
     system: str | None = Field(None, description="system text; default the recipe's, empty: none")
     streaming: bool = Field(False, description="LangChain's: let invoke stream to the callbacks")
-    _speaker: ChatModel = PrivateAttr()
+    _chat_model: ChatModel = PrivateAttr()
 
     @model_validator(mode="after")
     def _load(self) -> Self:
-        self._speaker = _shared(self.model)
+        self._chat_model = _shared(self.model)
         return self
 
     @property
@@ -85,7 +85,7 @@ class ChatSeodang(BaseChatModel):
         **kwargs: Any,
     ) -> list[AIMessage]:
         """Answer all inputs, generated together."""
-        with self._together([self._convert_input(given).to_messages() for given in inputs], kwargs):
+        with self._answered_together([self._convert_input(given).to_messages() for given in inputs], kwargs):
             return super().batch(inputs, _one_by_one(config, len(inputs)), **kwargs)
 
     async def abatch(
@@ -95,21 +95,21 @@ class ChatSeodang(BaseChatModel):
         **kwargs: Any,
     ) -> list[AIMessage]:
         """Answer all inputs, generated together."""
-        with self._together([self._convert_input(given).to_messages() for given in inputs], kwargs):
+        with self._answered_together([self._convert_input(given).to_messages() for given in inputs], kwargs):
             return await super().abatch(inputs, _one_by_one(config, len(inputs)), **kwargs)
 
     def generate(
         self, messages: list[list[BaseMessage]], stop: list[str] | None = None, *args: Any, **kwargs: Any
     ) -> LLMResult:
         """Answer all conversations, generated together."""
-        with self._together(messages, {**kwargs, "stop": stop}):
+        with self._answered_together(messages, {**kwargs, "stop": stop}):
             return super().generate(messages, stop, *args, **kwargs)
 
     async def agenerate(
         self, messages: list[list[BaseMessage]], stop: list[str] | None = None, *args: Any, **kwargs: Any
     ) -> LLMResult:
         """Answer all conversations, generated together."""
-        with self._together(messages, {**kwargs, "stop": stop}):
+        with self._answered_together(messages, {**kwargs, "stop": stop}):
             return await super().agenerate(messages, stop, *args, **kwargs)
 
     def _generate(
@@ -119,13 +119,15 @@ class ChatSeodang(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        asked = self._asked(messages, stop, kwargs)
-        together = _TOGETHER.get()
-        completion = together.answer(asked) if together else None
+        request = self._request(messages, stop, kwargs)
+        batch = _BATCH.get()
+        completion = batch.answer(request) if batch else None
         if completion is None:
-            (completion,) = self._speaker.answer([asked.prompt], asked.settings, stop=asked.stop)
+            (completion,) = self._chat_model.answer([request.prompt], request.settings, stop=request.stop)
         message = AIMessage(
-            content=completion.text, usage_metadata=_usage(completion), response_metadata=self._facts(completion)
+            content=completion.text,
+            usage_metadata=_usage(completion),
+            response_metadata=self._response_metadata(completion),
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
@@ -136,8 +138,8 @@ class ChatSeodang(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        asked = self._asked(messages, stop, kwargs)
-        pieces = self._speaker.stream(asked.prompt, asked.settings, stop=asked.stop)
+        request = self._request(messages, stop, kwargs)
+        pieces = self._chat_model.stream(request.prompt, request.settings, stop=request.stop)
         while True:
             try:
                 piece = next(pieces)
@@ -148,18 +150,18 @@ class ChatSeodang(BaseChatModel):
         last = AIMessageChunk(
             content="",
             usage_metadata=_usage(completion),
-            response_metadata=self._facts(completion),
+            response_metadata=self._response_metadata(completion),
             chunk_position="last",
         )
         yield ChatGenerationChunk(message=last)
 
-    def _asked(
+    def _request(
         self, messages: Sequence[BaseMessage], stop: Sequence[str] | None, changes: Mapping[str, Any]
-    ) -> "_Asked":
-        system = self._speaker.system if self.system is None else self.system
-        prompt = self._speaker.prompt(with_system([_turn(message) for message in messages], system))
+    ) -> "_Request":
+        system = self._chat_model.system if self.system is None else self.system
+        prompt = self._chat_model.prompt(with_system([_turn(message) for message in messages], system))
         strings = self.stop if stop is None else stop
-        return _Asked(prompt=tuple(prompt), settings=self._settings(changes), stop=tuple(strings or ()))
+        return _Request(prompt=tuple(prompt), settings=self._settings(changes), stop=tuple(strings or ()))
 
     def _settings(self, changes: Mapping[str, Any]) -> Generate:
         """The recipe's settings, changed by this instance's, changed by the call's."""
@@ -173,36 +175,38 @@ class ChatSeodang(BaseChatModel):
         own = {name: getattr(self, name) for name in _SETTINGS}
         given = {name: value for name, value in {**own, **changes}.items() if value is not None}
         for name in ("temperature", "top_k"):
-            given[name] = given.get(name, getattr(self._speaker.settings, name)) or None  # 0 means none
-        return Generate.model_validate({**self._speaker.settings.model_dump(), **given})
+            given[name] = given.get(name, getattr(self._chat_model.settings, name)) or None  # 0 means none
+        return Generate.model_validate({**self._chat_model.settings.model_dump(), **given})
 
-    def _facts(self, completion: "Completion") -> dict[str, Any]:
+    def _response_metadata(self, completion: "Completion") -> dict[str, Any]:
         return {"stop_reason": "stop" if completion.stopped else "length", "model_name": self.model}
 
     @contextmanager
-    def _together(self, conversations: Sequence[Sequence[BaseMessage]], given: Mapping[str, Any]) -> Iterator[None]:
+    def _answered_together(
+        self, conversations: Sequence[Sequence[BaseMessage]], given: Mapping[str, Any]
+    ) -> Iterator[None]:
         """Inside, the first of these conversations that has to be answered has all of them answered."""
         if len(conversations) < 2:
             yield
             return
 
-        def asked() -> Iterator[_Asked]:
+        def requests() -> Iterator[_Request]:
             changes = {name: value for name, value in given.items() if name in (*_SETTINGS, "max_tokens")}
             for messages in conversations:
                 try:
-                    yield self._asked(messages, given.get("stop"), changes)
+                    yield self._request(messages, given.get("stop"), changes)
                 except (SeodangError, TypeError, ValueError):
                     continue  # raised again where this one is answered
 
-        token = _TOGETHER.set(_Together(asked=asked, model_name=self._speaker))
+        token = _BATCH.set(_Batch(requests=requests, chat_model=self._chat_model))
         try:
             yield
         finally:
-            _TOGETHER.reset(token)
+            _BATCH.reset(token)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Asked:
+class _Request:
     """All that an answer depends on."""
 
     prompt: tuple[int, ...]
@@ -211,41 +215,41 @@ class _Asked:
 
 
 @dataclass(kw_only=True)
-class _Together:
+class _Batch:
     """Conversations that are answered in one go, by the first that needs its answer: none, if a cache has them all."""
 
-    asked: Callable[[], Iterator[_Asked]]
-    model_name: ChatModel
-    answers: "list[tuple[_Asked, Completion]] | None" = None
+    requests: Callable[[], Iterator[_Request]]
+    chat_model: ChatModel
+    answers: "list[tuple[_Request, Completion]] | None" = None
     lock: Lock = field(default_factory=Lock)
 
-    def answer(self, wanted: _Asked) -> "Completion | None":
+    def answer(self, wanted: _Request) -> "Completion | None":
         """The next answer to this question: one asked twice has two. None if it has to be generated by itself."""
         with self.lock:
             if self.answers is None:
-                self.answers = self._generated(list(self.asked()))
-            place = next((place for place, (asked, _) in enumerate(self.answers) if asked == wanted), None)
+                self.answers = self._generate_all(list(self.requests()))
+            place = next((place for place, (request, _) in enumerate(self.answers) if request == wanted), None)
             return None if place is None else self.answers.pop(place)[1]
 
-    def _generated(self, asked: list[_Asked]) -> "list[tuple[_Asked, Completion]]":
-        if not asked:
+    def _generate_all(self, requests: list[_Request]) -> "list[tuple[_Request, Completion]]":
+        if not requests:
             return []
         try:
-            prompts = [one.prompt for one in asked]
-            completions = self.model_name.answer(prompts, asked[0].settings, stop=asked[0].stop)
+            prompts = [request.prompt for request in requests]
+            completions = self.chat_model.answer(prompts, requests[0].settings, stop=requests[0].stop)
         except SeodangError:  # one that is too long must not keep the others from their answers
             return []
-        return list(zip(asked, completions, strict=True))
+        return list(zip(requests, completions, strict=True))
 
 
-_TOGETHER: ContextVar[_Together | None] = ContextVar("together", default=None)
+_BATCH: ContextVar[_Batch | None] = ContextVar("batch", default=None)
 
 
 def _shared(model: str) -> ChatModel:
     with _loading:
-        if (model_name := _loaded.get(key := str(Path(model).absolute()))) is None:
-            _loaded[key] = model_name = load_chat_model(model)
-        return model_name
+        if (chat_model := _loaded.get(key := str(Path(model).absolute()))) is None:
+            _loaded[key] = chat_model = load_chat_model(model)
+        return chat_model
 
 
 def _one_by_one(config: RunnableConfig | list[RunnableConfig] | None, number: int) -> list[RunnableConfig]:

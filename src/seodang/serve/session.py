@@ -25,14 +25,14 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "quit": "leave, as Ctrl-D does",
     }
 )
-SAY = "say"
-AGAIN, MOST_TIMES = 5, 1000  # how often /again asks
+ASK = "ask"
+DEFAULT_TIMES, MAX_TIMES = 5, 1000  # how often /again asks
 AGAIN_TEMPERATURE = 0.1  # where the settings name none; as recipes ask their repeated question
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    """One line of input: the name of a command, or SAY for a question."""
+    """One line of input: the name of a command, or ASK for a question."""
 
     name: str
     text: str = ""
@@ -45,30 +45,28 @@ class Session:
     settings: Generate
     system: str | None = None
     models: tuple[str, ...] = ("tuned",)  # who is asked: base, tuned
-    turns: Mapping[str, Turns] = field(default_factory=dict)  # speaker → what it was asked and answered itself
+    turns: Mapping[str, Turns] = field(default_factory=dict)  # model → what it was asked and answered itself
 
-    def asked(self, model_name: str, question: str) -> Turns:
-        """What the speaker is given: the system text, its conversation, and the question."""
+    def asked(self, model: str, question: str) -> Turns:
+        """What the model is given: the system text, its conversation, and the question."""
         system = ({"role": "system", "content": self.system},) if self.system else ()
-        return (*system, *self.turns.get(model_name, ()), {"role": "user", "content": question})
+        return (*system, *self.turns.get(model, ()), {"role": "user", "content": question})
 
-    def answered(self, model_name: str, question: str, answer: str) -> "Session":
+    def answered(self, model: str, question: str, answer: str) -> "Session":
         """The conversation with one more question and its answer."""
-        said = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
-        return replace(self, turns={**self.turns, model_name: (*self.turns.get(model_name, ()), *said)})
+        turns = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
+        return replace(self, turns={**self.turns, model: (*self.turns.get(model, ()), *turns)})
 
-    def last_question(self, model_name: str) -> "tuple[str, Session]":
+    def last_question(self, model: str) -> "tuple[str, Session]":
         """The last question, and the conversation before it.
 
         Raises:
             SeodangError: nothing was asked yet.
         """
-        turns = self.turns.get(model_name, ())
+        turns = self.turns.get(model, ())
         if not turns:
-            raise SeodangError(
-                f"the {model_name} model was asked nothing yet", where="/again", hint="ask something first"
-            )
-        return turns[-2]["content"], replace(self, turns={**self.turns, model_name: turns[:-2]})
+            raise SeodangError(f"the {model} model was asked nothing yet", where="/again", hint="ask something first")
+        return turns[-2]["content"], replace(self, turns={**self.turns, model: turns[:-2]})
 
 
 def parse(line: str) -> Command | None:
@@ -80,7 +78,7 @@ def parse(line: str) -> Command | None:
     if not line.strip():
         return None
     if not line.startswith("/"):
-        return Command(name=SAY, text=line.strip())
+        return Command(name=ASK, text=line.strip())
     name, _, text = line[1:].strip().partition(" ")
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -89,44 +87,42 @@ def parse(line: str) -> Command | None:
     return Command(name=name, text=text.strip())
 
 
-def change(talk: Session, command: Command) -> tuple[Session, str]:
-    """The conversation after a command that asks nothing, and what to tell about it.
+def change(session: Session, command: Command) -> tuple[Session, str]:
+    """The conversation after a command that asks nothing, and what to report about it.
 
     Raises:
         SeodangError: a setting that there is not, or a wrong value.
     """
     match command.name:
         case "reset":
-            return replace(talk, turns={}), "the conversation is forgotten"
+            return replace(session, turns={}), "the conversation is forgotten"
         case "system":
-            return replace(talk, system=command.text or None), f"system text: {command.text or 'none'}"
+            return replace(session, system=command.text or None), f"system text: {command.text or 'none'}"
         case "settings":
-            talk = replace(talk, settings=_settings(talk.settings, command.text.split()))
-            return talk, told(talk.settings)
+            session = replace(session, settings=_settings(session.settings, command.text.split()))
+            return session, settings_text(session.settings)
         case "base" | "tuned":
-            return replace(talk, models=(command.name,)), f"the {command.name} model answers"
+            return replace(session, models=(command.name,)), f"the {command.name} model answers"
         case "both":
-            return replace(talk, models=("base", "tuned")), "the base answers first, then the tuned model"
+            return replace(session, models=("base", "tuned")), "the base answers first, then the tuned model"
         case _:
-            return talk, "\n".join(f"/{name:<9} {what}" for name, what in COMMANDS.items())
+            return session, "\n".join(f"/{name:<9} {what}" for name, what in COMMANDS.items())
 
 
 def times(text: str) -> int:
     """How often /again asks.
 
     Raises:
-        SeodangError: no number from 2 to MOST_TIMES.
+        SeodangError: no number from 2 to MAX_TIMES.
     """
     if not text:
-        return AGAIN
-    if not text.isdecimal() or not 2 <= int(text) <= MOST_TIMES:
-        raise SeodangError(
-            f"{text!r} is no number from 2 to {MOST_TIMES}", where="/again", hint="for instance /again 5"
-        )
+        return DEFAULT_TIMES
+    if not text.isdecimal() or not 2 <= int(text) <= MAX_TIMES:
+        raise SeodangError(f"{text!r} is no number from 2 to {MAX_TIMES}", where="/again", hint="for instance /again 5")
     return int(text)
 
 
-def told(settings: Generate) -> str:
+def settings_text(settings: Generate) -> str:
     """Settings as KEY=VALUE."""
     return "  ".join(f"{key}={'none' if value is None else value}" for key, value in settings)
 

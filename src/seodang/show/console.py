@@ -1,4 +1,7 @@
-"""What is seen while it happens: bars on a terminal, lines in a log."""
+"""The terminal: one console for everything that is printed, progress while something runs, and questions to the user.
+
+Knows no run folder; what is printed of a run's evidence is in `tables`.
+"""
 
 import sys
 import time
@@ -14,15 +17,18 @@ from seodang.distributed import is_main
 from seodang.errors import SeodangError
 from seodang.show.formatting import duration, number, percent, visible
 
-LINES_OF_A_RUN = 10  # training lines where there is no bar
+NUM_LOG_LINES = 10  # training lines where there is no bar
+LOG_WIDTH = 100  # columns where the output is no terminal
 
 
-WIDTH = 100  # where the output is no terminal
+def get_console(*, stderr: bool = False, any_rank: bool = False) -> Console:
+    """A console that takes text literally; without colour where it is no terminal or NO_COLOR is set.
 
-
-def show_note(sentence: str) -> None:
-    """One sentence the user should know."""
-    get_console().print(Text("· " + visible(sentence), style="yellow"))
+    Of several processes only the main one prints, unless `any_rank`.
+    """
+    options: dict[str, Any] = {"stderr": stderr, "highlight": False, "markup": False, "emoji": False}
+    plain = Console(**options, quiet=not (any_rank or is_main()))
+    return plain if plain.is_terminal else Console(**options, quiet=plain.quiet, width=LOG_WIDTH)
 
 
 def show_line(sentence: str) -> None:
@@ -30,71 +36,15 @@ def show_line(sentence: str) -> None:
     get_console().print(Text(visible(sentence), style="dim"), soft_wrap=True)
 
 
-@contextmanager
-def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar while something is counted up to `total`, and one line when it is done; yields what advances it."""
-    begun = time.perf_counter()
-    with progress() as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done: bar.advance(task, done)
-    show_line(f"{title}: {total:,} in {duration(time.perf_counter() - begun)}")
+def show_note(sentence: str) -> None:
+    """One sentence the user should know."""
+    get_console().print(Text("· " + visible(sentence), style="yellow"))
 
 
-@contextmanager
-def training(total_steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Training as it goes: a bar with loss and speed, one line an evaluation; yields what takes the run's events."""
-    out = get_console()
-    begun = time.perf_counter()
-    every = max(1, total_steps // LINES_OF_A_RUN)
-    with progress() as bar:
-        task = bar.add_task("training", total=total_steps)
-        lines = out if bar.disable else bar.console  # without a bar, all that is told of a run is in one stream
-        first: int | None = None
-
-        def show(event: dict[str, Any]) -> None:
-            nonlocal first
-            step = event.get("step", 0)
-            if event["event"] == "train":
-                first = step - 1 if first is None else first
-                told = f"loss {number(event['loss'])}, {event['tokens_per_second']:,.0f} tokens/s"
-                bar.update(task, completed=step, description=f"training: {told}")
-                if bar.disable and step % every == 0:
-                    left = (time.perf_counter() - begun) / (step - first) * (total_steps - step)
-                    lines.print(Text(f"step {step:,}/{total_steps:,}: {told}, {duration(left)} left", style="dim"))
-            elif event["event"] == "note":
-                lines.print(Text("· " + visible(event["what"]), style="yellow"))
-            elif event["event"] == "speed":
-                lines.print(_speed(event))
-            elif event["event"] == "eval":
-                lines.print(_evaluation(event))
-
-        yield show
-
-
-def _evaluation(event: dict[str, Any]) -> Text:
-    told = Text(f"step {event['step']:,}: held-out loss ")
-    sources = [f"{visible(name)} {number(metric['loss'])}" for name, metric in event["sources"].items()]
-    told.append(", ".join(sources))
-    if event["loss"] is not None:
-        told.append(f"  (chosen by {number(event['loss'])}, p {event['probability']:.3f})", style="dim")
-    return told
-
-
-def _speed(event: dict[str, Any]) -> Text:
-    told = f"speed: {event['tokens_per_second']:,.0f} tokens/s"
-    if share := event.get("floor_share"):
-        told += f", {percent(share)} of this machine's floor ({event['matrix_gflops']:,.0f} GFLOP/s in matrix products)"
-    return Text(told, style="dim")
-
-
-def get_console(*, stderr: bool = False, any_rank: bool = False) -> Console:
-    """A console that takes text literally; without colour where it is no terminal or NO_COLOR is set.
-
-    Of several processes only the main one is heard, unless `any_rank`.
-    """
-    how: dict[str, Any] = {"stderr": stderr, "highlight": False, "markup": False, "emoji": False}
-    plain = Console(**how, quiet=not (any_rank or is_main()))
-    return plain if plain.is_terminal else Console(**how, quiet=plain.quiet, width=WIDTH)
+def show_error(error: SeodangError, *, out: Console | None = None) -> None:
+    """Where, what and how to fix it, on stderr, whichever process reports it."""
+    text = Text().append("error: ", style="bold red").append(visible(str(error)))
+    (out or get_console(stderr=True, any_rank=True)).print(text, soft_wrap=True)
 
 
 def progress() -> Progress:
@@ -116,19 +66,70 @@ def progress() -> Progress:
     )
 
 
-def show_error(error: SeodangError, *, out: Console | None = None) -> None:
-    """Where, what and the mend, on stderr, whichever process says it."""
-    text = Text().append("error: ", style="bold red").append(visible(str(error)))
-    (out or get_console(stderr=True, any_rank=True)).print(text, soft_wrap=True)
+@contextmanager
+def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar while something is counted up to `total`, and one line when it is done; yields what advances it."""
+    started = time.perf_counter()
+    with progress() as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.advance(task, done)
+    show_line(f"{title}: {total:,} in {duration(time.perf_counter() - started)}")
+
+
+@contextmanager
+def training(total_steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Training progress: a bar with loss and speed, a line for each evaluation; yields what takes the run's events."""
+    out = get_console()
+    started = time.perf_counter()
+    every = max(1, total_steps // NUM_LOG_LINES)
+    with progress() as bar:
+        task = bar.add_task("training", total=total_steps)
+        lines = out if bar.disable else bar.console  # without a bar, everything about a run is in one stream
+        first: int | None = None
+
+        def show(event: dict[str, Any]) -> None:
+            nonlocal first
+            step = event.get("step", 0)
+            if event["event"] == "train":
+                first = step - 1 if first is None else first
+                summary = f"loss {number(event['loss'])}, {event['tokens_per_second']:,.0f} tokens/s"
+                bar.update(task, completed=step, description=f"training: {summary}")
+                if bar.disable and step % every == 0:
+                    left = (time.perf_counter() - started) / (step - first) * (total_steps - step)
+                    lines.print(Text(f"step {step:,}/{total_steps:,}: {summary}, {duration(left)} left", style="dim"))
+            elif event["event"] == "note":
+                lines.print(Text("· " + visible(event["what"]), style="yellow"))
+            elif event["event"] == "speed":
+                lines.print(_speed(event))
+            elif event["event"] == "eval":
+                lines.print(_evaluation(event))
+
+        yield show
+
+
+def _evaluation(event: dict[str, Any]) -> Text:
+    line = Text(f"step {event['step']:,}: held-out loss ")
+    sources = [f"{visible(name)} {number(metric['loss'])}" for name, metric in event["sources"].items()]
+    line.append(", ".join(sources))
+    if event["loss"] is not None:
+        line.append(f"  (chosen by {number(event['loss'])}, p {event['probability']:.3f})", style="dim")
+    return line
+
+
+def _speed(event: dict[str, Any]) -> Text:
+    line = f"speed: {event['tokens_per_second']:,.0f} tokens/s"
+    if share := event.get("floor_share"):
+        line += f", {percent(share)} of this machine's floor ({event['matrix_gflops']:,.0f} GFLOP/s in matrix products)"
+    return Text(line, style="dim")
 
 
 def can_ask() -> bool:
-    """Whether a person sits at the other end."""
+    """Whether a person can be asked: both stdin and stdout are a terminal."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def choose(question: str, choices: Sequence[str]) -> str:
-    """Ask for one of `choices`; the first stands if nothing is typed."""
+    """Ask for one of `choices`; the first is taken if nothing is typed."""
     out = get_console()
     out.print(Text(question, style="bold"))
     for place, choice in enumerate(choices, 1):

@@ -4,9 +4,9 @@ import math
 import re
 
 MISSING = "—"
-LINE = 30  # characters of room that a line break takes
+LINE_BREAK_CHARACTERS = 30  # what a line break counts as
 # Control characters but tab and newline, and direction overrides: no model's output may steer a terminal or a page.
-UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -62,20 +62,20 @@ def plural(count: int, word: str) -> str:
 
 def visible(text: str) -> str:
     """Control characters and lone surrogates replaced by pictures (␛, �); CR LF becomes LF."""
-    return UNSEEN.sub(_picture, text.replace("\r\n", "\n"))
+    return UNPRINTABLE.sub(_picture, text.replace("\r\n", "\n"))
 
 
 def fold(text: str, limit: int) -> tuple[str, str]:
     """(what is shown, what is folded away): about `limit` characters, cut at white space where there is some.
 
-    A line break takes as much room as 30 characters; a quarter more than `limit` is still shown whole.
+    A line break counts as 30 characters; a quarter more than `limit` is still shown whole.
     """
-    taken, end = 0, None
+    length, end = 0, None
     for position, char in enumerate(text):
-        taken += LINE if char == "\n" else 1
-        if taken > limit and end is None:
+        length += LINE_BREAK_CHARACTERS if char == "\n" else 1
+        if length > limit and end is None:
             end = position
-        if taken > 1.25 * limit:
+        if length > 1.25 * limit:
             break
     else:
         return text, ""

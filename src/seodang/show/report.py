@@ -22,9 +22,9 @@ from seodang.types import Answer
 
 SHOWN_CHARACTERS = 560  # of an answer; the rest unfolds
 LOOP_CHARACTERS = 180  # of one that repeats itself
-COURSE_CHARACTERS = 240  # of one that was given amid training
+COURSE_CHARACTERS = 240  # of one that was given during training
 SHOWN_ROWS = 50  # of the dropped ones; all are in dropped.jsonl
-LOOPING = 0.3  # seq-rep-4 from which an answer is said to repeat itself
+LOOPING = 0.3  # seq-rep-4 from which an answer is marked as repeating itself
 SEVERITIES = ("refuse", "warn", "fixed", "note")
 
 
@@ -71,7 +71,7 @@ def render(evidence: Evidence, name: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    words = (
+    filters = (
         formatting.number,
         formatting.whole,
         formatting.percent,
@@ -79,7 +79,7 @@ def render(evidence: Evidence, name: str) -> str:
         formatting.duration,
         formatting.size,
     )
-    environment.filters |= {function.__name__: function for function in (*words, formatting.visible)}
+    environment.filters |= {function.__name__: function for function in (*filters, formatting.visible)}
     order = source_order(evidence)
     return environment.get_template("report.html.jinja").render(
         name=evidence.manifest.get("name", name),
@@ -95,13 +95,13 @@ def render(evidence: Evidence, name: str) -> str:
         courses=_courses(evidence),
         repeated=_repeated(evidence.answers),
         holdout=_pairs(evidence.answers, ("holdout",)),
-        steps=_steps(evidence.counts),
+        stages=_stages(evidence.counts),
         findings=sorted(evidence.findings, key=lambda finding: SEVERITIES.index(finding["severity"])),
         shown_rows=SHOWN_ROWS,
         samples=[
-            (source, side, row["where"], _pieces(row["text"], row["supervised"]))
-            for source, sides in evidence.samples.items()
-            for side, row in sides.items()
+            (source, split, row["where"], _pieces(row["text"], row["supervised"]))
+            for source, splits in evidence.samples.items()
+            for split, row in splits.items()
             if row
         ],
     )
@@ -177,16 +177,16 @@ def _pairs(answers: Sequence[Answer], asked: Sequence[str]) -> list[dict[str, An
 
 
 def _courses(evidence: Evidence) -> list[tuple[str, list[tuple[str, Shown]]]]:
-    """(question, its answers and when they were given) where one was asked amid training; the base's is the first."""
+    """(question, its answers and when they were given) where one was asked during training; the base's is the first."""
     base = {(answer.kind, answer.question): answer for answer in evidence.answers if answer.model == "base"}
     asked: dict[tuple[Any, str], dict[int, tuple[str, bool]]] = {}
     for event in evidence.metrics:
-        for said in event["answers"] if event["event"] == "answers" else ():
-            key = said["kind"], said["question"]
+        for answer in event["answers"] if event["event"] == "answers" else ():
+            key = answer["kind"], answer["question"]
             start = {0: (base[key].text, base[key].stopped)} if key in base else {}
-            asked.setdefault(key, start)[event["step"]] = said["text"], said["stopped"]
+            asked.setdefault(key, start)[event["step"]] = answer["text"], answer["stopped"]
     return [
-        (question, [_given(list(steps), *said) for said, steps in groupby(sorted(given), key=given.__getitem__)])
+        (question, [_given(list(steps), *answer) for answer, steps in groupby(sorted(given), key=given.__getitem__)])
         for (_, question), given in asked.items()
     ]
 
@@ -205,22 +205,22 @@ def _repeated(answers: Sequence[Answer]) -> dict[str, Any] | None:
     asked = [answer for answer in answers if answer.kind == "repeat"]
     if not asked:
         return None
-    told: dict[str, Any] = {"question": asked[0].question, "base": [], "tuned": []}
+    repeated: dict[str, Any] = {"question": asked[0].question, "base": [], "tuned": []}
     for model in ("base", "tuned"):
         same: dict[str, list[Answer]] = {}
         for answer in asked:
             if answer.model == model:
                 same.setdefault(" ".join(answer.text.split()), []).append(answer)
-        told[model] = [_answer(group[0], len(group)) for group in sorted(same.values(), key=len, reverse=True)]
-    return told
+        repeated[model] = [_answer(group[0], len(group)) for group in sorted(same.values(), key=len, reverse=True)]
+    return repeated
 
 
-def _steps(counts: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]], list[str]]]:
-    """(source, its steps in order, its remarks)."""
+def _stages(counts: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]], list[str]]]:
+    """(source, its stages in order, its remarks)."""
     order = list(dict.fromkeys(count["source"] for count in counts))
     grouped = groupby(sorted(counts, key=lambda count: order.index(count["source"])), key=lambda count: count["source"])
-    steps = [(source, list(rows)) for source, rows in grouped]
-    return [(source, rows, [remark for row in rows for remark in row["remarks"]]) for source, rows in steps]
+    stages = [(source, list(rows)) for source, rows in grouped]
+    return [(source, rows, [remark for row in rows for remark in row["remarks"]]) for source, rows in stages]
 
 
 def _pieces(text: str, spans: Sequence[Sequence[int]]) -> list[tuple[str, bool]]:

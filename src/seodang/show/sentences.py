@@ -1,4 +1,4 @@
-"""What was gained and what was lost, in words. Reads `proof.json` alone; knows no page and no terminal."""
+"""What was gained and what was lost, in words. Reads `proof.json` alone; knows neither page nor terminal."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,22 +56,22 @@ def _headline(changes: Sequence[Change]) -> tuple[tuple[Tone, str], ...]:
 
 def _sentences(proof: Mapping[str, Any], changes: Sequence[Change]) -> list[str]:
     retention = [change for change in changes if change.role == "retention"]
-    told = [_stops(proof)]
+    sentences = [_stops(proof)]
     if not retention:
-        told.append("What was forgotten is not known: no source with role retention was measured.")
+        sentences.append("What was forgotten is not known: no source with role retention was measured.")
     elif any(change.role == "general" and change.tone == "gained" for change in changes):
         cost = listing([f"{change.source} {signed_percent(change.share)}" for change in retention])
-        told.append(
+        sentences.append(
             "Part of any gain on general questions is the chat format itself, which a base model lacks; "
             f"what it still knows shows on plain text ({cost})."
         )
     if proof.get("best_step") is not None:
-        told.append(f"The model kept is that of step {proof['best_step']:,}.")
+        sentences.append(f"The model kept is that of step {proof['best_step']:,}.")
     if proof.get("turned_at") is not None:
-        told.append(f"The evaluation loss rose again after step {proof['turned_at']:,}.")
+        sentences.append(f"The evaluation loss rose again after step {proof['turned_at']:,}.")
     if small := [f"{change.source} ({plural(change.rows, 'row')})" for change in changes if change.is_small]:
-        told.append(f"Few rows, read with care: {listing(small)}.")
-    return [sentence for sentence in told if sentence]
+        sentences.append(f"Few rows, read with care: {listing(small)}.")
+    return [sentence for sentence in sentences if sentence]
 
 
 def _stops(proof: Mapping[str, Any]) -> str:

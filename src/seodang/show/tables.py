@@ -1,6 +1,7 @@
-"""The same evidence in the terminal: plan, data, losses, answers. Readable at 100 columns, without colour too.
+"""A run's evidence in the terminal, in the order of a run: plan, data, memory, losses, answers.
 
-Text that comes from data or a model is never read as markup, and its control characters are shown, not obeyed.
+Readable at 100 columns, without colour too. Text that comes from data or a model is never read as markup, and its
+control characters are shown, not obeyed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,6 @@ from seodang.types import Answer, Counts, Finding
 if TYPE_CHECKING:
     from seodang.model.load import Placement
     from seodang.train.resources import MemoryPlan
-
 
 SHOWN_CHARACTERS = 400  # of an answer; all of it stands in answers.jsonl and in the report
 LOOP_CHARACTERS = 120  # of one that was cut off
@@ -57,26 +57,36 @@ def show_plan(recipe: Recipe, placement: "Placement | None" = None, *, out: Cons
     out.print(grid)
 
 
+def show_starter(path: Path, yaml: str, remarks: Sequence[str], *, out: Console | None = None) -> None:
+    """The recipe that was written, what was guessed, and the next two commands."""
+    out = out or get_console()
+    out.print(Text(yaml.rstrip()), soft_wrap=True)
+    out.print()
+    for remark in remarks:
+        out.print(Text("· " + visible(remark), style="dim"))
+    out.print(Text(f"written {path}; now: seodang inspect {path}, then seodang tune {path}"))
+
+
 def show_counts(counts: Sequence[Counts], *, out: Console | None = None) -> None:
-    """What each step kept, dropped and changed, per source."""
+    """What each stage kept, dropped and changed, per source."""
     out = out or get_console()
     _title(out, "data")
     table = _table("source", "step", "in>", "kept>", "dropped and changed")
     for source in dict.fromkeys(count.source for count in counts):
         for place, count in enumerate(row for row in counts if row.source == source):
-            told = Text()
+            effects = Text()
             for sign, style, reasons in (("−", "yellow", count.dropped), ("~", "cyan", count.changed)):
                 for reason, rows in reasons.items():
-                    told.append("\n" if told else "").append(f"{sign}{rows:,} {visible(reason)}", style=style)
+                    effects.append("\n" if effects else "").append(f"{sign}{rows:,} {visible(reason)}", style=style)
             for remark in count.remarks:
-                told.append("\n" if told else "").append(visible(remark), style="dim")
+                effects.append("\n" if effects else "").append(visible(remark), style="dim")
             name = Text(source if place == 0 else "", style="bold")
-            table.add_row(name, count.stage, whole(count.rows_in), whole(count.kept), told)
+            table.add_row(name, count.stage, whole(count.rows_in), whole(count.kept), effects)
     out.print(table)
 
 
 def show_findings(findings: Sequence[Finding], *, out: Console | None = None) -> None:
-    """Findings, the gravest first, each with its mend and example rows."""
+    """Findings, the gravest first, each with how to fix it and example rows."""
     out = out or get_console()
     if not findings:
         return
@@ -85,42 +95,22 @@ def show_findings(findings: Sequence[Finding], *, out: Console | None = None) ->
     grid.add_column(min_width=6)
     grid.add_column(overflow="fold")
     for finding in sorted(findings, key=lambda finding: list(SEVERITIES).index(finding.severity)):
-        told = Text(f"{finding.where}: {visible(finding.what)}")
+        text = Text(f"{finding.where}: {visible(finding.what)}")
         if finding.rows:
-            told.append(f" ({', '.join(finding.rows[:3])}{', …' if len(finding.rows) > 3 else ''})", style="dim")
+            text.append(f" ({', '.join(finding.rows[:3])}{', …' if len(finding.rows) > 3 else ''})", style="dim")
         if finding.hint:
-            told.append(f"\n→ {finding.hint}", style="dim")
-        grid.add_row(Text(finding.severity, style=SEVERITIES[finding.severity]), told)
+            text.append(f"\n→ {finding.hint}", style="dim")
+        grid.add_row(Text(finding.severity, style=SEVERITIES[finding.severity]), text)
     out.print(grid)
-
-
-def show_lengths(lengths: Mapping[str, Any], *, out: Console | None = None) -> None:
-    """Tokens per row, per source and part, and how many rows are above `max_tokens`; `lengths` is `lengths.json`."""
-    out = out or get_console()
-    limit = lengths.get("max_tokens")
-    _title(out, "tokens per row")
-    above = f"above {limit:,}>" if limit else "above>"
-    table = _table("source", "part", "rows>", "median>", "mean>", "p95>", "longest>", "supervised>", above)
-    for part, name in (("train", "train"), ("holdout", "holdout")):
-        for source, row in (lengths.get(part) or {}).items():
-            stats, cut = row["all"], (lengths.get("cut") or {}).get(source, 0)
-            share = row["supervised"]["total"] / stats["total"] if stats["total"] else None
-            counted = part == "train" or source not in (lengths.get("train") or {})
-            table.add_row(
-                Text(source, style="bold"),
-                name,
-                *(whole(stats["count"]), whole(stats["median"]), number(stats["mean"], 1)),
-                *(whole(stats["p95"]), whole(stats["max"]), percent(share), whole(cut) if counted else ""),
-            )
-    out.print(table)
 
 
 def show_template(template: ChatTemplate, *, out: Console | None = None) -> None:
     """Where the chat template is from, and what ends a turn."""
-    told = Text().append("template  ", style="bold").append(visible(template.origin))
-    told.append(f"; an answer ends with {visible(template.turn_end)} (token {template.turn_end_id})")
-    (out or get_console()).print()
-    (out or get_console()).print(told)
+    text = Text().append("template  ", style="bold").append(visible(template.origin))
+    text.append(f"; an answer ends with {visible(template.turn_end)} (token {template.turn_end_id})")
+    out = out or get_console()
+    out.print()
+    out.print(text)
 
 
 def show_samples(samples: Mapping[str, Any], *, out: Console | None = None) -> None:
@@ -132,26 +122,79 @@ def show_samples(samples: Mapping[str, Any], *, out: Console | None = None) -> N
         if not row:
             continue
         out.print(Text().append(f"{source} ", style="bold").append(row["where"], style="dim"))
-        told, done = Text(), 0
+        text, done = Text(), 0
         for start, end in row["supervised"]:
-            told.append(visible(row["text"][done:start]), style="dim")
-            told.append("⟦" + visible(row["text"][start:end]) + "⟧", style="green")
+            text.append(visible(row["text"][done:start]), style="dim")
+            text.append("⟦" + visible(row["text"][start:end]) + "⟧", style="green")
             done = end
-        told.append(visible(row["text"][done:]), style="dim")
-        told.rstrip()
-        out.print(Padding(told, (0, 0, 1, 2)))
+        text.append(visible(row["text"][done:]), style="dim")
+        text.rstrip()
+        out.print(Padding(text, (0, 0, 1, 2)))
+
+
+def show_lengths(lengths: Mapping[str, Any], *, out: Console | None = None) -> None:
+    """Tokens per row, per source and part, and how many rows are above `max_tokens`; `lengths` is `lengths.json`."""
+    out = out or get_console()
+    limit = lengths.get("max_tokens")
+    _title(out, "tokens per row")
+    above = f"above {limit:,}>" if limit else "above>"
+    table = _table("source", "part", "rows>", "median>", "mean>", "p95>", "longest>", "supervised>", above)
+    for split in ("train", "holdout"):
+        for source, row in (lengths.get(split) or {}).items():
+            stats, cut = row["all"], (lengths.get("cut") or {}).get(source, 0)
+            share = row["supervised"]["total"] / stats["total"] if stats["total"] else None
+            counted = split == "train" or source not in (lengths.get("train") or {})
+            table.add_row(
+                Text(source, style="bold"),
+                split,
+                *(whole(stats["count"]), whole(stats["median"]), number(stats["mean"], 1)),
+                *(whole(stats["p95"]), whole(stats["max"]), percent(share), whole(cut) if counted else ""),
+            )
+    out.print(table)
+
+
+def show_memory(found: "MemoryPlan | None", *, as_table: bool = True, out: Console | None = None) -> None:
+    """Bytes by what they are for: as a table, or in one line. Nothing where there is no estimate."""
+    out = out or get_console()
+    if found is None:
+        return
+    if not as_table:
+        out.print(Text(found.summary, style="dim"))
+        return
+    usage = found.usage
+    parts = {
+        "weights": usage.weights,
+        "gradients": usage.gradients,
+        "optimizer": usage.states,
+        "activations": usage.activations,
+        "logits": usage.logits,
+        "process": found.process,
+        "peak": found.peak,
+        "available": found.available,
+    }
+    table = _table(*(f"{name}>" for name in parts))
+    table.add_row(
+        *(Text(f"{size / 1e9:.2f} GB", style="bold" if name == "peak" else "") for name, size in parts.items())
+    )
+    _title(out, "memory of training, estimated")
+    out.print(table)
+    remark = (
+        f"{found.pack_tokens:,} tokens a pack, the largest holds {found.positions:,}; "
+        f"gradient checkpointing: {found.checkpointing}. Not all of it is taken at the same time."
+    )
+    out.print(Text(remark, style="dim"))
 
 
 def show_losses(proof: Mapping[str, Any], *, out: Console | None = None) -> None:
     """The verdict, the losses before and after, and how the answers behave; `proof` is `proof.json`."""
     out = out or get_console()
-    told = verdict(proof)
+    found = verdict(proof)
     _title(out, "verdict")
-    out.print(Text(" ").join(Text(sentence, style=f"bold {TONES[tone]}") for tone, sentence in told.headline))
-    for sentence in told.sentences:
+    out.print(Text(" ").join(Text(sentence, style=f"bold {TONES[tone]}") for tone, sentence in found.headline))
+    for sentence in found.sentences:
         out.print(Text(sentence, style="dim"))
     out.print()
-    out.print(_losses(told))
+    out.print(_losses(found))
     rows = kinds(proof)
     if rows:
         out.print()
@@ -172,14 +215,14 @@ def show_answers(answers: Sequence[Answer], *, out: Console | None = None) -> No
             out.print()
         shown = kind
         out.print(Text(visible(question), style="bold"))
-        sides = [_side(model, models.get(model, ())) for model in ("base", "tuned")]
+        columns = [_model_answers(model, models.get(model, ())) for model in ("base", "tuned")]
         if out.width < 80:
-            out.print(Group(*sides))
+            out.print(Group(*columns))
         else:
             grid = Table.grid(padding=(0, 3), expand=True)
             grid.add_column(ratio=1, overflow="fold")
             grid.add_column(ratio=1, overflow="fold")
-            grid.add_row(*sides)
+            grid.add_row(*columns)
             out.print(grid)
 
 
@@ -190,38 +233,28 @@ def show_end(run: Path, page: Path, seconds: float, *, out: Console | None = Non
     out.print(Text(f"model   {run / 'model'}\nreport  {page}\n").append(f"took {duration(seconds)}", style="dim"))
 
 
-def show_starter(path: Path, yaml: str, remarks: Sequence[str], *, out: Console | None = None) -> None:
-    """The recipe that was written, what was guessed, and the next two commands."""
-    out = out or get_console()
-    out.print(Text(yaml.rstrip()), soft_wrap=True)
-    out.print()
-    for remark in remarks:
-        out.print(Text("· " + visible(remark), style="dim"))
-    out.print(Text(f"written {path}; now: seodang inspect {path}, then seodang tune {path}"))
-
-
-def _side(model: str, answers: Sequence[Answer]) -> RenderableType:
+def _model_answers(model: str, answers: Sequence[Answer]) -> RenderableType:
     """One model's answer; of a question asked again, each different answer with how often it came."""
     different: dict[str, list[Answer]] = {}
     for answer in answers:
         different.setdefault(" ".join(answer.text.split()), []).append(answer)
-    told = Text().append(model, style="dim")
+    text = Text().append(model, style="dim")
     commonest = sorted(different.values(), key=len, reverse=True)
     for same in commonest[:SHOWN_DIFFERENT]:
         head, rest = fold(visible(same[0].text).strip(), SHOWN_CHARACTERS if same[0].stopped else LOOP_CHARACTERS)
-        told.append(f"\n{len(same)}× " if len(answers) > 1 else "\n", style="bold").append(head)
+        text.append(f"\n{len(same)}× " if len(answers) > 1 else "\n", style="bold").append(head)
         if rest:
-            told.append(f" … ({len(rest):,} more)", style="dim")
+            text.append(f" … ({len(rest):,} more)", style="dim")
         if not same[0].stopped:
-            told.append(f"\ncut off at {same[0].new_tokens:,} tokens", style="yellow")
+            text.append(f"\ncut off at {same[0].new_tokens:,} tokens", style="yellow")
     if len(commonest) > SHOWN_DIFFERENT:
-        told.append(f"\nand {len(commonest) - SHOWN_DIFFERENT} more different answers", style="dim")
-    return told if answers else Text(f"{model}: no answer", style="dim")
+        text.append(f"\nand {len(commonest) - SHOWN_DIFFERENT} more different answers", style="dim")
+    return text if answers else Text(f"{model}: no answer", style="dim")
 
 
-def _losses(told: Verdict) -> Table:
+def _losses(found: Verdict) -> Table:
     table = _table("source", "role", "base>", "tuned>", "change>", "bits per byte>", "rows>", "tokens>")
-    for change in told.changes:
+    for change in found.changes:
         bits = f"{number(change.base_bits)} → {number(change.tuned_bits)}" if change.base_bits is not None else ""
         table.add_row(
             Text(change.source, style="bold"),
@@ -270,11 +303,11 @@ def _title(out: Console, title: str) -> None:
 def _settings(part: Part, *, skip: Sequence[str] = ()) -> Text:
     """A section's settings as KEY=VALUE; on a line of their own the defaults; what is absent is left out."""
     values = {key: getattr(part, key) for key in type(part).model_fields if key not in skip}
-    said = {key: _value(value) for key, value in values.items() if value is not None and value != ()}
-    own = "  ".join(f"{key}={value}" for key, value in said.items() if key in part.model_fields_set)
-    default = "  ".join(f"{key}={value}" for key, value in said.items() if key not in part.model_fields_set)
-    told = Text(visible(own))
-    return told.append(("\n" if own else "") + "default: " + default, style="dim") if default else told
+    shown = {key: _value(value) for key, value in values.items() if value is not None and value != ()}
+    own = "  ".join(f"{key}={value}" for key, value in shown.items() if key in part.model_fields_set)
+    default = "  ".join(f"{key}={value}" for key, value in shown.items() if key not in part.model_fields_set)
+    text = Text(visible(own))
+    return text.append(("\n" if own else "") + "default: " + default, style="dim") if default else text
 
 
 def _value(value: Any) -> str:
@@ -287,38 +320,3 @@ def _value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def show_memory(found: "MemoryPlan | None", *, as_table: bool = True, out: Console | None = None) -> None:
-    """Bytes by what they are for: as a table, or in one line. Nothing where there is no estimate."""
-    out = out or get_console()
-    if found is None:
-        return
-    if not as_table:
-        out.print(Text(found.summary, style="dim"))
-        return
-    taken = found.usage
-    parts = {
-        "weights": taken.weights,
-        "gradients": taken.gradients,
-        "optimizer": taken.states,
-        "activations": taken.activations,
-        "logits": taken.logits,
-        "process": found.process,
-        "peak": found.peak,
-        "available": found.available,
-    }
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    for name in parts:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_row(
-        *(Text(f"{size / 1e9:.2f} GB", style="bold" if name == "peak" else "") for name, size in parts.items())
-    )
-    out.print()
-    out.print(Rule(Text("memory of training, estimated", style="bold"), align="left", style="dim", characters="─"))
-    out.print(table)
-    told = (
-        f"{found.pack_tokens:,} tokens a pack, the largest holds {found.positions:,}; "
-        f"gradient checkpointing: {found.checkpointing}. Not all of it is taken at the same time."
-    )
-    out.print(Text(told, style="dim"))
