@@ -1,4 +1,4 @@
-"""The values that travel down the line. This module knows no library but NumPy."""
+"""The values that travel along the pipeline. This module knows no library but NumPy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,16 +47,6 @@ class Rendered:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Example:
-    """One tokenised row. `labels[i]` is `input_ids[i]` where supervised, else IGNORED (not shifted)."""
-
-    input_ids: NDArray[np.int32]  # [tokens]
-    labels: NDArray[np.int32]  # [tokens]
-    source: str
-    row_id: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Pack:
     """Several examples end to end in one row; attention does not cross `cu_seqlens`.
 
@@ -73,7 +63,7 @@ class Pack:
     targets: NDArray[np.int64]  # [positions]
     position_ids: NDArray[np.int64]  # [positions], from 0 in each example
     cu_seqlens: NDArray[np.int32]  # [examples + 1]
-    members: tuple[int, ...]  # which of the examples given to `pack`, in the order they lie here
+    members: tuple[int, ...]  # which of the examples given to `pack`, in their order here
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +101,7 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """Something known before training. `refuse` stops the line, `warn` is shown, `fixed` was mended."""
+    """Something known before training. `refuse` stops the pipeline, `warn` is shown, `fixed` was corrected."""
 
     check: str  # a short name: "control_tokens", "split_leak" …
     severity: Literal["refuse", "warn", "fixed", "note"]

@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,11 @@ from transformers import PreTrainedTokenizerFast
 import seodang
 from command import json_lines
 from command import seodang as command
+from seodang.check.audit import audit
 from seodang.data import row_cache as module
 from seodang.data.encode.rows import Renderer
 from seodang.data.prepare import Prepared, RenderedSources, gather, join, render_sources
-from seodang.data.row_cache import ENTRY, Store, rows_key, sources_key
+from seodang.data.row_cache import ENTRY, Store, code_hash, rows_key, sources_key
 from seodang.data.template.find import apply_template, find_template
 from seodang.errors import SourceError
 from seodang.recipe import Recipe, Template, load_recipe
@@ -66,7 +67,22 @@ class _Maker:
 
     def __call__(self, folder: Path | None) -> RenderedSources:
         self.times += 1
-        return render_sources(self.recipe, gather(self.recipe), self.renderer, into=folder)
+        gathered = gather(self.recipe.sources, self.recipe.split)
+        gathered = replace(gathered, findings=tuple(audit(gathered.splits, self.recipe.split)))
+        settings = self.recipe.train
+        return render_sources(
+            gathered, self.renderer, max_tokens=settings.max_tokens, too_long=settings.too_long, into=folder
+        )
+
+
+def _join(recipe: Recipe, rendered: RenderedSources) -> Prepared:
+    return join(rendered, recipe.mix, max_tokens=recipe.train.max_tokens)
+
+
+def _key(recipe: Recipe, renderer: Renderer) -> str:
+    settings = recipe.train
+    sources = sources_key(recipe.sources, recipe.split)
+    return rows_key(sources, renderer, max_tokens=settings.max_tokens, too_long=settings.too_long)
 
 
 @pytest.fixture
@@ -89,8 +105,8 @@ def test_the_second_time_nothing_is_made_and_everything_is_the_same(
     """Rows, order, counts with their dropped rows, findings, lengths and first rows."""
     recipe = _recipe(tmp_path, train={"max_tokens": 48})
     make, store = _Maker(recipe, renderer), Store(tmp_path / "prepared", told.append)
-    fresh = join(recipe, make(None))
-    first, second = (join(recipe, store.get("a-b", make)) for _ in range(2))
+    fresh = _join(recipe, make(None))
+    first, second = (_join(recipe, store.get("a-b", make)) for _ in range(2))
     assert make.times == 2
     assert any(counts.notes and counts.stage == "render" for counts in second.counts)
     assert _same(first, second)
@@ -104,10 +120,10 @@ def test_another_mix_of_the_same_rows_makes_nothing(tmp_path: Path, renderer: Re
     """Shares, seeds and training settings are no part of the rows."""
     one = _recipe(tmp_path)
     other = _recipe(tmp_path, mix={"seed": 1, "medical": 0.8, "general": 0.2}, train={"max_tokens": 64, "epochs": 9})
-    keys = {rows_key(sources_key(recipe), recipe, renderer) for recipe in (one, other)}
+    keys = {_key(recipe, renderer) for recipe in (one, other)}
     assert len(keys) == 1
     make, store = _Maker(one, renderer), Store(tmp_path / "prepared", told.append)
-    rows = [join(recipe, store.get("a-b", make)).rows["train"]["row_id"][:] for recipe in (one, other)]
+    rows = [_join(recipe, store.get("a-b", make)).rows["train"]["row_id"][:] for recipe in (one, other)]
     assert rows[0] != rows[1]
     assert make.times == 1
 
@@ -138,20 +154,35 @@ def test_whatever_makes_other_rows_has_another_key(
 ) -> None:
     """Contents and settings."""
     recipe = _recipe(tmp_path)
-    before = rows_key(sources_key(recipe), recipe, renderer)
+    before = _key(recipe, renderer)
     changed = change(tmp_path)
-    assert rows_key(sources_key(changed), changed, renderer) != before
+    assert _key(changed, renderer) != before
 
 
 def test_tokenizer_template_and_system_are_part_of_the_key(tmp_path: Path, renderer: Renderer) -> None:
     """One more token, another system text, other supervised tokens."""
-    recipe = _recipe(tmp_path)
     tokenizer, template = renderer.tokenizer, renderer.template
     others = [Renderer(tokenizer, template, system="친절하게."), Renderer(tokenizer, template, loss_on="all")]
-    keys = [rows_key("s", recipe, made) for made in (renderer, *others)]
+    keys = [rows_key("s", made, max_tokens=64, too_long="drop") for made in (renderer, *others)]
     tokenizer.add_tokens(["<새>"])
-    keys.append(rows_key("s", recipe, renderer))
+    keys.append(rows_key("s", renderer, max_tokens=64, too_long="drop"))
     assert len(set(keys)) == 4
+
+
+@pytest.mark.parametrize(
+    "changed",
+    ["data/split.py", "data/read/convert.py", "data/encode/mask.py", "data/template/renderer.py", "check/audit.py"],
+)
+def test_another_line_of_code_gives_another_key(changed: str, tmp_path: Path) -> None:
+    """Code in data/, in its subpackages and of the audit is part of the key; that of other packages is not."""
+    package = tmp_path / "seodang"
+    shutil.copytree(Path(seodang.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "samples"))
+    before = code_hash(package)
+    for path, is_part in (("model/load.py", False), (changed, True)):
+        other = tmp_path / path.replace("/", "-")
+        shutil.copytree(package, other)
+        (other / path).write_text((other / path).read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
+        assert (code_hash(other) != before) == is_part
 
 
 def test_a_missing_source_is_told_before_anything_is_looked_up(tmp_path: Path) -> None:
@@ -159,7 +190,7 @@ def test_a_missing_source_is_told_before_anything_is_looked_up(tmp_path: Path) -
     recipe = _recipe(tmp_path)
     (tmp_path / "general.jsonl").unlink()
     with pytest.raises(SourceError, match="no such file"):
-        sources_key(recipe)
+        sources_key(recipe.sources, recipe.split)
 
 
 def _truncate(entry: Path) -> None:
@@ -179,7 +210,7 @@ def _flip(entry: Path) -> None:
     [
         _truncate,
         _flip,
-        lambda entry: (entry / "general-test.arrow").unlink(),
+        lambda entry: (entry / "general-holdout.arrow").unlink(),
         lambda entry: (entry / ENTRY).write_text("{"),
         lambda entry: (entry / ENTRY).write_text("{}"),
         lambda entry: (entry / ENTRY).unlink(),
@@ -192,9 +223,9 @@ def test_a_damaged_entry_is_told_and_made_again(
     """One sentence that names the folder; then it is as it was."""
     recipe = _recipe(tmp_path)
     make, store = _Maker(recipe, renderer), Store(tmp_path / "prepared", told.append)
-    before = join(recipe, store.get("a-b", make)).rows["train"][:]
+    before = _join(recipe, store.get("a-b", make)).rows["train"][:]
     damage(tmp_path / "prepared" / "a-b")
-    again = join(recipe, store.get("a-b", make))
+    again = _join(recipe, store.get("a-b", make))
     assert again.rows["train"][:] == before
     assert (make.times, len(told)) == (2, 1)
     assert "prepared/a-b are damaged" in told[0]
@@ -270,4 +301,4 @@ def test_a_folder_that_was_removed_meanwhile_is_no_fault(tmp_path: Path, rendere
     recipe = _recipe(tmp_path)
     rendered = Store(tmp_path / "prepared", told.append).get("a-b", _Maker(recipe, renderer))
     shutil.rmtree(tmp_path / "prepared")
-    assert len(join(recipe, rendered).rows["train"][0]["input_ids"]) > 5
+    assert len(_join(recipe, rendered).rows["train"][0]["input_ids"]) > 5

@@ -4,7 +4,7 @@
 
     prepared/
       1f0c9a…-77ab01…/        key of the sources – key of what rendered them
-        entry.json            all but the rows; sizes and check sums of the files
+        entry.json            all but the rows; sizes and checksums of the files
         medical-train.arrow   medical-holdout.arrow …
 
 An entry is written under another name and renamed, so that what lies here is whole; a damaged one is made again.
@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import lru_cache
@@ -31,21 +31,21 @@ from datasets import Dataset
 from filelock import FileLock
 
 from seodang.__version__ import __version__
+from seodang.data.encode.rows import TooLong
 from seodang.data.prepare import RenderedSources, rows_file
 from seodang.data.read.sources import hub_fingerprint, local_files
 from seodang.data.split import Splits
 from seodang.data.template.renderer import Renderer
 from seodang.errors import SourceError
-from seodang.recipe import Recipe, Source
+from seodang.recipe import Source, Split
 from seodang.types import Counts, Finding, RowNote
 
 MOST_BYTES = 20_000_000_000  # the entries used least recently go when all together are larger
 ABANDONED_SECONDS = 86_400  # an unfinished entry that is older was left behind by a process that was killed
-SAMPLES, SAMPLE_BYTES = 64, 1 << 16  # what of a large file enters its check sum: all of it would take seconds
+SAMPLES, SAMPLE_BYTES = 64, 1 << 16  # what of a large file enters its checksum: all of it would take seconds
 ENTRY = "entry.json"
-
-
-LIBRARIES = ("datasets", "jinja2", "numpy", "pyarrow", "tokenizers", "transformers")  # they split, render, tokenise
+LIBRARIES = ("datasets", "jinja2", "numpy", "pyarrow", "tokenizers", "transformers")  # they split, render, tokenize
+CODE = ("data", "check/audit.py")  # what makes the rows and the findings that are kept with them
 
 
 class DamagedError(Exception):
@@ -57,17 +57,17 @@ class Store:
 
     Args:
         folder: of the cache; made when it is needed.
-        tell: takes a sentence for the user where an entry is damaged or cannot be kept.
+        warn: takes a sentence for the user where an entry is damaged or cannot be kept.
     """
 
-    def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
-        self.folder, self.tell = folder, tell
+    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
+        self.folder, self.warn = folder, warn
 
     def has_thinking(self, sources: str) -> bool | None:
         """Whether any answer of these sources comes with thinking, if any entry of them knows."""
-        for place in self.folder.glob(f"{sources}-*"):
+        for entry in self.folder.glob(f"{sources}-*"):
             with suppress(OSError, ValueError, KeyError):
-                return bool(json.loads((place / ENTRY).read_text(encoding="utf-8"))["has_thinking"])
+                return bool(json.loads((entry / ENTRY).read_text(encoding="utf-8"))["has_thinking"])
         return None
 
     def get(self, key: str, make: Callable[[Path | None], RenderedSources]) -> RenderedSources:
@@ -81,7 +81,7 @@ class Store:
             lock = FileLock(self.folder / f"{key}.lock")
             lock.acquire()
         except (OSError, NotImplementedError) as error:
-            self.tell(f"prepared rows are not kept for the next start: {self.folder}: {error}")
+            self.warn(f"prepared rows are not kept for the next start: {self.folder}: {error}")
             return make(None)
         try:
             return self._found(key) or self._made(key, make)
@@ -89,28 +89,28 @@ class Store:
             lock.release()
 
     def _found(self, key: str) -> RenderedSources | None:
-        place = self.folder / key
-        if not place.is_dir():
+        entry = self.folder / key
+        if not entry.is_dir():
             return None
         try:
-            return read(place)
+            return read(entry)
         except DamagedError as error:
-            self.tell(f"prepared rows in {place} are damaged ({error}): they are prepared again")
-            shutil.rmtree(place)
+            self.warn(f"prepared rows in {entry} are damaged ({error}): they are prepared again")
+            shutil.rmtree(entry)
             return None
 
     def _made(self, key: str, make: Callable[[Path | None], RenderedSources]) -> RenderedSources:
-        self._make_room()
+        self._free_space()
         with _unfinished(self.folder) as unfinished:
             write(unfinished, make(unfinished))
             unfinished.rename(self.folder / key)
         return read(self.folder / key)
 
-    def _make_room(self) -> None:
+    def _free_space(self) -> None:
         """Remove what was left behind, and the entries used least recently as long as all are too large."""
-        for left in self.folder.glob(".unfinished-*"):
-            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
+        for abandoned in self.folder.glob(".unfinished-*"):
+            if time.time() - abandoned.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(abandoned, ignore_errors=True)
         entries = sorted(self.folder.glob(f"*/{ENTRY}"), key=lambda entry: entry.parent.stat().st_mtime, reverse=True)
         total = 0
         for entry in entries:
@@ -121,11 +121,11 @@ class Store:
 
 def write(folder: Path, made: RenderedSources) -> None:
     """Complete an entry whose Arrow files lie in `folder`."""
-    files = {file.name: {"bytes": file.stat().st_size, "check": _check(file)} for file in folder.glob("*.arrow")}
+    files = {file.name: {"bytes": file.stat().st_size, "checksum": _checksum(file)} for file in folder.glob("*.arrow")}
     facts = {
         "has_thinking": made.has_thinking,
         "sources": list(made.splits),
-        "splits": [asdict(part.counts) for part in made.splits.values()],
+        "splits": [asdict(splits.counts) for splits in made.splits.values()],
         "counts": [asdict(counts) for counts in made.counts],
         "findings": [asdict(finding) for finding in made.findings],
         "cut": dict(made.cut),
@@ -144,17 +144,17 @@ def read(folder: Path) -> RenderedSources:
     try:
         facts = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
         for name, known in facts["files"].items():
-            if (folder / name).stat().st_size != known["bytes"] or _check(folder / name) != known["check"]:
+            if (folder / name).stat().st_size != known["bytes"] or _checksum(folder / name) != known["checksum"]:
                 raise DamagedError(f"{name} is not as it was written")
         os.utime(folder)
-        parts = {
+        splits = {
             name: Splits(
                 train=_rows(folder, name, "train"), holdout=_rows(folder, name, "holdout"), counts=_counts(counts)
             )
             for name, counts in zip(facts["sources"], facts["splits"], strict=True)
         }
         return RenderedSources(
-            splits=parts,
+            splits=splits,
             counts=tuple(map(_counts, facts["counts"])),
             findings=tuple(Finding(**{**finding, "rows": tuple(finding["rows"])}) for finding in facts["findings"]),
             cut=facts["cut"],
@@ -165,8 +165,8 @@ def read(folder: Path) -> RenderedSources:
         raise DamagedError(f"{type(error).__name__}: {error}") from None
 
 
-def _rows(folder: Path, source: str, side: str) -> Dataset:
-    return Dataset.from_file(str(folder / rows_file(source, side)))
+def _rows(folder: Path, source: str, split_name: str) -> Dataset:
+    return Dataset.from_file(str(folder / rows_file(source, split_name)))
 
 
 def _counts(stored: Mapping[str, Any]) -> Counts:
@@ -184,8 +184,8 @@ def _unfinished(folder: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _check(path: Path) -> str:
-    """Check sum of a file: of all its bytes if it is small, else of samples from its beginning to its end."""
+def _checksum(path: Path) -> str:
+    """Checksum of a file: of all its bytes if it is small, else of samples from its beginning to its end."""
     size = path.stat().st_size
     digest = blake2b(digest_size=16)
     with path.open("rb") as file:
@@ -196,7 +196,7 @@ def _check(path: Path) -> str:
     return digest.hexdigest()
 
 
-def sources_key(recipe: Recipe) -> str:
+def sources_key(sources: Sequence[Source], split: Split) -> str:
     """Key of the rows as they are gathered: the contents of every file, how they are read and split, and by which code.
 
     Contents are hashed whole (SHA-256): sizes and times can stay the same while a file changes. A hub data set counts
@@ -208,18 +208,18 @@ def sources_key(recipe: Recipe) -> str:
     return _key(
         {
             "seodang": __version__,
-            "code": _code(),
+            "code": code_hash(Path(__file__).parents[1]),
             "libraries": {name: version(name) for name in LIBRARIES},
             "python": [platform.python_version(), unicodedata.unidata_version],
-            "split": recipe.split.model_dump(),
-            "sources": [source.model_dump() for source in recipe.sources],
-            "contents": [_contents(source) for source in recipe.sources],
+            "split": split.model_dump(),
+            "sources": [source.model_dump() for source in sources],
+            "contents": [_contents(source) for source in sources],
         }
     )
 
 
-def rows_key(sources: str, recipe: Recipe, renderer: Renderer) -> str:
-    """Key of the rendered rows; the first part of it is the sources' own."""
+def rows_key(sources: str, renderer: Renderer, *, max_tokens: int, too_long: TooLong) -> str:
+    """Key of the rendered rows; the first part of it is `sources`, the key of the sources."""
     tokenizer = renderer.tokenizer
     made_with = {
         "tokenizer": blake2b(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
@@ -228,16 +228,16 @@ def rows_key(sources: str, recipe: Recipe, renderer: Renderer) -> str:
         "template": asdict(renderer.template),
         "system": renderer.system,
         "loss_on": renderer.loss_on,
-        "max_tokens": recipe.train.max_tokens,
-        "too_long": recipe.train.too_long,
+        "max_tokens": max_tokens,
+        "too_long": too_long,
     }
     return f"{sources}-{_key(made_with)}"
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal; within a session an unchanged file is read once."""
-    found = path.stat()
-    return _sha256(path, found.st_size, found.st_mtime_ns)
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
 
 
 def _contents(source: Source) -> list[str]:
@@ -256,12 +256,17 @@ def _sha256(path: Path, size: int, time: int) -> str:
         return file_digest(file, "sha256").hexdigest()
 
 
-@lru_cache(maxsize=1)
-def _code() -> str:
-    """The code that makes the rows: a change of it makes them anew, without a number that someone has to raise."""
+@lru_cache(maxsize=4)
+def code_hash(package: Path) -> str:
+    """Hash of the code that makes the rows: a change of it makes them anew, without a number that someone has to raise.
+
+    Args:
+        package: the folder of seodang itself.
+    """
     digest = blake2b(digest_size=16)
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(file.read_bytes())
+    for path in (package / name for name in CODE):
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(f"{file.relative_to(package)}\n".encode() + file.read_bytes())
     return digest.hexdigest()
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seodang import distributed
+from seodang.check.audit import audit
 from seodang.check.rendered import findings
 from seodang.data.encode.rows import Renderer
 from seodang.data.prepare import Gathered, Prepared, RenderedSources, gather, join, render_sources
@@ -62,9 +63,9 @@ def set_up(recipe: Recipe) -> Desk:
     datasets.disable_progress_bars()  # what is being done is shown by `console`
     tokenizer = load_tokenizer(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
     store = Store(cache_folder() / "prepared", console.show_note)
-    sources = sources_key(recipe)
+    sources = sources_key(recipe.sources, recipe.split)
     thinking = store.has_thinking(sources)
-    gathered = gather(recipe) if thinking is None else None
+    gathered = _gathered(recipe) if thinking is None else None
     template = find_template(
         tokenizer,
         recipe.template,
@@ -75,7 +76,9 @@ def set_up(recipe: Recipe) -> Desk:
     )
     apply_template(tokenizer, template)
     renderer = Renderer(tokenizer, template, recipe.system, recipe.train.loss_on)
-    prepared = join(recipe, _rendered(recipe, gathered, renderer, store, sources))
+    prepared = join(
+        _rendered(recipe, gathered, renderer, store, sources), recipe.mix, max_tokens=recipe.train.max_tokens
+    )
     found = findings(prepared, renderer, num_embeddings=num_embeddings)
     return Desk(
         recipe=recipe,
@@ -132,20 +135,28 @@ def fit_memory(desk: Desk) -> Desk:
     return replace(desk, prepared=prepared, memory=found, pack_tokens=found.pack_tokens)
 
 
+def _gathered(recipe: Recipe) -> Gathered:
+    gathered = gather(recipe.sources, recipe.split)
+    return replace(gathered, findings=tuple(audit(gathered.splits, recipe.split)))
+
+
 def _rendered(
     recipe: Recipe, gathered: Gathered | None, renderer: Renderer, store: Store, sources: str
 ) -> RenderedSources:
     """The rows as an earlier start left them, or prepared now."""
     made = False
+    settings = recipe.train
 
     def make(folder: Path | None) -> RenderedSources:
         nonlocal made
         made = True
-        rows = gathered or gather(recipe)
+        rows = gathered or _gathered(recipe)
         with console.counting("rows rendered, tokenised and masked", rows.num_rows) as advance:
-            return render_sources(recipe, rows, renderer, on_rows=advance, into=folder)
+            return render_sources(
+                rows, renderer, max_tokens=settings.max_tokens, too_long=settings.too_long, on_rows=advance, into=folder
+            )
 
-    rendered = store.get(rows_key(sources, recipe, renderer), make)
+    rendered = store.get(rows_key(sources, renderer, max_tokens=settings.max_tokens, too_long=settings.too_long), make)
     if not made:
         console.show_line(f"rows rendered, tokenised and masked: as prepared before, in {store.folder}")
     return rendered
