@@ -1,10 +1,10 @@
-"""behaviour: what can be said of answers from their text alone."""
+"""behaviour: what the text of answers alone shows."""
 
 import unicodedata
 
 import pytest
 
-from seodang.proof.behaviour import behaviour, echoes, hangul_share, repetition
+from seodang.proof.behaviour import Behaviour, behaviour, echoes, hangul_share, repetition
 from seodang.types import Answer
 
 
@@ -17,23 +17,22 @@ def answer(text: str, *, model: str = "tuned", kind: str = "domain", **fields: o
 def test_groups_by_model_and_kind() -> None:
     """Each model's answers are counted per kind, and both models stand in the table."""
     table = behaviour([answer("가", model="base"), answer("나", kind="general"), answer("다", kind="general")])
-    assert set(table) == {"base", "tuned"}
-    assert table["base"]["domain"]["answers"] == 1
-    assert table["tuned"]["general"]["answers"] == 2
-    assert "domain" not in table["tuned"]
+    assert table.base["domain"].answers == 1
+    assert table.tuned["general"].answers == 2
+    assert "domain" not in table.tuned
 
 
 def test_no_answers_give_empty_tables() -> None:
     """Without answers there is nothing to say, and no division by zero."""
-    assert behaviour([]) == {"base": {}, "tuned": {}}
+    assert behaviour([]) == Behaviour()
 
 
 def test_stop_rate_and_tokens() -> None:
     """The stop rate is the share that ended by itself; tokens are the mean."""
-    told = behaviour([answer("가", stopped=True, new_tokens=10), answer("나", stopped=False, new_tokens=30)])
-    assert told["tuned"]["domain"]["stop_rate"] == 0.5
-    assert told["tuned"]["domain"]["stopped"] == 1
-    assert told["tuned"]["domain"]["mean_tokens"] == 20
+    found = behaviour([answer("가", stopped=True, new_tokens=10), answer("나", stopped=False, new_tokens=30)])
+    assert found.tuned["domain"].stop_rate == 0.5
+    assert found.tuned["domain"].stopped == 1
+    assert found.tuned["domain"].mean_tokens == 20
 
 
 def test_repetition_by_hand() -> None:
@@ -78,8 +77,8 @@ def test_hangul_share_counts_letters_only() -> None:
 
 def test_length_ratio_needs_references() -> None:
     """The ratio compares all characters of answers and references; without references there is none."""
-    told = behaviour(
+    found = behaviour(
         [answer("가" * 30, reference="가" * 10), answer("가" * 10, reference="가" * 30), answer("가" * 99)]
     )
-    assert told["tuned"]["domain"]["length_ratio"] == 1
-    assert behaviour([answer("가")])["tuned"]["domain"]["length_ratio"] is None
+    assert found.tuned["domain"].length_ratio == 1
+    assert behaviour([answer("가")]).tuned["domain"].length_ratio is None

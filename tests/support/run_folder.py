@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from seodang.json_values import to_json
 from seodang.proof.behaviour import behaviour
 from seodang.proof.stability import stability
 from seodang.types import Answer, Counts, Finding, RowNote
@@ -223,10 +224,6 @@ def _answer(kind: str, model: str, question: str, text: str, *, stopped: bool = 
 def run_proof() -> dict[str, Any]:
     """The proof that follows from the answers and the losses."""
     answers = list(run_answers())
-    repeated = {
-        model: [a.text for a in answers if a.kind == "repeat" and a.model == model] for model in ("base", "tuned")
-    }
-    asked = {"question": "감기약 종류 좀 알려주세요.", "times": 6, "temperature": 0.1}
     bits = {"wiki": (0.842, 0.866)}
     return {
         "name": RECIPE["name"],
@@ -246,8 +243,8 @@ def run_proof() -> dict[str, Any]:
             }
             for name, (base, tuned) in LOSSES.items()
         },
-        "behaviour": behaviour(answers),
-        "stability": {model: asked | stability(texts) for model, texts in repeated.items()},
+        "behaviour": to_json(behaviour(answers)),
+        "stability": to_json(stability(answers, temperature=0.1)),
         "seconds": {"losses": 41.0, "answers": 133.5},
     }
 

@@ -5,8 +5,9 @@ Knows no model and no tokenizer: whoever has `answers.jsonl` can recompute every
 
 import re
 import unicodedata
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from seodang.types import Answer
 
@@ -16,37 +17,53 @@ SHORT_QUESTION = 6  # letters; shorter ones ("감기?") stand in good answers to
 HANGUL = re.compile(r"[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e]")
 
 
-def behaviour(answers: Sequence[Answer]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Behaviour per model and kind: `{"base": {kind: {...}}, "tuned": {kind: {...}}}`.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerBehaviour:
+    """How one model's answers to one kind of question behave."""
 
-    Each kind holds `answers` and `stopped` (numbers), `stop_rate` (share that ended by itself), `mean_tokens`,
-    `repetition` (mean seq-rep-4), `echo` (share that says the question again), `hangul` (mean share of the letters;
-    None without letters) and `length_ratio` (characters of the answers per character of their references; None
-    without references).
-    """
-    table: dict[str, dict[str, dict[str, Any]]] = {"base": {}, "tuned": {}}
-    groups: dict[tuple[str, str], list[Answer]] = {}
+    answers: int
+    stopped: int  # of them ended by themselves
+    stop_rate: float  # stopped / answers
+    mean_tokens: float
+    repetition: float  # mean seq-rep-4, 0 to 1
+    echo: float  # share that repeats the question
+    hangul: float | None  # mean share of the letters; None without letters
+    length_ratio: float | None  # characters per character of the references; None without references
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Behaviour:
+    """Both models' answers, by kind of question: `behaviour` of proof.json."""
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    base: Mapping[str, AnswerBehaviour] = field(default_factory=dict)
+    tuned: Mapping[str, AnswerBehaviour] = field(default_factory=dict)
+
+
+def behaviour(answers: Sequence[Answer]) -> Behaviour:
+    """How the answers of base and tuned model behave, kind by kind."""
+    groups: dict[str, dict[str, list[Answer]]] = {"base": {}, "tuned": {}}
     for answer in answers:
-        groups.setdefault((answer.model, answer.kind), []).append(answer)
-    for (model, kind), group in groups.items():
-        table.setdefault(model, {})[kind] = _describe(group)
-    return table
+        groups[answer.model].setdefault(answer.kind, []).append(answer)
+    base, tuned = ({kind: _describe(group) for kind, group in kinds.items()} for kinds in groups.values())
+    return Behaviour(base=base, tuned=tuned)
 
 
-def _describe(answers: Sequence[Answer]) -> dict[str, Any]:
+def _describe(answers: Sequence[Answer]) -> AnswerBehaviour:
     stopped = sum(answer.stopped for answer in answers)
     hangul = [share for answer in answers if (share := hangul_share(answer.text)) is not None]
     referenced = [(len(answer.text), len(answer.reference)) for answer in answers if answer.reference]
-    return {
-        "answers": len(answers),
-        "stopped": stopped,
-        "stop_rate": stopped / len(answers),
-        "mean_tokens": sum(answer.new_tokens for answer in answers) / len(answers),
-        "repetition": sum(repetition(answer.text) for answer in answers) / len(answers),
-        "echo": sum(echoes(answer.question, answer.text) for answer in answers) / len(answers),
-        "hangul": sum(hangul) / len(hangul) if hangul else None,
-        "length_ratio": sum(own for own, _ in referenced) / sum(true for _, true in referenced) if referenced else None,
-    }
+    return AnswerBehaviour(
+        answers=len(answers),
+        stopped=stopped,
+        stop_rate=stopped / len(answers),
+        mean_tokens=sum(answer.new_tokens for answer in answers) / len(answers),
+        repetition=sum(repetition(answer.text) for answer in answers) / len(answers),
+        echo=sum(echoes(answer.question, answer.text) for answer in answers) / len(answers),
+        hangul=sum(hangul) / len(hangul) if hangul else None,
+        length_ratio=sum(own for own, _ in referenced) / sum(true for _, true in referenced) if referenced else None,
+    )
 
 
 def repetition(text: str) -> float:
@@ -62,14 +79,14 @@ def repetition(text: str) -> float:
 
 
 def echoes(question: str, text: str) -> bool:
-    """Whether the answer says the question again; only letters and digits count, and case does not.
+    """Whether the answer repeats the question; only letters and digits count, and case does not.
 
     Questions of fewer than six letters echo only where the answer starts with them.
     """
-    asked, said = _letters(question), _letters(text)
+    asked, answered = _letters(question), _letters(text)
     if not asked:
         return False
-    return said.startswith(asked) if len(asked) < SHORT_QUESTION else asked in said
+    return answered.startswith(asked) if len(asked) < SHORT_QUESTION else asked in answered
 
 
 def hangul_share(text: str) -> float | None:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from seodang.proof.behaviour import behaviour
-from seodang.proof.stability import stability
+from seodang.json_values import from_json, to_json
+from seodang.proof.behaviour import Behaviour, behaviour
+from seodang.proof.stability import Stability, stability
 from seodang.types import Answer, Metric, SourceRole
 
 
@@ -48,9 +49,29 @@ def proof(
         "turned_at": None,
         **training,
         "losses": losses,
-        "behaviour": behaviour(answers),
-        "stability": _stability(answers, temperature),
+        "behaviour": to_json(behaviour(answers)),
+        "stability": to_json(stability(answers, temperature=temperature)),
     }
+
+
+def behaviour_of(proof: Mapping[str, Any]) -> Behaviour:
+    """How the answers behave, as proof.json holds it; empty where it holds nothing of the kind.
+
+    Raises:
+        SeodangError: it was written by another version of seodang, or is damaged.
+    """
+    data = proof.get("behaviour")
+    return from_json(Behaviour, data, where="proof.json, behaviour") if data else Behaviour()
+
+
+def stability_of(proof: Mapping[str, Any]) -> Stability:
+    """How alike the answers to the repeated question are, as proof.json holds it; empty where it was not asked.
+
+    Raises:
+        SeodangError: it was written by another version of seodang, or is damaged.
+    """
+    data = proof.get("stability")
+    return from_json(Stability, data, where="proof.json, stability") if data else Stability()
 
 
 def turned_at(evaluations: Sequence[tuple[int, float]]) -> int | None:
@@ -67,17 +88,3 @@ def turned_at(evaluations: Sequence[tuple[int, float]]) -> int | None:
 
 def _loss(metric: Metric) -> dict[str, float | None]:
     return {"loss": metric.loss, "bits_per_byte": metric.bits_per_byte if metric.num_bytes else None}
-
-
-def _stability(answers: Sequence[Answer], temperature: float | None) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for model in ("base", "tuned"):
-        repeated = [answer for answer in answers if answer.model == model and answer.kind == "repeat"]
-        if len(repeated) > 1:
-            found[model] = {
-                "question": repeated[0].question,
-                "times": len(repeated),
-                "temperature": temperature,
-                **stability([answer.text for answer in repeated]),
-            }
-    return found

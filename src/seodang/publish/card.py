@@ -14,6 +14,8 @@ import yaml
 from jinja2 import Environment, PackageLoader
 
 from seodang.proof.behaviour import hangul_share
+from seodang.proof.proof import stability_of
+from seodang.proof.stability import Stability
 from seodang.proof.verdict import FEW_ROWS, UNCHANGED
 from seodang.publish.base_model import GEMMA_NOTICE, Base, file_name, is_local
 from seodang.recipe import Recipe, Source
@@ -77,6 +79,7 @@ def card(evidence: Evidence, recipe: Recipe, base: Base, *, repo: str, adapter: 
         proof=evidence.proof,
         verdict=verdict(proof),
         kinds=kinds(proof),
+        alike=stability_of(proof).tuned,
         limits=_limits(evidence.proof, verdict(proof)),
         data=data,
         findings=[finding for finding in evidence.findings if finding.get("severity") == "warn"],
@@ -198,7 +201,7 @@ def _limits(proof: Mapping[str, Any] | None, found: Verdict) -> list[str]:
     ]
     if found.changes and not any(change.role == "retention" for change in found.changes):
         limits.append("What the model forgot was not measured: no plain text was held out for it.")
-    if not proof.get("stability"):
+    if stability_of(proof) == Stability():
         limits.append("Whether the same question gets the same answer was not measured.")
     return limits
 

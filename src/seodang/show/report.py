@@ -14,6 +14,8 @@ import yaml
 from jinja2 import Environment, PackageLoader
 
 from seodang.proof.behaviour import hangul_share, repetition
+from seodang.proof.proof import stability_of
+from seodang.proof.stability import AnswerStability
 from seodang.run.evidence import Evidence, read_evidence
 from seodang.run.folder import PICTURES, REPORT
 from seodang.show import formatting, plots
@@ -88,6 +90,7 @@ def render(evidence: Evidence, name: str) -> str:
         proof=evidence.proof,
         verdict=verdict(evidence.proof) if evidence.proof else None,
         kinds=kinds(evidence.proof or {}),
+        stability=_stability(evidence),
         kind_names=KINDS,
         series={source: f"var(--series-{n % len(plots.SERIES)})" for n, source in enumerate(order)},
         drawings=_drawings(evidence, order),
@@ -213,6 +216,12 @@ def _repeated(answers: Sequence[Answer]) -> dict[str, Any] | None:
                 same.setdefault(" ".join(answer.text.split()), []).append(answer)
         repeated[model] = [_answer(group[0], len(group)) for group in sorted(same.values(), key=len, reverse=True)]
     return repeated
+
+
+def _stability(evidence: Evidence) -> list[tuple[str, AnswerStability]]:
+    """(model, how alike its answers are) where the question was asked again."""
+    found = stability_of(evidence.proof or {})
+    return [(model, alike) for model, alike in (("base", found.base), ("tuned", found.tuned)) if alike]
 
 
 def _stages(counts: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]], list[str]]]:

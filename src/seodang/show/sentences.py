@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from seodang.proof.behaviour import AnswerBehaviour
+from seodang.proof.proof import behaviour_of
 from seodang.proof.verdict import Change, Tone, change_of
 from seodang.show.formatting import listing, plural, signed_percent
 
@@ -30,11 +32,14 @@ def verdict(proof: Mapping[str, Any]) -> Verdict:
     return Verdict(headline=_headline(changes), sentences=tuple(_sentences(proof, changes)), changes=changes)
 
 
-def kinds(proof: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any] | None, Mapping[str, Any] | None]]:
+def kinds(proof: Mapping[str, Any]) -> list[tuple[str, AnswerBehaviour | None, AnswerBehaviour | None]]:
     """(kind, base, tuned) behaviour, in a fixed order, for the kinds that were asked."""
-    table = proof.get("behaviour") or {}
-    base, tuned = table.get("base") or {}, table.get("tuned") or {}
-    return [(kind, base.get(kind), tuned.get(kind)) for kind in KINDS if kind in base or kind in tuned]
+    found = behaviour_of(proof)
+    return [
+        (kind, found.base.get(kind), found.tuned.get(kind))
+        for kind in KINDS
+        if kind in found.base or kind in found.tuned
+    ]
 
 
 def _headline(changes: Sequence[Change]) -> tuple[tuple[Tone, str], ...]:
@@ -76,11 +81,11 @@ def _sentences(proof: Mapping[str, Any], changes: Sequence[Change]) -> list[str]
 
 def _stops(proof: Mapping[str, Any]) -> str:
     """How many of all answers ended by themselves."""
+    found = behaviour_of(proof)
     ended = {}
-    for model, table in (proof.get("behaviour") or {}).items():
-        answers = sum(row["answers"] for row in table.values())
-        if answers:
-            ended[model] = f"{sum(row['stopped'] for row in table.values())} of {answers}"
+    for model, by_kind in (("base", found.base), ("tuned", found.tuned)):
+        if answers := sum(row.answers for row in by_kind.values()):
+            ended[model] = f"{sum(row.stopped for row in by_kind.values())} of {answers}"
     if not ended:
         return ""
     return "Answers that end by themselves: " + ", ".join(f"{model} {share}" for model, share in ended.items()) + "."

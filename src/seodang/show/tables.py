@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seodang.data.template.find import ChatTemplate
+from seodang.proof.behaviour import AnswerBehaviour
 from seodang.recipe import Part, Recipe
 from seodang.show.console import get_console
 from seodang.show.formatting import MISSING, duration, fold, number, percent, signed_percent, visible, whole
@@ -269,14 +270,14 @@ def _losses(found: Verdict) -> Table:
     return table
 
 
-def _behaviour(rows: Sequence[tuple[str, Mapping[str, Any] | None, Mapping[str, Any] | None]]) -> Table:
+def _behaviour(rows: Sequence[tuple[str, AnswerBehaviour | None, AnswerBehaviour | None]]) -> Table:
     table = _table("base → tuned", "answers>", "end by itself>", "tokens>", "repetition>", "echo>", "Hangul>")
     for kind, base, tuned in rows:
         table.add_row(
             Text(KINDS[kind], style="bold"),
-            str((tuned or base or {}).get("answers", MISSING)),
+            str(either.answers) if (either := tuned or base) else MISSING,
             *(
-                f"{write((base or {}).get(key))} → {write((tuned or {}).get(key))}"
+                f"{write(getattr(base, key, None))} → {write(getattr(tuned, key, None))}"
                 for key, write in (
                     ("stop_rate", percent), ("mean_tokens", whole), ("repetition", percent), ("echo", percent),
                     ("hangul", percent),
