@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,6 +109,62 @@ class Finding:
     what: str
     hint: str = ""
     rows: tuple[str, ...] = ()  # file:row of examples
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One row as the model reads it."""
+
+    where: str  # file:row
+    text: str
+    supervised: tuple[tuple[int, int], ...]  # [start, end) in characters of `text`
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LengthStats:
+    """Tokens per row; `std` is the population's."""
+
+    count: int  # rows
+    total: int  # tokens
+    mean: float
+    median: float
+    min: int
+    max: int
+    std: float
+    p90: float
+    p95: float
+    p99: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Histogram:
+    """Rows per bin of lengths, and a density curve."""
+
+    edges: tuple[int, ...]  # [bins + 1] tokens
+    counts: tuple[int, ...]  # [bins] rows
+    density_x: tuple[float, ...]  # [points] tokens
+    density_y: tuple[float, ...]  # [points] per token
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceLengths:
+    """Lengths of one source's rows in one split."""
+
+    tokens: LengthStats  # all tokens of a row
+    supervised: LengthStats  # those that are trained on
+    histogram: Histogram  # of all tokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lengths:
+    """Lengths of all rendered rows: the run folder's `lengths.json`. A repeated row counts each time."""
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    max_tokens: int  # limit of one row
+    train: Mapping[str, SourceLengths]  # by source
+    holdout: Mapping[str, SourceLengths]
+    cut: Mapping[str, int]  # source → rows above the limit, which are no longer among the rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,8 @@ import pytest
 from datasets import Dataset
 
 from seodang.data.lengths import histogram, lengths, measure
+from seodang.json_values import from_json, to_json
+from seodang.types import Lengths
 
 
 def rendered(tokens: dict[str, list[int]]) -> Dataset:
@@ -38,43 +40,45 @@ def test_sums_of_many_rows_do_not_overflow() -> None:
     assert measure(np.full(3, 2_000_000_000, dtype=np.int32)).total == 6_000_000_000
 
 
-def test_sources_and_sides_are_measured_apart() -> None:
+def test_sources_and_splits_are_measured_apart() -> None:
     """Each source of a shuffled set has its own numbers, for all tokens and for supervised ones."""
     train = rendered({"medical": [10, 20], "general": [40]}).shuffle(seed=1)
-    sides = lengths({"train": train, "holdout": rendered({"wiki": [6]})}, max_tokens=50, cut={"medical": 3})
-    assert list(sides["train"]) == ["general", "medical"]
-    assert sides["train"]["medical"]["all"]["total"] == 30
-    assert sides["train"]["medical"]["supervised"]["total"] == 15
-    assert sides["holdout"]["wiki"]["all"]["mean"] == 6.0
-    assert (sides["cut"], sides["max_tokens"]) == ({"medical": 3}, 50)
+    measured = lengths({"train": train, "holdout": rendered({"wiki": [6]})}, max_tokens=50, cut={"medical": 3})
+    assert list(measured.train) == ["general", "medical"]
+    assert measured.train["medical"].tokens.total == 30
+    assert measured.train["medical"].supervised.total == 15
+    assert measured.holdout["wiki"].tokens.mean == 6.0
+    assert (measured.cut, measured.max_tokens) == ({"medical": 3}, 50)
 
 
-def test_lengths_are_plain_json() -> None:
-    """What is told can be written as JSON and read back unchanged, an empty side included."""
-    sides = {"train": rendered({"medical": [5, 800, 31]}), "holdout": rendered({"medical": [1]}).select([])}
-    everything = lengths(sides, max_tokens=800, cut={"medical": 1})
-    assert json.loads(json.dumps(everything, allow_nan=False)) == everything
-    assert everything["holdout"] == {}
+def test_lengths_come_back_from_json() -> None:
+    """What is measured is written as JSON with a schema version and read back equal, an empty split included."""
+    rows = {"train": rendered({"medical": [5, 800, 31]}), "holdout": rendered({"medical": [1]}).select([])}
+    measured = lengths(rows, max_tokens=800, cut={"medical": 1})
+    text = json.dumps(to_json(measured), allow_nan=False)
+    assert from_json(Lengths, json.loads(text), where="lengths.json") == measured
+    assert json.loads(text)["schema_version"] == Lengths.SCHEMA_VERSION
+    assert measured.holdout == {}
 
 
 @pytest.mark.parametrize("tokens", [[7], [7] * 50, [1, 2], list(range(1, 1000)), [5] * 99 + [100_000]])
 def test_every_row_lies_in_a_bin(tokens: list[int]) -> None:
     """The bins hold all rows, are equally wide in whole tokens, and few enough to draw."""
     drawn = histogram(np.array(tokens))
-    assert sum(drawn["counts"]) == len(tokens)
-    assert len(drawn["edges"]) == len(drawn["counts"]) + 1 <= 42
-    assert len(set(np.diff(drawn["edges"]))) == 1
+    assert sum(drawn.counts) == len(tokens)
+    assert len(drawn.edges) == len(drawn.counts) + 1 <= 42
+    assert len(set(np.diff(drawn.edges))) == 1
 
 
 @pytest.mark.parametrize("tokens", [[70] * 50, [60, 61], list(range(50, 1000)), [100] * 50 + [300] * 50])
 def test_the_curve_is_a_density(tokens: list[int]) -> None:
     """The area under the curve is one, and it is nowhere negative."""
     drawn = histogram(np.array(tokens))
-    assert np.trapezoid(drawn["density_y"], drawn["density_x"]) == pytest.approx(1, abs=0.03)
-    assert min(drawn["density_y"]) >= 0
+    assert np.trapezoid(drawn.density_y, drawn.density_x) == pytest.approx(1, abs=0.03)
+    assert min(drawn.density_y) >= 0
 
 
 def test_a_repeated_row_counts_each_time() -> None:
     """Lengths describe what is trained on, so that repeats of a source count."""
-    told = lengths({"train": rendered({"medical": [10, 10, 30]})}, max_tokens=100, cut={})
-    assert told["train"]["medical"]["all"]["count"] == 3
+    rows = {"train": rendered({"medical": [10, 10, 30]}), "holdout": rendered({})}
+    assert lengths(rows, max_tokens=100, cut={}).train["medical"].tokens.count == 3

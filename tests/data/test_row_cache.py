@@ -92,7 +92,7 @@ def told() -> list[str]:
 
 def _same(one: Prepared, other: Prepared) -> bool:
     """In rows and in all that is shown."""
-    shown = [json.dumps([p.lengths, p.samples], ensure_ascii=False) for p in (one, other)]
+    shown = [(p.lengths, p.samples) for p in (one, other)]
     facts = [json.dumps([[asdict(x) for x in (*p.counts, *p.findings)]], ensure_ascii=False) for p in (one, other)]
     sides = [[one.rows[side][:], other.rows[side][:]] for side in ("train", "holdout")]
     tests = [[p.holdouts[name][:] for name in ("medical", "general")] for p in (one, other)]
@@ -293,7 +293,7 @@ def test_the_second_start_shows_the_same_screen_but_for_one_line(tmp_path: Path,
     assert lines[0] == lines[1]
     assert "as prepared before" in second.out
     assert "as prepared before" not in first.out
-    assert seodang.inspect(load_recipe(path)).samples["medical"]["train"]["supervised"]
+    assert seodang.inspect(load_recipe(path)).samples["medical"]["train"].supervised
 
 
 def test_a_folder_that_was_removed_meanwhile_is_no_fault(tmp_path: Path, renderer: Renderer, told: list[str]) -> None:

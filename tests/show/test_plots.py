@@ -3,6 +3,7 @@
 import math
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -133,7 +134,7 @@ def test_many_names_fit_above_a_narrow_drawing() -> None:
 
 def test_lengths_show_max_tokens_only_where_it_is_near() -> None:
     """A limit far beyond the rows is given in words and does not squeeze the histogram."""
-    near, far = lengths_figure(run_lengths()), lengths_figure(run_lengths() | {"max_tokens": 8192})
+    near, far = lengths_figure(run_lengths()), lengths_figure(replace(run_lengths(), max_tokens=8192))
     assert near.axes[0].get_xlim()[1] == pytest.approx(far.axes[0].get_xlim()[1])
     assert "dashed: max_tokens 320" in near.axes[-1].get_xlabel()
     assert "max_tokens 8,192 lies beyond" in far.axes[-1].get_xlabel()

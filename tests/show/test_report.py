@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from run_folder import BEST, write_run
-from seodang.errors import RunError
+from run_folder import BEST, run_lengths, write_run
+from seodang.errors import RunError, SeodangError
 from seodang.run.evidence import NAMES, read_evidence
 from seodang.show.formatting import duration, fold, listing, number, percent, signed_percent, size, visible
 from seodang.show.report import render, report
@@ -116,7 +116,7 @@ def test_everything_of_the_run_is_shown(html: str) -> None:
         "7 empty answer", "read as CSV in CP949", "212 NFD to NFC",
         "38 questions have different answers", "keep one answer each",
         "/data/ko_medical.csv:211",
-        "647,090",
+        f"{run_lengths().train['의료_질문'].tokens.total:,}",
         "package:gemma-3-270m", "c0ffee12c0ffee12", "21 min 3 s",
     ):  # fmt: skip
         assert expected in text, expected
@@ -175,6 +175,18 @@ def test_a_torn_last_line_is_named(tmp_path: Path) -> None:
     assert len(evidence.metrics) == whole
     assert evidence.damaged == (f"metrics.jsonl:{whole + 1} is not a whole line of JSON and is left out",)
     assert evidence.damaged[0] in Page(report(run).read_text(encoding="utf-8")).text
+
+
+@pytest.mark.parametrize(("version", "found"), [(99, "99"), (None, "none")])
+def test_lengths_of_another_version_end_in_one_message(version: int | None, found: str, tmp_path: Path) -> None:
+    """The file, the version that it has and the one that is read, and what to do."""
+    run = write_run(tmp_path / "run")
+    stored = json.loads((run / "lengths.json").read_text(encoding="utf-8")) | {"schema_version": version, "new": 1}
+    (run / "lengths.json").write_text(json.dumps(stored), encoding="utf-8")
+    with pytest.raises(
+        SeodangError, match=rf"lengths\.json: schema version 1 expected, found {found}\n  → it was written"
+    ):
+        report(run)
 
 
 def test_a_diverged_run_has_a_report(tmp_path: Path) -> None:

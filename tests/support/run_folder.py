@@ -5,16 +5,17 @@ import math
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
+from seodang.data.lengths import histogram, measure
 from seodang.json_values import to_json
 from seodang.proof.behaviour import behaviour
 from seodang.proof.stability import stability
-from seodang.types import Answer, Counts, Finding, RowNote
+from seodang.types import Answer, Counts, Finding, Lengths, RowNote, Sample, SourceLengths
 
 TEMPLATE = "<start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n{}<end_of_turn>\n"
 STEPS, BEST = 600, 450  # after step 450 the evaluation loss rises again
@@ -97,8 +98,9 @@ def write_run(folder: Path) -> Path:
     _json(folder / "counts.json", [asdict(counts) for counts in run_counts()])
     _lines(folder / "dropped.jsonl", _dropped())
     _json(folder / "findings.json", [asdict(finding) for finding in run_findings()])
-    _json(folder / "lengths.json", run_lengths())
-    _json(folder / "samples.json", run_samples())
+    _json(folder / "lengths.json", to_json(run_lengths()))
+    samples = {name: {split: to_json(row) for split, row in rows.items()} for name, rows in run_samples().items()}
+    _json(folder / "samples.json", samples)
     _lines(folder / "metrics.jsonl", run_metrics())
     _lines(folder / "answers.jsonl", [asdict(answer) for answer in run_answers()])
     _json(folder / "proof.json", run_proof())
@@ -150,30 +152,30 @@ def run_findings() -> list[Finding]:
     ]
 
 
-def run_lengths() -> dict[str, Any]:
+def run_lengths() -> Lengths:
     """Lengths of three sources; the holdout-only one has no training rows."""
     shapes = {"의료_질문": (5.0, 0.45, 3980), "일반대화": (3.9, 0.5, 3720)}
-    return {
-        "train": {name: _length(*shape) for name, shape in shapes.items()},
-        "holdout": {name: _length(*shape) for name, shape in {**shapes, "wiki": (5.2, 0.3, 300)}.items()},
-        "cut": {"의료_질문": 12, "일반대화": 0, "wiki": 0},
-        "max_tokens": 320,
-    }
+    return Lengths(
+        max_tokens=320,
+        train={name: _lengths(*shape) for name, shape in shapes.items()},
+        holdout={name: _lengths(*shape) for name, shape in {**shapes, "wiki": (5.2, 0.3, 300)}.items()},
+        cut={"의료_질문": 12, "일반대화": 0, "wiki": 0},
+    )
 
 
-def run_samples() -> dict[str, Any]:
+def run_samples() -> dict[str, dict[str, Sample]]:
     """The first rendered rows, with spans in characters."""
-    samples: dict[str, Any] = {}
+    samples: dict[str, dict[str, Sample]] = {}
     for name, (question, _, answer, _) in zip(("의료_질문", "일반대화"), HELD_OUT, strict=True):
         text = "<bos>" + TEMPLATE.format(question, answer)
         start = text.index(answer)
-        spans = [[start, start + len(answer) + len("<end_of_turn>")]]
+        spans = ((start, start + len(answer) + len("<end_of_turn>")),)
         samples[name] = {
-            "train": {"where": f"/data/{name}:1", "text": text, "supervised": spans},
-            "holdout": {"where": f"/data/{name}:8", "text": text, "supervised": spans},
+            "train": Sample(where=f"/data/{name}:1", text=text, supervised=spans),
+            "holdout": Sample(where=f"/data/{name}:8", text=text, supervised=spans),
         }
     text = "<bos>서당은 조선 시대에 마을마다 있던 글방으로, 천자문과 동몽선습을 가르쳤다."
-    samples["wiki"] = {"holdout": {"where": "/data/wiki.jsonl:1", "text": text, "supervised": [[5, len(text)]]}}
+    samples["wiki"] = {"holdout": Sample(where="/data/wiki.jsonl:1", text=text, supervised=((5, len(text)),))}
     return samples
 
 
@@ -291,29 +293,12 @@ def _dropped() -> list[dict[str, str]]:
     ]
 
 
-def _length(mu: float, sigma: float, count: int) -> dict[str, Any]:
+def _lengths(mu: float, sigma: float, count: int) -> SourceLengths:
     luck = random.Random(count)
-    values = sorted(min(320.0, luck.lognormvariate(mu, sigma)) for _ in range(count))
-    edges = [i * 10.0 for i in range(33)]
-    counts = [sum(low <= value < high or (high == 320 and value == 320) for value in values)
-              for low, high in pairwise(edges)]  # fmt: skip
-    xs = [i * 4.0 for i in range(1, 81)]
-    ys = [sum(math.exp(-(((x - v) / 9) ** 2) / 2) for v in values[:: max(1, count // 300)]) for x in xs]
-    area = sum(ys) * 4
-    return {
-        "all": _stats(values),
-        "supervised": _stats([value * 0.6 for value in values]),
-        "histogram": {"edges": edges, "counts": counts, "density_x": xs, "density_y": [y / area for y in ys]},
-    }
-
-
-def _stats(values: list[float]) -> dict[str, float]:
-    mean = sum(values) / len(values)
-    at = {name: values[int(share * (len(values) - 1))] for name, share in
-          {"median": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}.items()}  # fmt: skip
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
-    ends = {"count": len(values), "total": sum(values), "min": values[0], "max": values[-1]}
-    return ends | at | {"mean": mean, "std": spread}
+    tokens = np.array([int(min(320.0, luck.lognormvariate(mu, sigma))) for _ in range(count)])
+    return SourceLengths(
+        tokens=measure(tokens), supervised=measure((tokens * 0.6).astype(int)), histogram=histogram(tokens)
+    )
 
 
 def _json(path: Path, value: Any) -> None:

@@ -1,7 +1,6 @@
 """Rendered rows → how long they are, by split and source: numbers for a table and a picture."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,49 +9,37 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from seodang.data.arrow import read_columns
+from seodang.types import Histogram, Lengths, LengthStats, SourceLengths
 
 MAX_BINS = 40
 CURVE_POINTS = 200
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LengthStats:
-    """Tokens per row; `std` is the population's."""
-
-    count: int  # rows
-    total: int  # tokens
-    mean: float
-    median: float
-    min: int
-    max: int
-    std: float
-    p90: float
-    p95: float
-    p99: float
-
-
-def lengths(sides: Mapping[str, Dataset], *, max_tokens: int, cut: Mapping[str, int]) -> dict[str, Any]:
-    """Lengths of rendered rows, as the run folder's `lengths.json` holds them.
+def lengths(rows: Mapping[str, Dataset], *, max_tokens: int, cut: Mapping[str, int]) -> Lengths:
+    """Measure rendered rows.
 
     Args:
-        sides: `train` and `holdout`; columns `source`, `num_tokens`, `num_supervised`. A repeated row counts each time.
-        max_tokens: limit of one row.
-        cut: source → rows above the limit, which are no longer among the rows.
+        rows: `train` and `holdout`; columns `source`, `num_tokens`, `num_supervised`.
+        max_tokens, cut: as in `Lengths`.
     """
-    told: dict[str, Any] = {}
-    for side, rows in sides.items():
-        table = read_columns(rows, "source", "num_tokens", "num_supervised")
-        told[side] = {}
-        for name in pc.unique(table["source"]).to_pylist():
-            of_source = table.filter(pc.equal(table["source"], name))
-            tokens, supervised = (of_source[column].to_numpy() for column in ("num_tokens", "num_supervised"))
-            told[side][name] = {
-                "all": asdict(measure(tokens)),
-                "supervised": asdict(measure(supervised)),
-                "histogram": histogram(tokens),
-            }
-        told[side] = dict(sorted(told[side].items()))  # the rows are shuffled, the sources need not be
-    return {**told, "cut": dict(cut), "max_tokens": max_tokens}
+    return Lengths(
+        max_tokens=max_tokens,
+        train=_by_source(rows["train"]),
+        holdout=_by_source(rows["holdout"]),
+        cut=dict(cut),
+    )
+
+
+def _by_source(rows: Dataset) -> dict[str, SourceLengths]:
+    table = read_columns(rows, "source", "num_tokens", "num_supervised")
+    measured = {}
+    for name in sorted(pc.unique(table["source"]).to_pylist()):  # the rows are shuffled, the sources need not be
+        of_source = table.filter(pc.equal(table["source"], name))
+        tokens, supervised = (of_source[column].to_numpy() for column in ("num_tokens", "num_supervised"))
+        measured[name] = SourceLengths(
+            tokens=measure(tokens), supervised=measure(supervised), histogram=histogram(tokens)
+        )
+    return measured
 
 
 def measure(tokens: NDArray[np.integer[Any]]) -> LengthStats:
@@ -72,8 +59,8 @@ def measure(tokens: NDArray[np.integer[Any]]) -> LengthStats:
     )
 
 
-def histogram(tokens: NDArray[np.integer[Any]]) -> dict[str, list[float]]:
-    """Rows per bin of lengths and a density curve: `edges` [bins + 1], `counts` [bins], `density_x`/`_y` [points].
+def histogram(tokens: NDArray[np.integer[Any]]) -> Histogram:
+    """Rows per bin of lengths, and a density curve.
 
     The curve is a Gaussian kernel density with Silverman's bandwidth (Silverman 1986, eq. 3.31), per token.
     """
@@ -88,9 +75,9 @@ def histogram(tokens: NDArray[np.integer[Any]]) -> dict[str, list[float]]:
     values, rows = np.unique(tokens, return_counts=True)
     kernels = np.exp(-0.5 * ((curve_x[:, None] - values) / bandwidth) ** 2)  # [points, lengths]
     curve_y = kernels @ rows / (len(tokens) * bandwidth * np.sqrt(2 * np.pi))
-    return {
-        "edges": edges.tolist(),
-        "counts": counts.tolist(),
-        "density_x": [round(float(x), 2) for x in curve_x],
-        "density_y": [float(f"{y:.4g}") for y in curve_y],
-    }
+    return Histogram(
+        edges=tuple(edges.tolist()),
+        counts=tuple(counts.tolist()),
+        density_x=tuple(round(float(x), 2) for x in curve_x),
+        density_y=tuple(float(f"{y:.4g}") for y in curve_y),
+    )

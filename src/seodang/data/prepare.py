@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset, DatasetDict
 
@@ -15,7 +14,7 @@ from seodang.data.read.sources import read
 from seodang.data.split import Splits, separate, split
 from seodang.errors import SourceError
 from seodang.recipe import Mix, Source, Split
-from seodang.types import Counts, Finding
+from seodang.types import Counts, Finding, Lengths, Sample
 
 THINKING = (b'"reasoning_content"', b"</think>")  # in a message's JSON
 
@@ -41,8 +40,8 @@ class Prepared:
     rows: DatasetDict  # train and holdout, mixed and shuffled
     holdouts: Mapping[str, Dataset]  # source → its holdout
     counts: tuple[Counts, ...]
-    lengths: Mapping[str, Any]
-    samples: Mapping[str, Any]  # source → split → the first row, with its supervised characters
+    lengths: Lengths
+    samples: Mapping[str, Mapping[str, Sample]]  # source → split → its first row
     findings: tuple[Finding, ...] = ()
 
 
@@ -53,7 +52,7 @@ class RenderedSources:
     splits: Mapping[str, Splits]  # by source
     counts: tuple[Counts, ...]
     cut: Mapping[str, int]  # source → rows above max_tokens
-    samples: Mapping[str, Any]  # source → split → the first row, with its supervised characters
+    samples: Mapping[str, Mapping[str, Sample]]  # source → split → its first row
     has_thinking: bool  # of the sources: decides how a template is rendered
     findings: tuple[Finding, ...] = ()  # of the sources
 
@@ -165,9 +164,9 @@ def _above_limit(counts: Counts) -> int:
     return dropped + counts.changed.get(CUT, 0)
 
 
-def _first_rows(splits: Splits, renderer: Renderer) -> dict[str, Any]:
+def _first_rows(splits: Splits, renderer: Renderer) -> dict[str, Sample]:
     """The first row of each split as the model reads it, with the characters that are supervised."""
-    shown: dict[str, Any] = {}
+    first: dict[str, Sample] = {}
     for split_name in ("train", "holdout"):
         rows: Dataset = getattr(splits, split_name)
         if len(rows):
@@ -176,8 +175,8 @@ def _first_rows(splits: Splits, renderer: Renderer) -> dict[str, Any]:
             if row["messages"]:
                 rendered = renderer.render(row["messages"], parse_tools(row["tools"]))
                 spans = rendered.spans if rendered.text == row["text"] else ()  # its question may have been cut
-            shown[split_name] = {"where": f"{row['file']}:{row['row']}", "text": row["text"], "supervised": spans}
-    return shown
+            first[split_name] = Sample(where=f"{row['file']}:{row['row']}", text=row["text"], supervised=spans)
+    return first
 
 
 def _contains(rows: Dataset, text: bytes) -> bool:

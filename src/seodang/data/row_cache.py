@@ -19,12 +19,12 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import blake2b, file_digest
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 from datasets import Dataset
@@ -36,9 +36,10 @@ from seodang.data.prepare import RenderedSources, rows_file
 from seodang.data.read.sources import hub_fingerprint, local_files
 from seodang.data.split import Splits
 from seodang.data.template.renderer import Renderer
-from seodang.errors import SourceError
+from seodang.errors import SeodangError, SourceError
+from seodang.json_values import from_json, to_json
 from seodang.recipe import Source, Split
-from seodang.types import Counts, Finding, RowNote
+from seodang.types import Counts, Finding, Sample
 
 MOST_BYTES = 20_000_000_000  # the entries used least recently go when all together are larger
 ABANDONED_SECONDS = 86_400  # an unfinished entry that is older was left behind by a process that was killed
@@ -50,6 +51,33 @@ CODE = ("data", "check/audit.py")  # what makes the rows and the findings that a
 
 class DamagedError(Exception):
     """An entry that is not what was written; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _File:
+    """An Arrow file as it was written."""
+
+    num_bytes: int
+    checksum: str
+
+    @classmethod
+    def of(cls, path: Path) -> "_File":
+        return cls(num_bytes=path.stat().st_size, checksum=_checksum(path))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Entry:
+    """`entry.json`: `RenderedSources` without the rows."""
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    has_thinking: bool
+    splits: Mapping[str, Counts]  # source → what its split did
+    counts: tuple[Counts, ...]
+    findings: tuple[Finding, ...]
+    cut: Mapping[str, int]
+    samples: Mapping[str, Mapping[str, Sample]]
+    files: Mapping[str, _File]  # by name
 
 
 class Store:
@@ -66,8 +94,8 @@ class Store:
     def has_thinking(self, sources: str) -> bool | None:
         """Whether any answer of these sources comes with thinking, if any entry of them knows."""
         for entry in self.folder.glob(f"{sources}-*"):
-            with suppress(OSError, ValueError, KeyError):
-                return bool(json.loads((entry / ENTRY).read_text(encoding="utf-8"))["has_thinking"])
+            with suppress(DamagedError):
+                return _read_entry(entry).has_thinking
         return None
 
     def get(self, key: str, make: Callable[[Path | None], RenderedSources]) -> RenderedSources:
@@ -121,18 +149,16 @@ class Store:
 
 def write(folder: Path, made: RenderedSources) -> None:
     """Complete an entry whose Arrow files lie in `folder`."""
-    files = {file.name: {"bytes": file.stat().st_size, "checksum": _checksum(file)} for file in folder.glob("*.arrow")}
-    facts = {
-        "has_thinking": made.has_thinking,
-        "sources": list(made.splits),
-        "splits": [asdict(splits.counts) for splits in made.splits.values()],
-        "counts": [asdict(counts) for counts in made.counts],
-        "findings": [asdict(finding) for finding in made.findings],
-        "cut": dict(made.cut),
-        "samples": made.samples,
-        "files": files,
-    }
-    (folder / ENTRY).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
+    entry = _Entry(
+        has_thinking=made.has_thinking,
+        splits={name: splits.counts for name, splits in made.splits.items()},
+        counts=made.counts,
+        findings=made.findings,
+        cut=made.cut,
+        samples=made.samples,
+        files={file.name: _File.of(file) for file in folder.glob("*.arrow")},
+    )
+    (folder / ENTRY).write_text(json.dumps(to_json(entry), ensure_ascii=False), encoding="utf-8")
 
 
 def read(folder: Path) -> RenderedSources:
@@ -142,36 +168,38 @@ def read(folder: Path) -> RenderedSources:
         DamagedError: a file is missing, or not the one that was written.
     """
     try:
-        facts = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
-        for name, known in facts["files"].items():
-            if (folder / name).stat().st_size != known["bytes"] or _checksum(folder / name) != known["checksum"]:
+        entry = _read_entry(folder)
+        for name, known in entry.files.items():
+            if _File.of(folder / name) != known:
                 raise DamagedError(f"{name} is not as it was written")
         os.utime(folder)
-        splits = {
-            name: Splits(
-                train=_rows(folder, name, "train"), holdout=_rows(folder, name, "holdout"), counts=_counts(counts)
-            )
-            for name, counts in zip(facts["sources"], facts["splits"], strict=True)
-        }
         return RenderedSources(
-            splits=splits,
-            counts=tuple(map(_counts, facts["counts"])),
-            findings=tuple(Finding(**{**finding, "rows": tuple(finding["rows"])}) for finding in facts["findings"]),
-            cut=facts["cut"],
-            samples=facts["samples"],
-            has_thinking=facts["has_thinking"],
+            splits={
+                name: Splits(train=_rows(folder, name, "train"), holdout=_rows(folder, name, "holdout"), counts=counts)
+                for name, counts in entry.splits.items()
+            },
+            counts=entry.counts,
+            findings=entry.findings,
+            cut=entry.cut,
+            samples=entry.samples,
+            has_thinking=entry.has_thinking,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DamagedError(f"{type(error).__name__}: {error}") from None
+
+
+def _read_entry(folder: Path) -> _Entry:
+    try:
+        data = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
+        return from_json(_Entry, data, where=ENTRY)
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{type(error).__name__}: {error}") from None
+    except SeodangError as error:
+        raise DamagedError(f"{error.where}: {error.what}") from None
 
 
 def _rows(folder: Path, source: str, split_name: str) -> Dataset:
     return Dataset.from_file(str(folder / rows_file(source, split_name)))
-
-
-def _counts(stored: Mapping[str, Any]) -> Counts:
-    notes = tuple(RowNote(**note) for note in stored["notes"])
-    return Counts(**{**stored, "notes": notes, "remarks": tuple(stored["remarks"])})
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from seodang.recipe import Recipe, Source
 from seodang.run.evidence import Evidence
 from seodang.show import formatting
 from seodang.show.sentences import Verdict, kinds, verdict
-from seodang.types import Answer
+from seodang.types import Answer, SourceLengths
 
 TAG = "seodang"  # by which a later push knows a repository of its own
 ENGLISH = re.compile(r"\b(?:the|is|are|of|and|what|how)\b", re.IGNORECASE)
@@ -153,10 +153,10 @@ def _data_name(path: str) -> str:
 
 def _data_row(evidence: Evidence, source: Source) -> DataRow:
     counts = [row for row in evidence.counts if row.get("source") == source.name]
-    lengths = evidence.lengths or {}
+    lengths = evidence.lengths
 
-    def rows(split: str) -> int | None:
-        return ((lengths.get(split) or {}).get(source.name) or {}).get("all", {}).get("count", 0) if lengths else None
+    def rows(measured: Mapping[str, SourceLengths]) -> int:
+        return measured[source.name].tokens.count if source.name in measured else 0
 
     measured = ((evidence.proof or {}).get("losses") or {}).get(source.name) or {}
     left_out, changed = (_added(row.get(key) or {} for row in counts) for key in ("dropped", "changed"))
@@ -167,8 +167,8 @@ def _data_row(evidence: Evidence, source: Source) -> DataRow:
         role=source.role,
         origin=_origin(source),
         read=next((int(row["rows_in"]) for row in counts if row.get("stage") == "convert"), None),
-        trained=rows("train"),
-        held_out=measured.get("rows", rows("holdout")),
+        trained=rows(lengths.train) if lengths else None,
+        held_out=measured.get("rows", rows(lengths.holdout) if lengths else None),
         effects="; ".join(effects) or "nothing left out",
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seodang.errors import RunError
+from seodang.json_values import from_json
 from seodang.run.folder import (
     ANSWERS,
     COUNTS,
@@ -19,7 +20,7 @@ from seodang.run.folder import (
     RECIPE,
     SAMPLES,
 )  # fmt: skip
-from seodang.types import Answer
+from seodang.types import Answer, Lengths, Sample
 
 NAMES = (RECIPE, MANIFEST, COUNTS, DROPPED, FINDINGS, LENGTHS, SAMPLES, METRICS, ANSWERS, PROOF)
 
@@ -33,8 +34,8 @@ class Evidence:
     counts: tuple[Mapping[str, Any], ...]
     dropped: tuple[Mapping[str, Any], ...]
     findings: tuple[Mapping[str, Any], ...]
-    lengths: Mapping[str, Any] | None
-    samples: Mapping[str, Any]
+    lengths: Lengths | None
+    samples: Mapping[str, Mapping[str, Sample]]  # source → split → its first row
     metrics: tuple[Mapping[str, Any], ...]
     answers: tuple[Answer, ...]
     proof: Mapping[str, Any] | None
@@ -47,6 +48,7 @@ def read_evidence(run: Path) -> Evidence:
 
     Raises:
         RunError: `run` is no folder or holds none of a run's files.
+        SeodangError: a file was written by another version of seodang.
     """
     missing = tuple(name for name in NAMES if not (run / name).is_file())
     if len(missing) == len(NAMES):
@@ -60,14 +62,26 @@ def read_evidence(run: Path) -> Evidence:
         counts=_rows(run / COUNTS, damaged),
         dropped=_lines(run / DROPPED, damaged),
         findings=_rows(run / FINDINGS, damaged),
-        lengths=_mapping(run / LENGTHS, damaged),
-        samples=_mapping(run / SAMPLES, damaged) or {},
+        lengths=_lengths(run / LENGTHS, damaged),
+        samples=_samples(run / SAMPLES, damaged),
         metrics=_lines(run / METRICS, damaged),
         answers=tuple(Answer(**row) for row in _lines(run / ANSWERS, damaged)),
         proof=_mapping(run / PROOF, damaged),
         missing=missing,
         damaged=tuple(damaged),
     )
+
+
+def _lengths(path: Path, damaged: list[str]) -> Lengths | None:
+    value = _value(path, damaged)
+    return None if value is None else from_json(Lengths, value, where=str(path))
+
+
+def _samples(path: Path, damaged: list[str]) -> dict[str, dict[str, Sample]]:
+    return {
+        source: {split: from_json(Sample, row, where=f"{path}, {source}, {split}") for split, row in splits.items()}
+        for source, splits in (_mapping(path, damaged) or {}).items()
+    }
 
 
 def _value(path: Path, damaged: list[str]) -> Any:

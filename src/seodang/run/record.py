@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from seodang.data.prepare import Prepared
 from seodang.data.read.sources import local_files
 from seodang.data.template.find import ChatTemplate
+from seodang.json_values import to_json
 from seodang.recipe import Recipe
 from seodang.run.folder import (
     ANSWERS,
@@ -42,8 +43,11 @@ def record_data(run: Run, recipe: Recipe, placement: "Placement", template: Chat
         ),
     )
     run.write_json(FINDINGS, [asdict(finding) for finding in prepared.findings])
-    run.write_json(LENGTHS, prepared.lengths)
-    run.write_json(SAMPLES, prepared.samples)
+    run.write_json(LENGTHS, to_json(prepared.lengths))
+    samples = {
+        source: {split: to_json(row) for split, row in splits.items()} for source, splits in prepared.samples.items()
+    }
+    run.write_json(SAMPLES, samples)
     told = {"origin": template.origin, "turn_end": template.turn_end, "text_sha256": sha256(template.text)}
     files = {source.name: local_files(source) for source in recipe.sources}
     run.write_json(MANIFEST, manifest(recipe, placement=asdict(placement), template=told, files=files))

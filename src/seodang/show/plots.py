@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
 from seodang.show.formatting import whole
+from seodang.types import Histogram, Lengths, LengthStats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +61,7 @@ def _style() -> Iterator[None]:
 
 @_style()
 def lengths_figure(
-    lengths: Mapping[str, Any],
+    lengths: Lengths,
     *,
     order: Sequence[str] = (),
     narrow: bool = False,
@@ -68,29 +69,29 @@ def lengths_figure(
 ) -> "Figure":
     """Histogram and density of the rows' lengths in tokens, one strip per source, with the `max_tokens` line.
 
-    `lengths` is `lengths.json`; a source that is only held out shows its holdout. `order` (of the
-    recipe) gives sources their colours, `names` replaces their names.
+    A source that is only held out shows its holdout. `order` (of the recipe) gives sources their colours, `names`
+    replaces their names.
     """
-    strips = {**lengths.get("holdout", {}), **lengths.get("train", {})}
-    colors = source_colors([*order, *lengths.get("train", {}), *strips])
+    strips = {**lengths.holdout, **lengths.train}
+    colors = source_colors([*order, *lengths.train, *strips])
     shown = [name for name in colors if name in strips]
     figure = _figure(narrow, height=0.55 + 0.92 * len(shown))
-    longest = max((edge for row in strips.values() for edge in row["histogram"]["edges"][-1:]), default=1.0)
-    limit = lengths.get("max_tokens") or math.inf
+    longest = max((edge for row in strips.values() for edge in row.histogram.edges[-1:]), default=1)
+    limit = lengths.max_tokens
     is_near = limit <= 1.5 * longest
     right = 1.03 * max(longest, limit if is_near else 0)
     for number, name in enumerate(shown):
         axes = figure.add_subplot(len(shown), 1, number + 1)
-        held_out = name not in lengths.get("train", {})
-        _strip(axes, strips[name], color=colors[name])
-        _titles(axes, (names or {}).get(name, name), _summary(strips[name]["all"], held_out, narrow), colors[name])
+        held_out = name not in lengths.train
+        _strip(axes, strips[name].histogram, color=colors[name])
+        _titles(axes, (names or {}).get(name, name), _summary(strips[name].tokens, held_out, narrow), colors[name])
         axes.set_xlim(0, right)
         if is_near:
             axes.axvline(limit, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
         if number < len(shown) - 1:
             axes.tick_params(labelbottom=False)
     note = f"   (dashed: max_tokens {limit:,})" if is_near else f"   (max_tokens {limit:,} lies beyond)"
-    figure.axes[-1].set_xlabel(f"tokens per row{note if limit < math.inf else ''}")
+    figure.axes[-1].set_xlabel(f"tokens per row{note}")
     left, top, low = (0.012, 1 - 0.26 / figure.get_figheight(), 0.5 / figure.get_figheight())
     figure.subplots_adjust(left=left, right=1 - left, top=top, bottom=low, hspace=0.62)
     return figure
@@ -135,7 +136,7 @@ def loss_figure(
 def write_pictures(
     folder: Path,
     *,
-    lengths: Mapping[str, Any] | None,
+    lengths: Lengths | None,
     metrics: Sequence[Mapping[str, Any]],
     order: Sequence[str] = (),
     best_step: int | None = None,
@@ -143,7 +144,7 @@ def write_pictures(
 ) -> list[Path]:
     """Write `lengths` and `loss`, each as .png and .svg, into `folder`; what has no data is left out."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = [*order, *(lengths or {}).get("train", {}), *(lengths or {}).get("holdout", {}), *_sources(metrics)]
+    found = [*order, *([*lengths.train, *lengths.holdout] if lengths else []), *_sources(metrics)]
     plain = drawable_names(found, korean_font())
     written = []
     for suffix, names in (("png", plain), ("svg", {})):
@@ -225,15 +226,14 @@ def _sources(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for event in metrics for name in event.get("sources", {})))
 
 
-def _strip(axes: "Axes", row: Mapping[str, Any], *, color: str) -> None:
+def _strip(axes: "Axes", histogram: Histogram, *, color: str) -> None:
     """One source's histogram as bars and its density as a line of the same area."""
-    histogram = row["histogram"]
-    edges, counts = histogram["edges"], histogram["counts"]
+    edges, counts = histogram.edges, histogram.counts
     if counts:
         widths = [high - low for low, high in pairwise(edges)]
         axes.bar(edges[:-1], counts, width=widths, align="edge", color=color, alpha=0.28, linewidth=0)
         area = sum(count * width for count, width in zip(counts, widths, strict=True))
-        axes.plot(histogram["density_x"], [area * y for y in histogram["density_y"]], color=color, linewidth=1.4)
+        axes.plot(histogram.density_x, [area * y for y in histogram.density_y], color=color, linewidth=1.4)
     axes.set_ylim(bottom=0)
     axes.set_yticks([])
 
@@ -243,10 +243,10 @@ def _titles(axes: "Axes", name: str, summary: str, color: str) -> None:
     axes.text(1, 1.06, summary, transform=axes.transAxes, color=MUTED, ha="right", va="bottom")
 
 
-def _summary(stats: Mapping[str, float], held_out: bool, narrow: bool) -> str:
-    rows = f"{whole(stats['count'])} rows" + (" held out" if held_out else "")
-    median = f"median {whole(stats['median'])}"
-    return f"{rows} · {median}" if narrow else f"{rows} · {median} · longest {whole(stats['max'])}"
+def _summary(stats: LengthStats, held_out: bool, narrow: bool) -> str:
+    rows = f"{whole(stats.count)} rows" + (" held out" if held_out else "")
+    median = f"median {whole(stats.median)}"
+    return f"{rows} · {median}" if narrow else f"{rows} · {median} · longest {whole(stats.max)}"
 
 
 def _points(pairs: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:

@@ -102,10 +102,9 @@ def render(evidence: Evidence, name: str) -> str:
         findings=sorted(evidence.findings, key=lambda finding: SEVERITIES.index(finding["severity"])),
         shown_rows=SHOWN_ROWS,
         samples=[
-            (source, split, row["where"], _pieces(row["text"], row["supervised"]))
+            (source, split, row.where, _pieces(row.text, row.supervised))
             for source, splits in evidence.samples.items()
             for split, row in splits.items()
-            if row
         ],
     )
 
@@ -114,7 +113,7 @@ def source_order(evidence: Evidence) -> list[str]:
     """The sources as the recipe lists them, else as they turn up in the other files."""
     recipe = yaml.safe_load(evidence.recipe) if evidence.recipe else None
     listed = [source["name"] for source in (recipe or {}).get("sources", [])]
-    found = [*(evidence.proof or {}).get("losses", {}), *(evidence.lengths or {}).get("train", {})]
+    found = [*(evidence.proof or {}).get("losses", {}), *(evidence.lengths.train if evidence.lengths else ())]
     return list(dict.fromkeys([*listed, *found, *(count["source"] for count in evidence.counts)]))
 
 

@@ -20,7 +20,7 @@ from seodang.recipe import Part, Recipe
 from seodang.show.console import get_console
 from seodang.show.formatting import MISSING, duration, fold, number, percent, signed_percent, visible, whole
 from seodang.show.sentences import KINDS, Verdict, kinds, verdict
-from seodang.types import Answer, Counts, Finding
+from seodang.types import Answer, Counts, Finding, Lengths, Sample
 
 if TYPE_CHECKING:
     from seodang.model.load import Placement
@@ -114,42 +114,41 @@ def show_template(template: ChatTemplate, *, out: Console | None = None) -> None
     out.print(text)
 
 
-def show_samples(samples: Mapping[str, Any], *, out: Console | None = None) -> None:
-    """The first rendered training row of each source, what is supervised marked; `samples` is `samples.json`."""
+def show_samples(samples: Mapping[str, Mapping[str, Sample]], *, out: Console | None = None) -> None:
+    """The first rendered training row of each source, what is supervised marked."""
     out = out or get_console()
     _title(out, "first rows, ⟦supervised⟧")
-    for source, parts in samples.items():
-        row = parts.get("train") or parts.get("holdout")
+    for source, splits in samples.items():
+        row = splits.get("train") or splits.get("holdout")
         if not row:
             continue
-        out.print(Text().append(f"{source} ", style="bold").append(row["where"], style="dim"))
+        out.print(Text().append(f"{source} ", style="bold").append(row.where, style="dim"))
         text, done = Text(), 0
-        for start, end in row["supervised"]:
-            text.append(visible(row["text"][done:start]), style="dim")
-            text.append("⟦" + visible(row["text"][start:end]) + "⟧", style="green")
+        for start, end in row.supervised:
+            text.append(visible(row.text[done:start]), style="dim")
+            text.append("⟦" + visible(row.text[start:end]) + "⟧", style="green")
             done = end
-        text.append(visible(row["text"][done:]), style="dim")
+        text.append(visible(row.text[done:]), style="dim")
         text.rstrip()
         out.print(Padding(text, (0, 0, 1, 2)))
 
 
-def show_lengths(lengths: Mapping[str, Any], *, out: Console | None = None) -> None:
-    """Tokens per row, per source and part, and how many rows are above `max_tokens`; `lengths` is `lengths.json`."""
+def show_lengths(lengths: Lengths, *, out: Console | None = None) -> None:
+    """Tokens per row, per source and split, and how many rows are above `max_tokens`."""
     out = out or get_console()
-    limit = lengths.get("max_tokens")
     _title(out, "tokens per row")
-    above = f"above {limit:,}>" if limit else "above>"
+    above = f"above {lengths.max_tokens:,}>"
     table = _table("source", "part", "rows>", "median>", "mean>", "p95>", "longest>", "supervised>", above)
-    for split in ("train", "holdout"):
-        for source, row in (lengths.get(split) or {}).items():
-            stats, cut = row["all"], (lengths.get("cut") or {}).get(source, 0)
-            share = row["supervised"]["total"] / stats["total"] if stats["total"] else None
-            counted = split == "train" or source not in (lengths.get("train") or {})
+    for split, sources in (("train", lengths.train), ("holdout", lengths.holdout)):
+        for source, row in sources.items():
+            stats, cut = row.tokens, lengths.cut.get(source, 0)
+            share = row.supervised.total / stats.total if stats.total else None
+            counted = split == "train" or source not in lengths.train
             table.add_row(
                 Text(source, style="bold"),
                 split,
-                *(whole(stats["count"]), whole(stats["median"]), number(stats["mean"], 1)),
-                *(whole(stats["p95"]), whole(stats["max"]), percent(share), whole(cut) if counted else ""),
+                *(whole(stats.count), whole(stats.median), number(stats.mean, 1)),
+                *(whole(stats.p95), whole(stats.max), percent(share), whole(cut) if counted else ""),
             )
     out.print(table)
 
