@@ -1,4 +1,4 @@
-"""A recipe as text: found, parsed, overridden, its faults told to people. Knows no section of it."""
+"""A recipe as text: found, parsed, overridden, its faults reported. Knows no section of it."""
 
 import difflib
 import re
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from seodang.errors import RecipeError
 
-# pydantic speaks of tuples and dictionaries; whoever writes YAML does not
+# pydantic's messages name tuples and dictionaries; whoever writes YAML does not know them
 PLAIN_WORDS = {
     "tuple_type": "expected a list",
     "dict_type": "expected keys with values",
@@ -35,7 +35,7 @@ def is_shipped_template(name: str) -> bool:
 
 
 def read_recipe(recipe: str | Path) -> tuple[str, dict[str, Any], Path]:
-    """A recipe file, or one that ships, as (where it stands, its keys, folder that its relative paths start from).
+    """A recipe file, or one that ships, as (where it is from, its keys, folder that its relative paths start from).
 
     Raises:
         RecipeError: no such file, not UTF-8, or no YAML mapping.
@@ -78,7 +78,7 @@ def parse(text: str, where: str) -> dict[str, Any]:
     """The keys of a YAML text.
 
     Raises:
-        RecipeError: no YAML, a key that stands twice, or no mapping.
+        RecipeError: no YAML, a duplicate key, or no mapping.
     """
     try:
         data = yaml.load(text, Loader=_UniqueKeys)
@@ -132,7 +132,7 @@ def fault_lines(error: ValidationError, data: Mapping[str, Any], model: type[Bas
     for fault in error.errors():
         location, kind = fault["loc"], fault["type"]
         if kind == "too_short" and fault["input"]:
-            continue  # pydantic counts the items without fault; those at fault are told anyway
+            continue  # pydantic counts the items without fault; those at fault are reported anyway
         key = _key(location, data)
         if kind == "extra_forbidden":
             what = f"no such key{nearest(str(location[-1]), _fields(location[:-1], model))}"

@@ -14,8 +14,8 @@ from seodang.types import Counts, Finding
 BY_ROW = Split(by="row")
 
 
-def parts(train: Dataset, holdout: Dataset | None = None) -> Splits:
-    """A source with these sides."""
+def splits_of(train: Dataset, holdout: Dataset | None = None) -> Splits:
+    """A source with these splits."""
     return Splits(
         train=train,
         holdout=train.select([]) if holdout is None else holdout,
@@ -28,18 +28,18 @@ def plain(count: int = 60, source: str = "의료") -> list[tuple[str, str]]:
 
 
 def found(train: Dataset, holdout: Dataset | None = None) -> dict[str, Finding]:
-    findings = audit({"medical": parts(train, holdout)}, BY_ROW)
+    findings = audit({"medical": splits_of(train, holdout)}, BY_ROW)
     assert len({finding.check for finding in findings}) == len(findings)
     return {finding.check: finding for finding in findings}
 
 
 def test_good_rows_have_no_finding() -> None:
     """Different questions with different answers in one language say nothing."""
-    assert audit({"medical": parts(qa(plain()), qa(plain(10, "따로"), "held"))}, BY_ROW) == []
+    assert audit({"medical": splits_of(qa(plain()), qa(plain(10, "따로"), "held"))}, BY_ROW) == []
 
 
 def test_copies_are_counted_without_their_first() -> None:
-    """Three equal rows are two copies, named by place, also across the two sides."""
+    """Three equal rows are two copies, named by place, also across the two splits."""
     twice = found(qa([*plain(), ("또?", "네"), ("또?", "네")]), qa([("또?", "네")], "held"))
     assert twice["duplicate_rows"].what.startswith("2 of 63 rows are exact copies")
     assert twice["duplicate_rows"].rows == ("medical.jsonl:62", "held.jsonl:1")
@@ -117,7 +117,7 @@ def test_languages_are_read_from_contents_alone() -> None:
     """A conversation's rendered text, with its Latin markers, does not count."""
     text = "<start_of_turn>user " * 20
     rows = data_set({**row, "text": text if row["row"] <= 30 else None} for row in qa(plain()))
-    assert audit({"medical": parts(rows)}, BY_ROW) == []
+    assert audit({"medical": splits_of(rows)}, BY_ROW) == []
 
 
 def test_plain_texts_are_audited_too() -> None:
@@ -128,8 +128,8 @@ def test_plain_texts_are_audited_too() -> None:
 
 def test_a_question_on_both_sides_is_a_leak() -> None:
     """Held-out rows whose question is trained on, in the same source or another, are counted with their places."""
-    medical = parts(qa(plain()), qa([("의료 질문 3", "다른 답"), ("새 질문", "답")], "held"))
-    general = parts(qa([*plain(60, "일반"), ("새 질문", "또 답")], "general"))
+    medical = splits_of(qa(plain()), qa([("의료 질문 3", "다른 답"), ("새 질문", "답")], "held"))
+    general = splits_of(qa([*plain(60, "일반"), ("새 질문", "또 답")], "general"))
     leaks = [
         finding for finding in audit({"medical": medical, "general": general}, BY_ROW) if finding.check == "split_leak"
     ]

@@ -23,11 +23,11 @@ def source(name: str, **keys: Any) -> Source:
 
 def tutorial(general: Dataset, medical: Dataset) -> dict[str, Splits]:
     """The tutorial's shape: a third of the general training rows, then the medical ones, 5 % held out of each."""
-    parts = {
+    splits = {
         "general": split(general, source("general", role="general", holdout=0.05, take="1/3"), BY_ROW),
         "medical": split(medical, source("medical", holdout=0.05), BY_ROW),
     }
-    return separate(parts, BY_ROW)[0]
+    return separate(splits, BY_ROW)[0]
 
 
 def datasets_own(general: Dataset, medical: Dataset) -> dict[str, Dataset]:
@@ -63,19 +63,19 @@ def test_the_tutorials_rows_are_datasets_own_on_real_data() -> None:
 
 def test_the_seed_orders_the_rows() -> None:
     """Another seed gives the same rows in another order."""
-    parts = tutorial(numbered(90, "general"), numbered(60, "medical"))
-    first, second = (mix(parts, Mix(seed=seed))[0]["train"]["row_id"] for seed in (1, 2))
+    splits = tutorial(numbered(90, "general"), numbered(60, "medical"))
+    first, second = (mix(splits, Mix(seed=seed))[0]["train"]["row_id"] for seed in (1, 2))
     assert list(first) != list(second)
     assert sorted(first) == sorted(second)
 
 
 def test_a_source_that_is_not_trained_on_is_measured() -> None:
     """A retention source stands in the holdout and in no training row."""
-    parts = {
+    splits = {
         "medical": split(numbered(40), source("medical"), BY_ROW),
         "wiki": split(texts(f"문서 {n}" for n in range(20)), source("wiki", role="retention"), BY_ROW),
     }
-    rows, _ = mix(parts, Mix())
+    rows, _ = mix(splits, Mix())
     assert set(rows["train"]["source"]) == {"medical"}
     assert sorted(set(rows["holdout"]["source"])) == ["medical", "wiki"]
 
@@ -89,22 +89,22 @@ def test_no_holdout_at_all_gives_an_empty_one() -> None:
 
 def test_nothing_to_train_on_is_an_error() -> None:
     """Sources that are only measured make no training set."""
-    parts = {"wiki": split(numbered(20), source("wiki", role="retention"), BY_ROW)}
+    splits = {"wiki": split(numbered(20), source("wiki", role="retention"), BY_ROW)}
     with pytest.raises(SourceError, match="no row is left to train on"):
-        mix(parts, Mix())
+        mix(splits, Mix())
 
 
 def rendered(tokens: Mapping[str, Sequence[int]]) -> dict[str, Splits]:
     """Sources whose training rows have these numbers of supervised tokens, with two held-out rows each."""
-    parts = {}
+    splits = {}
     for name, counts in tokens.items():
         rows = numbered(len(counts) + 2, name).add_column("num_supervised", np.array([*counts, 5, 5], dtype=np.int32))
-        parts[name] = Splits(
+        splits[name] = Splits(
             train=rows.select(range(len(counts))),
             holdout=rows.select(range(len(counts), len(counts) + 2)),
             counts=Counts(stage="split", source=name, rows_in=len(rows), kept=len(rows)),
         )
-    return parts
+    return splits
 
 
 def supervised(rows: Dataset) -> dict[str, int]:
@@ -129,16 +129,16 @@ def test_shares_are_met_within_one_row(medical_share: float) -> None:
 
 def test_a_source_is_repeated_whole_before_a_row_comes_once_more() -> None:
     """No row of a repeated source stands more than one time more often than another, and the copies are counted."""
-    parts = rendered({"general": [10] * 100, "medical": [10] * 20})
-    rows, counts = mix(parts, Mix(shares={"general": 0.5, "medical": 0.5}))
-    times = [list(rows["train"]["row_id"]).count(row_id) for row_id in parts["medical"].train["row_id"]]
+    splits = rendered({"general": [10] * 100, "medical": [10] * 20})
+    rows, counts = mix(splits, Mix(shares={"general": 0.5, "medical": 0.5}))
+    times = [list(rows["train"]["row_id"]).count(row_id) for row_id in splits["medical"].train["row_id"]]
     assert sum(times) == 60
     assert set(times) == {3}
     assert counts.changed == {"medical: repeated to its share": 40}
     assert counts.dropped == {"general: thinned to its share": 40}
     assert (counts.rows_in, counts.kept) == (124, 84)
-    rows, _ = mix(parts, Mix(shares={"general": 0.4, "medical": 0.6}))
-    times = [list(rows["train"]["row_id"]).count(row_id) for row_id in parts["medical"].train["row_id"]]
+    rows, _ = mix(splits, Mix(shares={"general": 0.4, "medical": 0.6}))
+    times = [list(rows["train"]["row_id"]).count(row_id) for row_id in splits["medical"].train["row_id"]]
     assert (sum(times), set(times)) == (72, {3, 4})
 
 
@@ -150,17 +150,17 @@ def test_the_holdout_is_neither_thinned_nor_repeated() -> None:
 
 def test_shares_are_told_and_taken_as_weights() -> None:
     """Shares that do not sum up to one count in proportion, and the remarks say what came of them."""
-    parts = rendered({"general": [10] * 100, "medical": [10] * 20})
-    rows, counts = mix(parts, Mix(shares={"general": 1, "medical": 3}))
+    splits = rendered({"general": [10] * 100, "medical": [10] * 20})
+    rows, counts = mix(splits, Mix(shares={"general": 1, "medical": 3}))
     assert supervised(rows["train"]) == {"general": 300, "medical": 900}
     assert counts.remarks[1] == "medical: 90 rows, 900 supervised tokens, 75.0% of all (asked for 75.0%)"
 
 
 def test_mixing_with_shares_is_repeatable() -> None:
-    """The same parts and seed give the same rows in the same order; another seed thins to other rows."""
-    parts = rendered({"general": list(range(5, 105)), "medical": [10] * 20})
+    """The same splits and seed give the same rows in the same order; another seed thins to other rows."""
+    splits = rendered({"general": list(range(5, 105)), "medical": [10] * 20})
     first, again, other = (
-        mix(parts, Mix(seed=seed, shares={"general": 0.3, "medical": 0.7}))[0]["train"] for seed in (1, 1, 2)
+        mix(splits, Mix(seed=seed, shares={"general": 0.3, "medical": 0.7}))[0]["train"] for seed in (1, 1, 2)
     )
     assert list(first["row_id"]) == list(again["row_id"])
     assert set(first["row_id"]) != set(other["row_id"])

@@ -86,7 +86,7 @@ def _key(recipe: Recipe, renderer: Renderer) -> str:
 
 
 @pytest.fixture
-def told() -> list[str]:
+def warnings() -> list[str]:
     return []
 
 
@@ -100,11 +100,11 @@ def _same(one: Prepared, other: Prepared) -> bool:
 
 
 def test_the_second_time_nothing_is_made_and_everything_is_the_same(
-    tmp_path: Path, renderer: Renderer, told: list[str]
+    tmp_path: Path, renderer: Renderer, warnings: list[str]
 ) -> None:
     """Rows, order, counts with their dropped rows, findings, lengths and first rows."""
     recipe = _recipe(tmp_path, train={"max_tokens": 48})
-    make, store = _Maker(recipe, renderer), Store(tmp_path / "prepared", told.append)
+    make, store = _Maker(recipe, renderer), Store(tmp_path / "prepared", warnings.append)
     fresh = _join(recipe, make(None))
     first, second = (_join(recipe, store.get("a-b", make)) for _ in range(2))
     assert make.times == 2
@@ -112,17 +112,17 @@ def test_the_second_time_nothing_is_made_and_everything_is_the_same(
     assert _same(first, second)
     assert _same(fresh, first)
     assert first.rows["train"][0]["labels"].count(IGNORED) > 0
-    assert told == []
+    assert warnings == []
     assert [path.name for path in (tmp_path / "prepared").iterdir() if path.is_dir()] == ["a-b"]
 
 
-def test_another_mix_of_the_same_rows_makes_nothing(tmp_path: Path, renderer: Renderer, told: list[str]) -> None:
+def test_another_mix_of_the_same_rows_makes_nothing(tmp_path: Path, renderer: Renderer, warnings: list[str]) -> None:
     """Shares, seeds and training settings are no part of the rows."""
     one = _recipe(tmp_path)
     other = _recipe(tmp_path, mix={"seed": 1, "medical": 0.8, "general": 0.2}, train={"max_tokens": 64, "epochs": 9})
     keys = {_key(recipe, renderer) for recipe in (one, other)}
     assert len(keys) == 1
-    make, store = _Maker(one, renderer), Store(tmp_path / "prepared", told.append)
+    make, store = _Maker(one, renderer), Store(tmp_path / "prepared", warnings.append)
     rows = [_join(recipe, store.get("a-b", make)).rows["train"]["row_id"][:] for recipe in (one, other)]
     assert rows[0] != rows[1]
     assert make.times == 1
@@ -218,22 +218,22 @@ def _flip(entry: Path) -> None:
     ids=["cut off", "one bit", "a file gone", "no JSON", "empty", "no entry"],
 )
 def test_a_damaged_entry_is_told_and_made_again(
-    damage: Callable[[Path], None], tmp_path: Path, renderer: Renderer, told: list[str]
+    damage: Callable[[Path], None], tmp_path: Path, renderer: Renderer, warnings: list[str]
 ) -> None:
     """One sentence that names the folder; then it is as it was."""
     recipe = _recipe(tmp_path)
-    make, store = _Maker(recipe, renderer), Store(tmp_path / "prepared", told.append)
+    make, store = _Maker(recipe, renderer), Store(tmp_path / "prepared", warnings.append)
     before = _join(recipe, store.get("a-b", make)).rows["train"][:]
     damage(tmp_path / "prepared" / "a-b")
     again = _join(recipe, store.get("a-b", make))
     assert again.rows["train"][:] == before
-    assert (make.times, len(told)) == (2, 1)
-    assert "prepared/a-b are damaged" in told[0]
+    assert (make.times, len(warnings)) == (2, 1)
+    assert "prepared/a-b are damaged" in warnings[0]
     store.get("a-b", make)
     assert make.times == 2
 
 
-def test_what_fails_leaves_nothing(tmp_path: Path, told: list[str]) -> None:
+def test_what_fails_leaves_nothing(tmp_path: Path, warnings: list[str]) -> None:
     """An interrupted preparation is not found by the next start."""
 
     def fail(folder: Path | None) -> RenderedSources:
@@ -241,29 +241,29 @@ def test_what_fails_leaves_nothing(tmp_path: Path, told: list[str]) -> None:
         (folder / "medical-train.arrow").write_bytes(b"half")
         raise KeyboardInterrupt
 
-    store = Store(tmp_path / "prepared", told.append)
+    store = Store(tmp_path / "prepared", warnings.append)
     with pytest.raises(KeyboardInterrupt):
         store.get("a-b", fail)
     assert [path for path in (tmp_path / "prepared").iterdir() if path.is_dir()] == []
 
 
 def test_where_nothing_can_be_kept_rows_are_prepared_all_the_same(
-    tmp_path: Path, renderer: Renderer, told: list[str]
+    tmp_path: Path, renderer: Renderer, warnings: list[str]
 ) -> None:
-    """A file in the folder's place: told, and made in the temporary folder."""
+    """A file in the folder's place: warnings, and made in the temporary folder."""
     (tmp_path / "file").write_text("")
     make = _Maker(_recipe(tmp_path), renderer)
-    rendered = Store(tmp_path / "file" / "prepared", told.append).get("a-b", make)
+    rendered = Store(tmp_path / "file" / "prepared", warnings.append).get("a-b", make)
     assert len(rendered.splits["medical"].train) > 20
-    assert len(told) == 1
-    assert "not kept" in told[0]
+    assert len(warnings) == 1
+    assert "not kept" in warnings[0]
 
 
 def test_entries_used_least_recently_make_room(
-    tmp_path: Path, renderer: Renderer, told: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, renderer: Renderer, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was used last stays, what was left unfinished long ago goes."""
-    store, folder = Store(tmp_path / "prepared", told.append), tmp_path / "prepared"
+    store, folder = Store(tmp_path / "prepared", warnings.append), tmp_path / "prepared"
     make = _Maker(_recipe(tmp_path), renderer)
     for age, key in enumerate(("s-new", "s-old", "s-older")):
         store.get(key, make)
@@ -296,9 +296,11 @@ def test_the_second_start_shows_the_same_screen_but_for_one_line(tmp_path: Path,
     assert seodang.inspect(load_recipe(path)).samples["medical"]["train"].supervised
 
 
-def test_a_folder_that_was_removed_meanwhile_is_no_fault(tmp_path: Path, renderer: Renderer, told: list[str]) -> None:
+def test_a_folder_that_was_removed_meanwhile_is_no_fault(
+    tmp_path: Path, renderer: Renderer, warnings: list[str]
+) -> None:
     """Rows in hand stay readable after the cache is emptied: it may be emptied at any time."""
     recipe = _recipe(tmp_path)
-    rendered = Store(tmp_path / "prepared", told.append).get("a-b", _Maker(recipe, renderer))
+    rendered = Store(tmp_path / "prepared", warnings.append).get("a-b", _Maker(recipe, renderer))
     shutil.rmtree(tmp_path / "prepared")
     assert len(_join(recipe, rendered).rows["train"][0]["input_ids"]) > 5

@@ -24,68 +24,68 @@ def ids(rows: Dataset) -> list[str]:
     return list(rows["row_id"])
 
 
-def sides(parts: Splits) -> dict[str, set[str]]:
-    return {"train": set(parts.train["question_key"]), "holdout": set(parts.holdout["question_key"])}
+def questions_of(splits: Splits) -> dict[str, set[str]]:
+    return {"train": set(splits.train["question_key"]), "holdout": set(splits.holdout["question_key"])}
 
 
 @pytest.mark.parametrize("count", [20, 101, 1000])
 @pytest.mark.parametrize("holdout", [0.05, 0.33, 1, 7])
 def test_by_row_is_datasets_own_split(count: int, holdout: float) -> None:
-    """By row, both sides hold the rows of train_test_split(test_size, seed=42), in that order."""
+    """By row, both splits hold the rows of train_test_split(test_size, seed=42), in that order."""
     rows = numbered(count)
-    parts = split(rows, source(holdout=holdout), BY_ROW)
+    splits = split(rows, source(holdout=holdout), BY_ROW)
     own = rows.train_test_split(test_size=holdout, seed=42)
-    assert parts.train[:] == own["train"][:]
-    assert parts.holdout[:] == own["test"][:]
+    assert splits.train[:] == own["train"][:]
+    assert splits.holdout[:] == own["test"][:]
 
 
 @pytest.mark.parametrize("shard", [1, 2, 3])
 def test_a_shard_is_datasets_own_shard(shard: int) -> None:
     """`take: 2/3` is .shard(num_shards=3, index=1) of the training rows."""
     rows = numbered(100)
-    parts = split(rows, source(holdout=0.05, take=f"{shard}/3"), BY_ROW)
+    splits = split(rows, source(holdout=0.05, take=f"{shard}/3"), BY_ROW)
     own = rows.train_test_split(test_size=0.05, seed=42)["train"].shard(3, shard - 1)
-    assert ids(parts.train) == ids(own)
+    assert ids(splits.train) == ids(own)
 
 
 @pytest.mark.shared
 def test_by_row_is_datasets_own_split_on_real_rows() -> None:
     """On real rows too, the default holdout and seed give train_test_split(test_size=0.05, seed=42)."""
     rows = shared_qa("ko_medical")
-    parts = split(rows, source(), BY_ROW)
+    splits = split(rows, source(), BY_ROW)
     own = rows.train_test_split(test_size=0.05, seed=42)
-    assert ids(parts.train) == ids(own["train"])
-    assert ids(parts.holdout) == ids(own["test"])
+    assert ids(splits.train) == ids(own["train"])
+    assert ids(splits.holdout) == ids(own["test"])
 
 
 def test_a_question_stays_on_one_side() -> None:
     """Rows that ask the same question are held out together."""
-    parts = split(numbered(600, questions=200), source(holdout=0.2), BY_QUESTION)
-    found = sides(parts)
+    splits = split(numbered(600, questions=200), source(holdout=0.2), BY_QUESTION)
+    found = questions_of(splits)
     assert found["train"].isdisjoint(found["holdout"])
-    assert len(parts.holdout) == 3 * len(found["holdout"])
+    assert len(splits.holdout) == 3 * len(found["holdout"])
 
 
 def test_the_share_is_about_kept() -> None:
     """A share of many questions is held out within three standard deviations."""
-    parts = split(numbered(4000), source(holdout=0.05), BY_QUESTION)
-    assert abs(len(parts.holdout) - 200) < 3 * np.sqrt(4000 * 0.05 * 0.95)
+    splits = split(numbered(4000), source(holdout=0.05), BY_QUESTION)
+    assert abs(len(splits.holdout) - 200) < 3 * np.sqrt(4000 * 0.05 * 0.95)
 
 
 @pytest.mark.parametrize("holdout", [0.1, 40])
 def test_sides_survive_reordering(holdout: float) -> None:
     """Shuffled rows are held out as the same set, for a share and for a number of rows."""
     rows = numbered(400)
-    before = sides(split(rows, source(holdout=holdout), BY_QUESTION))
-    after = sides(split(rows.shuffle(seed=7), source(holdout=holdout), BY_QUESTION))
+    before = questions_of(split(rows, source(holdout=holdout), BY_QUESTION))
+    after = questions_of(split(rows.shuffle(seed=7), source(holdout=holdout), BY_QUESTION))
     assert before == after
 
 
 def test_sides_survive_added_rows() -> None:
-    """Added questions move none of the old ones to the other side."""
+    """Added questions move none of the old ones to the other split."""
     old, new = numbered(300), numbered(300, source="more")
-    before = sides(split(old, source(holdout=0.1), BY_QUESTION))
-    after = sides(split(concatenate_datasets([new, old]), source(holdout=0.1), BY_QUESTION))
+    before = questions_of(split(old, source(holdout=0.1), BY_QUESTION))
+    after = questions_of(split(concatenate_datasets([new, old]), source(holdout=0.1), BY_QUESTION))
     assert before["holdout"] <= after["holdout"]
     assert before["train"] <= after["train"]
 
@@ -94,24 +94,24 @@ def test_sides_survive_added_rows() -> None:
 def test_a_smaller_holdout_lies_inside_a_larger_one(smaller: float, larger: float) -> None:
     """With one seed, what a smaller holdout measures is never trained on under a larger one."""
     rows = numbered(400)
-    inner = sides(split(rows, source(holdout=smaller), BY_QUESTION))
-    outer = sides(split(rows, source(holdout=larger), BY_QUESTION))
+    inner = questions_of(split(rows, source(holdout=smaller), BY_QUESTION))
+    outer = questions_of(split(rows, source(holdout=larger), BY_QUESTION))
     assert inner["holdout"] < outer["holdout"]
 
 
 def test_another_seed_holds_out_other_questions() -> None:
     """The seed chooses the holdout."""
     rows = numbered(400)
-    assert sides(split(rows, source(holdout=40), Split(seed=1))) != sides(
+    assert questions_of(split(rows, source(holdout=40), Split(seed=1))) != questions_of(
         split(rows, source(holdout=40), Split(seed=2))
     )
 
 
 def test_rows_keep_their_order() -> None:
-    """By question, both sides keep the order of the file."""
-    parts = split(numbered(200), source(holdout=0.3), BY_QUESTION)
-    assert list(parts.train["row"]) == sorted(parts.train["row"])
-    assert list(parts.holdout["row"]) == sorted(parts.holdout["row"])
+    """By question, both splits keep the order of the file."""
+    splits = split(numbered(200), source(holdout=0.3), BY_QUESTION)
+    assert list(splits.train["row"]) == sorted(splits.train["row"])
+    assert list(splits.holdout["row"]) == sorted(splits.holdout["row"])
 
 
 def test_a_number_of_rows_is_met_and_never_passed() -> None:
@@ -130,18 +130,18 @@ def test_a_holdout_that_is_asked_for_is_not_empty() -> None:
 def test_no_holdout_if_none_is_asked_for(by: Split) -> None:
     """`holdout: 0` leaves all rows to train on, in their order."""
     rows = numbered(20)
-    parts = split(rows, source(holdout=0), by)
-    assert len(parts.holdout) == 0
-    assert ids(parts.train) == ids(rows)
+    splits = split(rows, source(holdout=0), by)
+    assert len(splits.holdout) == 0
+    assert ids(splits.train) == ids(rows)
 
 
 def test_by_column_rows_with_one_value_stay_together() -> None:
-    """A column's value goes to one side as a whole, whatever the questions are."""
+    """A column's value goes to one split as a whole, whatever the questions are."""
     patients = [f"환자 {number % 40}" for number in range(400)]
     rows = qa(((f"질문 {number}", "답") for number in range(400)), groups=patients)
-    parts = split(rows, source(holdout=0.2), BY_GROUP)
-    assert set(parts.train["group"]).isdisjoint(parts.holdout["group"])
-    assert len(parts.holdout) == 10 * len(set(parts.holdout["group"])) > 0
+    splits = split(rows, source(holdout=0.2), BY_GROUP)
+    assert set(splits.train["group"]).isdisjoint(splits.holdout["group"])
+    assert len(splits.holdout) == 10 * len(set(splits.holdout["group"])) > 0
 
 
 def test_a_row_without_the_columns_value_is_an_error() -> None:
@@ -156,18 +156,18 @@ def test_all_rows_of_an_untrained_source_are_held_out(by: Split) -> None:
     """A retention source is measured with every row, in order, and trained on with none, also if it says how many."""
     rows = texts(f"문서 {number}" for number in range(30))
     for holdout in (None, 30):
-        parts = split(rows, source(role="retention", holdout=holdout), by)
-        assert ids(parts.holdout) == ids(rows)
-        assert len(parts.train) == 0
-        assert parts.counts.dropped == {}
+        splits = split(rows, source(role="retention", holdout=holdout), by)
+        assert ids(splits.holdout) == ids(rows)
+        assert len(splits.train) == 0
+        assert splits.counts.dropped == {}
 
 
 @pytest.mark.parametrize("by", [BY_ROW, BY_QUESTION])
 def test_an_untrained_source_with_a_holdout_drops_the_rest(by: Split) -> None:
     """Rows neither trained on nor held out are counted as dropped."""
-    parts = split(numbered(100), source(train=False, holdout=10), by)
-    assert (len(parts.train), len(parts.holdout)) == (0, 10)
-    assert parts.counts.dropped == {"not trained": 90}
+    splits = split(numbered(100), source(train=False, holdout=10), by)
+    assert (len(splits.train), len(splits.holdout)) == (0, 10)
+    assert splits.counts.dropped == {"not trained": 90}
 
 
 def test_a_fraction_takes_its_rows_in_order() -> None:
@@ -217,10 +217,10 @@ def test_a_source_without_rows_is_an_error() -> None:
 @pytest.mark.parametrize("by", [BY_ROW, BY_QUESTION])
 @pytest.mark.parametrize("keys", [{}, {"take": "1/3"}, {"take": 20}, {"train": False, "holdout": 0.5}])
 def test_every_row_is_counted(by: Split, keys: dict[str, Any]) -> None:
-    """Rows in are rows kept plus rows dropped, and the kept ones are those of the two sides."""
-    parts = split(numbered(100, questions=50), source(**keys), by)
-    assert parts.counts.rows_in == 100 == parts.counts.kept + sum(parts.counts.dropped.values())
-    assert parts.counts.kept == len(parts.train) + len(parts.holdout)
+    """Rows in are rows kept plus rows dropped, and the kept ones are those of the two splits."""
+    splits = split(numbered(100, questions=50), source(**keys), by)
+    assert splits.counts.rows_in == 100 == splits.counts.kept + sum(splits.counts.dropped.values())
+    assert splits.counts.kept == len(splits.train) + len(splits.holdout)
 
 
 def two_sources(by: Split = BY_QUESTION) -> dict[str, Splits]:
@@ -238,35 +238,35 @@ def two_sources(by: Split = BY_QUESTION) -> dict[str, Splits]:
 
 def test_no_question_leaks_across_sources() -> None:
     """After separation, no question that any source holds out is trained on in any source."""
-    parts, told = separate(two_sources(), BY_QUESTION)
-    held = set().union(*(sides(part)["holdout"] for part in parts.values()))
-    trained = set().union(*(sides(part)["train"] for part in parts.values()))
+    splits, counts = separate(two_sources(), BY_QUESTION)
+    held = set().union(*(questions_of(one)["holdout"] for one in splits.values()))
+    trained = set().union(*(questions_of(one)["train"] for one in splits.values()))
     assert held.isdisjoint(trained)
-    assert all(len(part.holdout) == len(two_sources()[name].holdout) for name, part in parts.items())
-    assert [counts.source for counts in told] == ["general", "medical"]
+    assert all(len(one.holdout) == len(two_sources()[name].holdout) for name, one in splits.items())
+    assert [one.source for one in counts] == ["general", "medical"]
 
 
 def test_separated_rows_are_counted_and_named() -> None:
     """A row that is taken away is counted under the source that holds its question out, and noted by place."""
     before = two_sources()
-    parts, (general, medical) = separate(before, BY_QUESTION)
-    lost = len(before["general"].train) - len(parts["general"].train)
+    splits, (general, medical) = separate(before, BY_QUESTION)
+    lost = len(before["general"].train) - len(splits["general"].train)
     assert general.dropped == {"question stands in the holdout of medical": lost}
     assert lost > 0
     assert len(general.notes) == lost
-    kept = set(parts["general"].train["row"])
+    kept = set(splits["general"].train["row"])
     assert not kept & {int(note.where.removeprefix("general.jsonl:")) for note in general.notes}
     assert medical.dropped == {}  # a smaller share of the same questions lies inside the larger one
-    assert general.kept == general.rows_in - lost == len(parts["general"].train) + len(parts["general"].holdout)
+    assert general.kept == general.rows_in - lost == len(splits["general"].train) + len(splits["general"].holdout)
 
 
 def test_a_retention_source_holds_its_rows_back_from_training() -> None:
-    """What a source that is never trained on asks is taken out of every training part."""
+    """What a source that is never trained on asks is taken out of every training one."""
     before = two_sources()
     probe = split(qa([("일반 3", "답"), ("의료 150", "답")], "probe"), source(name="probe", train=False), BY_QUESTION)
-    parts, _ = separate({**before, "probe": probe}, BY_QUESTION)
-    for part in (parts["general"], parts["medical"]):
-        assert set(probe.holdout["question_key"]).isdisjoint(part.train["question_key"])
+    splits, _ = separate({**before, "probe": probe}, BY_QUESTION)
+    for one in (splits["general"], splits["medical"]):
+        assert set(probe.holdout["question_key"]).isdisjoint(one.train["question_key"])
 
 
 def test_a_row_that_two_sources_hold_out_is_counted_once() -> None:
@@ -274,40 +274,40 @@ def test_a_row_that_two_sources_hold_out_is_counted_once() -> None:
     held = [source(name=name, train=False) for name in ("first", "second")]
     probes = {probe.name: split(qa([("의료 150", "답")], probe.name), probe, BY_QUESTION) for probe in held}
     medical = split(qa([(f"의료 {number}", "답") for number in range(200)]), source(holdout=0), BY_QUESTION)
-    parts, told = separate({"medical": medical, **probes}, BY_QUESTION)
-    assert told[0].dropped == {"question stands in the holdout of first": 1}
-    assert len(parts["medical"].train) == told[0].kept == 199
+    splits, counts = separate({"medical": medical, **probes}, BY_QUESTION)
+    assert counts[0].dropped == {"question stands in the holdout of first": 1}
+    assert len(splits["medical"].train) == counts[0].kept == 199
 
 
 def test_by_row_nothing_is_separated() -> None:
     """By row, the sources stay as datasets split them."""
     before = two_sources(BY_ROW)
-    parts, told = separate(before, BY_ROW)
-    assert parts == before
-    assert told == []
+    splits, counts = separate(before, BY_ROW)
+    assert splits == before
+    assert counts == []
 
 
 def test_a_source_that_another_holds_out_entirely_is_an_error() -> None:
     """The same file given as training data and as retention leaves nothing to train on, and says so."""
     rows = numbered(60)
-    parts = {
+    splits = {
         "medical": split(rows, source(), BY_QUESTION),
         "again": split(rows, source(name="again", role="retention"), BY_QUESTION),
     }
     with pytest.raises(SourceError, match=r"source medical: each of its .* another source holds out"):
-        separate(parts, BY_QUESTION)
+        separate(splits, BY_QUESTION)
 
 
 @pytest.mark.shared
 def test_no_question_leaks_on_real_rows() -> None:
-    """Real rows that ask the same in two sources stay on one side after separation."""
+    """Real rows that ask the same in two sources stay in one split after separation."""
     rows = shared_qa("ko_general", 4000)
     halves = {
         "first": split(rows.select(range(2500)), source(name="first"), BY_QUESTION),
         "second": split(rows.select(range(1500, 4000)), source(name="second", holdout=0.2), BY_QUESTION),
     }
-    parts, told = separate(halves, BY_QUESTION)
-    held = set().union(*(sides(part)["holdout"] for part in parts.values()))
-    trained = set().union(*(sides(part)["train"] for part in parts.values()))
+    splits, counts = separate(halves, BY_QUESTION)
+    held = set().union(*(questions_of(one)["holdout"] for one in splits.values()))
+    trained = set().union(*(questions_of(one)["train"] for one in splits.values()))
     assert held.isdisjoint(trained)
-    assert sum(told[0].dropped.values()) > 0
+    assert sum(counts[0].dropped.values()) > 0

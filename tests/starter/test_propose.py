@@ -19,7 +19,7 @@ from seodang.data.split import Splits, separate, split
 from seodang.errors import RecipeError, RunError, SeodangError, SourceError
 from seodang.recipe import Recipe, load_recipe
 from seodang.starter import settings
-from seodang.starter.file_profile import TURN_TOKENS, look
+from seodang.starter.file_profile import TURN_TOKENS, profile_file
 from seodang.starter.propose import Starter, propose, write_starter
 
 
@@ -163,11 +163,11 @@ ACCEPTED = {
 
 def prepared(recipe: Recipe) -> dict[str, Splits]:
     """The recipe's sources as far as no tokenizer is needed."""
-    parts = {
+    splits = {
         source.name: split(convert(read(source), source, recipe.split.by)[0], source, recipe.split)
         for source in recipe.sources
     }
-    return separate(parts, recipe.split)[0]
+    return separate(splits, recipe.split)[0]
 
 
 def put(folder: Path, name: str, content: bytes) -> str:
@@ -204,10 +204,10 @@ def test_a_file_that_can_teach_gives_a_recipe_that_holds(name: str, gpu_gb: floa
     assert time.perf_counter() - begun < 20
     written = load_recipe(write_starter(starter))
     assert written == starter.recipe
-    parts = prepared(written)
+    splits = prepared(written)
     for source in written.sources:
-        assert len(parts[source.name].holdout) > 0
-        assert bool(len(parts[source.name].train)) == source.is_trained
+        assert len(splits[source.name].holdout) > 0
+        assert bool(len(splits[source.name].train)) == source.is_trained
     assert of(starter, path).role == "domain"
     assert len(starter.yaml.splitlines()) < 55
     assert not any(key in starter.yaml for key in ("null", "!!", "None")) or "null" in name
@@ -418,7 +418,7 @@ def test_a_missing_package_is_named_with_its_command(tmp_path: Path, monkeypatch
 def test_big_files_are_looked_at_in_their_first_rows(tmp_path: Path) -> None:
     """Rows beyond the limit are not read: a fault there is inspect's to find."""
     path = put(tmp_path, "big.jsonl", lines(pairs(3000)) + b"{broken\n" * 2)
-    seen = look(path, max_rows=2000)
+    seen = profile_file(path, max_rows=2000)
     assert seen.num_rows == 2000
     assert not seen.whole
     starter = propose(
@@ -463,9 +463,9 @@ def test_real_files_give_recipes_that_prepare(name: str, shared: Path, tmp_path:
     assert {source.role for source in recipe.sources} == {"domain", "general", "retention"}
     assert not any("please check" in remark for remark in starter.remarks)
     assert len(recipe.ask.domain) == len(recipe.ask.general) == 2
-    parts = prepared(recipe)
+    splits = prepared(recipe)
     domain = next(source for source in recipe.sources if source.role == "domain")
-    assert 20 <= len(parts[domain.name].holdout) <= 60
+    assert 20 <= len(splits[domain.name].holdout) <= 60
     assert (name == "tools") == recipe.template.add_tokens
 
 
@@ -485,4 +485,4 @@ def test_estimated_tokens_are_near_the_real_ones(shared: Path) -> None:
         ]
         real = sum(len(found.ids) for found in tokenizer.encode_batch(["\n".join(texts) for texts in turns]))
         around = TURN_TOKENS * sum(1 if "text" in row else len(row.get("messages", "12")) for row in rows)
-        assert 0.85 < (look(str(path), max_rows=200).tokens.sum() - around) / real < 1.4, name
+        assert 0.85 < (profile_file(str(path), max_rows=200).tokens.sum() - around) / real < 1.4, name

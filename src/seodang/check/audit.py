@@ -1,4 +1,4 @@
-"""What the rows say before training: copies, contradictions, echoes, leaks, scarcity, languages. Changes nothing.
+"""Findings on rows before training: copies, contradictions, echoes, leaks, scarcity, languages. Changes nothing.
 
 Works on hashes [rows]: a source of a million rows takes some tens of megabytes, whatever its texts weigh.
 """
@@ -28,7 +28,7 @@ MIXED_SHARE = 0.01  # a second language below this share of the rows is not wort
 class _Facts:
     """One source, row by row: first its training rows, then its holdout. Each field is [rows]."""
 
-    part: Splits
+    splits: Splits
     row: NDArray[np.int64]  # hash of the whole row
     question: NDArray[np.int64]  # hash of the question
     prompt: NDArray[np.int64]  # hash of system text and question; 0 if the row is not one question and one answer
@@ -39,26 +39,26 @@ class _Facts:
 
     @property
     def num_train(self) -> int:
-        return len(self.part.train)
+        return len(self.splits.train)
 
-    def places(self, rows: NDArray[np.int64]) -> tuple[str, ...]:
+    def row_places(self, rows: NDArray[np.int64]) -> tuple[str, ...]:
         """`file:row` of the first of these rows."""
-        return tuple(self._place(int(row)) for row in rows[:SHOWN_ROWS])
+        return tuple(self._row_place(int(row)) for row in rows[:SHOWN_ROWS])
 
-    def _place(self, row: int) -> str:
-        side, row = (self.part.train, row) if row < self.num_train else (self.part.holdout, row - self.num_train)
-        place = side.select_columns(["file", "row"])[row]
-        return f"{place['file']}:{place['row']}"
+    def _row_place(self, row: int) -> str:
+        rows, row = (self.splits.train, row) if row < self.num_train else (self.splits.holdout, row - self.num_train)
+        found = rows.select_columns(["file", "row"])[row]
+        return f"{found['file']}:{found['row']}"
 
 
-def audit(parts: Mapping[str, Splits], by: Split) -> list[Finding]:
-    """Findings about each source, and questions that stand on both sides (none when rows are split by question)."""
-    facts = {name: _gather(part) for name, part in parts.items()}
+def audit(splits: Mapping[str, Splits], by: Split) -> list[Finding]:
+    """Findings about each source, and questions that occur in both splits (none when rows are split by question)."""
+    facts = {name: _read(one) for name, one in splits.items()}
     findings: list[Finding] = []
     for name, known in facts.items():
         where = f"source {name}"
-        for look in (_few_rows, _copies, _contradictions, _echoes, _languages):
-            findings.extend(look(known, where))
+        for check in (_few_rows, _copies, _contradictions, _echoes, _languages):
+            findings.extend(check(known, where))
         findings.extend(_leaks(name, facts, by))
     return findings
 
@@ -85,7 +85,7 @@ def _copies(facts: _Facts, where: str) -> Iterator[Finding]:
             where=where,
             what=f"{len(copies):,} of {len(facts.row):,} rows are exact copies of another row",
             hint="leave the copies out, unless the repetition is meant",
-            rows=facts.places(copies),
+            rows=facts.row_places(copies),
         )
 
 
@@ -106,7 +106,7 @@ def _contradictions(facts: _Facts, where: str) -> Iterator[Finding]:
         where=where,
         what=f"{len(questions):,} questions have more than one answer",
         hint="fine if several answers are right; else keep the right one",
-        rows=facts.places(rows),
+        rows=facts.row_places(rows),
     )
 
 
@@ -119,12 +119,12 @@ def _echoes(facts: _Facts, where: str) -> Iterator[Finding]:
             where=where,
             what=f"in {len(echoes):,} rows the answer is the question itself",
             hint="check that the answer column is the right one; leave such rows out",
-            rows=facts.places(echoes),
+            rows=facts.row_places(echoes),
         )
 
 
 def _languages(facts: _Facts, where: str) -> Iterator[Finding]:
-    # a Korean sentence with some foreign terms stays Korean: a syllable stands for two to three letters
+    # a Korean sentence with some foreign terms stays Korean: a syllable is worth two to three letters
     is_korean = (2 * facts.hangul >= facts.latin) & (facts.hangul > 0)
     is_latin = ~is_korean & (facts.latin > 0)
     korean, latin = int(is_korean.sum()), int(is_latin.sum())
@@ -135,7 +135,7 @@ def _languages(facts: _Facts, where: str) -> Iterator[Finding]:
             where=where,
             what=f"{korean / (korean + latin):.0%} of the rows are mainly in Hangul, "
             f"{latin / (korean + latin):.0%} mainly in Latin script",
-            rows=facts.places(np.flatnonzero(is_korean if korean < latin else is_latin)),
+            rows=facts.row_places(np.flatnonzero(is_korean if korean < latin else is_latin)),
         )
 
 
@@ -145,9 +145,9 @@ def _leaks(name: str, facts: Mapping[str, _Facts], by: Split) -> Iterator[Findin
     leaked = np.zeros(len(held), dtype=bool)
     trained_in = []
     for other, known in facts.items():
-        stands = np.isin(held, known.question[: known.num_train])
-        if stands.any():
-            leaked |= stands
+        is_trained = np.isin(held, known.question[: known.num_train])
+        if is_trained.any():
+            leaked |= is_trained
             trained_in.append(other)
     if trained_in:
         yield Finding(
@@ -157,20 +157,21 @@ def _leaks(name: str, facts: Mapping[str, _Facts], by: Split) -> Iterator[Findin
             what=f"{int(leaked.sum()):,} of {len(held):,} holdout rows ask a question that is trained on too "
             f"(in {', '.join(trained_in)}; split by {by.by}): the measured loss is too good",
             hint="split: {by: question} keeps a question on one side",
-            rows=facts[name].places(np.flatnonzero(leaked) + facts[name].num_train),
+            rows=facts[name].row_places(np.flatnonzero(leaked) + facts[name].num_train),
         )
 
 
-def _gather(part: Splits) -> _Facts:
-    """Read both sides once, batch by batch."""
-    sides = [side.select_columns(["row_id", "question_key", "messages", "text"]) for side in (part.train, part.holdout)]
-    places = [(side, start) for side in (0, 1) for start in range(0, len(sides[side]), BATCH_ROWS)]
-    gathered = list(in_order(lambda place: _columns(sides[place[0]], place[1]), places))
+def _read(one: Splits) -> _Facts:
+    """Read both splits once, batch by batch."""
+    columns = ["row_id", "question_key", "messages", "text"]
+    both = [rows.select_columns(columns) for rows in (one.train, one.holdout)]
+    batches = [(split, start) for split, rows in enumerate(both) for start in range(0, len(rows), BATCH_ROWS)]
+    found = list(in_order(lambda batch: _columns(both[batch[0]], batch[1]), batches))
     row, question, prompt, answer, is_echo, hangul, latin = (
-        np.concatenate([columns[index] for columns in gathered]) for index in range(7)
+        np.concatenate([columns[index] for columns in found]) for index in range(7)
     )
     return _Facts(
-        part=part,
+        splits=one,
         row=row,
         question=question,
         prompt=prompt,
@@ -181,9 +182,9 @@ def _gather(part: Splits) -> _Facts:
     )
 
 
-def _columns(side: Dataset, start: int) -> tuple[NDArray[np.int64], ...]:
-    """The fields of `_Facts` after `part`, for one batch of one side."""
-    batch = block(side, start, start + BATCH_ROWS)
+def _columns(rows: Dataset, start: int) -> tuple[NDArray[np.int64], ...]:
+    """The fields of `_Facts` after `splits`, for one batch of one split."""
+    batch = block(rows, start, start + BATCH_ROWS)
     messages = batch["messages"].combine_chunks()
     turns = iter(json.loads(f"[{','.join(messages.flatten().storage.to_pylist())}]"))  # one parse for all is faster
     num_turns = messages.value_lengths().to_pylist()

@@ -108,11 +108,11 @@ def _indices(rows: Dataset, start: int, stop: int) -> NDArray[np.int64] | None:
 def uniform_hash(keys: pa.Array | pa.ChunkedArray, salt: str) -> NDArray[np.uint64]:
     """A uniform number of 64 bits for each key, the first 8 bytes of blake2b("SALT:KEY"): the same on every machine.
 
-    It depends on nothing but salt and key: neither on a key's place nor on the keys beside it.
+    It depends on nothing but salt and key: neither on a key's position nor on the keys beside it.
     """
-    drawn = np.empty(len(keys), dtype=np.uint64)
+    hashes = np.empty(len(keys), dtype=np.uint64)
     for start in range(0, len(keys), BATCH_ROWS):
         some: list[Any] = keys.slice(start, BATCH_ROWS).to_pylist()
         digests = b"".join(blake2b(f"{salt}:{key}".encode(), digest_size=8).digest() for key in some)
-        drawn[start : start + len(some)] = np.frombuffer(digests, dtype=">u8")
-    return drawn
+        hashes[start : start + len(some)] = np.frombuffer(digests, dtype=">u8")
+    return hashes

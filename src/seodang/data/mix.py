@@ -13,7 +13,7 @@ from seodang.recipe import Mix
 from seodang.types import Counts
 
 
-def mix(parts: Mapping[str, Splits], mix: Mix) -> tuple[DatasetDict, Counts]:
+def mix(splits: Mapping[str, Splits], mix: Mix) -> tuple[DatasetDict, Counts]:
     """Join the sources in their order, then shuffle as datasets does, into `train` and `holdout`.
 
     With shares, the rows must be rendered (`num_supervised`): the training set keeps its number of supervised tokens,
@@ -22,7 +22,7 @@ def mix(parts: Mapping[str, Splits], mix: Mix) -> tuple[DatasetDict, Counts]:
     Raises:
         SourceError: nothing to train on, or a source with a share but without a supervised token.
     """
-    trained = {name: part.train for name, part in parts.items() if len(part.train)}
+    trained = {name: one.train for name, one in splits.items() if len(one.train)}
     if not trained:
         raise SourceError("no row is left to train on", where="sources", hint="see what the earlier steps dropped")
     dropped: dict[str, int] = {}
@@ -35,8 +35,8 @@ def mix(parts: Mapping[str, Splits], mix: Mix) -> tuple[DatasetDict, Counts]:
         dropped = {f"{name}: thinned to its share": count for name, count in thinned.items() if count}
         changed = {f"{name}: repeated to its share": count for name, count in repeated.items() if count}
         trained = {name: rows.select(picked[name]) for name, rows in trained.items()}
-        remarks = _tell_shares(trained, mix.shares)
-    rows_in = sum(len(part.train) + len(part.holdout) for part in parts.values())
+        remarks = _share_remarks(trained, mix.shares)
+    rows_in = sum(len(one.train) + len(one.holdout) for one in splits.values())
     counts = Counts(
         stage="mix",
         source="all",
@@ -48,9 +48,9 @@ def mix(parts: Mapping[str, Splits], mix: Mix) -> tuple[DatasetDict, Counts]:
     )
     joined = {
         "train": concatenate_datasets(list(trained.values())),
-        "holdout": concatenate_datasets([part.holdout for part in parts.values()]),
+        "holdout": concatenate_datasets([one.holdout for one in splits.values()]),
     }
-    return DatasetDict({side: rows.shuffle(seed=mix.seed) for side, rows in joined.items()}), counts
+    return DatasetDict({name: rows.shuffle(seed=mix.seed) for name, rows in joined.items()}), counts
 
 
 def _pick(trained: Mapping[str, Dataset], shares: Mapping[str, float], seed: int) -> dict[str, NDArray[np.int64]]:
@@ -70,10 +70,10 @@ def _pick(trained: Mapping[str, Dataset], shares: Mapping[str, float], seed: int
     }
 
 
-def _fill(tokens: NDArray[np.int64], target: float, drawn: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Row indices whose tokens [rows] sum up to `target` within one row: whole repeats, then rows by their draw."""
+def _fill(tokens: NDArray[np.int64], target: float, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Row indices whose tokens [rows] sum up to `target` within one row: whole repeats, then rows by their hash."""
     repeats, rest = divmod(target, int(tokens.sum()))
-    order = np.argsort(drawn, kind="stable")
+    order = np.argsort(hashes, kind="stable")
     sums = np.concatenate([[0], np.cumsum(tokens[order])])
     above = int(np.searchsorted(sums, rest))  # the first number of rows that reaches the rest
     num_rows = above - 1 if above and rest - sums[above - 1] < sums[above] - rest else above
@@ -83,7 +83,7 @@ def _fill(tokens: NDArray[np.int64], target: float, drawn: NDArray[np.uint64]) -
     return np.concatenate([whole, np.sort(order[:num_rows])])
 
 
-def _tell_shares(trained: Mapping[str, Dataset], shares: Mapping[str, float]) -> tuple[str, ...]:
+def _share_remarks(trained: Mapping[str, Dataset], shares: Mapping[str, float]) -> tuple[str, ...]:
     tokens = {name: int(_supervised(rows).sum()) for name, rows in trained.items()}
     total, weight = sum(tokens.values()), sum(shares[name] for name in trained)
     return tuple(

@@ -1,6 +1,6 @@
-"""Rows → training part and holdout. Runs before the sources are mixed, so that no repeat can leak across.
+"""Rows → training rows and holdout. Runs before the sources are mixed, so that no repeat can leak across.
 
-Knows keys, not contents: a question, a column's value or a row goes to one side as a whole.
+Knows keys, not contents: a question, a column's value or a row goes to one split as a whole.
 """
 
 import math
@@ -24,7 +24,7 @@ NOTED_ROWS = 100  # dropped rows that the counts list by name
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Splits:
-    """One source's rows on their two sides."""
+    """One source's rows in their two splits."""
 
     train: Dataset  # empty if the source is not trained on
     holdout: Dataset  # the holdout: measured, never trained on
@@ -32,15 +32,15 @@ class Splits:
 
 
 def split(rows: Dataset, source: Source, by: Split) -> Splits:
-    """Hold out a part of one source, then thin the rest to `take`.
+    """Hold out some rows of one source, then thin the rest to `take`.
 
-    By question or column, a key's side depends on seed and key alone: it survives reordering, added rows and other
+    By question or column, a key's split depends on seed and key alone: it survives reordering, added rows and other
     sources, and a smaller share lies inside a larger one. By row, the rows are those of datasets' `train_test_split`.
 
     Raises:
         SourceError: a holdout as large as the source, a row without the column's value, or no training row left.
     """
-    train, test = _sides(rows, source, by)
+    train, holdout = _train_and_holdout(rows, source, by)
     dropped: dict[str, int] = {}
     if not source.is_trained:
         dropped, train = {"not trained": len(train)}, train.select([])
@@ -50,7 +50,7 @@ def split(rows: Dataset, source: Source, by: Split) -> Splits:
     if source.is_trained and len(train) == 0:
         taken = f", take {source.take}" if source.take else ""
         raise SourceError(
-            f"no row is left to train on ({len(rows):,} rows, {len(test):,} held out{taken})",
+            f"no row is left to train on ({len(rows):,} rows, {len(holdout):,} held out{taken})",
             where=f"source {source.name}",
             hint="hold out fewer, take more, or give more rows",
         )
@@ -58,63 +58,63 @@ def split(rows: Dataset, source: Source, by: Split) -> Splits:
         stage="split",
         source=source.name,
         rows_in=len(rows),
-        kept=len(train) + len(test),
+        kept=len(train) + len(holdout),
         dropped={reason: count for reason, count in dropped.items() if count},
-        remarks=(f"{len(train):,} rows to train on, {len(test):,} held out by {by.by}",),
+        remarks=(f"{len(train):,} rows to train on, {len(holdout):,} held out by {by.by}",),
     )
-    return Splits(train=train, holdout=test, counts=counts)
+    return Splits(train=train, holdout=holdout, counts=counts)
 
 
-def separate(parts: Mapping[str, Splits], by: Split) -> tuple[dict[str, Splits], list[Counts]]:
-    """Take training rows away whose key stands in the holdout of another source. By row, nothing is taken away.
+def separate(splits: Mapping[str, Splits], by: Split) -> tuple[dict[str, Splits], list[Counts]]:
+    """Take training rows away whose key another source holds out. By row, nothing is taken away.
 
     Raises:
         SourceError: a source loses all its training rows.
     """
     if by.by == "row":
-        return dict(parts), []
-    held = {name: _keys(part.holdout, by, name) for name, part in parts.items() if len(part.holdout)}
-    apart: dict[str, Splits] = {}
-    told: list[Counts] = []
-    for name, part in parts.items():
-        apart[name], counts = _without(part, held, by, name)
-        told.append(counts)
-    return apart, told
+        return dict(splits), []
+    held_out = {name: _keys(one.holdout, by, name) for name, one in splits.items() if len(one.holdout)}
+    separated: dict[str, Splits] = {}
+    all_counts: list[Counts] = []
+    for name, one in splits.items():
+        separated[name], counts = _without_keys(one, held_out, by, name)
+        all_counts.append(counts)
+    return separated, all_counts
 
 
-def _sides(rows: Dataset, source: Source, by: Split) -> tuple[Dataset, Dataset]:
-    """(train, test) before anything is dropped."""
+def _train_and_holdout(rows: Dataset, source: Source, by: Split) -> tuple[Dataset, Dataset]:
+    """(train, holdout) before anything is dropped."""
     if len(rows) == 0:
         raise SourceError("has no rows", where=f"source {source.name}")
-    held = source.holdout_share
-    if held >= 1 and not math.isinf(held) and (held > len(rows) or (held == len(rows) and source.is_trained)):
+    size = source.holdout_share
+    if size >= 1 and not math.isinf(size) and (size > len(rows) or (size == len(rows) and source.is_trained)):
         raise SourceError(
-            f"holdout asks for {held:,.0f} rows, but there are {len(rows):,}",
+            f"holdout asks for {size:,.0f} rows, but there are {len(rows):,}",
             where=f"source {source.name}",
             hint="give a smaller number, or a share such as 0.05",
         )
-    if math.isinf(held):
+    if math.isinf(size):
         return rows.select([]), rows
     if by.by == "row":
-        return _rows_apart(rows, held, by.seed)
-    is_test = _keys_apart(_keys(rows, by, source.name), held, by.seed)
-    return rows.select(np.flatnonzero(~is_test)), rows.select(np.flatnonzero(is_test))
+        return _split_rows(rows, size, by.seed)
+    is_holdout = _split_keys(_keys(rows, by, source.name), size, by.seed)
+    return rows.select(np.flatnonzero(~is_holdout)), rows.select(np.flatnonzero(is_holdout))
 
 
-def _without(part: Splits, held: Mapping[str, pa.ChunkedArray], by: Split, name: str) -> tuple[Splits, Counts]:
+def _without_keys(one: Splits, held_out: Mapping[str, pa.ChunkedArray], by: Split, name: str) -> tuple[Splits, Counts]:
     """One source without the training rows whose key is held out: by another source, its own keys are split already."""
-    keys = _keys(part.train, by, name)
+    keys = _keys(one.train, by, name)
     is_kept = np.ones(len(keys), dtype=bool)
     dropped: dict[str, int] = {}
     notes: list[RowNote] = []
-    for other, held_keys in held.items():
-        stands = pc.is_in(keys, value_set=held_keys).to_numpy() & is_kept
-        if not stands.any():
+    for other, held_keys in held_out.items():
+        is_held_out = pc.is_in(keys, value_set=held_keys).to_numpy() & is_kept
+        if not is_held_out.any():
             continue
-        is_kept &= ~stands
+        is_kept &= ~is_held_out
         reason = f"{by.by} stands in the holdout of {other}"
-        dropped[reason] = int(stands.sum())
-        notes.extend(_notes(part.train, np.flatnonzero(stands), reason))
+        dropped[reason] = int(is_held_out.sum())
+        notes.extend(_notes(one.train, np.flatnonzero(is_held_out), reason))
     if len(keys) and not is_kept.any():
         raise SourceError(
             f"each of its {len(keys):,} training rows has a {by.by} that another source holds out",
@@ -124,12 +124,12 @@ def _without(part: Splits, held: Mapping[str, pa.ChunkedArray], by: Split, name:
     counts = Counts(
         stage="separate",
         source=name,
-        rows_in=len(part.train) + len(part.holdout),
-        kept=int(is_kept.sum()) + len(part.holdout),
+        rows_in=len(one.train) + len(one.holdout),
+        kept=int(is_kept.sum()) + len(one.holdout),
         dropped=dropped,
         notes=tuple(notes[:NOTED_ROWS]),
     )
-    return (replace(part, train=part.train.select(np.flatnonzero(is_kept))) if dropped else part), counts
+    return (replace(one, train=one.train.select(np.flatnonzero(is_kept))) if dropped else one), counts
 
 
 def _keys(rows: Dataset, by: Split, source: str) -> pa.ChunkedArray:
@@ -147,32 +147,32 @@ def _keys(rows: Dataset, by: Split, source: str) -> pa.ChunkedArray:
     return keys
 
 
-def _rows_apart(rows: Dataset, held: float, seed: int) -> tuple[Dataset, Dataset]:
-    """(train, test) as datasets draws them; a side may be empty, which datasets refuses."""
-    num_test = math.ceil(held * len(rows)) if held < 1 else int(held)
-    if num_test in (0, len(rows)):
-        return (rows, rows.select([])) if num_test == 0 else (rows.select([]), rows)
-    sides = rows.train_test_split(test_size=held if held < 1 else int(held), seed=seed)
-    return sides["train"], sides["test"]
+def _split_rows(rows: Dataset, size: float, seed: int) -> tuple[Dataset, Dataset]:
+    """(train, holdout) as datasets shuffles and cuts them; a split may be empty, which datasets refuses."""
+    num_holdout = math.ceil(size * len(rows)) if size < 1 else int(size)
+    if num_holdout in (0, len(rows)):
+        return (rows, rows.select([])) if num_holdout == 0 else (rows.select([]), rows)
+    both = rows.train_test_split(test_size=size if size < 1 else int(size), seed=seed)
+    return both["train"], both["test"]
 
 
-def _keys_apart(keys: pa.ChunkedArray, held: float, seed: int) -> NDArray[np.bool_]:
-    """Which rows are held out [rows]: keys below the share, or the first keys that together have `held` rows."""
+def _split_keys(keys: pa.ChunkedArray, size: float, seed: int) -> NDArray[np.bool_]:
+    """Which rows are held out [rows]: keys below the share, or the first keys that together have `size` rows."""
     encoded = keys.cast(pa.large_string()).combine_chunks().dictionary_encode()
     key_of_row = encoded.indices.to_numpy()
-    drawn = uniform_hash(encoded.dictionary, str(seed))
-    order = np.argsort(drawn, kind="stable")
-    if held < 1:
-        num_keys = int(np.count_nonzero(drawn < held * 2.0**64))
+    hashes = uniform_hash(encoded.dictionary, str(seed))
+    order = np.argsort(hashes, kind="stable")
+    if size < 1:
+        num_keys = int(np.count_nonzero(hashes < size * 2.0**64))
     else:
         rows_up_to = np.cumsum(np.bincount(key_of_row)[order])
-        num_keys = int(np.searchsorted(rows_up_to, held, side="right"))
-    if held > 0:
+        num_keys = int(np.searchsorted(rows_up_to, size, side="right"))
+    if size > 0:
         num_keys = max(num_keys, 1)  # few keys can all lie above the share: a holdout that is asked for is not empty
-    is_test = np.zeros(len(drawn), dtype=bool)
-    is_test[order[:num_keys]] = True
-    rows_held: NDArray[np.bool_] = is_test[key_of_row]
-    return rows_held
+    is_holdout = np.zeros(len(hashes), dtype=bool)
+    is_holdout[order[:num_keys]] = True
+    is_holdout_row: NDArray[np.bool_] = is_holdout[key_of_row]
+    return is_holdout_row
 
 
 def _take(train: Dataset, take: str, seed: int) -> Dataset:
@@ -188,5 +188,5 @@ def _take(train: Dataset, take: str, seed: int) -> Dataset:
 
 def _notes(rows: Dataset, indices: NDArray[np.int64], reason: str) -> list[RowNote]:
     noted = rows.select_columns(["file", "row", "row_id"])[indices[:NOTED_ROWS].tolist()]
-    places = zip(noted["file"], noted["row"], noted["row_id"], strict=True)
-    return [RowNote(where=f"{file}:{row}", row_id=row_id, reason=reason) for file, row, row_id in places]
+    named = zip(noted["file"], noted["row"], noted["row_id"], strict=True)
+    return [RowNote(where=f"{file}:{row}", row_id=row_id, reason=reason) for file, row, row_id in named]

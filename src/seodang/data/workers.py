@@ -75,7 +75,7 @@ def _results(pool: ProcessPoolExecutor, blocks: Iterator[Any], ahead: int) -> It
             block = next(blocks)
         except StopIteration:
             break
-        except Exception as error:  # told when its turn has come: an earlier block may be at fault, too
+        except Exception as error:  # raised when its turn has come: an earlier block may be at fault, too
             fault = error
             break
         with _quiet_tokenizers():  # the first one forks
@@ -103,7 +103,7 @@ def _do(block: Any) -> Any:
 
 @contextmanager
 def _quiet_tokenizers() -> Iterator[None]:
-    """A forked tokenizer must not use its parent's threads, and says so on stderr unless it was told before."""
+    """A forked tokenizer must not use its parent's threads, and warns on stderr unless this is set."""
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)
     os.environ[name] = "false"

@@ -1,4 +1,4 @@
-"""One file of the user's, looked at: how it is read, how many rows, how long, in which language. Knows no role."""
+"""A profile of one of the user's files: how it is read, how many rows, how long, in which language. Knows no role."""
 
 import re
 from collections import Counter
@@ -19,7 +19,7 @@ from seodang.errors import SourceError
 from seodang.recipe import Source
 from seodang.starter.guess_columns import Ask, guess_columns
 
-MAX_ROWS = 20_000  # looked at in one file; more would say little more
+MAX_ROWS = 20_000  # of one file: more would change the profile little
 MAX_CHARS = 30_000_000
 KEPT_QUESTIONS = 200
 LANGUAGE_ROWS = 500
@@ -32,11 +32,11 @@ ENGLISH = re.compile(r"\b(the|and|what|how|you|are|with|that|is|to)\b", re.IGNOR
 
 @dataclass(frozen=True, kw_only=True)
 class FileProfile:
-    """What the rows of one file say, as far as they were read."""
+    """What is known of the rows of one file, as far as they were read."""
 
     path: str  # as given
     layout: Layout
-    keys: Mapping[str, str]  # recipe keys that name columns whose names alone do not tell
+    keys: Mapping[str, str]  # recipe keys for columns whose names alone do not say what they are
     tokens: NDArray[np.int64]  # [usable rows] estimated tokens as rendered
     whole: bool  # read to its end
     num_questions: int  # different ones
@@ -56,14 +56,14 @@ class FileProfile:
         return self.layout.format == "text"
 
 
-def look(path: str, *, max_rows: int = MAX_ROWS, ask: Ask | None = None) -> FileProfile:
+def profile_file(path: str, *, max_rows: int = MAX_ROWS, ask: Ask | None = None) -> FileProfile:
     """Read the first rows of a file as `convert` would.
 
     Args:
         ask: decides between columns that could be meant; without it the likeliest are taken, with a remark.
 
     Raises:
-        SourceError: it cannot be read, its columns say nothing, or none of these rows can be used.
+        SourceError: it cannot be read, its columns are not recognised, or none of these rows can be used.
     """
     _refuse_unwritable(path)
     raw = read(_source(path, {}))
@@ -90,7 +90,7 @@ def look(path: str, *, max_rows: int = MAX_ROWS, ask: Ask | None = None) -> File
             where=tally.where or path,
             hint="mend the file, or leave it out",
         )
-    return tally.look(path, layout, keys, raw.remarks, whole=whole)
+    return tally.profile(path, layout, keys, raw.remarks, whole=whole)
 
 
 def _refuse_unwritable(path: str) -> None:
@@ -107,7 +107,7 @@ def _source(path: str, keys: Mapping[str, str]) -> Source:
 
 
 def _find(raw: RawRows, path: str, ask: Ask | None) -> tuple[Layout, Mapping[str, str]]:
-    """The layout, by the columns' names; else by what stands in them."""
+    """The layout, by the columns' names; else by their contents."""
     try:
         return find_layout(raw, _source(path, {})), {}
     except SourceError as refused:
@@ -154,16 +154,18 @@ class _Tally:
         self.letters["latin"] += len(LATIN.findall(text))
         self.letters["english"] += sum(map(len, ENGLISH.findall(text)))
 
-    def look(
+    def profile(
         self, path: str, layout: Layout, keys: Mapping[str, str], remarks: Sequence[str], *, whole: bool
     ) -> FileProfile:
         """What was counted."""
-        told = [*remarks]
+        all_remarks = [*remarks]
         if keys:
-            told.append(f"the columns are a guess, please check: {', '.join(f'{k}: {v}' for k, v in keys.items())}")
+            all_remarks.append(
+                f"the columns are a guess, please check: {', '.join(f'{k}: {v}' for k, v in keys.items())}"
+            )
         if self.dropped:
             reasons = ", ".join(f"{count:,} × {reason}" for reason, count in self.dropped.most_common(3))
-            told.append(f"rows that will be dropped: {reasons}")
+            all_remarks.append(f"rows that will be dropped: {reasons}")
         return FileProfile(
             path=path,
             layout=layout,
@@ -174,12 +176,12 @@ class _Tally:
             questions=tuple(self.questions),
             language=self._language(),
             plain_turns=self.plain / len(self.tokens),
-            remarks=tuple(f"{path}: {remark}" for remark in told),
+            remarks=tuple(f"{path}: {remark}" for remark in all_remarks),
         )
 
     def _language(self) -> str:
         letters = max(self.letters["all"], 1)
-        if self.letters["hangul"] >= 0.2 * letters:  # a Hangul syllable says as much as two or three Latin letters
+        if self.letters["hangul"] >= 0.2 * letters:  # a Hangul syllable is worth two or three Latin letters
             return "Korean"
         is_english = self.letters["latin"] >= 0.9 * letters and self.letters["english"] >= 0.04 * letters
         return "English" if is_english else "another language"

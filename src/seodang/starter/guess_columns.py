@@ -1,4 +1,4 @@
-"""A guess at columns whose names say nothing, by what stands in them. The data room itself never guesses."""
+"""A guess at columns whose names are not recognised, by their contents. The package `data` itself never guesses."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Ask = Callable[[str, Sequence[str]], str]  # a question and its choices, the gue
 SAMPLE_ROWS = 200
 FEW_VALUES = 0.2  # share of different values below which a column is a label
 LABEL_ROWS = 10  # fewer rows cannot show that a column is a label
-BESIDE = (
+OTHER_NAMES = (
     column_names.CONTEXT
     | column_names.SYSTEM
     | column_names.TOOLS
@@ -26,7 +26,7 @@ BESIDE = (
 
 @dataclass(frozen=True, kw_only=True)
 class _Column:
-    """What stands in one column of the sample."""
+    """The contents of one column of the sample."""
 
     name: str
     filled: float  # share of the rows
@@ -35,10 +35,10 @@ class _Column:
 
 
 def guess_columns(raw: RawRows, ask: Ask | None) -> dict[str, str] | None:
-    """Recipe keys with the columns that are most likely meant; None if nothing speaks for any.
+    """Recipe keys with the columns that are most likely meant; None if none is likely.
 
     Args:
-        ask: decides where several columns could be meant; the guess stands first.
+        ask: decides where several columns could be meant; the guess comes first.
     """
     sample = list(islice(raw.rows(), SAMPLE_ROWS))
     keys = {column_key(name) for name in raw.columns}
@@ -48,20 +48,20 @@ def guess_columns(raw: RawRows, ask: Ask | None) -> dict[str, str] | None:
     def choose(what: str, columns: list[str]) -> str:
         return ask(f"{raw.where}: which column holds the {what}?", columns) if ask and columns[1:] else columns[0]
 
-    if talks := _talks(raw.columns, sample):
-        return {"messages": choose("conversations", talks)}
+    if conversations := _conversations(raw.columns, sample):
+        return {"messages": choose("conversations", conversations)}
     texts = [column for name in raw.columns if (column := _column(name, sample)) is not None]
-    asked = [column for column in texts if column_key(column.name) in column_names.QUESTION]
-    answers = [column for column in texts if column_key(column.name) in column_names.ANSWER and column not in asked]
-    if len(texts) == 1 and not asked and not answers:
+    questions = [column for column in texts if column_key(column.name) in column_names.QUESTION]
+    answers = [column for column in texts if column_key(column.name) in column_names.ANSWER and column not in questions]
+    if len(texts) == 1 and not questions and not answers:
         return {"text": texts[0].name}
-    asked = sorted(
-        asked or [column for column in texts if column not in answers],
+    questions = sorted(
+        questions or [column for column in texts if column not in answers],
         key=lambda column: (-round(column.filled, 1), -round(column.asks, 1), column.length),
     )
-    if not asked:
+    if not questions:
         return None
-    question = choose("questions", [column.name for column in asked])
+    question = choose("questions", [column.name for column in questions])
     answers = sorted(
         answers or [column for column in texts if column_key(column.name) not in column_names.QUESTION],
         key=lambda column: (-round(column.filled, 1), -column.length),
@@ -70,21 +70,26 @@ def guess_columns(raw: RawRows, ask: Ask | None) -> dict[str, str] | None:
     return {"question": question, "answer": choose("answers", left)} if left else None
 
 
-def _talks(columns: Sequence[str], sample: Sequence[RawRow]) -> list[str]:
-    """Columns that hold lists of turns; conversations that were rejected are none."""
+def _conversations(columns: Sequence[str], sample: Sequence[RawRow]) -> list[str]:
+    """Columns that hold lists of turns; rejected conversations do not count."""
 
     def holds(name: str) -> bool:
         turns = next((found for row in sample if (found := turn_list(row.fields.get(name)))), None)
         return turns is not None and is_turn(turns[0])
 
-    return [name for name in columns if column_key(name) not in BESIDE and holds(name)]
+    return [name for name in columns if column_key(name) not in OTHER_NAMES and holds(name)]
 
 
 def _column(name: str, sample: Sequence[RawRow]) -> _Column | None:
-    """A column of texts; None for numbers, labels, addresses, nested values, and what usually stands beside."""
+    """A column of texts; None for numbers, labels, addresses, nested values, and names of anything else."""
     values: list[Any] = [value for row in sample if (value := row.fields.get(name)) not in (None, "")]
     texts = [value.strip() for value in values if isinstance(value, str) and any(map(str.isalpha, value))]
-    if column_key(name) in BESIDE or not values or len(texts) < 0.5 * len(values) or len(texts) < 0.5 * len(sample):
+    if (
+        column_key(name) in OTHER_NAMES
+        or not values
+        or len(texts) < 0.5 * len(values)
+        or len(texts) < 0.5 * len(sample)
+    ):
         return None
     if len(sample) >= LABEL_ROWS and len(set(texts)) < FEW_VALUES * len(texts):
         return None

@@ -1,4 +1,4 @@
-"""A starter recipe from the user's own files: looks, places, fits, writes. Trains nothing and loads no model."""
+"""A starter recipe from the user's own files: profile them, assign roles, choose settings, write. Loads no model."""
 
 import os
 import re
@@ -9,14 +9,14 @@ from unicodedata import normalize
 
 from seodang.errors import RunError, SourceError
 from seodang.recipe import Recipe, load_recipe
-from seodang.starter.file_profile import MAX_ROWS, FileProfile, look
+from seodang.starter.file_profile import MAX_ROWS, FileProfile, profile_file
 from seodang.starter.guess_columns import Ask
 from seodang.starter.recipe_yaml import Draft, Entry, as_mapping, recipe_text
-from seodang.starter.roles import RoleAssignment, place
+from seodang.starter.roles import RoleAssignment, assign_roles
 from seodang.starter.settings import LIMITS, Base, Settings, choose_base, choose_holdout, choose_settings, cpu_minutes
 from seodang.types import SourceRole
 
-ALL_ROWS = 60_000  # looked at in all files together
+ALL_ROWS = 60_000  # profiled in all files together
 ASKED = 2  # questions a role
 QUESTION_CHARS = 4, 120  # of a question that is asked
 LONGEST_NAME = 40
@@ -49,10 +49,10 @@ def propose(
     """A recipe for these files, with a model that fits this machine.
 
     Args:
-        files: paths; also those that a role is said for may stand here.
-        domain, general, retention: files whose role the user says.
+        files: paths; those that a role is given for may be repeated here.
+        domain, general, retention: files whose role the user gives.
         name: of the run; by default after the first file of the domain.
-        ask: asked for what cannot be known (a role, a column), the guess first; without it the guess stands.
+        ask: asked for what cannot be known (a role, a column), the guess first; without it the guess is taken.
         memory_gb: main memory; None: unknown.
         gpu_gb: memory of one GPU; None: there is none.
         out: where the recipe will be written: its paths are relative to that folder.
@@ -63,51 +63,51 @@ def propose(
         RecipeError: a name that no run can have.
     """
     _refuse_existing(out)
-    paths, said = _files(files, {"domain": domain, "general": general, "retention": retention})
+    paths, given = _files(files, {"domain": domain, "general": general, "retention": retention})
     rows_each = min(MAX_ROWS, max(1000, ALL_ROWS // len(paths)))
-    placed = place([look(path, max_rows=rows_each, ask=ask) for path in paths], said, ask)
-    samples, sample_remarks = _samples(placed)
-    placed += samples
-    trained = [one.look for one in placed if one.role != "retention"]
+    assigned = assign_roles([profile_file(path, max_rows=rows_each, ask=ask) for path in paths], given, ask)
+    samples, sample_remarks = _samples(assigned)
+    assigned += samples
+    trained = [one.profile for one in assigned if one.role != "retention"]
     for one in trained:
         _refuse_useless(one)
     base = choose_base(trained, memory_gb=memory_gb, gpu_gb=gpu_gb)
-    draft = _draft(placed, base, choose_settings(trained, has_gpu=gpu_gb is not None), name, out)
+    draft = _draft(assigned, base, choose_settings(trained, has_gpu=gpu_gb is not None), name, out)
     text = recipe_text(draft)
     return Starter(
         path=out,
-        recipe=load_recipe(as_mapping(text, {entry.name: entry.placed.look.path for entry in draft.entries})),
+        recipe=load_recipe(as_mapping(text, {entry.name: entry.assignment.profile.path for entry in draft.entries})),
         yaml=text,
         remarks=(
-            *(remark for one in placed for remark in one.look.remarks),
-            *(f"{one.look.path}: {one.role} ({one.why})" for one in placed if one.why),
+            *(remark for one in assigned for remark in one.profile.remarks),
+            *(f"{one.profile.path}: {one.role} ({one.why})" for one in assigned if one.why),
             *sample_remarks,
             *base.remarks,
         ),
     )
 
 
-def _draft(placed: Sequence[RoleAssignment], base: Base, settings: Settings, name: str | None, out: Path) -> Draft:
-    names = _names(placed)
+def _draft(assigned: Sequence[RoleAssignment], base: Base, settings: Settings, name: str | None, out: Path) -> Draft:
+    names = _names(assigned)
     entries = [
         Entry(
-            placed=one,
-            name=names[one.look.path],
-            path=_from(one.look.path, out),
+            assignment=one,
+            name=names[one.profile.path],
+            path=_from(one.profile.path, out),
             holdout=choose_holdout(one, has_gpu=settings.step_seconds is None),
         )
-        for one in placed
+        for one in assigned
     ]
-    first = next((entry.name for entry in entries if entry.placed.role == "domain"), entries[0].name)
+    first = next((entry.name for entry in entries if entry.assignment.role == "domain"), entries[0].name)
     return Draft(
         name=first if name is None else name,
         file=str(out),
         base=base,
         entries=entries,
         settings=settings,
-        domain=_questions(placed, "domain"),
-        general=_questions(placed, "general"),
-        minutes=cpu_minutes(settings, sum(map(_held_tokens, entries))),
+        domain=_questions(assigned, "domain"),
+        general=_questions(assigned, "general"),
+        minutes=cpu_minutes(settings, sum(map(_holdout_tokens, entries))),
     )
 
 
@@ -144,9 +144,9 @@ def _refuse_existing(path: Path) -> None:
 
 
 def _files(files: Sequence[str], flags: dict[SourceRole, Sequence[str]]) -> tuple[list[str], dict[str, SourceRole]]:
-    """(every file once, in the order given; file → role, as far as said)."""
+    """(every file once, in the order given; file → role, as far as given)."""
     paths: dict[str, str] = {}  # what a path leads to → the path as first given
-    said: dict[str, SourceRole] = {}
+    roles: dict[str, SourceRole] = {}
     for path in (*files, *(path for listed in flags.values() for path in listed)):
         paths.setdefault(_target(path), path)
     if not paths:
@@ -154,10 +154,10 @@ def _files(files: Sequence[str], flags: dict[SourceRole, Sequence[str]]) -> tupl
     for role, listed in flags.items():
         for given in listed:
             path = paths[_target(given)]
-            if said.get(path, role) != role:
-                raise SourceError(f"has two roles: {said[path]} and {role}", where=path, hint="keep one of them")
-            said[path] = role
-    return list(paths.values()), said
+            if roles.get(path, role) != role:
+                raise SourceError(f"has two roles: {roles[path]} and {role}", where=path, hint="keep one of them")
+            roles[path] = role
+    return list(paths.values()), roles
 
 
 def _target(path: str) -> str:
@@ -175,41 +175,43 @@ def _from(path: str, out: Path) -> str:
     return Path(os.path.relpath(target, folder)).as_posix()
 
 
-def _samples(placed: Sequence[RoleAssignment]) -> tuple[list[RoleAssignment], list[str]]:
+def _samples(assigned: Sequence[RoleAssignment]) -> tuple[list[RoleAssignment], list[str]]:
     """Samples that ship for the roles nobody gave a file for, in the files' language: what is lost must be measured."""
-    language = next((one.look.language for one in placed if one.role != "retention"), "")
-    there = {one.role for one in placed}
+    language = next((one.profile.language for one in assigned if one.role != "retention"), "")
+    present = {one.role for one in assigned}
     samples: dict[SourceRole, str] = {"general": "general", "retention": "text"}
-    missing = {role: kind for role, kind in samples.items() if role not in there}
+    missing = {role: kind for role, kind in samples.items() if role not in present}
     if language not in SAMPLES:
         lost = "what is lost outside of the field will not be measured"
         return [], [f"no file is {role}: {lost} (--{role} FILE)" for role in missing]
-    given = {one.look.path for one in placed}
+    given = {one.profile.path for one in assigned}
     paths = {role: f"sample:{SAMPLES[language]}_{kind}" for role, kind in missing.items()}
     return [
-        RoleAssignment(look=look(path), role=role, why=f"ships with seodang; {role} data of your own is better")
+        RoleAssignment(
+            profile=profile_file(path), role=role, why=f"ships with seodang; {role} data of your own is better"
+        )
         for role, path in paths.items()
         if path not in given
     ], []
 
 
-def _names(placed: Sequence[RoleAssignment]) -> dict[str, str]:
+def _names(assigned: Sequence[RoleAssignment]) -> dict[str, str]:
     """path → source name, each once."""
     names: dict[str, str] = {}
-    for one in placed:
-        stem = normalize("NFC", Path(one.look.path.removeprefix("sample:")).stem)
+    for one in assigned:
+        stem = normalize("NFC", Path(one.profile.path.removeprefix("sample:")).stem)
         plain = re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:LONGEST_NAME].strip("-.") or one.role
         name, number = plain, 2
         while name in names.values() or name in TAKEN_NAMES:
             name, number = f"{plain}-{number}", number + 1
-        names[one.look.path] = name
+        names[one.profile.path] = name
     return names
 
 
-def _questions(placed: Sequence[RoleAssignment], role: SourceRole) -> list[str]:
+def _questions(assigned: Sequence[RoleAssignment], role: SourceRole) -> list[str]:
     """Short questions of the files of one role, from their start and their middle."""
-    looks = [one.look for one in placed if one.role == role]
-    found = [pick for one in looks for pick in _short(one)]
+    profiles = [one.profile for one in assigned if one.role == role]
+    found = [pick for one in profiles for pick in _short(one)]
     return found[:: max(1, len(found) // ASKED)][:ASKED]
 
 
@@ -223,6 +225,6 @@ def _short(one: FileProfile) -> list[str]:
     return [text for text in short if text.endswith("?")] or short
 
 
-def _held_tokens(entry: Entry) -> float:
-    rows = entry.holdout if entry.holdout is not None else entry.placed.look.num_rows
-    return rows * float(entry.placed.look.tokens.mean())
+def _holdout_tokens(entry: Entry) -> float:
+    rows = entry.holdout if entry.holdout is not None else entry.assignment.profile.num_rows
+    return rows * float(entry.assignment.profile.tokens.mean())

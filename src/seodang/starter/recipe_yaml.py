@@ -1,4 +1,4 @@
-"""The starter recipe as YAML that people read: few lines, each with why it says what it says."""
+"""The starter recipe as YAML that people read: few lines, each with its reason."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ KINDS = {"text": "plain texts", "qa": "questions with answers", "alpaca": "instr
 class Entry:
     """One source as it will stand in the recipe."""
 
-    placed: RoleAssignment
+    assignment: RoleAssignment
     name: str
     path: str  # as the recipe holds it
     holdout: int | None  # None: the default
@@ -26,7 +26,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """Everything that the recipe will say."""
+    """Everything that the recipe will hold."""
 
     name: str
     file: str  # of the recipe
@@ -66,16 +66,17 @@ def recipe_text(draft: Draft) -> str:
 
 
 def _source(entry: Entry) -> list[str]:
-    look, why = entry.placed.look, entry.placed.why
-    more = "" if look.whole else "more than "
-    kind = KINDS.get(look.layout.format, "conversations")
-    tokens = round(float(look.tokens.mean()))
+    profile, why = entry.assignment.profile, entry.assignment.why
+    more = "" if profile.whole else "more than "
+    kind = KINDS.get(profile.layout.format, "conversations")
+    tokens = round(float(profile.tokens.mean()))
     lines = [
-        f"  - name: {_value(entry.name)} # {more}{look.num_rows:,} {kind}, {look.language}, ~{tokens:,} tokens each",
-        f"    role: {entry.placed.role}" + (f" # {_comment(why)}" if why else ""),
+        f"  - name: {_value(entry.name)} # {more}{profile.num_rows:,} {kind}, {profile.language}, "
+        f"~{tokens:,} tokens each",
+        f"    role: {entry.assignment.role}" + (f" # {_comment(why)}" if why else ""),
         f"    path: {_value(entry.path)}",
     ]
-    lines += [f"    {key}: {_value(column)} # a guess, please check" for key, column in look.keys.items()]
+    lines += [f"    {key}: {_value(column)} # a guess, please check" for key, column in profile.keys.items()]
     if entry.holdout is not None:
         lines.append(f"    holdout: {entry.holdout}")
     return lines

@@ -1,4 +1,4 @@
-"""Which file is the field, which is general, which is only measured: what was said, else asked, else guessed."""
+"""Which file is the field, which is general, which is only measured: as the user gave it, else asked, else guessed."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -34,39 +34,41 @@ ROLES: tuple[SourceRole, ...] = ("domain", "general", "retention")
 class RoleAssignment:
     """A file in its role."""
 
-    look: FileProfile
+    profile: FileProfile
     role: SourceRole
-    why: str = ""  # where nobody said the role: how it was found
+    why: str = ""  # how the role was found, where the user gave none
 
 
-def place(looks: Sequence[FileProfile], said: Mapping[str, SourceRole], ask: Ask | None) -> list[RoleAssignment]:
+def assign_roles(
+    profiles: Sequence[FileProfile], given: Mapping[str, SourceRole], ask: Ask | None
+) -> list[RoleAssignment]:
     """Give each file its role.
 
     Args:
-        said: path → role, as far as the user said it.
-        ask: asked for every other file; without it a guess stands, with what it rests on.
+        given: path → role, as far as the user gave it.
+        ask: asked for every other file; without it a guess is taken, with its reason.
 
     Raises:
         SourceError: no file is left to train on.
     """
-    guesses = _guess([one for one in looks if one.path not in said], has_domain="domain" in said.values())
-    placed = []
-    for one in looks:
-        if one.path in said:
-            placed.append(RoleAssignment(look=one, role=said[one.path]))
+    guesses = _guess([one for one in profiles if one.path not in given], has_domain="domain" in given.values())
+    assigned = []
+    for one in profiles:
+        if one.path in given:
+            assigned.append(RoleAssignment(profile=one, role=given[one.path]))
             continue
         guess = guesses[one.path]
         if ask is not None:
             guess = replace(guess, role=_asked(one, guess.role, ask), why="")
-        placed.append(guess)
-    if all(one.role == "retention" for one in placed):
-        texts = all(one.look.is_text for one in placed)
+        assigned.append(guess)
+    if all(one.role == "retention" for one in assigned):
+        texts = all(one.profile.is_text for one in assigned)
         raise SourceError(
             "nothing to train on: " + ("plain text holds no answers" if texts else "retention is only measured"),
-            where=", ".join(one.look.path for one in placed[:3]),
+            where=", ".join(one.profile.path for one in assigned[:3]),
             hint="add a file of questions and answers; text itself is trained on where you say --domain FILE",
         )
-    return placed
+    return assigned
 
 
 def _asked(one: FileProfile, guess: SourceRole, ask: Ask) -> SourceRole:
@@ -79,35 +81,35 @@ def _asked(one: FileProfile, guess: SourceRole, ask: Ask) -> SourceRole:
     raise SourceError(f"no role is called {answer!r}", where=one.path, hint=f"choose one of {', '.join(ROLES)}")
 
 
-def _guess(looks: Sequence[FileProfile], *, has_domain: bool) -> dict[str, RoleAssignment]:
+def _guess(profiles: Sequence[FileProfile], *, has_domain: bool) -> dict[str, RoleAssignment]:
     """path → a role; one file of questions is the field if nothing else is."""
-    placed = {one.path: _guess_alone(one) for one in looks}
-    talks = [one for one in placed.values() if not one.look.is_text]
-    if talks and not has_domain and not any(one.role == "domain" for one in talks):
-        best = max(talks, key=lambda one: (one.why != "a guess: its name", _field_share(one.look)))
+    guesses = {one.path: _guess_alone(one) for one in profiles}
+    with_questions = [one for one in guesses.values() if not one.profile.is_text]
+    if with_questions and not has_domain and not any(one.role == "domain" for one in with_questions):
+        best = max(with_questions, key=lambda one: (one.why != "a guess: its name", _field_share(one.profile)))
         why = (
             "a guess: the only file of questions"
-            if len(talks) == 1
+            if len(with_questions) == 1
             else "a guess: nothing else looks more like a field"
         )
-        placed[best.look.path] = RoleAssignment(look=best.look, role="domain", why=why)
-    return placed
+        guesses[best.profile.path] = RoleAssignment(profile=best.profile, role="domain", why=why)
+    return guesses
 
 
 def _guess_alone(one: FileProfile) -> RoleAssignment:
     if one.is_text:
-        return RoleAssignment(look=one, role="retention", why="a guess: plain text")
+        return RoleAssignment(profile=one, role="retention", why="a guess: plain text")
     name = normalize("NFC", Path(one.path).stem).casefold()
     if GENERAL_NAMES.search(name):
-        return RoleAssignment(look=one, role="general", why="a guess: its name")
+        return RoleAssignment(profile=one, role="general", why="a guess: its name")
     if FIELD_NAMES.search(name):
-        return RoleAssignment(look=one, role="domain", why="a guess: its name")
+        return RoleAssignment(profile=one, role="domain", why="a guess: its name")
     share = _field_share(one)
     if share >= FIELD_SHARE:
         return RoleAssignment(
-            look=one, role="domain", why=f"a guess: {share:.0%} of its questions use words of a field"
+            profile=one, role="domain", why=f"a guess: {share:.0%} of its questions use words of a field"
         )
-    return RoleAssignment(look=one, role="general", why="a guess: its questions are of no one field")
+    return RoleAssignment(profile=one, role="general", why="a guess: its questions are of no one field")
 
 
 def _field_share(one: FileProfile) -> float:

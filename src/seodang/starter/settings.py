@@ -21,13 +21,13 @@ PLAIN_TURNS = 0.95  # share of rows that Gemma's template must be able to render
 SMALL_RATE = 5e-5  # of models below a billion parameters
 
 LIMITS = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 32768)  # of max_tokens
-ROOM = 1.1  # lengths are estimates
+LENGTH_MARGIN = 1.1  # lengths are estimates
 CPU_TOKENS_PER_SECOND = 100  # trained by Gemma 3 270M on 2 cores of an AMD Zen 4, in float32: 109 were measured
 CPU_STEP_TOKENS = 4096  # about 40 seconds
 CPU_MINUTES = 20  # of training alone
-CPU_HELD_TOKENS = 10_000  # measured of one source, four times over a run
+CPU_HOLDOUT_TOKENS = 10_000  # measured of one source, four times over a run
 FEW_QUESTIONS = 10
-LEAST_HELD = 24  # rows: as many answers are shown
+MIN_HOLDOUT = 24  # rows: as many answers are shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +55,16 @@ class Settings:
     by_row: bool  # a file repeats a few questions: holding one out would take many rows away
 
 
-def choose_base(looks: Sequence[FileProfile], *, memory_gb: float | None, gpu_gb: float | None) -> Base:
+def choose_base(profiles: Sequence[FileProfile], *, memory_gb: float | None, gpu_gb: float | None) -> Base:
     """The base model for files to train on.
 
     Args:
         memory_gb: main memory; None: unknown.
         gpu_gb: memory of one GPU; None: there is none.
     """
-    has_tools = any(one.plain_turns < PLAIN_TURNS for one in looks)
+    has_tools = any(one.plain_turns < PLAIN_TURNS for one in profiles)
     if gpu_gb is None:
-        return _cpu_base(has_tools, english=all(one.language == "English" for one in looks), memory_gb=memory_gb)
+        return _cpu_base(has_tools, english=all(one.language == "English" for one in profiles), memory_gb=memory_gb)
     fits = f"fits a GPU of {gpu_gb:.0f} GB"
     for needed, path, rate in GPU_BASES:
         if gpu_gb >= needed and not (has_tools and path.startswith("google/")):
@@ -137,27 +137,27 @@ def choose_settings(trained: Sequence[FileProfile], *, has_gpu: bool) -> Setting
 
 def _limit(tokens: NDArray[np.int64], *, soft: int) -> int:
     """max_tokens for one file: 99 % of its rows fit; above the soft limit, 90 % are enough."""
-    wanted = ROOM * float(np.quantile(tokens, 0.99))
+    wanted = LENGTH_MARGIN * float(np.quantile(tokens, 0.99))
     if wanted > soft:
-        wanted = max(soft, ROOM * float(np.quantile(tokens, 0.9)))
+        wanted = max(soft, LENGTH_MARGIN * float(np.quantile(tokens, 0.9)))
     return next((limit for limit in LIMITS if limit >= wanted), LIMITS[-1])
 
 
 def choose_holdout(one: RoleAssignment, *, has_gpu: bool) -> int | None:
     """Rows that are measured; None: all, of a file that is only measured."""
-    rows = one.look.num_rows
-    affordable = max(1, int(CPU_HELD_TOKENS / float(one.look.tokens.mean())))
+    rows = one.profile.num_rows
+    affordable = max(1, int(CPU_HOLDOUT_TOKENS / float(one.profile.tokens.mean())))
     if one.role == "retention":
         measured = 500 if has_gpu else min(100, affordable)
-        return None if one.look.whole and rows <= measured else min(rows, measured)
-    most = 200 if has_gpu else int(np.clip(affordable, LEAST_HELD, 60))
-    return max(1, min(int(np.clip(rows // 20, LEAST_HELD, most)), rows // 5))
+        return None if one.profile.whole and rows <= measured else min(rows, measured)
+    most = 200 if has_gpu else int(np.clip(affordable, MIN_HOLDOUT, 60))
+    return max(1, min(int(np.clip(rows // 20, MIN_HOLDOUT, most)), rows // 5))
 
 
-def cpu_minutes(settings: Settings, held_tokens: float) -> int | None:
+def cpu_minutes(settings: Settings, holdout_tokens: float) -> int | None:
     """Minutes of the whole run on 2 CPU cores: training, four measurements, 70 answers; None on a GPU."""
     if settings.step_seconds is None or settings.total is None:
         return None
-    measuring = 4 * held_tokens / (3 * CPU_TOKENS_PER_SECOND)  # without a backward pass
+    measuring = 4 * holdout_tokens / (3 * CPU_TOKENS_PER_SECOND)  # without a backward pass
     answering = 70 * 128 / CPU_TOKENS_PER_SECOND
     return max(1, round((settings.total * settings.step_seconds + measuring + answering) / 60))
