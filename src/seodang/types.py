@@ -168,6 +168,32 @@ class Lengths:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """Device, precision and attention of a model."""
+
+    device: str  # cpu, cuda, cuda:1, mps
+    dtype: str  # of the weights
+    compute_dtype: str  # of the products, by autocast; the same as `dtype` if there is none
+    attention: Literal["packed", "padded"]
+    reasons: tuple[str, ...]  # for people, one sentence a choice
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFacts:
+    """A model, as the manifest names it; before it is loaded, its path alone is known."""
+
+    path: str
+    architecture: str | None = None
+    parameters: int | None = None
+    layers: int | None = None
+    hidden_size: int | None = None
+    vocabulary: int | None = None
+    tokens: int | None = None  # of the tokenizer
+    dtype: str | None = None
+    sha256: str | None = None  # of names, shapes, and up to 4,096 evenly spaced values of each tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Metric:
     """A token-weighted loss: the sum of −log p over `tokens` supervised tokens."""
 

@@ -1,28 +1,16 @@
 """Where a model runs and in which precision: what the hardware is fast at, said in sentences."""
 
 import os
-from dataclasses import dataclass
-from typing import Literal
 
 import psutil
 import torch
 
 from seodang import distributed, recipe
 from seodang.errors import ResourceError
+from seodang.types import Placement as Placement
 
 _FAST = 1.5  # how many times faster bf16 has to be than fp32: below that its rounding buys nothing
 _SIZES = (128, 384)  # of the products; small first, because a CPU without bf16 takes up to 200 times as long
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Placement:
-    """Device, precision and attention of a model."""
-
-    device: str  # cpu, cuda, cuda:1, mps
-    dtype: str  # of the weights
-    compute_dtype: str  # of the products, by autocast; the same as `dtype` if there is none
-    attention: Literal["packed", "padded"]
-    reasons: tuple[str, ...]  # for people, one sentence a choice
 
 
 def choose_placement(spec: recipe.Model, *, frozen: bool = False) -> Placement:

@@ -5,12 +5,12 @@ import hashlib
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from seodang.model.quiet import quiet
+from seodang.types import ModelFacts
 
 _SAMPLED = 4096  # values of each tensor that enter the fingerprint
 
@@ -62,23 +62,20 @@ def _generation_config(
     return config
 
 
-def describe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """The facts of a model for the manifest.
-
-    `sha256` is a fingerprint of the weights: names, shapes, and up to 4,096 evenly spaced values of each tensor.
-    """
+def describe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> ModelFacts:
+    """The facts of a model for the manifest."""
     config = model.config.get_text_config()
-    return {
-        "path": model.name_or_path,
-        "architecture": type(model).__name__,
-        "parameters": model.num_parameters(),  # knows how many 4-bit weights a byte holds
-        "layers": config.num_hidden_layers,
-        "hidden_size": config.hidden_size,
-        "vocabulary": config.vocab_size,
-        "tokens": len(tokenizer),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "sha256": _fingerprint(model),
-    }
+    return ModelFacts(
+        path=model.name_or_path,
+        architecture=type(model).__name__,
+        parameters=model.num_parameters(),  # knows how many 4-bit weights a byte holds
+        layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        vocabulary=config.vocab_size,
+        tokens=len(tokenizer),
+        dtype=str(model.dtype).removeprefix("torch."),
+        sha256=_fingerprint(model),
+    )
 
 
 @torch.no_grad()

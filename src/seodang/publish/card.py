@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader
 
+from seodang.json_values import to_json
 from seodang.proof.behaviour import hangul_share
 from seodang.proof.proof import stability_of
 from seodang.proof.stability import Stability
@@ -75,7 +76,7 @@ def card(evidence: Evidence, recipe: Recipe, base: Base, *, repo: str, adapter: 
         base=base,
         repo=repo,
         adapter=adapter,
-        manifest=evidence.manifest,
+        manifest=to_json(evidence.manifest) if evidence.manifest else {},
         proof=evidence.proof,
         verdict=verdict(proof),
         kinds=kinds(proof),

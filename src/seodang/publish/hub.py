@@ -97,7 +97,7 @@ def _prepare(run: Path, repo: str, *, private: bool, adapter: bool) -> Pushed:
         raise HubError(str(error), where=repo, hint="give NAMESPACE/NAME, such as my-name/my-model") from None
     evidence, recipe = _evidence(run)
     files, left = outgoing(run, adapter=adapter)
-    base = find_base(recipe.model.path, str((evidence.manifest.get("model") or {}).get("architecture", "")))
+    base = find_base(recipe.model.path, (evidence.manifest and evidence.manifest.model.architecture) or "")
     remarks = _remarks(evidence, base)
     if adapter:
         files, more = _portable_adapter(files, base)

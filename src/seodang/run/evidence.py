@@ -8,8 +8,10 @@ from typing import Any
 
 from seodang.errors import RunError
 from seodang.json_values import from_json
+from seodang.run.events import RecordedEvent, read_event
 from seodang.run.folder import (
     ANSWERS,
+    BASE,
     COUNTS,
     DROPPED,
     FINDINGS,
@@ -19,8 +21,11 @@ from seodang.run.folder import (
     PROOF,
     RECIPE,
     SAMPLES,
+    TRAINING,
+    Run,
 )  # fmt: skip
-from seodang.types import Answer, Lengths, Sample
+from seodang.run.manifest import Manifest
+from seodang.types import Answer, Lengths, Metric, Sample
 
 NAMES = (RECIPE, MANIFEST, COUNTS, DROPPED, FINDINGS, LENGTHS, SAMPLES, METRICS, ANSWERS, PROOF)
 
@@ -30,13 +35,13 @@ class Evidence:
     """Everything that a report is made from. None or empty: the file is not there (yet)."""
 
     recipe: str | None  # YAML text
-    manifest: Mapping[str, Any]
+    manifest: Manifest | None
     counts: tuple[Mapping[str, Any], ...]
     dropped: tuple[Mapping[str, Any], ...]
     findings: tuple[Mapping[str, Any], ...]
     lengths: Lengths | None
     samples: Mapping[str, Mapping[str, Sample]]  # source → split → its first row
-    metrics: tuple[Mapping[str, Any], ...]
+    metrics: tuple[RecordedEvent, ...]
     answers: tuple[Answer, ...]
     proof: Mapping[str, Any] | None
     missing: tuple[str, ...]  # names of files that are not there
@@ -58,13 +63,15 @@ def read_evidence(run: Path) -> Evidence:
     recipe = (run / RECIPE).read_text(encoding="utf-8") if RECIPE not in missing else None
     return Evidence(
         recipe=recipe,
-        manifest=_mapping(run / MANIFEST, damaged) or {},
+        manifest=_manifest(run / MANIFEST, damaged),
         counts=_rows(run / COUNTS, damaged),
         dropped=_lines(run / DROPPED, damaged),
         findings=_rows(run / FINDINGS, damaged),
         lengths=_lengths(run / LENGTHS, damaged),
         samples=_samples(run / SAMPLES, damaged),
-        metrics=_lines(run / METRICS, damaged),
+        metrics=tuple(
+            read_event(row, where=f"{run / METRICS}:{number}") for number, row in _numbered(run / METRICS, damaged)
+        ),
         answers=tuple(Answer(**row) for row in _lines(run / ANSWERS, damaged)),
         proof=_mapping(run / PROOF, damaged),
         missing=missing,
@@ -82,6 +89,57 @@ def _samples(path: Path, damaged: list[str]) -> dict[str, dict[str, Sample]]:
         source: {split: from_json(Sample, row, where=f"{path}, {source}, {split}") for split, row in splits.items()}
         for source, splits in (_mapping(path, damaged) or {}).items()
     }
+
+
+def read_manifest(run: Run) -> Manifest | None:
+    """The manifest, if there is one.
+
+    Raises:
+        SeodangError: it was written by another version of seodang.
+    """
+    if not run.manifest_file.is_file():
+        return None
+    return from_json(Manifest, run.read_json(MANIFEST), where=str(run.manifest_file))
+
+
+def read_events(run: Run) -> list[RecordedEvent]:
+    """Every event of metrics.jsonl; a last line that a kill cut off is left out.
+
+    Raises:
+        SeodangError: a line was written by another version of seodang.
+    """
+    where = run.folder / METRICS
+    return [read_event(row, where=f"{where}:{number}") for number, row in enumerate(run.read_lines(METRICS), 1)]
+
+
+def read_base(run: Run) -> tuple[dict[str, Metric], list[Answer]] | None:
+    """What the base measured, if it was measured already."""
+    if not (run.folder / BASE).is_file():
+        return None
+    stored = run.read_json(BASE)
+    metrics = {name: Metric(**metric) for name, metric in stored["metrics"].items()}
+    return metrics, [Answer(**answer) for answer in stored["answers"]]
+
+
+def read_training(run: Run) -> dict[str, Any] | None:
+    """How training ended, if it did."""
+    return run.read_json(TRAINING) if (run.folder / TRAINING).is_file() else None
+
+
+def read_answers(run: Run) -> list[Answer]:
+    """Every answer of base and tuned model."""
+    return [Answer(**row) for row in run.read_lines(ANSWERS)]
+
+
+def read_proof(run: Run) -> dict[str, Any]:
+    """What was gained and what was lost."""
+    found: dict[str, Any] = run.read_json(PROOF)
+    return found
+
+
+def _manifest(path: Path, damaged: list[str]) -> Manifest | None:
+    value = _value(path, damaged)
+    return None if value is None else from_json(Manifest, value, where=str(path))
 
 
 def _value(path: Path, damaged: list[str]) -> Any:
@@ -105,14 +163,18 @@ def _rows(path: Path, damaged: list[str]) -> tuple[Mapping[str, Any], ...]:
 
 
 def _lines(path: Path, damaged: list[str]) -> tuple[dict[str, Any], ...]:
-    """JSON Lines; a line that cannot be read (a killed run's last one) is named and left out."""
+    return tuple(row for _, row in _numbered(path, damaged))
+
+
+def _numbered(path: Path, damaged: list[str]) -> list[tuple[int, dict[str, Any]]]:
+    """JSON Lines with their numbers; one that cannot be read (a killed run's last) is named and left out."""
     if not path.is_file():
-        return ()
+        return []
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
         if line.strip():
             try:
-                rows.append(json.loads(line))
+                rows.append((number, json.loads(line)))
             except ValueError:
                 damaged.append(f"{path.name}:{number} is not a whole line of JSON and is left out")
-    return tuple(rows)
+    return rows

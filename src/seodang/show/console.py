@@ -15,6 +15,7 @@ from rich.text import Text
 
 from seodang.distributed import is_main
 from seodang.errors import SeodangError
+from seodang.run.events import EvalEvent, Event, NoteEvent, SpeedEvent, TrainEvent
 from seodang.show.formatting import duration, number, percent, visible
 
 NUM_LOG_LINES = 10  # training lines where there is no bar
@@ -77,7 +78,7 @@ def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def training(total_steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+def training(total_steps: int) -> Iterator[Callable[[Event], None]]:
     """Training progress: a bar with loss and speed, a line for each evaluation; yields what takes the run's events."""
     out = get_console()
     started = time.perf_counter()
@@ -87,39 +88,38 @@ def training(total_steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
         lines = out if bar.disable else bar.console  # without a bar, everything about a run is in one stream
         first: int | None = None
 
-        def show(event: dict[str, Any]) -> None:
+        def show(event: Event) -> None:
             nonlocal first
-            step = event.get("step", 0)
-            if event["event"] == "train":
-                first = step - 1 if first is None else first
-                summary = f"loss {number(event['loss'])}, {event['tokens_per_second']:,.0f} tokens/s"
-                bar.update(task, completed=step, description=f"training: {summary}")
-                if bar.disable and step % every == 0:
-                    left = (time.perf_counter() - started) / (step - first) * (total_steps - step)
-                    lines.print(Text(f"step {step:,}/{total_steps:,}: {summary}, {duration(left)} left", style="dim"))
-            elif event["event"] == "note":
-                lines.print(Text("· " + visible(event["what"]), style="yellow"))
-            elif event["event"] == "speed":
-                lines.print(_speed(event))
-            elif event["event"] == "eval":
-                lines.print(_evaluation(event))
+            match event:
+                case TrainEvent(step=step):
+                    first = step - 1 if first is None else first
+                    summary = f"loss {number(event.loss)}, {event.tokens_per_second:,.0f} tokens/s"
+                    bar.update(task, completed=step, description=f"training: {summary}")
+                    if bar.disable and step % every == 0:
+                        left = duration((time.perf_counter() - started) / (step - first) * (total_steps - step))
+                        lines.print(Text(f"step {step:,}/{total_steps:,}: {summary}, {left} left", style="dim"))
+                case NoteEvent():
+                    lines.print(Text("· " + visible(event.what), style="yellow"))
+                case SpeedEvent():
+                    lines.print(_speed(event))
+                case EvalEvent():
+                    lines.print(_evaluation(event))
 
         yield show
 
 
-def _evaluation(event: dict[str, Any]) -> Text:
-    line = Text(f"step {event['step']:,}: held-out loss ")
-    sources = [f"{visible(name)} {number(metric['loss'])}" for name, metric in event["sources"].items()]
-    line.append(", ".join(sources))
-    if event["loss"] is not None:
-        line.append(f"  (chosen by {number(event['loss'])}, p {event['probability']:.3f})", style="dim")
+def _evaluation(event: EvalEvent) -> Text:
+    line = Text(f"step {event.step:,}: held-out loss ")
+    line.append(", ".join(f"{visible(name)} {number(found.loss)}" for name, found in event.sources.items()))
+    if event.loss is not None:
+        line.append(f"  (chosen by {number(event.loss)}, p {event.probability:.3f})", style="dim")
     return line
 
 
-def _speed(event: dict[str, Any]) -> Text:
-    line = f"speed: {event['tokens_per_second']:,.0f} tokens/s"
-    if share := event.get("floor_share"):
-        line += f", {percent(share)} of this machine's floor ({event['matrix_gflops']:,.0f} GFLOP/s in matrix products)"
+def _speed(event: SpeedEvent) -> Text:
+    line = f"speed: {event.tokens_per_second:,.0f} tokens/s"
+    if share := event.limit_share:
+        line += f", {percent(share)} of this machine's floor ({event.matrix_gflops:,.0f} GFLOP/s in matrix products)"
     return Text(line, style="dim")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
+from seodang.run.events import EvalEvent, RecordedEvent, TrainEvent
 from seodang.show.formatting import whole
 from seodang.types import Histogram, Lengths, LengthStats
 
@@ -99,7 +100,7 @@ def lengths_figure(
 
 @_style()
 def loss_figure(
-    metrics: Sequence[Mapping[str, Any]],
+    metrics: Sequence[RecordedEvent],
     *,
     order: Sequence[str] = (),
     best_step: int | None = None,
@@ -137,7 +138,7 @@ def write_pictures(
     folder: Path,
     *,
     lengths: Lengths | None,
-    metrics: Sequence[Mapping[str, Any]],
+    metrics: Sequence[RecordedEvent],
     order: Sequence[str] = (),
     best_step: int | None = None,
     turned_at: int | None = None,
@@ -222,8 +223,8 @@ def drawable_names(names: Sequence[str], font: str | None) -> dict[str, str]:
     }
 
 
-def _sources(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for event in metrics for name in event.get("sources", {})))
+def _sources(metrics: Sequence[RecordedEvent]) -> list[str]:
+    return list(dict.fromkeys(name for event in metrics if isinstance(event, EvalEvent) for name in event.sources))
 
 
 def _strip(axes: "Axes", histogram: Histogram, *, color: str) -> None:
@@ -254,19 +255,19 @@ def _points(pairs: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def _draw_curves(
-    axes: "Axes", metrics: Sequence[Mapping[str, Any]], order: Sequence[str], names: Mapping[str, str]
+    axes: "Axes", metrics: Sequence[RecordedEvent], order: Sequence[str], names: Mapping[str, str]
 ) -> dict[str, tuple[float, str]]:
     """Draw the training loss and each source's evaluations; name → (last loss, colour)."""
     ends = {}
-    train = _thin(_points((event["step"], event["loss"]) for event in metrics if event["event"] == "train"))
+    train = _thin(_points((event.step, event.loss) for event in metrics if isinstance(event, TrainEvent)))
     if train:
         trend = _smooth(train)
         axes.plot(*zip(*train, strict=True), color=TRAIN, linewidth=0.7, alpha=0.55)
         axes.plot(*zip(*trend, strict=True), color=TRAIN, linewidth=1.6)
         ends["train"] = (trend[-1][1], TRAIN)
-    evals = [event for event in metrics if event["event"] == "eval"]
+    evals = [event for event in metrics if isinstance(event, EvalEvent)]
     for name, color in source_colors([*order, *_sources(evals)]).items():
-        points = _points((event["step"], event["sources"][name]["loss"]) for event in evals if name in event["sources"])
+        points = _points((event.step, event.sources[name].loss) for event in evals if name in event.sources)
         if points:
             marker = "o" if len(points) <= 50 else None
             axes.plot(*zip(*points, strict=True), color=color, linewidth=1.8, marker=marker, markersize=3)

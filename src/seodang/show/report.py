@@ -13,9 +13,11 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader
 
+from seodang.json_values import to_json
 from seodang.proof.behaviour import hangul_share, repetition
 from seodang.proof.proof import stability_of
 from seodang.proof.stability import AnswerStability
+from seodang.run.events import AnswersEvent
 from seodang.run.evidence import Evidence, read_evidence
 from seodang.run.folder import PICTURES, REPORT
 from seodang.show import formatting, plots
@@ -84,9 +86,9 @@ def render(evidence: Evidence, name: str) -> str:
     environment.filters |= {function.__name__: function for function in (*filters, formatting.visible)}
     order = source_order(evidence)
     return environment.get_template("report.html.jinja").render(
-        name=evidence.manifest.get("name", name),
+        name=evidence.manifest.name if evidence.manifest else name,
         evidence=evidence,
-        manifest=evidence.manifest,
+        manifest=to_json(evidence.manifest) if evidence.manifest else {},
         proof=evidence.proof,
         verdict=verdict(evidence.proof) if evidence.proof else None,
         kinds=kinds(evidence.proof or {}),
@@ -183,10 +185,10 @@ def _courses(evidence: Evidence) -> list[tuple[str, list[tuple[str, Shown]]]]:
     base = {(answer.kind, answer.question): answer for answer in evidence.answers if answer.model == "base"}
     asked: dict[tuple[Any, str], dict[int, tuple[str, bool]]] = {}
     for event in evidence.metrics:
-        for answer in event["answers"] if event["event"] == "answers" else ():
-            key = answer["kind"], answer["question"]
+        for answer in event.answers if isinstance(event, AnswersEvent) else ():
+            key = answer.kind, answer.question
             start = {0: (base[key].text, base[key].stopped)} if key in base else {}
-            asked.setdefault(key, start)[event["step"]] = answer["text"], answer["stopped"]
+            asked.setdefault(key, start)[event.step] = answer.text, answer.stopped
     return [
         (question, [_given(list(steps), *answer) for answer, steps in groupby(sorted(given), key=given.__getitem__)])
         for (_, question), given in asked.items()

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from seodang import distributed
 from seodang.data.encode.rows import parse_tools
 from seodang.recipe import Ask, Generate, Recipe
-from seodang.run import record
-from seodang.run.folder import METRICS, Run, create
+from seodang.run import evidence, record
+from seodang.run.events import Event, GivenAnswer, evaluations
+from seodang.run.folder import Run, create
 from seodang.show import console, tables
 from seodang.stages.preparation import Desk, load_base
 from seodang.types import Answer, Metric
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from seodang.model.engine.engine import Engine
     from seodang.proof.questions import Question
-    from seodang.train.metrics import Event
     from seodang.train.throughput import ThroughputMeter
 
 
@@ -139,7 +139,7 @@ def measure_base(run: Run, desk: Desk, model: "PreTrainedModel", engine: "Engine
     from seodang.train.setup import best_loss
 
     with distributed.agreed():  # before one of them writes it
-        stored = record.read_base(run)
+        stored = evidence.read_base(run)
     if stored:
         return Measured(metrics=stored[0], answers=stored[1])
     found = measure(desk, model, engine, "base")
@@ -237,11 +237,13 @@ def make_whole(desk: Desk, sharded: "PreTrainedModel") -> "PreTrainedModel":
     return whole
 
 
-def ask_again(desk: Desk, model: "PreTrainedModel") -> Callable[[], list[dict[str, Any]]]:
+def ask_again(desk: Desk, model: "PreTrainedModel") -> Callable[[], list[GivenAnswer]]:
     """What answers the domain and general questions amid training, each with the model as it is then."""
     asked = questions_of(desk, desk.recipe.ask.model_copy(update={"repeat": None, "holdout": 0}), {})
     keys = ("kind", "question", "text", "stopped")
-    return lambda: [{key: getattr(said, key) for key in keys} for said in answers_of(desk, model, "tuned", asked)]
+    return lambda: [
+        GivenAnswer(**{key: getattr(said, key) for key in keys}) for said in answers_of(desk, model, "tuned", asked)
+    ]
 
 
 def save_tuned(run: Run, desk: Desk, trainee: "PreTrainedModel | PeftModel") -> None:
@@ -304,17 +306,8 @@ def training_of(run: Run) -> dict[str, Any]:
     """What the proof says of the training; nothing where none was."""
     from seodang.proof.proof import turned_at
 
-    found = record.read_training(run)
-    return {**found, "turned_at": turned_at(evaluations(run))} if found else {}
-
-
-def evaluations(run: Run) -> list[tuple[int, float]]:
-    """(step, chosen loss) of every evaluation after the base's."""
-    return [
-        (row["step"], row["loss"])
-        for row in run.read_lines(METRICS)
-        if row["event"] == "eval" and row["step"] and row["loss"] is not None
-    ]
+    found = evidence.read_training(run)
+    return {**found, "turned_at": turned_at(evaluations(evidence.read_events(run)))} if found else {}
 
 
 def finish(run: Run, desk: Desk, model: "PreTrainedModel", clock: Mapping[str, float]) -> None:
@@ -322,10 +315,10 @@ def finish(run: Run, desk: Desk, model: "PreTrainedModel", clock: Mapping[str, f
     from seodang.model.load import describe
     from seodang.show.report import report
 
-    record.record_facts(run, {"model": describe(model, desk.tokenizer), "seconds": clock})
+    record.record_facts(run, model=describe(model, desk.tokenizer), seconds=clock)
     page = report(run.folder)
-    tables.show_answers(record.read_answers(run))
-    tables.show_losses(record.read_proof(run))
+    tables.show_answers(evidence.read_answers(run))
+    tables.show_losses(evidence.read_proof(run))
     tables.show_end(run.folder, page, sum(clock.values()))
 
 

@@ -2,13 +2,14 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from seodang import distributed
+from seodang.run.events import AnswersEvent, GivenAnswer
 
 
 class LastStep(TrainerCallback):
@@ -57,13 +58,10 @@ class Interrupt(TrainerCallback):
 
 
 class AskCallback(TrainerCallback):
-    """Every so many steps, the answers as an event: {"event": "answers", "step", "answers": […], "seconds"}."""
+    """Every so many steps, the answers as an event."""
 
     def __init__(
-        self,
-        every: int,
-        ask: Callable[[], Sequence[Mapping[str, Any]]],
-        on_event: Callable[[dict[str, Any]], None],
+        self, every: int, ask: Callable[[], Sequence[GivenAnswer]], on_event: Callable[[AnswersEvent], None]
     ) -> None:
         self.every, self.ask, self.on_event = every, ask, on_event
 
@@ -72,7 +70,7 @@ class AskCallback(TrainerCallback):
     ) -> TrainerControl:
         if state.global_step % self.every == 0:  # on all ranks: they share the questions
             begun = time.perf_counter()
-            answers = [dict(answer) for answer in self.ask()]
+            answers = tuple(self.ask())
             seconds = time.perf_counter() - begun
-            self.on_event({"event": "answers", "step": state.global_step, "answers": answers, "seconds": seconds})
+            self.on_event(AnswersEvent(step=state.global_step, answers=answers, seconds=seconds))
         return control

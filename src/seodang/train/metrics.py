@@ -3,12 +3,22 @@
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Self
 
-from seodang.run.folder import METRICS, Run, checkpoint_step
+from seodang.run.events import (
+    AnswersEvent,
+    EvalEvent,
+    Event,
+    NoteEvent,
+    SaveEvent,
+    SourceEvaluation,
+    SpeedEvent,
+    TrainEvent,
+)
+from seodang.run.folder import Run, checkpoint_step
+from seodang.run.record import record_event
 from seodang.types import Metric
-
-Event = dict[str, Any]
 
 
 class MetricsLog:
@@ -31,43 +41,50 @@ class MetricsLog:
     def __call__(self, event: Event) -> Event:
         """Record one event and hand it on; a training event gets its seconds and tokens per second."""
         now = time.perf_counter()
-        if event["event"] == "train":
+        if isinstance(event, TrainEvent):
             seconds = now - self._last
-            event |= {"seconds": round(seconds, 4), "tokens_per_second": round(event["tokens"] / seconds, 1)}
-            for key in ("loss", "probability", "learning_rate", "grad_norm", "tokens_per_second"):
-                if event[key] is not None:
-                    self._board.add_scalar(f"train/{key}", event[key], event["step"])
-        elif event["event"] == "eval":
-            for source, metric in event["sources"].items():
-                for key in ("loss", "probability", "bits_per_byte"):
-                    if metric[key] is not None:
-                        self._board.add_scalar(f"eval/{source}/{key}", metric[key], event["step"])
-        elif event["event"] == "answers":
-            for number, answer in enumerate(event["answers"], 1):
-                self._board.add_text(f"answers/{number} {answer['question'][:60]}", answer["text"], event["step"])
-        if event["event"] in ("train", "eval", "answers", "speed"):
-            self._run.append(METRICS, event)
-        took = event["seconds"] if event["event"] in ("answers", "speed") else time.perf_counter() - self._last
-        self._last += took  # what questions, evaluations, checkpoints and the floor take is no training time
+            speed = round(event.tokens / seconds, 1)
+            event = replace(event, seconds=round(seconds, 4), tokens_per_second=speed)
+        self._draw(event)
+        if not isinstance(event, NoteEvent | SaveEvent):
+            record_event(self._run, event)
+        took = event.seconds if isinstance(event, AnswersEvent | SpeedEvent) else time.perf_counter() - self._last
+        self._last += took  # what questions, evaluations, checkpoints and the measured limit take is no training time
         return event
 
+    def _draw(self, event: Event) -> None:
+        """What TensorBoard shows of an event."""
+        if isinstance(event, TrainEvent):
+            for key in ("loss", "probability", "learning_rate", "grad_norm", "tokens_per_second"):
+                self._scalar(f"train/{key}", getattr(event, key), event.step)
+        elif isinstance(event, EvalEvent):
+            for source, found in event.sources.items():
+                for key in ("loss", "probability", "bits_per_byte"):
+                    self._scalar(f"eval/{source}/{key}", getattr(found, key), event.step)
+        elif isinstance(event, AnswersEvent):
+            for number, answer in enumerate(event.answers, 1):
+                self._board.add_text(f"answers/{number} {answer.question[:60]}", answer.text, event.step)
 
-def evaluation_event(metrics: Mapping[str, Metric], loss: float | None, *, step: int, epoch: float) -> Event:
+    def _scalar(self, name: str, value: Any, step: int) -> None:
+        if value is not None:
+            self._board.add_scalar(name, value, step)
+
+
+def evaluation_event(metrics: Mapping[str, Metric], loss: float | None, *, step: int, epoch: float) -> EvalEvent:
     """A row of metrics.jsonl for one evaluation."""
-    return {
-        "event": "eval",
-        "step": step,
-        "epoch": round(epoch, 4),
-        "loss": loss,
-        "probability": None if loss is None else math.exp(-loss),
-        "sources": {
-            name: {
-                "loss": metric.loss,
-                "probability": math.exp(-metric.loss),
-                "tokens": metric.tokens,
-                "rows": metric.rows,
-                "bits_per_byte": metric.bits_per_byte if metric.num_bytes else None,
-            }
+    return EvalEvent(
+        step=step,
+        epoch=round(epoch, 4),
+        loss=loss,
+        probability=None if loss is None else math.exp(-loss),
+        sources={
+            name: SourceEvaluation(
+                loss=metric.loss,
+                probability=math.exp(-metric.loss),
+                tokens=metric.tokens,
+                rows=metric.rows,
+                bits_per_byte=metric.bits_per_byte if metric.num_bytes else None,
+            )
             for name, metric in metrics.items()
         },
-    }
+    )

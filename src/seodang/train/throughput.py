@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel
 
 from seodang.model.engine.trainable_tokens import base_layer
 from seodang.model.load import is_quantized
-from seodang.train.metrics import Event
+from seodang.run.events import Event, SpeedEvent, TrainEvent
 from seodang.types import IGNORED, Pack
 
 ADAMW_BYTES = 30  # moved for each trained parameter
@@ -33,39 +32,38 @@ class ThroughputMeter:
 
     def __init__(self, model: PreTrainedModel, compute_dtype: torch.dtype, *, steps: int) -> None:
         self._model, self._dtype, self._last = model, compute_dtype, min(LAST_MEASURED, steps)
-        self._seen: list[Event] = []
+        self._seen: list[TrainEvent] = []
         self._count = 0
 
-    def __call__(self, event: Event) -> Event | None:
-        """The speed, after the event that completes the measured ones: {"event": "speed", …}."""
-        if event["event"] != "train":
+    def __call__(self, event: Event) -> SpeedEvent | None:
+        """The speed, after the event that completes the measured ones."""
+        if not isinstance(event, TrainEvent):
             return None
         self._count += 1
         if self._count >= min(FIRST_MEASURED, self._last):
             self._seen.append(event)
-        return self._speed(event["step"]) if self._count == self._last else None
+        return self._speed(event.step) if self._count == self._last else None
 
-    def _speed(self, step: int) -> Event:
+    def _speed(self, step: int) -> SpeedEvent:
         begun = time.perf_counter()
-        found: dict[str, Any] = {
-            "event": "speed",
-            "step": step,
-            "tokens_per_second": round(statistics.median(event["tokens_per_second"] for event in self._seen), 1),
-        }
-        if not is_quantized(
-            self._model
-        ):  # whose weights are packed: how many a layer has does not follow from its shape
+        share = rate = None
+        if not is_quantized(self._model):  # its weights are packed: how many a layer has does not follow from its shape
             device = str(self._model.device)
             rate = matrix_rate(self._dtype, device)
             copied = copy_rate(device) if device.startswith("cuda") else None
             trained = sum(weight.numel() for weight in self._model.parameters() if weight.requires_grad)
-            shares = [
-                limit_seconds(event["flops"], matrix_rate=rate, trained=trained * event["steps"], copy_rate=copied)
-                / event["seconds"]
+            share = statistics.median(
+                limit_seconds(event.flops, matrix_rate=rate, trained=trained * event.steps, copy_rate=copied)
+                / event.seconds
                 for event in self._seen
-            ]
-            found |= {"floor_share": round(statistics.median(shares), 3), "matrix_gflops": round(rate / 1e9, 1)}
-        return {**found, "seconds": round(time.perf_counter() - begun, 4)}
+            )
+        return SpeedEvent(
+            step=step,
+            tokens_per_second=round(statistics.median(event.tokens_per_second for event in self._seen), 1),
+            limit_share=None if share is None else round(share, 3),
+            matrix_gflops=None if rate is None else round(rate / 1e9, 1),
+            seconds=round(time.perf_counter() - begun, 4),
+        )
 
 
 def step_flops(model: PreTrainedModel, packs: Sequence[Pack]) -> float:

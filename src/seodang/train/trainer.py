@@ -32,10 +32,11 @@ from seodang.data.pack import Plan, pack_step
 from seodang.errors import RunError
 from seodang.model.malloc import keep_freed_memory, return_freed_memory
 from seodang.model.quiet import quiet
+from seodang.run.events import Event, NoteEvent, SaveEvent, TrainEvent
 from seodang.run.folder import CHECKPOINT, OPTIMIZER, TRAINER_STATE, UNFINISHED_CHECKPOINT
 from seodang.train.adapter import unwrapped
 from seodang.train.callbacks import Interrupt, LastStep
-from seodang.train.metrics import Event, evaluation_event
+from seodang.train.metrics import evaluation_event
 from seodang.train.out_of_memory import OutOfMemoryRetry, explaining_out_of_memory
 from seodang.train.setup import CHECKPOINTED_LAYERS, Setup
 from seodang.train.throughput import step_flops
@@ -74,8 +75,7 @@ def train(
         rows: prepared rows (`input_ids`, `labels`), in the order in which the first epoch takes them.
         measure: evaluates the model as it is, source → metric; the same on all ranks.
         chosen_loss: the one loss that picks the best checkpoint; none: the last step is the best.
-        on_event: takes the rows of metrics.jsonl as they happen, and {"event": "save", …} and {"event": "note", …},
-            on all ranks.
+        on_event: takes every event as it happens, on all ranks.
         callbacks: transformers' own, from the Python API.
 
     Raises:
@@ -85,7 +85,7 @@ def train(
     """
 
     def note(what: str) -> None:
-        on_event({"event": "note", "what": what})
+        on_event(NoteEvent(what=what))
 
     plan = Plan(num_rows=len(rows), examples_per_step=settings.examples_per_step, seed=settings.seed)
     trainer = _StepTrainer(
@@ -276,19 +276,18 @@ class _StepTrainer(Trainer):
             )
             distributed.exchange(None, error)  # all ranks see the same loss
         self.on_event(
-            {
-                "event": "train",
-                "step": self.state.global_step,
-                "epoch": round(self.state.epoch or 0.0, 4),
-                "loss": logs["loss"],
-                "probability": math.exp(-logs["loss"]),
-                "learning_rate": logs["learning_rate"],
-                "grad_norm": logs.get("grad_norm"),
-                "steps": len(self._unlogged_steps),  # that tokens, operations and seconds are of
-                "tokens": sum(step.tokens for step in self._unlogged_steps),
-                "supervised_tokens": sum(step.supervised for step in self._unlogged_steps),
-                "flops": sum(map(self.floating_point_ops, self._unlogged_steps)),
-            }
+            TrainEvent(
+                step=self.state.global_step,
+                epoch=round(self.state.epoch or 0.0, 4),
+                loss=logs["loss"],
+                probability=math.exp(-logs["loss"]),
+                learning_rate=logs["learning_rate"],
+                grad_norm=logs.get("grad_norm"),
+                steps=len(self._unlogged_steps),
+                tokens=sum(step.tokens for step in self._unlogged_steps),
+                supervised_tokens=sum(step.supervised for step in self._unlogged_steps),
+                flops=sum(map(self.floating_point_ops, self._unlogged_steps)),
+            )
         )
         self._unlogged_steps = ()
 
@@ -298,7 +297,7 @@ class _StepTrainer(Trainer):
         folder = Path(self.args.output_dir)
         kinds = (UNFINISHED_CHECKPOINT, CHECKPOINT)
         aside, final = (folder / f"{kind}{self.state.global_step}" for kind in kinds)
-        self.on_event({"event": "save", "step": self.state.global_step, "path": str(final)})
+        self.on_event(SaveEvent(step=self.state.global_step, path=str(final)))
         if self.args.should_save:
             shutil.rmtree(aside, ignore_errors=True)
         self.accelerator.wait_for_everyone()  # each rank saves its random state there
