@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback, TrainerState
 from seodang.model.engine.engine import choose_engine
 from seodang.model.placement import choose_placement
 from seodang.recipe import Model, Train
+from seodang.run.events import Event, NoteEvent, TrainEvent
 from seodang.train.setup import Setup
 from seodang.train.trainer import train
 
@@ -76,7 +77,7 @@ def main() -> None:
     )
     trial_seconds = time.perf_counter() - begun
     clock = StepClock()
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     settings = Train(
         steps=args.steps, examples_per_step=args.examples_per_step, learning_rate=args.learning_rate,
         schedule="constant", warmup=0, keep_checkpoints=1,
@@ -103,8 +104,8 @@ def main() -> None:
                 "arm": "ours",
                 "engine": {**asdict(engine), "compute_dtype": compute},
                 "trial_seconds": trial_seconds,
-                "losses": [event["loss"] for event in events if event["event"] == "train"],
-                "notes": [event["what"] for event in events if event["event"] == "note"],
+                "losses": [event.loss for event in events if isinstance(event, TrainEvent)],
+                "notes": [event.what for event in events if isinstance(event, NoteEvent)],
                 "step_seconds": clock.seconds,
                 "tokens": tokens,
                 "supervised_tokens": sum(label != -100 for row in rows for label in row["labels"]),

@@ -105,10 +105,10 @@ def test_metrics_hold_every_step_and_evaluation(run: Run) -> None:
 
 
 def test_the_speed_is_recorded_once(run: Run) -> None:
-    """One event tells tokens per second and the share of the machine's floor."""
+    """One event tells tokens per second and the share of the hardware limit."""
     (speed,) = [row for row in run.read_lines("metrics.jsonl") if row["event"] == "speed"]
     assert speed["tokens_per_second"] > 0
-    assert 0 < speed["floor_share"] < 2
+    assert 0 < speed["limit_share"] < 2
     assert speed["matrix_gflops"] > 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from events import eval_event, train_event
 from run_folder import BEST, run_lengths, run_metrics
 from seodang.show.plots import (
     SERIES,
@@ -86,14 +87,13 @@ def test_loss_names_every_curve_and_marks_the_kept_step() -> None:
 
 def test_steps_are_whole_numbers() -> None:
     """The axis of a short run counts no parts of a step."""
-    axes = loss_figure([{"event": "train", "step": step, "loss": 1.0} for step in (1, 2)]).axes[0]
+    axes = loss_figure([train_event(step, 1.0) for step in (1, 2)]).axes[0]
     assert all(float(tick).is_integer() for tick in axes.get_xticks())
 
 
 def test_names_at_the_end_keep_apart() -> None:
     """Curves that end at the same loss still have names at different heights."""
-    same = {"loss": 2.0, "tokens": 1, "rows": 1, "bits_per_byte": None}
-    events = [{"event": "eval", "step": step, "sources": {"가": same, "나": same, "다": same}} for step in (0, 10)]
+    events = [eval_event(step, {"가": 2.0, "나": 2.0, "다": 2.0}) for step in (0, 10)]
     axes = loss_figure(events).axes[0]
     heights = sorted(text.get_position()[1] for text in axes.texts)
     low, high = axes.get_ylim()
@@ -102,18 +102,13 @@ def test_names_at_the_end_keep_apart() -> None:
 
 def test_losses_that_are_not_finite_are_left_out() -> None:
     """A diverged run can still be drawn: points without a finite loss are not points."""
-    nan = {"loss": math.nan, "tokens": 1, "rows": 1}
-    events = [
-        {"event": "train", "step": 1, "loss": 2.0},
-        {"event": "train", "step": 2, "loss": math.inf},
-        {"event": "eval", "step": 2, "loss": math.nan, "sources": {"가": nan}},
-    ]
+    events = [train_event(1, 2.0), train_event(2, math.inf), eval_event(2, {"가": math.nan}, loss=math.nan)]
     assert set(texts(as_html(loss_figure(events), label="x", salt="a"))) >= {"train"}
 
 
 def test_long_runs_stay_light() -> None:
     """A hundred thousand steps make a drawing of at most 400 points a curve, with the same mean."""
-    events = [{"event": "train", "step": step, "loss": 1.0 + step % 2} for step in range(1, 100_001)]
+    events = [train_event(step, 1.0 + step % 2) for step in range(1, 100_001)]
     raw = loss_figure(events).axes[0].lines[0].get_ydata()
     assert len(raw) <= 400
     assert sum(raw) / len(raw) == pytest.approx(1.5)
@@ -121,8 +116,7 @@ def test_long_runs_stay_light() -> None:
 
 def test_many_names_fit_above_a_narrow_drawing() -> None:
     """Seven sources' names stand inside the narrow drawing, above its axes."""
-    loss = {"loss": 2.0, "tokens": 1, "rows": 1}
-    events = [{"event": "eval", "step": step, "sources": {f"자료{i}": loss for i in range(7)}} for step in (0, 10)]
+    events = [eval_event(step, {f"자료{i}": 2.0 for i in range(7)}) for step in (0, 10)]
     figure = loss_figure(events, best_step=10, turned_at=0, narrow=True)
     axes = figure.axes[0]
     tops = [

@@ -8,9 +8,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import run_folder
+from events import eval_event, train_event
 from seodang.data.template.find import ChatTemplate
 from seodang.errors import SourceError
 from seodang.recipe import load_recipe
+from seodang.run.events import NoteEvent, SpeedEvent
 from seodang.show import console, tables
 from seodang.types import Answer, Counts
 
@@ -117,13 +119,9 @@ def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str
 
 def test_all_of_a_run_is_in_one_stream_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """In a log file, speed, evaluations and notes stand among the steps, in their order."""
-    metric = {"loss": 3.2}
-    events: list[dict[str, object]] = [
-        {"event": "train", "step": 1, "loss": 4.0, "tokens_per_second": 90.0},
-        {"event": "speed", "tokens_per_second": 95.0, "floor_share": 0.46, "matrix_gflops": 400.0},
-        {"event": "note", "what": "smaller packs"},
-        {"event": "eval", "step": 1, "sources": {"medical": metric}, "loss": None},
-    ]
+    speed = SpeedEvent(step=1, tokens_per_second=95.0, limit_share=0.46, matrix_gflops=400.0, seconds=0.1)
+    note = NoteEvent(what="smaller packs")
+    events = [train_event(1, 4.0, tokens_per_second=90.0), speed, note, eval_event(1, {"medical": 3.2})]
     with console.training(2) as show:
         for event in events:
             show(event)

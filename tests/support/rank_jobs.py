@@ -28,6 +28,7 @@ from seodang.errors import RunError
 from seodang.model.engine.engine import choose_engine
 from seodang.proof.evaluate import evaluate
 from seodang.recipe import Train
+from seodang.run.events import Event, SaveEvent, TrainEvent
 from seodang.run.folder import Run
 from seodang.train.setup import choose_optimizer, make_setup
 from seodang.train.trainer import train
@@ -50,7 +51,7 @@ def rows_of(count: int, seed: int) -> Dataset:
 def run_training(
     folder: Path,
     *,
-    on_event: Callable[[dict[str, Any]], None] = lambda _: None,
+    on_event: Callable[[Event], None] = lambda _: None,
     kind: str = "gemma3",
     tied: bool = True,
     device: str = "cpu",
@@ -67,9 +68,9 @@ def run_training(
     losses: dict[str, float] = {}
     evaluations: dict[str, float] = {}
 
-    def record(event: dict[str, Any]) -> None:
-        if event["event"] != "save":
-            (losses if event["event"] == "train" else evaluations)[str(event["step"])] = event["loss"]
+    def record(event: Event) -> None:
+        if not isinstance(event, SaveEvent):
+            (losses if isinstance(event, TrainEvent) else evaluations)[str(event.step)] = event.loss
         on_event(event)
 
     trained = train(
@@ -95,8 +96,8 @@ def run_training(
 def interrupted(folder: Path, *, rank: int) -> dict[str, Any]:
     """A training in which one rank gets a SIGINT."""
 
-    def interrupt(event: dict[str, Any]) -> None:
-        if event["event"] == "train" and event["step"] == INTERRUPTED and distributed.rank() == rank:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, TrainEvent) and event.step == INTERRUPTED and distributed.rank() == rank:
             os.kill(os.getpid(), signal.SIGINT)
 
     return run_training(folder, on_event=interrupt)[1]

@@ -11,11 +11,16 @@ from typing import Any
 import numpy as np
 import yaml
 
+from events import eval_event, train_event
 from seodang.data.lengths import histogram, measure
 from seodang.json_values import to_json
 from seodang.proof.behaviour import behaviour
 from seodang.proof.stability import stability
-from seodang.types import Answer, Counts, Finding, Lengths, RowNote, Sample, SourceLengths
+from seodang.run.events import RecordedEvent
+from seodang.run.manifest import DataFile, Hardware, Manifest, SourceFiles, TemplateFacts
+from seodang.types import (
+    Answer, Counts, Finding, Lengths, ModelFacts, Placement, RowNote, Sample, SourceLengths,
+)  # fmt: skip
 
 TEMPLATE = "<start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n{}<end_of_turn>\n"
 STEPS, BEST = 600, 450  # after step 450 the evaluation loss rises again
@@ -94,14 +99,14 @@ def write_run(folder: Path) -> Path:
     """Write the run into `folder` and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    _json(folder / "manifest.json", _manifest())
+    _json(folder / "manifest.json", to_json(_manifest()))
     _json(folder / "counts.json", [asdict(counts) for counts in run_counts()])
     _lines(folder / "dropped.jsonl", _dropped())
     _json(folder / "findings.json", [asdict(finding) for finding in run_findings()])
     _json(folder / "lengths.json", to_json(run_lengths()))
     samples = {name: {split: to_json(row) for split, row in rows.items()} for name, rows in run_samples().items()}
     _json(folder / "samples.json", samples)
-    _lines(folder / "metrics.jsonl", run_metrics())
+    _lines(folder / "metrics.jsonl", map(to_json, run_metrics()))
     _lines(folder / "answers.jsonl", [asdict(answer) for answer in run_answers()])
     _json(folder / "proof.json", run_proof())
     return folder
@@ -179,27 +184,20 @@ def run_samples() -> dict[str, dict[str, Sample]]:
     return samples
 
 
-def run_metrics() -> list[dict[str, Any]]:
+def run_metrics() -> list[RecordedEvent]:
     """Training every 10 steps, evaluation every 50, the base at step 0."""
     luck = random.Random(7)
-    events = []
+    events: list[RecordedEvent] = []
     for step in range(0, STEPS + 1, 10):
         done = 1 - math.exp(-step / 120)
         if step:
-            loss = 2.55 - 0.95 * done + luck.gauss(0, 0.07)
-            train = {"event": "train", "step": step, "epoch": step / 200, "loss": loss, "probability": math.exp(-loss)}
             rate = 2e-5 * math.cos(step / STEPS * math.pi / 2)
-            speed = {"tokens": 4100, "supervised_tokens": 2300, "seconds": 2.1, "tokens_per_second": 1950.0}
-            events.append(train | {"learning_rate": rate, "grad_norm": 1.1} | speed)
+            events.append(train_event(step, 2.55 - 0.95 * done + luck.gauss(0, 0.07), learning_rate=rate, steps=10))
         if step % 50 == 0:
             late = max(0, step - BEST) / 100 * 0.04
-            sources = {
-                name: {"loss": base + (tuned - base) * done + late, "tokens": 20000, "rows": 190, "bits_per_byte": None}
-                for name, (base, tuned) in LOSSES.items()
-            }
-            mean = (sources["의료_질문"]["loss"] + sources["일반대화"]["loss"]) / 2
-            events.append({"event": "eval", "step": step, "epoch": step / 200, "loss": mean, "sources": sources}
-                          | {"probability": math.exp(-mean)})  # fmt: skip
+            losses = {name: base + (tuned - base) * done + late for name, (base, tuned) in LOSSES.items()}
+            mean = (losses["의료_질문"] + losses["일반대화"]) / 2
+            events.append(eval_event(step, losses, loss=mean))
     return events
 
 
@@ -251,36 +249,37 @@ def run_proof() -> dict[str, Any]:
     }
 
 
-def _manifest() -> dict[str, Any]:
-    return {
-        "name": RECIPE["name"],
-        "created": "2026-03-02T09:14:05+00:00",
-        "seodang": "0.1.0",
-        "versions": {"python": "3.11.14", "torch": "2.13.0", "transformers": "5.23.0", "datasets": "5.2.0"},
-        "hardware": {"device": "cpu", "name": "AMD EPYC 7B13", "cores": 2, "memory_gib": 15.6},
-        "placement": {
-            "device": "cpu",
-            "dtype": "float32",
-            "compute_dtype": "float32",
-            "attention": "packed",
-            "reasons": ["no CUDA device: CPU", "bf16 is 0.4 times as fast as fp32 here: fp32 compute"],
-        },
-        "model": {
-            "path": "package:gemma-3-270m",
-            "architecture": "Gemma3ForCausalLM",
-            "parameters": 268098176,
-            "sha256": "5b1e2f0c9d" * 6 + "ab12",
-        },
-        "template": {"origin": "built-in gemma", "turn_end": "<end_of_turn>", "text_sha256": "77aa" * 16},
-        "data": {
-            "의료_질문": {"files": [{"path": "/data/ko_medical.csv", "sha256": "c0ffee12" * 8, "bytes": 2210394}]},
-            "일반대화": {"files": [{"path": "/data/ko_general.jsonl", "sha256": "0badf00d" * 8, "bytes": 1984432}]},
-            "wiki": {"files": [{"path": "/data/wiki.jsonl", "sha256": "feedbeef" * 8, "bytes": 402211}]},
-        },
-        "seeds": {"split": 42, "mix": 42, "train": 42, "generate": 42},
-        "seconds": {"prepare": 12.4, "train": 1262.9, "prove": 174.5},
-        "command": "seodang tune recipe.yaml",
+def _manifest() -> Manifest:
+    files = {
+        "의료_질문": DataFile(path="/data/ko_medical.csv", sha256="c0ffee12" * 8, bytes=2210394),
+        "일반대화": DataFile(path="/data/ko_general.jsonl", sha256="0badf00d" * 8, bytes=1984432),
+        "wiki": DataFile(path="/data/wiki.jsonl", sha256="feedbeef" * 8, bytes=402211),
     }
+    return Manifest(
+        name=RECIPE["name"],
+        created="2026-03-02T09:14:05+00:00",
+        seodang="0.1.0",
+        command="seodang tune recipe.yaml",
+        versions={"python": "3.11.14", "torch": "2.13.0", "transformers": "5.23.0", "datasets": "5.2.0"},
+        hardware=Hardware(system="Linux x86_64", cores=2, memory_gb=15.6, gpus=(), processes=1),
+        placement=Placement(
+            device="cpu",
+            dtype="float32",
+            compute_dtype="float32",
+            attention="packed",
+            reasons=("no CUDA device: CPU", "bf16 is 0.4 times as fast as fp32 here: fp32 compute"),
+        ),
+        template=TemplateFacts(origin="built-in gemma", turn_end="<end_of_turn>", text_sha256="77aa" * 16),
+        data={name: SourceFiles(files=(file,)) for name, file in files.items()},
+        seeds={"split": 42, "mix": 42, "train": 42, "generate": 42},
+        model=ModelFacts(
+            path="package:gemma-3-270m",
+            architecture="Gemma3ForCausalLM",
+            parameters=268098176,
+            sha256="5b1e2f0c9d" * 6 + "ab12",
+        ),
+        seconds={"prepare": 12.4, "train": 1262.9, "prove": 174.5},
+    )
 
 
 def _dropped() -> list[dict[str, str]]:

@@ -20,6 +20,7 @@ from seodang.model.load import choose_placement, load_model
 from seodang.model.save import save_model
 from seodang.proof.evaluate import evaluate
 from seodang.recipe import Adapter, Model, Train
+from seodang.run.events import EvalEvent, Event, TrainEvent
 from seodang.run.folder import Run
 from seodang.train.adapter import (
     add_adapter,
@@ -72,9 +73,9 @@ def _train(
     engine = choose_engine(model, [np.array(row, dtype=np.int32) for row in rows[:2]["input_ids"]])
     assert settings.adapter
     adapted = add_adapter(model, settings.adapter, NEW)
-    run, events = Run(folder=folder), list[dict[str, Any]]()
+    run, events = Run(folder=folder), list[Event]()
 
-    def record(event: dict[str, Any]) -> None:
+    def record(event: Event) -> None:
         events.append(event)
         if on_event:
             on_event(event)
@@ -183,28 +184,28 @@ def test_training_learns_and_checkpoints_hold_the_adapter_alone(tmp_path: Path) 
     """The loss falls; a checkpoint is smaller than the base; the model ends with the best evaluation's weights."""
     settings = SETTINGS.model_copy(update={"epochs": 6, "learning_rate": 0.05})
     model, adapted, trained, events = _train(tmp_path, settings)
-    losses = [event["loss"] for event in events if event["event"] == "train"]
+    losses = [event.loss for event in events if isinstance(event, TrainEvent)]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
-    best = min((event for event in events if event["event"] == "eval"), key=lambda event: event["loss"])
-    assert trained.best_step == best["step"]
+    best = min((event for event in events if isinstance(event, EvalEvent)), key=lambda event: event.loss)
+    assert trained.best_step == best.step
     engine = choose_engine(model, [np.arange(20, 40, dtype=np.int32)])
     measured = evaluate(model, engine, {"medical": tiny_rows(6, 1)}, pack_tokens=64)["medical"].loss
-    assert measured == best["loss"]
+    assert measured == best.loss
     checkpoint = next((tmp_path / "checkpoints").glob("checkpoint-*"))
     assert not (checkpoint / "model.safetensors").exists()
     size = sum(file.stat().st_size for file in checkpoint.iterdir() if file.name != "training_args.bin")
     assert size < 4 * unwrapped(adapted).num_parameters()
     merged = merge(adapted, Path())
     assert evaluate(merged, engine, {"medical": tiny_rows(6, 1)}, pack_tokens=64)["medical"].loss == pytest.approx(
-        best["loss"], rel=1e-5
+        best.loss, rel=1e-5
     )
 
 
 def test_a_resumed_adapter_equals_the_unbroken_one(tmp_path: Path) -> None:
     """Stopped by Ctrl-C and resumed, an adapter with dropout ends in the unbroken run's weights, bit for bit."""
 
-    def interrupt(event: dict[str, Any]) -> None:
-        if event["event"] == "train" and event["step"] == 4:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, TrainEvent) and event.step == 4:
             os.kill(os.getpid(), signal.SIGINT)
 
     unbroken = _train(tmp_path / "unbroken")[1].state_dict()
@@ -221,7 +222,7 @@ def test_gradient_checkpointing_changes_no_loss(tmp_path: Path) -> None:
     losses = []
     for kind in ("none", "full"):
         events = _train(tmp_path / kind, settings.model_copy(update={"checkpointing": kind}))[3]
-        losses.append([event["loss"] for event in events if event["event"] == "train"])
+        losses.append([event.loss for event in events if isinstance(event, TrainEvent)])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
 
 

@@ -19,8 +19,10 @@ from transformers import (
 
 from run_folder import run_answers, write_run
 from seodang.errors import RecipeError, ResourceError
+from seodang.json_values import to_json
 from seodang.pipeline import tune
 from seodang.recipe import Template, load_recipe
+from seodang.run.events import AnswersEvent, GivenAnswer
 from seodang.run.folder import Run
 from seodang.show.report import report
 from tiny_recipe import tiny_recipe
@@ -165,9 +167,10 @@ def test_the_report_shows_how_an_answer_changed(tmp_path: Path) -> None:
     texts = {20: base.text, 40: "<b>빨간</b> 사과", 60: "안토시아닌 때문입니다.", 80: "안토시아닌 때문입니다."}
     with (folder / "metrics.jsonl").open("a", encoding="utf-8") as lines:
         for step, text in texts.items():
-            answer = {"kind": "general", "question": base.question, "text": text, "stopped": base.stopped or step > 40}
-            event = {"event": "answers", "step": step, "answers": [answer], "seconds": 1.0}
-            lines.write(json.dumps(event, ensure_ascii=False) + "\n")
+            stopped = base.stopped or step > 40
+            answer = GivenAnswer(kind="general", question=base.question, text=text, stopped=stopped)
+            event = AnswersEvent(step=step, answers=(answer,), seconds=1.0)
+            lines.write(json.dumps(to_json(event), ensure_ascii=False) + "\n")
     page = report(folder).read_text(encoding="utf-8")
     course = page[page.index('<section id="course">') : page.index('<section id="repeat">')]
     order = [course.index(f">{when}<") for when in ("base to step 20", "step 40", "step 60 to 80")]

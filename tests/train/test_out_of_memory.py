@@ -13,6 +13,7 @@ from seodang.data.pack import pack, split, within
 from seodang.errors import ResourceError
 from seodang.model.engine.engine import choose_engine
 from seodang.recipe import Adapter, Train
+from seodang.run.events import Event, NoteEvent, TrainEvent
 from seodang.train.out_of_memory import is_out_of_memory
 from seodang.train.setup import Setup
 from seodang.train.trainer import train
@@ -59,7 +60,7 @@ def _train(
     folder: Path, model: PreTrainedModel, settings: Train = SETTINGS, *, pack_tokens: int = 1000, steps: int = 4
 ) -> list[dict[str, Any]]:
     rows = _rows()
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     setup = Setup(
         engine=choose_engine(model, [np.array(rows[0]["input_ids"], dtype=np.int32)]), pack_tokens=pack_tokens,
         optimizer="adamw_torch_fused", checkpoints=folder, resume_from=None, total_steps=steps, eval_every=100,
@@ -78,12 +79,14 @@ def test_a_pack_that_does_not_fit_is_split_and_changes_no_loss(tmp_path: Path, d
     with _memory_for(short, max(50, pack_tokens // 10), during=during) as given:
         found = _train(tmp_path / "b", short, pack_tokens=pack_tokens)
     for key in ("loss", "grad_norm"):
-        one, other = ([event[key] for event in events if event["event"] == "train"] for events in (expected, found))
+        one, other = (
+            [getattr(event, key) for event in events if isinstance(event, TrainEvent)] for events in (expected, found)
+        )
         assert len(one) == 4
         np.testing.assert_allclose(one, other, rtol=2e-5)
     for a, b in zip(whole.parameters(), short.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
-    notes = [event["what"] for event in found if event["event"] == "note"]
+    notes = [event.what for event in found if isinstance(event, NoteEvent)]
     assert len(notes) == 1  # reported once
     assert "out of memory" in notes[0]
     assert sum(size > max(50, pack_tokens // 10) for size in given) == 1  # later steps are packed smaller at once

@@ -18,6 +18,7 @@ from transformers import BloomConfig, PreTrainedModel, PreTrainedTokenizerFast, 
 from seodang.data.pack import Plan
 from seodang.model.engine.engine import Engine, choose_engine
 from seodang.recipe import Train
+from seodang.run.events import Event, TrainEvent
 from seodang.run.folder import Run
 from seodang.train.setup import Optimizer, make_setup
 from seodang.train.trainer import train
@@ -69,10 +70,10 @@ def _ours(model: PreTrainedModel, rows: Dataset, folder: Path, *, engine: Engine
         Run(folder=folder), SETTINGS, model, engine,
         num_rows=len(rows), optimizer=Optimizer(name="adamw_torch_fused"), pack_tokens=100,
     )  # fmt: skip
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     first = FirstGradients()
     train(model, rows, SETTINGS, setup, measure=dict, chosen_loss=None, on_event=events.append, callbacks=[first])
-    return [event["loss"] for event in events if event["event"] == "train"], first.gradients
+    return [event.loss for event in events if isinstance(event, TrainEvent)], first.gradients
 
 
 def _trl(

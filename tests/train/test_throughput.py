@@ -3,6 +3,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from events import eval_event, train_event
 from seodang.data.pack import pack
 from seodang.recipe import Adapter
 from seodang.train.adapter import inject_adapter
@@ -79,18 +80,13 @@ def test_the_speed_is_reported_once_without_the_first_step() -> None:
     model = make_model(make_config("llama"))
     meter = ThroughputMeter(model, torch.float32, steps=10)
     reported = [
-        meter(
-            {
-                "event": "train", "step": step, "steps": 1, "flops": 1e9, "seconds": seconds,
-                "tokens_per_second": 100 / seconds,
-            }
-        )
+        meter(train_event(step, 2.0, seconds=seconds, tokens_per_second=100 / seconds))
         for step, seconds in enumerate((50.0, 2.0, 1.0, 4.0, 1.0, 1.0), 1)
-    ]  # fmt: skip
-    assert meter({"event": "eval", "step": 7}) is None
+    ]
+    assert meter(eval_event(7, {})) is None
     (speed,) = [event for event in reported if event]
     assert reported.index(speed) == 3
-    assert (speed["event"], speed["tokens_per_second"]) == ("speed", 50.0)
-    assert speed["floor_share"] == pytest.approx(1e9 / (speed["matrix_gflops"] * 1e9) / 2, rel=0.01, abs=1e-3)
+    assert (speed.event, speed.tokens_per_second) == ("speed", 50.0)
+    assert speed.limit_share == pytest.approx(1e9 / (speed.matrix_gflops * 1e9) / 2, rel=0.01, abs=1e-3)
     one_step = ThroughputMeter(model, torch.float32, steps=1)
-    assert one_step({"event": "train", "step": 1, "steps": 1, "flops": 1e9, "seconds": 1.0, "tokens_per_second": 9.0})
+    assert one_step(train_event(1, 2.0))

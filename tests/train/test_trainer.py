@@ -14,6 +14,7 @@ from seodang.errors import RunError
 from seodang.model.engine.engine import choose_engine
 from seodang.proof.evaluate import evaluate
 from seodang.recipe import EarlyStopping, Train
+from seodang.run.events import EvalEvent, Event, SaveEvent, TrainEvent
 from seodang.run.folder import Run
 from seodang.train.setup import Setup, total_steps
 from seodang.train.trainer import TrainingResult, train
@@ -34,9 +35,9 @@ def _run(
     rows, tests = tiny_rows(20, 0), {"medical": tiny_rows(6, 1)}
     engine = choose_engine(model, [np.array(row, dtype=np.int32) for row in rows[:2]["input_ids"]])
     run = Run(folder=folder)
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
 
-    def record(event: dict[str, Any]) -> None:
+    def record(event: Event) -> None:
         events.append(event)
         if on_event:
             on_event(event)
@@ -65,13 +66,13 @@ def _same(a: PreTrainedModel, b: PreTrainedModel) -> bool:
 def test_training_learns_and_reports_each_step_and_evaluation(tmp_path: Path) -> None:
     """Steps, learning rates and evaluations come as events; the loss on seen rows falls."""
     _, trained, events = _run(tmp_path, SETTINGS.model_copy(update={"epochs": 6}))
-    steps = [event for event in events if event["event"] == "train"]
-    assert [event["step"] for event in steps] == list(range(1, 31))
-    assert np.mean([e["loss"] for e in steps[-5:]]) < np.mean([e["loss"] for e in steps[:5]])
-    assert all(e["probability"] == pytest.approx(math.exp(-e["loss"])) for e in steps)
-    evaluations = [event for event in events if event["event"] == "eval"]
-    assert [event["step"] for event in evaluations] == list(range(2, 31, 2))
-    assert trained.best_loss == min(event["loss"] for event in evaluations)
+    steps = [event for event in events if isinstance(event, TrainEvent)]
+    assert [event.step for event in steps] == list(range(1, 31))
+    assert np.mean([e.loss for e in steps[-5:]]) < np.mean([e.loss for e in steps[:5]])
+    assert all(e.probability == pytest.approx(math.exp(-e.loss)) for e in steps)
+    evaluations = [event for event in events if isinstance(event, EvalEvent)]
+    assert [event.step for event in evaluations] == list(range(2, 31, 2))
+    assert trained.best_loss == min(event.loss for event in evaluations)
     assert not trained.stopped
 
 
@@ -79,11 +80,11 @@ def test_the_best_checkpoint_is_what_remains(tmp_path: Path) -> None:
     """The model holds the weights of the best evaluation, and at most k checkpoints stay on disk."""
     settings = SETTINGS.model_copy(update={"epochs": 6, "learning_rate": 0.02})
     model, trained, events = _run(tmp_path, settings)
-    best = min((event for event in events if event["event"] == "eval"), key=lambda event: event["loss"])
-    assert trained.best_step == best["step"] < 30
+    best = min((event for event in events if isinstance(event, EvalEvent)), key=lambda event: event.loss)
+    assert trained.best_step == best.step < 30
     engine = choose_engine(model, [np.arange(20, 40, dtype=np.int32)])
     again = evaluate(model, engine, {"medical": tiny_rows(6, 1)}, pack_tokens=64)
-    assert again["medical"].loss == best["loss"]
+    assert again["medical"].loss == best.loss
     assert trained.best_metrics == again
     assert len(list((tmp_path / "checkpoints").glob("checkpoint-*"))) <= 3
 
@@ -106,17 +107,17 @@ def test_packing_choices_change_nothing_beyond_rounding(tmp_path: Path) -> None:
             engine=engine, pack_tokens=budget, optimizer="adamw_torch_fused",
             checkpoints=tmp_path / str(budget), resume_from=None, total_steps=10, eval_every=100,
         )  # fmt: skip
-        events: list[dict[str, Any]] = []
+        events: list[Event] = []
         train(model, rows, SETTINGS, setup, measure=dict, chosen_loss=None, on_event=events.append)
-        losses.append([event["loss"] for event in events if event["event"] == "train"])
+        losses.append([event.loss for event in events if isinstance(event, TrainEvent)])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
 def test_ctrl_c_saves_at_the_step_end_and_resuming_equals_the_unbroken_run(tmp_path: Path) -> None:
     """An interrupted run stops at a step end with a checkpoint; resumed, it ends in the unbroken run's weights."""
 
-    def interrupt(event: dict[str, Any]) -> None:
-        if event["event"] == "train" and event["step"] == 4:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, TrainEvent) and event.step == 4:
             os.kill(os.getpid(), signal.SIGINT)
 
     unbroken, _, _ = _run(tmp_path / "unbroken", SETTINGS)
@@ -125,13 +126,13 @@ def test_ctrl_c_saves_at_the_step_end_and_resuming_equals_the_unbroken_run(tmp_p
     assert stopped.steps in (4, 5)
     resumed, trained, events = _run(tmp_path / "broken", SETTINGS, resume=True)
     assert not trained.stopped
-    assert [e["step"] for e in events if e["event"] == "train"] == list(range(stopped.steps + 1, 11))
+    assert [e.step for e in events if isinstance(e, TrainEvent)] == list(range(stopped.steps + 1, 11))
     assert _same(unbroken, resumed)
 
 
 def _killed_while_saving(folder: Path) -> None:
-    def kill(event: dict[str, Any]) -> None:
-        if event["event"] == "save" and event["step"] == 6:
+    def kill(event: Event) -> None:
+        if isinstance(event, SaveEvent) and event.step == 6:
             (folder / "checkpoints" / "saving-6").mkdir()
             (folder / "checkpoints" / "saving-6" / "model.safetensors").write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
@@ -157,8 +158,8 @@ def test_a_run_killed_while_it_wrote_a_checkpoint_resumes_to_the_same_weights(tm
 def test_a_moved_run_folder_resumes_and_keeps_its_best_checkpoint(tmp_path: Path) -> None:
     """Checkpoints are found by step, so a run folder may be moved between stop and resume."""
 
-    def interrupt(event: dict[str, Any]) -> None:
-        if event["event"] == "train" and event["step"] == 5:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, TrainEvent) and event.step == 5:
             os.kill(os.getpid(), signal.SIGINT)
 
     unbroken, _, _ = _run(tmp_path / "unbroken", SETTINGS)
@@ -181,8 +182,8 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_rows(tmp_path: 
     """The first NaN ends training with the rows of its step."""
     model = make_model(make_config("llama"))
 
-    def poison(event: dict[str, Any]) -> None:
-        if event["event"] == "train" and event["step"] == 2:
+    def poison(event: Event) -> None:
+        if isinstance(event, TrainEvent) and event.step == 2:
             next(model.parameters()).data.fill_(float("nan"))
 
     with pytest.raises(RunError, match=r"a\.jsonl:9.*nan at step 3"):

@@ -219,8 +219,9 @@ def telling(run: Run, pace: "ThroughputMeter", steps: int) -> "Iterator[Callable
 
         def tell(event: "Event") -> None:
             if log:
-                show(log(event))
-                if speed := pace(event):
+                timed = log(event)
+                show(timed)
+                if speed := pace(timed):
                     show(log(speed))
 
         yield tell
