@@ -19,7 +19,15 @@ from seodang.proof.stability import stability
 from seodang.run.events import RecordedEvent
 from seodang.run.manifest import DataFile, Hardware, Manifest, SourceFiles, TemplateFacts
 from seodang.types import (
-    Answer, Counts, Finding, Lengths, ModelFacts, Placement, RowNote, Sample, SourceLengths,
+    Answer,
+    Counts,
+    Finding,
+    Lengths,
+    ModelFacts,
+    Placement,
+    RowNote,
+    Sample,
+    SourceLengths,
 )  # fmt: skip
 
 TEMPLATE = "<start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n{}<end_of_turn>\n"
