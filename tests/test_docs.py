@@ -78,8 +78,8 @@ def is_key(dotted: str) -> bool:
 
 @pytest.mark.parametrize("name", generate["pages"]())
 def test_generated_pages_are_up_to_date(name: str) -> None:
-    """docs/reference holds what docs/generate.py would write now."""
-    assert text_of(DOCS / "reference" / name) == generate["pages"]()[name], "run python docs/generate.py"
+    """docs/ holds what docs/generate.py would write now."""
+    assert text_of(DOCS / name) == generate["pages"]()[name], "run python docs/generate.py"
 
 
 def test_every_key_of_a_recipe_is_described() -> None:

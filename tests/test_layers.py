@@ -1,74 +1,152 @@
-"""The house stands: floors, single importers, sizes."""
+"""The architecture holds: layers, single importers, sizes, names."""
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from picture import layers, stages
 
 from paths import ROOT
 
 SOURCE = ROOT / "src" / "seodang"
-FLOORS = {
-    "types": 0, "errors": 0, "user_cache": 0, "__version__": 0,
-    "recipe_file": 1, "json_values": 1, "distributed": 1, "recipe": 2, "data": 3, "check": 4, "model": 5,
-    "run": 6, "proof": 7, "starter": 8, "train": 9, "show": 10, "publish": 11, "serve": 12, "stages": 13,
-    "pipeline": 14, "cli": 15, "__main__": 16,
-}  # fmt: skip
-MODULES = sorted(path for path in SOURCE.rglob("*.py"))
+LAYERS = {name: height for height, names in enumerate(layers()) for name in names}
+MODULES = sorted(SOURCE.rglob("*.py"))
+MOST_MODULES, MOST_LINES, MOST_FUNCTION_LINES = 15, 450, 60  # of a folder, a module, a function
+LATE_IMPORTERS = {"pipeline.py", "cli.py", "__init__.py", "serve/chat_model.py"}  # what the call at hand needs
+LATE_PACKAGES = {  # optional, or needed by some calls only and slow to import
+    *("peft", "bitsandbytes", "flash_attn", "gguf", "prompt_toolkit", "datasets", "matplotlib", "sacrebleu", "torch"),
+    *("transformers", "jinja2", "rich", "filelock", "pyarrow", "safetensors", "tokenizers"),
+}
 
 
 def _name(path: Path) -> str:
-    return str(path.relative_to(SOURCE))
+    return path.relative_to(SOURCE).as_posix()
 
 
-def _room(path: Path) -> str:
-    name = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-    return "recipe" if name.startswith("recipe_") else name
+def _package(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def _imported(node: ast.AST) -> list[tuple[str, str]]:
+    """(module, name) of every import in a statement."""
+    if isinstance(node, ast.Import):
+        return [(alias.name, "") for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        return [(node.module, alias.name) for alias in node.names]
+    return []
 
 
 def _imports(path: Path) -> Iterator[tuple[str, str]]:
-    """(module, name) of every import, also those inside functions and for types only."""
+    """Every import of a module, also those inside functions and for types only."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, "") for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from ((node.module, alias.name) for alias in node.names)
+        yield from _imported(node)
+
+
+def _functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def test_every_package_stands_in_one_layer() -> None:
+    """docs/architecture.md lists each package and each module at the top, and nothing that is not there."""
+    assert {_package(path) for path in MODULES} - {"__init__"} == set(LAYERS)
+    assert sum(map(len, layers())) == len(LAYERS)
+
+
+def test_the_pipeline_names_its_stages_as_the_documentation_does() -> None:
+    """The line of stages is the same in pipeline.py, in docs/architecture.md and on the site's first page."""
+    line = " → ".join(stages())
+    for file in (SOURCE / "pipeline.py", ROOT / "docs" / "index.md"):
+        assert line in file.read_text(encoding="utf-8"), file
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_a_module_imports_its_own_room_and_the_floors_below(path: Path) -> None:
-    """No module imports from above, or from another room on its floor."""
-    room = _room(path)
-    if room == "__init__":
+def test_a_module_imports_its_own_package_and_the_layers_below(path: Path) -> None:
+    """No module imports from above, or from another package in its layer; __init__.py hands out names from anywhere."""
+    package = _package(path)
+    if package == "__init__":
         return
     for module, name in _imports(path):
         if module == "seodang":
-            other = name if name in FLOORS else "types"  # __version__
+            other = name
         elif module.startswith("seodang."):
-            other = re.sub("^recipe_.*", "recipe", module.split(".")[1])
+            other = module.split(".")[1]
         else:
             continue
-        assert other == room or FLOORS[other] < FLOORS[room], f"{path}: {room} imports {other}"
+        assert other == package or LAYERS[other] < LAYERS[package], f"{path}: {package} imports {other}"
 
 
-def test_only_one_module_imports_the_trainer_and_one_the_command_line() -> None:
-    """trainer.py alone imports transformers.Trainer, cli.py alone typer."""
-    importers: dict[str, set[str]] = {"Trainer": set(), "typer": set()}
-    for path in MODULES:
-        for module, name in _imports(path):
-            if module.startswith("transformers") and name == "Trainer":
-                importers["Trainer"].add(_name(path))
-            if module.split(".")[0] in ("typer", "click"):
-                importers["typer"].add(_name(path))
-    assert importers == {"Trainer": {"train/trainer.py"}, "typer": {"cli.py"}}
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_modules_and_functions_stay_small(path: Path) -> None:
+    """No module has more than 450 lines, no function more than 60."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+    for node in _functions(path):
+        assert (node.end_lineno or 0) - node.lineno < MOST_FUNCTION_LINES, f"{path}:{node.lineno}: {node.name}"
 
 
-def test_the_data_room_knows_no_torch() -> None:
-    """Nothing in data/ imports torch, not even late."""
-    for path in (SOURCE / "data").glob("*.py"):
-        assert not [module for module, _ in _imports(path) if module.split(".")[0] == "torch"], path
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_imports_stand_at_the_top(path: Path) -> None:
+    """Few modules import seodang's own late; others import late what is optional or slow."""
+    if _name(path) in LATE_IMPORTERS:
+        return
+    for function in _functions(path):
+        for module, _ in (pair for node in ast.walk(function) for pair in _imported(node)):
+            assert module.split(".")[0] in LATE_PACKAGES, f"{path}: {function.name} imports {module}"
+
+
+def test_folders_stay_small_and_names_are_found() -> None:
+    """No folder holds more than 15 modules, no two modules share a name, and none hides a package of another folder."""
+    modules = [path for path in MODULES if path.name != "__init__.py"]
+    sizes = Counter(path.parent for path in modules)
+    assert not {folder: count for folder, count in sizes.items() if count > MOST_MODULES}
+    twice = {name for name, count in Counter(path.stem for path in modules).items() if count > 1}
+    assert not twice
+    packages = {path.parent for path in MODULES if path.name == "__init__.py"} - {SOURCE}
+    for path in modules:
+        for package in packages:
+            assert path.stem != package.name or path.parent == package, f"{path} bears the name of {package}"
+
+
+def _importers(wanted: str, names: set[str] | None = None) -> set[str]:
+    """Modules that import a package, or of it only some names."""
+    return {
+        _name(path)
+        for path in MODULES
+        for module, name in _imports(path)
+        if re.match(rf"{wanted}(\.|$)", module) and (names is None or name in names)
+    }
+
+
+def test_single_importers() -> None:
+    """trainer.py alone imports transformers.Trainer, cli.py alone the command-line library."""
+    assert _importers("transformers", {"Trainer"}) == {"train/trainer.py"}
+    assert _importers("typer") | _importers("click") == {"cli.py"}
+
+
+def test_few_modules_reach_the_hub() -> None:
+    """Data sets, models and uploads each have one module that does: nobody else calls what fetches or sends."""
+    calls = {"load_dataset", "load_dataset_builder", "cached_file", "hf_hub_download", "snapshot_download", "HfApi"}
+    reach = {
+        _name(path)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.Name) and node.id in calls) or (isinstance(node, ast.Attribute) and node.attr in calls)
+    }
+    assert reach == {"data/read/sources.py", "model/load.py", "publish/hub.py"}
+
+
+def test_rows_know_no_torch() -> None:
+    """Nothing in data/, check/ and starter/ imports torch, not even late."""
+    assert not {name for name in _importers("torch") if name.startswith(("data/", "check/", "starter/"))}
+
+
+def test_showing_loads_no_model() -> None:
+    """show/ takes values, whatever they come from: it imports neither torch nor transformers."""
+    assert not {name for name in _importers("torch") | _importers("transformers") if name.startswith("show/")}
 
 
 def test_modules_import_without_cycles() -> None:

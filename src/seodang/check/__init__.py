@@ -1,1 +1,1 @@
-"""What can be known before training."""
+"""Findings on rows before any training: an audit of the sources, and checks of encoded rows."""

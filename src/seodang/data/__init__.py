@@ -1,1 +1,1 @@
-"""Rows → packs. No torch, no model."""
+"""Files to encoded rows and packs; no torch, no model."""

@@ -1,1 +1,1 @@
-"""A model in hand: load, attend, score, generate."""
+"""The model: loaded, placed, saved; the packaged ones; no data."""

@@ -1,1 +1,1 @@
-"""Models → evidence."""
+"""What changed from base to tuned model: losses, answers, behaviour, stability, verdict."""

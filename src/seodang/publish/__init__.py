@@ -1,1 +1,1 @@
-"""A run → the hub."""
+"""A run to the hub: model card, files, check for secrets."""

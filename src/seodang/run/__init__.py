@@ -1,1 +1,1 @@
-"""The run folder: the only place that knows its files."""
+"""The run folder: the only place that spells its file names; one writer, one reader."""

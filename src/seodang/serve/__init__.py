@@ -1,1 +1,1 @@
-"""A tuned model in people's hands."""
+"""The tuned model in use: chat in the terminal, LangChain."""

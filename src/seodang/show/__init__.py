@@ -1,1 +1,1 @@
-"""Evidence → people."""
+"""Values for people: terminal, plots, report. Loads no model."""

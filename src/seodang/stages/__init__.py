@@ -1,1 +1,1 @@
-"""What pipeline.py calls, stage by stage."""
+"""What pipeline.py calls: preparation, preflight, measure, training, finish."""

@@ -1,1 +1,1 @@
-"""Data files → a starter recipe."""
+"""Data files to a starter recipe: what `seodang init` writes."""

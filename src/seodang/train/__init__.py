@@ -1,1 +1,1 @@
-"""Packs → checkpoints."""
+"""Packs to checkpoints: the trainer, what it may take of memory, its events."""

@@ -1,1 +1,1 @@
-"""Conversations → token ids and labels."""
+"""Conversations to token ids and labels: one render, one tokenization."""

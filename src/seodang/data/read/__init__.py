@@ -1,1 +1,1 @@
-"""Files → rows → conversations."""
+"""Files to rows to conversations: sources, encodings, formats."""

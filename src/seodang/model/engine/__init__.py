@@ -1,1 +1,1 @@
-"""How packs run on a model: attention, loss, compiled layers, CUDA graphs."""
+"""How packs run on a model: attention, loss, compiled layers, CUDA graphs, and the test of all of it."""

@@ -1,1 +1,1 @@
-"""Batched generation."""
+"""Batched generation, sampling, stopping."""
