@@ -23,11 +23,12 @@ def ours(args: argparse.Namespace) -> dict[str, Any]:
 
     from seodang.data.pack import Plan, pack_step
     from seodang.model.load import load_tokenizer
+    from seodang.model.placement import choose_placement
+    from seodang.pipeline import prepare
     from seodang.recipe import load_recipe
-    from seodang.stages.preparation import set_up
 
     started = time.time()
-    load_tokenizer(str(args.model))  # timed by itself; `set_up` does it again
+    load_tokenizer(str(args.model))  # timed by itself; `prepare` does it again
     begun = time.time()
     recipe = load_recipe(
         {
@@ -37,7 +38,7 @@ def ours(args: argparse.Namespace) -> dict[str, Any]:
             "train": {"max_tokens": args.max_tokens},
         }
     )
-    prepared = set_up(recipe).prepared
+    _, _, prepared, _ = prepare(recipe, choose_placement(recipe.model))
     rows = prepared.rows["train"]
     plan = Plan(num_rows=len(rows), examples_per_step=recipe.train.examples_per_step, seed=recipe.train.seed)
     indices = plan.rows(0, 0)

@@ -1,92 +1,134 @@
-"""The line: one recipe in; a model, its chat template and the evidence of what changed out. Read this file first.
+"""The pipeline: one recipe in; a model, its chat template and the proof of what changed out. Read this file first.
 
 ::
 
-    recipe → sources → convert → split → audit → render → mask → mix → pack → train → prove → report
+    recipe → read → convert → split → audit → encode → mix → pack → train → prove → report
 
-Split comes before mix, so that repeating a source cannot leak across splits; rendering comes before mix, because
-shares are shares of tokens. Each step hands back what it kept, dropped and changed. Several processes (torchrun) walk
-down the line together: `ranks` says who goes first, who writes, and what all wait for.
+Split comes before mix, so that repeating a source cannot leak across splits; encoding comes before mix, because shares
+are shares of tokens. Each stage takes plain values and returns a plain value; what it kept, dropped and changed comes
+back in `Counts`. Findings are one list, kept here.
+
+Recipe and run folder are opened first, and mistakes in them reported at once; the stages, and with them the heavy
+libraries, are imported after that. Several processes (torchrun) run the same pipeline: `distributed` says who goes
+first, who writes, and what all wait for.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seodang import distributed
-from seodang.data.prepare import Prepared
 from seodang.errors import RunError
 from seodang.recipe import Recipe, Template, load_recipe
 from seodang.run.folder import RECIPE, Run, open_run
-from seodang.show import console, tables
-from seodang.show.tables import show_memory
-from seodang.stages.preparation import (
-    fit_memory,
-    load_base,
-    make_engine,
-    refuse_adapter,
-    refuse_findings,
-    set_up,
-    show_data,
-)
-from seodang.stages.training import (
-    begin_run,
-    check_room,
-    finish,
-    measure,
-    measure_base,
-    phase,
-    record_proof,
-    train_model,
-)
+from seodang.types import Finding
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
+
+    from seodang.data.encode.rows import Renderer
+    from seodang.data.prepare import Prepared
+    from seodang.model.placement import Placement
+    from seodang.stages.preflight import Base
 
 
 def tune(
     recipe: Recipe, *, out: Path | None = None, resume: bool = False, callbacks: "Sequence[TrainerCallback]" = ()
 ) -> Run:
-    """Run the whole line: prepare, measure the base, train, measure the tuned model, report.
+    """Run the whole pipeline: prepare, measure the base, train, measure the tuned model, report.
 
     Args:
         out: the run's folder; by default runs/NAME.
-        resume: go on with a run that was stopped or killed.
+        resume: resume a run that was stopped or killed.
         callbacks: transformers' own, for what happens during training.
 
     Raises:
-        SeodangError: the user's mistake, with the mend; what had begun to be measured can be resumed.
+        SeodangError: the user's mistake, with a hint how to fix it; what had begun to be measured can be resumed.
         KeyboardInterrupt: training was stopped by Ctrl-C, and a checkpoint saved.
     """
     distributed.join(recipe.model.device)
     with distributed.agreed():
         run = open_run(out or Path("runs") / recipe.name, recipe, resume=resume)
-    clock: dict[str, float] = {}
-    with phase(clock, "prepare"):
+    from seodang.model.placement import choose_placement
+    from seodang.show import tables
+    from seodang.stages import finish, measure, preflight
+    from seodang.train.adapter import check_adapter
+    from seodang.train.setup import best_loss
+
+    settings, seconds = recipe.train, dict[str, float]()
+    with timed(seconds, "prepare"):
         with distributed.main_first():
-            refuse_adapter(recipe)
-            desk = set_up(recipe)
+            placement = choose_placement(recipe.model, frozen=settings.adapter is not None)
+            if settings.adapter:
+                check_adapter(settings.adapter, placement.device)
+            base, renderer, prepared, findings = prepare(recipe, placement)
         with distributed.agreed():
-            desk = fit_memory(desk)
-            show_data(desk)
-            refuse_findings(desk)
-            show_memory(desk.memory, as_table=False)
-    with phase(clock, "load"), distributed.agreed():
-        model = load_base(desk, four_bit=desk.is_four_bit)
-        check_room(run, desk, model)
-        engine = make_engine(desk, model, trained=not run.is_trained)
-    begin_run(run, recipe, desk, resume=resume)
-    with phase(clock, "before"):
-        before = measure_base(run, desk, model, engine)
-    with phase(clock, "train"):
-        model, losses = train_model(run, desk, model, engine, callbacks)
-    with phase(clock, "after"):
-        after = measure(desk, model, engine, "tuned", losses)
-    with distributed.agreed():
-        if distributed.is_main():
-            record_proof(run, desk, before, after, base=recipe.model.path, tuned=str(run.model))
-            finish(run, desk, model, clock)
+            plan = preflight.plan_training(base, settings, renderer, prepared.rows["train"])
+            findings += plan.findings
+            show_data(prepared, findings, renderer)
+            preflight.refuse_findings(findings)
+            tables.show_memory(plan.memory, as_table=False)
+    with timed(seconds, "load"), distributed.agreed():
+        model = preflight.load_base(base, renderer, seed=settings.seed, four_bit=settings.is_four_bit)
+        preflight.check_disk(run, settings, model, renderer, plan.optimizer)
+        engine = preflight.make_engine(model, base, settings, prepared, trained=not run.is_trained)
+    finish.begin_run(run, recipe, placement, renderer, prepared, findings, resume=resume)
+    held_out = measure.make_evaluation_set(recipe.ask, recipe.sources, prepared, renderer, plan.pack_tokens)
+    chosen_loss = best_loss(settings.best_by, recipe.sources, prepared.holdouts)
+    with timed(seconds, "before"):
+        before = measure.measure_base(run, model, engine, held_out, chosen_loss)
+    with timed(seconds, "train"):
+        from seodang.stages.training import train_model  # brings transformers' Trainer, which takes seconds
+
+        rows, ask = prepared.rows["train"], recipe.ask
+        model, losses = train_model(
+            run, base, model, engine, rows, held_out, settings, plan, ask, chosen_loss, callbacks
+        )
+    with timed(seconds, "after"):
+        after = measure.measure(model, engine, held_out, "tuned", losses)
+    finish.finish(run, recipe, before, after, model, renderer, seconds, tuned=str(run.model))
     return run
+
+
+def prepare(recipe: Recipe, placement: "Placement") -> "tuple[Base, Renderer, Prepared, list[Finding]]":
+    """Everything that comes before a model's weights: the base, what renders its rows, the rows, and what was found.
+
+    Raises:
+        SeodangError: the user's mistake, with a hint how to fix it.
+    """
+    from seodang.show import tables
+    from seodang.stages import preflight, preparation
+
+    tables.show_plan(recipe, placement)
+    base = preflight.resolve_base(recipe.model, placement)
+    row_cache = preparation.open_row_cache()
+    sources = preparation.read_sources(recipe.sources, recipe.split, row_cache)  # read → convert → split → audit
+    renderer = preparation.make_renderer(
+        base.tokenizer,
+        recipe.template,
+        num_embeddings=base.num_embeddings,
+        has_thinking=sources.has_thinking,
+        system=recipe.system,
+        loss_on=recipe.train.loss_on,
+    )
+    encoded = preparation.encode(sources, renderer, recipe.train, row_cache)
+    prepared = preparation.mix_sources(encoded, recipe.mix, max_tokens=recipe.train.max_tokens)
+    findings = [*encoded.findings, *preparation.check_rows(prepared, renderer, num_embeddings=base.num_embeddings)]
+    return base, renderer, prepared, findings
+
+
+def show_data(prepared: "Prepared", findings: Sequence[Finding], renderer: "Renderer") -> None:
+    """Everything that is known of the rows, in the terminal."""
+    from seodang.show import tables
+
+    tables.show_counts(prepared.counts)
+    tables.show_findings(findings)
+    tables.show_template(renderer.template)
+    tables.show_samples(prepared.samples)
+    tables.show_lengths(prepared.lengths)
 
 
 def init(
@@ -98,12 +140,13 @@ def init(
     name: str | None = None,
     out: Path = Path("recipe.yaml"),
 ) -> Path:
-    """Write a starter recipe from data files; roles that are not said are asked on a terminal, guessed elsewhere.
+    """Write a starter recipe from data files; roles that are not given are asked on a terminal, guessed elsewhere.
 
     Raises:
         SeodangError: a file that cannot be used, or a recipe that is there already.
     """
     from seodang.model.placement import memory_gb
+    from seodang.show import console, tables
     from seodang.starter.propose import propose, write_starter
 
     main, gpu = memory_gb()
@@ -123,7 +166,7 @@ def init(
     return written
 
 
-def inspect(recipe: Recipe, *, out: Path | None = None) -> Prepared:
+def inspect(recipe: Recipe, *, out: Path | None = None) -> "Prepared":
     """Everything that can be known before training; no weights are loaded.
 
     Args:
@@ -131,22 +174,28 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> Prepared:
 
     Raises:
         GateError: something in the data must not be trained on.
-        SeodangError: the user's mistake, with the mend.
+        SeodangError: the user's mistake, with a hint how to fix it.
     """
     distributed.join(recipe.model.device)
     with distributed.agreed():
         run = open_run(out, recipe, resume=False) if out else None
+    from seodang.model.placement import choose_placement
+    from seodang.show import tables
+    from seodang.stages import finish, preflight
+
     with distributed.main_first():
-        desk = set_up(recipe)
+        placement = choose_placement(recipe.model, frozen=recipe.train.adapter is not None)
+        base, renderer, prepared, findings = prepare(recipe, placement)
     with distributed.agreed():
-        desk = fit_memory(desk)
-        show_data(desk)
-        show_memory(desk.memory)
+        plan = preflight.plan_training(base, recipe.train, renderer, prepared.rows["train"])
+        findings += plan.findings
+        show_data(prepared, findings, renderer)
+        tables.show_memory(plan.memory)
     if run:
-        begin_run(run, recipe, desk)
+        finish.begin_run(run, recipe, placement, renderer, prepared, findings)
     with distributed.agreed():
-        refuse_findings(desk)
-    return desk.prepared
+        preflight.refuse_findings(findings)
+    return replace(prepared, findings=tuple(findings))
 
 
 def prove(
@@ -161,8 +210,43 @@ def prove(
         out: where to write; by default the run's folder, or runs/NAME-proof for a model.
 
     Raises:
-        SeodangError: the user's mistake, with the mend.
+        SeodangError: the user's mistake, with a hint how to fix it.
     """
+    wanted, asked, trained = _proof_recipes(tuned, recipe)
+    base_path, tuned_path = against or wanted.model.path, asked.model.path
+    distributed.join(asked.model.device)
+    with distributed.agreed():
+        folder = out or Path("runs") / f"{wanted.name}-proof"
+        run = trained if trained and not out else open_run(folder, wanted, resume=False)
+    from seodang.model.placement import choose_placement
+    from seodang.stages import finish, measure, preflight
+    from seodang.train.setup import pack_tokens
+
+    settings, seconds = wanted.train, dict[str, float]()
+    with timed(seconds, "prepare"), distributed.main_first():
+        placement = choose_placement(asked.model, frozen=settings.adapter is not None)
+        tuned_base, renderer, prepared, findings = prepare(asked, placement)
+        show_data(prepared, findings, renderer)
+    if run is not trained:
+        finish.begin_run(run, wanted, placement, renderer, prepared, findings)
+    budget = pack_tokens(settings, placement.device)
+    held_out = measure.make_evaluation_set(wanted.ask, wanted.sources, prepared, renderer, budget)
+    measured = []
+    paths: dict[measure.ModelName, str] = {"base": base_path, "tuned": tuned_path}
+    for name, path in paths.items():
+        with timed(seconds, name):
+            with distributed.agreed():
+                spec = asked.model.model_copy(update={"path": path})
+                model = preflight.load_base(replace(tuned_base, spec=spec), renderer, seed=settings.seed)
+            engine = preflight.make_engine(model, tuned_base, settings, prepared)
+            measured.append(measure.measure(model, engine, held_out, name))
+    before, after = measured
+    finish.finish(run, wanted, before, after, model, renderer, seconds, base=base_path, tuned=tuned_path)
+    return run
+
+
+def _proof_recipes(tuned: str | Path, recipe: str | Path | None) -> tuple[Recipe, Recipe, Run | None]:
+    """(what to measure, the same with the tuned model and its own template, the run if `tuned` is its folder)."""
     trained = Run(folder=Path(tuned))
     is_run = trained.exists
     if is_run and not trained.is_trained:
@@ -174,33 +258,9 @@ def prove(
             hint="give a run's folder such as runs/NAME, or a recipe by --recipe",
         )
     wanted = load_recipe(recipe) if recipe else trained.recipe()
-    model_path = str(trained.model if is_run else tuned)
-    base_path = against or wanted.model.path
-    asked = wanted.model_copy(
-        update={"model": wanted.model.model_copy(update={"path": model_path}), "template": Template()}
-    )
-    distributed.join(asked.model.device)
-    with distributed.agreed():
-        folder = out or Path("runs") / f"{wanted.name}-proof"
-        run = trained if is_run and not out else open_run(folder, wanted, resume=False)
-    clock: dict[str, float] = {}
-    with phase(clock, "prepare"), distributed.main_first():
-        desk = set_up(asked)
-        show_data(desk)
-    if run is not trained:
-        begin_run(run, wanted, desk)
-    measured = []
-    for path, name in ((base_path, "base"), (model_path, "tuned")):
-        with phase(clock, name):
-            with distributed.agreed():
-                model = load_base(desk, asked.model.model_copy(update={"path": path}))
-            measured.append(measure(desk, model, make_engine(desk, model), "base" if name == "base" else "tuned"))
-    before, after = measured
-    with distributed.agreed():
-        if distributed.is_main():
-            record_proof(run, desk, before, after, base=base_path, tuned=model_path)
-            finish(run, desk, model, clock)
-    return run
+    model = wanted.model.model_copy(update={"path": str(trained.model if is_run else tuned)})
+    asked = wanted.model_copy(update={"model": model, "template": Template()})
+    return wanted, asked, trained if is_run else None
 
 
 def demo(*, out: Path | None = None) -> Run:
@@ -210,3 +270,13 @@ def demo(*, out: Path | None = None) -> Run:
     while out is None and folder.exists():
         folder, number = Path("runs") / f"{recipe.name}-{number}", number + 1
     return tune(recipe, out=folder)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Record how long a stage takes, in seconds."""
+    begun = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] = round(time.perf_counter() - begun, 2)

@@ -284,6 +284,11 @@ class Train(Part):
     early_stopping: EarlyStopping | None = None
     seed: int = Field(42, description="of the order of the rows, and of whatever else is random in training")
 
+    @property
+    def is_four_bit(self) -> bool:
+        """Whether the frozen weights are held in 4 bits."""
+        return self.adapter is not None and self.adapter.kind == "qlora"
+
 
 class Generate(Part):
     """Sampling settings. Without a temperature, answers are greedy."""

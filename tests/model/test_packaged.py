@@ -104,7 +104,7 @@ def test_two_at_once(tiny_package: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         started.append(threading.get_ident())
         original(*args)
 
-    monkeypatch.setattr(gguf_to_transformers, "write_folder", counted)
+    monkeypatch.setattr(packaged, "write_folder", counted)
     found: list[Path] = []
     threads = [threading.Thread(target=lambda: found.append(packaged_folder(NAME, progress=False))) for _ in range(2)]
     for thread in threads:

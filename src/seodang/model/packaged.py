@@ -16,6 +16,8 @@ from types import MappingProxyType
 from typing import Literal
 
 from seodang.errors import ModelError, ResourceError
+from seodang.model.gguf_reader import parse
+from seodang.model.gguf_to_transformers import weight_bytes, write_folder
 from seodang.user_cache import cache_folder
 
 PREFIX = "package:"
@@ -125,9 +127,6 @@ def _damaged(model: Packaged, where: str, what: str) -> ModelError:
 def _convert(name: str, content: bytes, folder: Path, progress: bool) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from seodang.model.gguf_reader import parse
-    from seodang.model.gguf_to_transformers import weight_bytes, write_folder
 
     for left in folder.parent.glob(f".{folder.name}-*"):  # of a process that was killed: only one holds the lock
         shutil.rmtree(left, ignore_errors=True)

@@ -38,12 +38,19 @@ from seodang.run.folder import (
     Run,
 )  # fmt: skip
 from seodang.run.manifest import DataFile, Hardware, Manifest, SourceFiles, TemplateFacts
-from seodang.types import Answer, Metric, ModelFacts, Placement
+from seodang.types import Answer, Finding, Metric, ModelFacts, Placement
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "bitsandbytes", "numpy")
 
 
-def record_data(run: Run, recipe: Recipe, placement: Placement, template: ChatTemplate, prepared: Prepared) -> None:
+def record_data(
+    run: Run,
+    recipe: Recipe,
+    placement: Placement,
+    template: ChatTemplate,
+    prepared: Prepared,
+    findings: Sequence[Finding],
+) -> None:
     """What is known before training."""
     run.write_json(COUNTS, [{**asdict(counts), "notes": len(counts.notes)} for counts in prepared.counts])
     run.write_lines(
@@ -54,7 +61,7 @@ def record_data(run: Run, recipe: Recipe, placement: Placement, template: ChatTe
             for note in counts.notes
         ),
     )
-    run.write_json(FINDINGS, [asdict(finding) for finding in prepared.findings])
+    run.write_json(FINDINGS, [asdict(finding) for finding in findings])
     run.write_json(LENGTHS, to_json(prepared.lengths))
     samples = {
         source: {split: to_json(row) for split, row in splits.items()} for source, splits in prepared.samples.items()

@@ -4,7 +4,7 @@ Each is resolved once, before training begins. Knows no Trainer.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from seodang import distributed, recipe
 from seodang.errors import ResourceError
 from seodang.model.engine.engine import Engine
-from seodang.recipe import Recipe, Train
+from seodang.recipe import Source, Train
 from seodang.run.folder import Run, checkpoint_step
 from seodang.types import Checkpointing, Metric
 
@@ -91,13 +91,16 @@ def make_setup(
     )
 
 
-def best_loss(recipe: Recipe, measured: Collection[str]) -> Callable[[Mapping[str, Metric]], float] | None:
+def best_loss(
+    best_by: str, sources: Sequence[Source], measured: Collection[str]
+) -> Callable[[Mapping[str, Metric]], float] | None:
     """The loss that picks the best checkpoint, or None if no holdout measures it.
 
-    `best_by: all` is the token-weighted mean over the sources that are trained; a source's name is that source's own.
+    Args:
+        best_by: all: the token-weighted mean over the sources that are trained; a source's name: that source's own.
+        measured: names of the sources that have a holdout.
     """
-    best_by = recipe.train.best_by
-    names = [source.name for source in recipe.sources if source.is_trained] if best_by == "all" else [best_by]
+    names = [source.name for source in sources if source.is_trained] if best_by == "all" else [best_by]
     names = [name for name in names if name in measured]
     if not names:
         return None

@@ -87,24 +87,10 @@ def train(
     def note(what: str) -> None:
         on_event(NoteEvent(what=what))
 
-    plan = Plan(num_rows=len(rows), examples_per_step=settings.examples_per_step, seed=settings.seed)
-    trainer = _StepTrainer(
-        model=model,
-        args=_arguments(model, settings, setup, has_evaluation=chosen_loss is not None),
-        train_dataset=Steps(rows, plan, setup.engine.budget(setup.pack_tokens)),
-        eval_dataset=(),  # Trainer asks for one; `measure` has its own
-        data_collator=only_item,
-        callbacks=list(callbacks),
-    )
+    trainer = _make_trainer(model, rows, settings, setup, chosen_loss, callbacks)
     if setup.resume_from:
         _refuse_other_sharding(setup.resume_from, trainer.is_fsdp_enabled)
-    trainer.remove_callback(PrinterCallback)
-    trainer.measure, trainer.chosen_loss, trainer.on_event, trainer.measured = measure, chosen_loss, on_event, {}
-    trainer.retry = OutOfMemoryRetry(on_note=note)
-    trainer.rows_of_step = lambda step: _row_names(rows, step)
-    if settings.early_stopping and chosen_loss:
-        stopping = settings.early_stopping
-        trainer.add_callback(EarlyStoppingCallback(stopping.patience, stopping.min_delta))
+    trainer.measure, trainer.on_event, trainer.retry = measure, on_event, OutOfMemoryRetry(on_note=note)
     interrupt = Interrupt()
     trainer.add_callback(LastStep())
     trainer.add_callback(interrupt)
@@ -123,6 +109,32 @@ def train(
         best_metrics=trainer.measured.get(state.best_global_step) if has_best else None,
         stopped=interrupt.requested and state.global_step < setup.total_steps,
     )
+
+
+def _make_trainer(
+    model: "PreTrainedModel | PeftModel",
+    rows: Dataset,
+    settings: recipe.Train,
+    setup: Setup,
+    chosen_loss: Callable[[Mapping[str, Metric]], float] | None,
+    callbacks: Sequence[TrainerCallback],
+) -> "_StepTrainer":
+    plan = Plan(num_rows=len(rows), examples_per_step=settings.examples_per_step, seed=settings.seed)
+    trainer = _StepTrainer(
+        model=model,
+        args=_arguments(model, settings, setup, has_evaluation=chosen_loss is not None),
+        train_dataset=Steps(rows, plan, setup.engine.budget(setup.pack_tokens)),
+        eval_dataset=(),  # Trainer asks for one; `measure` has its own
+        data_collator=only_item,
+        callbacks=list(callbacks),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.chosen_loss, trainer.measured = chosen_loss, {}
+    trainer.rows_of_step = lambda step: _row_names(rows, step)
+    if settings.early_stopping and chosen_loss:
+        stopping = settings.early_stopping
+        trainer.add_callback(EarlyStoppingCallback(stopping.patience, stopping.min_delta))
+    return trainer
 
 
 def _arguments(

@@ -11,7 +11,7 @@ Legend: S positions, N positions of one chunk, D hidden size, V vocabulary, W to
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,40 @@ class Scratch:
         self._gradients.append(gradient)
 
 
+class _Gradients(NamedTuple):
+    """Gradients of what goes into the head, filled tile by tile; none: not wanted."""
+
+    hidden_SD: Tensor | None
+    weight_VD: Tensor | None
+    bias_V: Tensor | None
+    rows_RD: Tensor | None  # of the trained tokens
+    trained: TrainableTokens | None
+
+    def add(
+        self,
+        walk: "_Walk | LinearCrossEntropyGpu",
+        chunk: slice,
+        tile: slice,
+        hidden_ND: Tensor,
+        weight_TD: Tensor,
+        grad_NT: Tensor,
+    ) -> None:
+        """Add what a tile of the vocabulary and a chunk of N positions contribute.
+
+        Args:
+            grad_NT: of the logits.
+        """
+        if self.hidden_SD is not None:
+            walk.put_product(self.hidden_SD[chunk], grad_NT, weight_TD, first=False)
+        if self.weight_VD is not None:
+            walk.put_product(self.weight_VD[tile], grad_NT.T, hidden_ND, first=chunk.start == 0)
+        if self.bias_V is not None:
+            self.bias_V[tile] += grad_NT.sum(0).to(self.bias_V.dtype)
+        if self.rows_RD is not None and self.trained and (inside := self.trained.inside(tile)):
+            which, places = inside
+            self.rows_RD[which] += grad_NT.index_select(1, places).T.float() @ hidden_ND.float()
+
+
 class LinearCrossEntropy(torch.autograd.Function):
     """Sum of −log p of the targets: a float32 scalar.
 
@@ -83,35 +117,36 @@ class LinearCrossEntropy(torch.autograd.Function):
         wants_hidden, wants_weight, wants_bias = (wants_grad and needed for needed in ctx.needs_input_grad[:3])
         device = hidden_SD.device.type
         compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_SD.dtype
-        grad_hidden = torch.zeros_like(hidden_SD, dtype=torch.float32) if wants_hidden else None
         grad_weight = None
         if wants_weight:
             grad_weight = scratch.take_gradient(weight_VD) if scratch else torch.empty_like(weight_VD)
             if not len(hidden_SD):
                 grad_weight.zero_()
-        grad_bias = torch.zeros_like(bias_V) if wants_bias and bias_V is not None else None
-        grad_rows = None if rows_RD is None or not wants_grad else torch.zeros_like(rows_RD, dtype=torch.float32)
+        gradients = _Gradients(
+            hidden_SD=torch.zeros_like(hidden_SD, dtype=torch.float32) if wants_hidden else None,
+            weight_VD=grad_weight,
+            bias_V=torch.zeros_like(bias_V) if wants_bias and bias_V is not None else None,
+            rows_RD=None if rows_RD is None or not wants_grad else torch.zeros_like(rows_RD, dtype=torch.float32),
+            trained=trained,
+        )
         total = torch.zeros((), dtype=torch.float32, device=hidden_SD.device)
         tiled = device == "cpu" and not compiled
         # the gradient's own memory takes the logits until it is written
         has_spare = tiled and grad_weight is not None and _fits_in_gradient(grad_weight, hidden_SD, compute)
         spare_VD = grad_weight if has_spare else None
-        kept_bytes = COMPILED_BYTES if compiled else KEPT_BYTES
-        most = len(hidden_SD) if spare_VD is not None else kept_bytes // (compute.itemsize * weight_VD.shape[0])
-        rows = _chunk_size(len(hidden_SD), most)
-        walk: _Walk | LinearCrossEntropyGpu
-        if tiled:
-            walk = _Walk(weight_VD, bias_V, softcap, factor, compute, rows)
-        else:
-            walk = LinearCrossEntropyGpu(weight_VD, bias_V, passes(softcap, factor, compiled), compute)
+        most = (COMPILED_BYTES if compiled else KEPT_BYTES) // (compute.itemsize * weight_VD.shape[0])
+        rows = _chunk_size(len(hidden_SD), len(hidden_SD) if has_spare else most)
+        walk: _Walk | LinearCrossEntropyGpu = (
+            _Walk(weight_VD, bias_V, softcap, factor, compute, rows)
+            if tiled
+            else LinearCrossEntropyGpu(weight_VD, bias_V, passes(softcap, factor, compiled), compute)
+        )
         with torch.autocast(device, enabled=False):
             for start in range(0, hidden_SD.shape[0], rows):
                 chunk = slice(start, start + rows)
                 hidden, targets = hidden_SD[chunk].to(compute), targets_S[chunk]
-                kept_VN = None
-                if spare_VD is not None:
-                    kept_VN = spare_VD.view(compute)
-                elif wants_grad:
+                kept_VN = None if spare_VD is None else spare_VD.view(compute)
+                if kept_VN is None and wants_grad:
                     count = len(hidden) * len(weight_VD)
                     kept_V = scratch.logits(hidden, count) if scratch else hidden.new_empty(count)
                     kept_VN = kept_V.view(len(weight_VD), -1)
@@ -120,18 +155,10 @@ class LinearCrossEntropy(torch.autograd.Function):
                 if kept_VN is None:
                     continue
                 for tile, weight, grad in walk.gradients(kept_VN, normalizer_N, targets):
-                    if grad_hidden is not None:
-                        walk.put_product(grad_hidden[chunk], grad, weight, first=False)
-                    if grad_weight is not None:
-                        walk.put_product(grad_weight[tile], grad.T, hidden, first=start == 0)
-                    if grad_bias is not None:
-                        grad_bias[tile] += grad.sum(0).to(grad_bias.dtype)
-                    if grad_rows is not None and trained and (inside := trained.inside(tile)):
-                        which, places = inside
-                        grad_rows[which] += grad.index_select(1, places).T.float() @ hidden.float()
+                    gradients.add(walk, chunk, tile, hidden, weight, grad)
         ctx.filled = (scratch, weight_VD) if scratch and wants_weight else None
-        found = (None if grad_hidden is None else grad_hidden.to(hidden_SD.dtype), grad_weight, grad_bias)
-        ctx.save_for_backward(*found, grad_rows)
+        grad_hidden = None if gradients.hidden_SD is None else gradients.hidden_SD.to(hidden_SD.dtype)
+        ctx.save_for_backward(grad_hidden, grad_weight, gradients.bias_V, gradients.rows_RD)
         return total
 
     @staticmethod

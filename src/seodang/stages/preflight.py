@@ -1,0 +1,206 @@
+"""What is settled before training: where the model runs, what training takes of memory and disk; the model, loaded.
+
+Placement, configuration, optimizer, token budget and gradient checkpointing are resolved once, here, and handed on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from seodang import distributed, recipe
+from seodang.data.arrow import read_columns
+from seodang.data.encode.rows import Renderer
+from seodang.data.pack import Plan
+from seodang.data.prepare import Prepared
+from seodang.errors import GateError, SeodangError
+from seodang.model.engine.engine import Engine, choose_engine
+from seodang.model.load import load_config, load_model, load_tokenizer, load_weights
+from seodang.model.placement import Placement
+from seodang.model.quiet import quiet
+from seodang.run.folder import Run
+from seodang.show import console
+from seodang.train import resources
+from seodang.train.adapter import load_adapter, num_adapter_parameters
+from seodang.train.memory_estimate import make_estimator
+from seodang.train.resources import MemoryPlan
+from seodang.train.setup import Optimizer, choose_optimizer, is_worth_compiling, pack_tokens, total_steps
+from seodang.types import Checkpointing, Finding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The model of a recipe, as far as it is known without its weights."""
+
+    spec: recipe.Model
+    placement: Placement
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase  # with a chat template once `make_renderer` has found one
+
+    @property
+    def num_embeddings(self) -> int:
+        """Rows of the embedding, before any is added."""
+        return int(self.config.get_text_config().vocab_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """What the recipe leaves to the machine, resolved once."""
+
+    optimizer: Optimizer
+    pack_tokens: int  # positions of one forward pass
+    checkpointing: Checkpointing | None = None  # none: as the recipe says
+    memory: MemoryPlan | None = None  # none where it cannot be estimated
+    findings: tuple[Finding, ...] = ()
+
+
+def resolve_base(spec: recipe.Model, placement: Placement) -> Base:
+    """Find the model's configuration and its tokenizer.
+
+    Raises:
+        ModelError: the model or its tokenizer cannot be used.
+    """
+    return Base(
+        spec=spec,
+        placement=placement,
+        config=load_config(spec),
+        tokenizer=load_tokenizer(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code),
+    )
+
+
+def plan_training(base: Base, settings: recipe.Train, renderer: Renderer, rows: Dataset) -> TrainingPlan:
+    """Choose the optimizer; gradient checkpointing and token budget by the memory that is available.
+
+    Several ranks choose alike, by the one that has the least.
+
+    Args:
+        rows: to train on.
+    """
+    device = base.placement.device
+    optimizer, budget = choose_optimizer(settings.optimizer, device), pack_tokens(settings, device)
+    order = Plan(num_rows=len(rows), examples_per_step=settings.examples_per_step, seed=settings.seed)
+    steps = total_steps(settings, len(rows))
+    process = max(distributed.exchange(resources.process_memory(device, base.placement.compute_dtype)))
+    available = min(distributed.exchange(resources.available_memory(device)))
+    try:
+        memory = resources.plan_memory(
+            make_estimator(
+                base.config,
+                settings,
+                base.placement,
+                optimizer=optimizer.name,
+                num_embeddings=len(base.tokenizer) if renderer.template.added else 0,
+                token_ids=tuple(new_token_ids(renderer)),
+                trust_remote_code=base.spec.trust_remote_code,
+            ),
+            settings,
+            device,
+            lambda tokens: resources.largest_step(rows, order, tokens, steps=steps),
+            pack_tokens=budget,
+            available=available,
+            process=process,
+        )
+    except SeodangError:
+        raise
+    except Exception as error:  # an architecture whose operations depend on data; torch and transformers raise anything
+        console.show_note(f"memory: no estimate for this architecture ({type(error).__name__})")
+        return TrainingPlan(optimizer=optimizer, pack_tokens=budget)
+    warning = resources.memory_finding(memory, settings, device)
+    return TrainingPlan(
+        optimizer=optimizer,
+        pack_tokens=memory.pack_tokens,
+        checkpointing=memory.checkpointing,
+        memory=memory,
+        findings=(warning,) if warning else (),
+    )
+
+
+def refuse_findings(findings: Sequence[Finding]) -> None:
+    """Stop if something in the data must not be trained on.
+
+    Raises:
+        GateError: names the first of it.
+    """
+    refused = [finding for finding in findings if finding.severity == "refuse"]
+    if refused:
+        raise GateError("; ".join(f.what for f in refused), where=refused[0].where, hint=refused[0].hint)
+
+
+def load_base(base: Base, renderer: Renderer, *, seed: int, four_bit: bool = False) -> PreTrainedModel:
+    """The model's weights, with rows of the embedding for tokens that the template added.
+
+    Args:
+        seed: of the new rows.
+        four_bit: hold the frozen weights in 4 bits.
+    """
+    model = load_model(base.spec, base.placement, four_bit=four_bit)
+    if four_bit:
+        console.show_note("the base is measured in 4 bits, as it is trained beside; `seodang prove` takes it whole")
+    if renderer.template.added:
+        with torch.random.fork_rng(), quiet():
+            torch.manual_seed(seed)  # of the new rows, drawn around the old ones' mean
+            model.resize_token_embeddings(len(renderer.tokenizer))
+    return model
+
+
+def load_tuned(run: Run, model: PreTrainedModel, *, four_bit: bool) -> None:
+    """Turn the base in hand into the model that was saved."""
+    if four_bit:
+        load_adapter(model, run.adapter)
+    else:
+        load_weights(model, run.model)
+
+
+def check_disk(
+    run: Run, settings: recipe.Train, model: PreTrainedModel, renderer: Renderer, optimizer: Optimizer
+) -> None:
+    """Stop before anything is measured if the disk cannot take what training writes.
+
+    Raises:
+        ResourceError: says how much is free and how much is needed.
+    """
+    if run.is_trained:
+        return
+    adapter = settings.adapter
+    resources.check_disk(
+        run.folder,
+        settings,
+        parameters=model.num_parameters(),
+        weight_bytes=model.dtype.itemsize,
+        optimizer=optimizer.name,
+        adapter_parameters=num_adapter_parameters(model, adapter, new_token_ids(renderer)) if adapter else None,
+    )
+
+
+def make_engine(
+    model: PreTrainedModel, base: Base, settings: recipe.Train, prepared: Prepared, *, trained: bool = False
+) -> Engine:
+    """How packs run on this model, tried on a few of its own rows.
+
+    Args:
+        trained: training is still to come.
+    """
+    rows = next(split for split in prepared.rows.values() if len(split))
+    lengths = read_columns(prepared.rows["train"], "num_tokens")["num_tokens"].to_numpy()
+    placement = base.placement
+    trained_dtype = "float32" if settings.adapter else placement.dtype  # an adapter's own, beside any weights
+    engine = choose_engine(
+        model,
+        [np.asarray(ids, dtype=np.int32) for ids in rows[:3]["input_ids"]],
+        packed=placement.attention == "packed",
+        fused=trained and is_worth_compiling(settings, lengths),
+        compute_dtype=getattr(torch, placement.compute_dtype) if placement.compute_dtype != trained_dtype else None,
+    )
+    for remark in engine.remarks:
+        console.show_note(remark)
+    return engine
+
+
+def new_token_ids(renderer: Renderer) -> list[int]:
+    """Ids of markers that the base may never have seen: an adapter trains their embeddings too."""
+    template = renderer.template
+    ids = [id for _, id in template.markers if id != renderer.tokenizer.bos_token_id]
+    return ids if template.is_new else []
