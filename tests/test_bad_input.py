@@ -282,8 +282,8 @@ FILES = (
         where="a.jsonl:41", what="not UTF-8", hint="encoding:",
     ),
     Bad(
-        kind="wrong encoding named", make=_file("a.jsonl", SOUND, "sources.medical.encoding=ascii"), where="a.jsonl:1",
-        what="bytes that are not ascii", hint="encoding: cp949",
+        kind="wrong encoding named", make=_file("a.jsonl", SOUND, "sources.medical.encoding=ascii"), where="a.jsonl",
+        what="the file is UTF-8", hint="leave `encoding:` out",
     ),
     Bad(
         kind="encoding that does not exist", make=_file("a.jsonl", SOUND, "sources.medical.encoding=utf-9"),

@@ -1,9 +1,26 @@
-"""Which encoding a file is written in, and which files are no text at all. Knows bytes, not rows."""
+"""Which encoding a file is written in, and which files are no text at all. Knows bytes, not rows.
+
+A file is read where its bytes name the encoding (a byte order mark, valid UTF-8) or where exactly one of the old
+encodings makes text that reads like its language. Anything else is refused, with the readings that could be meant.
+"""
 
 import codecs
 import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from seodang.data.read.plausibility import (
+    FREQUENT_HANGUL,
+    NOT_ASCII,
+    Doubt,
+    doubt_japanese,
+    doubt_korean,
+    doubt_western,
+    excerpt_of,
+)
 from seodang.errors import SourceError
 
 CHUNK_BYTES = 1 << 20
@@ -36,8 +53,32 @@ BINARY = (
     (b"\x80\x04", "a Python pickle", EXPORT),
     (b"\x80\x05", "a Python pickle", EXPORT),
 )
-HANGUL = re.compile("[\uac00-\ud7a3\u3131-\u318e]")
-NOT_ASCII = re.compile("[^\x00-\x7f]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An encoding of one or two bytes a character, which nothing in the bytes names."""
+
+    codec: str
+    remark: str
+    doubt: Doubt
+
+
+KOREAN = Candidate(codec="cp949", remark="CP949 (Korean Windows)", doubt=doubt_korean)
+WESTERN = Candidate(codec="cp1252", remark="Windows-1252 (Western European)", doubt=doubt_western)
+CANDIDATES = (
+    KOREAN,
+    Candidate(codec="johab", remark="Johab (Korean, of old)", doubt=doubt_korean),
+    Candidate(codec="cp932", remark="Shift-JIS (Japanese Windows)", doubt=doubt_japanese),
+    Candidate(codec="euc_jp", remark="EUC-JP (Japanese)", doubt=doubt_japanese),
+    WESTERN,
+)
+NEVER_GUESSED = ("gb18030", "big5", "cp1250", "cp1251", "mac_roman")  # shown where no candidate reads like a language
+SAMPLE_BYTES = 1 << 16
+EVIDENCE_CHARS = 8  # characters of several bytes that are UTF-8 by chance: less than one in a million files
+DAMAGED_SHARE = 0.01  # of the characters that are not ASCII: more is another encoding
+STRANGE_SHARE = 0.005  # of the characters: control codes, and what this Python's Unicode does not know yet
+NUL_SHARE = 0.1  # of the bytes: more is no UTF-8 text
 
 
 def refuse_binary(path: Path, given: str) -> None:
@@ -59,23 +100,24 @@ def find_encoding(path: Path, given: str, named: str | None) -> tuple[str, str |
 
     Args:
         given: the path as the recipe gives it, for messages.
-        named: the recipe's `encoding:`, which wins.
+        named: the recipe's `encoding:`, which wins unless the bytes prove it wrong.
 
     Raises:
-        SourceError: undecodable bytes, with their line, or an unknown encoding.
+        SourceError: undecodable bytes, with their line, an unknown encoding, or text that does not read like one of
+            the languages that are recognised.
     """
-    head = first_bytes(path)
-    mark = next((found for found in BYTE_ORDER_MARKS if head.startswith(found[0])), None)
+    sample = first_bytes(path, SAMPLE_BYTES)
+    mark = next((found for found in BYTE_ORDER_MARKS if sample.startswith(found[0])), None)
     if named is not None:
-        return _named_encoding(path, given, named, has_byte_order_mark=mark is not None), None
+        return _named_encoding(path, given, named, mark[1] if mark else None), None
     if mark:
         _, encoding, remark = mark
-    elif utf_16 := _utf_16_without_byte_order_mark(head):
-        encoding, remark = utf_16, "UTF-16 without a byte order mark"
+    elif wide := wide_encoding(sample):
+        encoding, remark = wide, f"{wide[:6].upper()} without a byte order mark"
     else:
-        return _utf_8_or_cp949(path, given)
-    if (bad_offset := _first_undecodable(path, encoding)) is not None:
-        raise _undecodable(path, given, remark, bad_offset)
+        return _utf_8_or_recognised(path, given)
+    if (bad_offset := first_undecodable(path, encoding)) is not None:
+        raise undecodable(path, given, remark, bad_offset)
     return encoding, f"read as {remark}"
 
 
@@ -85,58 +127,233 @@ def first_bytes(path: Path, count: int = 4096) -> bytes:
         return file.read(count)
 
 
-def _named_encoding(path: Path, given: str, named: str, *, has_byte_order_mark: bool) -> str:
+def _named_encoding(path: Path, given: str, named: str, mark: str | None) -> str:
+    """The codec that the recipe names, with the byte order that the file has.
+
+    Raises:
+        SourceError: no such codec, undecodable bytes, or bytes that prove it wrong.
+    """
     try:
         name = codecs.lookup(named).name
         with path.open(encoding=name):  # refuses codecs such as base64, which are no text encodings
             pass
-    except LookupError:
+    except (LookupError, ValueError):  # ValueError: NUL or a surrogate in the name
         raise SourceError(
-            f"encoding: Python knows no text encoding {named!r}",
+            f"encoding: Python knows no text encoding {named[:40]!r}",
             where=given,
             hint="use a name such as utf-8, cp949 or utf-16, or leave `encoding:` out to have it recognised",
         ) from None
-    if has_byte_order_mark and (name == "utf-8" or name.startswith(("utf-16-", "utf-32-"))):
-        name = "utf-8-sig" if name == "utf-8" else name[:6]  # otherwise the byte order mark is read as text
-    if (bad_offset := _first_undecodable(path, name)) is not None:
-        raise _undecodable(path, given, f"{named}, as `encoding:` says", bad_offset)
+    found = wide_encoding(first_bytes(path, SAMPLE_BYTES))
+    if mark is not None:
+        if name[:6].rstrip("-") != mark[:6].rstrip("-"):
+            raise _disproved(given, named, f"starts with the byte order mark of {mark[:6].rstrip('-').upper()}")
+        name = mark  # codecs such as utf-16-le read the mark as text
+    elif found is not None:
+        if not found.startswith(name):
+            raise _disproved(given, named, f"reads like {found.upper()}")
+        name = found
+    elif name in ("utf-16", "utf-32"):
+        raise _disproved(given, named, f"has no byte order mark and does not read like {name.upper()}")
+    elif not name.startswith("utf-8") and _is_surely_utf_8(path):
+        raise _disproved(given, named, "is UTF-8 from beginning to end")
+    if (bad_offset := first_undecodable(path, name)) is not None:
+        raise undecodable(path, given, f"{named}, as `encoding:` says", bad_offset)
+    if candidate := _surely_asian(path, name):
+        raise _disproved(given, named, f"reads like {candidate.remark}")
     return name
 
 
-def _utf_16_without_byte_order_mark(head: bytes) -> str | None:
-    """JSON and CSV hold enough ASCII for every other byte of UTF-16 to be zero often."""
-    even, odd = head[::2].count(0), head[1::2].count(0)
-    if max(even, odd) < len(head) / 10 or min(even, odd) > max(even, odd) / 10:
-        return None
-    return "utf-16-le" if odd > even else "utf-16-be"
-
-
-def _utf_8_or_cp949(path: Path, given: str) -> tuple[str, str | None]:
-    bad_offset = _first_undecodable(path, "utf-8")
-    if bad_offset is None:
-        return "utf-8", None
-    with path.open("rb") as file:
-        file.seek(max(0, bad_offset - CHUNK_BYTES // 2))
-        sample = file.read(CHUNK_BYTES)
-    replaced = sample.decode("utf-8", errors="replace")
-    bad = replaced.count("\ufffd")
-    if bad * 4 < len(NOT_ASCII.findall(replaced)) - bad:  # mostly UTF-8: taking another encoding would garble the rest
-        raise _undecodable(path, given, "UTF-8", bad_offset)
-    if _first_undecodable(path, "cp949") is None:
-        decoded = sample.decode("cp949", errors="ignore")
-        if len(HANGUL.findall(decoded)) * 2 >= len(NOT_ASCII.findall(decoded)):
-            return "cp949", "read as CP949 (Korean Windows)"
-    line = _line_of(path, bad_offset)
-    if b"\0" in first_bytes(path):
-        raise SourceError("this is no text file", where=given, hint=EXPORT)
-    raise SourceError(
-        "not UTF-8, not UTF-16 and not Korean CP949",
-        where=f"{given}:{line}",
-        hint="name it in the recipe (`encoding: latin-1`, `encoding: shift_jis` …) or save the file as UTF-8",
+def _disproved(given: str, named: str, what: str) -> SourceError:
+    return SourceError(
+        f"encoding: the recipe says {named}, but the file {what}",
+        where=given,
+        hint="leave `encoding:` out; if it is right all the same, save the file as UTF-8",
     )
 
 
-def _first_undecodable(path: Path, encoding: str) -> int | None:
+def _is_surely_utf_8(path: Path) -> bool:
+    """Whether all of the file is UTF-8, with more characters of several bytes than chance gives."""
+    found = 0
+    try:
+        for text in _texts(_chunks(path), "utf-8"):
+            found += len(NOT_ASCII.findall(text)) if found < EVIDENCE_CHARS else 0
+    except UnicodeDecodeError:
+        return False
+    return found >= EVIDENCE_CHARS
+
+
+def _surely_asian(path: Path, named: str) -> Candidate | None:
+    """The one Korean or Japanese encoding that a file of many such bytes reads like, if the named one is another."""
+    bad_offset = first_undecodable(path, "utf-8")
+    if bad_offset is None:
+        return None
+    sample = _sample_at(path, bad_offset)
+    found = [candidate for candidate in CANDIDATES if _doubt_of(sample, candidate) is None]
+    is_sure = len(re.findall(rb"[\x80-\xff]{2}", sample)) >= 2 * EVIDENCE_CHARS
+    if len(found) != 1 or found[0] is WESTERN or not is_sure:
+        return None
+    likely = NOT_ASCII.findall(sample.decode(found[0].codec, errors="ignore"))
+    chosen = set(NOT_ASCII.findall(sample.decode(named, errors="ignore")))
+    return found[0] if sum(char in chosen for char in likely) < len(likely) / 2 else None
+
+
+def wide_encoding(sample: bytes) -> str | None:
+    """UTF-16 or UTF-32 without a byte order mark, if a file that starts with these bytes is written in it."""
+    if b"\0" not in sample:
+        return None
+    if _decodes(sample, "utf-8") and sample.count(0) < NUL_SHARE * len(sample):
+        return None
+    shares = {codec: _ascii_share(sample, codec) for codec in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")}
+    best = max(shares, key=lambda codec: shares[codec])
+    return best if shares[best] else None
+
+
+def _ascii_share(sample: bytes, encoding: str) -> float:
+    """The share of ASCII characters, which every CSV and JSON file has; 0 if the text holds what no text holds."""
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(sample)
+    except UnicodeError:
+        return 0
+    kinds = Counter(map(unicodedata.category, re.sub(r"[\t\r\n\ufeff]", "", text)))
+    if not text or "\0" in text or sum(kinds[kind] for kind in ("Cc", "Cn", "Co")) > len(text) * STRANGE_SHARE:
+        return 0
+    return sum(map(str.isascii, text)) / len(text)
+
+
+def _decodes(sample: bytes, encoding: str) -> bool:
+    """Whether the bytes, which may end in the middle of a character, can be decoded."""
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(sample)
+    except UnicodeError:
+        return False
+    return True
+
+
+def _utf_8_or_recognised(path: Path, given: str) -> tuple[str, str | None]:
+    bad_offset = first_undecodable(path, "utf-8")
+    if bad_offset is None:
+        return "utf-8", None
+    sample = _sample_at(path, bad_offset)
+    replaced = sample.decode("utf-8", errors="replace")
+    bad = replaced.count("\ufffd")
+    if bad * 4 < len(NOT_ASCII.findall(replaced)) - bad:  # mostly UTF-8: taking another encoding would garble the rest
+        raise undecodable(path, given, "UTF-8", bad_offset)
+    if b"\0" in first_bytes(path):
+        raise SourceError("this is no text file", where=given, hint=EXPORT)
+    where = f"{given}:{line_of(path, bad_offset)}"
+    doubts = {candidate: _doubt_of(sample, candidate) for candidate in CANDIDATES}
+    plausible = [candidate for candidate, doubt in doubts.items() if doubt is None]
+    if plausible == [WESTERN] and _may_be_korean(sample):
+        plausible = [KOREAN, WESTERN]
+    if len(plausible) == 1:
+        candidate = plausible[0]
+        doubt = _doubt_of_file(path, given, candidate)
+        if doubt is None:
+            codec = "euc_kr" if candidate is KOREAN and _spells_syllables(path) else candidate.codec
+            return codec, f"read as {candidate.remark}"
+        raise SourceError(
+            f"most of it reads like {candidate.remark}, but {doubt!r} does not",
+            where=given,
+            hint=f"if that is right as it stands, say so in the recipe: `encoding: {candidate.codec}`; else fix that "
+            "passage and save the file as UTF-8",
+        )
+    for candidate in CANDIDATES:
+        if not plausible and _is_damaged(sample, candidate):
+            bad = first_undecodable(path, candidate.codec) or 0
+            raise undecodable(path, given, f"{candidate.remark}, as the rest is", bad)
+    raise _ambiguous(sample, where, plausible, doubts)
+
+
+def _sample_at(path: Path, offset: int) -> bytes:
+    """A stretch of the file around an offset, which starts at the start of a character in any encoding."""
+    start = max(0, offset - SAMPLE_BYTES // 2)
+    with path.open("rb") as file:
+        file.seek(start)
+        sample = file.read(8 * SAMPLE_BYTES)
+    boundary = re.search(rb"[\n ,\"]", sample) if start else None  # no encoding has these within a character
+    return sample[boundary.end() :] if boundary and boundary.end() <= offset - start else sample
+
+
+def _doubt_of(sample: bytes, candidate: Candidate) -> str | None:
+    """What in the text does not read like the language: a passage, nothing at all (empty), or None."""
+    try:
+        return candidate.doubt(_texts([sample], candidate.codec))
+    except UnicodeError:
+        return ""
+
+
+def _is_damaged(sample: bytes, candidate: Candidate) -> bool:
+    """Whether the text reads like the language but for a few bytes that the encoding does not have."""
+    text = sample.decode(candidate.codec, errors="replace")
+    damaged = text.count("\ufffd")
+    if not 0 < damaged < DAMAGED_SHARE * len(NOT_ASCII.findall(text)):
+        return False
+    return candidate.doubt([text.replace("\ufffd", " ")]) is None
+
+
+def _may_be_korean(sample: bytes) -> bool:
+    """Whether the few characters that are not ASCII are all syllables that are usual in Korean."""
+    if not _decodes(sample, KOREAN.codec):
+        return False
+    found = "".join(NOT_ASCII.findall("".join(_texts([sample], KOREAN.codec))))
+    return bool(found) and FREQUENT_HANGUL.sub("", found) == ""
+
+
+def _spells_syllables(path: Path) -> bool:
+    """Whether a file is EUC-KR that spells the syllables which KS X 1001 lacks letter by letter (its annex 3)."""
+    return any(b"\xa4\xd4\xa4" in chunk for chunk in _chunks(path)) and first_undecodable(path, "euc_kr") is None
+
+
+def _doubt_of_file(path: Path, given: str, candidate: Candidate) -> str | None:
+    """The passage of the whole file that does not read like the language."""
+    if (bad_offset := first_undecodable(path, candidate.codec)) is not None:
+        raise undecodable(path, given, f"{candidate.remark}, as the rest is", bad_offset)
+    return candidate.doubt(_texts(_chunks(path), candidate.codec))
+
+
+def _texts(chunks: Iterable[bytes], encoding: str) -> Iterator[str]:
+    """The decoded text in pieces that end with a line, or at least with a word."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    rest = ""
+    for chunk in chunks:
+        text = rest + decoder.decode(chunk)
+        end = (text.rfind("\n") + 1) or (text.rfind(" ") + 1) or len(text)
+        yield text[:end]
+        rest = text[end:]
+    yield rest
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+def _ambiguous(
+    sample: bytes, where: str, plausible: Sequence[Candidate], doubts: Mapping[Candidate, str | None]
+) -> SourceError:
+    """The error for a file whose encoding nothing decides: how it reads in each that could be meant."""
+    shown = {candidate.codec: doubts[candidate] for candidate in plausible or CANDIDATES}
+    if not plausible:
+        shown |= dict.fromkeys(NEVER_GUESSED)
+    high = re.search(rb"[\x80-\xff]", sample)
+    passage = sample[max(0, high.start() - 16) if high else 0 :][:4096]
+    readings: dict[str, str] = {}
+    for codec, doubt in shown.items():
+        if _decodes(sample, codec):
+            text = codecs.getincrementaldecoder(codec)().decode(passage)
+            readings.setdefault(doubt or excerpt_of(NOT_ASCII, text), codec)
+    listed = ", ".join(f"{codec} ({text!r})" for text, codec in readings.items())
+    what = "more than one encoding could be meant" if plausible else "not UTF-8, and no other encoding reads well"
+    return SourceError(
+        f"{what}: {listed}" if listed else what,
+        where=where,
+        hint="name the right one in the recipe (`encoding: cp949`, `encoding: latin-1`, `encoding: shift_jis` …), "
+        "or save the file as UTF-8",
+    )
+
+
+def first_undecodable(path: Path, encoding: str) -> int | None:
     """Byte offset near the first bytes that cannot be decoded, exact for UTF-8; None if all can."""
     decoder = codecs.getincrementaldecoder(encoding)()
     offset = 0
@@ -148,12 +365,14 @@ def _first_undecodable(path: Path, encoding: str) -> int | None:
                 decoder.decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:
                 return max(0, offset - num_pending + error.start)
+            except UnicodeError:  # of codecs such as idna, which do not say where
+                return offset
             if not chunk:
                 return None
             offset += len(chunk)
 
 
-def _line_of(path: Path, offset: int) -> int:
+def line_of(path: Path, offset: int) -> int:
     """Line number, from 1, of a byte offset."""
     line, bytes_read = 1, 0
     with path.open("rb") as file:
@@ -163,9 +382,9 @@ def _line_of(path: Path, offset: int) -> int:
     return line
 
 
-def _undecodable(path: Path, given: str, name: str, offset: int) -> SourceError:
+def undecodable(path: Path, given: str, name: str, offset: int) -> SourceError:
     return SourceError(
-        f"line {_line_of(path, offset)} holds bytes that are not {name} (byte {offset} of the file)",
-        where=f"{given}:{_line_of(path, offset)}",
+        f"line {line_of(path, offset)} holds bytes that are not {name} (byte {offset} of the file)",
+        where=f"{given}:{line_of(path, offset)}",
         hint="mend that line or write the file again; if it is another encoding, name it: `encoding: cp949`",
     )
