@@ -9,6 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
+import pyarrow.lib as arrow
+import pyarrow.parquet as parquet
+
+from seodang.data.read.arrow_values import ArrowRows
 from seodang.data.read.column_names import KNOWN_COLUMNS, SHORT_ANSWER, SHORT_QUESTION, column_key
 from seodang.data.read.raw_rows import RawRow, RawRows, column_name, raw_row
 from seodang.errors import SourceError
@@ -17,6 +21,7 @@ DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 SAMPLE_RECORDS = 200
 SAMPLE_CHARS = 1 << 20
 PARQUET_BATCH = 512  # rows decoded at a time
+BATCH_BYTES = 1 << 24  # a batch of huge rows has fewer
 MAX_CELL = 2**31 - 1  # csv's own limit of 131,072 characters is below a long document
 LONG_NAME = 60  # characters: longer than any column's name
 SENTENCE = re.compile(r".[.?!。？！…]$|.* .*(다|요|까)$")
@@ -187,20 +192,19 @@ def read_parquet(path: str, file: Path) -> RawRows:
     Raises:
         SourceError: a file that Arrow cannot read.
     """
-    import pyarrow.lib as arrow
-    import pyarrow.parquet as parquet
 
     def rows() -> Iterator[RawRow]:
         row = 0
         try:
             with parquet.ParquetFile(file) as table:
-                for batch in table.iter_batches(batch_size=PARQUET_BATCH):
-                    for record in batch.to_pylist():
+                reader = ArrowRows(path, table.schema_arrow)
+                for batch in table.iter_batches(batch_size=_batch_rows(table.metadata)):
+                    for read in reader.read(batch, row + 1):
                         row += 1
-                        yield raw_row(path, row, record)
+                        yield read
         except (arrow.ArrowException, OSError, ValueError) as error:
             raise SourceError(
-                f"the Parquet file cannot be read after row {row}: {str(error).splitlines()[0]}",
+                f"the Parquet file cannot be read after row {row}: {_first_line(error)}",
                 where=f"{path}:{row + 1}",
                 hint="copy, download or write it again",
             ) from None
@@ -210,7 +214,7 @@ def read_parquet(path: str, file: Path) -> RawRows:
             columns = [column_name(name) for name in table.schema_arrow.names]
     except (arrow.ArrowException, OSError, ValueError) as error:
         raise SourceError(
-            f"no readable Parquet file: {str(error).splitlines()[0]}",
+            f"no readable Parquet file: {_first_line(error)}",
             where=path,
             hint="copy, download or write it again",
         ) from None
@@ -219,3 +223,14 @@ def read_parquet(path: str, file: Path) -> RawRows:
             f"two columns have the same name: {', '.join(duplicates)}", where=path, hint="rename one of them"
         )
     return RawRows(where=path, columns=tuple(columns), rows=rows)
+
+
+def _batch_rows(metadata: parquet.FileMetaData) -> int:
+    """How many rows are decoded at a time: few where they are large."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    largest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
+    return max(1, min(PARQUET_BATCH, BATCH_BYTES // max(largest, 1)))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

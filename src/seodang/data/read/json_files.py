@@ -41,6 +41,16 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_float=Number, strict=False)
 
 
+def parse_json(text: str) -> Any:
+    """The value of a JSON text; numbers keep how they are written.
+
+    Raises:
+        ValueError: it is no JSON, or a key is a duplicate.
+        RecursionError: it is too deeply nested.
+    """
+    return _DECODER.decode(text)
+
+
 def read_json(path: str, open_text: OpenText, *, by_line: bool) -> RawRows:
     """The rows of a JSON file of any usual structure.
 

@@ -102,19 +102,21 @@ def column_name(name: str) -> str:
     return unicodedata.normalize("NFC", name.replace("\ufeff", "").strip())
 
 
-def raw_row(file: str, row: int, record: Mapping[str, Any]) -> RawRow:
+def raw_row(file: str, row: int, record: Mapping[str, Any], changed: tuple[str, ...] = ()) -> RawRow:
     """The row with every scalar as text.
+
+    Args:
+        changed: what reading had to change before.
 
     Raises:
         SourceError: two keys are the same but for blanks or Unicode composition.
     """
     fields: dict[str, Any] = {}
-    changed: tuple[str, ...] = ()
     for name, value in record.items():
         if value is not None and value.__class__ is not str:
             text = as_text(value)
             if text is None:
-                changed = (NAN_READ_AS_NULL,)
+                changed = (*changed, NAN_READ_AS_NULL)
             value = text
         fields[column_name(name)] = value
     if len(fields) != len(record):

@@ -11,11 +11,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TextIO
 
+from seodang.data.read.arrow_values import ArrowRows
 from seodang.data.read.column_names import nearest
 from seodang.data.read.csv_parquet import DELIMITERS, read_csv, read_parquet
 from seodang.data.read.encoding import find_encoding, first_bytes, refuse_binary
 from seodang.data.read.json_files import read_json, starts_like_json
-from seodang.data.read.raw_rows import Block, RawRow, RawRows, column_name, raw_row
+from seodang.data.read.raw_rows import Block, RawRow, RawRows, column_name
 from seodang.errors import SourceError
 from seodang.recipe import Source
 
@@ -202,11 +203,11 @@ def _read_hub(source: Source) -> RawRows:
         )
 
     def rows() -> Iterator[RawRow]:
-        row = 0
-        for batch in table.iter(batch_size=BATCH_ROWS):
-            for values in zip(*batch.values(), strict=True):
-                row += 1
-                yield raw_row(where, row, dict(zip(batch, values, strict=True)))
+        reader = ArrowRows(where, table.features.arrow_schema)
+        row = 1
+        for batch in table.with_format("arrow").iter(batch_size=BATCH_ROWS):
+            yield from reader.read(batch, row)
+            row += len(batch)
 
     return RawRows(where=where, columns=tuple(map(column_name, table.column_names)), rows=rows, remarks=tuple(remarks))
 
