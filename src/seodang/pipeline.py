@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from seodang.data.encode.rows import Renderer
     from seodang.data.prepare import Prepared
-    from seodang.model.placement import Placement
     from seodang.stages.preflight import Base
+    from seodang.types import Placement
 
 
 def tune(
@@ -52,18 +52,13 @@ def tune(
     distributed.join(recipe.model.device)
     with distributed.agreed():
         run = open_run(out or Path("runs") / recipe.name, recipe, resume=resume)
-    from seodang.model.placement import choose_placement
     from seodang.show import tables
     from seodang.stages import finish, measure, preflight
-    from seodang.train.adapter import check_adapter
-    from seodang.train.setup import best_loss
 
     settings, seconds = recipe.train, dict[str, float]()
     with timed(seconds, "prepare"):
         with distributed.main_first():
-            placement = choose_placement(recipe.model, frozen=settings.adapter is not None)
-            if settings.adapter:
-                check_adapter(settings.adapter, placement.device)
+            placement = preflight.place(recipe.model, settings.adapter, will_train=True)
             base, renderer, prepared, findings = prepare(recipe, placement)
         with distributed.agreed():
             plan = preflight.plan_training(base, settings, renderer, prepared.rows["train"])
@@ -76,17 +71,16 @@ def tune(
         preflight.check_disk(run, settings, model, renderer, plan.optimizer)
         engine = preflight.make_engine(model, base, settings, prepared, trained=not run.is_trained)
     finish.begin_run(run, recipe, placement, renderer, prepared, findings, resume=resume)
-    held_out = measure.make_evaluation_set(recipe.ask, recipe.sources, prepared, renderer, plan.pack_tokens)
-    chosen_loss = best_loss(settings.best_by, recipe.sources, prepared.holdouts)
+    held_out = measure.make_evaluation_set(
+        recipe.ask, recipe.sources, settings.best_by, prepared, renderer, plan.pack_tokens
+    )
     with timed(seconds, "before"):
-        before = measure.measure_base(run, model, engine, held_out, chosen_loss)
+        before = measure.measure_base(run, model, engine, held_out)
     with timed(seconds, "train"):
         from seodang.stages.training import train_model  # brings transformers' Trainer, which takes seconds
 
         rows, ask = prepared.rows["train"], recipe.ask
-        model, losses = train_model(
-            run, base, model, engine, rows, held_out, settings, plan, ask, chosen_loss, callbacks
-        )
+        model, losses = train_model(run, base, model, engine, rows, held_out, settings, plan, ask, callbacks)
     with timed(seconds, "after"):
         after = measure.measure(model, engine, held_out, "tuned", losses)
     finish.finish(run, recipe, before, after, model, renderer, seconds, tuned=str(run.model))
@@ -179,12 +173,11 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> "Prepared":
     distributed.join(recipe.model.device)
     with distributed.agreed():
         run = open_run(out, recipe, resume=False) if out else None
-    from seodang.model.placement import choose_placement
     from seodang.show import tables
     from seodang.stages import finish, preflight
 
     with distributed.main_first():
-        placement = choose_placement(recipe.model, frozen=recipe.train.adapter is not None)
+        placement = preflight.place(recipe.model, recipe.train.adapter, will_train=False)
         base, renderer, prepared, findings = prepare(recipe, placement)
     with distributed.agreed():
         plan = preflight.plan_training(base, recipe.train, renderer, prepared.rows["train"])
@@ -218,19 +211,18 @@ def prove(
     with distributed.agreed():
         folder = out or Path("runs") / f"{wanted.name}-proof"
         run = trained if trained and not out else open_run(folder, wanted, resume=False)
-    from seodang.model.placement import choose_placement
     from seodang.stages import finish, measure, preflight
     from seodang.train.setup import pack_tokens
 
     settings, seconds = wanted.train, dict[str, float]()
     with timed(seconds, "prepare"), distributed.main_first():
-        placement = choose_placement(asked.model, frozen=settings.adapter is not None)
+        placement = preflight.place(asked.model, settings.adapter, will_train=False)
         tuned_base, renderer, prepared, findings = prepare(asked, placement)
         show_data(prepared, findings, renderer)
     if run is not trained:
         finish.begin_run(run, wanted, placement, renderer, prepared, findings)
     budget = pack_tokens(settings, placement.device)
-    held_out = measure.make_evaluation_set(wanted.ask, wanted.sources, prepared, renderer, budget)
+    held_out = measure.make_evaluation_set(wanted.ask, wanted.sources, settings.best_by, prepared, renderer, budget)
     measured = []
     paths: dict[measure.ModelName, str] = {"base": base_path, "tuned": tuned_path}
     for name, path in paths.items():

@@ -8,7 +8,6 @@ from transformers import PreTrainedModel
 from seodang import distributed
 from seodang.data.encode.rows import Renderer
 from seodang.data.prepare import Prepared
-from seodang.model.placement import Placement
 from seodang.model.save import describe
 from seodang.proof.proof import proof, turned_at
 from seodang.proof.questions import repeat_settings
@@ -19,7 +18,7 @@ from seodang.run.folder import Run, create
 from seodang.show import tables
 from seodang.show.report import report
 from seodang.stages.measure import Measured
-from seodang.types import Finding
+from seodang.types import Finding, Placement
 
 
 def begin_run(

@@ -19,9 +19,11 @@ from seodang.run import evidence, record
 from seodang.run.folder import Run
 from seodang.show import console
 from seodang.train.metrics import evaluation_event
+from seodang.train.setup import best_loss
 from seodang.types import Answer, Metric
 
 ModelName = Literal["base", "tuned"]
+ChosenLoss = Callable[[Mapping[str, Metric]], float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,7 @@ class EvaluationSet:
     questions: Sequence[Question]
     renderer: Renderer
     pack_tokens: int  # positions of one forward pass
+    chosen_loss: ChosenLoss | None  # of the holdouts' metrics: the best checkpoint has the lowest; none: there is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,7 @@ class Measured:
 
 
 def make_evaluation_set(
-    ask: Ask, sources: Sequence[Source], prepared: Prepared, renderer: Renderer, pack_tokens: int
+    ask: Ask, sources: Sequence[Source], best_by: str, prepared: Prepared, renderer: Renderer, pack_tokens: int
 ) -> EvaluationSet:
     """The holdouts of all sources, and all questions, rendered as they are served."""
     asked = {
@@ -56,6 +59,7 @@ def make_evaluation_set(
         questions=questions_of(ask, asked, renderer),
         renderer=renderer,
         pack_tokens=pack_tokens,
+        chosen_loss=best_loss(best_by, sources, prepared.holdouts),
     )
 
 
@@ -89,19 +93,14 @@ def measure_base(
     model: PreTrainedModel,
     engine: Engine,
     held_out: EvaluationSet,
-    chosen_loss: Callable[[Mapping[str, Metric]], float] | None,
 ) -> Measured:
-    """The base, measured once: a resumed run reads what was found.
-
-    Args:
-        chosen_loss: the loss that picks the best checkpoint, recorded as the evaluation of step 0.
-    """
+    """The base, measured once, as the evaluation of step 0; a resumed run reads what was found."""
     with distributed.agreed():  # before one of them writes it
         stored = evidence.read_base(run)
     if stored:
         return Measured(metrics=stored[0], answers=stored[1])
     found = measure(model, engine, held_out, "base")
-    loss = chosen_loss(found.metrics) if chosen_loss else None
+    loss = held_out.chosen_loss(found.metrics) if held_out.chosen_loss else None
     event = evaluation_event(found.metrics, loss, step=0, epoch=0.0)
     with distributed.agreed():
         if distributed.is_main():

@@ -19,16 +19,16 @@ from seodang.data.prepare import Prepared
 from seodang.errors import GateError, SeodangError
 from seodang.model.engine.engine import Engine, choose_engine
 from seodang.model.load import load_config, load_model, load_tokenizer, load_weights
-from seodang.model.placement import Placement
+from seodang.model.placement import choose_placement
 from seodang.model.quiet import quiet
 from seodang.run.folder import Run
 from seodang.show import console
 from seodang.train import resources
-from seodang.train.adapter import load_adapter, num_adapter_parameters
+from seodang.train.adapter import check_adapter, load_adapter, num_adapter_parameters
 from seodang.train.memory_estimate import make_estimator
 from seodang.train.resources import MemoryPlan
 from seodang.train.setup import Optimizer, choose_optimizer, is_worth_compiling, pack_tokens, total_steps
-from seodang.types import Checkpointing, Finding
+from seodang.types import Checkpointing, Finding, Placement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,21 @@ class TrainingPlan:
     checkpointing: Checkpointing | None = None  # none: as the recipe says
     memory: MemoryPlan | None = None  # none where it cannot be estimated
     findings: tuple[Finding, ...] = ()
+
+
+def place(spec: recipe.Model, adapter: recipe.Adapter | None, *, will_train: bool) -> Placement:
+    """Choose device, precision and attention.
+
+    Args:
+        will_train: stop before anything is prepared if the recipe's adapter cannot be trained here.
+
+    Raises:
+        ResourceError: the device that the recipe asks for, or what its adapter needs, is missing.
+    """
+    placement = choose_placement(spec, frozen=adapter is not None)
+    if will_train and adapter:
+        check_adapter(adapter, placement.device)
+    return placement
 
 
 def resolve_base(spec: recipe.Model, placement: Placement) -> Base:

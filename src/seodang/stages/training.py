@@ -34,8 +34,6 @@ from seodang.types import Metric
 if TYPE_CHECKING:
     from peft import PeftModel
 
-ChosenLoss = Callable[[Mapping[str, Metric]], float]  # metrics of the sources → what the best checkpoint is lowest in
-
 
 def train_model(
     run: Run,
@@ -47,7 +45,6 @@ def train_model(
     settings: Train,
     plan: TrainingPlan,
     ask: Ask,
-    chosen_loss: ChosenLoss | None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[PreTrainedModel, Mapping[str, Metric] | None]:
     """Train and save the best model; what was trained before a kill is read instead.
@@ -86,7 +83,7 @@ def train_model(
             settings,
             setup,
             measure=lambda: evaluate(model, engine, held_out.rows, pack_tokens=held_out.pack_tokens),
-            chosen_loss=chosen_loss,
+            chosen_loss=held_out.chosen_loss,
             on_event=log,
             callbacks=[*asking, *callbacks],
         )

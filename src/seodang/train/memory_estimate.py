@@ -24,11 +24,10 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from seodang import recipe
 from seodang.model.engine.engine import Engine
-from seodang.model.placement import Placement
 from seodang.model.quiet import quiet
 from seodang.train.adapter import inject_adapter, linear_layers, unwrapped
 from seodang.train.setup import CHECKPOINTED_LAYERS
-from seodang.types import Checkpointing, Pack
+from seodang.types import Checkpointing, Pack, Placement
 
 if TYPE_CHECKING:
     from peft import PeftModel
