@@ -10,14 +10,14 @@ DOCS = Path(__file__).parent
 SOURCE = DOCS.parent / "src" / "seodang"
 WIDTH, MARGIN = 1000, 20
 STAGE_HEIGHT, LAYER_HEIGHT, GAP = 34, 34, 6
-NAMES_WIDTH = 330  # of the boxes of a layer; what they hold stands right of them
+NAMES_WIDTH = 350  # of the boxes of a layer; what they hold stands right of them
 PLACES = {  # stage → where its code is
     "recipe": "recipe", "read": "data/read", "convert": "data/read", "split": "data", "audit": "check",
     "encode": "data/encode", "mix": "data", "pack": "data", "train": "train", "prove": "proof", "report": "show",
 }  # fmt: skip
 STYLE = """
 svg { background: #ffffff; font: 14px system-ui, sans-serif; }
-text { fill: #1f2933; } .small { font-size: 11px; fill: #52606d; } .title { font-weight: 600; }
+text { fill: #1f2933; } .tight { font-size: 12px; } .small { font-size: 11px; fill: #52606d; } .title { font-weight: 600; }
 rect { fill: #e6f4f1; stroke: #2a9d8f; } path { stroke: #52606d; fill: none; }
 @media (prefers-color-scheme: dark) {
   svg { background: #1e2129; } text { fill: #e4e7eb; } .small { fill: #9aa5b1; }
@@ -71,7 +71,9 @@ def _layers() -> Iterator[str]:
         for place, name in enumerate(names):
             left = MARGIN + place * width
             yield _box(left, top, width - GAP, LAYER_HEIGHT)
-            yield _text(left + (width - GAP) / 2, top + 22, name.strip("_"), anchor="middle")
+            yield _text(
+                left + (width - GAP) / 2, top + 22, name.strip("_"), "" if len(names) < 3 else "tight", anchor="middle"
+            )
         yield _text(MARGIN + NAMES_WIDTH + 16, top + 22, _purpose(names), "small")
 
 

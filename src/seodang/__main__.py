@@ -1,4 +1,4 @@
-"""`python -m seodang`, which several processes start too: `torchrun --nproc-per-node 2 -m seodang tune RECIPE`."""
+"""`python -m seodang`, which torchrun starts in several processes."""
 
 from seodang.cli import main
 

@@ -12,7 +12,7 @@
     ├── HubError                a hub that cannot be reached or does not let the user write
     └── GateError               exit code 1: readable input that must not be trained on, a failed proof
 
-An error says *where* (file:row or recipe key), *what*, and *the mend*.
+An error says *where* (file:row or recipe key), *what* is wrong, and how to fix it (*hint*).
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from typing import Any
 
 
 class SeodangError(Exception):
-    """A mistake the user can mend. ``str(error)`` is ``where: what`` and, on a new line, the mend."""
+    """A mistake that the user can fix. ``str(error)`` is ``where: what`` and, on a new line, the hint."""
 
     exit_code = 2
 
@@ -30,7 +30,7 @@ class SeodangError(Exception):
         super().__init__(f"{head}\n  → {hint}" if hint else head)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Told from process to process unchanged: `__init__` would take the whole sentence for `what`."""
+        """Passed from process to process unchanged: `__init__` would take the whole sentence for `what`."""
         return type(self).__new__, (type(self), *self.args), self.__dict__
 
 

@@ -1,4 +1,4 @@
-"""The recipe: what a run is made from. Frozen models, every key checked, all faults told at once."""
+"""The recipe: what a run is made from. Frozen models, every key checked, all faults reported at once."""
 
 import copy
 import re
@@ -339,14 +339,14 @@ class Recipe(Part):
     @model_validator(mode="wrap")
     @classmethod
     def _sections_agree(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """What stands in two sections is checked even where a key is at fault, so that nothing is told late."""
+        """What concerns two sections is checked even where a key is at fault, so that nothing is reported late."""
         faults: list[InitErrorDetails] = []
         try:
             recipe = handler(long_form(data) if isinstance(data, Mapping) else data)
         except ValidationError as error:
-            for told in error.errors():
+            for found in error.errors():
                 fault = InitErrorDetails(
-                    type=told["type"], loc=told["loc"], input=told["input"], ctx=told.get("ctx", {})
+                    type=found["type"], loc=found["loc"], input=found["input"], ctx=found.get("ctx", {})
                 )
                 faults.append(fault)
         faults.extend(disagreements(data if faults else dict(recipe)))
