@@ -17,7 +17,8 @@ PLACES = {  # stage → where its code is
 }  # fmt: skip
 STYLE = """
 svg { background: #ffffff; font: 14px system-ui, sans-serif; }
-text { fill: #1f2933; } .tight { font-size: 12px; } .small { font-size: 11px; fill: #52606d; } .title { font-weight: 600; }
+text { fill: #1f2933; }
+.tight { font-size: 12px; } .small { font-size: 11px; fill: #52606d; } .title { font-weight: 600; }
 rect { fill: #e6f4f1; stroke: #2a9d8f; } path { stroke: #52606d; fill: none; }
 @media (prefers-color-scheme: dark) {
   svg { background: #1e2129; } text { fill: #e4e7eb; } .small { fill: #9aa5b1; }
