@@ -1,6 +1,7 @@
 """data/audit.py: what the rows say before training."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from datasets import Dataset
@@ -145,6 +146,31 @@ def test_only_a_split_by_row_leaks(by: str, leaks: bool) -> None:
     both = split(numbered(300, questions=100), source, Split(by=by))
     findings = audit({"medical": both}, Split(by=by))
     assert ("split_leak" in {finding.check for finding in findings}) is leaks
+
+
+def test_a_turn_of_both_splits_is_a_leak() -> None:
+    """A question with its answer leaks whichever turn it is, also where no opening question does."""
+    asked = [("user", "감기약은 언제 먹나요?"), ("assistant", "식후에 드세요.")]
+    before = [("user", "두통이 있어요."), ("assistant", "쉬세요.")]
+    other = [("user", "감기약은 언제 먹나요?"), ("assistant", "아침에 드세요.")]
+    held = data_set([row(1, before + asked, "held"), row(2, [("user", "다른 것?"), ("assistant", "답")], "held")])
+    leaks = {
+        name: found(qa([*plain(), ("감기약은 언제 먹나요?", answer)]), held).get("turn_leak")
+        for name, answer in (("same", "식후에 드세요."), ("other", "아침에 드세요."))
+    }
+    assert leaks["other"] is None
+    assert leaks["same"] is not None
+    assert leaks["same"].what.startswith("1 of 2 holdout rows hold a question with its answer that is trained on")
+    assert leaks["same"].rows == ("held.jsonl:1",)
+    later = found(data_set([row(1, before + asked, "train")]), data_set([row(1, other + asked, "held")]))
+    assert later["turn_leak"].rows == ("held.jsonl:1",)
+
+
+def test_findings_of_the_split_are_among_those_of_the_audit() -> None:
+    """What the split had to report is in the one list of findings."""
+    finding = Finding(check="large_group", severity="warn", where="source medical", what="large")
+    splits = replace(splits_of(qa(plain())), findings=(finding,))
+    assert finding in audit({"medical": splits}, BY_ROW)
 
 
 @pytest.mark.shared

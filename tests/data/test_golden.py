@@ -121,7 +121,15 @@ def test_real_tool_talks_have_the_makers_ids_and_exact_masks(
 def _data_set(talks: list[tuple[Conversation, str | None]]) -> Any:
     from datasets import Dataset
 
-    columns = {"source": "real", "role": "domain", "file": "f", "text": None, "question_key": "", "group": None}
+    columns: dict[str, Any] = {
+        "source": "real",
+        "role": "domain",
+        "file": "f",
+        "text": None,
+        "question_key": "",
+        "group": None,
+    }
+    columns["exchange_keys"] = []
     rows = [
         {"row_id": key(str(number)), "row": number, "messages": talk, "tools": tools, **columns}
         for number, (talk, tools) in enumerate(talks)

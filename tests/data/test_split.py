@@ -1,12 +1,13 @@
 """data/split.py: holdout, take, and separation across sources."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from datasets import Dataset, concatenate_datasets
 
-from qa_rows import numbered, qa, shared_qa, texts
+from qa_rows import data_set, numbered, qa, row, shared_qa, texts
 from seodang.data.split import Splits, separate, split
 from seodang.errors import SourceError
 from seodang.recipe import Source, Split
@@ -120,10 +121,58 @@ def test_a_number_of_rows_is_met_and_never_passed() -> None:
     assert len(split(numbered(99, questions=33), source(holdout=17), BY_QUESTION).holdout) == 15
 
 
-def test_a_holdout_that_is_asked_for_is_not_empty() -> None:
-    """One question is held out even if it has more rows than asked for, or all lie above the share."""
-    assert len(split(numbered(99, questions=33), source(holdout=1), BY_QUESTION).holdout) == 3
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(("large", "size"), [(600, 20), (600, 1), (30, 29), (2, 399)])
+def test_questions_that_do_not_fit_are_passed_over(large: int, size: int, seed: int) -> None:
+    """Wherever a greeting of many conversations falls, the number is met by the other questions."""
+    rows = qa([("안녕하세요?", f"답 {n}") for n in range(large)] + [(f"질문 {n}", "답") for n in range(400)])
+    splits = split(rows, source(holdout=size), Split(seed=seed))
+    assert len(splits.holdout) == size
+    assert len(splits.train) == len(rows) - size
+
+
+@pytest.mark.parametrize("by", [BY_QUESTION, BY_GROUP])
+def test_a_number_below_every_key_is_an_error(by: Split) -> None:
+    """Nothing is held out above the number; the hint is a split by row."""
+    rows = qa([(f"질문 {n % 3}", f"답 {n}") for n in range(99)], groups=[f"환자 {n % 3}" for n in range(99)])
+    with pytest.raises(SourceError, match=f"asks for 5 rows, but each {by.by} has at least 33\n.*split: {{by: row}}"):
+        split(rows, source(holdout=5), by)
+
+
+def test_a_share_that_is_asked_for_is_not_empty() -> None:
+    """One question is held out even if all lie above the share."""
     assert len(split(numbered(3), source(holdout=0.0001), BY_QUESTION).holdout) == 1
+
+
+@pytest.mark.parametrize("holdout", [0.05, 0.9, 7])
+def test_a_constant_question_is_split_by_row(holdout: float) -> None:
+    """An instruction that all rows share, with the material elsewhere: the hint is a split by row."""
+    rows = qa([("요약하세요.", f"요약 {n}") for n in range(50)])
+    with pytest.raises(SourceError) as error:
+        split(rows, source(holdout=holdout), BY_QUESTION)
+    assert "split: {by: row}" in error.value.hint
+    assert "fewer" not in error.value.hint
+
+
+def test_a_share_far_from_what_was_asked_is_a_finding() -> None:
+    """Seeds that hold the large question out report it; its size is reported under every seed."""
+    rows = qa([("안녕하세요?", f"답 {n}") for n in range(600)] + [(f"질문 {n}", "답") for n in range(400)])
+    far = 0
+    for seed in range(60):
+        splits = split(rows, source(holdout=0.02), Split(seed=seed))
+        checks = {finding.check: finding for finding in splits.findings}
+        assert ("holdout_size" in checks) == (abs(len(splits.holdout) - 20) > 15)
+        assert "one question has 600 of 1,000 rows" in checks["large_group"].what
+        assert checks["large_group"].rows == tuple(f"medical.jsonl:{n}" for n in range(1, 6))
+        far += len(splits.holdout) >= 600
+    assert 0 < far < 10
+
+
+@pytest.mark.parametrize("holdout", [0, 0.05, 0.3, 12])
+def test_an_ordinary_split_has_no_finding(holdout: float) -> None:
+    """Different questions, a few of them repeated."""
+    for seed in range(20):
+        assert split(numbered(300, questions=150), source(holdout=holdout), Split(seed=seed)).findings == ()
 
 
 @pytest.mark.parametrize("by", [BY_ROW, BY_QUESTION])
@@ -277,6 +326,33 @@ def test_a_row_that_two_sources_hold_out_is_counted_once() -> None:
     splits, counts = separate({"medical": medical, **probes}, BY_QUESTION)
     assert counts[0].dropped == {"question stands in the holdout of first": 1}
     assert len(splits["medical"].train) == counts[0].kept == 199
+
+
+def talk(*turns: str) -> list[tuple[str, str]]:
+    """A conversation of questions and answers in turn."""
+    return [("user" if number % 2 == 0 else "assistant", turn) for number, turn in enumerate(turns)]
+
+
+@pytest.mark.parametrize("trained_in", ["same", "other"])
+def test_a_held_out_question_is_not_trained_on_as_a_later_turn(trained_in: str) -> None:
+    """A training row goes if one of its later turns is a held-out question with its answer, and is counted."""
+    held = qa([("감기약은 언제 먹나요?", "식후에 드세요.")], "probe")
+    talks = [
+        talk("두통이 있어요.", "쉬세요.", " 감기약은 언제\u200b 먹나요？", "식후에  드세요."),
+        talk("두통이 심해요.", "병원에 가세요.", "감기약은 언제 먹나요?", "아침에 드세요."),
+        talk("열이 나요.", "물을 드세요.", "왜요?", "땀이 나서요."),
+    ]
+    rows = data_set([row(number, turns, "talks") for number, turns in enumerate(talks, start=1)])
+    talks_splits = split(rows, source(name="talks", holdout=0), BY_QUESTION)
+    probe = split(held, source(name="probe", train=False), BY_QUESTION)
+    splits = {"talks": talks_splits, "probe": probe}
+    if trained_in == "same":
+        splits = {"talks": replace(talks_splits, holdout=held)}
+    separated, counts = separate(splits, BY_QUESTION)
+    assert separated["talks"].train["row"][:] == [2, 3]
+    reason = f"a later turn stands in the holdout of {'talks' if trained_in == 'same' else 'probe'}"
+    assert counts[0].dropped == {reason: 1}
+    assert [(note.where, note.reason) for note in counts[0].notes] == [("talks.jsonl:1", reason)]
 
 
 def test_by_row_nothing_is_separated() -> None:

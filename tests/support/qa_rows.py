@@ -9,6 +9,9 @@ import pytest
 from datasets import Dataset, Features, Json, List, Value
 
 from paths import SHARED
+from seodang.data.read.clean import exchange_hash, question_hash
+from seodang.data.read.conversation import Conversation
+from seodang.types import Message
 
 DATA = SHARED / "data"
 FEATURES = Features(
@@ -22,6 +25,7 @@ FEATURES = Features(
         "tools": Value("string"),
         "text": Value("string"),
         "question_key": Value("string"),
+        "exchange_keys": List(Value("string")),
         "group": Value("string"),
     }
 )
@@ -35,6 +39,7 @@ def key(text: str) -> str:
 def row(number: int, turns: Sequence[tuple[str, str]], source: str, **columns: Any) -> dict[str, Any]:
     """One conversation of (role, content) turns."""
     question = next(content for role, content in turns if role == "user")
+    conversation = Conversation(messages=tuple(Message(role=role, content=content) for role, content in turns))
     return {
         "row_id": key(json.dumps(turns)),
         "source": source,
@@ -44,7 +49,8 @@ def row(number: int, turns: Sequence[tuple[str, str]], source: str, **columns: A
         "messages": [{"role": role, "content": content} for role, content in turns],
         "tools": None,
         "text": None,
-        "question_key": key(" ".join(question.casefold().split())),
+        "question_key": question_hash(question),
+        "exchange_keys": [exchange_hash(question_hash(asked), answer) for asked, answer in conversation.exchanges],
         "group": None,
     } | columns
 
@@ -85,6 +91,7 @@ def texts(contents: Iterable[str], source: str = "wiki") -> Dataset:
             "tools": None,
             "text": text,
             "question_key": key(text),
+            "exchange_keys": [],
             "group": None,
         }
         for number, text in enumerate(contents, start=1)

@@ -25,6 +25,24 @@ MIXED_SHARE = 0.01  # a second language below this share of the rows is not wort
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Exchanges:
+    """Questions with their answers, every turn of every row. Each field is [exchanges]."""
+
+    row: NDArray[np.int64]  # ascending
+    key: NDArray[np.int64]  # hash of question and answer
+
+    def below(self, row: int) -> "_Exchanges":
+        """Those of the rows before `row`."""
+        end = np.searchsorted(self.row, row)
+        return _Exchanges(row=self.row[:end], key=self.key[:end])
+
+    def beyond(self, row: int) -> "_Exchanges":
+        """Those from `row` on, which then is row 0."""
+        start = np.searchsorted(self.row, row)
+        return _Exchanges(row=self.row[start:] - row, key=self.key[start:])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Facts:
     """One source, row by row: first its training rows, then its holdout. Each field is [rows]."""
 
@@ -36,6 +54,7 @@ class _Facts:
     is_echo: NDArray[np.bool_]  # the answer is the question
     hangul: NDArray[np.int64]  # Hangul syllables
     latin: NDArray[np.int64]  # Latin letters without accents
+    exchanges: "_Exchanges"
 
     @property
     def num_train(self) -> int:
@@ -52,13 +71,15 @@ class _Facts:
 
 
 def audit(splits: Mapping[str, Splits], by: Split) -> list[Finding]:
-    """Findings about each source, and questions that occur in both splits (none when rows are split by question)."""
+    """Findings about each source and its split, and what occurs in both splits: questions (none when rows are split by
+    question) and questions with their answers, whichever turn they are."""
     facts = {name: _read(one) for name, one in splits.items()}
     findings: list[Finding] = []
     for name, known in facts.items():
         where = f"source {name}"
         for check in (_few_rows, _copies, _contradictions, _echoes, _languages):
             findings.extend(check(known, where))
+        findings.extend(known.splits.findings)
         findings.extend(_leaks(name, facts, by))
     return findings
 
@@ -140,12 +161,12 @@ def _languages(facts: _Facts, where: str) -> Iterator[Finding]:
 
 
 def _leaks(name: str, facts: Mapping[str, _Facts], by: Split) -> Iterator[Finding]:
-    """Holdout rows of one source whose question is trained on, in this source or another."""
-    held = facts[name].question[facts[name].num_train :]
-    leaked = np.zeros(len(held), dtype=bool)
+    """Holdout rows of one source whose question is trained on, in this source or another; then those of a turn."""
+    held_out = facts[name].question[facts[name].num_train :]
+    leaked = np.zeros(len(held_out), dtype=bool)
     trained_in = []
     for other, known in facts.items():
-        is_trained = np.isin(held, known.question[: known.num_train])
+        is_trained = np.isin(held_out, known.question[: known.num_train])
         if is_trained.any():
             leaked |= is_trained
             trained_in.append(other)
@@ -154,21 +175,49 @@ def _leaks(name: str, facts: Mapping[str, _Facts], by: Split) -> Iterator[Findin
             check="split_leak",
             severity="warn",
             where=f"source {name}",
-            what=f"{int(leaked.sum()):,} of {len(held):,} holdout rows ask a question that is trained on too "
+            what=f"{int(leaked.sum()):,} of {len(held_out):,} holdout rows ask a question that is trained on too "
             f"(in {', '.join(trained_in)}; split by {by.by}): the measured loss is too good",
             hint="split: {by: question} keeps a question on one side",
+            rows=facts[name].row_places(np.flatnonzero(leaked) + facts[name].num_train),
+        )
+    yield from _turn_leaks(name, facts, known_rows=leaked)
+
+
+def _turn_leaks(name: str, facts: Mapping[str, _Facts], *, known_rows: NDArray[np.bool_]) -> Iterator[Finding]:
+    """Holdout rows of one source with a question and answer that are trained on as some turn of another row.
+
+    Args:
+        known_rows: [holdout rows] that are reported already.
+    """
+    held_out = facts[name].exchanges.beyond(facts[name].num_train)
+    leaked = np.zeros(len(known_rows), dtype=bool)
+    trained_in = []
+    for other, known in facts.items():
+        rows = held_out.row[np.isin(held_out.key, known.exchanges.below(known.num_train).key)]
+        rows = rows[~known_rows[rows]]
+        if len(rows):
+            leaked[rows] = True
+            trained_in.append(other)
+    if trained_in:
+        yield Finding(
+            check="turn_leak",
+            severity="warn",
+            where=f"source {name}",
+            what=f"{int(leaked.sum()):,} of {len(leaked):,} holdout rows hold a question with its answer that is "
+            f"trained on as a turn of another row (in {', '.join(trained_in)}): the measured loss is too good",
+            hint="fine for greetings; else leave these turns out of one of the rows",
             rows=facts[name].row_places(np.flatnonzero(leaked) + facts[name].num_train),
         )
 
 
 def _read(one: Splits) -> _Facts:
     """Read both splits once, batch by batch."""
-    columns = ["row_id", "question_key", "messages", "text"]
+    columns = ["row_id", "question_key", "exchange_keys", "messages", "text"]
     both = [rows.select_columns(columns) for rows in (one.train, one.holdout)]
     batches = [(split, start) for split, rows in enumerate(both) for start in range(0, len(rows), BATCH_ROWS)]
     found = list(in_order(lambda batch: _columns(both[batch[0]], batch[1]), batches))
-    row, question, prompt, answer, is_echo, hangul, latin = (
-        np.concatenate([columns[index] for columns in found]) for index in range(7)
+    row, question, prompt, answer, is_echo, hangul, latin, num_exchanges, exchange = (
+        np.concatenate([columns[index] for columns in found]) for index in range(9)
     )
     return _Facts(
         splits=one,
@@ -179,13 +228,15 @@ def _read(one: Splits) -> _Facts:
         is_echo=is_echo.astype(bool),
         hangul=hangul,
         latin=latin,
+        exchanges=_Exchanges(row=np.repeat(np.arange(len(row)), num_exchanges), key=exchange),
     )
 
 
 def _columns(rows: Dataset, start: int) -> tuple[NDArray[np.int64], ...]:
-    """The fields of `_Facts` after `splits`, for one batch of one split."""
+    """The fields of `_Facts` after `splits`, for one batch of one split; of exchanges their number in each row, and
+    their keys."""
     batch = block(rows, start, start + BATCH_ROWS)
-    messages = batch["messages"].combine_chunks()
+    messages, exchanges = (batch[name].combine_chunks() for name in ("messages", "exchange_keys"))
     turns = iter(json.loads(f"[{','.join(messages.flatten().storage.to_pylist())}]"))  # one parse for all is faster
     num_turns = messages.value_lengths().to_pylist()
     questions = batch["question_key"].to_pylist()
@@ -205,6 +256,8 @@ def _columns(rows: Dataset, start: int) -> tuple[NDArray[np.int64], ...]:
         answer,
         is_echo,
         *_scripts(texts),
+        exchanges.value_lengths().to_numpy().astype(np.int64),
+        np.array([hash(key) for key in exchanges.flatten().to_pylist()], dtype=np.int64),
     )
 
 

@@ -53,6 +53,7 @@ def _rows(conversations: Sequence[Conversation], tools: str | None = None) -> Da
             "tools": tools,
             "text": None,
             "question_key": "",
+            "exchange_keys": [],
             "group": None,
         }
         for number, turns in enumerate(conversations)

@@ -11,6 +11,7 @@ import pytest
 from datasets import Dataset, Json, List
 
 from paths import SHARED
+from seodang.data.read.clean import exchange_hash, question_hash
 from seodang.data.read.convert import convert
 from seodang.data.read.sources import read
 from seodang.errors import SourceError
@@ -67,6 +68,7 @@ def test_columns_and_identity(tmp_path: Path) -> None:
         "tools": None,
         "text": None,
         "question_key": hashlib.blake2b("감기는?".encode(), digest_size=8).hexdigest(),
+        "exchange_keys": [exchange_hash(question_hash("감기는?"), "쉬세요.")],
         "group": None,
     }
     assert table.features["messages"] == List(Json())

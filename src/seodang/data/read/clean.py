@@ -4,14 +4,25 @@ import json
 import re
 import unicodedata
 from collections.abc import Sequence
+from decimal import Decimal
 from hashlib import blake2b
 from typing import Any
+
+from seodang.data.read.raw_rows import as_text
 
 NFC = "text composed to NFC"
 LINE_ENDS = "CRLF line ends turned into LF"
 NULS = "U+0000 removed"
 SURROGATES = "halves of characters (lone surrogates) removed"
 
+COMPARED_CHARS = 200  # of an answer
+MAX_DIGITS = 40  # a number that would need more stays in scientific notation
+_NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d*)(?:\.\d*)?(?:e[+-]?\d{1,4})?", re.ASCII)
+_MIDNIGHT = re.compile(r"(?<=^\d{4}-\d\d-\d\d)[t ]00:00(?::00(?:\.0+)?)?$")
+_FOLDED = re.compile(  # Default_Ignorable_Code_Point (Unicode 15.1), and halfwidth and fullwidth forms
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uff01-\uffee\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 _HTML = re.compile(
@@ -70,5 +81,57 @@ def row_hash(turns: Sequence[str], tools: str | None) -> str:
 
 
 def question_hash(question: str) -> str:
-    """The same for the same question, whatever its case, white space and Unicode composition."""
-    return text_hash(" ".join(unicodedata.normalize("NFC", question.casefold()).split()))
+    """The same for the same question, as `normal_form` sees it."""
+    return text_hash(normal_form(question))
+
+
+def exchange_hash(question: str, answer: str) -> str:
+    """The same for the same question with the same answer, of which the beginning counts.
+
+    Args:
+        question: its `question_hash`.
+    """
+    return text_hash(f"{question} {normal_form(answer[:COMPARED_CHARS])}")
+
+
+def normal_form(text: str) -> str:
+    """The text for comparison: without case, differences of white space, composition and width, invisible characters.
+
+    Invisible are the characters that Unicode lets renderers ignore: zero-width spaces and joiners, direction and byte
+    order marks, soft hyphens, Hangul fillers, variation selectors.
+    """
+    text = text.casefold()
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", _FOLDED.sub(_folded, text))
+    return " ".join(text.split())
+
+
+def group_key(value: Any) -> str:
+    """The normal form of a column's value, nested or not: the same whichever file kind it came from.
+
+    A number is the same however it is written (3, 3.0, "3", "3.00"), a day is the same with and without midnight; "007"
+    is no number, but a name.
+    """
+    if isinstance(value, dict):
+        return json.dumps(
+            sorted([group_key(name), group_key(item)] for name, item in value.items()), ensure_ascii=False
+        )
+    if isinstance(value, list | tuple):
+        return json.dumps([group_key(item) for item in value], ensure_ascii=False)
+    text = as_text(value)
+    if text is None:
+        return "null"
+    text = _MIDNIGHT.sub("", normal_form(text))
+    return _plain_number(text) if _NUMBER.fullmatch(text) else text
+
+
+def _folded(match: re.Match[str]) -> str:
+    """Nothing for an invisible character, the usual width for one of another width."""
+    return unicodedata.normalize("NFKC", match[0]) if "\uff01" <= match[0] <= "\uffee" and match[0] != "\uffa0" else ""
+
+
+def _plain_number(text: str) -> str:
+    number = Decimal(text)
+    plain = f"{number:f}" if abs(number.adjusted()) <= MAX_DIGITS else str(number.normalize())
+    plain = plain.rstrip("0").rstrip(".") if "." in plain else plain
+    return "0" if plain == "-0" else plain

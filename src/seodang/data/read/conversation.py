@@ -25,6 +25,18 @@ class Conversation:
             return self.text
         return next((turn.content for turn in self.messages if turn.role == "user"), self.messages[0].content) or ""
 
+    @property
+    def exchanges(self) -> list[tuple[str, str]]:
+        """Each user turn, with what the assistant answered up to the next one (tool calls left out)."""
+        exchanges: list[tuple[str, str]] = []
+        for turn in self.messages:
+            if turn.role == "user":
+                exchanges.append((turn.content or "", ""))
+            elif turn.role == "assistant" and exchanges:
+                question, answer = exchanges[-1]
+                exchanges[-1] = question, f"{answer}\n{turn.content or ''}"
+        return exchanges
+
 
 def read_row(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> Conversation:
     """The row's conversation or text; what had to be changed is added to `changes`.

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from seodang.data.arrow import Sink, writing
-from seodang.data.read.clean import canonical_json, clean, has_html, question_hash, row_hash, text_hash
+from seodang.data.read.clean import (
+    canonical_json,
+    exchange_hash,
+    group_key,
+    has_html,
+    question_hash,
+    row_hash,
+    text_hash,
+)
 from seodang.data.read.column_names import KNOWN_COLUMNS, column_key
 from seodang.data.read.conversation import Conversation, read_row
 from seodang.data.read.layout import Layout, find_layout, require_column
@@ -69,9 +77,9 @@ def convert(raw: RawRows, source: Source, split_by: str = "question") -> tuple["
     return sink.read(), tally.counts(source.name, remarks)
 
 
-def _group(row: RawRow, column: str | None, changes: set[str]) -> str | None:
+def _group(row: RawRow, column: str | None) -> str | None:
     value = row.fields.get(column) if column is not None else None
-    return clean(canonical_json(value) if isinstance(value, list | dict) else value, changes) if value else None
+    return group_key(value) if value else None
 
 
 def _layout_remark(layout: Layout, raw: RawRows, group: str | None) -> str:
@@ -174,7 +182,7 @@ class _Conversion:
             except UnusableRowError as reason:
                 tally.drop(row, str(reason))
                 continue
-            rows.append(self._values(conversation, row, _group(row, self.group, changes)))
+            rows.append(self._values(conversation, row, _group(row, self.group)))
             tally.keep(conversation, changes)
         columns = ((field, [row[field.name] for row in rows]) for field in self.schema)
         arrays = [
@@ -203,6 +211,9 @@ class _Conversion:
             "tools": conversation.tools,
             "text": text,
             "question_key": question_hash(conversation.question),
+            "exchange_keys": [
+                exchange_hash(question_hash(question), answer) for question, answer in conversation.exchanges
+            ],
             "group": group,
         }
 
@@ -223,6 +234,7 @@ def features() -> "datasets.Features":
             "tools": text,
             "text": text,
             "question_key": text,
+            "exchange_keys": datasets.List(text),  # the opening question with its answer, then the later ones
             "group": text,
         }
     )
