@@ -1,8 +1,8 @@
 """ChatSeodang: LangChain's own standard tests, and what they do not ask."""
 
 import asyncio
+import copy
 import re
-import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage, trim_messages
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable
@@ -219,6 +219,83 @@ def test_stop_strings(llm: ChatSeodang) -> None:
     assert llm.invoke("하나").response_metadata["stop_reason"] == "length"
 
 
+def test_one_stop_string(llm: ChatSeodang, run: Run) -> None:
+    """A single text is one stop string, not its letters: of the instance, bound, and of every way to call."""
+    whole = llm.invoke("하나", max_new_tokens=40).content
+    stop = whole[9:12]
+    expected = whole[: whole.index(stop)]
+    own = ChatSeodang(model=str(run.folder), stop=stop, max_new_tokens=40)
+    assert own.invoke("하나").content == expected
+    assert llm.invoke("하나", stop=stop, max_new_tokens=40).content == expected
+    assert llm.bind(stop=stop).invoke("하나", max_new_tokens=40).content == expected
+    assert "".join(piece.content for piece in llm.stream("하나", stop=stop, max_new_tokens=40)) == expected
+    assert llm.batch(["하나", "둘"], stop=stop, max_new_tokens=40)[0].content == expected
+    assert asyncio.run(llm.ainvoke("하나", stop=stop, max_new_tokens=40)).content == expected
+    with pytest.raises(TypeError, match="stop takes a text or a list of texts, got 7"):
+        llm.invoke("하나", stop=[7])
+
+
+def test_tokens_of_messages_are_those_of_the_prompt(llm: ChatSeodang, run: Run) -> None:
+    """What messages cost is what the model is given: system text, markers and NFC included."""
+    messages = [HumanMessage(unicodedata.normalize("NFD", "감기약")), AIMessage("네."), HumanMessage("물")]
+    count = llm.get_num_tokens_from_messages(messages)
+    assert count == llm.invoke(messages).usage_metadata["input_tokens"]
+    own = [SystemMessage("짧게."), *messages]
+    assert llm.get_num_tokens_from_messages(own) == llm.invoke(own).usage_metadata["input_tokens"]
+    without = ChatSeodang(model=str(run.folder), system="")
+    assert without.get_num_tokens_from_messages(messages) < count
+    assert llm.get_num_tokens("감기약") == len(
+        llm._chat_model.tokenizer("감기약", add_special_tokens=False)["input_ids"]
+    )
+    assert llm.get_num_tokens(unicodedata.normalize("NFD", "감기약")) == llm.get_num_tokens("감기약")
+    assert llm.get_num_tokens_from_messages([]) == 0
+    counted = ChatSeodang(model=str(run.folder), custom_get_token_ids=lambda text: [1, 2, 3])
+    assert counted.get_num_tokens_from_messages(messages) == 9
+
+
+@pytest.mark.parametrize("template", ["chatml", "gemma"])
+@pytest.mark.parametrize("strategy", ["first", "last"])
+def test_trimmed_messages_fit(
+    template: str, strategy: Any, tiny_folder: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """trim_messages keeps what fits and no more, though the template refuses parts of a conversation."""
+    llm = ChatSeodang(model=make_run(tmp_path / "run", tiny_folder, tiny_tokenizer, template=template).folder)
+    turns = [HumanMessage(f"질문 {n}: 감기약은 언제 먹나요?") if n % 2 == 0 else AIMessage(f"답 {n}") for n in range(9)]
+    messages = [SystemMessage("짧게 답하세요."), *turns]
+    whole = llm.get_num_tokens_from_messages(messages)
+    assert trim_messages(messages, max_tokens=whole, token_counter=llm, strategy=strategy) == messages
+    ends = {"end_on": "human"} if strategy == "first" else {"start_on": "human", "include_system": True}
+    kept = trim_messages(messages, max_tokens=whole // 2, token_counter=llm, strategy=strategy, **ends)
+    assert 1 < len(kept) < len(messages)
+    assert isinstance(kept[0], SystemMessage)
+    assert llm.get_num_tokens_from_messages(kept) <= whole // 2
+    assert len(llm._request(kept, None, {}).prompt) <= whole // 2
+
+
+def test_a_lone_system_text_counts(tiny_folder: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """A template that writes a system text into the first question leaves it out alone; it counts all the same."""
+    llm = ChatSeodang(model=make_run(tmp_path / "run", tiny_folder, tiny_tokenizer, template="gemma").folder)
+    text = "아주 긴 지시입니다. " * 20
+    assert llm.get_num_tokens_from_messages([SystemMessage(text)]) > llm.get_num_tokens(text)
+    call = {"id": "c1", "name": "weather", "args": {"city": "서울 " * 50}, "type": "tool_call"}
+    assert llm.get_num_tokens_from_messages([AIMessage("", tool_calls=[call])]) > 50
+
+
+def test_a_copy_shares_the_model(llm: ChatSeodang) -> None:
+    """Copies, deep ones too, answer alike, have settings of their own, and do not hold the weights twice."""
+    for copied in (
+        copy.deepcopy(llm),
+        copy.copy(llm),
+        llm.model_copy(deep=True),
+        copy.deepcopy(llm.bind(stop="끝")).bound,
+    ):
+        assert copied._chat_model is llm._chat_model
+        assert copied.invoke("물").content == llm.invoke("물").content
+    own = llm.model_copy(update={"max_new_tokens": 3}, deep=True)
+    assert own.invoke("물").usage_metadata["output_tokens"] == 3
+    assert llm.max_new_tokens is None
+
+
 def prompt_text(llm: ChatSeodang, messages: list[Any]) -> str:
     prompt = llm._request(messages, None, {}).prompt
     return llm._chat_model.tokenizer.decode(prompt)
@@ -326,7 +403,7 @@ def test_docs_run(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 @pytest.mark.slow
 def test_real_model() -> None:
-    """SmolLM2 answers and stops; a batch of eight is at least 2.5 times as fast as eight calls."""
+    """SmolLM2 answers and stops."""
     try:
         llm = ChatSeodang(model="package:smollm2-135m-instruct", max_new_tokens=32)
     except ModelError as error:
@@ -334,11 +411,3 @@ def test_real_model() -> None:
     answer = llm.invoke("What is the capital of France? Answer in one sentence.")
     assert "Paris" in answer.content
     assert answer.response_metadata["stop_reason"] == "stop"
-    questions = [f"Name {number} animals that live in the sea." for number in range(2, 10)]
-    begun = time.perf_counter()
-    for question in questions:
-        llm.invoke(question)
-    single = time.perf_counter() - begun
-    begun = time.perf_counter()
-    llm.batch(questions)
-    assert single / (time.perf_counter() - begun) > 2.5

@@ -1,5 +1,6 @@
 """A model that answers conversations, with its own template, system text and settings. Knows no terminal."""
 
+import json
 import unicodedata
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,7 +44,28 @@ class ChatModel:
         turns = [_nfc(turn) for turn in turns]
         text = self._render(turns)
         self._check_tools(turns, text)
+        return self._token_ids(text)
+
+    def token_ids(self, text: str) -> list[int]:
+        """A text's ids by itself, in NFC as all that is asked, no special tokens added."""
+        return self._token_ids(unicodedata.normalize("NFC", text))
+
+    def _token_ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def count_tokens(self, turns: Sequence[Turn]) -> int:
+        """Number of ids in the conversation's prompt, in whichever order its turns are given.
+
+        A part of a conversation that the template refuses counts turn by turn, each as a prompt of its own: a few too
+        many rather than too few. So does one without a question, whose system text a template may leave out.
+        """
+        if any(turn["role"] == "user" for turn in turns):
+            for ordered in (turns, turns[::-1]):  # LangChain's trim_messages counts from the newest message backwards
+                try:
+                    return len(self.prompt(ordered))
+                except TemplateError:
+                    continue
+        return sum(len(self.prompt([{"role": "user", "content": _all_text(turn)}])) for turn in turns)
 
     def answer(
         self,
@@ -73,6 +95,10 @@ class ChatModel:
         from seodang.model.generate.batch import stream
 
         return stream(self.model, self.tokenizer, prompt, settings, turn_end_id=self.turn_end_id, stop=stop)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ChatModel":
+        """Itself: whoever copies its owner wants other settings, not the weights twice."""
+        return self
 
     def _render(self, turns: Sequence[Turn]) -> str:
         variables = self.tokenizer.special_tokens_map
@@ -184,6 +210,13 @@ def _turn_end_id(tokenizer: "PreTrainedTokenizerBase", path: str) -> int:
 
 def _never(path: str) -> "PreTrainedTokenizerBase":
     raise AssertionError(f"nothing is borrowed, least of all {path}")
+
+
+def _all_text(turn: Turn) -> str:
+    """What a turn holds, tool calls included."""
+    calls = turn.get("tool_calls")
+    texts = (turn.get("reasoning_content"), turn.get("content"), json.dumps(calls, ensure_ascii=False) if calls else "")
+    return "\n".join(text for text in texts if text)
 
 
 def _nfc(turn: Turn) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """A seodang model as LangChain's chat model. Needs langchain-core, which the extra `langchain` brings."""
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -60,7 +61,9 @@ class ChatSeodang(BaseChatModel):
     repetition_penalty: float | None = Field(None, gt=0)
     max_new_tokens: int | None = Field(None, gt=0, validation_alias=AliasChoices("max_new_tokens", "max_tokens"))
     seed: int | None = None
-    stop: list[str] | None = Field(None, description="texts that end an answer, and are no part of it")
+    stop: list[str] | str | None = Field(
+        None, description="a text that ends an answer and is no part of it, or several"
+    )
     system: str | None = Field(None, description="system text; default the recipe's, empty: none")
     streaming: bool = Field(False, description="LangChain's: let invoke stream to the callbacks")
     _chat_model: ChatModel = PrivateAttr()
@@ -70,13 +73,37 @@ class ChatSeodang(BaseChatModel):
         self._chat_model = _shared(self.model)
         return self
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """The model's ids of a text by itself, in NFC."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return self._chat_model.token_ids(text)
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """Tokens of the prompt that the messages become: the template's markers and the system text included.
+
+        A part of a conversation that the template refuses is counted turn by turn: a few too many rather than too few.
+        """
+        if self.custom_get_token_ids is not None or not messages:
+            return super().get_num_tokens_from_messages(messages, tools)
+        if tools is not None:
+            warnings.warn("tools are not part of the prompt and are not counted", stacklevel=2)
+        turns = [_turn(message) for message in messages]
+        own = any(turn["role"] == "system" for turn in turns)  # wherever it stands: trim_messages reverses
+        return self._chat_model.count_tokens(turns if own else self._with_system(turns))
+
     @property
     def _llm_type(self) -> str:
         return "seodang"
 
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
-        return {"model": self.model, "system": self.system, "stop": self.stop, **self._settings({}).model_dump()}
+        return {
+            "model": self.model,
+            "system": self.system,
+            "stop": list(_stop_strings(self.stop)) or None,
+            **self._settings({}).model_dump(),
+        }
 
     def batch(
         self,
@@ -156,12 +183,14 @@ class ChatSeodang(BaseChatModel):
         yield ChatGenerationChunk(message=last)
 
     def _request(
-        self, messages: Sequence[BaseMessage], stop: Sequence[str] | None, changes: Mapping[str, Any]
+        self, messages: Sequence[BaseMessage], stop: Sequence[str] | str | None, changes: Mapping[str, Any]
     ) -> "_Request":
-        system = self._chat_model.system if self.system is None else self.system
-        prompt = self._chat_model.prompt(with_system([_turn(message) for message in messages], system))
-        strings = self.stop if stop is None else stop
-        return _Request(prompt=tuple(prompt), settings=self._settings(changes), stop=tuple(strings or ()))
+        prompt = self._chat_model.prompt(self._with_system([_turn(message) for message in messages]))
+        strings = _stop_strings(self.stop if stop is None else stop)
+        return _Request(prompt=tuple(prompt), settings=self._settings(changes), stop=strings)
+
+    def _with_system(self, turns: Sequence[Turn]) -> list[Turn]:
+        return with_system(turns, self._chat_model.system if self.system is None else self.system)
 
     def _settings(self, changes: Mapping[str, Any]) -> Generate:
         """The recipe's settings, changed by this instance's, changed by the call's."""
@@ -250,6 +279,18 @@ def _shared(model: str) -> ChatModel:
         if (chat_model := _loaded.get(key := str(Path(model).absolute()))) is None:
             _loaded[key] = chat_model = load_chat_model(model)
         return chat_model
+
+
+def _stop_strings(stop: Sequence[str] | str | None) -> tuple[str, ...]:
+    """One text or several, as LangChain's own models take them.
+
+    Raises:
+        TypeError: something else.
+    """
+    strings = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if wrong := [string for string in strings if not isinstance(string, str)]:
+        raise TypeError(f"stop takes a text or a list of texts, got {wrong[0]!r}")
+    return strings
 
 
 def _one_by_one(config: RunnableConfig | list[RunnableConfig] | None, number: int) -> list[RunnableConfig]:
