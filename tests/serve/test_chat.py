@@ -1,24 +1,28 @@
 """seodang chat: the commands as values, a piped conversation, and a real terminal."""
 
 import io
+import json
 import os
 import pty
 import select
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 from prompt_toolkit import PromptSession
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
+from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
 from seodang.errors import ModelError, RunError, SeodangError, SourceError, TemplateError
 from seodang.recipe import Generate
 from seodang.run.folder import Run
-from seodang.serve.chat import _keys, _reader, chat
+from seodang.serve.chat import _fit, _keys, _reader, chat
 from seodang.serve.chat_model import load_chat_model
 from seodang.serve.session import ASK, COMMANDS, Command, Session, change, parse, times
 from seodang.show.formatting import visible
@@ -146,16 +150,135 @@ def test_without_prompt_toolkit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_piped_questions(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each line is a question of one conversation; stdout holds the answers and nothing else."""
+    """Each line is a question of its own, without those before it; stdout holds the answers and nothing else."""
     chat_model = load_chat_model(run.folder)
     session, expected = Session(settings=chat_model.settings, system="짧게 답하세요."), []
     for question in ("감기에 걸렸어요.\n열도 나요.", "물"):
         (answer,) = chat_model.answer([chat_model.prompt(session.asked("tuned", question))], chat_model.settings)
-        session = session.answered("tuned", question, answer.text)
         expected.append(visible(answer.text))
     out, err = piped(monkeypatch, capsys, run.folder, "감기에 걸렸어요.\\\n열도 나요.\n\n물\n")
     assert out == "".join(f"{text}\n" for text in expected)
     assert "cut off at 12 tokens" in err
+
+
+def test_a_piped_question_that_fails_does_not_end_the_others(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever stands between them, all other questions get the answer that they get alone; the exit code shows it."""
+    alone = {text: piped(monkeypatch, capsys, run.folder, f"{text}\n")[0] for text in ("물", "감기")}
+    long = "물 " * 3000
+    with pytest.raises(RunError, match="1 of 3 questions failed"):
+        piped(monkeypatch, capsys, run.folder, f"물\n{long}\n감기\n")
+    printed = capsys.readouterr()
+    assert printed.out == alone["물"] + alone["감기"]
+    assert printed.err.index("question 2 was not answered") < printed.err.index("exceed the model's")
+    with pytest.raises(ModelError, match="exceed"):  # the last error is raised, not printed twice
+        piped(monkeypatch, capsys, run.folder, f"{long}\n물\n{long}\n")
+    printed = capsys.readouterr()
+    assert printed.out == alone["물"]
+    assert printed.err.count("exceed the model's") == 1
+    with pytest.raises(SeodangError, match="did you mean 'temperature'"):
+        piped(monkeypatch, capsys, run.folder, "/settings temprature=1\n물\n")
+    assert capsys.readouterr().out == ""  # it would have been answered under other settings than were wanted
+
+
+def test_ctrl_c_ends_piped_questions(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody sits there to type the next question: Ctrl-C ends them all."""
+
+    def interrupt(*_: object, **__: object) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seodang.show.formatting.UNPRINTABLE", type("", (), {"sub": interrupt})())
+    with pytest.raises(KeyboardInterrupt):
+        piped(monkeypatch, capsys, run.folder, "물\n감기\n")
+
+
+def typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: Path, text: str
+) -> tuple[str, str]:
+    """(stdout, stderr) of one conversation, as in a terminal whose output goes elsewhere."""
+    lines = io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8")
+    monkeypatch.setattr(lines, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdin", lines)
+    chat(model)
+    printed = capsys.readouterr()
+    return printed.out, printed.err
+
+
+def test_typed_questions_are_one_conversation(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model is given what was asked and answered before; an error ends nothing."""
+    chat_model = load_chat_model(run.folder)
+    session, expected = Session(settings=chat_model.settings, system="짧게 답하세요."), []
+    for question in ("감기", "물"):
+        (answer,) = chat_model.answer([chat_model.prompt(session.asked("tuned", question))], chat_model.settings)
+        session = session.answered("tuned", question, answer.text)
+        expected.append(visible(answer.text))
+    out, err = typed(monkeypatch, capsys, run.folder, "감기\n/nonsense\n물\n")
+    assert out == "".join(f"{text}\n" for text in expected)
+    assert "no such command" in err
+
+
+def test_a_full_context_drops_the_oldest_turns(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What no longer fits is left out from the oldest on, and said; the answer is that to the turns that are left."""
+    chat_model = load_chat_model(run.folder)
+    context = chat_model.context
+    assert context is not None
+    long = "감기약은 식후에 먹습니다. " * 40
+    per_turn = chat_model.count_tokens([{"role": "user", "content": long}])
+    fitting = (context - chat_model.settings.max_new_tokens) // per_turn
+    out, err = typed(monkeypatch, capsys, run.folder, f"{long}\n" * (fitting + 1) + "물\n")
+    assert len(out.splitlines()) >= fitting + 2
+    assert f"the context of {context:,} tokens is full: the oldest question and its answer are left out" in err
+    assert "exceed" not in err
+
+
+def test_only_as_many_turns_are_dropped_as_is_needed(run: Run) -> None:
+    """The prompt fits, and one turn more would not; a question that is too long alone keeps its own error."""
+    chat_model = load_chat_model(run.folder)
+    assert chat_model.context is not None
+    session = Session(settings=chat_model.settings)
+    for number in range(40):
+        session = session.answered("tuned", f"질문 {number}: " + "감기약은 언제 먹나요? " * 9, "식후입니다.")
+    notes = Console(file=io.StringIO())
+    room = chat_model.context - chat_model.settings.max_new_tokens
+    fitted, prompt = _fit(session, "tuned", "물", chat_model, notes)
+    kept = fitted.turns["tuned"]
+    assert len(prompt) <= room
+    assert 0 < len(kept) < len(session.turns["tuned"])
+    assert kept == session.turns["tuned"][-len(kept) :]
+    more = Session(settings=session.settings, turns={"tuned": session.turns["tuned"][-len(kept) - 2 :]})
+    assert len(chat_model.prompt(more.asked("tuned", "물"))) > room
+    alone, prompt = _fit(session, "tuned", "물 " * 3000, chat_model, notes)
+    assert (alone.turns["tuned"], len(prompt) > room) == ((), True)
+
+
+def test_a_foreign_runs_code_needs_permission(run: Run, tmp_path: Path) -> None:
+    """A recipe in a run's folder that asks for code to be trusted gives no permission: the caller has to."""
+    foreign = Run(folder=Path(shutil.copytree(run.folder, tmp_path / "foreign")))
+    recipe = yaml.safe_load((foreign.folder / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe["model"]["trust_remote_code"] = True
+    (foreign.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
+    ran = tmp_path / "ran"
+    (foreign.model / "evil.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    config = json.loads((foreign.model / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    config["model_type"] = "evil"
+    (foreign.model / "config.json").write_text(json.dumps(config))
+    for base in (False, True):
+        with pytest.raises(RunError, match="--trust-remote-code"):
+            load_chat_model(foreign.folder, base=base)
+    with pytest.raises(SeodangError):  # a model without a run: nothing in it runs either
+        load_chat_model(foreign.model)
+    assert not ran.exists()
+    with pytest.raises(Exception, match="evil"):
+        load_chat_model(foreign.folder, trust_remote_code=True)
+    assert ran.exists()
 
 
 def test_base_and_both(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,20 +1,20 @@
-"""A conversation in the terminal, streamed; or, where stdin is no terminal, each line a question."""
+"""A conversation in the terminal, streamed; or, where stdin is no terminal, each line a question of its own."""
 
 import functools
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
-from seodang.errors import SeodangError, SourceError
+from seodang.errors import RunError, SeodangError, SourceError
 from seodang.serve.chat_model import ChatModel, load_chat_model
 from seodang.serve.session import AGAIN_TEMPERATURE, ASK, Command, Session, change, parse, settings_text, times
 from seodang.show.console import get_console, progress, show_error
-from seodang.show.formatting import visible
+from seodang.show.formatting import plural, visible
 
 if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -23,31 +23,43 @@ _PROMPT = "› "
 _ChatModelOf = Callable[[str], ChatModel]  # "base" or "tuned" → the model, loaded when it is first asked
 
 
-def chat(model: str | Path, *, base: bool = False, both: bool = False) -> None:
+def chat(model: str | Path, *, base: bool = False, both: bool = False, trust_remote_code: bool = False) -> None:
     """Talk to a model until the input ends.
+
+    Typed lines are one conversation; where the input is no terminal, each line is a question of its own.
 
     Args:
         model: a run's folder; or an instruct model: folder, hub id or package.
         base: begin with the run's base model, under the tuned one's template.
         both: ask the base and the tuned model in turn.
+        trust_remote_code: run Python code that comes with the model; a run's recipe does not give that permission.
 
     Raises:
-        SeodangError: the model cannot be talked to; where the input is no terminal, any question that fails.
+        SeodangError: the model cannot be talked to; where the input is no terminal, a command that is wrong, or, once
+            all others are answered, a question that failed.
     """
     names = ("base", "tuned") if both else ("base",) if base else ("tuned",)
     notes = get_console(stderr=True)
-    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
 
     @functools.cache
     def chat_model_of(name: str) -> ChatModel:
         with notes.status("loading the model …"):
-            return load_chat_model(model, base=name == "base")
+            return load_chat_model(model, base=name == "base", trust_remote_code=trust_remote_code)
 
     chat_model = [chat_model_of(name) for name in names][-1]
     session = Session(settings=chat_model.settings, system=chat_model.system, models=names)
+    if not sys.stdin.isatty():
+        _answer_lines(session, chat_model_of, notes)
+        return
+    is_terminal = sys.stdout.isatty()
     if is_terminal:
         _greet(notes, session, str(model))
-    for line in _joined(_typed() if is_terminal else _piped()):
+    _talk(session, _typed() if is_terminal else _piped(), chat_model_of, notes)
+
+
+def _talk(session: Session, lines: Iterator[str], chat_model_of: _ChatModelOf, notes: Console) -> None:
+    """One conversation, whose errors end nothing."""
+    for line in _joined(lines):
         try:
             command = parse(line)
             if command and command.name == "quit":
@@ -55,18 +67,53 @@ def chat(model: str | Path, *, base: bool = False, both: bool = False) -> None:
             if command:
                 session = _do(session, command, chat_model_of, notes)
         except SeodangError as error:
-            if not is_terminal:
-                raise
             show_error(error)
         except KeyboardInterrupt:
             notes.print(Text("interrupted", style="yellow"))
+
+
+def _answer_lines(session: Session, chat_model_of: _ChatModelOf, notes: Console) -> None:
+    """Answer each line of stdin by itself: one that fails is reported and does not end the others.
+
+    Raises:
+        SeodangError: a command that is wrong: the questions after it were to follow it. At the end: the error of the
+            last question, or, if an earlier one failed, how many did.
+    """
+    questions = failures = 0
+    waiting: SeodangError | None = None  # the newest error; what is raised in the end is not shown here
+    for line in _joined(_piped()):
+        command = parse(line)
+        if command is None:
+            continue
+        if waiting:
+            show_error(waiting)
+            waiting = None
+        if command.name == "quit":
+            break
+        if command.name == ASK:
+            session, questions = session.forgotten(), questions + 1
+        try:
+            session = _do(session, command, chat_model_of, notes)
+        except SeodangError as error:
+            if command.name not in (ASK, "again"):
+                raise
+            notes.print(Text(f"question {questions} was not answered", style="yellow"))
+            waiting, failures = error, failures + 1
+    if waiting:
+        raise waiting
+    if failures:
+        raise RunError(
+            f"{failures} of {plural(questions, 'question')} failed", where="stdin", hint="see their errors above"
+        )
 
 
 def _do(session: Session, command: Command, chat_model_of: _ChatModelOf, notes: Console) -> Session:
     """Carry out one line of input; the conversation after it."""
     if command.name == ASK:
         for name in session.models:
-            answer = _answer(session, name, command.text, chat_model_of(name), notes)
+            chat_model = chat_model_of(name)
+            session, prompt = _fit(session, name, command.text, chat_model, notes)
+            answer = _answer(session, name, prompt, chat_model, notes)
             session = session.answered(name, command.text, answer) if answer.strip() else session
         return session
     if command.name == "again":
@@ -80,13 +127,27 @@ def _do(session: Session, command: Command, chat_model_of: _ChatModelOf, notes: 
     return changed
 
 
-def _answer(session: Session, name: str, question: str, chat_model: ChatModel, notes: Console) -> str:
+def _fit(
+    session: Session, name: str, question: str, chat_model: ChatModel, notes: Console
+) -> tuple[Session, list[int]]:
+    """The conversation without as many of its oldest turns as its prompt and the answer need, and that prompt."""
+    context, dropped = chat_model.context, 0
+    prompt = chat_model.prompt(session.asked(name, question))
+    while context and session.turns.get(name) and len(prompt) + session.settings.max_new_tokens > context:
+        session, dropped = session.without_oldest(name), dropped + 1
+        prompt = chat_model.prompt(session.asked(name, question))
+    if dropped:
+        what = "question and its answer" if dropped == 1 else f"{dropped} questions and their answers"
+        notes.print(Text(f"the context of {context:,} tokens is full: the oldest {what} are left out", style="yellow"))
+    return session, prompt
+
+
+def _answer(session: Session, name: str, prompt: Sequence[int], chat_model: ChatModel, notes: Console) -> str:
     """Show an answer as it comes; what came of it, though Ctrl-C ended it."""
     out = get_console()
     text = ""
-    prompt = chat_model.prompt(session.asked(name, question))
-    _label(out, session, name)
     pieces = chat_model.stream(prompt, session.settings)
+    _label(out, session, name)
     try:
         while True:
             piece = next(pieces)
@@ -96,6 +157,8 @@ def _answer(session: Session, name: str, question: str, chat_model: ChatModel, n
         cut = "" if end.value.stopped else f"cut off at {end.value.new_tokens:,} tokens: /settings max_new_tokens=…"
     except KeyboardInterrupt:
         pieces.close()
+        if not sys.stdin.isatty():  # nobody types the next question
+            raise
         cut = "stopped"
     out.print()
     if cut:
@@ -106,14 +169,14 @@ def _answer(session: Session, name: str, question: str, chat_model: ChatModel, n
 def _ask_again(session: Session, name: str, number: int, chat_model: ChatModel, notes: Console) -> None:
     """Show the different answers to the last question, the most frequent first. The conversation stays as it is."""
     question, before = session.last_question(name)
+    _, prompt = _fit(before, name, question, chat_model, notes)
     settings = session.settings
     if settings.temperature is None:
         settings = settings.model_copy(update={"temperature": AGAIN_TEMPERATURE})
         notes.print(Text(f"greedily, all answers are one: asked at temperature {AGAIN_TEMPERATURE}", style="dim"))
     with progress() as bar:
         task = bar.add_task("answers", total=number)
-        prompts = [chat_model.prompt(before.asked(name, question))] * number
-        answers = chat_model.answer(prompts, settings, on_progress=lambda done: bar.advance(task, done))
+        answers = chat_model.answer([prompt] * number, settings, on_progress=lambda done: bar.advance(task, done))
     out = get_console()
     _label(out, session, name)
     different = Counter(answer.text.strip() for answer in answers)

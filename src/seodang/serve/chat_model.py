@@ -53,6 +53,13 @@ class ChatModel:
     def _token_ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    @property
+    def context(self) -> int | None:
+        """Tokens that a prompt and its answer may have together; None: the model sets no limit."""
+        from seodang.model.generate.batch import context_length
+
+        return context_length(self.model)
+
     def count_tokens(self, turns: Sequence[Turn]) -> int:
         """Number of ids in the conversation's prompt, in whichever order its turns are given.
 
@@ -120,24 +127,26 @@ class ChatModel:
             raise TemplateError(f"the chat template leaves out {', '.join(lost)}", where=self.name, hint=hint)
 
 
-def load_chat_model(path: str | Path, *, base: bool = False) -> ChatModel:
+def load_chat_model(path: str | Path, *, base: bool = False, trust_remote_code: bool = False) -> ChatModel:
     """Load a run's tuned model (or its base, with the same template), or any instruct model.
 
     Args:
         path: a run's folder; or a model's folder, hub id or package.
         base: of a run: the model it started from.
+        trust_remote_code: run Python code that comes with the model. What a run's recipe says of it is not enough: the
+            folder may be someone else's.
 
     Raises:
-        RunError: the run has no model yet, or a model is asked for its base.
+        RunError: the run has no model yet, or a model is asked for its base; or its model needs code that may not run.
         TemplateError: the model has no chat template.
         ModelError, ResourceError: it cannot be loaded.
     """
     found = Run(folder=Path(path).expanduser())
     if found.exists:
-        return _of_run(found, str(path), base)
+        return _of_run(found, str(path), base, trust_remote_code)
     if base:
         raise RunError("only a run knows its base", where=str(path), hint="give a run's folder, or the base itself")
-    return _of_model(str(path))
+    return _of_model(str(path), trust_remote_code)
 
 
 def with_system(turns: Sequence[Turn], system: str | None) -> list[Turn]:
@@ -147,12 +156,13 @@ def with_system(turns: Sequence[Turn], system: str | None) -> list[Turn]:
     return [{"role": "system", "content": system}, *turns]
 
 
-def _of_run(found: Run, name: str, base: bool) -> ChatModel:
+def _of_run(found: Run, name: str, base: bool, trust_remote_code: bool) -> ChatModel:
     if not found.is_trained:
         raise RunError("its training has not ended", where=name, hint=f"seodang tune {name}/{RECIPE} --resume")
     from seodang.model.load import load_tokenizer
 
     made = found.recipe()
+    refuse_remote_code(made, name, is_trusted=trust_remote_code)
     tokenizer = load_tokenizer(str(found.model), trust_remote_code=made.model.trust_remote_code)
     tuned = made.model.model_copy(update={"path": str(found.model), "revision": None})
     model = _model(made.model if base else tuned, is_proven=True)
@@ -169,10 +179,24 @@ def _of_run(found: Run, name: str, base: bool) -> ChatModel:
     )
 
 
-def _of_model(path: str) -> ChatModel:
+def refuse_remote_code(recipe: "recipe.Recipe", name: str, *, is_trusted: bool) -> None:
+    """Stop before code that came with a run's model is run: a recipe that lies in the run's folder gives no permission.
+
+    Raises:
+        RunError: the recipe asks for such code, and the caller did not allow it.
+    """
+    if recipe.model.trust_remote_code and not is_trusted:
+        raise RunError(
+            f"this run's model comes with Python code of its own ({recipe.model.path}), which would run here",
+            where=name,
+            hint="if you trust it, allow it with --trust-remote-code (in Python: trust_remote_code=True)",
+        )
+
+
+def _of_model(path: str, trust_remote_code: bool) -> ChatModel:
     from seodang.model.load import load_tokenizer
 
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
     if not tokenizer.chat_template:
         hint = "give an instruct model, or a run: `seodang tune` gives a base its template"
         raise TemplateError("the model's tokenizer has no chat template", where=path, hint=hint)
@@ -180,7 +204,7 @@ def _of_model(path: str) -> ChatModel:
     turn_end_id = _turn_end_id(tokenizer, path)
     return ChatModel(
         name=path,
-        model=_model(recipe.Model(path=path), is_proven=False),
+        model=_model(recipe.Model(path=path, trust_remote_code=trust_remote_code), is_proven=False),
         tokenizer=tokenizer,
         template=template,
         turn_end_id=turn_end_id,

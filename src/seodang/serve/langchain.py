@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 _ROLES = {"system": "system", "developer": "system", "human": "user", "ai": "assistant", "tool": "tool"}
 _ELSEWHERE = ("tool_use", "tool_call", "function_call", "reasoning", "thinking")  # blocks that are no part of the text
 _SETTINGS = tuple(Generate.model_fields)
-_loaded: WeakValueDictionary[str, ChatModel] = WeakValueDictionary()  # so that copies with other settings share a model
+# (path, trusted) → model: instances with other settings share it
+_loaded: WeakValueDictionary[tuple[str, bool], ChatModel] = WeakValueDictionary()
 _loading = Lock()
 
 
@@ -65,12 +66,13 @@ class ChatSeodang(BaseChatModel):
         None, description="a text that ends an answer and is no part of it, or several"
     )
     system: str | None = Field(None, description="system text; default the recipe's, empty: none")
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
     streaming: bool = Field(False, description="LangChain's: let invoke stream to the callbacks")
     _chat_model: ChatModel = PrivateAttr()
 
     @model_validator(mode="after")
     def _load(self) -> Self:
-        self._chat_model = _shared(self.model)
+        self._chat_model = _shared(self.model, self.trust_remote_code)
         return self
 
     def get_token_ids(self, text: str) -> list[int]:
@@ -274,10 +276,10 @@ class _Batch:
 _BATCH: ContextVar[_Batch | None] = ContextVar("batch", default=None)
 
 
-def _shared(model: str) -> ChatModel:
+def _shared(model: str, trust_remote_code: bool) -> ChatModel:
     with _loading:
-        if (chat_model := _loaded.get(key := str(Path(model).absolute()))) is None:
-            _loaded[key] = chat_model = load_chat_model(model)
+        if (chat_model := _loaded.get(key := (str(Path(model).absolute()), trust_remote_code))) is None:
+            _loaded[key] = chat_model = load_chat_model(model, trust_remote_code=trust_remote_code)
         return chat_model
 
 

@@ -57,6 +57,14 @@ class Session:
         turns = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
         return replace(self, turns={**self.turns, model: (*self.turns.get(model, ()), *turns)})
 
+    def forgotten(self) -> "Session":
+        """The same settings without a conversation."""
+        return replace(self, turns={})
+
+    def without_oldest(self, model: str) -> "Session":
+        """The conversation without the model's oldest question and answer."""
+        return replace(self, turns={**self.turns, model: self.turns.get(model, ())[2:]})
+
     def last_question(self, model: str) -> "tuple[str, Session]":
         """The last question, and the conversation before it.
 
@@ -95,7 +103,7 @@ def change(session: Session, command: Command) -> tuple[Session, str]:
     """
     match command.name:
         case "reset":
-            return replace(session, turns={}), "the conversation is forgotten"
+            return session.forgotten(), "the conversation is forgotten"
         case "system":
             return replace(session, system=command.text or None), f"system text: {command.text or 'none'}"
         case "settings":

@@ -181,8 +181,13 @@ def _nfc(turn: Mapping[str, Any]) -> dict[str, Any]:
     return {**turn, "content": unicodedata.normalize("NFC", content) if isinstance(content, str) else content}
 
 
+def context_length(model: PreTrainedModel) -> int | None:
+    """Tokens that a prompt and its answer may have together; None: the model sets no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
 def _check_context(model: PreTrainedModel, ids: Sequence[Sequence[int]], settings: recipe.Generate) -> None:
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_length(model)
     longest = max(map(len, ids), default=0)
     if context and longest + settings.max_new_tokens > context:
         what = f"a prompt of {longest} tokens and {settings.max_new_tokens} new ones exceed the model's {context}"
