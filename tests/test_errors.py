@@ -1,12 +1,13 @@
 """errors.py: the tree that its docstring draws, and what a message says."""
 
 import inspect
+import pickle
 import re
 
 import pytest
 
 from seodang import errors
-from seodang.errors import GateError, RecipeError, SeodangError, SourceError
+from seodang.errors import GateError, RecipeError, RunError, SeodangError, SourceError
 
 
 def drawn_tree() -> dict[str, tuple[str, int]]:
@@ -31,10 +32,21 @@ def test_the_docstring_draws_the_classes() -> None:
     assert drawn_tree() == classes
 
 
-def test_a_message_says_where_what_and_the_mend() -> None:
-    """The text is `where: what`, and the mend on a line of its own."""
+def test_a_message_says_where_what_and_how_to_fix_it() -> None:
+    """The text is `where: what`, and the hint on a line of its own."""
     assert str(SourceError("no answer", where="a.csv:7", hint="fill it")) == "a.csv:7: no answer\n  → fill it"
     assert str(GateError("worse than its base")) == "worse than its base"
+
+
+def test_control_characters_are_shown() -> None:
+    """A file's name or a row's text in a message steers no terminal, wherever it stands; a name takes one line."""
+    error = SourceError("no column '\x1b]0;x\x07'", where="a\x1b[2J\nb\udcb0.csv:1", hint="see \u202ea.csv\x9b")
+    assert str(error) == "a␛[2J␊b\ufffd.csv:1: no column '␛]0;x␇'\n  → see \ufffda.csv\ufffd"
+    assert (error.where, error.what) == ("a␛[2J␊b\ufffd.csv:1", "no column '␛]0;x␇'")
+    assert "\x1b" not in str(RecipeError(["name: '\x1b[31m'"], where="\x1b.yaml")) + repr(RunError("\x1b"))
+    assert RecipeError(["a\x1b"]).faults == ("a␛",)
+    str(error).encode()  # no lone surrogate is left
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 @pytest.mark.parametrize(("faults", "count"), [(["a: missing"], "1 fault"), (["a: missing", "b: missing"], "2 faults")])

@@ -12,11 +12,31 @@
     ├── HubError                a hub that cannot be reached or does not let the user write
     └── GateError               exit code 1: readable input that must not be trained on, a failed proof
 
-An error says *where* (file:row or recipe key), *what* is wrong, and how to fix it (*hint*).
+An error says *where* (file:row or recipe key), *what* is wrong, and how to fix it (*hint*). Names of files and text of
+data stand in it as they are shown everywhere: control characters visible, so that no message steers a terminal.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
+
+# Control characters but tab and newline, direction overrides, and lone surrogates.
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """Control characters and lone surrogates replaced by pictures (␛, �); CR LF becomes LF."""
+    return UNPRINTABLE.sub(_picture, text.replace("\r\n", "\n"))
+
+
+def visible_line(text: str) -> str:
+    """The same on one line: a line break in the name of a file is a picture too."""
+    return visible(text).replace("\n", "␊").replace("\t", "␉")
+
+
+def _picture(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"
 
 
 class SeodangError(Exception):
@@ -25,9 +45,9 @@ class SeodangError(Exception):
     exit_code = 2
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
-        self.what, self.where, self.hint = what, where, hint
-        head = f"{where}: {what}" if where else what
-        super().__init__(f"{head}\n  → {hint}" if hint else head)
+        self.what, self.where, self.hint = visible(what), visible_line(where), visible(hint)
+        head = f"{self.where}: {self.what}" if where else self.what
+        super().__init__(f"{head}\n  → {self.hint}" if hint else head)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Passed from process to process unchanged: `__init__` would take the whole sentence for `what`."""
@@ -38,7 +58,7 @@ class RecipeError(SeodangError):
     """All faults of one recipe, a line each."""
 
     def __init__(self, faults: Sequence[str], *, where: str = "", hint: str = "") -> None:
-        self.faults = tuple(faults)
+        self.faults = tuple(visible(fault) for fault in faults)
         count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
         super().__init__(
             f"{count} in the recipe" + "".join(f"\n  - {fault}" for fault in self.faults), where=where, hint=hint

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import close_session, constants
+from markdown_it import MarkdownIt
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from hub_server import READER, WRITER, Hub, Repo, serve
@@ -23,11 +24,12 @@ from run_folder import RECIPE, write_run
 from seodang.errors import GateError, HubError, RunError, SeodangError
 from seodang.model.packaged import PACKAGED
 from seodang.publish.base_model import GEMMA_NOTICE, ORIGINS, find_base
-from seodang.publish.card import languages, plain, published_recipe
+from seodang.publish.card import address, code, languages, plain, published_recipe
 from seodang.publish.hub import Pushed, push, show_push
 from seodang.publish.secrets import leaks, own_secrets
 from seodang.recipe import Recipe, load_recipe
 from seodang.show.console import get_console
+from seodang.show.formatting import visible
 from seodang.types import Answer
 
 TEMPLATES = ROOT / "src" / "seodang" / "templates"
@@ -328,6 +330,24 @@ def test_figures_follow_the_proof(run: Path) -> None:
     assert "| 9 (few) |" in card
     assert "What the model forgot was not measured" in card
     assert "same question gets the same answer was not measured" in card
+
+
+@pytest.mark.parametrize(
+    "name", ["a`b.csv", "``.csv", "`<i>`.csv", "a|b`c.csv", "감기`` `약`.csv", "\x1b[2J`\n# x.csv"]
+)
+def test_a_file_name_stays_in_its_code_span(name: str) -> None:
+    """Whatever a file is called, Markdown shows its name as code in one cell of the table, control characters masked."""
+    page = MarkdownIt().enable("table").parse(f"| from | to |\n|---|---|\n| {code(name)} | end |\n")
+    cells = [token.children or [] for token in page if token.type == "inline"][2:]
+    assert [[child.type for child in cell] for cell in cells] == [["code_inline"], ["text"]]
+    assert cells[0][0].content == " ".join(visible(name).split())
+
+
+@pytest.mark.parametrize("link", ["https://x.org/> <script>alert(1)</script>", "javascript:alert(1)", "x` | y"])
+def test_a_licence_link_is_a_web_address_or_plain_text(link: str) -> None:
+    """The licence of a base is another's text: only a web address becomes a link."""
+    assert MarkdownIt("commonmark", {"html": True}).render(address(link)).count("<") == 2  # the paragraph's own tags
+    assert address("https://x.org/a?b=1") == "<https://x.org/a?b=1>"
 
 
 def test_a_run_without_a_proof_says_so(run: Path) -> None:

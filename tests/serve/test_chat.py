@@ -190,7 +190,7 @@ def test_ctrl_c_ends_piped_questions(
     def interrupt(*_: object, **__: object) -> object:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("seodang.show.formatting.UNPRINTABLE", type("", (), {"sub": interrupt})())
+    monkeypatch.setattr("seodang.errors.UNPRINTABLE", type("", (), {"sub": interrupt})())
     with pytest.raises(KeyboardInterrupt):
         piped(monkeypatch, capsys, run.folder, "물\n감기\n")
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -100,6 +101,25 @@ def test_answers_are_escaped(html: str) -> None:
     assert "<script>" not in html
     assert "console.error(&#39;escaped badly&#39;)" in html
     assert "<b>당뇨병</b>" in Page(html).text
+
+
+def test_no_control_character_stands_in_the_page(tmp_path: Path) -> None:
+    """Names of files, rows, templates and versions are foreign text as answers are: all of it is made visible."""
+    run = write_run(tmp_path / "run")
+    evil = "a\x1b[2J\x00\x9b\u202eb"
+    counts = json.loads((run / "counts.json").read_text(encoding="utf-8"))
+    findings = json.loads((run / "findings.json").read_text(encoding="utf-8"))
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    counts[0] |= {"source": evil, "remarks": [evil], "dropped": {evil: 1}}
+    findings[0] |= {"where": evil, "what": evil, "hint": evil, "rows": [evil]}
+    manifest |= {"name": evil, "template": {"origin": evil, "turn_end": evil}, "versions": {evil: evil}}
+    for name, value in (("counts", counts), ("findings", findings), ("manifest", manifest)):
+        (run / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
+    page = report(run).read_text(encoding="utf-8")
+    assert not re.findall(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", page)
+    assert page.count("a␛[2J␀\ufffd\ufffdb") > 8
+    for picture in (run / "pictures").glob("*.svg"):
+        ElementTree.parse(picture)
 
 
 def test_everything_of_the_run_is_shown(html: str) -> None:

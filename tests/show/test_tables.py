@@ -1,11 +1,14 @@
 """terminal: the same evidence at 100 columns, in Korean, with and without colour."""
 
 import io
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 import run_folder
 from events import eval_event, train_event
@@ -14,7 +17,7 @@ from seodang.errors import SourceError
 from seodang.recipe import load_recipe
 from seodang.run.events import NoteEvent, SpeedEvent
 from seodang.show import console, tables
-from seodang.types import Answer, Counts
+from seodang.types import Answer, Counts, Finding
 
 
 def printed(show: str, *values: object, width: int = 100, color: bool = False) -> str:
@@ -73,6 +76,42 @@ def test_models_cannot_steer_the_terminal() -> None:
     assert "[red]␛[2J가[/red] :smile:" in text
     assert "\x1b[2J" not in text
     assert "base: no answer" in text
+
+
+EVIL = "a\x1b[2J\x9b\nb.csv"
+
+
+@pytest.mark.parametrize(
+    ("show", "values"),
+    [
+        ("show_counts", ([Counts(stage="read", source=EVIL, rows_in=1, kept=0, dropped={EVIL: 1}, remarks=(EVIL,))],)),
+        ("show_findings", ([Finding(check="x", severity="warn", where=EVIL, what=EVIL, hint=EVIL, rows=(EVIL,))],)),
+        ("show_samples", ({EVIL: {"train": {"where": EVIL, "text": EVIL, "supervised": [[0, 3]]}}},)),
+        ("show_end", (Path(EVIL), Path(EVIL), 1.0)),
+        ("show_starter", (Path(EVIL), f"path: {EVIL}", [EVIL])),
+        ("show_error", (SourceError(EVIL, where=EVIL, hint=EVIL),)),
+        ("show_plan", (load_recipe(run_folder.RECIPE | {"name": "x"}).model_copy(update={"name": EVIL}),)),
+    ],
+)
+def test_names_cannot_steer_the_terminal(show: str, values: tuple[object, ...]) -> None:
+    """A file is called as it likes: its control characters are shown, whichever part of the evidence names it."""
+    text = printed(show, *values)
+    assert "␛[2J" in text
+    assert not set(text) & {"\x1b", "\x9b"}
+
+
+def test_whatever_is_printed_is_masked(capsys: pytest.CaptureFixture[str]) -> None:
+    """The console itself masks what its caller forgot, in tables too; its own colours stay."""
+    table = Table(EVIL)
+    table.add_row(EVIL)
+    console.get_console().print(EVIL, table, Text(EVIL, style="bold"))
+    printed_text = capsys.readouterr().out
+    assert not set(printed_text) & {"\x1b", "\x9b"}
+    assert printed_text.count("␛[2J") == 4
+    colored = console._SafeConsole(file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    colored.print(Text(EVIL, style="bold red"))
+    assert "\x1b[1;31m" in colored.file.getvalue()
+    assert "\x1b[2J" not in colored.file.getvalue()
 
 
 def test_narrow_terminals_show_answers_one_above_the_other() -> None:

@@ -21,7 +21,7 @@ ORIGINS = MappingProxyType(
     }
 )
 GEMMA = re.compile(r"Gemma[23]?n?For")  # the generations that the Gemma Terms of Use bind, whatever was made of them
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?", re.ASCII)
 LICENSE_KEYS = ("license", "license_name", "license_link")
 
 
@@ -60,11 +60,11 @@ def find_base(path: str, architecture: str) -> Base:
             "bits: they are close to, but not the same as, the weights published there.",
         )
     if not is_local(path):
-        return Base(name=path, hub=path, license=terms)
+        return Base(name=path, hub=path if HUB_ID.fullmatch(path) else None, license=terms)
     card = _card(Path(path) / "README.md")
     own = {key: str(card[key]) for key in LICENSE_KEYS if isinstance(card.get(key), str)}
     above = card.get("base_model")
-    above = above if isinstance(above, str) and HUB_ID.fullmatch(above) else None
+    above = above if isinstance(above, str) and "/" in above and HUB_ID.fullmatch(above) else None
     return Base(
         name=file_name(path),
         hub=above,

@@ -18,7 +18,7 @@ from seodang.proof.behaviour import hangul_share
 from seodang.proof.proof import stability_of
 from seodang.proof.stability import Stability
 from seodang.proof.verdict import FEW_ROWS, UNCHANGED
-from seodang.publish.base_model import GEMMA_NOTICE, Base, file_name, is_local
+from seodang.publish.base_model import GEMMA_NOTICE, HUB_ID, Base, file_name, is_local
 from seodang.recipe import Recipe, Source
 from seodang.run.evidence import Evidence
 from seodang.show import formatting
@@ -65,6 +65,8 @@ def card(evidence: Evidence, recipe: Recipe, base: Base, *, repo: str, adapter: 
         formatting.signed_percent,
         formatting.duration,
         plain,
+        code,
+        address,
     )
     environment.filters |= {function.__name__: function for function in filters}
     proof = evidence.proof or {}
@@ -144,6 +146,19 @@ def plain(text: object) -> str:
     return re.sub(r"([\\`*_|\[\]])", r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
+def code(text: object) -> str:
+    """Text of data as a Markdown code span, also in a table: one line, and fenced by more backticks than it holds."""
+    line = " ".join(formatting.visible(str(text)).split()).replace("|", "\\|")
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    edge = " " if not line or "`" in (line[0], line[-1]) else ""  # CommonMark strips one blank from both ends
+    return f"{fence}{edge}{line}{edge}{fence}"
+
+
+def address(text: object) -> str:
+    """A web address as Markdown's autolink; anything else as plain text."""
+    return f"<{text}>" if re.fullmatch(r"https?://[^\s<>\x00-\x1f]+", str(text)) else plain(text)
+
+
 def _shortened(path: str) -> str:
     return file_name(path) if is_local(path) else path
 
@@ -183,9 +198,11 @@ def _added(tables: Iterable[Mapping[str, int]]) -> str:
 
 def _origin(source: Source) -> str:
     if source.hub:
-        at = f" at {source.revision}" if source.revision else ""
+        at = f" at {plain(source.revision)}" if source.revision else ""
+        if not HUB_ID.fullmatch(source.hub):
+            return code(source.hub) + at
         return f"[{source.hub}](https://huggingface.co/datasets/{source.hub}){at}"
-    return ", ".join(f"`{_data_name(path)}`" for path in source.path or ())
+    return ", ".join(code(_data_name(path)) for path in source.path or ())
 
 
 def _limits(proof: Mapping[str, Any] | None, found: Verdict) -> list[str]:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.text import Text
 
 from seodang.distributed import is_main
@@ -22,14 +23,22 @@ NUM_LOG_LINES = 10  # training lines where there is no bar
 LOG_WIDTH = 100  # columns where the output is no terminal
 
 
+class _SafeConsole(Console):
+    """Whatever is printed, by whomever: its control characters are shown, not obeyed."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
 def get_console(*, stderr: bool = False, any_rank: bool = False) -> Console:
     """A console that takes text literally; without colour where it is no terminal or NO_COLOR is set.
 
     Of several processes only the main one prints, unless `any_rank`.
     """
     options: dict[str, Any] = {"stderr": stderr, "highlight": False, "markup": False, "emoji": False}
-    plain = Console(**options, quiet=not (any_rank or is_main()))
-    return plain if plain.is_terminal else Console(**options, quiet=plain.quiet, width=LOG_WIDTH)
+    plain = _SafeConsole(**options, quiet=not (any_rank or is_main()))
+    return plain if plain.is_terminal else _SafeConsole(**options, quiet=plain.quiet, width=LOG_WIDTH)
 
 
 def show_line(sentence: str) -> None:
@@ -131,9 +140,9 @@ def can_ask() -> bool:
 def choose(question: str, choices: Sequence[str]) -> str:
     """Ask for one of `choices`; the first is taken if nothing is typed."""
     out = get_console()
-    out.print(Text(question, style="bold"))
+    out.print(Text(visible(question), style="bold"))
     for place, choice in enumerate(choices, 1):
-        out.print(Text(f"  {place} {choice}" + ("  (guess)" if place == 1 else "")))
+        out.print(Text(f"  {place} {visible(choice)}" + ("  (guess)" if place == 1 else "")))
     while True:
         typed = out.input("> ").strip()
         if not typed:

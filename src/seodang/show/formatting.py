@@ -1,12 +1,12 @@
 """Numbers and foreign text as people read them, in the report and the terminal alike."""
 
 import math
-import re
+
+from seodang.errors import visible as visible
+from seodang.errors import visible_line as visible_line
 
 MISSING = "—"
 LINE_BREAK_CHARACTERS = 30  # what a line break counts as
-# Control characters but tab and newline, and direction overrides: no model's output may steer a terminal or a page.
-UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -60,11 +60,6 @@ def plural(count: int, word: str) -> str:
     return f"{count:,} {word}" + ("" if count == 1 else "s")
 
 
-def visible(text: str) -> str:
-    """Control characters and lone surrogates replaced by pictures (␛, �); CR LF becomes LF."""
-    return UNPRINTABLE.sub(_picture, text.replace("\r\n", "\n"))
-
-
 def fold(text: str, limit: int) -> tuple[str, str]:
     """(what is shown, what is folded away): about `limit` characters, cut at white space where there is some.
 
@@ -88,8 +83,3 @@ def fold(text: str, limit: int) -> tuple[str, str]:
 def listing(words: list[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def _picture(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"

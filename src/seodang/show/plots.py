@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
 from seodang.run.events import EvalEvent, RecordedEvent, TrainEvent
-from seodang.show.formatting import whole
+from seodang.show.formatting import visible_line, whole
 from seodang.types import Histogram, Lengths, LengthStats
 
 if TYPE_CHECKING:
@@ -85,7 +85,12 @@ def lengths_figure(
         axes = figure.add_subplot(len(shown), 1, number + 1)
         held_out = name not in lengths.train
         _strip(axes, strips[name].histogram, color=colors[name])
-        _titles(axes, (names or {}).get(name, name), _summary(strips[name].tokens, held_out, narrow), colors[name])
+        _titles(
+            axes,
+            visible_line((names or {}).get(name, name)),
+            _summary(strips[name].tokens, held_out, narrow),
+            colors[name],
+        )
         axes.set_xlim(0, right)
         if is_near:
             axes.axvline(limit, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
@@ -271,7 +276,7 @@ def _draw_curves(
         if points:
             marker = "o" if len(points) <= 50 else None
             axes.plot(*zip(*points, strict=True), color=color, linewidth=1.8, marker=marker, markersize=3)
-            ends[names.get(name, name)] = (points[-1][1], color)
+            ends[visible_line(names.get(name, name))] = (points[-1][1], color)
     return ends
 
 

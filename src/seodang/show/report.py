@@ -85,7 +85,7 @@ def render(evidence: Evidence, name: str) -> str:
     )
     environment.filters |= {function.__name__: function for function in (*filters, formatting.visible)}
     order = source_order(evidence)
-    return environment.get_template("report.html.jinja").render(
+    page = environment.get_template("report.html.jinja").render(
         name=evidence.manifest.name if evidence.manifest else name,
         evidence=evidence,
         manifest=to_json(evidence.manifest) if evidence.manifest else {},
@@ -109,6 +109,7 @@ def render(evidence: Evidence, name: str) -> str:
             for split, row in splits.items()
         ],
     )
+    return formatting.visible(page)  # whatever it shows, no control character is part of HTML
 
 
 def source_order(evidence: Evidence) -> list[str]:

@@ -18,7 +18,17 @@ from seodang.data.template.find import ChatTemplate
 from seodang.proof.behaviour import AnswerBehaviour
 from seodang.recipe import Part, Recipe
 from seodang.show.console import get_console
-from seodang.show.formatting import MISSING, duration, fold, number, percent, signed_percent, visible, whole
+from seodang.show.formatting import (
+    MISSING,
+    duration,
+    fold,
+    number,
+    percent,
+    signed_percent,
+    visible,
+    visible_line,
+    whole,
+)
 from seodang.show.sentences import KINDS, Verdict, kinds, verdict
 from seodang.types import Answer, Counts, Finding, Lengths, Sample
 
@@ -61,11 +71,12 @@ def show_plan(recipe: Recipe, placement: "Placement | None" = None, *, out: Cons
 def show_starter(path: Path, yaml: str, remarks: Sequence[str], *, out: Console | None = None) -> None:
     """The recipe that was written, what was guessed, and the next two commands."""
     out = out or get_console()
-    out.print(Text(yaml.rstrip()), soft_wrap=True)
+    out.print(Text(visible(yaml.rstrip())), soft_wrap=True)
     out.print()
     for remark in remarks:
         out.print(Text("· " + visible(remark), style="dim"))
-    out.print(Text(f"written {path}; now: seodang inspect {path}, then seodang tune {path}"))
+    name = visible_line(str(path))
+    out.print(Text(f"written {name}; now: seodang inspect {name}, then seodang tune {name}"))
 
 
 def show_counts(counts: Sequence[Counts], *, out: Console | None = None) -> None:
@@ -81,7 +92,7 @@ def show_counts(counts: Sequence[Counts], *, out: Console | None = None) -> None
                     effects.append("\n" if effects else "").append(f"{sign}{rows:,} {visible(reason)}", style=style)
             for remark in count.remarks:
                 effects.append("\n" if effects else "").append(visible(remark), style="dim")
-            name = Text(source if place == 0 else "", style="bold")
+            name = Text(visible(source) if place == 0 else "", style="bold")
             table.add_row(name, count.stage, whole(count.rows_in), whole(count.kept), effects)
     out.print(table)
 
@@ -96,11 +107,14 @@ def show_findings(findings: Sequence[Finding], *, out: Console | None = None) ->
     grid.add_column(min_width=6)
     grid.add_column(overflow="fold")
     for finding in sorted(findings, key=lambda finding: list(SEVERITIES).index(finding.severity)):
-        text = Text(f"{finding.where}: {visible(finding.what)}")
+        text = Text(f"{visible_line(finding.where)}: {visible(finding.what)}")
         if finding.rows:
-            text.append(f" ({', '.join(finding.rows[:3])}{', …' if len(finding.rows) > 3 else ''})", style="dim")
+            text.append(
+                f" ({', '.join(map(visible_line, finding.rows[:3]))}{', …' if len(finding.rows) > 3 else ''})",
+                style="dim",
+            )
         if finding.hint:
-            text.append(f"\n→ {finding.hint}", style="dim")
+            text.append(f"\n→ {visible(finding.hint)}", style="dim")
         grid.add_row(Text(finding.severity, style=SEVERITIES[finding.severity]), text)
     out.print(grid)
 
@@ -122,7 +136,8 @@ def show_samples(samples: Mapping[str, Mapping[str, Sample]], *, out: Console | 
         row = splits.get("train") or splits.get("holdout")
         if not row:
             continue
-        out.print(Text().append(f"{source} ", style="bold").append(row.where, style="dim"))
+        head = Text().append(f"{visible(source)} ", style="bold")
+        out.print(head.append(visible_line(row.where), style="dim"))
         text, done = Text(), 0
         for start, end in row.supervised:
             text.append(visible(row.text[done:start]), style="dim")
@@ -145,7 +160,7 @@ def show_lengths(lengths: Lengths, *, out: Console | None = None) -> None:
             share = row.supervised.total / stats.total if stats.total else None
             counted = split == "train" or source not in lengths.train
             table.add_row(
-                Text(source, style="bold"),
+                Text(visible(source), style="bold"),
                 split,
                 *(whole(stats.count), whole(stats.median), number(stats.mean, 1)),
                 *(whole(stats.p95), whole(stats.max), percent(share), whole(cut) if counted else ""),
@@ -230,7 +245,8 @@ def show_end(run: Path, page: Path, seconds: float, *, out: Console | None = Non
     """Where the model and the report are, and how to go on."""
     out = out or get_console()
     out.print()
-    out.print(Text(f"model   {run / 'model'}\nreport  {page}\n").append(f"took {duration(seconds)}", style="dim"))
+    places = f"model   {visible_line(str(run / 'model'))}\nreport  {visible_line(str(page))}\n"
+    out.print(Text(places).append(f"took {duration(seconds)}", style="dim"))
 
 
 def _model_answers(model: str, answers: Sequence[Answer]) -> RenderableType:
@@ -257,7 +273,7 @@ def _losses(found: Verdict) -> Table:
     for change in found.changes:
         bits = f"{number(change.base_bits)} → {number(change.tuned_bits)}" if change.base_bits is not None else ""
         table.add_row(
-            Text(change.source, style="bold"),
+            Text(visible(change.source), style="bold"),
             change.role,
             number(change.base),
             number(change.tuned),
@@ -297,7 +313,7 @@ def _table(*heads: str) -> Table:
 
 def _title(out: Console, title: str) -> None:
     out.print()
-    out.print(Rule(Text(title, style="bold"), align="left", style="dim", characters="─"))
+    out.print(Rule(Text(visible_line(title), style="bold"), align="left", style="dim", characters="─"))
 
 
 def _settings(part: Part, *, skip: Sequence[str] = ()) -> Text:
@@ -307,7 +323,7 @@ def _settings(part: Part, *, skip: Sequence[str] = ()) -> Text:
     own = "  ".join(f"{key}={value}" for key, value in shown.items() if key in part.model_fields_set)
     default = "  ".join(f"{key}={value}" for key, value in shown.items() if key not in part.model_fields_set)
     text = Text(visible(own))
-    return text.append(("\n" if own else "") + "default: " + default, style="dim") if default else text
+    return text.append(("\n" if own else "") + "default: " + visible(default), style="dim") if default else text
 
 
 def _value(value: Any) -> str:
