@@ -336,7 +336,7 @@ def test_figures_follow_the_proof(run: Path) -> None:
     "name", ["a`b.csv", "``.csv", "`<i>`.csv", "a|b`c.csv", "감기`` `약`.csv", "\x1b[2J`\n# x.csv"]
 )
 def test_a_file_name_stays_in_its_code_span(name: str) -> None:
-    """Whatever a file is called, Markdown shows its name as code in one cell of the table, control characters masked."""
+    """Whatever a file is called, Markdown shows its name as code in one cell of the table, masked."""
     page = MarkdownIt().enable("table").parse(f"| from | to |\n|---|---|\n| {code(name)} | end |\n")
     cells = [token.children or [] for token in page if token.type == "inline"][2:]
     assert [[child.type for child in cell] for cell in cells] == [["code_inline"], ["text"]]

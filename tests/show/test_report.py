@@ -112,7 +112,8 @@ def test_no_control_character_stands_in_the_page(tmp_path: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     counts[0] |= {"source": evil, "remarks": [evil], "dropped": {evil: 1}}
     findings[0] |= {"where": evil, "what": evil, "hint": evil, "rows": [evil]}
-    manifest |= {"name": evil, "template": {"origin": evil, "turn_end": evil}, "versions": {evil: evil}}
+    manifest["template"] |= {"origin": evil, "turn_end": evil}
+    manifest |= {"name": evil, "versions": {evil: evil}}
     for name, value in (("counts", counts), ("findings", findings), ("manifest", manifest)):
         (run / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
     page = report(run).read_text(encoding="utf-8")

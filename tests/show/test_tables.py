@@ -17,7 +17,7 @@ from seodang.errors import SourceError
 from seodang.recipe import load_recipe
 from seodang.run.events import NoteEvent, SpeedEvent
 from seodang.show import console, tables
-from seodang.types import Answer, Counts, Finding
+from seodang.types import Answer, Counts, Finding, Sample
 
 
 def printed(show: str, *values: object, width: int = 100, color: bool = False) -> str:
@@ -86,7 +86,7 @@ EVIL = "a\x1b[2J\x9b\nb.csv"
     [
         ("show_counts", ([Counts(stage="read", source=EVIL, rows_in=1, kept=0, dropped={EVIL: 1}, remarks=(EVIL,))],)),
         ("show_findings", ([Finding(check="x", severity="warn", where=EVIL, what=EVIL, hint=EVIL, rows=(EVIL,))],)),
-        ("show_samples", ({EVIL: {"train": {"where": EVIL, "text": EVIL, "supervised": [[0, 3]]}}},)),
+        ("show_samples", ({EVIL: {"train": Sample(where=EVIL, text=EVIL, supervised=((0, 3),))}},)),
         ("show_end", (Path(EVIL), Path(EVIL), 1.0)),
         ("show_starter", (Path(EVIL), f"path: {EVIL}", [EVIL])),
         ("show_error", (SourceError(EVIL, where=EVIL, hint=EVIL),)),
