@@ -205,6 +205,29 @@ def _flip(entry: Path) -> None:
     rows.write_bytes(content)
 
 
+def _change(entry: Path, key: str, value: object) -> None:
+    facts = json.loads((entry / ENTRY).read_text(encoding="utf-8"))
+    (entry / ENTRY).write_text(json.dumps({**facts, key: value}), encoding="utf-8")
+
+
+def _file_instead(entry: Path) -> None:
+    shutil.rmtree(entry)
+    entry.write_text("")
+
+
+def _dangling_link(entry: Path) -> None:
+    shutil.rmtree(entry)
+    entry.symlink_to(entry.parent / "nowhere")
+
+
+def _link_to_another_folder(entry: Path) -> None:
+    other = entry.parent.parent / "other"
+    other.mkdir()
+    (other / "keep.txt").write_text("not ours")
+    shutil.rmtree(entry)
+    entry.symlink_to(other)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -214,9 +237,25 @@ def _flip(entry: Path) -> None:
         lambda entry: (entry / ENTRY).write_text("{"),
         lambda entry: (entry / ENTRY).write_text("{}"),
         lambda entry: (entry / ENTRY).unlink(),
+        lambda entry: (entry / ENTRY).write_text("[]"),
+        lambda entry: (entry / ENTRY).write_text("null"),
+        lambda entry: (entry / ENTRY).write_bytes(b"\xff\xfe"),
+        lambda entry: _change(entry, "samples", {"medical": 3}),
+        lambda entry: _change(entry, "samples", {"medical": {"train": {"where": "a:1", "text": None}}}),
+        lambda entry: _change(entry, "counts", [{"stage": "split"}]),
+        lambda entry: _change(entry, "splits", {"../../x": {}}),
+        lambda entry: _change(entry, "files", {"gone.arrow": {"num_bytes": 1, "checksum": "a"}}),
+        lambda entry: _change(entry, "schema_version", 0),
+        _file_instead,
+        _dangling_link,
+        _link_to_another_folder,
     ],
-    ids=["cut off", "one bit", "a file gone", "no JSON", "empty", "no entry"],
-)
+    ids=[
+        "cut off", "one bit", "a file gone", "no JSON", "empty", "no entry", "a list", "null", "no text", "odd samples",
+        "a sample without its fields", "odd counts", "odd splits", "an unknown file", "another version", "a file",
+        "a dangling link", "a link",
+    ],
+)  # fmt: skip
 def test_a_damaged_entry_is_told_and_made_again(
     damage: Callable[[Path], None], tmp_path: Path, renderer: Renderer, warnings: list[str]
 ) -> None:
@@ -231,6 +270,59 @@ def test_a_damaged_entry_is_told_and_made_again(
     assert "prepared/a-b are damaged" in warnings[0]
     store.get("a-b", make)
     assert make.times == 2
+    other = tmp_path / "other"
+    assert not other.exists() or (other / "keep.txt").read_text() == "not ours"
+
+
+def test_a_byte_in_the_middle_of_a_large_file_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every byte counts, whatever the file's size."""
+    monkeypatch.setattr(module, "CHUNK_BYTES", 1 << 12)
+    path = tmp_path / "rows.arrow"
+    content = bytearray(100_001)
+    path.write_bytes(content)
+    known = module._File.of(path)
+    for position in (0, 4095, 50_000, 100_000):
+        content[position] ^= 1
+        path.write_bytes(content)
+        assert module._File.of(path) != known
+        content[position] ^= 1
+    path.write_bytes(content)
+    assert module._File.of(path) == known
+
+
+def test_whatever_lies_in_the_cache_does_not_stop_a_start(
+    tmp_path: Path, renderer: Renderer, warnings: list[str]
+) -> None:
+    """Other people's files, links and folders beside the entries are left alone."""
+    folder = tmp_path / "prepared"
+    (folder / "s-folder").mkdir(parents=True)
+    (folder / "s-file").write_text("")
+    (folder / "s-link").symlink_to("nowhere")
+    (folder / "s-other").mkdir()
+    (folder / "s-other" / ENTRY).symlink_to("nowhere")
+    store = Store(folder, warnings.append)
+    assert store.has_thinking("s") is None
+    recipe = _recipe(tmp_path)
+    assert len(_join(recipe, store.get("s-b", _Maker(recipe, renderer))).rows["train"]) > 20
+    assert store.has_thinking("s") is False
+    assert warnings == []
+
+
+def test_an_entry_that_cannot_be_replaced_is_prepared_without(
+    tmp_path: Path, renderer: Renderer, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a damaged entry cannot be removed, rows are made all the same, and said not to be kept."""
+
+    def refuse(_: Path) -> None:
+        raise PermissionError("not yours")
+
+    (tmp_path / "prepared").mkdir()
+    (tmp_path / "prepared" / "a-b").write_text("")
+    monkeypatch.setattr(module, "_remove", refuse)
+    recipe = _recipe(tmp_path)
+    rendered = Store(tmp_path / "prepared", warnings.append).get("a-b", _Maker(recipe, renderer))
+    assert len(_join(recipe, rendered).rows["train"]) > 20
+    assert [("damaged" in warning, "not kept" in warning) for warning in warnings] == [(True, False), (False, True)]
 
 
 def test_what_fails_leaves_nothing(tmp_path: Path, warnings: list[str]) -> None:

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,3 +84,41 @@ def test_errors_of_ours_travel_whole() -> None:
         list(in_order(fail, range(3), processes=2))
     assert (caught.value.what, caught.value.where, caught.value.hint) == ("broken", "a.jsonl:3", "mend it")
     assert str(caught.value) == "a.jsonl:3: broken\n  → mend it"
+
+
+ORPHANS = """
+import os, sys, time
+from seodang.data.workers import in_order
+
+def work(block):
+    print(os.getpid(), flush=True)
+    return bytes(10_000_000)  # more than a pipe holds
+
+for _ in in_order(work, range(8), processes=2):
+    print("first", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="work is shared by forked processes on Linux alone")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_a_parent_that_was_killed(how: signal.Signals) -> None:
+    """None is left behind, blocked in writing to a pipe that nobody reads."""
+    parent = subprocess.Popen([sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    workers: set[int] = set()
+    while (line := parent.stdout.readline().strip()) != "first" or len(workers) < 2:
+        assert line, "the parent ended"
+        workers |= {int(line)} if line.isdigit() else set()
+    parent.send_signal(how)
+    parent.wait()
+    parent.stdout.read()  # ends once no worker holds the other end
+    while any(_is_alive(worker) for worker in workers):  # ends: its files are closed already
+        time.sleep(0.01)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False

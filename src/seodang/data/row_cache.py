@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
+import xxhash
 from datasets import Dataset
 from filelock import FileLock
 
@@ -43,7 +44,7 @@ from seodang.types import Counts, Finding, Sample
 
 MOST_BYTES = 20_000_000_000  # the entries used least recently go when all together are larger
 ABANDONED_SECONDS = 86_400  # an unfinished entry that is older was left behind by a process that was killed
-SAMPLES, SAMPLE_BYTES = 64, 1 << 16  # what of a large file enters its checksum: all of it would take seconds
+CHUNK_BYTES = 1 << 20  # read at a time
 ENTRY = "entry.json"
 LIBRARIES = ("datasets", "jinja2", "numpy", "pyarrow", "tokenizers", "transformers")  # they split, render, tokenize
 CODE = ("data", "check/audit.py")  # what makes the rows and the findings that are kept with them
@@ -118,33 +119,39 @@ class Store:
 
     def _found(self, key: str) -> RenderedSources | None:
         entry = self.folder / key
-        if not entry.is_dir():
+        if not os.path.lexists(entry):
             return None
         try:
             return read(entry)
         except DamagedError as error:
             self.warn(f"prepared rows in {entry} are damaged ({error}): they are prepared again")
-            shutil.rmtree(entry)
             return None
 
     def _made(self, key: str, make: Callable[[Path | None], RenderedSources]) -> RenderedSources:
         self._free_space()
         with _unfinished(self.folder) as unfinished:
-            write(unfinished, make(unfinished))
-            unfinished.rename(self.folder / key)
-        return read(self.folder / key)
+            made = make(unfinished)
+            try:
+                write(unfinished, made)
+                _remove(self.folder / key)
+                unfinished.rename(self.folder / key)
+                return read(self.folder / key)
+            except OSError as error:
+                self.warn(f"prepared rows are not kept for the next start: {self.folder / key}: {error}")
+        return make(None)
 
     def _free_space(self) -> None:
         """Remove what was left behind, and the entries used least recently as long as all are too large."""
         for abandoned in self.folder.glob(".unfinished-*"):
             if time.time() - abandoned.stat().st_mtime > ABANDONED_SECONDS:
                 shutil.rmtree(abandoned, ignore_errors=True)
-        entries = sorted(self.folder.glob(f"*/{ENTRY}"), key=lambda entry: entry.parent.stat().st_mtime, reverse=True)
+        entries = [entry.parent for entry in self.folder.glob(f"*/{ENTRY}")]
         total = 0
-        for entry in entries:
-            total += sum(file.stat().st_size for file in entry.parent.iterdir())
+        for entry in sorted(entries, key=lambda entry: entry.lstat().st_mtime, reverse=True):
+            total += sum(file.lstat().st_size for file in entry.iterdir())
             if total > MOST_BYTES:
-                shutil.rmtree(entry.parent, ignore_errors=True)  # a run that has it open keeps it until it ends
+                with suppress(OSError):
+                    _remove(entry)  # a run that has it open keeps it until it ends
 
 
 def write(folder: Path, made: RenderedSources) -> None:
@@ -202,6 +209,14 @@ def _rows(folder: Path, source: str, split_name: str) -> Dataset:
     return Dataset.from_file(str(folder / rows_file(source, split_name)))
 
 
+def _remove(path: Path) -> None:
+    """Remove whatever is there, of a link the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def _unfinished(folder: Path) -> Iterator[Path]:
     """A folder to write to, gone unless it is renamed."""
@@ -213,14 +228,12 @@ def _unfinished(folder: Path) -> Iterator[Path]:
 
 
 def _checksum(path: Path) -> str:
-    """Checksum of a file: of all its bytes if it is small, else of samples from its beginning to its end."""
-    size = path.stat().st_size
-    digest = blake2b(digest_size=16)
-    with path.open("rb") as file:
-        for sample in range(SAMPLES):
-            if size > SAMPLES * SAMPLE_BYTES:
-                file.seek((size - SAMPLE_BYTES) * sample // (SAMPLES - 1))
-            digest.update(file.read(SAMPLE_BYTES))
+    """Checksum of all bytes of a file, as fast as they can be read: it finds damage, no forgery."""
+    digest = xxhash.xxh3_128()
+    buffer = memoryview(bytearray(CHUNK_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
     return digest.hexdigest()
 
 

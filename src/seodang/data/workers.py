@@ -11,6 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import chain, islice
+from threading import Thread
 from typing import Any, TypeVar
 
 from seodang.errors import ResourceError
@@ -92,8 +93,16 @@ def _begin(work: Callable[[Any], Any]) -> None:
     global _work
     _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    Thread(target=_end_with_parent, daemon=True).start()
     gc.freeze()  # what was there before the fork is not looked at, and so not copied
     gc.set_threshold(GARBAGE)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed takes no results: writing them to its pipe would block for ever."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _do(block: Any) -> Any:
