@@ -12,6 +12,7 @@ import tokenizers
 import torch
 import transformers
 from huggingface_hub import errors as hub
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import (
@@ -38,6 +39,7 @@ from seodang.user_cache import cache_folder
 
 __all__ = [
     "Placement",
+    "base_folder",
     "choose_placement",
     "describe",
     "load_config",
@@ -50,6 +52,7 @@ __all__ = [
 
 _GIVE_TOKENIZER = "put tokenizer.json and tokenizer_config.json beside the model"
 _NOT_CAUSAL = ("MaskedLM", "Classification", "QuestionAnswering", "MultipleChoice", "Prediction", "EncoderModel")
+_BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*")
 # what a wrongly chosen tokenizer class splits otherwise: Hangul, digits, runs of blanks, contractions, line breaks
 _PROBE = "안녕하세요. 2024년 12월에는  the quick\n\n\tbrown fox's 100% <b>x</b> café 😀 형태소 don't    x"
 
@@ -75,6 +78,20 @@ def resolve_model(path: str) -> str:
         hint = f"did you mean {local.parent / near[0]}?" if near else "give a folder, a hub id or package:NAME"
         raise ModelError("no such folder", where=path, hint=hint)
     return path
+
+
+def base_folder(spec: recipe.Model) -> Path:
+    """The folder of a recipe's model; of one from the hub, its newest copy here with all that lies beside the weights.
+
+    Raises:
+        ModelError: no such folder, or a file.
+    """
+    path = resolve_model(spec.path)
+    if Path(path).is_dir():
+        return Path(path)
+    with _as_our_errors(spec.path, spec.revision):
+        found = snapshot_download(path, revision=spec.revision, allow_patterns=_BESIDE_WEIGHTS, ignore_patterns="*/*")
+    return Path(found)
 
 
 def load_config(spec: recipe.Model) -> PreTrainedConfig:

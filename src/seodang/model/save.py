@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from seodang.model.base_files import carry_files
 from seodang.model.quiet import quiet
 from seodang.types import ModelFacts
 
@@ -24,10 +25,20 @@ def end_ids(model: PreTrainedModel, turn_end_id: int) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, turn_end_id: int) -> None:
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    turn_end_id: int,
+    base: Path | None = None,
+) -> None:
     """Write safetensors, tokenizer with its chat template, and a generation config that stops at the turn end.
 
     The folder appears complete or not at all; one that is there is replaced. Weights keep their dtype.
+
+    Args:
+        base: the folder of the model that was tuned: all that tuning did not change is as it is there.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
@@ -38,6 +49,8 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
         with quiet():
             model.save_pretrained(new)
             tokenizer.save_pretrained(new)
+        if base:
+            carry_files(base, new, model, tokenizer)
         for weights in new.glob("*.safetensors"):
             weights.chmod(0o644)  # safetensors makes them private
         if folder.exists():
