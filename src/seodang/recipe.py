@@ -114,6 +114,9 @@ class Model(Part):
         "auto", description="packed: several examples in one row, isolated; padded: one example a row"
     )
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+    allow_lost_tensors: bool = Field(
+        False, description="train although tensors of the base that can be neither loaded nor carried over get lost"
+    )
 
 
 class Template(Part):

@@ -19,7 +19,6 @@ from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedConfig,
@@ -31,6 +30,7 @@ from transformers.utils import cached_file
 
 from seodang import recipe
 from seodang.errors import ModelError, ResourceError, SeodangError
+from seodang.model.checkpoint import auto_class, recording_untaken, shortened, tensor_files
 from seodang.model.packaged import PREFIX, packaged_folder
 from seodang.model.placement import Placement, choose_placement
 from seodang.model.quiet import quiet
@@ -40,8 +40,10 @@ from seodang.user_cache import cache_folder
 __all__ = [
     "Placement",
     "base_folder",
+    "check_untaken",
     "choose_placement",
     "describe",
+    "grow_vocabulary",
     "load_config",
     "load_model",
     "load_tokenizer",
@@ -52,7 +54,7 @@ __all__ = [
 
 _GIVE_TOKENIZER = "put tokenizer.json and tokenizer_config.json beside the model"
 _NOT_CAUSAL = ("MaskedLM", "Classification", "QuestionAnswering", "MultipleChoice", "Prediction", "EncoderModel")
-_BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*")
+_BESIDE_WEIGHTS = ["*.json", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*"]
 # what a wrongly chosen tokenizer class splits otherwise: Hangul, digits, runs of blanks, contractions, line breaks
 _PROBE = "안녕하세요. 2024년 12월에는  the quick\n\n\tbrown fox's 100% <b>x</b> café 😀 형태소 don't    x"
 
@@ -151,21 +153,23 @@ def load_model(spec: recipe.Model, placement: Placement, *, four_bit: bool = Fal
         what = "Gemma overflows in float16"
         raise ModelError(what, where="model.dtype", hint="use dtype: auto, float32 or bfloat16")
     with _as_our_errors(spec.path, spec.revision):
-        model, info = AutoModelForCausalLM.from_pretrained(
-            resolve_model(spec.path),
-            config=config,
-            revision=spec.revision,
-            trust_remote_code=spec.trust_remote_code,
-            dtype=getattr(torch, placement.dtype),
-            output_loading_info=True,
-            **(_four_bit(placement) if four_bit else {}),
-        )
+        with recording_untaken() as untaken:
+            model, info = auto_class(config).from_pretrained(
+                resolve_model(spec.path),
+                config=config,
+                revision=spec.revision,
+                trust_remote_code=spec.trust_remote_code,
+                dtype=getattr(torch, placement.dtype),
+                output_loading_info=True,
+                **(_four_bit(placement) if four_bit else {}),
+            )
         if missing := sorted(info["missing_keys"]):
             raise ModelError(
                 f"the weights lack {len(missing)} of the model's tensors ({missing[0]} …): they would be random",
                 where=spec.path,
                 hint="give a complete causal language model",
             )
+        model.untaken_tensors = tuple(sorted(untaken))
         placed: PreTrainedModel = (model if four_bit else model.to(placement.device)).eval()
     return placed
 
@@ -179,6 +183,45 @@ def _four_bit(placement: Placement) -> dict[str, Any]:
 def is_quantized(model: PreTrainedModel) -> bool:
     """Whether the model's linear layers are held in 4 bits."""
     return bool(getattr(model, "is_loaded_in_4bit", False))
+
+
+def grow_vocabulary(model: PreTrainedModel, num_rows: int, *, seed: int = 0) -> None:
+    """Give embedding and head rows for the ids below `num_rows`, drawn around the mean of those that are there.
+
+    Rows are never taken away: makers pad vocabularies, and the padding takes part in every softmax of the base.
+
+    Args:
+        seed: of the new rows; torch's own random state stays as it is.
+    """
+    if len(model.get_input_embeddings().weight) >= num_rows:
+        return
+    with torch.random.fork_rng(), quiet():
+        torch.manual_seed(seed)
+        model.resize_token_embeddings(num_rows)
+
+
+def check_untaken(model: PreTrainedModel, spec: recipe.Model) -> str | None:
+    """A sentence on the tensors of the base that its class does not take: the tuned model gets them as they are.
+
+    Raises:
+        ModelError: it could not get them, and the recipe does not allow that.
+    """
+    names: tuple[str, ...] = getattr(model, "untaken_tensors", ())
+    if not names:
+        return None
+    there = tensor_files(base_folder(spec))
+    lost = [name for name in names if name not in there]
+    if lost and not spec.allow_lost_tensors:
+        what = f"{len(lost)} of its tensors are no part of {type(model).__name__}, and a tuned model would lack them"
+        raise ModelError(
+            f"{what}: {shortened(lost)}",
+            where=spec.path,
+            hint="give the base as safetensors, or set allow_lost_tensors: true under model: in the recipe",
+        )
+    fate = "are missing from the tuned model, as allowed" if lost else "are carried into the tuned model untrained"
+    return f"{len(lost or names)} tensors of the base that are no part of {type(model).__name__} {fate}: " + shortened(
+        lost or names
+    )
 
 
 def load_weights(model: PreTrainedModel, folder: Path) -> None:

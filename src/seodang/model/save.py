@@ -10,6 +10,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from seodang.model.base_files import carry_files
+from seodang.model.checkpoint import read_tensors, tensor_files
 from seodang.model.quiet import quiet
 from seodang.types import ModelFacts
 
@@ -47,7 +48,7 @@ def save_model(
     try:
         model.generation_config = _generation_config(model, tokenizer, turn_end_id)
         with quiet():
-            model.save_pretrained(new)
+            model.save_pretrained(new, state_dict=_state_dict(model, base))
             tokenizer.save_pretrained(new)
         if base:
             carry_files(base, new, model, tokenizer)
@@ -59,6 +60,16 @@ def save_model(
     finally:
         model.generation_config = own
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _state_dict(model: PreTrainedModel, base: Path | None) -> dict[str, torch.Tensor] | None:
+    """The model's tensors and those of the base that its class does not take; none: the model's alone."""
+    untaken: tuple[str, ...] = getattr(model, "untaken_tensors", ())
+    if base is None or not untaken:
+        return None
+    there = tensor_files(base)
+    own: dict[str, torch.Tensor] = model.state_dict()
+    return own | read_tensors(base, [name for name in untaken if name in there])
 
 
 def _generation_config(

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from seodang import recipe
+from seodang.model.checkpoint import auto_class
 from seodang.model.engine.engine import Engine
 from seodang.model.quiet import quiet
 from seodang.train.adapter import inject_adapter, linear_layers, unwrapped
@@ -121,7 +122,7 @@ def make_estimator(
     weights_dtype = placement.compute_dtype if kind == "qlora" else placement.dtype
     trained_dtype = "float32" if settings.adapter else placement.dtype
     with torch.device("meta"), quiet():
-        model = AutoModelForCausalLM.from_config(
+        model = auto_class(config).from_config(
             copy.deepcopy(config), dtype=getattr(torch, weights_dtype), trust_remote_code=trust_remote_code
         )
         if num_embeddings > len(model.get_input_embeddings().weight):
