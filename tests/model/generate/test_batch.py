@@ -13,6 +13,7 @@ from seodang.errors import ModelError, ResourceError, TemplateError
 from seodang.model.engine.attention import PACKED, attention
 from seodang.model.generate import batch as module
 from seodang.model.generate.batch import Completion, generate, prompt_ids, stream
+from seodang.model.generate.text_stream import text_pieces
 from seodang.recipe import Generate
 from tiny import make_config, make_model
 
@@ -268,7 +269,7 @@ def test_hangul_comes_whole(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     tokens: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
     for token in [*ids, *ids[:2], NEVER, None]:
         tokens.put(token)
-    found = list(module._decoded(tiny_tokenizer, tokens, [NEVER]))
+    found = list(text_pieces(tiny_tokenizer, module._written(tokens, [NEVER])))
     assert found == ["쀍", " ", "힣", "!", "\ufffd"]
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tokenizers.decoders import DecodeStream
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -29,6 +28,7 @@ from seodang.model.engine.attention import attention
 from seodang.model.engine.linear_cross_entropy import tiled_head
 from seodang.model.generate.sampling import Draw
 from seodang.model.generate.stopping import HalfStopped, Left, StopStrings, cut, hold
+from seodang.model.generate.text_stream import text_pieces
 from seodang.model.malloc import keep_freed_memory, return_freed_memory
 from seodang.model.quiet import quiet
 from seodang.model.save import end_ids
@@ -147,7 +147,7 @@ def stream(
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
-        yield from hold(_decoded(tokenizer, feed.tokens, stops), stop)
+        yield from hold(text_pieces(tokenizer, _written(feed.tokens, stops)), stop)
     finally:
         left.event.set()
         thread.join()
@@ -316,21 +316,10 @@ class _Feed(BaseStreamer):
         """Nothing to flush."""
 
 
-def _decoded(
-    tokenizer: PreTrainedTokenizerBase,
-    tokens: "queue.SimpleQueue[int | BaseException | None]",
-    stops: Sequence[int],
-) -> Iterator[str]:
-    """Text as its characters become complete: a Hangul syllable may be spread over three tokens."""
-    decoder, ids, sent = DecodeStream(skip_special_tokens=True), [], 0
+def _written(tokens: "queue.SimpleQueue[int | BaseException | None]", stops: Sequence[int]) -> Iterator[int]:
+    """The ids of an answer as they come, without what ends it."""
     while (token := tokens.get()) is not None:
         if isinstance(token, BaseException):
             raise token
-        if token in stops:
-            continue
-        ids.append(token)
-        if piece := decoder.step(tokenizer.backend_tokenizer, token):
-            sent += len(piece)
-            yield piece
-    if rest := tokenizer.decode(ids, skip_special_tokens=True)[sent:]:  # bytes of a character that was cut off
-        yield rest
+        if token not in stops:
+            yield token
