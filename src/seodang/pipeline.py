@@ -68,6 +68,7 @@ def tune(
             tables.show_memory(plan.memory, as_table=False)
     with timed(seconds, "load"), distributed.agreed():
         model = preflight.load_base(base, renderer, seed=settings.seed, four_bit=settings.is_four_bit)
+        preflight.check_tensors(model, base)
         preflight.check_disk(run, settings, model, renderer, plan.optimizer)
         engine = preflight.make_engine(model, base, settings, prepared, trained=not run.is_trained)
     finish.begin_run(run, recipe, placement, renderer, prepared, findings, resume=resume)

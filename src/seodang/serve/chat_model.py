@@ -56,9 +56,9 @@ class ChatModel:
     @property
     def context(self) -> int | None:
         """Tokens that a prompt and its answer may have together; None: the model sets no limit."""
-        from seodang.model.generate.batch import context_length
+        from seodang.model.context_length import max_positions
 
-        return context_length(self.model)
+        return max_positions(self.model.config)
 
     def count_tokens(self, turns: Sequence[Turn]) -> int:
         """Number of ids in the conversation's prompt, in whichever order its turns are given.
@@ -159,15 +159,15 @@ def with_system(turns: Sequence[Turn], system: str | None) -> list[Turn]:
 def _of_run(found: Run, name: str, base: bool, trust_remote_code: bool) -> ChatModel:
     if not found.is_trained:
         raise RunError("its training has not ended", where=name, hint=f"seodang tune {name}/{RECIPE} --resume")
-    from seodang.model.load import load_tokenizer
+    from seodang.model.load import grow_vocabulary, load_config, load_tokenizer
 
     made = found.recipe()
     refuse_remote_code(made, name, is_trusted=trust_remote_code)
     tokenizer = load_tokenizer(str(found.model), trust_remote_code=made.model.trust_remote_code)
     tuned = made.model.model_copy(update={"path": str(found.model), "revision": None})
     model = _model(made.model if base else tuned, is_proven=True)
-    if model.get_input_embeddings().weight.shape[0] < len(tokenizer):  # the template's markers were added
-        model.resize_token_embeddings(len(tokenizer))
+    if base:  # the template's markers were added to the tuned model alone
+        grow_vocabulary(model, load_config(tuned).get_text_config().vocab_size, seed=made.train.seed)
     return ChatModel(
         name=name,
         model=model,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -18,9 +19,15 @@ from seodang.data.pack import Plan
 from seodang.data.prepare import Prepared
 from seodang.errors import GateError, SeodangError
 from seodang.model.engine.engine import Engine, choose_engine
-from seodang.model.load import load_config, load_model, load_tokenizer, load_weights
+from seodang.model.load import (
+    check_untaken,
+    grow_vocabulary,
+    load_config,
+    load_model,
+    load_tokenizer,
+    load_weights,
+)
 from seodang.model.placement import choose_placement
-from seodang.model.quiet import quiet
 from seodang.run.folder import Run
 from seodang.show import console
 from seodang.train import resources
@@ -147,6 +154,8 @@ def refuse_findings(findings: Sequence[Finding]) -> None:
 def load_base(base: Base, renderer: Renderer, *, seed: int, four_bit: bool = False) -> PreTrainedModel:
     """The model's weights, with rows of the embedding for tokens that the template added.
 
+    A base that is proven beside its tuned model gets the rows that this one has by its configuration.
+
     Args:
         seed: of the new rows.
         four_bit: hold the frozen weights in 4 bits.
@@ -154,11 +163,19 @@ def load_base(base: Base, renderer: Renderer, *, seed: int, four_bit: bool = Fal
     model = load_model(base.spec, base.placement, four_bit=four_bit)
     if four_bit:
         console.show_note("the base is measured in 4 bits, as it is trained beside; `seodang prove` takes it whole")
-    if renderer.template.added:
-        with torch.random.fork_rng(), quiet():
-            torch.manual_seed(seed)  # of the new rows, drawn around the old ones' mean
-            model.resize_token_embeddings(len(renderer.tokenizer))
+    added = len(renderer.tokenizer) if renderer.template.added else 0
+    grow_vocabulary(model, max(base.num_embeddings, added), seed=seed)
     return model
+
+
+def check_tensors(model: PreTrainedModel, base: Base) -> None:
+    """Stop if a tuned model would lack tensors of its base; say which ones it gets as they are.
+
+    Raises:
+        ModelError: names what would be lost, and the recipe does not allow it.
+    """
+    if note := check_untaken(model, base.spec):
+        console.show_note(note)
 
 
 def load_tuned(run: Run, model: PreTrainedModel, *, four_bit: bool) -> None:
@@ -208,10 +225,17 @@ def make_engine(
         packed=placement.attention == "packed",
         fused=trained and is_worth_compiling(settings, lengths),
         compute_dtype=getattr(torch, placement.compute_dtype) if placement.compute_dtype != trained_dtype else None,
+        longest=longest_row(prepared),
     )
     for remark in engine.remarks:
         console.show_note(remark)
     return engine
+
+
+def longest_row(prepared: Prepared) -> int:
+    """Tokens of the longest row, trained on or held out."""
+    splits = [split for split in (*prepared.rows.values(), *prepared.holdouts.values()) if len(split)]
+    return max(int(pc.max(read_columns(split, "num_tokens")["num_tokens"]).as_py()) for split in splits)
 
 
 def new_token_ids(renderer: Renderer) -> list[int]:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from seodang import distributed
 from seodang.data.encode.rows import Renderer
 from seodang.model.engine.engine import Engine
+from seodang.model.load import base_folder
 from seodang.model.save import save_model
 from seodang.proof.evaluate import evaluate
 from seodang.recipe import Ask, Train
@@ -92,7 +93,7 @@ def train_model(
         raise KeyboardInterrupt
     if is_sharded := distributed.is_sharded(model):
         trainee = model = make_whole(model, load_base(base, renderer, seed=settings.seed))
-    save_tuned(run, trainee, renderer, settings, best_step=result.best_step)
+    save_tuned(run, trainee, base, renderer, settings, best_step=result.best_step)
     return model, None if adapter or is_sharded else result.best_metrics
 
 
@@ -131,7 +132,13 @@ def make_whole(sharded: PreTrainedModel, whole: PreTrainedModel) -> PreTrainedMo
 
 
 def save_tuned(
-    run: Run, trainee: "PreTrainedModel | PeftModel", renderer: Renderer, settings: Train, *, best_step: int | None
+    run: Run,
+    trainee: "PreTrainedModel | PeftModel",
+    base: Base,
+    renderer: Renderer,
+    settings: Train,
+    *,
+    best_step: int | None,
 ) -> None:
     """How training ended; the tuned model as plain weights, and an adapter by itself too."""
     with distributed.agreed():
@@ -144,4 +151,10 @@ def save_tuned(
         if settings.adapter and (distributed.is_main() or not settings.is_four_bit):
             trainee = merge(trainee, run.adapter)
         if distributed.is_main():
-            save_model(trainee, renderer.tokenizer, run.model, turn_end_id=renderer.template.turn_end_id)
+            save_model(
+                trainee,
+                renderer.tokenizer,
+                run.model,
+                turn_end_id=renderer.template.turn_end_id,
+                base=base_folder(base.spec),
+            )

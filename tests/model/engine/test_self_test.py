@@ -17,8 +17,10 @@ from transformers import (
     StableLmConfig,
 )
 
+from seodang.data.pack import pack
 from seodang.model.engine.engine import choose_engine
-from seodang.model.engine.self_test import copy_error, packing_error
+from seodang.model.engine.rope import length_boundary
+from seodang.model.engine.self_test import can_pad, copy_error, packing_error
 from tiny import make_config, make_model
 
 EXACT = [
@@ -130,3 +132,51 @@ def test_asking_leaves_no_trace() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert model.config.to_dict() == config
     torch.testing.assert_close(model(input_ids=ids).logits, before, rtol=0, atol=0)
+
+
+LENGTH_DEPENDENT = {
+    "longrope": (
+        "phi3",
+        {"rope_type": "longrope", "short_factor": [1.0] * 48, "long_factor": [1.0 + n for n in range(48)]},
+    ),
+    "dynamic": ("llama", {"rope_type": "dynamic", "factor": 4.0}),
+}
+
+
+@pytest.mark.parametrize("name", LENGTH_DEPENDENT)
+def test_frequencies_that_follow_the_length_are_crossed(name: str) -> None:
+    """A copy's rows lie on both sides of the length at which rotary frequencies change, unless no real row does."""
+    kind, rope = LENGTH_DEPENDENT[name]
+    rope = rope | {"rope_theta": 10_000.0, "original_max_position_embeddings": 4096}
+    limits = {"max_position_embeddings": 4096} if name == "dynamic" else {}
+    model = _without_weights(kind, rope_parameters=rope, **limits)
+    assert length_boundary(model.config) == 4096
+    assert (copy_error(model) or 0.0) > 1e-2
+    assert (copy_error(model, longest=4097) or 0.0) > 1e-2
+    assert (copy_error(model, longest=4096) or 1.0) < 1e-5
+    assert not can_pad(model)
+
+
+@pytest.mark.parametrize("kind", ["gemma3_text", "gpt2", "llama", "mamba", "qwen3_5_text"])
+def test_what_knows_padding_is_padded(kind: str) -> None:
+    """Windows, learnt positions and states whose padding is masked give the same answers in a batch."""
+    assert can_pad(_without_weights(kind))
+
+
+@pytest.mark.parametrize("kind", ["recurrent_gemma", "rwkv"])
+def test_states_that_padding_runs_into_are_found(kind: str) -> None:
+    """Such models' answers change beside a longer prompt."""
+    assert not can_pad(_without_weights(kind))
+
+
+def test_a_loss_does_not_depend_on_those_before() -> None:
+    """transformers keeps a dynamic model's frequencies of its longest row; a row's loss stays the same after it."""
+    rope = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0}
+    model = make_model(make_config("llama", rope_parameters=rope, max_position_embeddings=16))
+    short, long = (np.arange(3, 3 + length, dtype=np.int32) for length in (20, 200))
+    engine = choose_engine(model, [short, long])
+    assert not engine.packed
+    with engine.installed(model), torch.no_grad():
+        losses = [float(model(pack=pack([row], [row], budget=0)[0])) for row in (short, long, short)]
+    assert losses[0] == losses[2]
+    assert choose_engine(model, [short, long], longest=16).packed

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from seodang.errors import ModelError, ResourceError, TemplateError
 from seodang.model.engine.attention import PACKED, attention
@@ -115,9 +122,10 @@ def test_rows_that_have_stopped_are_left_out(
 
 def test_batches() -> None:
     """Batches hold like lengths, the longest first, within the budget; a prompt above it stands alone."""
-    found = module._batches([5, 100, 6, 7, 50], new_tokens=10, budget=60, most_rows=16)
+    found = module._batches([5, 100, 6, 7, 50], new_tokens=10, budget=60, most_rows=16, pads=True)
     assert found == [[1], [4], [3, 2, 0]]
-    assert module._batches([5] * 5, new_tokens=10, budget=1000, most_rows=2) == [[0, 1], [2, 3], [4]]
+    assert module._batches([5] * 5, new_tokens=10, budget=1000, most_rows=2, pads=True) == [[0, 1], [2, 3], [4]]
+    assert module._batches([5, 7, 5, 6], new_tokens=1, budget=99, most_rows=9, pads=False) == [[1], [3], [0, 2]]
 
 
 def test_stops(tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]) -> None:
@@ -320,3 +328,51 @@ def test_real_model_batched_is_alone() -> None:
     together = generate(model, tokenizer, asked, settings, turn_end_id=106)
     alone = [generate(model, tokenizer, [ids], settings, turn_end_id=106)[0] for ids in asked]
     assert together == alone
+
+
+SIZES = {
+    "vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1,
+}  # fmt: skip
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": 20,
+    "short_factor": [1.0] * 8, "long_factor": [1.0 + 2 * number for number in range(8)],
+}  # fmt: skip
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0}
+UNPADDED: dict[str, PreTrainedConfig] = {
+    "longrope": AutoConfig.for_model("phi3", **SIZES, rope_parameters=LONGROPE, max_position_embeddings=512),
+    "dynamic": AutoConfig.for_model("llama", **SIZES, rope_parameters=DYNAMIC, max_position_embeddings=32),
+    "states": AutoConfig.for_model(
+        "recurrent_gemma", **SIZES, attention_window_size=64, block_types=["recurrent", "attention"]
+    ),
+    "linear": AutoConfig.for_model("minimax", **SIZES, layer_types=["linear_attention", "full_attention"]),
+}
+
+
+@pytest.mark.parametrize("kind", UNPADDED)
+def test_models_that_know_no_padding_answer_as_alone(
+    kind: str, tiny_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]
+) -> None:
+    """Where a longer prompt in the batch or before it would change a short one's answer, it does not."""
+    model = make_model(UNPADDED[kind])
+    asked = [*prompts, prompts[1], prompts[1][::-1]]
+    together = answers(model, tiny_tokenizer, asked)
+    for prompt, found in zip(asked, together, strict=True):
+        (alone,) = answers(make_model(UNPADDED[kind]), tiny_tokenizer, [prompt])
+        assert found.token_ids == alone.token_ids
+    if kind == "longrope":
+        assert max(map(len, prompts)) > 20 > min(map(len, prompts))
+
+
+def test_a_model_is_asked_once_whether_it_can_be_padded(
+    tiny_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at all for prompts of one length, and of several lengths the first time only."""
+    asked: list[object] = []
+    monkeypatch.setattr(module, "can_pad", lambda model: asked.append(model) or True)
+    model = make_model(make_config("llama"))
+    answers(model, tiny_tokenizer, [prompts[0]] * 2, max_new_tokens=2)
+    assert asked == []
+    for _ in range(2):
+        answers(model, tiny_tokenizer, prompts, max_new_tokens=2)
+    assert asked == [model]

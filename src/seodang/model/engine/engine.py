@@ -23,12 +23,12 @@ from seodang.model.engine.compile import compiled_layers, light_norms
 from seodang.model.engine.cuda_graphs import CudaGraphs
 from seodang.model.engine.linear_cross_entropy import Scratch
 from seodang.model.engine.loss import PackTensors, linear_cross_entropy_loss, logits_loss, on_device
-from seodang.model.engine.self_test import compile_error, copy_error, kernel_error, packing_error
+from seodang.model.engine.rope import dynamic_rope, forget_lengths
+from seodang.model.engine.self_test import TOLERANCE, compile_error, copy_error, kernel_error, packing_error
 from seodang.model.engine.trainable_tokens import trainable_tokens_in_place
 from seodang.model.load import is_quantized
 from seodang.types import Pack
 
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of logits and losses, relative
 SHORT_PROBE = 16  # positions a row: enough to see a leak, or a head of its own kind
 LONGEST_PROBE = 1100  # positions, where no tiny copy can be made: the window of Gemma 3 without costing many seconds
 LONGEST_KERNEL_PROBE = 4200  # positions, on a GPU: the window of Mistral too
@@ -64,7 +64,10 @@ class Engine:
         replaced = vars(model).get("forward")  # by a hook, or by this engine around an evaluation during training
         scratch = Scratch() if self.linear_cross_entropy and _is_alone_on_cpu(model) and not self.cuda_graphs else None
 
+        lengths_kept = dynamic_rope(model)
+
         def run(tensors: PackTensors) -> Tensor:
+            forget_lengths(lengths_kept)  # a loss must not depend on what was computed before
             device, dtype = model.device.type, self.compute_dtype
             with torch.autocast(device, dtype=dtype, enabled=dtype is not None, cache_enabled=not self.cuda_graphs):
                 if self.linear_cross_entropy:
@@ -134,6 +137,7 @@ def choose_engine(
     packed: bool = True,
     fused: bool = True,
     compute_dtype: torch.dtype | None = None,
+    longest: int | None = None,
 ) -> Engine:
     """Try packing and linear cross entropy on this model, and yield to transformers' own path where they differ.
 
@@ -143,12 +147,14 @@ def choose_engine(
         fused: whether compiling is worth its time, on a GPU.
         compute_dtype: of the products, by autocast over the weights; the trial runs in the weights' own, that of the
             device's kernels in this.
+        longest: positions of the longest row that will be packed, if it is known: where rotary frequencies change
+            beyond it, that is of no concern.
     """
     tolerance = TOLERANCE[torch.bfloat16 if is_quantized(model) else model.dtype]  # 4 bits are multiplied as bf16
     short = _short_probes(rows)
     remarks = []
     kernels = True
-    if packed and (error := _leak(model, rows, tolerance)) is not None:
+    if packed and (error := _leak(model, rows, tolerance, longest)) is not None:
         packed = False
         by = f" (difference {error:.1e})" if error < math.inf else ""
         remarks.append(f"{type(model).__name__} does not keep packed sequences apart{by}: one example a row")
@@ -192,9 +198,11 @@ def linear_cross_entropy_error(model: PreTrainedModel, row: NDArray[np.int32]) -
     return float((own - theirs).abs() / theirs.abs().clamp_min(1e-12))
 
 
-def _leak(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], tolerance: float) -> float | None:
+def _leak(
+    model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], tolerance: float, longest: int | None
+) -> float | None:
     """By how much packed sequences differ, if it is too much: on a tiny copy, and on the model's own modules."""
-    error = copy_error(model)
+    error = copy_error(model, longest)
     if error is not None and not error <= TOLERANCE[torch.float32]:  # NaN is no proof either
         return error
     error = packing_error(model, _window_probes(model, rows) if error is None else _short_probes(rows))

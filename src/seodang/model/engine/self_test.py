@@ -4,40 +4,123 @@ Most architectures of transformers run packed rows exactly; a few are silently w
 sequence into the next, attention chunks that never reach the attention function). None is known by name here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from seodang.data.pack import pack
 from seodang.model.engine.attention import EACH, PACKED, attention
 from seodang.model.engine.compile import compiled_layers
 from seodang.model.engine.loss import linear_cross_entropy_loss, on_device
+from seodang.model.engine.rope import dynamic_rope, forget_lengths, length_boundary
 from seodang.model.engine.tiny_copy import VOCABULARY, WINDOW, tiny_copies
 from seodang.model.quiet import quiet
 from seodang.types import Pack
 
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of logits and losses, relative
+_STEPS = 4  # of generation: a prompt, then what a cache holds of it
 _COPY_ROWS = (3 * WINDOW, 5 * WINDOW, WINDOW + 3)  # positions: several windows, and no multiple of one
 
 
-def copy_error(model: PreTrainedModel) -> float | None:
+def copy_error(model: PreTrainedModel, longest: int | None = None) -> float | None:
     """`packing_error` of a tiny random copy of the architecture, with rows longer than its windows and chunks.
 
     None: no copy of it can be built that runs.
+
+    Args:
+        longest: positions of the longest row that will be packed. Where it is known, and rotary frequencies change only
+            beyond it, rows do not cross that boundary in the copy either.
     """
-    draw = np.random.default_rng(0)
-    rows = [draw.integers(3, VOCABULARY, length).astype(np.int32) for length in _COPY_ROWS]
+    boundary = length_boundary(model.config)
+    crossing = boundary is None or longest is None or longest > boundary
+    return _of_a_copy(model, packing_error, crossing=crossing)
+
+
+def can_pad(model: PreTrainedModel) -> bool:
+    """Whether answers in a left-padded batch are those of each prompt alone.
+
+    Asked of a tiny copy; where there is none, of the model itself.
+    """
+    error = _of_a_copy(model, _generation_error, crossing=True, twice=True)
+    if error is not None:
+        return error <= TOLERANCE[torch.float32]
+    short = [row[: 2 * WINDOW] for row in _random_rows()]
+    try:
+        return _generation_error(model, short) <= TOLERANCE[model.dtype]
+    except Exception:  # prompts of one length have to do; what is wrong with the model shows there
+        return False
+
+
+def _of_a_copy(
+    model: PreTrainedModel,
+    error: Callable[[PreTrainedModel, Sequence[NDArray[np.int32]]], float],
+    *,
+    crossing: bool,
+    twice: bool = False,
+) -> float | None:
+    rows = _random_rows()
     with quiet():
-        for copy in tiny_copies(model):
+        for copy in tiny_copies(model, crossing=crossing, twice=twice):
             try:
-                return packing_error(copy, rows)
+                return error(copy, rows)
             except Exception:  # a row alone: widths that the architecture cannot have may show only now
                 continue
     return None
+
+
+def _random_rows() -> list[NDArray[np.int32]]:
+    draw = np.random.default_rng(0)
+    return [draw.integers(3, VOCABULARY, length).astype(np.int32) for length in _COPY_ROWS]
+
+
+@torch.no_grad()
+def _generation_error(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]]) -> float:
+    alone = torch.cat([_generated_logits(model, [row]) for row in rows])
+    try:
+        together = _generated_logits(model, rows)
+    except Exception:  # an architecture that knows no padding raises in its own way
+        return float("inf")
+    return float((together - alone).abs().max() / alone.abs().max())
+
+
+def _generated_logits(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]]) -> Tensor:
+    """Logits of a few steps of generation [rows, steps, vocabulary], each fed the same tokens by every caller."""
+    forget_lengths(dynamic_rope(model))
+    width = max(row.size for row in rows)
+    padded = np.stack([np.pad(row, (width - row.size, 0), mode="edge") for row in rows]).astype(np.int64)
+    mask = np.stack([np.arange(width) >= width - row.size for row in rows]).astype(np.int64)
+    found = model.generate(
+        torch.from_numpy(padded).to(model.device),
+        attention_mask=torch.from_numpy(mask).to(model.device),
+        generation_config=GenerationConfig(
+            max_new_tokens=_STEPS,
+            min_new_tokens=_STEPS,
+            do_sample=False,
+            pad_token_id=0,
+            output_logits=True,
+            return_dict_in_generate=True,
+        ),
+        logits_processor=LogitsProcessorList([_Fixed()]),
+    )
+    return torch.stack(found.logits, dim=1).float()
+
+
+class _Fixed(LogitsProcessor):
+    """Takes the same next tokens whatever the logits, so that later steps can be compared."""
+
+    def __init__(self) -> None:
+        self.step = 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        chosen = torch.full_like(scores, -torch.inf)
+        self.step += 1
+        chosen[:, 3 + self.step] = 0.0
+        return chosen
 
 
 @torch.no_grad()
@@ -103,5 +186,6 @@ def compile_error(
 
 
 def _logits(model: PreTrainedModel, single: Pack) -> Tensor:
+    forget_lengths(dynamic_rope(model))
     logits: Tensor = model(**on_device(single, model.device).inputs).logits[0].float()
     return logits

@@ -12,10 +12,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from seodang.model.engine.rope import length_boundary, rope_kinds
+
 VOCABULARY = 128  # ids of a copy; 0 is padding
 WINDOW = 8  # positions of its windows and chunks
+BOUNDARY = 2 * WINDOW  # positions beyond which its rotary frequencies change, if they do
 
 _SHARES = (32, 16, 8, 4, 2, 1)  # of the widths, the smallest copy first: not every architecture allows every one
+_NO_BOUNDARY = 4096  # that a copy's rows do not reach
 _MOST_PARAMETERS = 50_000_000  # of a copy: 200 MB, built in under a second
 _EXPERTS = 16
 
@@ -27,19 +31,26 @@ _NO_WIDTHS = re.compile(r"vocab|kernel|conv|patch|image|block|group|codebook|num
 _POSITION = re.compile(r"idx|index|layer_(id|num)")
 
 
-def tiny_copies(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+def tiny_copies(model: PreTrainedModel, *, crossing: bool = True, twice: bool = False) -> Iterator[PreTrainedModel]:
     """Copies of the model's architecture, the smallest first, as far as they can be built.
 
     Random float32 weights on the CPU, evaluation mode, eager attention (the architecture's definition); the numbers are
     drawn aside from torch's own random state. A copy that was built may still not run.
+
+    Args:
+        crossing: lengths at which rotary frequencies change are at `BOUNDARY` positions; else out of reach.
+        twice: keep as many layers again, so that each kind follows every other.
     """
     kept = layers_kept(model)
     if kept is None:
         return
     total, layers = kept
+    layers = min(total, 2 * layers) if twice else layers
     for share in _SHARES:
         try:
-            copy = _build(type(model), _shrunk_config(model.config, total, layers, share))
+            config = _shrunk_config(model.config, total, layers, share)
+            config = _with_boundary(config, BOUNDARY if crossing else _NO_BOUNDARY)
+            copy = _build(type(model), config)
         except Exception:  # any code may refuse sizes that it was not made for, in any way
             continue
         if copy is not None:
@@ -79,6 +90,21 @@ def _shrunk_config(config: PreTrainedConfig, total: int, layers: int, share: int
     return small
 
 
+def _with_boundary(config: PreTrainedConfig, boundary: int) -> PreTrainedConfig:
+    text = config.get_text_config()
+    if length_boundary(config) is None:
+        return config
+    numbers = text.to_dict()
+    for kind, rope in rope_kinds(numbers):
+        if kind == "longrope":
+            if hasattr(text, "original_max_position_embeddings"):
+                text.original_max_position_embeddings = boundary
+            rope["original_max_position_embeddings"] = boundary
+    text.rope_parameters = numbers["rope_parameters"]
+    text.max_position_embeddings = boundary
+    return config
+
+
 def _shrunk(numbers: dict[str, Any], total: int, layers: int, share: int) -> dict[str, Any]:
     """A config with every width divided by `share`, so that what must fit together still does."""
     return {
@@ -94,6 +120,8 @@ def _smaller(name: str, value: Any, total: int, layers: int, share: int) -> Any:
     if isinstance(value, list | tuple):
         if _are_positions(value, total) and not name.endswith("_id"):
             return [number for number in value if number < layers]
+        if name.endswith("_factor"):  # one for each rotary frequency, of which there are as many as a head is wide
+            return value[: len(value) // share]
         kept = value[:layers] if len(value) == total else value
         return [_smaller(name, entry, total, layers, share) for entry in kept]
     if type(value) is not int:

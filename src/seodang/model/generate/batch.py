@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -24,8 +25,11 @@ from transformers.generation.streamers import BaseStreamer
 
 from seodang import recipe
 from seodang.errors import ModelError, ResourceError, TemplateError
+from seodang.model.context_length import max_positions
 from seodang.model.engine.attention import attention
 from seodang.model.engine.linear_cross_entropy import tiled_head
+from seodang.model.engine.rope import dynamic_rope, forget_lengths, length_boundary
+from seodang.model.engine.self_test import can_pad
 from seodang.model.generate.sampling import Draw
 from seodang.model.generate.stopping import HalfStopped, Left, StopStrings, cut, hold
 from seodang.model.generate.text_stream import text_pieces
@@ -39,6 +43,7 @@ _MOST_ROWS = 64  # of a batch on a CPU; each step reads all weights once, whatev
 _MANY_ROWS = 8  # from here on rows that have stopped are left out on a CPU, where each costs time
 _WORTH_TOKENS = 16  # still to come, to leave them out
 _BATCH_TOKENS = 32_768  # of a batch, prompt and answer: bounds the cache of keys and values
+_PADS: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()  # whether a model's batches can be padded
 _BUSY = threading.Lock()  # one generation at a time: a model is changed for it, and cores are not to be shared
 
 
@@ -87,8 +92,7 @@ def generate(
     _check_context(model, ids, settings)
     drawn = range(len(ids)) if streams is None else streams
     stops = end_ids(model, turn_end_id)
-    most_rows = _MOST_ROWS if model.device.type == "cpu" else len(ids)
-    pending = _batches([len(row) for row in ids], settings.max_new_tokens, batch_tokens, most_rows)
+    pending = _planned(model, [len(row) for row in ids], settings.max_new_tokens, batch_tokens)
     answers: dict[int, list[int]] = {index: [] for index in range(len(ids))}
     while pending:
         batch = pending.pop(0)
@@ -181,13 +185,8 @@ def _nfc(turn: Mapping[str, Any]) -> dict[str, Any]:
     return {**turn, "content": unicodedata.normalize("NFC", content) if isinstance(content, str) else content}
 
 
-def context_length(model: PreTrainedModel) -> int | None:
-    """Tokens that a prompt and its answer may have together; None: the model sets no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
-
-
 def _check_context(model: PreTrainedModel, ids: Sequence[Sequence[int]], settings: recipe.Generate) -> None:
-    context = context_length(model)
+    context = max_positions(model.config)
     longest = max(map(len, ids), default=0)
     if context and longest + settings.max_new_tokens > context:
         what = f"a prompt of {longest} tokens and {settings.max_new_tokens} new ones exceed the model's {context}"
@@ -196,13 +195,24 @@ def _check_context(model: PreTrainedModel, ids: Sequence[Sequence[int]], setting
         raise ModelError("an empty prompt", where="generate", hint="ask something")
 
 
-def _batches(lengths: Sequence[int], new_tokens: int, budget: int, most_rows: int) -> list[list[int]]:
-    """Indices in batches of like length, the longest first: what does not fit into memory shows at once."""
+def _planned(model: PreTrainedModel, lengths: Sequence[int], new_tokens: int, budget: int) -> list[list[int]]:
+    most_rows = _MOST_ROWS if model.device.type == "cpu" else len(lengths)
+    pads = len(set(lengths)) == 1 or _can_pad(model)
+    return _batches(lengths, new_tokens, budget, most_rows, pads=pads)
+
+
+def _batches(lengths: Sequence[int], new_tokens: int, budget: int, most_rows: int, *, pads: bool) -> list[list[int]]:
+    """Indices in batches of like length, the longest first: what does not fit into memory shows at once.
+
+    Args:
+        pads: whether prompts of several lengths may be in one batch.
+    """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         current = batches[-1] if batches else []
         rows = len(current) + 1
-        if current and rows <= most_rows and rows * (lengths[current[0]] + new_tokens) <= budget:
+        fits = rows <= most_rows and bool(current) and rows * (lengths[current[0]] + new_tokens) <= budget
+        if fits and (pads or lengths[index] == lengths[current[0]]):
             current.append(index)
         else:
             batches.append([index])
@@ -243,11 +253,14 @@ def _run(
     )
     strings = StopStrings(tokenizer, stop, width) if any(stop) else None
     half = None
-    if len(rows) >= _MANY_ROWS and model.device.type == "cpu" and not strings:
+    # frequencies that follow the length: a text that is read anew is another one than what was written step by step
+    is_steady = length_boundary(model.config) is None
+    if len(rows) >= _MANY_ROWS and model.device.type == "cpu" and not strings and is_steady:
         half = HalfStopped(stops, until=width + new_tokens - _WORTH_TOKENS)
     endings = [ending for ending in (strings, left, half) if ending is not None]
     draw = Draw(settings, streams, drawn=begun) if settings.temperature else None
     with _BUSY, _generating(model):
+        forget_lengths(dynamic_rope(model))
         output = model.generate(
             input_ids,
             attention_mask=mask,
@@ -277,6 +290,14 @@ def _completion(
     return Completion(
         text=text, token_ids=tuple(ids), stopped=ended or is_cut, prompt_tokens=len(prompt), new_tokens=len(ids)
     )
+
+
+def _can_pad(model: PreTrainedModel) -> bool:
+    """Asked once of each model."""
+    if model not in _PADS:
+        with _BUSY, _generating(model):
+            _PADS[model] = can_pad(model)
+    return _PADS[model]
 
 
 @contextmanager

@@ -1,0 +1,124 @@
+"""The base before training: its vocabulary, its tensors, and what is left of both in the tuned model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast
+
+import seodang
+from seodang.errors import ModelError
+from seodang.model.engine.engine import Engine
+from seodang.model.load import grow_vocabulary, load_model
+from seodang.model.placement import Placement
+from seodang.proof.evaluate import evaluate
+from seodang.recipe import Model, Recipe
+from seodang.run.folder import PROOF, Run
+from seodang.serve.chat_model import load_chat_model
+from tiny import make_config, make_model
+from tiny_recipe import tiny_recipe
+
+CPU = Placement(device="cpu", dtype="float32", compute_dtype="float32", attention="packed", reasons=())
+OWN = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def padded_base(folder: Path, tokenizer: PreTrainedTokenizerFast, rows: int) -> Path:
+    """A base whose embedding has more rows than its tokenizer has tokens, as large vocabularies are padded."""
+    make_model(make_config("llama", rows)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def recipe(folder: Path, base: Path) -> Recipe:
+    """Two steps, with a template whose markers the vocabulary lacks."""
+    made = tiny_recipe(folder, base, steps=2, ask_every=None)
+    template = folder / "own.jinja"
+    template.write_text(OWN, encoding="utf-8")
+    return made.model_copy(
+        update={"template": made.template.model_copy(update={"borrow": str(template), "add_tokens": True})}
+    )
+
+
+def embeddings(folder: Path) -> torch.Tensor:
+    return load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+
+
+def losses(run: Run) -> tuple[float, float]:
+    """(base, tuned) on the holdout."""
+    found = json.loads((run.folder / PROOF).read_text(encoding="utf-8"))["losses"]["medical"]
+    return found["base"]["loss"], found["tuned"]["loss"]
+
+
+@pytest.mark.parametrize("padding", [60, 0])
+def test_added_tokens(padding: int, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Rows beyond the tokens are padding and stay, so that the base is measured as it is; `prove` gives the same."""
+    base = padded_base(tmp_path / "base", tiny_tokenizer, len(tiny_tokenizer) + padding)
+    made = recipe(tmp_path / "recipe", base)
+    run = seodang.tune(made, out=tmp_path / "run")
+    rows = max(len(tiny_tokenizer) + padding, len(tiny_tokenizer) + 3)  # user, assistant, end
+    assert len(embeddings(run.model)) == rows
+    assert json.loads((run.model / "config.json").read_text(encoding="utf-8"))["vocab_size"] == rows
+    if padding:
+        model = load_model(Model(path=str(base)), CPU)
+        holdouts = seodang.inspect(made).holdouts
+        engine = Engine(packed=True, linear_cross_entropy=True)
+        found = evaluate(model, engine, holdouts, pack_tokens=512)["medical"]
+        assert losses(run)[0] == pytest.approx(found.loss, rel=1e-6)
+    again = seodang.prove(run.folder, out=tmp_path / "proof")
+    assert losses(again) == pytest.approx(losses(run), rel=1e-6)
+
+
+def test_the_base_of_a_run_that_added_tokens_can_be_asked(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """It gets the rows that it got in the run, bit for bit."""
+    base = padded_base(tmp_path / "base", tiny_tokenizer, len(tiny_tokenizer))
+    run = seodang.tune(recipe(tmp_path / "recipe", base), out=tmp_path / "run")
+    asked = load_chat_model(run.folder, base=True)
+    expected = load_model(Model(path=str(base)), CPU)
+    grow_vocabulary(expected, len(tiny_tokenizer) + 3, seed=42)
+    assert torch.equal(asked.model.get_input_embeddings().weight, expected.get_input_embeddings().weight)
+
+
+def test_lost_tensors_are_named_before_the_base_is_measured(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """What could be neither loaded nor carried over stops the run, unless the recipe allows it."""
+    base = padded_base(tmp_path / "base", tiny_tokenizer, len(tiny_tokenizer))
+    weights = load_file(base / "model.safetensors") | {"value_head.weight": torch.ones(2, 64)}
+    (base / "model.safetensors").unlink()
+    torch.save(weights, base / "pytorch_model.bin")
+    made = tiny_recipe(tmp_path / "recipe", base, steps=2, ask_every=None)
+    with pytest.raises(ModelError, match="value_head"):
+        seodang.tune(made, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "base.json").exists()
+    allowed = made.model_copy(update={"model": made.model.model_copy(update={"allow_lost_tensors": True})})
+    assert seodang.tune(allowed, out=tmp_path / "run").is_trained
+
+
+@pytest.mark.parametrize("adapter", [None, {"kind": "lora", "rank": 2}])
+def test_the_tuned_folder_is_the_base_up_to_what_was_tuned(
+    adapter: dict[str, Any] | None, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """All files: nothing that training sets while it runs stays in them, and nothing of the base is lost."""
+    base = padded_base(tmp_path / "base", tiny_tokenizer, len(tiny_tokenizer) + 60)
+    (base / "preprocessor_config.json").write_text('{"size": 3}', encoding="utf-8")
+    extra = {"mtp.layers.0.weight": torch.arange(6.0)}
+    save_file(load_file(base / "model.safetensors") | extra, base / "model.safetensors", metadata={"format": "pt"})
+    run = seodang.tune(
+        tiny_recipe(tmp_path / "recipe", base, steps=2, ask_every=None, adapter=adapter), out=tmp_path / "run"
+    )
+    before = {file.name: file.read_bytes() for file in base.iterdir()}
+    after = {file.name: file.read_bytes() for file in run.model.iterdir()}
+    assert {name for name in before | after if before.get(name) != after.get(name)} == {
+        "model.safetensors", "chat_template.jinja", "generation_config.json", "tokenizer_config.json"
+    }  # fmt: skip
+    tensors = load_file(run.model / "model.safetensors")
+    assert torch.equal(tensors["mtp.layers.0.weight"], extra["mtp.layers.0.weight"])
+    assert not torch.equal(tensors["model.norm.weight"], torch.ones(64)) or adapter
