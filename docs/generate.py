@@ -49,6 +49,7 @@ too.
 | 0 | done |
 | 1 | readable data that must not be trained on: a gate did not hold |
 | 2 | something to mend: one message that says where, what, and the mend |
+| 70 | a fault in seodang itself: one line that names a log file to report it with |
 | 130 | interrupted by Ctrl-C; a run goes on with `--resume` |
 """
 

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from importlib import import_module
@@ -17,6 +18,7 @@ from command import Workplace, seodang
 from paths import ROOT
 from seodang import __version__
 from seodang.cli import app, main
+from seodang.crash_log import write_crash_log
 from seodang.recipe_file import shipped_recipes
 
 COMMANDS = [str(command.name or getattr(command.callback, "__name__", "")) for command in app.registered_commands]
@@ -147,6 +149,44 @@ def test_a_dry_run_trains_nothing(place: Workplace) -> None:
 def test_exit_codes(changes: list[str], code: int, place: Workplace) -> None:
     """0: done; 1: readable data that must not be trained on; 2: the user's mistake."""
     assert seodang("inspect", *place.recipe(*changes)).code == code
+
+
+def test_a_fault_of_seodang_is_one_line_with_a_log(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever nobody foresaw: no traceback in the terminal, but one line that names a file with it."""
+    monkeypatch.setenv("SEODANG_CACHE", str(place.folder / "cache"))
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("many\n\x1b[2Jlines", 7)
+
+    for command in (["inspect", "demo"], ["tune", "demo"], ["prove", "demo"], ["chat", "demo"], ["init", "a.csv"]):
+        with monkeypatch.context() as patched:
+            for name in ("pipeline.inspect", "pipeline.tune", "pipeline.prove", "serve.chat.chat", "pipeline.init"):
+                patched.setattr(f"seodang.{name}", fail)
+            ended = seodang(*command)
+        assert (ended.code, ended.out) == (70, "")
+        assert len(ended.err.splitlines()) == 1
+        assert "Traceback" not in ended.err
+        assert "\x1b" not in ended.err
+        assert "internal error: KeyError: ('many" in ended.err
+        log = re.search(r"please report it with (\S+\.log)", ended.err)
+        assert log, ended.err
+        text = Path(log[1]).read_text(encoding="utf-8")
+        assert f"seodang {__version__}" in text
+        assert "Traceback (most recent call last)" in text
+        assert "raise KeyError" in text
+
+
+def test_a_crash_log_goes_where_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the cache cannot be written, temporary files can; no command line and no variable stands in it."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SEODANG_CACHE", str(tmp_path / "file"))
+    monkeypatch.setenv("MY_TOKEN", "hf_" + "a" * 30)
+    monkeypatch.setattr(sys, "argv", ["seodang", "--token", "hf_" + "b" * 30])
+    written = write_crash_log(ValueError("\udcb0"))
+    assert written
+    assert written.parent == Path(tempfile.gettempdir())
+    assert not re.search("hf_[ab]+", written.read_text(encoding="utf-8"))
+    written.unlink()
 
 
 def test_ctrl_c_is_130(place: Workplace) -> None:

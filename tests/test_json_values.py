@@ -1,6 +1,7 @@
 """json_values.py: frozen values to JSON and back."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 
 from seodang.errors import SeodangError
-from seodang.json_values import from_json, to_json
+from seodang.json_values import from_json, json_text, to_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,3 +74,13 @@ def test_what_is_no_object_is_refused(data: Any) -> None:
     """A list, a text or null in place of the object ends in one message."""
     with pytest.raises(SeodangError, match=r"outer.json: expected a JSON object, found \w+"):
         from_json(Outer, data, where="outer.json")
+
+
+def test_json_text_is_strict() -> None:
+    """NaN and infinity are no JSON: the first is named by its keys, and nothing is written."""
+    assert json_text({"가": [1.5, None]}, where="a.json") == '{"가": [1.5, null]}'
+    for number in (math.nan, math.inf, -math.inf):
+        with pytest.raises(SeodangError, match=rf"proof.json: losses.wiki.1 is {number}, which JSON cannot hold"):
+            json_text({"name": "x", "losses": {"wiki": (1.0, number)}}, where="proof.json")
+    with pytest.raises(SeodangError, match="it is nan"):
+        json_text(math.nan, where="a.json")

@@ -14,6 +14,7 @@ from seodang.errors import ResourceError, SeodangError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+CRASHED = 70  # exit code of a fault in seodang itself (EX_SOFTWARE of sysexits.h)
 
 app = typer.Typer(
     name="seodang",
@@ -30,6 +31,12 @@ OverridesArg = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe: train.steps=20")
 ]
 OutOption = Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Where to write. [default: runs/NAME]")]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Run Python code that comes with the model. A run's recipe is not enough."
+    ),
+]
 
 
 def _role(name: str, holds: str) -> Any:
@@ -110,11 +117,12 @@ def prove(
         str | None, typer.Option("--recipe", metavar="RECIPE", help="What to measure. [default: the run's]")
     ] = None,
     out: OutOption = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Measure a model against its base."""
     from seodang.pipeline import prove
 
-    prove(run, against=against, recipe=recipe, out=out)
+    prove(run, against=against, recipe=recipe, out=out, trust_remote_code=trust_remote_code)
 
 
 @app.command()
@@ -134,16 +142,28 @@ def _refuse(error: SeodangError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
+def _report_bug(error: Exception) -> NoReturn:
+    """One line instead of a traceback, which goes into a log file: what nobody foresaw is our fault, not the user's."""
+    from seodang.crash_log import write_crash_log
+    from seodang.show.console import show_crash
+
+    with distributed.ending(error) as is_reported_here:
+        if is_reported_here:
+            show_crash(error, write_crash_log(error))
+    sys.exit(CRASHED)
+
+
 @app.command()
 def chat(
     model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run's folder, or a model.")],
     base: Annotated[bool, typer.Option("--base", help="Talk to the run's base model.")] = False,
     both: Annotated[bool, typer.Option("--both", help="Ask base and tuned model in turn.")] = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Talk to a model in the terminal."""
     from seodang.serve.chat import chat
 
-    chat(model, base=base, both=both)
+    chat(model, base=base, both=both, trust_remote_code=trust_remote_code)
 
 
 @app.command()
@@ -169,12 +189,14 @@ def main() -> None:
         app()
     except SeodangError as error:
         _refuse(error)
-    except OSError as error:  # of the disk, at any moment; whatever else it may be is our fault, and is shown whole
+    except OSError as error:  # of the disk, at any moment; whatever else it may be is our fault
         if error.errno not in (*NO_ROOM, *NO_RIGHT):
-            raise
+            _report_bug(error)
         hint = "free some space" if error.errno in NO_ROOM else "check its permissions, or give another folder"
         what = (error.strerror or str(error)).lower()
         _refuse(ResourceError(what, where=str(error.filename or "disk"), hint=f"{hint}; a run goes on with --resume"))
+    except Exception as error:
+        _report_bug(error)
     except SystemExit as ended:
         if not ended.code:
             distributed.leave()

@@ -13,6 +13,8 @@ A value that is written to a file of its own says by which version of its schema
 """
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -64,6 +66,29 @@ def from_json(cls: type[T], data: Any, *, where: str) -> T:
         key = ".".join(map(str, fault["loc"]))
         raise SeodangError(f"{key}: {_plain(fault['msg'])}", where=where, hint=DAMAGED) from None
     return value
+
+
+def json_text(data: Any, *, where: str, indent: int | None = None) -> str:
+    """JSON text as any other program reads it: without NaN and infinity, which Python alone knows.
+
+    Raises:
+        SeodangError: a number that is not finite.
+    """
+    try:
+        return json.dumps(data, ensure_ascii=False, allow_nan=False, indent=indent)
+    except ValueError:
+        if not (fault := _not_finite(data)):
+            raise
+        hint = "weights or rows that are not finite gave it: look for the first such loss in metrics.jsonl"
+        raise SeodangError(f"{fault}, which JSON cannot hold", where=where, hint=hint) from None
+
+
+def _not_finite(data: Any, key: str = "") -> str:
+    """`losses.wiki.base is nan`: the first number that is not finite; empty where all are."""
+    if isinstance(data, float) and not math.isfinite(data):
+        return f"{key or 'it'} is {data}"
+    items = data.items() if isinstance(data, Mapping) else enumerate(data) if isinstance(data, list | tuple) else ()
+    return next((fault for name, value in items if (fault := _not_finite(value, f"{key}.{name}".lstrip(".")))), "")
 
 
 def _plain(message: str) -> str:

@@ -193,7 +193,12 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> "Prepared":
 
 
 def prove(
-    tuned: str | Path, *, against: str | None = None, recipe: str | Path | None = None, out: Path | None = None
+    tuned: str | Path,
+    *,
+    against: str | None = None,
+    recipe: str | Path | None = None,
+    out: Path | None = None,
+    trust_remote_code: bool = False,
 ) -> Run:
     """Measure a model against its base, with the tuned model's own template.
 
@@ -202,11 +207,12 @@ def prove(
         against: the base; by default the one the recipe names.
         recipe: what to measure; by default the run's own.
         out: where to write; by default the run's folder, or runs/NAME-proof for a model.
+        trust_remote_code: run Python code that comes with the run's model; the run's own recipe does not permit it.
 
     Raises:
         SeodangError: the user's mistake, with a hint how to fix it.
     """
-    wanted, asked, trained = _proof_recipes(tuned, recipe)
+    wanted, asked, trained = _proof_recipes(tuned, recipe, trust_remote_code=trust_remote_code)
     base_path, tuned_path = against or wanted.model.path, asked.model.path
     distributed.join(asked.model.device)
     with distributed.agreed():
@@ -238,7 +244,9 @@ def prove(
     return run
 
 
-def _proof_recipes(tuned: str | Path, recipe: str | Path | None) -> tuple[Recipe, Recipe, Run | None]:
+def _proof_recipes(
+    tuned: str | Path, recipe: str | Path | None, *, trust_remote_code: bool
+) -> tuple[Recipe, Recipe, Run | None]:
     """(what to measure, the same with the tuned model and its own template, the run if `tuned` is its folder)."""
     trained = Run(folder=Path(tuned))
     is_run = trained.exists
@@ -250,7 +258,7 @@ def _proof_recipes(tuned: str | Path, recipe: str | Path | None) -> tuple[Recipe
             where=str(tuned),
             hint="give a run's folder such as runs/NAME, or a recipe by --recipe",
         )
-    wanted = load_recipe(recipe) if recipe else trained.recipe()
+    wanted = load_recipe(recipe) if recipe else trained.trusted_recipe(trust_remote_code=trust_remote_code)
     model = wanted.model.model_copy(update={"path": str(trained.model if is_run else tuned)})
     asked = wanted.model_copy(update={"model": model, "template": Template()})
     return wanted, asked, trained if is_run else None

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from paths import ROOT
+from seodang.errors import RunError, SeodangError
+from seodang.pipeline import prove
 from seodang.run import folder
+from seodang.run.folder import Run
 
 SOURCE = ROOT / "src" / "seodang"
 NAMES = {
@@ -37,3 +40,42 @@ def test_no_other_module_spells_a_name_of_the_run_folder(path: Path) -> None:
 def test_the_names_are_there() -> None:
     """The search above looks for the names that matter."""
     assert {"manifest.json", "proof.json", "answers.jsonl", "metrics.jsonl", "base.json", "checkpoints"} <= NAMES
+
+
+def test_json_is_strict_and_of_any_text(tmp_path: Path) -> None:
+    """A number that is not finite is refused before the file is touched; a name that is no UTF-8 comes back."""
+    run = Run(folder=tmp_path)
+    row = {"path": b"\xb0\xa1.csv".decode("utf-8", "surrogateescape")}
+    run.write_json("a.json", row)
+    run.write_lines("a.jsonl", [row])
+    run.append("a.jsonl", row)
+    before = (tmp_path / "a.jsonl").read_bytes()
+    for write in (run.write_json, run.append, lambda name, row: run.write_lines(name, [row])):
+        with pytest.raises(SeodangError, match=r"a.jsonl: loss is nan"):
+            write("a.jsonl", {"loss": float("nan")})
+    assert (run.read_json("a.json"), run.read_lines("a.jsonl")) == (row, [row, row])
+    assert ((tmp_path / "a.jsonl").read_bytes(), len(list(tmp_path.iterdir()))) == (before, 2)
+
+
+def test_a_recipe_in_the_folder_permits_no_code(tmp_path: Path) -> None:
+    """Only the caller may allow code that comes with a model; a recipe without it needs no permission."""
+    text = (
+        "name: x\nmodel: {path: some/model, trust_remote_code: %s}\n"
+        "sources: [{name: a, role: domain, path: sample:ko_medical}]\n"
+    )
+    run = Run(folder=tmp_path)
+    run.recipe_file.write_text(text % "true")
+    with pytest.raises(RunError, match=r"some/model[^→]*→ if you trust it, allow it with --trust-remote-code"):
+        run.trusted_recipe(trust_remote_code=False)
+    assert run.trusted_recipe(trust_remote_code=True).model.trust_remote_code
+    with pytest.raises(RunError, match="--trust-remote-code"):  # nothing is loaded before
+        prove(tmp_path_with_model(run))
+    run.recipe_file.write_text(text % "false")
+    assert not run.trusted_recipe(trust_remote_code=False).model.trust_remote_code
+
+
+def tmp_path_with_model(run: Run) -> Path:
+    """The folder of a run that was trained."""
+    run.model.mkdir()
+    (run.model / "config.json").write_text("{}")
+    return run.folder

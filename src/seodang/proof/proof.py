@@ -1,5 +1,6 @@
 """Evaluations and answers of two models → the proof: what was gained, what was lost."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ def proof(
             "tokens": metric.tokens,
             "base": _loss(before[source]),
             "tuned": _loss(metric),
-            "change": metric.loss - before[source].loss,
+            "change": _finite(metric.loss - before[source].loss),
         }
         for source, metric in after.items()
     }
@@ -87,4 +88,12 @@ def turned_at(evaluations: Sequence[tuple[int, float]]) -> int | None:
 
 
 def _loss(metric: Metric) -> dict[str, float | None]:
-    return {"loss": metric.loss, "bits_per_byte": metric.bits_per_byte if metric.num_bytes else None}
+    return {
+        "loss": _finite(metric.loss),
+        "bits_per_byte": _finite(metric.bits_per_byte) if metric.num_bytes else None,
+    }
+
+
+def _finite(number: float) -> float | None:
+    """None for what JSON cannot hold: no usable loss was measured."""
+    return number if math.isfinite(number) else None

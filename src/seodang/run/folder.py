@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from seodang.errors import RunError
+from seodang.json_values import json_text
 from seodang.recipe import Recipe, load_recipe
 
 RECIPE, MANIFEST = "recipe.yaml", "manifest.json"
@@ -104,14 +105,36 @@ class Run:
             raise RunError(f"no run lives here: it has no {RECIPE}", where=str(self.folder), hint="give a run's folder")
         return load_recipe(self.recipe_file)
 
+    def trusted_recipe(self, *, trust_remote_code: bool) -> Recipe:
+        """The resolved recipe, for whoever loads its models: the folder may be someone else's.
+
+        Args:
+            trust_remote_code: whether Python code that comes with a model may run. What a recipe that lies in the
+                folder says of it gives no permission.
+
+        Raises:
+            RunError: no run lives here, or its recipe asks for such code and the caller did not allow it.
+            RecipeError: its recipe.yaml is damaged, or of another version.
+        """
+        recipe = self.recipe()
+        if recipe.model.trust_remote_code and not trust_remote_code:
+            raise RunError(
+                f"this run's model comes with Python code of its own ({recipe.model.path}), which would run here",
+                where=str(self.folder),
+                hint="if you trust it, allow it with --trust-remote-code (in Python: trust_remote_code=True)",
+            )
+        return recipe
+
     def write_json(self, name: str, data: object) -> None:
-        write_text(self.folder / name, json.dumps(data, ensure_ascii=False, indent=1))
+        path = self.folder / name
+        write_text(path, json_text(data, where=str(path), indent=1))
 
     def read_json(self, name: str) -> Any:
         return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
     def write_lines(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        write_text(self.folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        path = self.folder / name
+        write_text(path, "".join(json_text(row, where=str(path)) + "\n" for row in rows))
 
     def read_lines(self, name: str) -> list[dict[str, Any]]:
         """Rows of a JSON Lines file; a last line that a kill cut off is left out."""
@@ -122,8 +145,10 @@ class Run:
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines() if line.strip()]
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
-        with (self.folder / name).open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+        path = self.folder / name
+        text = json_text(row, where=str(path))
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as lines:
+            lines.write(text + "\n")
 
     def last_checkpoint(self) -> Path | None:
         """The newest complete checkpoint: one gets its name only when all of it is on disk."""
@@ -205,9 +230,12 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all.
+
+    A lone surrogate, of the name of a file that is no UTF-8, is written as JSON and YAML write it: \\udcb0.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
+    aside.write_text(text, encoding="utf-8", errors="backslashreplace")
     aside.replace(path)
 
 

@@ -161,8 +161,7 @@ def _of_run(found: Run, name: str, base: bool, trust_remote_code: bool) -> ChatM
         raise RunError("its training has not ended", where=name, hint=f"seodang tune {name}/{RECIPE} --resume")
     from seodang.model.load import grow_vocabulary, load_config, load_tokenizer
 
-    made = found.recipe()
-    refuse_remote_code(made, name, is_trusted=trust_remote_code)
+    made = found.trusted_recipe(trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(str(found.model), trust_remote_code=made.model.trust_remote_code)
     tuned = made.model.model_copy(update={"path": str(found.model), "revision": None})
     model = _model(made.model if base else tuned, is_proven=True)
@@ -177,20 +176,6 @@ def _of_run(found: Run, name: str, base: bool, trust_remote_code: bool) -> ChatM
         system=made.system,
         settings=made.ask.generate,
     )
-
-
-def refuse_remote_code(recipe: "recipe.Recipe", name: str, *, is_trusted: bool) -> None:
-    """Stop before code that came with a run's model is run: a recipe that lies in the run's folder gives no permission.
-
-    Raises:
-        RunError: the recipe asks for such code, and the caller did not allow it.
-    """
-    if recipe.model.trust_remote_code and not is_trusted:
-        raise RunError(
-            f"this run's model comes with Python code of its own ({recipe.model.path}), which would run here",
-            where=name,
-            hint="if you trust it, allow it with --trust-remote-code (in Python: trust_remote_code=True)",
-        )
 
 
 def _of_model(path: str, trust_remote_code: bool) -> ChatModel:

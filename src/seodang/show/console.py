@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -17,9 +18,10 @@ from rich.text import Text
 from seodang.distributed import is_main
 from seodang.errors import SeodangError
 from seodang.run.events import EvalEvent, Event, NoteEvent, SpeedEvent, TrainEvent
-from seodang.show.formatting import duration, number, percent, visible
+from seodang.show.formatting import duration, number, percent, visible, visible_line
 
 NUM_LOG_LINES = 10  # training lines where there is no bar
+CRASH_CHARACTERS = 200  # of an unforeseen error; all of it is in the log file
 LOG_WIDTH = 100  # columns where the output is no terminal
 
 
@@ -55,6 +57,16 @@ def show_error(error: SeodangError, *, out: Console | None = None) -> None:
     """Where, what and how to fix it, on stderr, whichever process reports it."""
     text = Text().append("error: ", style="bold red").append(visible(str(error)))
     (out or get_console(stderr=True, any_rank=True)).print(text, soft_wrap=True)
+
+
+def show_crash(error: Exception, log: Path | None) -> None:
+    """One line about a fault in seodang itself: what it is, and the file that a report of it needs."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    what = visible_line(f"{type(error).__name__}: {first}"[:CRASH_CHARACTERS].removesuffix(": "))
+    place = f"with {visible_line(str(log))}" if log else "(no log file could be written)"
+    text = Text().append("internal error: ", style="bold red")
+    text.append(f"{what}; this is a fault in seodang, please report it {place}")
+    get_console(stderr=True, any_rank=True).print(text, soft_wrap=True)
 
 
 def progress() -> Progress:

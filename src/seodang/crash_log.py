@@ -1,0 +1,46 @@
+"""The traceback of a fault in seodang itself, in a file that can be sent with a report of it."""
+
+import os
+import platform
+import tempfile
+import traceback
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from seodang.__version__ import __version__
+from seodang.user_cache import cache_folder
+
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "pyarrow", "peft", "numpy")
+
+
+def write_crash_log(error: BaseException) -> Path | None:
+    """Write versions and traceback to a new file in the user's cache, else among temporary files.
+
+    Neither the command line nor any variable goes in: there may be a secret in them.
+
+    Returns:
+        The file; None where none can be written.
+    """
+    now = datetime.now(UTC)
+    text = f"{_versions()}\n{now.isoformat(timespec='seconds')}\n\n{''.join(traceback.format_exception(error))}"
+    name = f"{now:%Y%m%d-%H%M%S}-{os.getpid()}.log"
+    for folder in (cache_folder() / "logs", Path(tempfile.gettempdir())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"seodang-{name}"
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        except OSError:
+            continue
+        return path
+    return None
+
+
+def _versions() -> str:
+    found = {"seodang": __version__, "Python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return f"{', '.join(f'{name} {number}' for name, number in found.items())}; {platform.platform()}"
