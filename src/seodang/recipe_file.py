@@ -189,6 +189,14 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(inner)
 
 
+def expanded(path: str) -> Path:
+    """The path with a home folder for `~`, and as it stands where no user has that name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def absolute(path: str, folder: Path, *, if_there: bool = False) -> str:
     """A local path that means the same from every folder; `package:` and `sample:` names stay as they are.
 
@@ -199,7 +207,7 @@ def absolute(path: str, folder: Path, *, if_there: bool = False) -> str:
     """
     if re.match(r"(package|sample):", path):
         return path
-    resolved = folder / Path(path).expanduser()
+    resolved = folder / expanded(path)
     if if_there and not path.startswith((".", "~", "/")) and not resolved.exists():
         return path
     return str(resolved)

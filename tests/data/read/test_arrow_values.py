@@ -154,8 +154,8 @@ def test_single_precision_inside_arguments(tmp_path: Path) -> None:
 def test_batches_of_huge_rows_are_small(tmp_path: Path) -> None:
     """Rows of megabytes are decoded one or a few at a time, ordinary rows by the hundred."""
     sizes = {}
-    for chars in (10, 40_000_000):
+    for chars in (10, 9_000_000):
         path = tmp_path / f"{chars}.parquet"
         pq.write_table(pa.table({"answer": ["a" * chars] * 2}), path, compression="zstd", use_dictionary=False)
         sizes[chars] = _batch_rows(pq.read_metadata(path))
-    assert sizes == {10: 512, 40_000_000: 1}
+    assert sizes == {10: 512, 9_000_000: 1}

@@ -1,6 +1,8 @@
 """Sources: any file kind, encoding and shape becomes rows of text, or one clear error."""
 
 import json
+import os
+import tracemalloc
 import unicodedata
 from itertools import islice
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from seodang.data.read.sources import RawRows, read, shipped_samples
 from seodang.errors import SourceError
-from seodang.recipe import Source
+from seodang.recipe import Source, load_recipe
 
 ROW = {"question": "감기는 왜 걸리나요?", "answer": "바이러스 때문입니다."}
 TWO = [ROW, {"question": "약은요?", "answer": "쉬세요."}]
@@ -190,6 +192,55 @@ def test_delimiters_and_line_ends_are_found(tmp_path: Path, name: str, content: 
     assert any(remark in found for found in raw.remarks) if remark else not raw.remarks
 
 
+@pytest.mark.parametrize(
+    ("content", "remark"),
+    [
+        ('"question", "answer"\n"a, b", "c, d"\n', "blanks between a delimiter and a quote"),
+        ('question, answer\n"a, b",   "c, d"\n', "blanks between a delimiter and a quote"),
+        ('question; answer\n"a, b"; "c, d"\n', "blanks between a delimiter and a quote"),
+        ("'question','answer'\n'a, b','c, d'\n", "single quotes"),
+    ],
+)
+def test_unusual_quotes_are_recognised(tmp_path: Path, content: str, remark: str) -> None:
+    """Quotes after a blank, and single quotes, enclose cells where they do so throughout; that is remarked on."""
+    raw = read_path(write(tmp_path, "d.csv", content))
+    assert fields(raw) == [{"question": "a, b", "answer": "c, d"}]
+    assert any(remark in found for found in raw.remarks)
+
+
+def test_quotes_that_are_text_stay(tmp_path: Path) -> None:
+    """A quote after a blank that encloses nothing, an apostrophe and a TSV's quotes are part of the text."""
+    for name, content, expected in (
+        ("d.csv", 'question,answer\nWhy?, "so" he said\n', ' "so" he said'),
+        ("d.csv", "question,answer\nWhy?,'tis so'\n", "'tis so'"),
+        ("d.tsv", 'question\tanswer\nWhy?\t "so"\n', ' "so"'),
+    ):
+        raw = read_path(write(tmp_path, name, content))
+        assert [row["answer"] for row in fields(raw)] == [expected]
+        assert not raw.remarks
+
+
+def test_quotes_after_a_blank_far_down_are_counted(tmp_path: Path) -> None:
+    """Where only rows behind the sample have quotes after a blank, they stay text, and the row says so."""
+    path = write(tmp_path, "d.csv", "question,answer\n" + "a,b\n" * 300 + 'a, "b"\n')
+    *before, last = read_path(path).rows()
+    assert last.fields["answer"] == ' "b"'
+    assert "quotes after a blank kept as text" in last.changed[0]
+    assert not any(row.changed for row in before)
+
+
+def test_tables_of_absurd_width_are_refused(tmp_path: Path) -> None:
+    """Megabytes of commas and 100,000 columns end at once; 5,000 columns, and a row of blank cells, are read."""
+    for content in ("," * 3_000_000, ",".join(f"c{number}" for number in range(100_000)) + "\n", ";" * 20_000):
+        assert "more than 10,000 columns" in error_of(write(tmp_path, "d.csv", content))
+    blank = write(tmp_path, "d.csv", "question,answer\n" + "," * 1_000_000 + "\n")
+    assert fields(read_path(blank)) == [{"question": "", "answer": ""}]
+    wide = ",".join(f"c{number}" for number in range(5000))
+    assert len(read_path(write(tmp_path, "d.csv", f"{wide}\n{wide}\n")).columns) == 5000
+    unnamed = read_path(write(tmp_path, "d.csv", "question,answer" + "," * 5000 + "\n" + "," * 5001 + "\n"))
+    assert len(unnamed.remarks[0]) < 300
+
+
 def test_cells_keep_line_ends_quotes_and_length(tmp_path: Path) -> None:
     """Line ends and doubled quotes inside cells are text, and a cell may be longer than csv's own limit."""
     huge = "가" * 200_000
@@ -295,6 +346,13 @@ JSON_FAULTS = {
         "one value a row",
     ),
     "after the list": ("d.json", f"[{ITEM}]\n[{ITEM}]", "line 2: something stands after", "one list"),
+    "deeper than code can go": ("d.json", '[{"a": ' + "[" * 500 + "]" * 500 + "}]", ":1: too deeply nested", "flatten"),
+    "key twice among many": (
+        "d.jsonl",
+        '{"a": 1, ' + ", ".join(f'"k{number}": 1' for number in range(50_000)) + ', "k49999": 2}\n' + ITEM,
+        ":1: the key 'k49999' stands twice",
+        "keep",
+    ),
     "too deep": ("d.jsonl", '{"a": ' + "[" * 100_000 + "\n" + ITEM, ":1: too deeply nested", "flatten"),
     "too long a number": ("d.jsonl", f'{ITEM}\n{{"a": {"1" * 5000}}}\n', ":2: ", "in quotes"),
     "no JSON": ("d.json", "hello", ":1: no JSON: the file starts with 'hello'", "write"),
@@ -317,6 +375,35 @@ def test_a_fault_far_behind_the_first_chunk_bears_its_line(tmp_path: Path) -> No
     assert fields(read_path(write(tmp_path, "d.json", text))) == rows
     message = error_of(write(tmp_path, "d.json", text.replace('"질문 1200",', '"질문 1200"')))
     assert ":1201: broken JSON in line 4804" in message
+
+
+def test_keys_that_are_no_text_are_escaped(tmp_path: Path) -> None:
+    """Half a character (a lone surrogate) or a control character in a key becomes an escape that can be shown."""
+    raw = read_path(write(tmp_path, "d.json", r'[{"question": "a", "\ud800": "b", "x\u0000y": "c", "\udc80": "d"}]'))
+    assert raw.columns == ("question", r"\ud800", r"x\x00y", r"\udc80")
+    message = error_of(write(tmp_path, "d.json", r'[{"\ud800": "a", "\ud800": "b"}]'))
+    assert r"the key '\ud800' stands twice" in message
+
+
+def test_a_list_of_turns_in_each_line(tmp_path: Path) -> None:
+    """JSON Lines whose lines are conversations themselves are read as messages, and that is remarked on."""
+    turns = [{"role": "user", "content": "왜?"}, {"role": "assistant", "content": "그냥."}]
+    for name in ("d.jsonl", "d.json"):
+        raw = read_path(write(tmp_path, name, f"{json.dumps(turns)}\n{json.dumps(turns)}\n"))
+        assert fields(raw) == [{"messages": turns}] * 2
+        assert raw.remarks == ("a list of turns in each line: taken as messages",)
+
+
+def test_a_list_on_one_huge_line_is_read_in_pieces(tmp_path: Path) -> None:
+    """A JSON array as json.dump writes it is not taken into memory as one line."""
+    path = write(tmp_path, "d.json", json.dumps([{"question": "왜 " * 50, "answer": "예 " * 50}] * 8_000))
+    tracemalloc.start()
+    try:
+        raw = read_path(path)
+        assert sum(1 for _ in raw.rows()) == 8_000
+        assert tracemalloc.get_traced_memory()[1] < path.stat().st_size
+    finally:
+        tracemalloc.stop()
 
 
 def test_rows_are_read_only_as_far_as_asked(tmp_path: Path) -> None:
@@ -362,6 +449,54 @@ def test_missing_files_and_folders_get_a_hint(tmp_path: Path) -> None:
     assert "hub: beomi/KoAlpaca-RealQA" in error_of("beomi/KoAlpaca-RealQA")
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "gone.jsonl")
     assert "the link leads nowhere" in error_of(tmp_path / "link.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("~data/x.jsonl", "no such file"),
+        ("a\0b.jsonl", "this is no path"),
+        ("", "this is no path"),
+        ("x" * 5000, "File name too long"),
+        ("a/" * 3000 + "x.jsonl", "File name too long"),
+        ("\ud800.jsonl", "not UTF-8"),
+        ("sample:\0", "this is no path"),
+        ("sample:" + "x" * 10_000, "no sample has this name"),
+        ("/dev/zero", "no plain file"),
+    ],
+)
+def test_paths_that_cannot_be_are_one_short_error(path: str, what: str) -> None:
+    """Whatever stands under `path:`, the answer is one message that can be shown."""
+    message = error_of(path)
+    assert what in message
+    assert len(message.encode()) < 500
+
+
+def test_a_recipe_may_name_a_folder_that_starts_with_a_tilde(tmp_path: Path) -> None:
+    """`~data/x.jsonl` is no home folder: the file is found beside the recipe, else the hint says what ~ means."""
+    (tmp_path / "~data").mkdir()
+    write(tmp_path / "~data", "x.jsonl", LINES)
+    recipe = {
+        "name": "n",
+        "model": {"path": "m"},
+        "sources": [{"name": "s", "role": "domain", "path": "~data/x.jsonl"}],
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe), encoding="utf-8")
+    assert fields(read(load_recipe(path).sources[0])) == TWO
+    assert "~NAME is the home folder of a user" in error_of("~data/y.jsonl")
+
+
+def test_a_name_in_cp949_is_refused_readably(tmp_path: Path) -> None:
+    """A file whose name is CP949 bytes is named as Korean Windows shows it, with the command that renames it."""
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + "/자료.jsonl".encode("cp949"))).write_text(LINES, encoding="utf-8")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    [name] = [item for item in tmp_path.iterdir() if item.suffix == ".jsonl"]
+    assert f"{tmp_path}/자료.jsonl: the file's name is not UTF-8" in error_of(name)
+    assert "convmv -f cp949" in error_of(tmp_path / "자료.jsonl")
+    assert "it holds 자료.jsonl" in error_of(tmp_path)
 
 
 def test_several_files_follow_each_other(tmp_path: Path) -> None:
@@ -419,6 +554,37 @@ def test_a_hub_data_set_is_read_through_datasets(tmp_path: Path, monkeypatch: py
         read_hub(str(folder), split="trian")
     with pytest.raises(SourceError, match=r"(?s)Available.*give one of these as `config:`"):
         read_hub(str(folder), config="other")
+
+
+@pytest.mark.parametrize(
+    ("hub", "what"),
+    [
+        ("", "no data set id"),
+        (" ", "no data set id"),
+        ("a/b/c", "no data set id"),
+        ("a\0b", "no data set id"),
+        ("\ud800", "no data set id"),
+        ("hf://datasets/a", "no data set id"),
+        ("x" * 5000, "no data set id"),
+        ("text", "the name of a file format"),
+        ("webdataset", "the name of a file format"),
+        ("json", "the name of a file format"),
+        ("mine", "a folder of this name here"),
+        ("./empty", "contain any data files"),
+    ],
+)
+def test_what_is_no_data_set_id_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: str, what: str
+) -> None:
+    """Names of file formats would read the working folder's files; other names would end in all kinds of errors."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("mine", "empty"):
+        (tmp_path / folder).mkdir()
+    write(tmp_path, "secret.txt", "not for training\n")
+    with pytest.raises(SourceError) as caught:
+        read_hub(hub)
+    assert what in str(caught.value)
+    assert len(str(caught.value).encode()) < 400
 
 
 def test_an_unreachable_hub_data_set_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

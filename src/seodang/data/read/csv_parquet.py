@@ -1,10 +1,8 @@
 """Rows of CSV, TSV and Parquet files, streamed. Knows cells and columns, not what they mean."""
 
 import csv
-import io
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -14,37 +12,19 @@ import pyarrow.parquet as parquet
 
 from seodang.data.read.arrow_values import ArrowRows
 from seodang.data.read.column_names import KNOWN_COLUMNS, SHORT_ANSWER, SHORT_QUESTION, column_key
-from seodang.data.read.raw_rows import RawRow, RawRows, column_name, raw_row
+from seodang.data.read.csv_dialect import DELIMITERS, SAMPLE_CHARS, Dialect, find_dialect
+from seodang.data.read.raw_rows import RawRow, RawRows, column_name, raw_row, refuse_duplicates
 from seodang.errors import SourceError
 
-DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
-SAMPLE_RECORDS = 200
-SAMPLE_CHARS = 1 << 20
+BLANK_AND_QUOTE = ' "'
+QUOTES_KEPT = "quotes after a blank kept as text: the rows before have none"
 PARQUET_BATCH = 512  # rows decoded at a time
 BATCH_BYTES = 1 << 24  # a batch of huge rows has fewer
-MAX_CELL = 2**31 - 1  # csv's own limit of 131,072 characters is below a long document
+MAX_COLUMNS = 10_000  # a table of questions and answers has a few
+LISTED = 10  # names in a remark
 LONG_NAME = 60  # characters: longer than any column's name
 SENTENCE = re.compile(r".[.?!。？！…]$|.* .*(다|요|까)$")
 ADD_HEADER = "add a first line with the columns' names, such as: question,answer"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Dialect:
-    """How the cells of one file are separated and quoted."""
-
-    delimiter: str
-    quotes: bool = True  # may enclose cells
-    skip: int = 0  # lines before the header
-
-    def records(self, file: Iterator[str]) -> Iterator[list[str]]:
-        """Records of a file at its start; blank lines come as empty lists."""
-        csv.field_size_limit(MAX_CELL)
-        for _ in range(self.skip):
-            next(file, None)
-        # strict: a quote that is never closed would otherwise swallow the rest of the file as one cell
-        if self.quotes:
-            return csv.reader(file, delimiter=self.delimiter, strict=True)
-        return csv.reader(file, delimiter=self.delimiter, quoting=csv.QUOTE_NONE)
 
 
 def read_csv(path: str, open_text: Callable[[], TextIO], named: Sequence[str]) -> RawRows:
@@ -58,14 +38,16 @@ def read_csv(path: str, open_text: Callable[[], TextIO], named: Sequence[str]) -
     Raises:
         SourceError: no header, columns of the same name, ragged rows or quotes that do not close.
     """
-    dialect, remarks = _find_dialect(path, open_text)
+    _refuse_too_wide(path, open_text)
+    dialect, remarks = find_dialect(path, open_text)
     with open_text() as file:
         header = next((record for record in _with_source_errors(dialect.records(file), path) if record), [])
     if not header:
         raise SourceError("the file is empty", where=path, hint="name a file that holds rows")
     columns = _columns(header, path, named)
     if unnamed := [name for name, cell in zip(columns, header, strict=True) if not column_name(cell)]:
-        remarks.append(f"columns without a name are called {', '.join(unnamed)}")
+        more = f" and {len(unnamed) - LISTED} more" * (len(unnamed) > LISTED)
+        remarks.append(f"columns without a name are called {', '.join(unnamed[:LISTED])}{more}")
     return RawRows(
         where=path,
         columns=tuple(columns),
@@ -74,14 +56,27 @@ def read_csv(path: str, open_text: Callable[[], TextIO], named: Sequence[str]) -
     )
 
 
-def _csv_rows(path: str, open_text: Callable[[], TextIO], dialect: _Dialect, columns: list[str]) -> Iterator[RawRow]:
+def _refuse_too_wide(path: str, open_text: Callable[[], TextIO]) -> None:
+    """Look at the start of the first record, which may be as long as the file."""
+    with open_text() as file:
+        first = next(filter(str.strip, file.read(SAMPLE_CHARS).splitlines()), "")
+    if max(map(first.count, DELIMITERS)) >= MAX_COLUMNS:
+        raise SourceError(
+            f"more than {MAX_COLUMNS:,} columns",
+            where=f"{path}:1",
+            hint="give each row a line of its own, and only the columns that are needed",
+        )
+
+
+def _csv_rows(path: str, open_text: Callable[[], TextIO], dialect: Dialect, columns: list[str]) -> Iterator[RawRow]:
     with open_text() as file:
         records = filter(None, _with_source_errors(dialect.records(file), path))
         next(records)
         for row, record in enumerate(records, 1):
             if len(record) != len(columns):
                 record = _drop_blank_cells(record, columns, path, row)
-            yield raw_row(path, row, dict(zip(columns, record, strict=True)))
+            quoted = any(cell.startswith(BLANK_AND_QUOTE) and cell.endswith('"') for cell in record)
+            yield raw_row(path, row, dict(zip(columns, record, strict=True)), (QUOTES_KEPT,) if quoted else ())
 
 
 def _with_source_errors(records: Iterator[list[str]], path: str) -> Iterator[list[str]]:
@@ -108,7 +103,7 @@ def _with_source_errors(records: Iterator[list[str]], path: str) -> Iterator[lis
 
 def _drop_blank_cells(record: list[str], columns: list[str], path: str, row: int) -> list[str]:
     """A record that has only blank cells too many; any other number of cells would shift texts into wrong columns."""
-    if len(record) > len(columns) and not any(cell.strip() for cell in record[len(columns) :]):
+    if len(record) > len(columns) and not any(map(str.strip, islice(record, len(columns), None))):
         return record[: len(columns)]
     raise SourceError(
         f"cells: {len(record)}, but the header names {len(columns)} columns ({', '.join(columns[:6])})",
@@ -128,12 +123,7 @@ def _columns(header: list[str], path: str, named: Sequence[str]) -> list[str]:
             hint=ADD_HEADER,
         )
     columns = [cell or f"column {number}" for number, cell in enumerate(cells, 1)]
-    if duplicates := sorted({name for name in columns if columns.count(name) > 1}):
-        raise SourceError(
-            f"two columns have the same name: {', '.join(duplicates)}",
-            where=f"{path}:1",
-            hint="rename one of them, or add a header line if this line is data",
-        )
+    refuse_duplicates(columns, f"{path}:1", "rename one of them, or add a header line if this line is data")
     return columns
 
 
@@ -147,39 +137,6 @@ def _looks_like_data(cells: list[str]) -> str | None:
         if re.fullmatch(r"[-+]?[\d.,]+", cell):
             return "a number"
     return "a value stands twice" if len(set(filter(None, cells))) < len(list(filter(None, cells))) else None
-
-
-def _find_dialect(path: str, open_text: Callable[[], TextIO]) -> tuple[_Dialect, list[str]]:
-    with open_text() as file:
-        start = file.readline(200)
-        if declared := re.match(r'\ufeff?"?sep=([,;\t|])"?\s*$', start):  # Excel declares the delimiter so
-            return _Dialect(delimiter=declared[1], skip=1), [f"cells are separated by {DELIMITERS[declared[1]]}"]
-        sample = start + file.read(SAMPLE_CHARS)
-    usual = "\t" if path.lower().endswith((".tsv", ".tab")) else ","
-    order = sorted(DELIMITERS, key=lambda delimiter: delimiter != usual)
-    best = max(order, key=lambda delimiter: _score(_Dialect(delimiter=delimiter), sample))
-    remarks = [] if best == usual else [f"cells are separated by {DELIMITERS[best]}"]
-    unquoted = _Dialect(delimiter=best, quotes=False)
-    if best == "\t" and _score(unquoted, sample) > _score(_Dialect(delimiter=best), sample):
-        return unquoted, [*remarks, "quotes are taken as part of the text: they do not enclose cells here"]
-    return _Dialect(delimiter=best), remarks
-
-
-def _score(dialect: _Dialect, sample: str) -> tuple[bool, int, int]:
-    """How well a dialect fits: uniform rows of at least two cells, known names in the header, number of columns."""
-    records: list[list[str]] = []
-    complete = True
-    try:
-        records.extend(islice(filter(None, dialect.records(io.StringIO(sample, newline=""))), SAMPLE_RECORDS))
-    except csv.Error as error:
-        complete = len(sample) >= SAMPLE_CHARS and "end of data" in str(error)  # the sample ends there, not the file
-    if not records:
-        return False, 0, 0
-    width = len(records[0])
-    if width < 2:
-        return False, 0, width
-    uniform = sum(len(record) == width for record in records) >= 0.9 * len(records)
-    return complete and uniform, sum(column_key(cell) in KNOWN_COLUMNS for cell in records[0]), width
 
 
 def read_parquet(path: str, file: Path) -> RawRows:
@@ -218,10 +175,7 @@ def read_parquet(path: str, file: Path) -> RawRows:
             where=path,
             hint="copy, download or write it again",
         ) from None
-    if duplicates := sorted({name for name in columns if columns.count(name) > 1}):
-        raise SourceError(
-            f"two columns have the same name: {', '.join(duplicates)}", where=path, hint="rename one of them"
-        )
+    refuse_duplicates(columns, path, "rename one of them")
     return RawRows(where=path, columns=tuple(columns), rows=rows)
 
 

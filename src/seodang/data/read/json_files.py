@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
@@ -13,6 +14,7 @@ from seodang.data.read.raw_rows import BLOCK_CHARS, BLOCK_ROWS, Block, Number, R
 from seodang.errors import SourceError
 
 LOOK_AHEAD = 1000  # rows whose keys make the columns
+MAX_DEPTH = 100  # levels of a row; Python's own limit is 1,000, and other code needs some of them
 CHUNK = 1 << 20  # characters
 BLANK_CHARS = "\ufeff \t\r\n"  # around a value; a byte order mark in the middle comes from joined files
 BLANKS = re.compile(r"[\s\ufeff]*")
@@ -32,8 +34,8 @@ class _DuplicateKeyError(ValueError):
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _DuplicateKeyError(next(key for key in keys if keys.count(key) > 1))
+        times = Counter(key for key, _ in pairs)
+        raise _DuplicateKeyError(next(key for key, count in times.items() if count > 1))
     return found
 
 
@@ -48,7 +50,29 @@ def parse_json(text: str) -> Any:
         ValueError: it is no JSON, or a key is a duplicate.
         RecursionError: it is too deeply nested.
     """
-    return _DECODER.decode(text)
+    value = _DECODER.decode(text)
+    _refuse_depth(value, text, 0, len(text))
+    return value
+
+
+def _refuse_depth(value: Any, text: str, start: int, end: int) -> None:
+    """Check that a value, read from that part of the text, is not nested so deeply that what comes later would fail.
+
+    Raises:
+        RecursionError: it is.
+    """
+    if text.count("{", start, end) + text.count("[", start, end) <= MAX_DEPTH:
+        return
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    if level:
+        raise RecursionError
 
 
 def read_json(path: str, open_text: OpenText, *, by_line: bool) -> RawRows:
@@ -73,9 +97,17 @@ def _rows_of(
 ) -> tuple[Callable[[], Iterator[RawRow]], Callable[[], Iterator[Block]] | None, str | None]:
     """Rows, the same in blocks if they stand one a line, and a remark."""
     with open_text() as file:
-        first, second = [*islice(filter(None, (line.strip(BLANK_CHARS) for line in file)), 2), "", ""][:2]
+        pieces = iter(lambda: file.readline(CHUNK), "")  # a list may be one line as long as the file
+        first, second = [*islice(filter(None, (piece.strip(BLANK_CHARS) for piece in pieces)), 2), "", ""][:2]
     if first[:1] == "[":
+        if second[:1] == "[" and _is_conversation(first):
+            conversations = partial(_line_blocks, path, open_text)
+            by_turns = "a list of turns in each line: taken as messages"
+            return lambda: (row for block in conversations() for row in block()), conversations, by_turns
         return lambda: _array_rows(path, open_text), None, None
+    if len(first) >= CHUNK // 2:  # the first row is huge: look at all of it
+        with open_text() as file:
+            first, second = [*islice(filter(None, (line.strip(BLANK_CHARS) for line in file)), 2), "", ""][:2]
     if first[:1] != "{":
         raise SourceError(f"no JSON: the file starts with {first[:20]!r}", where=f"{path}:1", hint=WRITE_JSON)
     if second and (_is_object(first.rstrip(",")) or (by_line and second[0] == "{")):
@@ -88,6 +120,13 @@ def _rows_of(
         return lambda: _value_rows(path, _values(path, open_text)), None, several
     records, remark = _records_in(path, value)
     return lambda: _value_rows(path, ((index, record) for index, record in enumerate(records, 1))), None, remark
+
+
+def _is_conversation(text: str) -> bool:
+    try:
+        return bool(turns := _DECODER.decode(text)) and isinstance(turns, list) and is_turn(turns[0])
+    except (ValueError, RecursionError):
+        return False
 
 
 def _is_object(text: str) -> bool:
@@ -117,12 +156,14 @@ def _line_blocks(path: str, open_text: OpenText) -> Iterator[Block]:
 def _read_lines(path: str, lines: list[tuple[int, str]], *, is_last: bool) -> Iterator[RawRow]:
     for number, text in lines:
         try:
-            record = _DECODER.decode(text)
+            record = parse_json(text)
         except (ValueError, RecursionError) as error:
             at = getattr(error, "pos", 0)
             cut_off = _is_incomplete(error, text) and is_last and number == lines[-1][0]
             place = f"line {number}, character {at + 1}"
             raise _broken(error, f"{path}:{number}", place, text[at:], cut_off=cut_off) from None
+        if isinstance(record, list) and record and is_turn(record[0]):
+            record = {"messages": record}
         yield raw_row(path, number, _require_object(record, path, number))
 
 
@@ -215,6 +256,7 @@ class _Scanner:
         while True:
             try:
                 value, end = _DECODER.raw_decode(self.buffer, self.position)
+                _refuse_depth(value, self.buffer, self.position, end)
             except (ValueError, RecursionError) as error:
                 is_incomplete, at = _is_incomplete(error, self.buffer), getattr(error, "pos", self.position)
                 place = f"line {self.line + self.buffer.count(chr(10), self.position, at)}"

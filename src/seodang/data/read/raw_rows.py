@@ -2,13 +2,14 @@
 
 import math
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
 from functools import lru_cache, partial
 from typing import Any
 
-from seodang.errors import SourceError
+from seodang.errors import UNPRINTABLE, SourceError
 
 BLOCK_ROWS = 1000
 BLOCK_CHARS = 1 << 24  # a block of huge cells has fewer rows
@@ -88,6 +89,18 @@ def as_text(value: Any) -> Any:
     return str(value)
 
 
+def refuse_duplicates(columns: Sequence[str], where: str, hint: str) -> None:
+    """Check that no two columns bear the same name.
+
+    Raises:
+        SourceError: with the names.
+    """
+    if len(set(columns)) == len(columns):
+        return
+    duplicates = sorted(name for name, times in Counter(columns).items() if times > 1)
+    raise SourceError(f"two columns have the same name: {', '.join(duplicates[:10])}", where=where, hint=hint)
+
+
 def _size(value: Any) -> int:
     """Characters of a value, roughly."""
     if isinstance(value, str):
@@ -96,10 +109,11 @@ def _size(value: Any) -> int:
     return 8 + sum(map(_size, items))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1 << 16)
 def column_name(name: str) -> str:
-    """A column's name without surrounding blanks and in NFC, as a recipe would write it."""
-    return unicodedata.normalize("NFC", name.replace("\ufeff", "").strip())
+    """A column's name without surrounding blanks and in NFC, as a recipe would write it; printable in any case."""
+    composed = unicodedata.normalize("NFC", name.replace("\ufeff", "").strip())
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), composed)
 
 
 def raw_row(file: str, row: int, record: Mapping[str, Any], changed: tuple[str, ...] = ()) -> RawRow:
