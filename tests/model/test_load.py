@@ -1,13 +1,14 @@
 """Loading: a folder, or one clear message."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -217,6 +218,29 @@ def test_wrong_tokenizer_class(folder: Path) -> None:
         load_tokenizer(str(folder))
     edit(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     assert type(load_tokenizer(str(folder))) is PreTrainedTokenizerFast
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3_5"])
+def test_the_hint_for_a_forced_tokenizer_class_works(kind: str, folder: Path) -> None:
+    """Where transformers ignores the class that is named, the hint's own steps lead to the ids of tokenizer.json."""
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    backend.normalizer = normalizers.Lowercase()
+    backend.save(str(folder / "tokenizer.json"))
+    AutoConfig.for_model(kind).save_pretrained(folder)
+    edit(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")  # without effect here
+    with pytest.raises(ModelError, match=f"takes this class for every {kind} model") as caught:
+        load_tokenizer(str(folder))
+    code = re.findall(r"^      (.+)$", caught.value.hint, re.MULTILINE)
+    (folder / "tokenizer.py").write_text("\n".join(code))
+    auto_map = re.search(r'"auto_map": (\{.+?\})', caught.value.hint)
+    assert auto_map
+    edit(folder / "tokenizer_config.json", auto_map=json.loads(auto_map[1]))
+    found = load_tokenizer(str(folder), trust_remote_code=True)
+    text = "Yak 12정"
+    assert found(text, add_special_tokens=False)["input_ids"] == backend.encode(text, add_special_tokens=False).ids
 
 
 def test_package_names() -> None:

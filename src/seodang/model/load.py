@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.models.auto import tokenization_auto
 from transformers.utils import cached_file
 
 from seodang import recipe
@@ -56,7 +57,7 @@ _GIVE_TOKENIZER = "put tokenizer.json and tokenizer_config.json beside the model
 _NOT_CAUSAL = ("MaskedLM", "Classification", "QuestionAnswering", "MultipleChoice", "Prediction", "EncoderModel")
 _BESIDE_WEIGHTS = ["*.json", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*"]
 # what a wrongly chosen tokenizer class splits otherwise: Hangul, digits, runs of blanks, contractions, line breaks
-_PROBE = "안녕하세요. 2024년 12월에는  the quick\n\n\tbrown fox's 100% <b>x</b> café 😀 형태소 don't    x"
+_PROBE = "안녕하세요. 2024년 12월에는  The quick\n\n\tbrown fox's 100% <b>x</b> café 😀 형태소 don't    x"
 
 
 def resolve_model(path: str) -> str:
@@ -276,6 +277,22 @@ def _check_config(config: Mapping[str, Any], spec: recipe.Model) -> None:
         raise ModelError(what, where=spec.path, hint="give the unquantised model")
 
 
+def _class_hint(folder: str, revision: str | None) -> str:
+    """How to have tokenizer.json taken as it is; of some architectures transformers ignores the class that is named."""
+    file = cached_file(folder, "config.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+    kind = json.loads(Path(file).read_text(encoding="utf-8")).get("model_type") if file else None
+    if kind not in getattr(tokenization_auto, "MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS", ()):
+        return 'set "tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json'
+    return (
+        f"transformers takes this class for every {kind} model, whatever tokenizer_config.json names: put a "
+        "tokenizer.py beside it with these two lines:\n"
+        "      from transformers import PreTrainedTokenizerFast\n"
+        "      class Tokenizer(PreTrainedTokenizerFast): pass\n"
+        '    then set "auto_map": {"AutoTokenizer": [null, "tokenizer.Tokenizer"]} in tokenizer_config.json and '
+        "trust_remote_code: true under model: in the recipe"
+    )
+
+
 def _check_class(tokenizer: PreTrainedTokenizerBase, folder: str, path: str, revision: str | None) -> None:
     """A class that is not made for this tokenizer.json splits text otherwise than in pretraining."""
     if type(tokenizer) is PreTrainedTokenizerFast:  # takes tokenizer.json as it is
@@ -286,8 +303,7 @@ def _check_class(tokenizer: PreTrainedTokenizerBase, folder: str, path: str, rev
     expected = Tokenizer.from_file(file).encode(_PROBE, add_special_tokens=False).ids
     if tokenizer(_PROBE, add_special_tokens=False)["input_ids"] != expected:
         what = f"{type(tokenizer).__name__} gives other ids than tokenizer.json"
-        hint = 'set "tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json'
-        raise ModelError(what, where=path, hint=hint)
+        raise ModelError(what, where=path, hint=_class_hint(folder, revision))
     with suppress(OSError):  # then it is checked again
         found_sound.parent.mkdir(parents=True, exist_ok=True)
         found_sound.touch()
@@ -295,7 +311,8 @@ def _check_class(tokenizer: PreTrainedTokenizerBase, folder: str, path: str, rev
 
 def _found_sound(file: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
     """The empty file that says that this very tokenizer was checked: to read it a second time takes over a second."""
-    digest = hashlib.sha256(f"{type(tokenizer).__name__} {transformers.__version__} {tokenizers.__version__}".encode())
+    made_by = (type(tokenizer).__name__, transformers.__version__, tokenizers.__version__, _PROBE)
+    digest = hashlib.sha256(" ".join(made_by).encode())
     for made_of in (file, file.with_name("tokenizer_config.json")):
         digest.update(made_of.read_bytes() if made_of.is_file() else b"")
     return cache_folder() / "tokenizers" / digest.hexdigest()
