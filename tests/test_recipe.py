@@ -1,6 +1,7 @@
 """recipe.py and recipe_file.py: reading, overriding, and telling every fault at once."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +258,7 @@ def test_a_source_is_trained_if_its_role_or_train_says_so() -> None:
         ("name: a\ntrain:\n  steps: 1\n  epochs: 2\n  steps: 3\n", ":5", "key 'steps' stands twice"),
         ("name: [a\n", ":2", "expected ',' or ']'"),
         ("name: a\n\tmodel: b\n", ":2", "cannot start any token"),
-        ("name: 2024-13-45\n", "", "month must be in 1..12"),
+        ("name: 2024-13-45\n", ":1", "month must be in 1..12"),
         ("? [a]\n: b\n", ":1", "unhashable key"),
         ("- name\n", "", "expected keys such as `model:` and `sources:`, found list"),
         ("# nothing yet\n", "", "found nothing"),
@@ -304,3 +305,121 @@ def test_recipes_that_ship_can_be_read(name: str) -> None:
 def test_the_demo_ships() -> None:
     """`demo` is among the recipes that ship."""
     assert "demo" in shipped_recipes()
+
+
+SMALL = "name: x\nmodel: m\nsources:\n  - {name: a, role: domain, path: a.csv}\n"
+TOKEN = "hf_" + "aB3" * 12
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        ("!!bool x", "'x' is no bool"),
+        ("!!timestamp x", "'x' is no timestamp"),
+        ("!!timestamp 2024-13-45", "'2024-13-45' is no timestamp"),
+        ("!!set [a]", "expected a mapping node, but found sequence"),
+        ("!!int ''", "'' is no int"),
+        ("!!float 1:x", "'1:x' is no float"),
+        ("!!map [a]", "expected a mapping node, but found sequence"),
+        ("{<<: 5}", "expected a mapping or list of mappings for merging, but found scalar"),
+        ("!!python/object:os.system x", "could not determine a constructor for the tag"),
+    ],
+)
+def test_a_value_that_is_not_of_its_tag_is_one_fault_with_its_line(tmp_path: Path, value: str, what: str) -> None:
+    """Whatever PyYAML raises for it; the same in an override."""
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(written(tmp_path, f"{SMALL}system: {value}\n"))
+    assert caught.value.where.endswith("recipe.yaml:5")
+    assert caught.value.faults[0].startswith(what)
+    assert faults(written(tmp_path, SMALL), [f"system={value}"]) == [f"system: {value!r} cannot be read as YAML"]
+
+
+@pytest.mark.parametrize("nested", ["[" * 5000, "{a: " * 3000, "\n" + "- " * 3000])
+def test_yaml_that_is_nested_too_deeply_is_a_fault(tmp_path: Path, nested: str) -> None:
+    """In the file and in an override."""
+    assert faults(written(tmp_path, f"{SMALL}system: {nested}")) == ["nested too deeply"]
+    [fault] = faults(written(tmp_path, SMALL), [f"system={nested}"])
+    assert len(fault) < 100
+
+
+def test_aliases_of_aliases_fill_no_message(tmp_path: Path) -> None:
+    """A few lines that stand for billions of texts are reported in a few words, wherever they are used."""
+    laughs = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n" for before, name in pairwise("abcdefghijkl")
+    )
+    used = SMALL.replace("a.csv", "*l") + "system: *l\nmix: {seed: *k, a: *l}\ntrain: *l\n"
+    told = faults(written(tmp_path, laughs + used))
+    assert max(map(len, told)) < 150
+    assert any(fault.startswith("system: expected text, found [[[[...]") for fault in told)
+    assert faults(written(tmp_path, SMALL + "system: &x [*x]\n")) == ["system: expected text, found [[[[...]]]]"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "fault"),
+    [
+        (keys(name=".."), "name: '..' means a folder that exists: give a name"),
+        (keys(name="."), "name: '.' means a folder that exists: give a name"),
+        (keys(name="가" * 90), "name: files are named after it: at most 200 bytes in UTF-8, found 270"),
+        (with_source(name="가" * 90), ": files are named after it: at most 200 bytes in UTF-8, found 270"),
+        (with_source(name=".."), "name: '..' means a folder that exists: give a name"),
+        (with_source(path="a\0b"), "sources.medical.path: holds the character U+0000: remove it"),
+        (with_source(path=["a", "b\0"]), "sources.medical.path.1: holds the character U+0000: remove it"),
+        (
+            keys(system="\ud800"),
+            "system: holds half of a character (a lone surrogate), which no file can hold: remove it",
+        ),
+        (keys(mix={"\udfff": 1}), "mix: one of its keys: holds half of a character (a lone surrogate)"),
+        (keys(template="{% for message in messages %}{% endfor %}"), "template.borrow: this is the text of a template"),
+        (keys(template="first\nsecond"), "template.borrow: this is the text of a template"),
+    ],
+)
+def test_what_no_file_can_be_called_is_a_fault(changed: dict[str, Any], fault: str) -> None:
+    """Folders that exist, names that are too long, characters that no file system or file takes, whole texts."""
+    [told] = faults(changed)
+    assert fault in told
+
+
+def test_names_of_other_peoples_homes_are_taken_as_they_stand(tmp_path: Path) -> None:
+    """`~data/x.csv` is a path below the recipe's folder where there is no user `data`."""
+    text = SMALL.replace("a.csv", "~nobody-of-this-name/a.csv").replace("model: m", "model: ~nobody-of-this-name/m")
+    recipe = load_recipe(written(tmp_path, text))
+    assert recipe.sources[0].path == (str(tmp_path / "~nobody-of-this-name/a.csv"),)
+    assert recipe.model.path == str(tmp_path / "~nobody-of-this-name/m")
+    assert "no such file" in faults("~nobody-of-this-name/recipe.yaml")[0]
+
+
+def test_a_data_file_is_no_recipe(tmp_path: Path) -> None:
+    """A large file is not parsed for minutes; the hint says where it belongs."""
+    with pytest.raises(RecipeError, match=r"is 0\.6 MB large.*\n.*`sources:`"):
+        load_recipe(written(tmp_path, '{"a": 1}\n' * 70_000))
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "key"),
+    [
+        (f"{SMALL}system: my token is {TOKEN}\n", [], "system"),
+        (SMALL.replace("a.csv", f"https://me:{TOKEN[:9]}@host/a.csv"), [], "sources.a.path"),
+        (f"{SMALL}train: {{epochs: {TOKEN}}}\n", [], "train.epochs"),
+        (f"{SMALL}ask: {{domain: ['질문?', 'sk-ant-{TOKEN}']}}\n", [], "ask.domain.1"),
+        (f"{SMALL}hf_token: {TOKEN[2:]}\n", [], "hf_token"),
+        (f"{SMALL}train: {{{TOKEN}: 1}}\n", [], "train"),
+        (SMALL, [f"model.revision={TOKEN}"], "model.revision"),
+        (SMALL, [f"nowhere.to.be.found={TOKEN}"], "nowhere.to.be.found"),
+        (SMALL, [TOKEN], "a key"),
+    ],
+)
+def test_a_secret_in_a_recipe_is_refused_and_masked(tmp_path: Path, text: str, overrides: list[str], key: str) -> None:
+    """Wherever it stands, and whatever else is wrong: no message holds it."""
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(written(tmp_path, text), overrides)
+    told = str(caught.value)
+    assert caught.value.faults[0].startswith(f"{key}: ")
+    assert TOKEN[3:9] not in told
+    assert "…, " in told
+    assert "revoked" in told
+
+
+def test_prose_about_secrets_is_let_through() -> None:
+    """Questions about passwords and tokens are questions."""
+    system = "비밀번호: 새로 정하세요. Forgot your password: contact the office. max_tokens: 1024"
+    assert load_recipe(keys(system=system)).system == system

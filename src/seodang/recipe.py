@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,7 +21,16 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from seodang.errors import RecipeError
-from seodang.recipe_file import absolute, fault_lines, is_shipped_template, nearest, override, read_recipe
+from seodang.recipe_file import (
+    MAX_NAME_BYTES,
+    absolute,
+    fault_lines,
+    is_shipped_template,
+    nearest,
+    override,
+    read_recipe,
+    text_faults,
+)
 from seodang.recipe_file import shipped_recipes as shipped_recipes
 from seodang.types import LossOn, SourceRole
 
@@ -95,6 +105,17 @@ def _number_as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) else value
 
 
+def _file_name(name: str) -> str:
+    if name in (".", ".."):
+        raise ValueError(f"{name!r} means a folder that exists: give a name")
+    if (num_bytes := len(name.encode())) > MAX_NAME_BYTES:
+        raise ValueError(f"files are named after it: at most {MAX_NAME_BYTES} bytes in UTF-8, found {num_bytes}")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
+
+
 class Part(BaseModel):
     """A section of the recipe."""
 
@@ -129,11 +150,18 @@ class Template(Part):
     )
     add_tokens: bool = Field(False, description="add the template's missing markers to the vocabulary and train them")
 
+    @field_validator("borrow")
+    @classmethod
+    def _name_or_file(cls, borrow: str | None) -> str | None:
+        if borrow is not None and re.search(r"\{[{%#]|\n", borrow):
+            raise ValueError("this is the text of a template: write it to a .jinja file, and give that file")
+        return borrow
+
 
 class Source(Part):
     """One data source. Holdout is split off first; `take` then thins the training part."""
 
-    name: str = Field(pattern=r"^[\w.-]+$", description="what reports and other keys call it")
+    name: FileName = Field(pattern=r"^[\w.-]+$", description="what reports and other keys call it")
     role: SourceRole = Field(
         description="domain: the field to learn; general: replayed, so that the rest is not forgotten; "
         "retention: measured only"
@@ -329,7 +357,7 @@ class Ask(Part):
 class Recipe(Part):
     """One run, from sources to report."""
 
-    name: str = Field(pattern=r"^[\w.-]+$", description="names the run's folder: runs/NAME")
+    name: FileName = Field(pattern=r"^[\w.-]+$", description="names the run's folder: runs/NAME")
     model: Model
     template: Template = Template()
     system: str | None = Field(None, description="one system text for training and serving alike")
@@ -373,6 +401,7 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
     else:
         where, data, folder = read_recipe(recipe)
     data = long_form(data)  # before the overrides, so that `model.dtype=…` finds a section
+    _refuse_texts([data, dict(pair.partition("=")[::2] for pair in overrides)], where)
     faults = [fault for pair in overrides if (fault := override(data, pair))]
     try:
         checked = Recipe.model_validate(data)
@@ -381,6 +410,17 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
     if faults:
         raise RecipeError(faults, where=where, hint="mend these keys and run again")
     return _absolute(checked, folder)
+
+
+def _refuse_texts(parts: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Before anything is reported of other faults: a message that quotes a value would hold the secret as well."""
+    if found := [f"{key}: {what}" for part in parts for key, what in text_faults(part)]:
+        raise RecipeError(
+            found,
+            where=where,
+            hint="remove these texts; a secret that was written to a file should be revoked. "
+            "The hub is logged in to by `hf auth login`",
+        )
 
 
 def _absolute(recipe: Recipe, folder: Path) -> Recipe:

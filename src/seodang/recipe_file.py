@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +12,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from seodang.errors import RecipeError
+from seodang.secrets import leaks
 
+MAX_BYTES = 500_000  # of a recipe file: parsing more takes long, and it is most likely a data file
+MAX_NAME_BYTES = 200  # of a name that files and folders are called by: file systems take 255 bytes, endings included
 # pydantic's messages name tuples and dictionaries; whoever writes YAML does not know them
 PLAIN_WORDS = {
     "tuple_type": "expected a list",
@@ -31,7 +35,40 @@ def shipped_recipes() -> list[str]:
 
 def is_shipped_template(name: str) -> bool:
     """Whether `name` is a built-in chat template: such a name is no path, whatever lies in the folder."""
-    return "/" not in name and files("seodang").joinpath("templates", f"{name}.jinja").is_file()
+    return "/" not in name and name in shipped_templates()
+
+
+def shipped_templates() -> list[str]:
+    """Names of the built-in chat templates."""
+    folder = files("seodang").joinpath("templates")
+    return sorted(item.name.removesuffix(".jinja") for item in folder.iterdir() if item.name.endswith(".jinja"))
+
+
+def text_faults(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(key, fault) of texts that a recipe must not hold: secrets, masked, and characters that no file can hold."""
+    seen: set[int] = set()  # a YAML alias is the same object again, and may hold itself
+    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), data)]
+    while waiting:
+        location, value = waiting.pop()
+        if isinstance(value, str) and (fault := _text_fault(str(location[-1]), value)):
+            yield _key(location, data), fault
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            for name, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+                if isinstance(name, str) and (fault := _text_fault("", name)):
+                    yield f"{_key(location, data)}: one of its keys" if location else "a key", fault
+                else:
+                    waiting.append(((*location, name), item))
+
+
+def _text_fault(name: str, text: str) -> str | None:
+    try:
+        found = leaks("", f"{name}: {text}".encode(), {}, paths=False)
+    except UnicodeEncodeError:
+        return "holds half of a character (a lone surrogate), which no file can hold: remove it"
+    if found:
+        return f"holds {found[0].what} ({found[0].masked}), which would be copied into the run and its report"
+    return "holds the character U+0000: remove it" if "\0" in text else None
 
 
 def read_recipe(recipe: str | Path) -> tuple[str, dict[str, Any], Path]:
@@ -40,9 +77,10 @@ def read_recipe(recipe: str | Path) -> tuple[str, dict[str, Any], Path]:
     Raises:
         RecipeError: no such file, not UTF-8, or no YAML mapping.
     """
-    name, path = str(recipe), Path(recipe).expanduser()
+    name, path = str(recipe), expanded(str(recipe))
     try:
         if path.is_file():
+            _refuse_large(path.stat().st_size, name)
             return name, parse(path.read_text(encoding="utf-8-sig"), name), path.resolve().parent
     except UnicodeDecodeError as error:
         raise RecipeError([f"not UTF-8 text: {error}"], where=name, hint="save the recipe as UTF-8") from None
@@ -60,12 +98,31 @@ def read_recipe(recipe: str | Path) -> tuple[str, dict[str, Any], Path]:
     )
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML that refuses a key given twice: PyYAML keeps the last one silently."""
+def _refuse_large(num_bytes: int, name: str) -> None:
+    if num_bytes > MAX_BYTES:
+        raise RecipeError(
+            [f"is {num_bytes / 1e6:,.1f} MB large; a recipe has a few thousand bytes"],
+            where=name,
+            hint="is it a data file? Name it under `sources:` of a recipe, or let `seodang init` write one",
+        )
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a duplicate key (PyYAML keeps the last one silently), and names every fault by its line."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError) as error:  # PyYAML's own, of `!!bool x`
+            tag = node.tag.rpartition(":")[2]
+            what = f"{_short(node.value)} is no {tag}" if isinstance(node, yaml.ScalarNode) else f"no valid {tag}"
+            if tag == "timestamp" and isinstance(error, ValueError):  # month must be in 1..12
+                what += f": {error}"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if not isinstance(key, yaml.ScalarNode):
                 continue  # PyYAML itself refuses a list or mapping as a key
             if key.value in seen:
@@ -81,8 +138,8 @@ def parse(text: str, where: str) -> dict[str, Any]:
         RecipeError: no YAML, a duplicate key, or no mapping.
     """
     try:
-        data = yaml.load(text, Loader=_UniqueKeys)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+        data = _load(text)
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}:{mark.line + 1}" if mark else where
         what = " ".join(str(getattr(error, "problem", None) or error).split())
@@ -97,15 +154,22 @@ def parse(text: str, where: str) -> dict[str, Any]:
     return data
 
 
+def _load(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply") from None
+
+
 def override(data: dict[str, Any], pair: str) -> str | None:
     """Put `a.b=VALUE` into `data`; a fault if it leads nowhere. Items are named: `sources.medical.take=9`."""
     key, equals, value = pair.partition("=")
     if not equals or not key:
-        return f"{pair!r} is no KEY=VALUE"
+        return f"{_short(pair)} is no KEY=VALUE"
     try:
-        parsed = yaml.load(value, Loader=_UniqueKeys)
-    except (yaml.YAMLError, ValueError):
-        return f"{key}: {value!r} cannot be read as YAML"
+        parsed = _load(value)
+    except yaml.YAMLError:
+        return f"{key}: {_short(value)} cannot be read as YAML"
     *parents, last = key.split(".")
     node: Any = data
     for done, part in enumerate(parents):
@@ -155,7 +219,10 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    """The beginning of a value, which may be a YAML alias of aliases that would fill the memory."""
+    short = reprlib.Repr()
+    short.maxlevel = 3
+    text = short.repr(value) if isinstance(value, list | dict | set) else repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
@@ -197,6 +264,13 @@ def expanded(path: str) -> Path:
         return Path(path)
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long
+        return False
+
+
 def absolute(path: str, folder: Path, *, if_there: bool = False) -> str:
     """A local path that means the same from every folder; `package:` and `sample:` names stay as they are.
 
@@ -208,6 +282,6 @@ def absolute(path: str, folder: Path, *, if_there: bool = False) -> str:
     if re.match(r"(package|sample):", path):
         return path
     resolved = folder / expanded(path)
-    if if_there and not path.startswith((".", "~", "/")) and not resolved.exists():
+    if if_there and not path.startswith((".", "~", "/")) and not _exists(resolved):
         return path
     return str(resolved)

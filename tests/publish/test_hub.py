@@ -26,8 +26,8 @@ from seodang.model.packaged import PACKAGED
 from seodang.publish.base_model import GEMMA_NOTICE, ORIGINS, find_base
 from seodang.publish.card import address, code, languages, plain, published_recipe
 from seodang.publish.hub import Pushed, push, show_push
-from seodang.publish.secrets import leaks, own_secrets
 from seodang.recipe import Recipe, load_recipe
+from seodang.secrets import leaks, own_secrets
 from seodang.show.console import get_console
 from seodang.show.formatting import visible
 from seodang.types import Answer

@@ -19,10 +19,10 @@ from seodang.errors import HubError, RunError
 from seodang.publish.base_model import GEMMA_NOTICE, Base, find_base, is_local
 from seodang.publish.card import TAG, card
 from seodang.publish.files import CARD, File, outgoing
-from seodang.publish.secrets import Leak, leaks, own_secrets, refuse
 from seodang.recipe import Recipe, load_recipe
 from seodang.run.evidence import Evidence, read_evidence
 from seodang.run.folder import DROPPED, MANIFEST, METRICS, RECIPE, SAMPLES
+from seodang.secrets import Leak, leaks, own_secrets, refuse
 from seodang.show.console import get_console
 from seodang.show.formatting import plural, size, visible
 
@@ -119,6 +119,7 @@ def _evidence(run: Path) -> tuple[Evidence, Recipe]:
         raise RunError(
             f"cannot be told in a card: {damaged[0]}", where=str(run), hint=f"seodang prove {run}, then push"
         )
+    refuse(leaks(RECIPE, run / RECIPE, {}, paths=False), str(run))  # with its line; loading it would refuse it, too
     return evidence, load_recipe(run / RECIPE)
 
 

@@ -1,6 +1,6 @@
-"""Secrets and personal paths in what is about to be published: found, and reported with the value masked.
+"""Secrets and personal paths in recipes and in what is about to be published: found, and reported masked.
 
-Knows no hub. Looks at bytes, so that tokenizers and weights are looked at like text.
+Knows no recipe and no hub. Searches bytes, so that tokenizers and weights are searched like text.
 """
 
 import mmap
