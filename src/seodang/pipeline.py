@@ -81,7 +81,9 @@ def tune(
         from seodang.stages.training import train_model  # brings transformers' Trainer, which takes seconds
 
         rows, ask = prepared.rows["train"], recipe.ask
-        model, losses = train_model(run, base, model, engine, rows, held_out, settings, plan, ask, callbacks)
+        model, losses = train_model(
+            run, base, model, engine, rows, held_out, settings, plan, ask, recipe.save, callbacks
+        )
     with timed(seconds, "after"):
         after = measure.measure(model, engine, held_out, "tuned", losses)
     finish.finish(run, recipe, before, after, model, renderer, seconds, tuned=str(run.model))

@@ -325,7 +325,7 @@ class Generate(Part):
     """Sampling settings. Without a temperature, answers are greedy."""
 
     max_new_tokens: Positive = Field(256, description="longest answer")
-    temperature: Annotated[float, Field(gt=0)] | None = Field(None, description="none: greedy")
+    temperature: Annotated[float | None, Field(ge=0)] = Field(None, description="none or 0: greedy")
     top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="draw from the likeliest tokens that together have this probability"
     )
@@ -334,6 +334,11 @@ class Generate(Part):
         None, description="above 1: tokens that stand in prompt or answer become less likely"
     )
     seed: int = Field(42, description="of the drawing")
+
+    @field_validator("temperature")
+    @classmethod
+    def _zero_is_greedy(cls, temperature: float | None) -> float | None:
+        return temperature or None
 
 
 class Repeat(Part):
@@ -354,6 +359,14 @@ class Ask(Part):
     generate: Generate = Generate()
 
 
+class Save(Part):
+    """The tuned model's files."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the saved weights, which are what is measured; auto: as they were trained"
+    )
+
+
 class Recipe(Part):
     """One run, from sources to report."""
 
@@ -366,6 +379,7 @@ class Recipe(Part):
     mix: Mix = Mix()
     train: Train = Train()
     ask: Ask = Ask()
+    save: Save = Save()
 
     @model_validator(mode="wrap")
     @classmethod

@@ -4,16 +4,26 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
+from seodang.data.encode.rows import Renderer
+from seodang.data.template.find import apply_template, find_template
+from seodang.errors import ModelError
 from seodang.model.engine.attention import PACKED, attention
 from seodang.model.load import load_model, load_tokenizer, load_weights
 from seodang.model.placement import Placement
-from seodang.model.save import describe, end_ids, save_model
-from seodang.recipe import Model
+from seodang.model.save import describe, end_ids, round_weights, save_model
+from seodang.recipe import Generate, Model, Template
 from tiny import make_config, make_model
 
 TEMPLATE = (
@@ -135,3 +145,77 @@ def test_description_tells_models_apart(tiny_folder: Path, tiny_tokenizer: PreTr
     with torch.no_grad():
         second.model.norm.weight[0] += 1e-3
     assert describe(second, tiny_tokenizer).sha256 != facts.sha256
+
+
+SHIPPED = {"gemma": "before the question", "chatml": "a turn", "llama3": "a turn", "plain": "a turn", "qwen3": "a turn"}
+SYSTEM = "한의학 '상담사' \"입니다\".\n짧게 {{ 답 }} %} 하세요\\."
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_saved_template_brings_the_system_text(
+    name: str, tmp_path: Path, tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Plain transformers gives conversations without a system turn the ids of training, and keeps one that is there."""
+    found = find_template(
+        tiny_tokenizer, Template(borrow=name), num_embeddings=len(tiny_tokenizer), load_tokenizer=load_tokenizer,
+        system=SYSTEM,
+    )  # fmt: skip
+    apply_template(tiny_tokenizer, found)
+    renderer = Renderer(tiny_tokenizer, found, SYSTEM)
+    trained = tiny_tokenizer.chat_template
+    save_model(tiny_model, tiny_tokenizer, tmp_path / "m", turn_end_id=found.turn_end_id, system=SYSTEM)
+    assert tiny_tokenizer.chat_template == trained
+    served = AutoTokenizer.from_pretrained(tmp_path / "m")
+    said = ("user", "감기는요?"), ("assistant", "쉬세요."), ("user", "왜?")
+    turns = [{"role": role, "content": content} for role, content in said]
+    for asked in (turns[:1], turns, [{"role": "system", "content": "다른 말"}, *turns]):
+        expected = tiny_tokenizer(renderer.prompt(asked), add_special_tokens=False).input_ids
+        assert served.apply_chat_template(asked, add_generation_prompt=True, return_dict=True).input_ids == expected
+    assert SYSTEM in served.apply_chat_template(turns[:1], tokenize=False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, (False, None, None, None, None)),
+        ({"temperature": 0}, (False, None, None, None, None)),
+        ({"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1}, (True, 0.7, 0.9, 0, 1.1)),
+        ({"temperature": 0.3, "top_k": 20}, (True, 0.3, 1.0, 20, None)),
+    ],
+)
+def test_sampling_settings_of_the_recipe(
+    asked: dict[str, Any], expected: tuple[Any, ...], tmp_path: Path, tuned_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """What answers were drawn with is what plain transformers draws with, whatever the base's own settings were."""
+    model = make_model(make_config("llama", len(tuned_tokenizer)))
+    model.generation_config = GenerationConfig(do_sample=True, temperature=0.6, top_k=64, min_p=0.1, eos_token_id=1)
+    save_model(model, tuned_tokenizer, tmp_path / "m", turn_end_id=6, sampling=Generate.model_validate(asked))
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "m").generation_config
+    kept = (bool(found.do_sample), found.temperature, found.top_p, found.top_k, found.repetition_penalty)
+    assert kept == expected
+    assert found.min_p is None
+    found.validate(strict=True)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_weights_are_saved_in_a_dtype(kind: str, tmp_path: Path, tuned_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Half the bytes, the config says so, tied weights stay one, and what is in memory is what is loaded again."""
+    base, folder = tmp_path / "base", tmp_path / "m"
+    make_model(make_config(kind, len(tuned_tokenizer))).save_pretrained(base)
+    model = load_model(Model(path=str(base)), CPU)
+    round_weights(model, torch.bfloat16)
+    save_model(model, tuned_tokenizer, folder, turn_end_id=6, base=base, dtype=torch.bfloat16)
+    sizes = [(where / "model.safetensors").stat().st_size for where in (base, folder)]
+    assert sizes[1] < 0.55 * sizes[0]
+    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["dtype"] == "bfloat16"
+    again = load_model(Model(path=str(folder)), CPU)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_that_a_dtype_cannot_hold(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """float16 ends at 65,504: a larger weight is an error, and no infinity in a file."""
+    model = make_model(make_config("llama", len(tiny_tokenizer)))
+    with torch.no_grad():
+        model.model.norm.weight[0] = 1e5
+    with pytest.raises(ModelError, match=r"float16 cannot hold(.|\n)*bfloat16"):
+        round_weights(model, torch.float16)

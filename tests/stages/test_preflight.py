@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import seodang
 from seodang.errors import ModelError
@@ -15,9 +15,9 @@ from seodang.model.engine.engine import Engine
 from seodang.model.load import grow_vocabulary, load_model
 from seodang.model.placement import Placement
 from seodang.proof.evaluate import evaluate
-from seodang.recipe import Model, Recipe
+from seodang.recipe import Model, Recipe, Save
 from seodang.run.folder import PROOF, Run
-from seodang.serve.chat_model import load_chat_model
+from seodang.serve.chat_model import load_chat_model, with_system
 from tiny import make_config, make_model
 from tiny_recipe import tiny_recipe
 
@@ -122,3 +122,31 @@ def test_the_tuned_folder_is_the_base_up_to_what_was_tuned(
     tensors = load_file(run.model / "model.safetensors")
     assert torch.equal(tensors["mtp.layers.0.weight"], extra["mtp.layers.0.weight"])
     assert not torch.equal(tensors["model.norm.weight"], torch.ones(64)) or adapter
+
+
+@pytest.mark.parametrize("adapter", [None, {"kind": "lora", "rank": 2}])
+def test_the_proof_is_of_the_saved_weights(
+    adapter: dict[str, Any] | None, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Saved in another dtype, the tuned model is measured as it is loaded again: `prove` gives the same to the bit."""
+    base = padded_base(tmp_path / "base", tiny_tokenizer, len(tiny_tokenizer))
+    made = tiny_recipe(tmp_path / "recipe", base, steps=2, ask_every=None, adapter=adapter)
+    made = made.model_copy(update={"save": Save(dtype="bfloat16")})
+    run = seodang.tune(made, out=tmp_path / "run")
+    assert embeddings(run.model).dtype == torch.bfloat16
+    again = seodang.prove(run.folder, out=tmp_path / "proof")
+    assert losses(again) == losses(run)
+
+
+def test_a_run_with_a_system_text(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """The saved template brings it; `prove` and `chat`, which give it themselves, render it once."""
+    base = padded_base(tmp_path / "base", tiny_tokenizer, len(tiny_tokenizer))
+    made = tiny_recipe(tmp_path / "recipe", base, steps=2, ask_every=None)
+    made = made.model_copy(update={"system": "짧게 답하세요."})
+    run = seodang.tune(made, out=tmp_path / "run")
+    assert losses(seodang.prove(run.folder, out=tmp_path / "proof")) == losses(run)
+    question = [{"role": "user", "content": "약은?"}]
+    chat = load_chat_model(run.folder)
+    served = AutoTokenizer.from_pretrained(run.model).apply_chat_template(question, add_generation_prompt=True)
+    assert chat.prompt(with_system(question, chat.system)) == served["input_ids"]
+    assert chat.tokenizer.decode(served["input_ids"]).count("짧게") == 1

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import AddedToken
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -28,14 +29,17 @@ _DTYPES = ("dtype", "torch_dtype")  # as newer and older configs name it
 Json = dict[str, Any]  # of a file whose keys are the base's own
 
 
-def carry_files(base: Path, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def carry_files(
+    base: Path, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+) -> None:
     """Put the base's files in the place of those that transformers wrote, with what tuning changed.
 
     Args:
         base: the folder of the model that was tuned.
         folder: where transformers saved model and tokenizer.
+        dtype: of the saved weights.
     """
-    _change(folder / "config.json", lambda written: _config(written, base, model))
+    _change(folder / "config.json", lambda written: _config(written, base, model, dtype))
     # a tokenizer with code of its own is written beside that code
     carried = re.compile(_BESIDE) if tokenizer._auto_class else CARRIED
     for file in sorted(base.iterdir()):
@@ -51,14 +55,14 @@ def carry_files(base: Path, folder: Path, model: PreTrainedModel, tokenizer: Pre
         _change(folder / "added_tokens.json", lambda found: found | {str(token): i for i, token in added.items()})
 
 
-def _config(written: Json, base: Path, model: PreTrainedModel) -> Json:
+def _config(written: Json, base: Path, model: PreTrainedModel, dtype: torch.dtype) -> Json:
     """The base's config with the dtype and the vocabulary of the weights; no pointer to code that is not beside it."""
     file = base / "config.json"
     config: Json = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     name = type(model).__name__
     if not config or name not in (config.get("architectures") or [name]):  # only a part of the base was loaded
         config = _without(written, "use_cache") | {key: config[key] for key in ("use_cache",) if key in config}
-    config = _with_dtype(config, str(model.dtype).removeprefix("torch."))
+    config = _with_dtype(config, str(dtype).removeprefix("torch."))
     config = _with_vocab_size(config, model.config)
     auto_map = {"auto_map": written["auto_map"]} if model._auto_class else {}
     return _without(config, "auto_map") | auto_map

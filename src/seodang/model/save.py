@@ -9,6 +9,9 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from seodang import recipe
+from seodang.data.template.default_system import with_default_system
+from seodang.errors import ModelError
 from seodang.model.base_files import carry_files
 from seodang.model.checkpoint import read_tensors, tensor_files
 from seodang.model.quiet import quiet
@@ -33,49 +36,79 @@ def save_model(
     *,
     turn_end_id: int,
     base: Path | None = None,
+    system: str | None = None,
+    sampling: recipe.Generate | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write safetensors, tokenizer with its chat template, and a generation config that stops at the turn end.
 
-    The folder appears complete or not at all; one that is there is replaced. Weights keep their dtype.
+    The folder appears complete or not at all; one that is there is replaced.
 
     Args:
         base: the folder of the model that was tuned: all that tuning did not change is as it is there.
+        system: the text of a system turn that the saved template gives to conversations without one.
+        sampling: how answers are drawn by default; none: as the base says.
+        dtype: of the saved weights; none: their own.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     new, old = aside / "new", aside / "old"
-    own = model.generation_config
+    own, template = model.generation_config, tokenizer.chat_template
     try:
-        model.generation_config = _generation_config(model, tokenizer, turn_end_id)
+        model.generation_config = _generation_config(model, tokenizer, turn_end_id, sampling)
+        if system is not None and template:
+            tokenizer.chat_template = with_default_system(template, system)
         with quiet():
-            model.save_pretrained(new, state_dict=_state_dict(model, base))
+            model.save_pretrained(new, state_dict=_state_dict(model, base, dtype))
             tokenizer.save_pretrained(new)
         if base:
-            carry_files(base, new, model, tokenizer)
+            carry_files(base, new, model, tokenizer, dtype or model.dtype)
         for weights in new.glob("*.safetensors"):
             weights.chmod(0o644)  # safetensors makes them private
         if folder.exists():
             folder.rename(old)
         new.rename(folder)
     finally:
-        model.generation_config = own
+        model.generation_config, tokenizer.chat_template = own, template
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _state_dict(model: PreTrainedModel, base: Path | None) -> dict[str, torch.Tensor] | None:
+def _state_dict(model: PreTrainedModel, base: Path | None, dtype: torch.dtype | None) -> dict[str, torch.Tensor] | None:
     """The model's tensors and those of the base that its class does not take; none: the model's alone."""
-    untaken: tuple[str, ...] = getattr(model, "untaken_tensors", ())
-    if base is None or not untaken:
+    untaken: tuple[str, ...] = getattr(model, "untaken_tensors", ()) if base else ()
+    if not untaken and dtype is None:
         return None
-    there = tensor_files(base)
-    own: dict[str, torch.Tensor] = model.state_dict()
-    return own | read_tensors(base, [name for name in untaken if name in there])
+    tensors: dict[str, torch.Tensor] = model.state_dict()
+    if dtype is not None:
+        weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        cast = {id(tensor): tensor.to(dtype) for name, tensor in model.named_parameters() if tensor.is_floating_point()}
+        own = dict(model.named_parameters(remove_duplicate=False))  # tied ones are one tensor, and stay one
+        tensors |= {name: cast.get(id(own[name]), tensors[name]) for name in weights if name in tensors}
+    if base:
+        there = tensor_files(base)
+        tensors |= read_tensors(base, [name for name in untaken if name in there])
+    return tensors
+
+
+@torch.no_grad()
+def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Make the weights those that are loaded again after they were saved in this dtype, in place.
+
+    Raises:
+        ModelError: one of them is too large for it.
+    """
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point():
+            weight.copy_(weight.to(dtype))
+            if not bool(weight.isfinite().all()):
+                what = f"{name} has values that {str(dtype).removeprefix('torch.')} cannot hold"
+                raise ModelError(what, where="save.dtype", hint="use bfloat16 or float32")
 
 
 def _generation_config(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, turn_end_id: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, turn_end_id: int, sampling: recipe.Generate | None
 ) -> GenerationConfig:
-    """The base's own sampling settings, ended by the turn end; none of them if they contradict each other."""
+    """The base's own sampling settings, or those given, ended by the turn end; none if the base's contradict."""
     config = copy.deepcopy(model.generation_config)
     try:
         config.validate(strict=True)
@@ -83,6 +116,16 @@ def _generation_config(
         config = GenerationConfig()
     config.eos_token_id = end_ids(model, turn_end_id)
     config.pad_token_id, config.bos_token_id = tokenizer.pad_token_id, tokenizer.bos_token_id
+    if sampling:
+        is_drawn = sampling.temperature is not None
+        config.do_sample = is_drawn
+        config.temperature = sampling.temperature
+        config.repetition_penalty = sampling.repetition_penalty
+        # named, because other software has limits of its own where none is named
+        config.top_p = (sampling.top_p or 1.0) if is_drawn else None
+        config.top_k = (sampling.top_k or 0) if is_drawn else None
+        for name in ("min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff"):
+            setattr(config, name, None)
     return config
 
 

@@ -14,17 +14,17 @@ from transformers import PreTrainedModel, TrainerCallback
 from seodang import distributed
 from seodang.data.encode.rows import Renderer
 from seodang.model.engine.engine import Engine
-from seodang.model.load import base_folder
-from seodang.model.save import save_model
+from seodang.model.load import base_folder, is_quantized
+from seodang.model.save import round_weights, save_model
 from seodang.proof.evaluate import evaluate
-from seodang.recipe import Ask, Train
+from seodang.recipe import Ask, Save, Train
 from seodang.run import record
 from seodang.run.events import Event, GivenAnswer
 from seodang.run.folder import Run
 from seodang.show import console
 from seodang.stages.measure import EvaluationSet, answers_of, questions_of
 from seodang.stages.preflight import Base, TrainingPlan, load_base, load_tuned, new_token_ids
-from seodang.train.adapter import add_adapter, merge, save_adapter
+from seodang.train.adapter import add_adapter, merge, save_adapter, unwrapped
 from seodang.train.callbacks import AskCallback
 from seodang.train.metrics import MetricsLog
 from seodang.train.setup import make_setup
@@ -46,6 +46,7 @@ def train_model(
     settings: Train,
     plan: TrainingPlan,
     ask: Ask,
+    save: Save,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[PreTrainedModel, Mapping[str, Metric] | None]:
     """Train and save the best model; what was trained before a kill is read instead.
@@ -54,7 +55,7 @@ def train_model(
         ask: whose domain and general questions are answered during training, where `train.ask_every` says so.
 
     Returns:
-        The model, and its losses if these very weights were measured in training, neither merged nor in parts.
+        The model, and its losses if these very weights were measured in training, neither merged, rounded nor in parts.
 
     Raises:
         KeyboardInterrupt: training was stopped by Ctrl-C, and a checkpoint saved.
@@ -93,8 +94,8 @@ def train_model(
         raise KeyboardInterrupt
     if is_sharded := distributed.is_sharded(model):
         trainee = model = make_whole(model, load_base(base, renderer, seed=settings.seed))
-    save_tuned(run, trainee, base, renderer, settings, best_step=result.best_step)
-    return model, None if adapter or is_sharded else result.best_metrics
+    save_tuned(run, trainee, base, renderer, settings, ask, save, best_step=result.best_step)
+    return model, None if adapter or is_sharded or save.dtype != "auto" else result.best_metrics
 
 
 @contextmanager
@@ -137,10 +138,16 @@ def save_tuned(
     base: Base,
     renderer: Renderer,
     settings: Train,
+    ask: Ask,
+    save: Save,
     *,
     best_step: int | None,
 ) -> None:
-    """How training ended; the tuned model as plain weights, and an adapter by itself too."""
+    """How training ended; the tuned model as plain weights, and an adapter by itself too.
+
+    The model in hand becomes the one that is saved: rounded to its dtype.
+    """
+    dtype = None if save.dtype == "auto" else getattr(torch, save.dtype)
     with distributed.agreed():
         if distributed.is_main():
             record.record_training(run, best_step=best_step, best_by=settings.best_by)
@@ -150,6 +157,8 @@ def save_tuned(
     with distributed.agreed():
         if settings.adapter and (distributed.is_main() or not settings.is_four_bit):
             trainee = merge(trainee, run.adapter)
+        if dtype and not is_quantized(unwrapped(trainee)):
+            round_weights(trainee, dtype)
         if distributed.is_main():
             save_model(
                 trainee,
@@ -157,4 +166,7 @@ def save_tuned(
                 run.model,
                 turn_end_id=renderer.template.turn_end_id,
                 base=base_folder(base.spec),
+                system=renderer.system,
+                sampling=ask.generate,
+                dtype=dtype,
             )
