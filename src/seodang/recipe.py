@@ -32,7 +32,7 @@ from seodang.recipe_file import (
     text_faults,
 )
 from seodang.recipe_file import shipped_recipes as shipped_recipes
-from seodang.types import LossOn, SourceRole
+from seodang.types import EarlierAnswers, LossOn, SourceRole
 
 RowFormat = Literal["auto", "qa", "alpaca", "messages", "sharegpt", "prompt_completion", "text"]
 Positive = Annotated[int, Field(gt=0)]
@@ -149,6 +149,12 @@ class Template(Part):
         "none: the tokenizer's own, else the first built-in whose markers the vocabulary has",
     )
     add_tokens: bool = Field(False, description="add the template's missing markers to the vocabulary and train them")
+    earlier_answers: EarlierAnswers | Literal["auto"] = Field(
+        "auto",
+        description="what becomes of answers that are served behind another prompt than their whole conversation has "
+        "there: split (an example of its own for each), context (not supervised), keep (trained as they stand); "
+        "auto: split, or keep if that would more than double the tokens",
+    )
 
     @field_validator("borrow")
     @classmethod

@@ -17,10 +17,10 @@ from seodang.data.arrow import block, read_columns, writing
 from seodang.data.encode.tokenize import Encoded, Encoder, windows
 from seodang.data.template.find import adds_bos
 from seodang.data.template.jinja import Turn
-from seodang.data.template.renderer import Renderer, parse_tools
+from seodang.data.template.renderer import Example, Renderer, parse_tools
 from seodang.data.workers import in_order
 from seodang.errors import GateError, TemplateError
-from seodang.types import IGNORED, Counts, Rendered, RowNote
+from seodang.types import IGNORED, Counts, RowNote
 
 __all__ = ["Renderer", "TooLong", "parse_tools", "render"]
 
@@ -28,6 +28,8 @@ TooLong = Literal["drop", "cut_question", "refuse"]
 BATCH = 1000  # rows that are rendered together, and of one Arrow batch
 MANY_ROWS = 5000  # from here on caching words pays
 MAX_NOTES = 1000  # dropped rows that are listed by name; all are counted
+CHARACTERS = 8  # for each token that is allowed: texts that are longer are looked at before they are encoded whole
+LEFT_OUT = "an answer is left out: "
 MAX_CUTS = 8  # a shortened question can tokenize to a little more than was aimed at
 CUT = "question cut at its beginning to fit max_tokens"
 ADDED = ("input_ids", "labels", "num_tokens", "num_supervised", "num_bytes", "largest_id")
@@ -45,8 +47,8 @@ def render(
     """Add text (rendered), input_ids, labels (unshifted), numbers of tokens, supervised tokens and bytes to the rows.
 
     Plain text rows (no messages) are cut into windows of nearly equal length, each with BOS in front where the model
-    knows one; the second window's `row_id` ends in "#2". Many rows are rendered by several processes, which changes
-    nothing but the time.
+    knows one. Conversations have one example, or several where earlier answers are split off. The second window's or
+    example's `row_id` ends in "#2". Many rows are rendered by several processes, which changes nothing but the time.
 
     Args:
         rows: of one source, as `convert` gives them.
@@ -69,8 +71,9 @@ def render(
             outcome.add(counted)
             if on_rows:
                 on_rows(counted.rows_in)
-    if too_long == "refuse" and (found := outcome.dropped[work.too_long_reason]):
-        named = [note.where for note in outcome.notes if note.reason == work.too_long_reason]
+    reason = work.too_long_reason
+    if too_long == "refuse" and (found := outcome.dropped[reason] + outcome.changed[LEFT_OUT + reason]):
+        named = [note.where for note in outcome.notes if note.reason.endswith(reason)]
         raise GateError(
             f"{found} rows are longer than {max_tokens} tokens: {', '.join(named[:10])}{' …' if found > 10 else ''}",
             where=f"source {source}",
@@ -85,13 +88,6 @@ def _features(rows: Dataset) -> Features:
     return Features({**rows.features, **lists, **numbers})
 
 
-class _Conversation(NamedTuple):
-    messages: Sequence[Turn]
-    tools: Sequence[Mapping[str, Any]] | None
-    rendered: Rendered
-    changes: tuple[str, ...]
-
-
 class _Line(NamedTuple):
     """One row of the result."""
 
@@ -100,6 +96,7 @@ class _Line(NamedTuple):
     labels: NDArray[np.int32]  # [tokens]
     num_bytes: int  # UTF-8 bytes of the supervised text
     changes: tuple[str, ...] = ()
+    num_messages: int = 0  # that it takes from the conversation's beginning
 
 
 @dataclass(kw_only=True)
@@ -110,6 +107,8 @@ class _Outcome:
     kept: int = 0
     num_texts: int = 0
     num_windows: int = 0
+    num_split: int = 0  # conversations of which several examples were made
+    num_examples: int = 0  # of these
     dropped: Counter[str] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
     notes: list[RowNote] = field(default_factory=list)
@@ -117,14 +116,22 @@ class _Outcome:
     def add(self, more: "_Outcome") -> None:
         self.rows_in, self.kept = self.rows_in + more.rows_in, self.kept + more.kept
         self.num_texts, self.num_windows = self.num_texts + more.num_texts, self.num_windows + more.num_windows
+        self.num_split, self.num_examples = self.num_split + more.num_split, self.num_examples + more.num_examples
         self.dropped.update(more.dropped)
         self.changed.update(more.changed)
         self.notes += more.notes[: MAX_NOTES - len(self.notes)]
 
+    def note(self, table: pa.Table, number: int, reason: str) -> None:
+        if len(self.notes) < MAX_NOTES:
+            file, row, row_id = (table[name][number].as_py() for name in ("file", "row", "row_id"))
+            self.notes.append(RowNote(where=f"{file}:{row}", row_id=row_id, reason=reason))
+
     def counts(self, source: str, max_tokens: int) -> Counts:
-        remarks: tuple[str, ...] = ()
+        remarks: list[str] = []
         if self.num_windows > self.num_texts:
-            remarks = (f"{self.num_texts} texts cut into {self.num_windows} windows of at most {max_tokens} tokens",)
+            remarks.append(f"{self.num_texts} texts cut into {self.num_windows} windows of at most {max_tokens} tokens")
+        if self.num_split:
+            remarks.append(f"{self.num_split} conversations split into {self.num_examples} examples")
         return Counts(
             stage="render",
             source=source,
@@ -133,7 +140,7 @@ class _Outcome:
             dropped=dict(self.dropped),
             changed=dict(self.changed),
             notes=tuple(self.notes),
-            remarks=remarks,
+            remarks=tuple(remarks),
         )
 
 
@@ -158,61 +165,92 @@ class _BlockRenderer:
         for number, made in sorted(done.items()):
             if isinstance(made, str):
                 outcome.dropped[made] += 1
-                if len(outcome.notes) < MAX_NOTES:
-                    outcome.notes.append(_note(table, number, made))
+                outcome.note(table, number, made)
                 continue
             outcome.kept += 1
-            lines += [(number, window, line) for window, line in enumerate(made, start=1)]
-            outcome.changed.update(sorted({change for line in made for change in line.changes}))
+            lines += [(number, part, line) for part, line in enumerate(made, start=1)]
+            changes = sorted({change for line in made for change in line.changes})
+            outcome.changed.update(changes)
+            for change in changes:
+                if change.startswith(LEFT_OUT):
+                    outcome.note(table, number, change)
             if not messages[number]:
                 outcome.num_texts, outcome.num_windows = outcome.num_texts + 1, outcome.num_windows + len(made)
+            elif len(made) > 1:
+                outcome.num_split, outcome.num_examples = outcome.num_split + 1, outcome.num_examples + len(made)
         return _table(table, lines), outcome
 
     def _conversations(
         self, messages: Sequence[Sequence[Turn]], tools: Sequence[list[dict[str, Any]] | None]
     ) -> dict[int, list[_Line] | str]:
         done: dict[int, list[_Line] | str] = {}
-        rendered: dict[int, _Conversation] = {}
+        whole: list[tuple[int, int, Example]] = []  # conversation, which of its examples: those that are encoded whole
+        parts: dict[int, list[_Line | str]] = {}  # conversation → its examples, or why they are left out
         for number, turns in enumerate(messages):
+            if not turns:
+                continue
             try:
-                if turns:
-                    rendered[number] = self._render(turns, tools[number])
+                examples = self.renderer.examples(turns, tools[number])
             except TemplateError as error:
                 done[number] = error.what
-        encoded = self.encoder.label([row.rendered for row in rendered.values()])
-        for (number, row), ids in zip(rendered.items(), encoded, strict=True):
-            done[number] = self._checked(row, ids)
-        return done
+                continue
+            parts[number] = [self.too_long_reason] * len(examples)
+            for part, example in enumerate(examples):
+                if not self._is_far_too_long(example.rendered.text):
+                    whole.append((number, part, example))
+                elif self.too_long == "cut_question":
+                    parts[number][part] = self._shortened(example)
+        encoded = self.encoder.label([example.rendered for *_, example in whole])
+        for (number, part, example), ids in zip(whole, encoded, strict=True):
+            parts[number][part] = self._checked(example, ids)
+        return done | {number: _joined(lines) for number, lines in parts.items()}
 
-    def _checked(self, row: _Conversation, ids: Encoded) -> list[_Line] | str:
+    def _is_far_too_long(self, text: str) -> bool:
+        """Whether a text has more than twice the tokens that are allowed: known from its beginning alone."""
+        size = CHARACTERS * self.max_tokens
+        while size < len(text):
+            if len(self.encoder.encode([text[:size]])[0][0]) > 2 * self.max_tokens:
+                return True
+            size *= 2
+        return False
+
+    def _checked(self, example: Example, ids: Encoded) -> _Line | str:
         if ids.fault is None and len(ids.input_ids) > self.max_tokens:
-            return self._shortened(row, ids) if self.too_long == "cut_question" else self.too_long_reason
-        return ids.fault or [_line(row, ids)]
+            return self._shortened(example) if self.too_long == "cut_question" else self.too_long_reason
+        return ids.fault or _line(example, ids)
 
-    def _render(self, messages: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None) -> _Conversation:
-        rendered, changes = self.renderer.render_changed(messages, tools)
-        return _Conversation(messages=messages, tools=tools, rendered=rendered, changes=changes)
-
-    def _shortened(self, row: _Conversation, ids: Encoded) -> list[_Line] | str:
+    def _shortened(self, example: Example) -> _Line | str:
         """Take tokens off the front of the longest question until the row fits; the answers stay whole."""
-        questions = [number for number, turn in enumerate(row.messages) if turn["role"] == "user"]
-        longest = max(questions, key=lambda number: len(row.messages[number]["content"] or ""), default=None)
-        for _ in range(MAX_CUTS):
-            content = row.messages[longest]["content"] or "" if longest is not None else ""
-            offsets = self.encoder.encode([content])[0][1]
-            excess = len(ids.input_ids) - self.max_tokens
-            if longest is None or len(offsets) <= excess:
-                break
-            messages = list(row.messages)
-            messages[longest] = {**messages[longest], "content": content[offsets[excess - 1, 1] :].lstrip()}
+        messages = list(example.messages)
+        questions = [number for number, turn in enumerate(messages) if turn["role"] == "user"]
+        longest = max(questions, key=lambda number: len(messages[number]["content"] or ""), default=-1)
+        for _ in range(MAX_CUTS + 1 if questions else 0):
+            content = self._end_of(messages[longest]["content"] or "")
             try:
-                row = self._render(messages, row.tools)
+                messages[longest] = {**messages[longest], "content": content}
+                example = self.renderer.with_messages(example, messages)
+                if self._is_far_too_long(example.rendered.text):
+                    break
+                ids = self.encoder.label([example.rendered])[0]
             except TemplateError as error:
                 return error.what
-            ids = self.encoder.label([row.rendered])[0]
-            if ids.fault or len(ids.input_ids) <= self.max_tokens:
-                return ids.fault or [_line(row, ids, CUT)]
+            excess = len(ids.input_ids) - self.max_tokens
+            if ids.fault or excess <= 0:
+                return ids.fault or _line(example, ids, CUT)
+            offsets = self.encoder.encode([content])[0][1]
+            if len(offsets) <= excess:
+                break
+            messages[longest] = {**messages[longest], "content": content[offsets[excess - 1, 1] :].lstrip()}
         return f"{self.too_long_reason} even without its question"
+
+    def _end_of(self, text: str) -> str:
+        """The end of a text, with more than twice the tokens that are allowed."""
+        size = CHARACTERS * self.max_tokens
+        while size < len(text):
+            if len(self.encoder.encode([text[-size:]])[0][0]) > 2 * self.max_tokens:
+                return text[-size:]
+            size *= 2
+        return text
 
     def _texts(self, texts: Mapping[int, str]) -> dict[int, list[_Line] | str]:
         done: dict[int, list[_Line] | str] = {}
@@ -242,12 +280,16 @@ def _messages(table: pa.Table) -> list[list[dict[str, Any]]]:
     return [list(islice(turns, number or 0)) for number in column.value_lengths().to_pylist()]
 
 
-def _note(table: pa.Table, number: int, reason: str) -> RowNote:
-    file, row, row_id = (table[name][number].as_py() for name in ("file", "row", "row_id"))
-    return RowNote(where=f"{file}:{row}", row_id=row_id, reason=reason)
+def _joined(lines: Sequence[_Line | str]) -> list[_Line] | str:
+    """The examples of one conversation that are left; why it is dropped if none is."""
+    kept = [line for line in lines if not isinstance(line, str)]
+    reasons = [line for line in lines if isinstance(line, str)]
+    if not kept:
+        return reasons[0]
+    return [kept[0]._replace(changes=(*kept[0].changes, *(LEFT_OUT + reason for reason in reasons))), *kept[1:]]
 
 
-def _line(row: _Conversation, ids: Encoded, *changes: str) -> _Line:
+def _line(row: Example, ids: Encoded, *changes: str) -> _Line:
     text, spans = row.rendered.text, row.rendered.spans
     return _Line(
         text=text,
@@ -255,18 +297,23 @@ def _line(row: _Conversation, ids: Encoded, *changes: str) -> _Line:
         labels=ids.labels,
         num_bytes=sum(len(text[start:end].encode()) for start, end in spans),
         changes=(*row.changes, *changes),
+        num_messages=row.num_messages,
     )
 
 
 def _table(table: pa.Table, lines: Sequence[tuple[int, int, _Line]]) -> pa.Table:
     """The rows that `lines` name, in their order, with the new columns."""
     taken = table.take(pa.array([number for number, _, _ in lines], pa.int64()))
-    if any(window > 1 for _, window, _ in lines):
+    if any(part > 1 for _, part, _ in lines):
         names = [
-            f"{name}#{window}" if window > 1 else name
-            for name, (_, window, _) in zip(taken["row_id"].to_pylist(), lines, strict=True)
+            f"{name}#{part}" if part > 1 else name
+            for name, (_, part, _) in zip(taken["row_id"].to_pylist(), lines, strict=True)
         ]
-        taken = taken.set_column(taken.schema.get_field_index("row_id"), "row_id", pa.array(names, pa.string()))
+        taken = _with_column(taken, "row_id", pa.array(names, pa.string()))
+    if any(part > 1 and line.num_messages for _, part, line in lines):
+        taken = _with_column(
+            taken, "messages", _beginnings(taken["messages"], [line.num_messages for *_, line in lines])
+        )
     made = [line for _, _, line in lines]
     ends = np.cumsum([0, *(len(line.input_ids) for line in made)], dtype=np.int32)
     empty = np.zeros(0, dtype=np.int32)
@@ -281,12 +328,23 @@ def _table(table: pa.Table, lines: Sequence[tuple[int, int, _Line]]) -> pa.Table
         pa.array([line.num_bytes for line in made], pa.int32()),
         pa.array(_largest_ids(ids, ends), pa.int32()),
     )
-    taken = taken.set_column(
-        taken.schema.get_field_index("text"), "text", pa.array([line.text for line in made], pa.string())
-    )
+    taken = _with_column(taken, "text", pa.array([line.text for line in made], pa.string()))
     for name, column in zip(ADDED, columns, strict=True):
         taken = taken.append_column(name, column)
     return taken
+
+
+def _with_column(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)
+
+
+def _beginnings(lists: pa.ChunkedArray, sizes: Sequence[int]) -> pa.Array:
+    """The first so many items of each list."""
+    whole = lists.combine_chunks()
+    starts = whole.offsets.to_numpy()[:-1]
+    ends = np.cumsum([0, *sizes], dtype=np.int32)
+    chosen = np.arange(ends[-1]) + np.repeat(starts - ends[:-1], sizes)
+    return pa.ListArray.from_arrays(pa.array(ends), whole.values.take(pa.array(chosen)), type=whole.type)
 
 
 def _largest_ids(ids: NDArray[np.int32], ends: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -9,7 +9,7 @@ Unicode keeps U+FDD0 … U+FDEF free of characters, so they can stand for "here 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -98,40 +98,34 @@ def find_answers(sentinels: Sequence[tuple[str, int]], text: str) -> list[Answer
     ]
 
 
-def find_bodies(
-    text: str,
-    turns: Sequence[AnswerSpan],
-    *,
-    body_start: Callable[[AnswerSpan, int], int],
-    turn_end: str,
-    markers: re.Pattern[str],
-) -> list[tuple[int, int]]:
-    """What the model writes in each turn: [after the header, after the turn end) in characters.
+def find_body(text: str, turn: AnswerSpan, start: int, *, turn_end: str, markers: re.Pattern[str]) -> tuple[int, int]:
+    """What the model writes in a turn: [after the prompt, after the turn end) in characters.
 
     Args:
         text: the render without sentinels.
-        body_start: turn, end of the turn before → where its body begins.
+        start: where the prompt ends.
+        turn_end: of this turn.
         markers: control tokens that must not stand between an answer and its turn end.
 
     Raises:
-        TemplateError: an answer has no header, no turn end of its own, or other text before its turn end.
+        TemplateError: no turn end of its own, or other text before it.
     """
-    bodies, previous_end = [], 0
-    for turn in turns:
-        start = body_start(turn, previous_end)
-        if thought := EMPTY_THINK.match(text, start, turn.start):
-            start = thought.end()
-        if start > turn.start:
-            raise TemplateError("the served prompt already holds the beginning of the answer")
-        stop = text.find(turn_end, turn.end)
-        if stop < 0:
-            raise TemplateError("the template writes no turn end after an answer")
-        between = text[turn.end : stop]
-        if markers.search(between) if turn.ends_in_call else between.strip():
-            raise TemplateError(f"the template writes {between.strip()[:40]!r} between an answer and its turn end")
-        previous_end = stop + len(turn_end)
-        bodies.append((start, previous_end))
-    return bodies
+    start = after_empty_think(text, start, turn)
+    if start > turn.start:
+        raise TemplateError("the served prompt already holds the beginning of the answer")
+    stop = text.find(turn_end, turn.end)
+    if stop < 0:
+        raise TemplateError("the template writes no turn end after an answer")
+    between = text[turn.end : stop]
+    if markers.search(between) if turn.ends_in_call else between.strip():
+        raise TemplateError(f"the template writes {between.strip()[:40]!r} between an answer and its turn end")
+    return start, stop + len(turn_end)
+
+
+def after_empty_think(text: str, start: int, turn: AnswerSpan) -> int:
+    """Where a body begins: supervising an empty think block would unlearn thinking."""
+    thought = EMPTY_THINK.match(text, start, turn.start)
+    return thought.end() if thought else start
 
 
 def _with_sentinels(turn: Turn, number: int) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class Filled(NamedTuple):
 
     text: str
     turns: list[AnswerSpan]  # of the assistant, as `find_answers` gives them
+    literal_starts: list[int]  # where each literal of the skeleton begins in the text
 
 
 class FastPath:
@@ -62,6 +63,7 @@ class FastPath:
         self._opaque = _for_opaque(template, text)
         self._variables = variables
         self._skeleton: Callable[[_Signature, bool], Skeleton | None] = lru_cache(CACHED_SKELETONS)(self._prove)
+        self._served = lru_cache(CACHED_SKELETONS)(self._find_served)
 
     def render(self, messages: Sequence[Turn], *, add_generation_prompt: bool = False) -> Filled | None:
         """As `run` of a conversation without tools; None where that is not proven to be the same."""
@@ -69,6 +71,27 @@ class FastPath:
             return None
         skeleton = self._skeleton(tuple([(*turn, turn["role"]) for turn in messages]), add_generation_prompt)
         return skeleton and _fill(skeleton, messages)
+
+    def prompt_ends(self, messages: Sequence[Turn], filled: Filled, turn_end: str) -> dict[int, int]:
+        """Assistant turn → where the prompt ends that is served for it, in characters.
+
+        Only turns that are proven to be served as they stand in `filled`: the render of the messages before them is
+        the beginning of it, and up to the turn end so is the render that ends with them.
+        """
+        found = self._served(tuple([(*turn, turn["role"]) for turn in messages]), turn_end)
+        return {message: filled.literal_starts[literal] + length for message, literal, length in found}
+
+    def _find_served(self, signature: _Signature, turn_end: str) -> tuple[tuple[int, int, int], ...]:
+        """(message, last literal of its prompt, length of that) of the turns that `prompt_ends` names."""
+        whole = self._skeleton(signature, False)
+        found = []
+        for number, (*_, role) in enumerate(signature):
+            if role != "assistant" or whole is None:
+                continue
+            prompt, alone = self._skeleton(signature[:number], True), self._skeleton(signature[: number + 1], False)
+            if prompt and alone and _begins(prompt, whole) and _answers_alike(alone, whole, turn_end):
+                found.append((number, len(prompt.placeholders), len(prompt.literals[-1])))
+        return tuple(found)
 
     def _prove(self, signature: _Signature, add_generation_prompt: bool) -> Skeleton | None:
         if self._opaque is None or any({*keys} != {"role", "content"} for *keys, _ in signature):
@@ -95,6 +118,7 @@ def _is_plain(content: object) -> bool:
 
 def _fill(skeleton: Skeleton, messages: Sequence[Turn]) -> Filled:
     written, length = [skeleton.literals[0]], len(skeleton.literals[0])
+    literal_starts = [0]
     pieces: dict[int, list[tuple[int, str]]] = {}  # assistant turn → where its text begins, each time it is written
     for (number, is_trimmed), after in zip(skeleton.placeholders, skeleton.literals[1:], strict=True):
         content = messages[number]["content"]
@@ -103,7 +127,9 @@ def _fill(skeleton: Skeleton, messages: Sequence[Turn]) -> Filled:
             start = length + (0 if is_trimmed else content.index(inner))
             pieces.setdefault(number, []).append((start, inner))
         written += (inner if is_trimmed else content, after)
-        length += len(written[-2]) + len(after)
+        length += len(written[-2])
+        literal_starts.append(length)
+        length += len(after)
     turns = [
         AnswerSpan(
             message=number,
@@ -114,7 +140,27 @@ def _fill(skeleton: Skeleton, messages: Sequence[Turn]) -> Filled:
         )
         for number, found in pieces.items()
     ]
-    return Filled("".join(written), turns)
+    return Filled("".join(written), turns, literal_starts)
+
+
+def _begins(part: Skeleton, whole: Skeleton) -> bool:
+    """Whether one skeleton is the beginning of another, whatever the texts."""
+    size = len(part.placeholders)
+    return (
+        size < len(whole.literals)
+        and part.placeholders == whole.placeholders[:size]
+        and part.literals[:-1] == whole.literals[:size]
+        and whole.literals[size].startswith(part.literals[-1])
+    )
+
+
+def _answers_alike(alone: Skeleton, whole: Skeleton, turn_end: str) -> bool:
+    """Whether a skeleton that ends with an answer is, up to its turn end, the beginning of another."""
+    last = alone.literals[-1]
+    end = last.find(turn_end)
+    return end >= 0 and _begins(
+        Skeleton((*alone.literals[:-1], last[: end + len(turn_end)]), alone.placeholders), whole
+    )
 
 
 class _ReadError(BaseException):
