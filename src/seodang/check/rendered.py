@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from seodang.data.arrow import read_columns
 from seodang.data.encode.rows import Renderer
 from seodang.data.prepare import Prepared
+from seodang.data.template.renderer import KEPT, MASKED, SPLIT
 from seodang.types import Counts, Finding
 
 MANY_TOO_LONG = 0.05  # share of a source's rows above max_tokens that is worth a warning
@@ -16,9 +17,10 @@ INJECTED = 40  # characters of a template's own text that are worth a warning: m
 
 def findings(prepared: Prepared, renderer: Renderer, *, num_embeddings: int) -> list[Finding]:
     """Findings on rendered rows: rows left out, thinking lost, ids beyond the embedding, text the template adds."""
-    found = [
-        finding for counts in prepared.counts if counts.stage.startswith("render") for finding in _rendered(counts)
-    ]
+    rendered = [counts for counts in prepared.counts if counts.stage.startswith("render")]
+    found = [finding for counts in rendered for finding in _rendered(counts)]
+    if not any(finding.check == "earlier_answers" for finding in prepared.findings):
+        found += [finding for counts in rendered for finding in _earlier_answers(counts)]
     found += _ids(prepared, num_embeddings + len(renderer.template.added))
     found += _own_text(renderer)
     return found
@@ -49,6 +51,17 @@ def _rendered(counts: Counts) -> Iterator[Finding]:
             yield Finding(
                 check="text_altered", severity="warn", where=where, what=f"{change} ({rows:,} rows)",
                 hint="look at the first rows, and choose another template if the text matters",
+            )  # fmt: skip
+
+
+def _earlier_answers(counts: Counts) -> Iterator[Finding]:
+    """Where the sample that the choice was made on held no such answer."""
+    for change in (SPLIT, MASKED, KEPT):
+        if rows := counts.changed.get(change):
+            yield Finding(
+                check="earlier_answers", severity="warn" if change == KEPT else "note",
+                where=f"source {counts.source}", what=f"{change} ({rows:,} rows)",
+                hint="set template.earlier_answers to split, context or keep",
             )  # fmt: skip
 
 

@@ -1,22 +1,32 @@
 """The data part of the pipeline: sources → convert → split, and then encode → mix."""
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 
-from seodang.data.encode.rows import CUT, Renderer, TooLong, parse_tools, render
+from seodang.data.encode.earlier_answers import choose_earlier_answers
+from seodang.data.encode.rows import CUT, Renderer, TooLong, render
+from seodang.data.encode.tokenize import Encoder, supervised_spans
 from seodang.data.lengths import lengths
 from seodang.data.mix import mix
 from seodang.data.read.convert import convert
 from seodang.data.read.sources import read
 from seodang.data.split import Splits, separate, split
+from seodang.data.template.renderer import LEFT_OUT
 from seodang.errors import SourceError
 from seodang.recipe import Mix, Source, Split
-from seodang.types import Counts, Finding, Lengths, Sample
+from seodang.types import Counts, EarlierAnswers, Finding, Lengths, Sample
 
-THINKING = (b'"reasoning_content"', b"</think>")  # in a message's JSON
+# a thought in front of an answer; some data leave its opening out, and then a line of its own closes it
+THOUGHT = re.compile(
+    r"\s*<think>\s*(?!</think>)\S.*?</think>|(?!\s*<think>)\s*\S.*?\n\s*</think>[ \t]*(\n|\Z)", re.DOTALL
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +78,7 @@ def gather(sources: Sequence[Source], by: Split) -> Gathered:
     has_thinking = False
     for source in sources:
         rows, converted = convert(read(source), source, by.by)
-        has_thinking = has_thinking or any(_contains(rows, sign) for sign in THINKING)
+        has_thinking = has_thinking or has_thoughts(rows)
         splits[source.name] = split(rows, source, by)
         counts += [converted, splits[source.name].counts]
     splits, separated = separate(splits, by)
@@ -81,6 +91,7 @@ def render_sources(
     *,
     max_tokens: int,
     too_long: TooLong,
+    earlier_answers: EarlierAnswers | Literal["auto"] = "auto",
     on_rows: Callable[[int], None] | None = None,
     into: Path | None = None,
 ) -> RenderedSources:
@@ -89,6 +100,7 @@ def render_sources(
     Args:
         max_tokens: limit of one row.
         too_long: what becomes of longer rows.
+        earlier_answers: what becomes of answers that are served otherwise than their whole conversation shows them.
         on_rows: called with the number of rows rendered since the last call.
         into: folder for an Arrow file of each split of each source; none: a temporary one.
 
@@ -96,6 +108,9 @@ def render_sources(
         SourceError: a source of which no row is left to train on.
         GateError: rows are too long, and the recipe refuses such rows.
     """
+    trained = {name: splits.train for name, splits in gathered.splits.items()}
+    choice, finding = choose_earlier_answers(trained, renderer, earlier_answers, max_tokens=max_tokens)
+    renderer = renderer.with_earlier_answers(choice)
     counts = list(gathered.counts)
     rendered: dict[str, Splits] = {}
     cut: dict[str, int] = {}
@@ -123,7 +138,7 @@ def render_sources(
         cut=cut,
         samples={name: _first_rows(splits, renderer) for name, splits in rendered.items()},
         has_thinking=gathered.has_thinking,
-        findings=gathered.findings,
+        findings=(*gathered.findings, *([finding] if finding else ())),
     )
 
 
@@ -161,25 +176,39 @@ def _nothing_left(counts: Counts) -> SourceError:
 def _above_limit(counts: Counts) -> int:
     """Rows that were longer than max_tokens, dropped or shortened."""
     dropped = sum(rows for reason, rows in counts.dropped.items() if reason.startswith("longer than"))
-    return dropped + counts.changed.get(CUT, 0)
+    left_out = sum(rows for change, rows in counts.changed.items() if change.startswith(f"{LEFT_OUT}longer than"))
+    return dropped + left_out + counts.changed.get(CUT, 0)
 
 
 def _first_rows(splits: Splits, renderer: Renderer) -> dict[str, Sample]:
     """The first row of each split as the model reads it, with the characters that are supervised."""
     first: dict[str, Sample] = {}
+    encoder = Encoder(renderer.tokenizer, renderer.template)
     for split_name in ("train", "holdout"):
         rows: Dataset = getattr(splits, split_name)
         if len(rows):
             row = rows[0]
             spans: tuple[tuple[int, int], ...] = ((0, len(row["text"])),)
             if row["messages"]:
-                rendered = renderer.render(row["messages"], parse_tools(row["tools"]))
-                spans = rendered.spans if rendered.text == row["text"] else ()  # its question may have been cut
+                spans = supervised_spans(row["text"], row["labels"], encoder)
             first[split_name] = Sample(where=f"{row['file']}:{row['row']}", text=row["text"], supervised=spans)
     return first
 
 
-def _contains(rows: Dataset, text: bytes) -> bool:
-    """Whether a text occurs in the messages, whose bytes lie end to end in each chunk."""
-    buffers = (chunk.flatten().storage.buffers()[2] for chunk in rows.data.column("messages").chunks)
-    return any(text in buffer.to_pybytes() for buffer in buffers if buffer)
+def has_thoughts(rows: Dataset) -> bool:
+    """Whether any assistant turn comes with a thought. A question that speaks of the tags has none."""
+    for chunk in rows.data.column("messages").chunks:
+        turns = chunk.flatten().storage
+        signs = [pc.match_substring(turns, sign) for sign in ('"reasoning_content"', "</think>")]
+        if any(map(_has_thought, map(json.loads, turns.filter(pc.or_(*signs)).to_pylist()))):
+            return True
+    return False
+
+
+def _has_thought(turn: Mapping[str, Any]) -> bool:
+    thought, content = turn.get("reasoning_content"), turn.get("content")
+    if turn["role"] != "assistant":
+        return False
+    if isinstance(thought, str) and thought.strip():
+        return True
+    return isinstance(content, str) and bool(THOUGHT.match(content))

@@ -9,7 +9,7 @@ from seodang.data.encode.mask import edges, supervise
 from seodang.data.template.answer_sentinels import (
     AnswerSpan,
     find_answers,
-    find_bodies,
+    find_body,
     insert_sentinels,
     pieces_of,
     remove_sentinels,
@@ -114,13 +114,11 @@ def _bodies(*answers: str, end: str = CHATML_END) -> tuple[str, list[tuple[int, 
     turns = insert_sentinels([{"role": "assistant", "content": answer} for answer in answers])
     marked = "".join(f"<|im_start|>user\nq<|im_end|>\n{CHATML_HEADER}{turn['content']}{end}\n" for turn in turns)
     text, _ = remove_sentinels(marked)
-    bodies = find_bodies(
-        text,
-        _find(marked),
-        body_start=lambda turn, previous_end: text.rindex(CHATML_HEADER, previous_end, turn.start) + len(CHATML_HEADER),
-        turn_end=CHATML_END,
-        markers=CHATML_MARKERS,
-    )
+    bodies, previous_end = [], 0
+    for turn in _find(marked):
+        start = text.rindex(CHATML_HEADER, previous_end, turn.start) + len(CHATML_HEADER)
+        bodies.append(find_body(text, turn, start, turn_end=CHATML_END, markers=CHATML_MARKERS))
+        previous_end = bodies[-1][1]
     return text, bodies
 
 

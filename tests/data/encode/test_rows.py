@@ -27,6 +27,7 @@ from qa_rows import data_set, key
 from seodang.data.encode.rows import Renderer, render
 from seodang.data.encode.tokenize import FAULTY_BOUNDARY
 from seodang.data.template.find import ChatTemplate, apply_template, find_template
+from seodang.data.template.renderer import KEPT
 from seodang.errors import GateError, TemplateError
 from seodang.recipe import Template
 from seodang.types import IGNORED, Counts, Rendered
@@ -115,7 +116,7 @@ def test_supervised_tokens_are_the_answers_and_their_turn_ends(
     base = with_style_tokens(tiny_tokenizer)
     tokenizer, template = dressed(trimming(base) if trims else base, style)
     talks = list(conversations(seed=7, count=60))
-    renderer = Renderer(tokenizer, template)
+    renderer = Renderer(tokenizer, template, earlier_answers="keep")
     rows, counts = render(_rows(talks), renderer, max_tokens=4096)
     for row in rows:
         turns = talks[row["row"] - 1]
@@ -195,14 +196,14 @@ def test_the_loss_can_be_on_everything_after_bos(tiny_tokenizer: PreTrainedToken
 
 def test_tool_calls_are_supervised_and_tool_results_are_not(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """A call whose content is null is an answer too; the tool's report is none."""
-    renderer = Renderer(*_qwen(tiny_tokenizer))
+    renderer = Renderer(*_qwen(tiny_tokenizer), earlier_answers="keep")
     row, counts = _one(renderer, TOOL_TALK, json.dumps(TOOLS, ensure_ascii=False))
     assert _supervised(row, tiny_tokenizer) == [
         '<tool_call>\n{"name": "find_drug", "arguments": {"이름": "타이레놀", "n": 2}}\n</tool_call><|im_end|>',
         "찾았어요.<|im_end|>",
     ]
     assert "약을 찾는다" in row["text"]
-    assert (counts.kept, dict(counts.changed)) == (1, {})
+    assert (counts.kept, dict(counts.changed)) == (1, {KEPT: 1})
 
 
 def _qwen(
@@ -223,7 +224,7 @@ def test_two_calls_and_a_text_in_one_turn_are_one_body(tiny_tokenizer: PreTraine
     """Several pieces of one turn make one supervised span with one turn end."""
     turns = copy.deepcopy(TOOL_TALK)
     turns[1] |= {"content": "찾아볼게요.", "tool_calls": [CALL, CALL]}
-    renderer = Renderer(*_qwen(tiny_tokenizer))
+    renderer = Renderer(*_qwen(tiny_tokenizer), earlier_answers="keep")
     rendered = renderer.render(turns, TOOLS)
     first = rendered.text[slice(*rendered.spans[0])]
     assert len(rendered.spans) == 2
@@ -245,11 +246,11 @@ def test_thoughts_are_supervised_and_empty_think_blocks_are_not(tiny_tokenizer: 
 
 def test_thoughts_of_earlier_turns_that_a_template_strips_are_counted(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """Qwen3 keeps only the last turn's thinking; each answer is still masked exactly."""
-    renderer = Renderer(*_qwen(tiny_tokenizer, thinking=True))
+    renderer = Renderer(*_qwen(tiny_tokenizer, thinking=True), earlier_answers="keep")
     turns = _talk("왜?", "<think>\n하나\n</think>\n\n네.", "또?", "<think>\n둘\n</think>\n\n아뇨.")
     row, counts = _one(renderer, turns)
     assert _supervised(row, tiny_tokenizer) == ["네.<|im_end|>", "<think>\n둘\n</think>\n\n아뇨.<|im_end|>"]
-    assert dict(counts.changed) == {"the template leaves out thinking of earlier turns": 1}
+    assert dict(counts.changed) == {"the template leaves out thinking of earlier turns": 1, KEPT: 1}
 
 
 def test_a_template_that_strips_thinking_is_counted(tiny_tokenizer: PreTrainedTokenizerFast) -> None:

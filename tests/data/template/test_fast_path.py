@@ -131,6 +131,6 @@ def test_a_skeleton_is_made_once(tiny_tokenizer: PreTrainedTokenizerFast, monkey
 
 def _outcome(renderer: Renderer, talk: Conversation) -> Any:
     try:
-        return renderer.render_changed(talk)
+        return renderer.examples(talk)
     except TemplateError as error:
         return str(error)

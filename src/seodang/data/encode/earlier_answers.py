@@ -60,7 +60,7 @@ def _measure(sources: Mapping[str, Dataset], renderer: Renderer, max_tokens: int
     encoder = Encoder(renderer.tokenizer, renderer.template)
     found = _Measured()
     for rows in sources.values():
-        chosen = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int)) if len(rows) else []
+        chosen = np.unique(np.linspace(0, max(len(rows) - 1, 0), min(SAMPLE, len(rows))).astype(int))
         weight = len(rows) / max(len(chosen), 1)
         found.is_sample = found.is_sample or len(chosen) < len(rows)
         for row in _conversations(rows.select(chosen)):
@@ -128,10 +128,11 @@ def _finding(found: _Measured, choice: EarlierAnswers, growth: float, renderer: 
 def _differing(served: str, trained: str, tokenizer: "PreTrainedTokenizerBase") -> str:
     """Where the ids of two texts differ, in words."""
     one, other = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (served, trained))
+    first = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    one, other = one[first:], other[first:]
     while one and other and one[-1] == other[-1]:
         one, other = one[:-1], other[:-1]
-    first = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    return f"served: {_shown(one[first:], tokenizer)}; in the conversation: {_shown(other[first:], tokenizer)}"
+    return f"served: {_shown(one, tokenizer)}; in the conversation: {_shown(other, tokenizer)}"
 
 
 def _shown(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -17,7 +17,7 @@ from seodang.data.arrow import block, read_columns, writing
 from seodang.data.encode.tokenize import Encoded, Encoder, windows
 from seodang.data.template.find import adds_bos
 from seodang.data.template.jinja import Turn
-from seodang.data.template.renderer import Example, Renderer, parse_tools
+from seodang.data.template.renderer import LEFT_OUT, Example, Renderer, parse_tools
 from seodang.data.workers import in_order
 from seodang.errors import GateError, TemplateError
 from seodang.types import IGNORED, Counts, RowNote
@@ -29,7 +29,6 @@ BATCH = 1000  # rows that are rendered together, and of one Arrow batch
 MANY_ROWS = 5000  # from here on caching words pays
 MAX_NOTES = 1000  # dropped rows that are listed by name; all are counted
 CHARACTERS = 8  # for each token that is allowed: texts that are longer are looked at before they are encoded whole
-LEFT_OUT = "an answer is left out: "
 MAX_CUTS = 8  # a shortened question can tokenize to a little more than was aimed at
 CUT = "question cut at its beginning to fit max_tokens"
 ADDED = ("input_ids", "labels", "num_tokens", "num_supervised", "num_bytes", "largest_id")

@@ -143,6 +143,14 @@ def _concatenate(rendered: Sequence[Rendered], tokens: Sequence[Tokens]) -> _Bat
     )
 
 
+def supervised_spans(text: str, labels: Sequence[int], encoder: Encoder) -> tuple[tuple[int, int], ...]:
+    """The characters of a rendered conversation that its labels supervise, [start, end) each."""
+    starts = [*encoder.encode([text])[0][1][:, 0].tolist(), len(text)]
+    is_supervised = np.array([False, *(label != IGNORED for label in labels), False])
+    edges_of_runs = np.flatnonzero(np.diff(is_supervised.astype(np.int8)))
+    return tuple((starts[first], starts[after]) for first, after in edges_of_runs.reshape(-1, 2).tolist())
+
+
 def windows(
     text: str,
     ids: NDArray[np.int32],

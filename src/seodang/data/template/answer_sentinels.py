@@ -10,7 +10,7 @@ Unicode keeps U+FDD0 … U+FDEF free of characters, so they can stand for "here 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -120,6 +120,30 @@ def find_body(text: str, turn: AnswerSpan, start: int, *, turn_end: str, markers
     if markers.search(between) if turn.ends_in_call else between.strip():
         raise TemplateError(f"the template writes {between.strip()[:40]!r} between an answer and its turn end")
     return start, stop + len(turn_end)
+
+
+def as_served(text: str, turns: list[AnswerSpan], prompt: str, header: str) -> tuple[str, list[AnswerSpan]]:
+    """The render with the white space that the last answer's prompt is served with, if that is all that differs.
+
+    Some templates end a tool's report in a line break only where it is the last turn.
+
+    Args:
+        turns: its answers.
+        prompt: as served for the last one.
+        header: that stands before an answer.
+    """
+    at = text.rfind(header, 0, turns[-1].start) if header.strip() else -1
+    if at < 0 or text.startswith(prompt) or "".join(text[: at + len(header)].split()) != "".join(prompt.split()):
+        return text, turns
+    made = prompt + text[at + len(header) :]
+    places = dict(zip(_inked(text), _inked(made), strict=True))
+    moved = [replace(turn, start=places[turn.start], end=places[turn.end - 1] + 1) for turn in turns]
+    return made, moved
+
+
+def _inked(text: str) -> list[int]:
+    """Where a text's characters are that are no white space."""
+    return [at for at, character in enumerate(text) if not character.isspace()]
 
 
 def after_empty_think(text: str, start: int, turn: AnswerSpan) -> int:

@@ -20,6 +20,7 @@ from seodang.data.template.answer_sentinels import (
     RESERVED,
     AnswerSpan,
     after_empty_think,
+    as_served,
     find_answers,
     find_body,
     insert_sentinels,
@@ -40,6 +41,8 @@ _THINK_TAGS = ("<think>", "</think>")
 Tools = Sequence[Mapping[str, Any]] | None
 SPLIT = "earlier answers are served behind another prompt: each trained in an example of its own"
 MASKED = "earlier answers are served behind another prompt: not supervised"
+LEFT_OUT = "an answer is left out: "
+RESPACED = "white space before an answer set as it is served"
 KEPT = "earlier answers are trained behind a prompt that is not served"
 
 
@@ -64,6 +67,7 @@ class _Render(NamedTuple):
     turns: list[AnswerSpan]  # of the assistant, at least one
     pieces: Mapping[int, list[str]]  # assistant turn → what was asked for
     served: Mapping[int, tuple[int, int]]  # assistant turn → its body, where it is served as it stands here
+    is_respaced: bool  # white space is not as the template wrote it, but as it is served
 
     @property
     def unserved(self) -> list[int]:
@@ -211,18 +215,23 @@ class Renderer:
         text, turns, prompt_ends = self._find(messages, tools)
         pieces = {number: pieces_of(turn) for number, turn in enumerate(messages) if turn["role"] == "assistant"}
         check_answers(messages, turns, pieces)
+        as_rendered, last = text, turns[-1].message
+        if last not in prompt_ends:
+            prompt = self._prompt(messages[:last], tools)
+            text, turns = as_served(text, turns, prompt, self.template.header)
+            if text.startswith(prompt):
+                prompt_ends = {**prompt_ends, last: len(prompt)}
         served = {}
         for turn in turns:
-            is_last = turn is turns[-1]
             try:
                 if turn.message in prompt_ends:
                     served[turn.message] = self._body(text, turn, prompt_ends[turn.message])
                 else:
-                    served[turn.message] = self._served_body(text, turn, messages, tools, is_last=is_last)
+                    served[turn.message] = self._served_body(text, turn, messages, tools)
             except TemplateError:
-                if is_last:
+                if turn.message == last:
                     raise
-        return _Render(messages, num_added, tools, text, turns, pieces, served)
+        return _Render(messages, num_added, tools, text, turns, pieces, served, text != as_rendered)
 
     def _find(self, messages: Sequence[Turn], tools: Tools) -> tuple[str, list[AnswerSpan], dict[int, int]]:
         """The text, where the assistant's turns are in it, and for some of them the end of the prompt they have."""
@@ -235,9 +244,7 @@ class Renderer:
             raise TemplateError("the template depends on the answer's text")
         return text, find_answers(sentinels, text), {}
 
-    def _served_body(
-        self, text: str, turn: AnswerSpan, messages: Sequence[Turn], tools: Tools, *, is_last: bool
-    ) -> tuple[int, int]:
+    def _served_body(self, text: str, turn: AnswerSpan, messages: Sequence[Turn], tools: Tools) -> tuple[int, int]:
         """Body of an answer that is served as it stands in the text.
 
         Raises:
@@ -247,7 +254,7 @@ class Renderer:
         if not text.startswith(prompt):
             raise TemplateError("the served prompt is not the beginning of the trained text")
         body = self._body(text, turn, len(prompt))
-        if not is_last and not self._text(messages[: turn.message + 1], tools).startswith(text[: body[1]]):
+        if not self._text(messages[: turn.message + 1], tools).startswith(text[: body[1]]):
             raise TemplateError("the answer is served otherwise than it is trained")
         return body
 
@@ -292,7 +299,7 @@ class Renderer:
             try:
                 part = self._render(whole.messages[: last + 1], whole.tools, whole.num_added)
             except TemplateError as error:
-                left_out.append(f"an earlier answer is left out: {error.what}")
+                left_out.append(LEFT_OUT + error.what)
                 missing.pop()
                 continue
             bodies = {number: part.served[number] for number in missing if number in part.served}
@@ -314,7 +321,11 @@ class Renderer:
             answers=tuple([turn.message for turn in turns]),
             num_messages=len(found.messages) - found.num_added,
             rendered=Rendered(text=found.text, spans=tuple([bodies[turn.message] for turn in turns])),
-            changes=(*changes(found.messages, found.tools, turns, found.pieces, found.text), *more),
+            changes=(
+                *changes(found.messages, found.tools, turns, found.pieces, found.text),
+                *([RESPACED] if found.is_respaced else ()),
+                *more,
+            ),
         )
 
     def _of_whole(self, whole: _Render) -> Example:
