@@ -49,10 +49,8 @@ def planted(folder: Path, seed: int, count: int, *, thoughts: bool, tools: bool)
     pairs = [pair for file in FILES for pair in _pairs(folder / file)]
     talks = [json.loads(line)["messages"] for line in (folder / "chat_multiturn.jsonl").open(encoding="utf-8")]
     for _ in range(count):
-        if draw.random() < 0.3:
-            rounds = _rounds(draw.choice(talks))[:6]
-        else:
-            rounds = draw.sample(pairs, draw.randint(2, 5))
+        real = draw.random() < 0.3
+        rounds = _rounds(draw.choice(talks))[:6] if real else draw.sample(pairs, draw.randint(2, 5))
         talk: Conversation = [{"role": "system", "content": "짧게 답하세요."}] if draw.random() < 0.3 else []
         for question, answer in rounds:
             talk.append({"role": "user", "content": question})
