@@ -149,7 +149,7 @@ class Template(Part):
         "none: the tokenizer's own, else the first built-in whose markers the vocabulary has",
     )
     add_tokens: bool = Field(False, description="add the template's missing markers to the vocabulary and train them")
-    earlier_answers: EarlierAnswers | Literal["auto"] = Field(
+    earlier_answers: EarlierAnswers = Field(
         "auto",
         description="what becomes of answers that are served behind another prompt than their whole conversation has "
         "there: split (an example of its own for each), context (not supervised), keep (trained as they stand); "

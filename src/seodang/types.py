@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 SourceRole = Literal["domain", "general", "retention"]
 LossOn = Literal["answers", "last_answer", "all"]
-EarlierAnswers = Literal["split", "context", "keep"]  # examples of their own, unsupervised, or trained as they stand
+EarlierAnswers = Literal["auto", "split", "context", "keep"]  # examples of their own, unsupervised, trained as they are
 Checkpointing = Literal["none", "selective", "full"]  # which layers are computed again in the backward pass
 IGNORED = -100  # the label of a token that is not supervised (torch's ignore_index)
 

@@ -69,7 +69,11 @@ def test_real_tokenizers_give_the_golden_ids(
     thinking = row.startswith("thought") or row == "tools_twice"
     tokenizer, template = _dressed(copy.copy(makers[name]), name if borrow == "built_in" else None, thinking=thinking)
     tools = json.dumps(ROWS[row]["tools"], ensure_ascii=False) if "tools" in ROWS[row] else None
-    done, counts = render(_data_set([(ROWS[row]["messages"], tools)]), Renderer(tokenizer, template), max_tokens=999)
+    done, counts = render(
+        _data_set([(ROWS[row]["messages"], tools)]),
+        Renderer(tokenizer, template, earlier_answers="keep"),
+        max_tokens=999,
+    )
     assert not counts.dropped
     assert done[0]["input_ids"] == RENDERS[name][row]["ids"]
     assert done[0]["text"] == RENDERS[name][row]["text"]
@@ -84,7 +88,7 @@ def test_real_rows_have_the_makers_ids_and_exact_masks(
     """On real data the built-in template gives the maker's ids, and labels are the answers with their turn ends."""
     talks = [(talk, None) for talk in _talks(shared / "data" / file)]
     tokenizer, template = _dressed(copy.copy(makers[name]), name)
-    done, counts = render(_data_set(talks), Renderer(tokenizer, template), max_tokens=100_000)
+    done, counts = render(_data_set(talks), Renderer(tokenizer, template, earlier_answers="keep"), max_tokens=100_000)
     assert counts.kept == len(talks)
     trims = name != "qwen3"
     for row, (talk, _) in zip(done, talks, strict=True):
@@ -103,7 +107,7 @@ def test_real_tool_talks_have_the_makers_ids_and_exact_masks(
     """Korean and English tool calls with Qwen3: every assistant turn is supervised once, and no tool's report."""
     talks = [*_tool_talks(shared / "data" / "chat_multiturn_ko_tools.jsonl"), *_glaive(shared / "data")]
     tokenizer, template = _dressed(copy.copy(makers["qwen3"]), "qwen3")
-    done, counts = render(_data_set(talks), Renderer(tokenizer, template), max_tokens=100_000)
+    done, counts = render(_data_set(talks), Renderer(tokenizer, template, earlier_answers="keep"), max_tokens=100_000)
     assert counts.kept == len(talks) > 300
     for row, (talk, tools) in zip(done, talks, strict=True):
         filled = [{**turn, "content": turn["content"] or ""} for turn in talk]

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
@@ -21,7 +21,7 @@ from seodang.data.split import Splits, separate, split
 from seodang.data.template.renderer import LEFT_OUT
 from seodang.errors import SourceError
 from seodang.recipe import Mix, Source, Split
-from seodang.types import Counts, EarlierAnswers, Finding, Lengths, Sample
+from seodang.types import Counts, Finding, Lengths, Sample
 
 # a thought in front of an answer; some data leave its opening out, and then a line of its own closes it
 THOUGHT = re.compile(
@@ -91,7 +91,6 @@ def render_sources(
     *,
     max_tokens: int,
     too_long: TooLong,
-    earlier_answers: EarlierAnswers | Literal["auto"] = "auto",
     on_rows: Callable[[int], None] | None = None,
     into: Path | None = None,
 ) -> RenderedSources:
@@ -100,7 +99,6 @@ def render_sources(
     Args:
         max_tokens: limit of one row.
         too_long: what becomes of longer rows.
-        earlier_answers: what becomes of answers that are served otherwise than their whole conversation shows them.
         on_rows: called with the number of rows rendered since the last call.
         into: folder for an Arrow file of each split of each source; none: a temporary one.
 
@@ -109,7 +107,7 @@ def render_sources(
         GateError: rows are too long, and the recipe refuses such rows.
     """
     trained = {name: splits.train for name, splits in gathered.splits.items()}
-    choice, finding = choose_earlier_answers(trained, renderer, earlier_answers, max_tokens=max_tokens)
+    choice, finding = choose_earlier_answers(trained, renderer, max_tokens=max_tokens)
     renderer = renderer.with_earlier_answers(choice)
     counts = list(gathered.counts)
     rendered: dict[str, Splits] = {}

@@ -269,6 +269,7 @@ def rows_key(sources: str, renderer: Renderer, *, max_tokens: int, too_long: Too
         "template": asdict(renderer.template),
         "system": renderer.system,
         "loss_on": renderer.loss_on,
+        "earlier_answers": renderer.earlier_answers,
         "max_tokens": max_tokens,
         "too_long": too_long,
     }

@@ -83,7 +83,7 @@ def make_renderer(
         thinking=has_thinking,
     )
     apply_template(tokenizer, found)
-    return Renderer(tokenizer, found, system, loss_on)
+    return Renderer(tokenizer, found, system, loss_on, template.earlier_answers)
 
 
 def encode(rows: SourceRows, renderer: Renderer, settings: Train, row_cache: Store) -> RenderedSources:

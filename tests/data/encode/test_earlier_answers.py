@@ -184,7 +184,7 @@ def test_a_split_answer_that_cannot_be_trained_is_left_out_and_counted(tiny_toke
     ]
     assert len(rows) == 1
     rows, counts = render(_rows(_talk("왜?", "네.", "왜?", "네. " * 40)), renderer, max_tokens=60)
-    assert rows["messages"] == [_talk("왜?", "네.")]
+    assert (rows["row_id"], rows["messages"]) == ([f"{key('0')}#2"], [_talk("왜?", "네.")])
     assert counts.kept == 1
     assert counts.changed["an answer is left out: longer than 60 tokens"] == 1
 
@@ -193,25 +193,25 @@ def test_auto_splits_where_that_is_cheap_and_says_what_it_costs(tiny_tokenizer: 
     """At most twice the tokens: split. More: kept, with a warning. Few such conversations among many: split."""
     renderer = _renderer(tiny_tokenizer, "qwen3")
     short, long = _talk("왜?", "네.", "또?", "아뇨."), _talk(*["왜 그런가요?", "그렇습니다."] * 8)
-    choice, finding = choose_earlier_answers({"a": _rows(short)}, renderer, "auto", max_tokens=999)
+    choice, finding = choose_earlier_answers({"a": _rows(short)}, renderer, max_tokens=999)
     assert finding is not None
     assert (choice, finding.severity, finding.rows) == ("split", "fixed", ("talk.jsonl:1",))
-    choice, finding = choose_earlier_answers({"a": _rows(long)}, renderer, "auto", max_tokens=999)
+    choice, finding = choose_earlier_answers({"a": _rows(long)}, renderer, max_tokens=999)
     assert finding is not None
     assert (choice, finding.severity, finding.check) == ("keep", "warn", "earlier_answers")
     assert "7 of 8 answers (88%)" in finding.what
     assert "'<think>\\n\\n</think>\\n\\n'" in finding.what
     assert "times the tokens" in finding.hint
     many = {"a": _rows(long), "b": _rows(*[_talk("왜?", f"네. {n} " * 9) for n in range(50)])}
-    assert choose_earlier_answers(many, renderer, "auto", max_tokens=999)[0] == "split"
-    assert choose_earlier_answers(many, renderer, "context", max_tokens=999)[0] == "context"
+    assert choose_earlier_answers(many, renderer, max_tokens=999)[0] == "split"
+    assert choose_earlier_answers(many, renderer.with_earlier_answers("context"), max_tokens=999)[0] == "context"
 
 
 def test_nothing_is_found_where_templates_serve_what_they_train(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """ChatML writes every answer alike: one example a conversation, no finding, nothing counted."""
     renderer = _own(tiny_tokenizer, CHATML_LIKE)
     rows = _rows(_talk("왜?", "네.", "또?", "아뇨."))
-    assert choose_earlier_answers({"a": rows}, renderer, "auto", max_tokens=999) == ("split", None)
+    assert choose_earlier_answers({"a": rows}, renderer, max_tokens=999) == ("split", None)
     made, counts = render(rows, renderer, max_tokens=999)
     assert (len(made), dict(counts.changed)) == (1, {})
 

@@ -38,19 +38,21 @@ class _Measured:
 
 
 def choose_earlier_answers(
-    sources: Mapping[str, Dataset], renderer: Renderer, wanted: EarlierAnswers | Literal["auto"], *, max_tokens: int
+    sources: Mapping[str, Dataset], renderer: Renderer, *, max_tokens: int
 ) -> tuple[EarlierAnswers, Finding | None]:
     """What is done about earlier answers, and the finding on it where there are such answers.
 
     Args:
         sources: source → the rows to train on.
-        wanted: auto: they are split off unless that more than doubles the tokens.
+        renderer: its own choice may be auto: they are split off unless that more than doubles the tokens.
     """
     if renderer.loss_on != "answers":
         return "keep", None
     found = _measure(sources, renderer.with_earlier_answers("split"), max_tokens)
     growth = found.split_tokens / found.tokens if found.tokens else 1.0
-    choice = wanted if wanted != "auto" else "split" if growth <= MOST_GROWTH else "keep"
+    choice = renderer.earlier_answers
+    if choice == "auto":
+        choice = "split" if growth <= MOST_GROWTH else "keep"
     if not found.unserved:
         return choice, None
     return choice, _finding(found, choice, growth, renderer)

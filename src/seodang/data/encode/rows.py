@@ -95,6 +95,7 @@ class _Line(NamedTuple):
     labels: NDArray[np.int32]  # [tokens]
     num_bytes: int  # UTF-8 bytes of the supervised text
     changes: tuple[str, ...] = ()
+    part: int = 1  # which window of its text, or which example of its conversation
     num_messages: int = 0  # that it takes from the conversation's beginning
 
 
@@ -167,7 +168,7 @@ class _BlockRenderer:
                 outcome.note(table, number, made)
                 continue
             outcome.kept += 1
-            lines += [(number, part, line) for part, line in enumerate(made, start=1)]
+            lines += [(number, line.part, line) for line in made]
             changes = sorted({change for line in made for change in line.changes})
             outcome.changed.update(changes)
             for change in changes:
@@ -266,8 +267,8 @@ class _BlockRenderer:
         ):
             parts = windows(text, ids, offsets, max_tokens=self.max_tokens, bos_id=self.bos_id)
             done[number] = [
-                _Line(text=part, input_ids=own, labels=labels, num_bytes=len(part.encode()))
-                for part, own, labels in parts
+                _Line(text=window, input_ids=own, labels=labels, num_bytes=len(window.encode()), part=part)
+                for part, (window, own, labels) in enumerate(parts, start=1)
             ]
         return done
 
@@ -281,7 +282,7 @@ def _messages(table: pa.Table) -> list[list[dict[str, Any]]]:
 
 def _joined(lines: Sequence[_Line | str]) -> list[_Line] | str:
     """The examples of one conversation that are left; why it is dropped if none is."""
-    kept = [line for line in lines if not isinstance(line, str)]
+    kept = [line._replace(part=part) for part, line in enumerate(lines, start=1) if not isinstance(line, str)]
     reasons = [line for line in lines if isinstance(line, str)]
     if not kept:
         return reasons[0]

@@ -85,7 +85,7 @@ class Renderer:
         loss_on: answers, the last answer alone, or everything after BOS.
         earlier_answers: what becomes of answers that would be served otherwise than they stand in the whole
             conversation: `split` makes examples that end with them, `context` leaves them unsupervised, `keep` trains
-            them as they stand.
+            them as they stand; `auto` is split, until `choose_earlier_answers` says otherwise.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Renderer:
         template: ChatTemplate,
         system: str | None = None,
         loss_on: LossOn = "answers",
-        earlier_answers: EarlierAnswers = "split",
+        earlier_answers: EarlierAnswers = "auto",
     ) -> None:
         self.tokenizer, self.template, self.system, self.loss_on = tokenizer, template, system, loss_on
         self.earlier_answers = earlier_answers
@@ -142,7 +142,7 @@ class Renderer:
             return [self._example(whole, self._as_they_stand(whole), KEPT)]
         if self.earlier_answers == "context":
             return [self._example(whole, whole.served, MASKED)]
-        parts, left_out = self._split_off(whole)
+        parts, left_out = self._split_off(whole)  # auto, too
         return [self._example(whole, whole.served, SPLIT, *left_out), *parts]
 
     def with_messages(self, example: Example, messages: Sequence[Turn]) -> Example:
