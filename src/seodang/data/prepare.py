@@ -197,7 +197,7 @@ def has_thoughts(rows: Dataset) -> bool:
     """Whether any assistant turn comes with a thought. A question that speaks of the tags has none."""
     for chunk in rows.data.column("messages").chunks:
         turns = chunk.flatten().storage
-        signs = [pc.match_substring(turns, sign) for sign in ('"reasoning_content"', "</think>")]
+        signs = [pc.match_substring(turns, sign) for sign in ('"reasoning_content"', "/think>")]
         if any(map(_has_thought, map(json.loads, turns.filter(pc.or_(*signs)).to_pylist()))):
             return True
     return False
