@@ -98,7 +98,8 @@ def check(name: str, folder: Path, count: int, *, thoughts: bool, seed: int = 5)
     )
     apply_template(tokenizer, template)
     talks = list(planted(folder, seed, count, thoughts=thoughts, tools=bool(tools)))
-    columns = {"source": "a", "role": "domain", "file": "f", "text": None, "question_key": "", "group": None}
+    columns: dict[str, Any] = {"source": "a", "role": "domain", "file": "f", "text": None, "question_key": ""}
+    columns |= {"group": None, "exchange_keys": []}
     rows = data_set(
         {"row_id": key(str(at)), "row": at, "messages": talk, "tools": json.dumps(tools) if tools else None, **columns}
         for at, talk in enumerate(talks)

@@ -49,13 +49,14 @@ LAST_ENDS_OTHERWISE = (  # another token ends the last answer than the earlier o
 
 
 def _rows(*talks: Conversation, tools: Any = None) -> Dataset:
-    columns = {
+    columns: dict[str, Any] = {
         "source": "talk",
         "role": "domain",
         "file": "talk.jsonl",
         "text": None,
         "question_key": "",
         "group": None,
+        "exchange_keys": [],
     }
     tools = tools and json.dumps(tools, ensure_ascii=False)
     return data_set(
