@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -486,3 +487,56 @@ def test_estimated_tokens_are_near_the_real_ones(shared: Path) -> None:
         real = sum(len(found.ids) for found in tokenizer.encode_batch(["\n".join(texts) for texts in turns]))
         around = TURN_TOKENS * sum(1 if "text" in row else len(row.get("messages", "12")) for row in rows)
         assert 0.85 < (profile_file(str(path), max_rows=200).tokens.sum() - around) / real < 1.4, name
+
+
+def _guessed(folder: Path, columns: list[str], rows: int = 40, **longer: int) -> str:
+    """The columns that `init` proposes for a CSV file, `question → answer`; each cell bears its column's name."""
+    texts = [[f"{name} {number} " + "글 " * longer.get(name, 3) for name in columns] for number in range(rows)]
+    lines = [",".join(columns), *(",".join(row) for row in texts)]
+    path = put(folder, "d.csv", ("\n".join(lines) + "\n").encode())
+    keys = profile_file(path).keys
+    return f"{keys.get('question')} → {keys.get('answer')}"
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ("Type,Category,Question,Best Answer,Correct Answers,Incorrect Answers,Source", "Question → Best Answer"),
+        ("Question,Correct Answers,Incorrect Answers", "Question → Correct Answers"),
+        ("문항,정답여부,오답,해설", "문항 → 해설"),
+        ("문항,매력적인오답,모범정답,해설", "문항 → 모범정답"),
+        ("sample_prompt,rejected_response,chosen_response", "sample_prompt → chosen_response"),
+        ("stem,distractor1,distractor2,correctOption", "stem → correctOption"),
+        ("stem,wrongAnswer,rightAnswer,answer_type", "stem → rightAnswer"),
+        ("물어본내용,틀린답,옳은답", "물어본내용 → 옳은답"),
+        ("stem,not_correct,explanation", "stem → explanation"),
+    ],
+)
+@pytest.mark.parametrize("rows", [5, 40])
+def test_columns_of_wrong_answers_are_never_proposed(columns: str, expected: str, rows: int, tmp_path: Path) -> None:
+    """However long they are: names that mean wrong are left out, those that mean right come first."""
+    names = columns.split(",")
+    longer = {name: 60 for name in names if re.search("(?i)incorrect|오답|rejected|distractor|wrong|틀린|not_", name)}
+    assert _guessed(tmp_path, names, rows, **longer) == expected
+
+
+def test_a_terminal_is_not_asked_about_wrong_answers(tmp_path: Path) -> None:
+    """They are not among the choices."""
+    asked: list[Sequence[str]] = []
+
+    def ask(_: str, choices: Sequence[str]) -> str:
+        asked.append(choices)
+        return choices[0]
+
+    lines = "Question,Best Answer,Correct Answers,Incorrect Answers\n" + "".join(
+        f"질문 {n}?,답 {n},맞는 답 {n},틀린 긴 답 {n} {'글 ' * 40}\n" for n in range(30)
+    )
+    profile_file(put(tmp_path, "d.csv", lines.encode()), ask=ask)
+    assert asked == [["Best Answer", "Correct Answers"]]
+
+
+@pytest.mark.parametrize("columns", ["Question,Incorrect Answers", "문항,오답", "stem,is_correct,wrong_answer"])
+def test_wrong_answers_alone_are_no_answers(columns: str, tmp_path: Path) -> None:
+    """Nothing is proposed where no column holds a right answer."""
+    with pytest.raises(SourceError, match="column"):
+        _guessed(tmp_path, columns.split(","))

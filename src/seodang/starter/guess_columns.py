@@ -1,5 +1,6 @@
 """A guess at columns whose names are not recognised, by their contents. The package `data` itself never guesses."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -20,8 +21,31 @@ OTHER_NAMES = (
     | column_names.SYSTEM
     | column_names.TOOLS
     | {"id", "idx", "index", "uuid", "key", "url", "link", "source", "date", "time", "file", "category", "label", "tag"}
-    | {"rejected"}
 )
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+# words of a column's name (English; Korean names are searched for theirs, as they are written without blanks)
+WRONG = _set(
+    "wrong incorrect false bad worse worst rejected reject distractor distractors decoy negative neg invalid fake "
+    "misleading adversarial hallucinated hallucination harmful unsafe dispreferred loser losing mistake not non"
+)
+WRONG_KOREAN = ("오답", "틀린", "잘못", "거짓", "부정확", "비선호", "탈락", "거절", "오개념", "함정")
+# the first group that a name belongs to is its rank
+RIGHT = (
+    _set("best ideal gold golden chosen accepted preferred winner winning"),
+    _set("correct right true truth reference target solution"),
+    _set("explanation rationale"),
+)
+RIGHT_KOREAN = (("정답", "모범", "채택"), ("옳은", "올바른", "맞는"), ("해설", "풀이", "설명"))
+ABOUT = _set(  # last words of names of columns that describe others
+    "id ids idx index uuid key url link source date time file category label tag type score rating rank count number "
+    "length difficulty level language lang split license author flag"
+)
+ABOUT_KOREAN = tuple(_set("여부 번호 유형 난이도 분류 출처 날짜 일자 점수 등급 코드 작성자 과목"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,20 +78,49 @@ def guess_columns(raw: RawRows, ask: Ask | None) -> dict[str, str] | None:
     questions = [column for column in texts if column_key(column.name) in column_names.QUESTION]
     answers = [column for column in texts if column_key(column.name) in column_names.ANSWER and column not in questions]
     if len(texts) == 1 and not questions and not answers:
-        return {"text": texts[0].name}
+        return None if any(map(_is_wrong, raw.columns)) else {"text": texts[0].name}  # questions alone teach nothing
     questions = sorted(
         questions or [column for column in texts if column not in answers],
-        key=lambda column: (-round(column.filled, 1), -round(column.asks, 1), column.length),
+        key=lambda column: (-_rank(column.name), -round(column.filled, 1), -round(column.asks, 1), column.length),
     )
     if not questions:
         return None
     question = choose("questions", [column.name for column in questions])
     answers = sorted(
         answers or [column for column in texts if column_key(column.name) not in column_names.QUESTION],
-        key=lambda column: (-round(column.filled, 1), -column.length),
+        key=lambda column: (_rank(column.name), -round(column.filled, 1), -column.length),
     )
     left = [column.name for column in answers if column.name != question]
     return {"question": question, "answer": choose("answers", left)} if left else None
+
+
+def _words(name: str) -> list[str]:
+    """The words of a column's name, in lower case and without numbers: `incorrectAnswer2` → incorrect, answer."""
+    return re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold())
+
+
+def _is_wrong(name: str) -> bool:
+    """Whether a name is that of wrong answers, which are never proposed."""
+    words = _words(name)
+    return not WRONG.isdisjoint(words) or any(word in "".join(words) for word in WRONG_KOREAN)
+
+
+def _may_be_meant(name: str) -> bool:
+    """Whether a name can be that of questions, answers or conversations."""
+    words = _words(name)
+    is_about = bool(words) and (words[-1] in ABOUT or words[0] in ("is", "has") or words[-1].endswith(ABOUT_KOREAN))
+    return column_key(name) not in OTHER_NAMES and not is_about and not _is_wrong(name)
+
+
+def _rank(name: str) -> int:
+    """How surely a name is that of the right answer: 0 is the surest."""
+    words, plain = _words(name), "".join(_words(name))
+    ranks = (
+        rank
+        for rank, (english, korean) in enumerate(zip(RIGHT, RIGHT_KOREAN, strict=True))
+        if not english.isdisjoint(words) or any(word in plain for word in korean)
+    )
+    return next(ranks, len(RIGHT))
 
 
 def _conversations(columns: Sequence[str], sample: Sequence[RawRow]) -> list[str]:
@@ -77,19 +130,14 @@ def _conversations(columns: Sequence[str], sample: Sequence[RawRow]) -> list[str
         turns = next((found for row in sample if (found := turn_list(row.fields.get(name)))), None)
         return turns is not None and is_turn(turns[0])
 
-    return [name for name in columns if column_key(name) not in OTHER_NAMES and holds(name)]
+    return [name for name in columns if _may_be_meant(name) and holds(name)]
 
 
 def _column(name: str, sample: Sequence[RawRow]) -> _Column | None:
     """A column of texts; None for numbers, labels, addresses, nested values, and names of anything else."""
     values: list[Any] = [value for row in sample if (value := row.fields.get(name)) not in (None, "")]
     texts = [value.strip() for value in values if isinstance(value, str) and any(map(str.isalpha, value))]
-    if (
-        column_key(name) in OTHER_NAMES
-        or not values
-        or len(texts) < 0.5 * len(values)
-        or len(texts) < 0.5 * len(sample)
-    ):
+    if not _may_be_meant(name) or not values or len(texts) < 0.5 * max(len(values), len(sample)):
         return None
     if len(sample) >= LABEL_ROWS and len(set(texts)) < FEW_VALUES * len(texts):
         return None
