@@ -607,7 +607,8 @@ def test_a_template_that_does_not_fit(bad: Bad, place: Workplace) -> None:
 def _run(place: Workplace, name: str = "mine") -> Path:
     """A run that was begun, and not trained."""
     from seodang.recipe import load_recipe
-    from seodang.run.folder import Run, create
+    from seodang.run.folder import Run
+    from seodang.run.start import create
 
     folder = place.folder / "runs" / name
     create(Run(folder=folder), load_recipe(*place.recipe()))

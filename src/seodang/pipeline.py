@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 from seodang import distributed
 from seodang.errors import RunError
 from seodang.recipe import Recipe, Template, load_recipe
-from seodang.run.folder import RECIPE, Run, open_run
+from seodang.run.folder import RECIPE, Run
+from seodang.run.start import open_run
 from seodang.types import Finding
 
 if TYPE_CHECKING:

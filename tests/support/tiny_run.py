@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerFast
 from seodang.data.template.find import apply_template, find_template
 from seodang.model.save import save_model
 from seodang.recipe import Recipe, Template
-from seodang.run.folder import Run, dump_recipe, write_text
+from seodang.run.folder import Run, write_text
+from seodang.run.start import dump_recipe
 from tiny import make_config, make_model
 
 SETTINGS = {"max_new_tokens": 12, "repetition_penalty": 1.1}

@@ -11,14 +11,10 @@ import json
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from seodang.errors import RunError
 from seodang.json_values import json_text
@@ -34,12 +30,9 @@ REPORT, PICTURES, TENSORBOARD = "report.html", "pictures", "tensorboard"
 CHECKPOINTS, MODEL, ADAPTER = "checkpoints", "model", "adapter"
 CHECKPOINT, UNFINISHED_CHECKPOINT = "checkpoint-", "saving-"  # followed by the step, as transformers names them
 TRAINER_STATE, OPTIMIZER = "trainer_state.json", "optimizer.pt"  # of a checkpoint, as transformers names them
-
-# what a resumed run may change: it does not move the weights, and is what an error names as the mend
-WITHOUT_EFFECT_ON_TRAINING = (
-    *("name", "ask", "train.ask_every"),
-    *("train.pack_tokens", "train.checkpointing", "train.keep_checkpoints"),
-)
+CHECKPOINT_FILES = "checkpoint_files.json"  # of a checkpoint: sizes and hashes of the others
+LOCK = ".seodang.lock"
+LEFTOVERS = re.compile(rf"\.{MODEL}-\w+|\.{ADAPTER}|\.[\w.]+\.(json|jsonl|yaml)\.\d+|{re.escape(REPORT)}\.part")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +134,8 @@ class Run:
         path = self.folder / name
         if not path.is_file():
             return []
-        text = path.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines() if line.strip()]
+        text = path.read_text(encoding="utf-8", errors="replace")  # cut off, perhaps within a character
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line.strip()]
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         path = self.folder / name
@@ -152,81 +145,42 @@ class Run:
 
     def last_checkpoint(self) -> Path | None:
         """The newest complete checkpoint: one gets its name only when all of it is on disk."""
+        found = self.all_checkpoints()
+        return found[-1] if found else None
+
+    def all_checkpoints(self) -> list[Path]:
+        """Complete checkpoints, the oldest first; whether one was damaged since, `checkpoints.newest_intact` knows."""
         found = [
             (int(match[1]), path)
             for path in self.checkpoints.glob(f"{CHECKPOINT}*")
             if (match := re.fullmatch(rf"{CHECKPOINT}(\d+)", path.name)) and (path / TRAINER_STATE).is_file()
         ]
-        return max(found)[1] if found else None
+        return [path for _, path in sorted(found)]
 
     def rewind(self, step: int) -> None:
-        """Forget what was recorded after `step`: a resumed run records it again."""
+        """Forget what was recorded after `step`, checkpoints included: a resumed run records it again."""
         self.write_lines(METRICS, (row for row in self.read_lines(METRICS) if row["step"] <= step))
-        for unfinished in self.checkpoints.glob(f"{UNFINISHED_CHECKPOINT}*"):
-            shutil.rmtree(unfinished)
+        newer = [path for path in self.all_checkpoints() if checkpoint_step(path) > step]
+        for folder in (*self.unfinished_checkpoints(), *newer):
+            shutil.rmtree(folder)
+
+    def unfinished_checkpoints(self) -> list[Path]:
+        """Those that were being written when their process ended."""
+        return list(self.checkpoints.glob(f"{UNFINISHED_CHECKPOINT}*"))
+
+    def remove_leftovers(self) -> None:
+        """Remove what a process that was killed was about to write; only whoever holds the lock may."""
+        for path in self.leftovers():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def leftovers(self) -> list[Path]:
+        """Files and folders that were never renamed to what they should have become."""
+        return [path for path in self.folder.iterdir() if LEFTOVERS.fullmatch(path.name)]
 
 
 def checkpoint_step(checkpoint: Path) -> int:
     """The step after which a checkpoint was written."""
     return int(checkpoint.name.rpartition("-")[2])
-
-
-def open_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
-    """The folder of a new run, or of the one to go on with. Nothing is written: `create` does that.
-
-    Raises:
-        RunError: the folder exists and `resume` is false, or cannot be written; or nothing can be resumed there; or
-            the recipe changed.
-    """
-    run = Run(folder=folder)
-    if resume:
-        if not folder.is_dir():
-            raise RunError("there is no run to resume", where=str(folder), hint="start it without --resume")
-        _same_recipe(run, recipe)
-        return run
-    with _written(folder):
-        _refuse_existing(folder)
-        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        with tempfile.TemporaryFile(dir=nearest):  # leaves nothing behind
-            pass
-    return run
-
-
-def create(run: Run, recipe: Recipe, *, resume: bool = False) -> None:
-    """Make the run's folder. Whatever fails before leaves none behind that would be in the next attempt's way.
-
-    Raises:
-        RunError: the folder cannot be written, or another process began there meanwhile.
-    """
-    with _written(run.folder):
-        if not resume:
-            _refuse_existing(run.folder)
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_text(run.recipe_file, dump_recipe(recipe))
-
-
-def _refuse_existing(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(
-            "exists and is never overwritten",
-            where=str(folder),
-            hint="go on with it by --resume, or give another folder (--out) or name (name=NEW)",
-        )
-
-
-@contextmanager
-def _written(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"cannot be written: {error.strerror}", where=str(folder), hint="give a folder of yours by --out"
-        ) from None
-
-
-def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML: every default written out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), allow_unicode=True, sort_keys=False, width=110)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -235,22 +189,9 @@ def write_text(path: Path, text: str) -> None:
     A lone surrogate, of the name of a file that is no UTF-8, is written as JSON and YAML write it: \\udcb0.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8", errors="backslashreplace")
-    aside.replace(path)
-
-
-def _same_recipe(run: Run, recipe: Recipe) -> None:
-    before, now = _settings(run.recipe()), _settings(recipe)
-    if changed := [key for key in now if now[key] != before[key]]:
-        raise RunError(
-            f"this run was started with another recipe: {', '.join(changed)} differ",
-            where=str(run.folder),
-            hint=f"resume with {run.recipe_file}, or start a new run with --out",
-        )
-
-
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    """Every setting that moves the weights, those of `train` one by one."""
-    sections = recipe.model_dump(mode="json")
-    train = {f"train.{key}": value for key, value in sections.pop("train").items()}
-    return {key: value for key, value in (sections | train).items() if key not in WITHOUT_EFFECT_ON_TRAINING}
+    try:
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise

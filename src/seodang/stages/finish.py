@@ -14,7 +14,8 @@ from seodang.proof.questions import repeat_settings
 from seodang.recipe import Recipe
 from seodang.run import evidence, record
 from seodang.run.events import evaluations
-from seodang.run.folder import Run, create
+from seodang.run.folder import Run
+from seodang.run.start import create
 from seodang.show import tables
 from seodang.show.report import report
 from seodang.stages.measure import Measured

@@ -18,6 +18,7 @@ from seodang import distributed, recipe
 from seodang.errors import ResourceError
 from seodang.model.engine.engine import Engine
 from seodang.recipe import Source, Train
+from seodang.run.checkpoints import IntactCheckpoint, newest_intact
 from seodang.run.folder import Run, checkpoint_step
 from seodang.types import Checkpointing, Metric
 
@@ -73,7 +74,8 @@ def make_setup(
     """
     sharding = sharding_remark(settings, model.device.type, distributed.wants_sharding() and distributed.world() > 1)
     remarks = (optimizer.remark, sharding, learning_rate_remark(settings))
-    checkpoint = run.last_checkpoint()
+    found = distributed.exchange(newest_intact(run) if distributed.is_main() else IntactCheckpoint())[0]
+    checkpoint = found.folder
     with distributed.agreed():
         if distributed.is_main():
             run.rewind(checkpoint_step(checkpoint) if checkpoint else 0)
@@ -87,7 +89,7 @@ def make_setup(
         total_steps=steps,
         eval_every=settings.eval_every or max(1, steps // 10),
         checkpointing=checkpointing or ("none" if settings.checkpointing == "auto" else settings.checkpointing),
-        remarks=tuple(remark for remark in remarks if remark),
+        remarks=tuple(remark for remark in (*remarks, *found.remarks) if remark),
     )
 
 

@@ -32,6 +32,7 @@ from seodang.data.pack import Plan, pack_step
 from seodang.errors import RunError
 from seodang.model.malloc import keep_freed_memory, return_freed_memory
 from seodang.model.quiet import quiet
+from seodang.run.checkpoints import seal
 from seodang.run.events import Event, NoteEvent, SaveEvent, TrainEvent
 from seodang.run.folder import CHECKPOINT, OPTIMIZER, TRAINER_STATE, UNFINISHED_CHECKPOINT
 from seodang.train.adapter import unwrapped
@@ -327,6 +328,7 @@ class _StepTrainer(Trainer):
                 if isinstance(callback, ExportableState):
                     self.state.stateful_callbacks[type(callback).__name__] = callback.state()
             self.state.save_to_json(str(aside / TRAINER_STATE))
+            seal(aside)
             shutil.rmtree(final, ignore_errors=True)
             aside.rename(final)
             rotate_checkpoints(

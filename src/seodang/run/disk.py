@@ -1,0 +1,62 @@
+"""A disk that is full: told apart from other failures, and reported once."""
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from seodang.errors import ResourceError, SeodangError
+from seodang.run.folder import Run, checkpoint_step
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# safetensors and torch write by themselves, and report no errno
+SENTENCES = (
+    *("no space left", "os error 28", "file too large", "os error 27"),
+    *("pytorchstreamwriter", "file write failed"),
+)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a file could not be written for want of space; a size limit of the user counts too."""
+    if isinstance(error, SeodangError):
+        return False
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in NO_SPACE
+    return any(sentence in str(error).lower() for sentence in SENTENCES)
+
+
+@contextmanager
+def explaining_full_disk(run: Run) -> Iterator[None]:
+    """Inside, a full disk becomes one error that says what is left to resume from.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:  # torch and safetensors raise their own
+        if not is_disk_full(error):
+            raise
+        unfinished = run.unfinished_checkpoints()
+        for folder in unfinished:
+            shutil.rmtree(folder, ignore_errors=True)
+        file = getattr(error, "filename", None)
+        name = Path(file).name if isinstance(file, str) else ""
+        steps = [f"the checkpoint of step {checkpoint_step(folder):,}" for folder in unfinished]
+        raise _full_disk_error(run, steps[0] if steps else name) from None
+
+
+def _full_disk_error(run: Run, what: str) -> ResourceError:
+    checkpoints = run.all_checkpoints()
+    if run.is_trained:
+        kept = "the tuned model is saved"
+    elif checkpoints:
+        kept = f"the checkpoint of step {checkpoint_step(checkpoints[-1]):,} is whole"
+    else:
+        kept = "training had written no checkpoint yet"
+    return ResourceError(
+        "no space left on the disk" + (f": {what} could not be written" if what else ""),
+        where=str(run.folder),
+        hint=f"free some space, then resume with --resume: {kept}",
+    )

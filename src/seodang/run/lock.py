@@ -1,0 +1,133 @@
+"""One process at a time works on a run folder; the lock names it.
+
+The kernel's lock on the file is what counts: it ends with its process, however that ends. What the file holds is for
+the message, and decides where the file system has no locks.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from seodang.errors import RunError, SeodangError
+from seodang.json_values import from_json, to_json
+from seodang.run.folder import LOCK, Run
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_held: dict[Path, int] = {}  # lock file → its descriptor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Owner:
+    """The process that works on a run."""
+
+    pid: int
+    host: str
+    started: float  # seconds since 1970: a pid is given to another process in time
+
+
+def acquire(run: Run) -> None:
+    """Take the run's folder, which exists; a lock that a process left behind as it died counts for nothing.
+
+    Raises:
+        RunError: another process works there.
+    """
+    path = run.folder / LOCK
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        owner = _read_owner(path)
+        if not _lock(descriptor, owner):
+            os.close(descriptor)
+            raise _refusal(run, owner)
+        if _is_still_there(path, descriptor):  # its owner may have released it meanwhile
+            break
+        os.close(descriptor)
+    me = Owner(pid=os.getpid(), host=socket.gethostname(), started=psutil.Process().create_time())
+    os.truncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(to_json(me)).encode(), 0)
+    _held[path.absolute()] = descriptor
+
+
+def release(run: Run) -> None:
+    """Give the run's folder back, if this process holds it."""
+    descriptor = _held.pop((run.folder / LOCK).absolute(), None)
+    if descriptor is not None:
+        with suppress(FileNotFoundError):  # the folder may be gone
+            (run.folder / LOCK).unlink()
+        os.close(descriptor)
+
+
+@contextmanager
+def releasing(run: Run) -> Iterator[None]:
+    """Whatever happens inside, the run's folder is given back at the end."""
+    try:
+        yield
+    finally:
+        release(run)
+
+
+def _lock(descriptor: int, owner: Owner | None) -> bool:
+    """Whether the lock is ours now."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks
+            pass
+        else:
+            return True
+    return owner is None or not _may_be_alive(owner)
+
+
+def _may_be_alive(owner: Owner) -> bool:
+    if owner.host != socket.gethostname():
+        return True
+    try:
+        return abs(psutil.Process(owner.pid).create_time() - owner.started) < 1
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _is_still_there(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _read_owner(path: Path) -> Owner | None:
+    try:
+        return from_json(Owner, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+    except (OSError, ValueError, SeodangError):  # just created, or cut short
+        return None
+
+
+def _refusal(run: Run, owner: Owner | None) -> RunError:
+    who = f"process {owner.pid} on {owner.host}" if owner else "another process"
+    return RunError(
+        f"{who} is working on this run",
+        where=str(run.folder),
+        hint=f"wait until it ends, or end it; if it is gone, remove {run.folder / LOCK}",
+    )
+
+
+def _forget_after_fork() -> None:
+    """A worker that outlives its parent must not keep the parent's lock."""
+    for descriptor in _held.values():
+        with suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
