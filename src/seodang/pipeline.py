@@ -13,9 +13,7 @@ libraries, are imported after that. Several processes (torchrun) run the same pi
 first, who writes, and what all wait for.
 """
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +21,9 @@ from typing import TYPE_CHECKING
 from seodang import distributed
 from seodang.errors import RunError
 from seodang.recipe import Recipe, Template, load_recipe
+from seodang.run.clock import StageClock
 from seodang.run.folder import RECIPE, Run
+from seodang.run.lock import acquire, guarded
 from seodang.run.start import open_run
 from seodang.types import Finding
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from seodang.types import Placement
 
 
+@guarded()
 def tune(
     recipe: Recipe, *, out: Path | None = None, resume: bool = False, callbacks: "Sequence[TrainerCallback]" = ()
 ) -> Run:
@@ -56,8 +57,8 @@ def tune(
     from seodang.show import tables
     from seodang.stages import finish, measure, preflight
 
-    settings, seconds = recipe.train, dict[str, float]()
-    with timed(seconds, "prepare"):
+    settings, clock = recipe.train, StageClock()
+    with clock.stage("prepare"):
         with distributed.main_first():
             placement = preflight.place(recipe.model, settings.adapter, will_train=True)
             base, renderer, prepared, findings = prepare(recipe, placement)
@@ -67,27 +68,28 @@ def tune(
             show_data(prepared, findings, renderer)
             preflight.refuse_findings(findings)
             tables.show_memory(plan.memory, as_table=False)
-    with timed(seconds, "load"), distributed.agreed():
+    with clock.stage("load"), distributed.agreed():
         model = preflight.load_base(base, renderer, seed=settings.seed, four_bit=settings.is_four_bit)
         preflight.check_tensors(model, base)
         preflight.check_disk(run, settings, model, renderer, plan.optimizer)
         engine = preflight.make_engine(model, base, settings, prepared, trained=not run.is_trained)
     finish.begin_run(run, recipe, placement, renderer, prepared, findings, resume=resume)
+    clock.attach(run)
     held_out = measure.make_evaluation_set(
         recipe.ask, recipe.sources, settings.best_by, prepared, renderer, plan.pack_tokens
     )
-    with timed(seconds, "before"):
-        before = measure.measure_base(run, model, engine, held_out)
-    with timed(seconds, "train"):
+    with clock.stage("before"):
+        before = measure.measure_base(run, model, engine, held_out, placement, four_bit=settings.is_four_bit)
+    with clock.stage("train"):
         from seodang.stages.training import train_model  # brings transformers' Trainer, which takes seconds
 
         rows, ask = prepared.rows["train"], recipe.ask
         model, losses = train_model(
             run, base, model, engine, rows, held_out, settings, plan, ask, recipe.save, callbacks
         )
-    with timed(seconds, "after"):
+    with clock.stage("after"):
         after = measure.measure(model, engine, held_out, "tuned", losses)
-    finish.finish(run, recipe, before, after, model, renderer, seconds, tuned=str(run.model))
+    finish.finish(run, recipe, before, after, model, renderer, clock.total, tuned=str(run.model))
     return run
 
 
@@ -164,6 +166,7 @@ def init(
     return written
 
 
+@guarded()
 def inspect(recipe: Recipe, *, out: Path | None = None) -> "Prepared":
     """Everything that can be known before training; no weights are loaded.
 
@@ -189,12 +192,13 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> "Prepared":
         show_data(prepared, findings, renderer)
         tables.show_memory(plan.memory)
     if run:
-        finish.begin_run(run, recipe, placement, renderer, prepared, findings)
+        finish.begin_run(run, recipe, placement, renderer, prepared, findings, has_weights=False)
     with distributed.agreed():
         preflight.refuse_findings(findings)
     return replace(prepared, findings=tuple(findings))
 
 
+@guarded()
 def prove(
     tuned: str | Path,
     *,
@@ -221,14 +225,18 @@ def prove(
     with distributed.agreed():
         folder = out or Path("runs") / f"{wanted.name}-proof"
         run = trained if trained and not out else open_run(folder, wanted, resume=False)
+        if run is trained and distributed.is_main():
+            acquire(run)
     from seodang.stages import finish, measure, preflight
     from seodang.train.setup import pack_tokens
 
-    settings, seconds = wanted.train, dict[str, float]()
-    with timed(seconds, "prepare"), distributed.main_first():
+    settings, clock = wanted.train, StageClock()
+    with clock.stage("prepare"), distributed.main_first():
         placement = preflight.place(asked.model, settings.adapter, will_train=False)
         tuned_base, renderer, prepared, findings = prepare(asked, placement)
         show_data(prepared, findings, renderer)
+    if trained and recipe is None:
+        finish.check_proof_inputs(trained, wanted, placement, renderer, prepared, has_base=against is None)
     if run is not trained:
         finish.begin_run(run, wanted, placement, renderer, prepared, findings)
     budget = pack_tokens(settings, placement.device)
@@ -236,14 +244,14 @@ def prove(
     measured = []
     paths: dict[measure.ModelName, str] = {"base": base_path, "tuned": tuned_path}
     for name, path in paths.items():
-        with timed(seconds, name):
+        with clock.stage(name):
             with distributed.agreed():
                 spec = asked.model.model_copy(update={"path": path})
                 model = preflight.load_base(replace(tuned_base, spec=spec), renderer, seed=settings.seed)
             engine = preflight.make_engine(model, tuned_base, settings, prepared)
             measured.append(measure.measure(model, engine, held_out, name))
     before, after = measured
-    finish.finish(run, wanted, before, after, model, renderer, seconds, base=base_path, tuned=tuned_path)
+    finish.finish(run, wanted, before, after, model, renderer, clock.total, base=base_path, tuned=tuned_path)
     return run
 
 
@@ -274,13 +282,3 @@ def demo(*, out: Path | None = None) -> Run:
     while out is None and folder.exists():
         folder, number = Path("runs") / f"{recipe.name}-{number}", number + 1
     return tune(recipe, out=folder)
-
-
-@contextmanager
-def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Record how long a stage takes, in seconds."""
-    begun = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[stage] = round(time.perf_counter() - begun, 2)

@@ -17,7 +17,7 @@ from seodang.json_values import to_json
 from seodang.proof.behaviour import behaviour
 from seodang.proof.stability import stability
 from seodang.run.events import RecordedEvent
-from seodang.run.manifest import DataFile, Hardware, Manifest, SourceFiles, TemplateFacts
+from seodang.run.manifest import DataFile, Hardware, Manifest, RowsFacts, SourceFiles, TemplateFacts
 from seodang.types import (
     Answer,
     Counts,
@@ -280,6 +280,7 @@ def _manifest() -> Manifest:
         template=TemplateFacts(origin="built-in gemma", turn_end="<end_of_turn>", text_sha256="77aa" * 16),
         data={name: SourceFiles(files=(file,)) for name, file in files.items()},
         seeds={"split": 42, "mix": 42, "train": 42, "generate": 42},
+        rows=RowsFacts(preparation="0" * 32, encoded_sha256="1" * 64, holdout_sha256="2" * 64),
         model=ModelFacts(
             path="package:gemma-3-270m",
             architecture="Gemma3ForCausalLM",

@@ -51,6 +51,7 @@ __all__ = [
     "load_weights",
     "resolve_model",
     "save_model",
+    "weight_files",
 ]
 
 _GIVE_TOKENIZER = "put tokenizer.json and tokenizer_config.json beside the model"
@@ -115,6 +116,16 @@ def load_config(spec: recipe.Model) -> PreTrainedConfig:
             path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
     return config
+
+
+def weight_files(spec: recipe.Model) -> list[Path]:
+    """Configuration and weights of a recipe's model, as transformers reads them: on this machine once it was loaded."""
+    folder = Path(resolve_model(spec.path))
+    if not folder.is_dir():
+        with _as_our_errors(spec.path, spec.revision):
+            folder = Path(cached_file(str(spec.path), "config.json", revision=spec.revision)).parent
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    return [folder / "config.json", *weights]
 
 
 def load_tokenizer(

@@ -2,8 +2,6 @@
 
 import errno
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from seodang.errors import ResourceError, SeodangError
@@ -26,28 +24,15 @@ def is_disk_full(error: BaseException) -> bool:
     return any(sentence in str(error).lower() for sentence in SENTENCES)
 
 
-@contextmanager
-def explaining_full_disk(run: Run) -> Iterator[None]:
-    """Inside, a full disk becomes one error that says what is left to resume from.
-
-    Raises:
-        ResourceError: the disk is full.
-    """
-    try:
-        yield
-    except Exception as error:  # torch and safetensors raise their own
-        if not is_disk_full(error):
-            raise
-        unfinished = run.unfinished_checkpoints()
-        for folder in unfinished:
-            shutil.rmtree(folder, ignore_errors=True)
-        file = getattr(error, "filename", None)
-        name = Path(file).name if isinstance(file, str) else ""
-        steps = [f"the checkpoint of step {checkpoint_step(folder):,}" for folder in unfinished]
-        raise _full_disk_error(run, steps[0] if steps else name) from None
-
-
-def _full_disk_error(run: Run, what: str) -> ResourceError:
+def explain_full_disk(error: BaseException, run: Run) -> ResourceError:
+    """The error that says what could not be written, and what is left to resume from; what is unfinished goes."""
+    unfinished = run.unfinished_checkpoints()
+    for folder in unfinished:
+        shutil.rmtree(folder, ignore_errors=True)
+    file = getattr(error, "filename", None)
+    name = Path(file).name if isinstance(file, str) else ""
+    steps = [f"the checkpoint of step {checkpoint_step(folder):,}" for folder in unfinished]
+    what = steps[0] if steps else name
     checkpoints = run.all_checkpoints()
     if run.is_trained:
         kept = "the tuned model is saved"

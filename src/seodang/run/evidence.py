@@ -8,6 +8,7 @@ from typing import Any
 
 from seodang.errors import RunError
 from seodang.json_values import from_json
+from seodang.run.base_measurement import BaseMeasurement
 from seodang.run.events import RecordedEvent, read_event
 from seodang.run.folder import (
     ANSWERS,
@@ -25,7 +26,7 @@ from seodang.run.folder import (
     Run,
 )  # fmt: skip
 from seodang.run.manifest import Manifest
-from seodang.types import Answer, Lengths, Metric, Sample
+from seodang.types import Answer, Lengths, Sample
 
 NAMES = (RECIPE, MANIFEST, COUNTS, DROPPED, FINDINGS, LENGTHS, SAMPLES, METRICS, ANSWERS, PROOF)
 
@@ -112,13 +113,14 @@ def read_events(run: Run) -> list[RecordedEvent]:
     return [read_event(row, where=f"{where}:{number}") for number, row in enumerate(run.read_lines(METRICS), 1)]
 
 
-def read_base(run: Run) -> tuple[dict[str, Metric], list[Answer]] | None:
-    """What the base measured, if it was measured already."""
-    if not (run.folder / BASE).is_file():
-        return None
-    stored = run.read_json(BASE)
-    metrics = {name: Metric(**metric) for name, metric in stored["metrics"].items()}
-    return metrics, [Answer(**answer) for answer in stored["answers"]]
+def read_base(run: Run) -> BaseMeasurement | None:
+    """What the base measured, if it was measured already.
+
+    Raises:
+        SeodangError: the file is damaged, or was written by another version of seodang.
+    """
+    path = run.folder / BASE
+    return from_json(BaseMeasurement, run.read_json(BASE), where=str(path)) if path.is_file() else None
 
 
 def read_training(run: Run) -> dict[str, Any] | None:

@@ -84,6 +84,11 @@ class Run:
         return (self.model / "config.json").is_file()
 
     @property
+    def has_begun(self) -> bool:
+        """Whether anything was measured or trained."""
+        return (self.folder / BASE).is_file() or self.is_trained or self.last_checkpoint() is not None
+
+    @property
     def is_proven(self) -> bool:
         return (self.folder / PROOF).is_file()
 
@@ -123,7 +128,14 @@ class Run:
         write_text(path, json_text(data, where=str(path), indent=1))
 
     def read_json(self, name: str) -> Any:
-        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+        """Raises:
+        RunError: the file is damaged.
+        """
+        try:
+            return json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except ValueError as error:
+            what, hint = f"is damaged: {error}", "remove it, and resume or prove the run again"
+            raise RunError(what, where=str(self.folder / name), hint=hint) from None
 
     def write_lines(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         path = self.folder / name

@@ -7,6 +7,7 @@ the message, and decides where the file system has no locks.
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import psutil
 
 from seodang.errors import RunError, SeodangError
 from seodang.json_values import from_json, to_json
+from seodang.run.disk import explain_full_disk, is_disk_full
 from seodang.run.folder import LOCK, Run
 
 try:
@@ -23,7 +25,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_held: dict[Path, int] = {}  # lock file → its descriptor
+_held: dict[Path, tuple[int, int]] = {}  # lock file → its descriptor, the thread that took it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,25 +56,32 @@ def acquire(run: Run) -> None:
     me = Owner(pid=os.getpid(), host=socket.gethostname(), started=psutil.Process().create_time())
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(to_json(me)).encode(), 0)
-    _held[path.absolute()] = descriptor
-
-
-def release(run: Run) -> None:
-    """Give the run's folder back, if this process holds it."""
-    descriptor = _held.pop((run.folder / LOCK).absolute(), None)
-    if descriptor is not None:
-        with suppress(FileNotFoundError):  # the folder may be gone
-            (run.folder / LOCK).unlink()
-        os.close(descriptor)
+    _held[path.absolute()] = descriptor, threading.get_ident()
 
 
 @contextmanager
-def releasing(run: Run) -> Iterator[None]:
-    """Whatever happens inside, the run's folder is given back at the end."""
+def guarded() -> Iterator[None]:
+    """Inside, a run is opened and worked on: at the end its folder is given back, and a full disk is one error.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
     try:
         yield
+    except Exception as error:  # torch and safetensors raise their own where the disk is full
+        if is_disk_full(error) and (mine := _taken_here()):
+            raise explain_full_disk(error, Run(folder=mine[0].parent)) from None
+        raise
     finally:
-        release(run)
+        for path in _taken_here():
+            descriptor, _ = _held.pop(path)
+            with suppress(OSError):  # the folder may be gone
+                path.unlink()
+            os.close(descriptor)
+
+
+def _taken_here() -> list[Path]:
+    return [path for path, (_, thread) in _held.items() if thread == threading.get_ident()]
 
 
 def _lock(descriptor: int, owner: Owner | None) -> bool:
@@ -123,7 +132,7 @@ def _refusal(run: Run, owner: Owner | None) -> RunError:
 
 def _forget_after_fork() -> None:
     """A worker that outlives its parent must not keep the parent's lock."""
-    for descriptor in _held.values():
+    for descriptor, _ in _held.values():
         with suppress(OSError):
             os.close(descriptor)
     _held.clear()

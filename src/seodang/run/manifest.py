@@ -1,7 +1,8 @@
 """What a run was made from: versions, hardware, hashes. No secret and no environment variable gets in here."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import ClassVar
 
 from seodang.types import ModelFacts, Placement
@@ -38,9 +39,39 @@ class DataFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceFiles:
-    """All files of one source; none of a hub data set."""
+    """All files of one source, or the fingerprint of a hub data set."""
 
     files: tuple[DataFile, ...]
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseFacts:
+    """The model that training starts from."""
+
+    path: str
+    revision: str | None
+    files: tuple[DataFile, ...]  # configuration and weights, their paths within the model's folder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowsFacts:
+    """The prepared rows."""
+
+    preparation: str  # of the code that prepared them
+    encoded_sha256: str  # token ids and labels, in their order, of training and holdouts
+    holdout_sha256: str  # which rows are held out, whatever the template
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resumption:
+    """One of the times that a run was resumed."""
+
+    at: str  # ISO 8601, UTC
+    command: str
+    versions: Mapping[str, str]
+    hardware: Hardware
+    placement: Placement
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,5 +89,66 @@ class Manifest:
     template: TemplateFacts
     data: Mapping[str, SourceFiles]  # source → its files
     seeds: Mapping[str, int]
-    model: ModelFacts  # before training: the path alone
-    seconds: Mapping[str, float] = field(default_factory=dict)  # stage → time taken; known at the end
+    rows: RowsFacts
+    base: BaseFacts | None = None  # `inspect` reads no weights
+    model: ModelFacts  # the tuned one; before training: the base's path alone
+    seconds: Mapping[str, float] = field(default_factory=dict)  # stage → time taken by all starts together
+    resumed: tuple[Resumption, ...] = ()
+
+
+def changed_inputs(before: Manifest, now: Manifest, *, of_rows: bool = True) -> list[str]:
+    """What the weights depend on and is not what it was, in words; empty: nothing changed.
+
+    Args:
+        of_rows: whether the rows as they are encoded count, and the template; else only which are held out.
+    """
+    changed = []
+    if before.base and now.base and (names := _other_files(before.base.files, now.base.files)):
+        changed.append(f"the base ({', '.join(names)})")
+    for name in before.data:
+        source = now.data.get(name, SourceFiles(files=()))
+        files = _other_files(before.data[name].files, source.files)
+        if files or before.data[name].fingerprint != source.fingerprint:
+            changed.append(f"the data of {name}" + (f" ({', '.join(files)})" if files else ""))
+    if of_rows and before.template.text_sha256 != now.template.text_sha256:
+        changed.append("the chat template")
+    if changed:
+        return changed
+    if before.rows.holdout_sha256 != now.rows.holdout_sha256:
+        changed.append("which rows are held out")
+    elif of_rows and before.rows.encoded_sha256 != now.rows.encoded_sha256:
+        changed.append("the prepared rows: their files did not change, what prepares them did")
+    return changed
+
+
+def changed_surroundings(before: Manifest, now: Manifest) -> list[str]:
+    """What a result depends on in its last digits, and is not what it was: "torch 2.13.0 (was 2.12.1)"."""
+    pairs = {name: (before.versions.get(name, "none"), found) for name, found in now.versions.items()}
+    pairs |= {
+        key: (getattr(before.placement, key), getattr(now.placement, key))
+        for key in ("device", "dtype", "compute_dtype", "attention")
+    }
+    pairs["seodang"] = before.seodang, now.seodang
+    pairs["processes"] = str(before.hardware.processes), str(now.hardware.processes)
+    return [f"{name} {found} (was {earlier})" for name, (earlier, found) in pairs.items() if found != earlier]
+
+
+def resumed(before: Manifest, now: Manifest) -> Manifest:
+    """The manifest of a run that is resumed: what it was begun with stays, and this start is added."""
+    start = Resumption(
+        at=now.created,
+        command=now.command,
+        versions=now.versions,
+        hardware=now.hardware,
+        placement=now.placement,
+    )
+    return replace(before, resumed=(*before.resumed, start))
+
+
+def _other_files(before: Sequence[DataFile], now: Sequence[DataFile]) -> list[str]:
+    """Names of the files that are not the same, wherever they lie."""
+    there = {(PurePath(file.path).name, file.sha256) for file in now}
+    gone = [PurePath(file.path).name for file in before if (PurePath(file.path).name, file.sha256) not in there]
+    known = {(PurePath(file.path).name, file.sha256) for file in before}
+    new = [PurePath(file.path).name for file in now if (PurePath(file.path).name, file.sha256) not in known]
+    return list(dict.fromkeys([*gone, *new]))

@@ -8,6 +8,8 @@ from transformers import PreTrainedModel
 from seodang import distributed
 from seodang.data.encode.rows import Renderer
 from seodang.data.prepare import Prepared
+from seodang.errors import RunError
+from seodang.model.load import weight_files
 from seodang.model.save import describe
 from seodang.proof.proof import proof, turned_at
 from seodang.proof.questions import repeat_settings
@@ -15,8 +17,10 @@ from seodang.recipe import Recipe
 from seodang.run import evidence, record
 from seodang.run.events import evaluations
 from seodang.run.folder import Run
+from seodang.run.inputs import make_manifest
+from seodang.run.manifest import Manifest, changed_inputs, changed_surroundings, resumed
 from seodang.run.start import create
-from seodang.show import tables
+from seodang.show import console, tables
 from seodang.show.report import report
 from seodang.stages.measure import Measured
 from seodang.types import Finding, Placement
@@ -30,15 +34,75 @@ def begin_run(
     prepared: Prepared,
     findings: Sequence[Finding],
     *,
+    has_weights: bool = True,
     resume: bool = False,
 ) -> None:
-    """Make the run's folder, and write down what is known before training."""
+    """Make the run's folder, and write down what is known before training; a resumed run is compared first.
+
+    Args:
+        has_weights: whether the base's weights are on this machine, to be hashed.
+
+    Raises:
+        RunError: the folder cannot be written; or the run that is resumed was begun with other inputs.
+    """
     with distributed.agreed():
         if distributed.is_main():
+            files = weight_files(recipe.model) if has_weights else None
+            manifest = make_manifest(recipe, placement, renderer.template, prepared, files)
+            if resume:
+                manifest = _compared(run, manifest)
             create(run, recipe, resume=resume)
-            record.record_data(run, recipe, placement, renderer.template, prepared, findings)
+            record.record_data(run, prepared, findings)
+            record.write_manifest(run, manifest)
     with distributed.agreed():
         distributed.wait_for(run.manifest_file)
+
+
+def _compared(run: Run, now: Manifest) -> Manifest:
+    """The manifest of a run that is resumed."""
+    before = evidence.read_manifest(run)
+    if before is None:
+        if run.has_begun:
+            console.show_note(f"{run.manifest_file} is missing: what the run was begun with cannot be compared")
+        return now
+    refuse_other_inputs(run, before, now)
+    if others := changed_surroundings(before, now):
+        console.show_note(f"resumed with {', '.join(others)}: the result may differ from an unbroken run's")
+    return resumed(before, now)
+
+
+def refuse_other_inputs(run: Run, before: Manifest, now: Manifest, *, of_rows: bool = True) -> None:
+    """Args:
+        of_rows: whether encoded rows and template have to be the same; else only which rows are held out.
+
+    Raises:
+        RunError: names what changed since the run was begun.
+    """
+    if changed := changed_inputs(before, now, of_rows=of_rows):
+        raise RunError(
+            f"changed since this run was begun: {', '.join(changed)}",
+            where=str(run.folder),
+            hint="put it back as it was, or start a new run with --out",
+        )
+
+
+def check_proof_inputs(
+    run: Run, recipe: Recipe, placement: Placement, renderer: Renderer, prepared: Prepared, *, has_base: bool
+) -> None:
+    """Stop if a run would be measured on other rows than it held out, which it may have been trained on.
+
+    Args:
+        has_base: whether it is measured against its own base.
+
+    Raises:
+        RunError: names what changed since the run was begun.
+    """
+    with distributed.agreed():
+        before = evidence.read_manifest(run) if distributed.is_main() else None
+        if before:
+            files = weight_files(recipe.model) if has_base else None
+            now = make_manifest(recipe, placement, renderer.template, prepared, files)
+            refuse_other_inputs(run, before, now, of_rows=False)
 
 
 def finish(

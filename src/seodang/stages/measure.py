@@ -10,17 +10,19 @@ from transformers import PreTrainedModel
 from seodang import distributed
 from seodang.data.encode.rows import Renderer, parse_tools
 from seodang.data.prepare import Prepared
+from seodang.errors import SeodangError
 from seodang.model.engine.engine import Engine
 from seodang.model.generate.batch import Completion, generate
 from seodang.proof.evaluate import evaluate
 from seodang.proof.questions import Question, answer, questions
 from seodang.recipe import Ask, Generate, Source
 from seodang.run import evidence, record
+from seodang.run.base_measurement import BaseMeasurement, measurement_settings
 from seodang.run.folder import Run
 from seodang.show import console
 from seodang.train.metrics import evaluation_event
 from seodang.train.setup import best_loss
-from seodang.types import Answer, Metric
+from seodang.types import Answer, Metric, Placement
 
 ModelName = Literal["base", "tuned"]
 ChosenLoss = Callable[[Mapping[str, Metric]], float]
@@ -93,19 +95,39 @@ def measure_base(
     model: PreTrainedModel,
     engine: Engine,
     held_out: EvaluationSet,
+    placement: Placement,
+    *,
+    four_bit: bool = False,
 ) -> Measured:
-    """The base, measured once, as the evaluation of step 0; a resumed run reads what was found."""
-    with distributed.agreed():  # before one of them writes it
-        stored = evidence.read_base(run)
+    """The base, measured once, as the evaluation of step 0: a resumed run reads what was found, but for what its settings changed.
+
+    Args:
+        four_bit: whether the model's weights are held in 4 bits.
+    """
+    asked = [(question.prompt, question.settings.model_dump_json()) for question in held_out.questions]
+    settings = measurement_settings(placement, asked, four_bit=four_bit)
+    stored = distributed.exchange(_stored_base(run) if distributed.is_main() else None)[0]
+    if stored and stored.settings == settings:
+        return Measured(metrics=stored.metrics, answers=stored.answers)
     if stored:
-        return Measured(metrics=stored[0], answers=stored[1])
-    found = measure(model, engine, held_out, "base")
+        console.show_note("the base was measured under other settings: what differs is measured again")
+    known = stored.metrics if stored and stored.settings.same_losses(settings) else None
+    found = measure(model, engine, held_out, "base", known)
     loss = held_out.chosen_loss(found.metrics) if held_out.chosen_loss else None
     event = evaluation_event(found.metrics, loss, step=0, epoch=0.0)
+    measured = BaseMeasurement(settings=settings, metrics=found.metrics, answers=tuple(found.answers))
     with distributed.agreed():
         if distributed.is_main():
-            record.record_base(run, found.metrics, found.answers, event)
+            record.record_base(run, measured, event)
     return found
+
+
+def _stored_base(run: Run) -> BaseMeasurement | None:
+    try:
+        return evidence.read_base(run)
+    except SeodangError as error:  # it can be measured again
+        console.show_note(f"{error.where} {error.what}: the base is measured again")
+        return None
 
 
 def answers_of(

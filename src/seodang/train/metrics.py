@@ -16,8 +16,9 @@ from seodang.run.events import (
     SpeedEvent,
     TrainEvent,
 )
+from seodang.run.evidence import read_manifest
 from seodang.run.folder import Run, checkpoint_step
-from seodang.run.record import record_event
+from seodang.run.record import record_event, record_seconds
 from seodang.types import Metric
 
 
@@ -27,7 +28,10 @@ class MetricsLog:
     def __init__(self, run: Run) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._run, self._last = run, time.perf_counter()
+        self._run, self._begun = run, time.perf_counter()
+        self._last = self._begun
+        manifest = read_manifest(run)
+        self._earlier = manifest.seconds.get("train", 0.0) if manifest else 0.0
         last = run.last_checkpoint()
         purge = checkpoint_step(last) + 1 if last else None
         self._board = SummaryWriter(str(run.tensorboard), purge_step=purge)
@@ -46,7 +50,9 @@ class MetricsLog:
             speed = round(event.tokens / seconds, 1)
             event = replace(event, seconds=round(seconds, 4), tokens_per_second=speed)
         self._draw(event)
-        if not isinstance(event, NoteEvent | SaveEvent):
+        if isinstance(event, SaveEvent):  # a kill may come at any time
+            record_seconds(self._run, {"train": round(self._earlier + now - self._begun, 2)})
+        elif not isinstance(event, NoteEvent):
             record_event(self._run, event)
         took = event.seconds if isinstance(event, AnswersEvent | SpeedEvent) else time.perf_counter() - self._last
         self._last += took  # what questions, evaluations, checkpoints and the measured limit take is no training time

@@ -1,0 +1,61 @@
+"""start: a run is made or resumed whatever an earlier process left in its folder."""
+
+from pathlib import Path
+
+import pytest
+
+from seodang.errors import RunError
+from seodang.recipe import Recipe
+from seodang.run.folder import Run
+from seodang.run.lock import guarded
+from seodang.run.record import record_answers
+from seodang.run.start import create, open_run
+from seodang.types import Answer
+
+RECIPE = Recipe.model_validate(
+    {"name": "a", "model": "m", "sources": [{"name": "s", "role": "domain", "path": "sample:ko_medical"}]}
+)
+
+
+def test_a_folder_with_nothing_but_leftovers_can_be_started(tmp_path: Path) -> None:
+    """A process that was killed at its first file leaves one that is not in the way; --resume says what to do."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (".recipe.yaml.4711", ".seodang.lock"):
+        (folder / name).write_text("", encoding="utf-8")
+    with pytest.raises(RunError, match=r"no run to resume(?s:.)*without --resume"), guarded():
+        open_run(folder, RECIPE, resume=True)
+    with guarded():
+        create(open_run(folder, RECIPE, resume=False), RECIPE)
+    assert [path.name for path in folder.iterdir()] == ["recipe.yaml"]
+
+
+def test_leftovers_are_removed_when_a_run_is_resumed(tmp_path: Path) -> None:
+    """What was about to become model, adapter or a file goes; what is the run's own stays."""
+    run = Run(folder=tmp_path / "run")
+    with guarded():
+        create(run, RECIPE)
+    for folder in (".model-x1_y2", ".adapter", "model", "adapter"):
+        (run.folder / folder).mkdir()
+        (run.folder / folder / "model.safetensors").write_bytes(b"0")
+    for name in (".proof.json.99", ".metrics.jsonl.99", "report.html.part", "report.html", ".note", "my.txt"):
+        (run.folder / name).write_text("", encoding="utf-8")
+    with guarded():
+        open_run(run.folder, RECIPE, resume=True)
+    kept = {"recipe.yaml", "model", "adapter", "report.html", ".note", "my.txt"}
+    assert {path.name for path in run.folder.iterdir()} == kept
+
+
+def test_lines_with_odd_line_breaks_are_read_as_they_were_written(tmp_path: Path) -> None:
+    """An answer may hold what Unicode counts as a line break; a file may be cut within a character."""
+    run = Run(folder=tmp_path)
+    texts = ["하나\u2028둘", "셋\x85넷\x0b", "다섯"]
+    answers = [
+        Answer(kind="general", model="base", question="q", text=text, stopped=True, prompt_tokens=1, new_tokens=1)
+        for text in texts
+    ]
+    record_answers(run, answers)
+    assert [row["text"] for row in run.read_lines("answers.jsonl")] == texts
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes(path.read_bytes()[: path.read_bytes().rindex("다섯".encode()) + 4])
+    assert [row["text"] for row in run.read_lines("answers.jsonl")] == texts[:2]
