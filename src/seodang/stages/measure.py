@@ -99,7 +99,7 @@ def measure_base(
     *,
     four_bit: bool = False,
 ) -> Measured:
-    """The base, measured once, as the evaluation of step 0: a resumed run reads what was found, but for what its settings changed.
+    """The base, measured once, as the evaluation of step 0: a resumed run measures again what other settings change.
 
     Args:
         four_bit: whether the model's weights are held in 4 bits.
