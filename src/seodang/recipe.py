@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,83 +18,16 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails
 
 from seodang.errors import RecipeError
-from seodang.recipe_file import (
-    MAX_NAME_BYTES,
-    absolute,
-    fault_lines,
-    is_shipped_template,
-    nearest,
-    override,
-    read_recipe,
-    text_faults,
-)
+from seodang.recipe_file import absolute, fault_lines, is_shipped_template, override, read_recipe
 from seodang.recipe_file import shipped_recipes as shipped_recipes
+from seodang.recipe_rules import disagreements, file_name, is_trained, long_form, refuse_texts, with_shares
 from seodang.types import EarlierAnswers, LossOn, SourceRole
 
 RowFormat = Literal["auto", "qa", "alpaca", "messages", "sharegpt", "prompt_completion", "text"]
 Positive = Annotated[int, Field(gt=0)]
-
-
-SHORT_FORMS = {"model": "path", "template": "borrow"}  # `model: PATH` stands for `model: {path: PATH}`
-
-
-def is_trained(source: Mapping[str, Any]) -> bool:
-    """Whether a source is trained on: by default all but retention."""
-    train = source.get("train")
-    return source.get("role") != "retention" if train is None else bool(train)
-
-
-def with_shares(mix: Mapping[str, Any]) -> dict[str, Any]:
-    """`{seed: 1, medical: 0.7}` stands for `{seed: 1, shares: {medical: 0.7}}`."""
-    if "shares" in mix:
-        return dict(mix)
-    shares = {key: value for key, value in mix.items() if key != "seed"}
-    return {**{key: value for key, value in mix.items() if key == "seed"}, "shares": shares or None}
-
-
-def long_form(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's keys with short forms written out."""
-    return {
-        key: {SHORT_FORMS[key]: value} if key in SHORT_FORMS and isinstance(value, str) else value
-        for key, value in recipe.items()
-    }
-
-
-def disagreements(recipe: Any) -> Iterator[InitErrorDetails]:
-    """Where sections contradict each other. `recipe` may be of any shape: what cannot be read is passed over."""
-    train, ask = (_section(_section(recipe).get(key)) for key in ("train", "ask"))
-    if train.get("ask_every") and not (ask.get("domain") or ask.get("general")):
-        yield _fault("there is nothing to ask: give ask.domain or ask.general", "train", "ask_every")
-    listed = _section(recipe).get("sources")
-    sources = [_section(item) for item in listed] if isinstance(listed, list | tuple) else []
-    names = [source["name"] for source in sources if isinstance(source.get("name"), str)]
-    if not sources or len(names) < len(sources):
-        return
-    trained = [name for name, source in zip(names, sources, strict=True) if is_trained(source)]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        yield _fault(f"two have the name {', '.join(twice)}", "sources")
-    if not trained:
-        yield _fault("none is trained on (role domain or general, or train: true)", "sources")
-    shares = _section(with_shares(_section(_section(recipe).get("mix"))).get("shares"))
-    for name in shares:
-        if name not in trained:
-            yield _fault(f"no trained source has this name{nearest(str(name), [*trained, 'seed'])}", "mix", str(name))
-    if shares and (missing := [name for name in trained if name not in shares]):
-        yield _fault(f"shares are given, but none for {', '.join(missing)}", "mix")
-    best_by = train.get("best_by", "all")
-    if isinstance(best_by, str) and best_by not in ("all", *names):
-        yield _fault(f"no source is named {best_by!r}{nearest(best_by, ['all', *names])}", "train", "best_by")
-
-
-def _section(value: Any) -> dict[str, Any]:
-    return dict(value) if isinstance(value, Mapping | BaseModel) else {}
-
-
-def _fault(what: str, *key: str) -> InitErrorDetails:
-    return InitErrorDetails(type=PydanticCustomError("sections", "{fault}", {"fault": what}), loc=key, input=None)
 
 
 def _one_or_many(value: Any) -> Any:
@@ -105,15 +38,7 @@ def _number_as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) else value
 
 
-def _file_name(name: str) -> str:
-    if name in (".", ".."):
-        raise ValueError(f"{name!r} means a folder that exists: give a name")
-    if (num_bytes := len(name.encode())) > MAX_NAME_BYTES:
-        raise ValueError(f"files are named after it: at most {MAX_NAME_BYTES} bytes in UTF-8, found {num_bytes}")
-    return name
-
-
-FileName = Annotated[str, AfterValidator(_file_name)]
+FileName = Annotated[str, AfterValidator(file_name)]
 
 
 class Part(BaseModel):
@@ -421,7 +346,7 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
     else:
         where, data, folder = read_recipe(recipe)
     data = long_form(data)  # before the overrides, so that `model.dtype=…` finds a section
-    _refuse_texts([data, dict(pair.partition("=")[::2] for pair in overrides)], where)
+    refuse_texts([data, dict(pair.partition("=")[::2] for pair in overrides)], where)
     faults = [fault for pair in overrides if (fault := override(data, pair))]
     try:
         checked = Recipe.model_validate(data)
@@ -430,17 +355,6 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
     if faults:
         raise RecipeError(faults, where=where, hint="mend these keys and run again")
     return _absolute(checked, folder)
-
-
-def _refuse_texts(parts: Sequence[Mapping[str, Any]], where: str) -> None:
-    """Before anything is reported of other faults: a message that quotes a value would hold the secret as well."""
-    if found := [f"{key}: {what}" for part in parts for key, what in text_faults(part)]:
-        raise RecipeError(
-            found,
-            where=where,
-            hint="remove these texts; a secret that was written to a file should be revoked. "
-            "The hub is logged in to by `hf auth login`",
-        )
 
 
 def _absolute(recipe: Recipe, folder: Path) -> Recipe:

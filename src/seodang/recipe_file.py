@@ -12,10 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from seodang.errors import RecipeError
-from seodang.secrets import leaks
 
 MAX_BYTES = 500_000  # of a recipe file: parsing more takes long, and it is most likely a data file
-MAX_NAME_BYTES = 200  # of a name that files and folders are called by: file systems take 255 bytes, endings included
 # pydantic's messages name tuples and dictionaries; whoever writes YAML does not know them
 PLAIN_WORDS = {
     "tuple_type": "expected a list",
@@ -42,33 +40,6 @@ def shipped_templates() -> list[str]:
     """Names of the built-in chat templates."""
     folder = files("seodang").joinpath("templates")
     return sorted(item.name.removesuffix(".jinja") for item in folder.iterdir() if item.name.endswith(".jinja"))
-
-
-def text_faults(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(key, fault) of texts that a recipe must not hold: secrets, masked, and characters that no file can hold."""
-    seen: set[int] = set()  # a YAML alias is the same object again, and may hold itself
-    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), data)]
-    while waiting:
-        location, value = waiting.pop()
-        if isinstance(value, str) and (fault := _text_fault(str(location[-1]), value)):
-            yield _key(location, data), fault
-        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
-            seen.add(id(value))
-            for name, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-                if isinstance(name, str) and (fault := _text_fault("", name)):
-                    yield f"{_key(location, data)}: one of its keys" if location else "a key", fault
-                else:
-                    waiting.append(((*location, name), item))
-
-
-def _text_fault(name: str, text: str) -> str | None:
-    try:
-        found = leaks("", f"{name}: {text}".encode(), {}, paths=False)
-    except UnicodeEncodeError:
-        return "holds half of a character (a lone surrogate), which no file can hold: remove it"
-    if found:
-        return f"holds {found[0].what} ({found[0].masked}), which would be copied into the run and its report"
-    return "holds the character U+0000: remove it" if "\0" in text else None
 
 
 def read_recipe(recipe: str | Path) -> tuple[str, dict[str, Any], Path]:
@@ -197,7 +168,7 @@ def fault_lines(error: ValidationError, data: Mapping[str, Any], model: type[Bas
         location, kind = fault["loc"], fault["type"]
         if kind == "too_short" and fault["input"]:
             continue  # pydantic counts the items without fault; those at fault are reported anyway
-        key = _key(location, data)
+        key = dotted_key(location, data)
         if kind == "extra_forbidden":
             what = f"no such key{nearest(str(location[-1]), _fields(location[:-1], model))}"
         elif kind == "missing":
@@ -226,7 +197,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
-def _key(location: Sequence[str | int], data: Mapping[str, Any]) -> str:
+def dotted_key(location: Sequence[str | int], data: Mapping[str, Any]) -> str:
     """`sources.medical.take` rather than `sources.1.take`."""
     names: list[str] = []
     node: Any = data

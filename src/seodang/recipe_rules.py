@@ -1,0 +1,124 @@
+"""What holds for a recipe as a whole, before and beside its models. Takes keys of any shape, of which it knows some.
+
+Short forms are written out, contradictions between sections found, and texts refused that no recipe may hold.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from seodang.errors import RecipeError
+from seodang.recipe_file import dotted_key, nearest
+from seodang.secrets import leaks
+
+MAX_NAME_BYTES = 200  # of a name that files and folders are called by: file systems take 255 bytes, endings included
+SHORT_FORMS = {"model": "path", "template": "borrow"}  # `model: PATH` stands for `model: {path: PATH}`
+
+
+def is_trained(source: Mapping[str, Any]) -> bool:
+    """Whether a source is trained on: by default all but retention."""
+    train = source.get("train")
+    return source.get("role") != "retention" if train is None else bool(train)
+
+
+def with_shares(mix: Mapping[str, Any]) -> dict[str, Any]:
+    """`{seed: 1, medical: 0.7}` stands for `{seed: 1, shares: {medical: 0.7}}`."""
+    if "shares" in mix:
+        return dict(mix)
+    shares = {key: value for key, value in mix.items() if key != "seed"}
+    return {**{key: value for key, value in mix.items() if key == "seed"}, "shares": shares or None}
+
+
+def long_form(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's keys with short forms written out."""
+    return {
+        key: {SHORT_FORMS[key]: value} if key in SHORT_FORMS and isinstance(value, str) else value
+        for key, value in recipe.items()
+    }
+
+
+def disagreements(recipe: Any) -> Iterator[InitErrorDetails]:
+    """Where sections contradict each other. `recipe` may be of any shape: what cannot be read is passed over."""
+    train, ask = (_section(_section(recipe).get(key)) for key in ("train", "ask"))
+    if train.get("ask_every") and not (ask.get("domain") or ask.get("general")):
+        yield _fault("there is nothing to ask: give ask.domain or ask.general", "train", "ask_every")
+    listed = _section(recipe).get("sources")
+    sources = [_section(item) for item in listed] if isinstance(listed, list | tuple) else []
+    names = [source["name"] for source in sources if isinstance(source.get("name"), str)]
+    if not sources or len(names) < len(sources):
+        return
+    trained = [name for name, source in zip(names, sources, strict=True) if is_trained(source)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        yield _fault(f"two have the name {', '.join(twice)}", "sources")
+    if not trained:
+        yield _fault("none is trained on (role domain or general, or train: true)", "sources")
+    shares = _section(with_shares(_section(_section(recipe).get("mix"))).get("shares"))
+    for name in shares:
+        if name not in trained:
+            yield _fault(f"no trained source has this name{nearest(str(name), [*trained, 'seed'])}", "mix", str(name))
+    if shares and (missing := [name for name in trained if name not in shares]):
+        yield _fault(f"shares are given, but none for {', '.join(missing)}", "mix")
+    best_by = train.get("best_by", "all")
+    if isinstance(best_by, str) and best_by not in ("all", *names):
+        yield _fault(f"no source is named {best_by!r}{nearest(best_by, ['all', *names])}", "train", "best_by")
+
+
+def _section(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping | BaseModel) else {}
+
+
+def _fault(what: str, *key: str) -> InitErrorDetails:
+    return InitErrorDetails(type=PydanticCustomError("sections", "{fault}", {"fault": what}), loc=key, input=None)
+
+
+def file_name(name: str) -> str:
+    """The name, if files and folders can be called by it; for pydantic, a ValueError if not."""
+    if name in (".", ".."):
+        raise ValueError(f"{name!r} means a folder that exists: give a name")
+    if (num_bytes := len(name.encode())) > MAX_NAME_BYTES:
+        raise ValueError(f"files are named after it: at most {MAX_NAME_BYTES} bytes in UTF-8, found {num_bytes}")
+    return name
+
+
+def refuse_texts(parts: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Before anything is reported of other faults: a message that quotes a value would hold the secret as well.
+
+    Raises:
+        RecipeError: a text holds a secret, or a character that no file can hold.
+    """
+    if found := [f"{key}: {what}" for part in parts for key, what in _text_faults(part)]:
+        raise RecipeError(
+            found,
+            where=where,
+            hint="remove these texts; a secret that was written to a file should be revoked. "
+            "The hub is logged in to by `hf auth login`",
+        )
+
+
+def _text_faults(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(key, fault) of texts that a recipe must not hold: secrets, masked, and characters that no file can hold."""
+    seen: set[int] = set()  # a YAML alias is the same object again, and may hold itself
+    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), data)]
+    while waiting:
+        location, value = waiting.pop()
+        if isinstance(value, str) and (fault := _text_fault(str(location[-1]), value)):
+            yield dotted_key(location, data), fault
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            for name, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+                if isinstance(name, str) and (fault := _text_fault("", name)):
+                    yield f"{dotted_key(location, data)}: one of its keys" if location else "a key", fault
+                else:
+                    waiting.append(((*location, name), item))
+
+
+def _text_fault(name: str, text: str) -> str | None:
+    try:
+        found = leaks("", f"{name}: {text}".encode(), {}, paths=False)
+    except UnicodeEncodeError:
+        return "holds half of a character (a lone surrogate), which no file can hold: remove it"
+    if found:
+        return f"holds {found[0].what} ({found[0].masked}), which would be copied into the run and its report"
+    return "holds the character U+0000: remove it" if "\0" in text else None
