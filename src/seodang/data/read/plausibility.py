@@ -61,8 +61,8 @@ MISPLACED = re.compile(
         (
             f"[^\x00-\x7f{_LETTER}{_SYMBOLS}]",
             "(?<=[a-zà-ÿ])[À-ÖØ-ÞŒ]|[À-ÖØ-ÞŒ](?=\\d)",  # a capital in a word, or at a number
-            f"(?<=[{_LETTER}])[“”„‚…±÷²³¹½¼¾€£¢¥§©†«»¿¡™•](?=[{_LETTER}])",  # a symbol in a word
-            f"[²³¹ªº¥¢©](?=[{_LETTER}])|(?<![{_LETTER}\\d.)\\]\\s])[ªº]|(?<=[{_LETTER}])[½¼¾]",
+            f"(?<=[{_LETTER}])[‚±÷²³¹½¼¾€£¢¥§©«¿¡™•](?=[{_LETTER}])",  # a symbol in a word
+            f"[²³¹ª¥¢©](?=[{_LETTER}])|º(?=[{_LETTER}])(?![CF]\\b)|(?<![{_LETTER}\\d.)\\]\\s])[ªº]|(?<=[{_LETTER}])[½¼¾]",
             f"[¿¡](?![{_LETTER}\\d\\s\"'“‘«(¿¡])|(?<=[{_LETTER}\\d])[¿¡]",
             '¿(?![^\\n]*\\?)|¡(?![^\\n]*!)|„(?![^\\n]*[“”"»])',  # never closed
             f"ã(?=[{_LETTER}])(?![oesi])|õ(?!e)",  # Portuguese
@@ -78,6 +78,9 @@ MISPLACED = re.compile(
     )
     + ")"
 )
+QUOTE_IN_WORD = re.compile(f"(?<=[{_LETTER}])[“”„»](?=[{_LETTER}])")  # blanks are forgotten now and then
+FORGOTTEN_BLANKS = 0.02  # of the characters that are not ASCII
+JSON_ESCAPE = re.compile(r"\\[nrtbf]")
 ACCENTED = re.compile(f"[{_ACCENTS}]")
 LETTERS = re.compile("[A-Za-z]")
 FOREIGN_LETTERS = 0.01  # of the accented letters: names in a text of one language
@@ -146,16 +149,22 @@ def doubt_japanese(texts: Iterable[str]) -> str | None:
 def doubt_western(texts: Iterable[str]) -> str | None:
     """The first passage that does not read like a Western European language, English included; None if all does."""
     accented: Counter[str] = Counter()
-    letters = 0
-    odd = ""
+    letters = others = quotes = 0
+    odd = in_word = ""
     for text in texts:
         letters += len(LETTERS.findall(text))
         if text.isascii():
             continue
+        text = JSON_ESCAPE.sub("  ", text)
+        others += len(NOT_ASCII.findall(text))
+        quotes += len(QUOTE_IN_WORD.findall(text))
+        in_word = in_word or excerpt_of(QUOTE_IN_WORD, text)
         if misplaced := MISPLACED.search(text):
             return excerpt(text, misplaced.start())
         accented.update(ACCENTED.findall(text.lower()))
         odd = odd or excerpt_of(ACCENTED, text)
+    if quotes > FORGOTTEN_BLANKS * others:
+        return in_word
     foreign = min(accented.total() - sum(accented[letter] for letter in alphabet) for alphabet in WESTERN_ALPHABETS)
     is_one_language = foreign <= FOREIGN_LETTERS * accented.total()
     return None if is_one_language or accented.total() < FOREIGN_WORDS * letters else odd
