@@ -56,7 +56,7 @@ class Encoder:
         self._words = words_of(self._backend, [name for name, _ in template.markers]) if by_words else None
         self._turn_end, self._turn_end_id = template.turn_end, template.turn_end_id
         added = list(tokenizer.added_tokens_decoder)
-        self._is_added = np.zeros(max([len(tokenizer), *(token + 1 for token in added)]), dtype=bool)
+        self._is_added = np.zeros(max(added, default=0) + 2, dtype=bool)  # the last entry: all ids beyond
         self._is_added[added] = True
         self._prompt_tails: dict[str, bytes] = {}
 
@@ -97,7 +97,7 @@ class Encoder:
         """
         faults: dict[int, str] = {}
         begins = batch.begins[batch.owners]
-        added = np.concatenate([[0], np.flatnonzero(self._is_added[batch.ids])])
+        added = np.concatenate([[0], np.flatnonzero(self._is_added[np.minimum(batch.ids, len(self._is_added) - 1)])])
         before = added[np.searchsorted(added[1:], supervised[:, 0])]  # the last added token in front of each span
         since = np.maximum(before, begins)
         spans = [span for row in rendered for span in row.spans]

@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import errno
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from seodang import recipe
 from seodang.data.template.jinja import PINNED_DATE, compile_template, fixed, pinned, variables_of
+from seodang.data.template.limits import limited
 from seodang.data.template.probe import OTHER_HINT, Probe, probe
 from seodang.errors import TemplateError
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 OWN = "the tokenizer's own"
+MOST_BYTES = 1_000_000  # of a template file
 BUILT_IN = ("gemma", "llama3", "qwen3", "chatml", "plain")  # in the order a base tokenizer is tried
 _ALWAYS_BOS = ("gemma", "llama3")  # their makers write it; the others only where the tokenizer adds it by itself
 _PADS = (  # tokens that no text uses, best first
@@ -86,11 +89,13 @@ def find_template(
         return verified(_built_in(tokenizer, borrow), f"built-in {borrow}")
     if borrow.endswith((".jinja", ".jinja2", ".j2")):
         return verified(_read(borrow), f"borrowed from {borrow}")
-    if "/" not in borrow and not Path(borrow).exists():
+    if "/" not in borrow and not _exists(borrow):
         close = difflib.get_close_matches(borrow, BUILT_IN, n=1)
         hint = f"did you mean {close[0]!r}? There are" if close else "give a folder, hub id, .jinja file, or one of"
         raise TemplateError(
-            f"no built-in template or folder {borrow!r}", where="template.borrow", hint=f"{hint}: {', '.join(BUILT_IN)}"
+            f"no built-in template or folder {borrow[:100]!r}",
+            where="template.borrow",
+            hint=f"{hint}: {', '.join(BUILT_IN)}",
         )
     donor = load_tokenizer(borrow)
     borrowed = _own_text(donor)
@@ -133,12 +138,15 @@ def _verified(
     thinking: bool,
     donor: "PreTrainedTokenizerBase | None" = None,
 ) -> ChatTemplate:
-    compile_template(source, where=origin)  # so that a broken line is reported with its own number
-    names = variables_of(source)
-    kwargs = {"enable_thinking": False} if "enable_thinking" in names and not thinking else {}
-    text = pinned(source, thinking=thinking)
-    theirs = {**(donor or tokenizer).special_tokens_map, **kwargs}
-    probed = probe(text, theirs, where=origin, donor=donor, system=system, thinking=thinking)
+    def look() -> tuple[frozenset[str], str, Probe]:
+        compile_template(source, where=origin)  # so that a broken line is reported with its own number
+        names, text = variables_of(source), pinned(source, thinking=thinking)
+        theirs = _variables(donor or tokenizer, names, thinking=thinking)
+        return names, text, probe(text, theirs, where=origin, donor=donor, system=system, thinking=thinking)
+
+    names, text, probed = look() if origin.startswith("built-in") else limited(look, where=origin)
+    kwargs = _settings(names, thinking=thinking)
+    theirs = _variables(donor or tokenizer, names, thinking=thinking)
     ours = {**tokenizer.special_tokens_map, "eos_token": probed.turn_end}  # as `apply_template` leaves the tokenizer
     used = [name for name in ("bos_token", "eos_token") if name in names and theirs.get(name) != ours.get(name)]
     missing = _missing(tokenizer, probed, origin, add_tokens)
@@ -159,6 +167,15 @@ def _verified(
         added=missing,
         kwargs=kwargs,
     )
+
+
+def _settings(names: frozenset[str], *, thinking: bool) -> dict[str, Any]:
+    """Variables that a template is rendered with for training and serving alike."""
+    return {"enable_thinking": False} if "enable_thinking" in names and not thinking else {}
+
+
+def _variables(donor: "PreTrainedTokenizerBase", names: frozenset[str], *, thinking: bool) -> dict[str, Any]:
+    return {**donor.special_tokens_map, **_settings(names, thinking=thinking)}
 
 
 def _check_system(tokenizer: "PreTrainedTokenizerBase", system: str) -> None:
@@ -237,6 +254,13 @@ def adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
     return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
 
 
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # a name that no file can have: too long, or with a NUL
+        return False
+
+
 def _own_text(tokenizer: "PreTrainedTokenizerBase") -> str | None:
     text = tokenizer.chat_template
     if isinstance(text, dict):  # several templates by name
@@ -246,9 +270,15 @@ def _own_text(tokenizer: "PreTrainedTokenizerBase") -> str | None:
 
 def _read(path: str) -> str:
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        file = Path(path).expanduser()
+        if file.exists() and not file.is_file():  # a pipe would be waited for without end
+            raise OSError(errno.EINVAL, "not a file")
+        if file.stat().st_size > MOST_BYTES:
+            raise OSError(errno.EFBIG, f"larger than {MOST_BYTES:,} bytes, so not a chat template")
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError, RuntimeError) as error:
         what = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        what = what if isinstance(error, OSError | UnicodeDecodeError) else str(error)
         raise TemplateError(
             f"{path}: {what}",
             where="template.borrow",

@@ -12,6 +12,12 @@ from seodang.errors import TemplateError
 if TYPE_CHECKING:
     import jinja2
 
+_UNCOMPILED: Mapping[type[Exception], str] = {
+    SyntaxError: "a statement stands where it must not, such as `break` outside of a loop",
+    UnicodeEncodeError: "it holds half of a surrogate pair",
+    RecursionError: "it is nested too deeply",
+    MemoryError: "it is nested too deeply",
+}
 Turn = Mapping[str, Any]  # one message as `Message.as_dict` gives it
 _OF_LOOPS = frozenset({"index", "index0", "revindex", "revindex0", "first", "last", "length", "depth", "depth0"})
 _OF_TEXTS = frozenset(name for name in vars(str) if name[0] != "_") - {
@@ -36,6 +42,9 @@ def compile_template(text: str, *, where: str = "chat template") -> "jinja2.Temp
         raise TemplateError(
             f"{error.message}", where=f"{where}:{error.lineno}", hint="mend this line of the template"
         ) from None
+    except (SyntaxError, UnicodeError, ValueError, RecursionError, MemoryError, OverflowError) as error:
+        what = _UNCOMPILED.get(type(error)) or f"{type(error).__name__}: {error}"  # of the Python code made from it
+        raise TemplateError(f"not a usable template: {what}", where=where, hint="fix the template") from None
     template.globals = dict(template.globals)  # copied at each render, which is slow from the ChainMap that it is
     vars(template.environment)["getattr"] = partial(
         _attribute, type(template.environment).getattr, template.environment
@@ -93,7 +102,7 @@ def pinned(text: str, *, thinking: bool) -> str:
     if "strftime_now" in names:
         formats = _date_formats(text)
         cases = "".join(
-            f"{'{%- if' if not number else '{%- elif'} format == {_literal(form)} %}}{PINNED_DATE.strftime(form)}"
+            f"{'{%- if' if not number else '{%- elif'} format == {_literal(form)} %}}{_pinned_date(form)}"
             for number, form in enumerate(formats)
         )
         otherwise = f"{{%- else %}}{PINNED_DATE.isoformat()}{{%- endif %}}" if formats else PINNED_DATE.isoformat()
@@ -124,6 +133,8 @@ def _present(turn: Turn) -> Turn:
 
 
 def _refusal(error: Exception) -> str:
+    if isinstance(error, MemoryError | RecursionError):
+        return "the template takes too much memory, or calls itself without end"
     message = " ".join(str(error).split())
     return f"the template refuses it: {message[:200] or type(error).__name__}"
 
@@ -133,7 +144,17 @@ def _date_formats(text: str) -> list[str]:
 
     calls = compile_template(text).environment.parse(text).find_all(nodes.Call)
     dated = [call for call in calls if isinstance(call.node, nodes.Name) and call.node.name == "strftime_now"]
-    return sorted({call.args[0].value for call in dated if call.args and isinstance(call.args[0], nodes.Const)})
+    formats = {call.args[0].value for call in dated if call.args and isinstance(call.args[0], nodes.Const)}
+    return sorted(text for text in formats if isinstance(text, str))
+
+
+def _pinned_date(form: str) -> str:
+    try:
+        return PINNED_DATE.strftime(form)
+    except (ValueError, UnicodeError):
+        raise TemplateError(
+            f"no format of a date: {form[:40]!r}", where="strftime_now", hint="fix the template"
+        ) from None
 
 
 def _literal(value: str) -> str:

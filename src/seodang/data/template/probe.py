@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 QUESTION, ANSWER, THOUGHT = "what is blue", "the sky is", "let me look up"  # " the" is one token nearly everywhere
 OTHER_HINT = "choose another template (built-in: gemma, llama3, qwen3, chatml, plain)"
+MOST_CHARACTERS = 200_000  # of the small conversation; the longest templates write some 20,000
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 _LOOKS_SPECIAL = re.compile(r"<\|[^|<>\s]{1,60}\|>|<｜[^｜<>\s]{1,60}｜>|</?[A-Za-z_]\w{0,60}>|\[/?[A-Z_]{2,60}\]")
 
 
@@ -67,6 +69,7 @@ def probe(
             _answer(template, asked, variables) if thinking else {"role": "assistant", "content": ANSWER},
         ]
         full = run(template, answered, variables=variables)
+        _check_size(full)
         with_sentinels = run(template, insert_sentinels(answered), variables=variables)
         prompt = run(template, asked, variables=variables, add_generation_prompt=True)
         unprompted = run(template, asked, variables=variables)
@@ -84,6 +87,13 @@ def probe(
     return Probe(
         text=full, prompt=prompt, header=header, turn_end=turn_end, markers=tuple(dict.fromkeys([*markers, turn_end]))
     )
+
+
+def _check_size(full: str) -> None:
+    if len(full) > MOST_CHARACTERS:
+        raise TemplateError(f"the template writes {len(full):,} characters for a small conversation")
+    if _HALF_PAIR.search(full):
+        raise TemplateError("the template writes half of a surrogate pair")
 
 
 def _answer(template: "Template", asked: Sequence[Turn], variables: Mapping[str, Any]) -> dict[str, Any]:

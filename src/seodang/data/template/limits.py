@@ -1,0 +1,82 @@
+"""Bounds for what a chat template may take: it is foreign code, and can loop or grow without end. Knows no template."""
+
+import multiprocessing
+import os
+import resource
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from seodang.errors import TemplateError
+
+CPU_SECONDS = 8
+WALL_SECONDS = 120  # for a machine that others use, too
+MOST_BYTES = 1_000_000_000  # beside what the process has
+PARALLELISM = "TOKENIZERS_PARALLELISM"  # a forked tokenizer must not use its parent's threads
+
+Result = TypeVar("Result")
+
+
+def limited(work: Callable[[], Result], *, where: str) -> Result:
+    """What `work` gives, done in a process of its own that may take so much time and memory and no more.
+
+    Where processes cannot be forked safely it is done here, without limits.
+
+    Args:
+        work: anything whose result can be pickled.
+        where: the template's name for people.
+
+    Raises:
+        TemplateError: of `work`, or it takes too much.
+    """
+    if sys.platform != "linux" or multiprocessing.current_process().daemon:
+        return work()
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_do, args=(work, sender), daemon=True)
+    before = os.environ.get(PARALLELISM)
+    os.environ[PARALLELISM] = "false"
+    try:
+        process.start()
+    finally:
+        if before is None:
+            del os.environ[PARALLELISM]
+        else:
+            os.environ[PARALLELISM] = before
+    sender.close()
+    try:
+        fault, result = receiver.recv() if receiver.poll(WALL_SECONDS) else (_too_much(where), None)
+    except EOFError:  # killed by a limit
+        fault, result = _too_much(where), None
+    finally:
+        process.kill()
+        process.join()
+    if fault is not None:
+        raise fault
+    return cast(Result, result)
+
+
+def _too_much(where: str) -> TemplateError:
+    return TemplateError(
+        f"the template takes more than {CPU_SECONDS} seconds or {MOST_BYTES / 1e9:.0f} GB for a small conversation",
+        where=where,
+        hint="does it loop or repeat text without end? Fix it, or choose another template",
+    )
+
+
+def _do(work: Callable[[], Any], sender: Connection) -> None:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    taken = pages * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MOST_BYTES, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    fault, result = None, None
+    try:
+        result = work()
+    except TemplateError as error:
+        fault = error
+    except MemoryError:
+        os._exit(1)
+    sender.send((fault, result))

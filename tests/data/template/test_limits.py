@@ -1,0 +1,74 @@
+"""A chat template is foreign code: whatever it does ends in one message, soon and without the machine's memory."""
+
+import os
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from chat_styles import CHATML_LIKE
+from seodang.data.template import limits
+from seodang.data.template.find import ChatTemplate, find_template
+from seodang.errors import TemplateError
+from seodang.recipe import Template
+
+
+def _find(tokenizer: PreTrainedTokenizerFast, text: str | None = None, borrow: str | None = None) -> ChatTemplate:
+    tokenizer.chat_template = text
+    return find_template(
+        tokenizer,
+        Template(borrow=borrow),
+        num_embeddings=len(tokenizer),
+        load_tokenizer=lambda name: pytest.fail(f"{name} loaded"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("addition", "message"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "takes more than"),
+        ("{% for a in range(9999) %}{% for b in range(9999) %}xxxxxxxx{% endfor %}{% endfor %}", "takes"),
+        ("{{ 'a' | center(10 ** 8) }}", "characters for a small conversation|takes more than"),
+        ("{{ 'a' * 6000000000 }}", "takes (too much|more)"),
+        ("{{ messages[0].role * 6000000000 }}", "takes too much memory"),
+        ("{{ 'a' * 6e9 }}", "refuses it: can't multiply"),
+        ("{{ messages | tojson(indent=10 ** 9) }}", "takes too much memory"),
+        ("{% macro again(x) %}{{ again(x) }}{% endmacro %}{{ again(1) }}", "calls itself without end"),
+        ("{% break %}", "`break` outside of a loop"),
+        ("{% continue %}", "outside of a loop"),
+        ("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "nested too deeply"),
+        ("{% if true %}" * 600 + "{% endif %}" * 600, "nested too deeply|outside of a loop|IndentationError"),
+        ("{{ '\ud800' }}", "half of a surrogate pair"),
+        ("{{ strftime_now('\ud800') }}", "surrogate|no format of a date"),
+    ],
+)
+def test_a_hostile_template_is_refused(
+    tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, addition: str, message: str
+) -> None:
+    """Loops, repeated text, recursion, statements out of place, depth and broken Unicode."""
+    monkeypatch.setattr(limits, "CPU_SECONDS", 2)
+    with pytest.raises(TemplateError, match=message):
+        _find(tiny_tokenizer, addition + CHATML_LIKE)
+
+
+def test_a_date_without_a_format_is_pinned_too(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """`strftime_now(5)` has no format; the saved template writes the pinned day."""
+    assert "2026-01-01" in _find(tiny_tokenizer, "{{ strftime_now(5) }}" + CHATML_LIKE).text
+
+
+def test_a_pipe_or_a_huge_file_is_no_template(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """A pipe would be waited for, a huge file read whole."""
+    os.mkfifo(tmp_path / "pipe.jinja")
+    with (tmp_path / "huge.jinja").open("wb") as file:
+        file.truncate(5_000_000)
+    (tmp_path / "folder.jinja").mkdir()
+    for name, message in (("pipe", "not a file"), ("huge", "larger than"), ("folder", "not a file")):
+        with pytest.raises(TemplateError, match=message):
+            _find(tiny_tokenizer, borrow=str(tmp_path / f"{name}.jinja"))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "a\0b.jinja", "x" * 300 + ".jinja", "~nobody-here/x.jinja"])
+def test_a_name_that_no_file_can_have_is_refused(tiny_tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    """Too long, or with a NUL, or of a user that is not there."""
+    with pytest.raises(TemplateError, match=r"template\.borrow"):
+        _find(tiny_tokenizer, borrow=name)
