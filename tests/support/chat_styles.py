@@ -132,15 +132,15 @@ def _nothing_to_load(name: str) -> PreTrainedTokenizerFast:
     raise AssertionError(f"{name} was loaded although nothing is borrowed")
 
 
-def sentencepiece_like() -> PreTrainedTokenizerFast:
+def sentencepiece_like(*, byte_fallback: bool = True) -> PreTrainedTokenizerFast:
     """A tokenizer as Llama 2's: blanks are "▁", one goes before each piece, rare characters fall back to bytes."""
     special = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "<start_of_turn>", "<end_of_turn>"]
-    backend = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    backend = Tokenizer(models.BPE(byte_fallback=byte_fallback, fuse_unk=True, unk_token="<unk>"))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     trainer = trainers.BpeTrainer(
         vocab_size=500,
-        special_tokens=[*special, *(f"<0x{byte:02X}>" for byte in range(256))],
+        special_tokens=[*special, *(f"<0x{byte:02X}>" for byte in range(256 if byte_fallback else 0))],
         show_progress=False,
     )
     backend.train_from_iterator([*QUESTIONS, *ANSWERS, "user model assistant"], trainer)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pyarrow.compute as pc
 
 from seodang.data.arrow import read_columns
-from seodang.data.encode.rows import Renderer
+from seodang.data.encode.rows import LOSSY, UNKNOWN, Renderer
 from seodang.data.prepare import Prepared
 from seodang.data.template.renderer import KEPT, MASKED, SPLIT
 from seodang.types import Counts, Finding
@@ -38,6 +38,7 @@ def _rendered(counts: Counts) -> Iterator[Finding]:
             hint="raise train.max_tokens, or set train.too_long: cut_question",
             rows=tuple(note.where for note in counts.notes[:5]),
         )
+    yield from _lost(counts, where)
     for change, rows in counts.changed.items():
         if change == "the template leaves out thinking":
             yield Finding(
@@ -52,6 +53,26 @@ def _rendered(counts: Counts) -> Iterator[Finding]:
                 check="text_altered", severity="warn", where=where, what=f"{change} ({rows:,} rows)",
                 hint="look at the first rows, and choose another template if the text matters",
             )  # fmt: skip
+
+
+def _lost(counts: Counts, where: str) -> Iterator[Finding]:
+    """What a tokenizer cannot write: unknown tokens in answers, and texts that do not come back from their ids."""
+    for check, change, hint in (
+        (
+            "unknown_tokens",
+            UNKNOWN,
+            "use a model whose vocabulary has these characters, or take them out",
+        ),
+        (
+            "lossy_tokenizer",
+            LOSSY,
+            "look at these rows: the tokenizer changes case, accents or Unicode forms",
+        ),
+    ):
+        if rows := counts.changed.get(change):
+            named = tuple(note.where for note in counts.notes if note.reason == change)[:5]
+            what = f"{change} ({rows:,} rows)" if change == UNKNOWN else f"{change} ({rows:,} of the first rows)"
+            yield Finding(check=check, severity="warn", where=where, what=what, hint=hint, rows=named)
 
 
 def _earlier_answers(counts: Counts) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset, load_from_disk
+from tokenizers import normalizers
 from transformers import PreTrainedTokenizerFast
 
 from chat_styles import (
@@ -24,8 +25,8 @@ from chat_styles import (
     with_style_tokens,
 )
 from qa_rows import data_set, key
-from seodang.data.encode.rows import Renderer, render
-from seodang.data.encode.tokenize import FAULTY_BOUNDARY
+from seodang.data.encode.rows import LOSSY, UNKNOWN, Renderer, render
+from seodang.data.encode.tokenize import FAULTY_BOUNDARY, Encoder
 from seodang.data.template.find import ChatTemplate, apply_template, find_template
 from seodang.data.template.renderer import KEPT
 from seodang.errors import GateError, TemplateError
@@ -464,3 +465,62 @@ def test_a_render_is_text_and_spans(tiny_tokenizer: PreTrainedTokenizerFast) -> 
     rendered = Renderer(tokenizer, template).render(_talk("아파요?", "쉬세요."))
     text = "<bos><start_of_turn>user\n아파요?<end_of_turn>\n<start_of_turn>model\n쉬세요.<end_of_turn>\n"
     assert rendered == Rendered(text=text, spans=((text.index("쉬"), len(text) - 1),))
+
+
+def _lowering(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    return tokenizer
+
+
+def test_unknown_tokens_in_answers_are_counted_by_row() -> None:
+    """A vocabulary without byte fallback writes one token for every character that it does not have."""
+    tokenizer = sentencepiece_like(byte_fallback=False)
+    renderer = _dressed(tokenizer, next(style for style in STYLES if style.name == "mistral").text)
+    talks = [_talk(QUESTIONS[0], ANSWERS[0]), _talk(QUESTIONS[0], "⟦ż ☃⟧"), _talk("⟦ż ☃⟧", ANSWERS[0])]
+    rows, counts = render(_rows(talks), renderer, max_tokens=999)
+    assert len(rows) == 3
+    assert dict(counts.changed) == {UNKNOWN: 1, LOSSY: 1}
+    assert [(note.where, note.reason) for note in counts.notes] == [
+        ("talk.jsonl:2", UNKNOWN),
+        ("talk.jsonl:3", LOSSY),
+    ]
+
+
+def test_a_tokenizer_that_changes_texts_is_noticed(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Lower case, accents, other Unicode forms: what is trained is not what was written."""
+    renderer = _dressed(_lowering(tiny_tokenizer))
+    _, counts = render(_rows([_talk("q", "Paris"), _talk("q", "paris")]), renderer, max_tokens=999)
+    assert dict(counts.changed) == {LOSSY: 1}
+    assert [note.where for note in counts.notes] == ["talk.jsonl:1"]
+
+
+def test_a_tokenizer_with_a_hole_in_its_ids_is_taken(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Ids may lie beyond the number of entries."""
+    state = json.loads(tiny_tokenizer.backend_tokenizer.to_str())
+    vocabulary = state["model"]["vocab"]
+    last = max(vocabulary.values())
+    state["model"]["vocab"] = {name: id + 500 if id > last - 60 else id for name, id in vocabulary.items()}
+    backend = type(tiny_tokenizer.backend_tokenizer).from_str(json.dumps(state))
+    base = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
+    row, _ = _one(_dressed(base), _talk("고혈압이 있는 사람은?", "고혈압이 있는 사람은 짠 음식을 줄여야 합니다."))
+    assert max(row["input_ids"]) >= len(base)
+    assert row["largest_id"] == max(row["input_ids"])
+
+
+@pytest.mark.parametrize("too_long", ["drop", "cut_question"])
+def test_a_huge_row_is_not_encoded_whole(
+    tiny_tokenizer: PreTrainedTokenizerFast, too_long: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoding takes some 250 bytes a character: rows far above max_tokens are known by their beginning."""
+    lengths: list[int] = []
+    encode = Encoder.encode
+    monkeypatch.setattr(Encoder, "encode", lambda self, texts: lengths.extend(map(len, texts)) or encode(self, texts))
+    renderer = _dressed(tiny_tokenizer)
+    talks = [_talk("q", "짠 음식 " * 200_000), _talk("짠 음식 " * 200_000 + "왜?", "네."), _talk("q", "a")]
+    rows, counts = render(_rows(talks), renderer, max_tokens=50, too_long=too_long)
+    assert max(lengths) < 5000
+    assert rows["row"] == ([3] if too_long == "drop" else [2, 3])
+    assert sum(counts.dropped.values()) == 3 - len(rows)
+    if too_long == "cut_question":
+        assert rows[0]["text"].endswith("왜?<|im_end|>\n<|im_start|>assistant\n네.<|im_end|>\n")
+        assert 40 <= rows[0]["num_tokens"] <= 50

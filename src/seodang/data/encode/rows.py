@@ -30,6 +30,9 @@ MANY_ROWS = 5000  # from here on caching words pays
 MAX_NOTES = 1000  # dropped rows that are listed by name; all are counted
 CHARACTERS = 8  # for each token that is allowed: texts that are longer are looked at before they are encoded whole
 MAX_CUTS = 8  # a shortened question can tokenize to a little more than was aimed at
+ROUND_TRIPS = 2000  # rows of each source whose ids are decoded again
+UNKNOWN = "supervised text that the vocabulary does not have"
+LOSSY = "text that the tokenizer does not give back as it was"
 CUT = "question cut at its beginning to fit max_tokens"
 ADDED = ("input_ids", "labels", "num_tokens", "num_supervised", "num_bytes", "largest_id")
 
@@ -178,7 +181,26 @@ class _BlockRenderer:
                 outcome.num_texts, outcome.num_windows = outcome.num_texts + 1, outcome.num_windows + len(made)
             elif len(made) > 1:
                 outcome.num_split, outcome.num_examples = outcome.num_split + 1, outcome.num_examples + len(made)
+        lines = self._looked_at(lines, start)
+        for change in (UNKNOWN, LOSSY):
+            found = dict.fromkeys(number for number, _, line in lines if change in line.changes)
+            outcome.changed.update({change: len(found)} if found else {})
+            for number in found:
+                outcome.note(table, number, change)
         return _table(table, lines), outcome
+
+    def _looked_at(self, lines: Sequence[tuple[int, int, _Line]], start: int) -> list[tuple[int, int, _Line]]:
+        """The lines, with what was lost in their ids as a change."""
+        unknown = self.renderer.tokenizer.unk_token_id
+        ids = [line.input_ids for _, _, line in lines] if start < ROUND_TRIPS else []
+        decoded: list[str | None] = [*self.encoder.decode(ids)] if ids else [None] * len(lines)
+        made = []
+        for (number, part, line), text in zip(lines, decoded, strict=True):
+            is_unknown = unknown is not None and bool((line.labels == unknown).any())
+            is_lossy = text is not None and line.num_messages > 0 and _inked(text) != _inked(line.text)
+            more = (UNKNOWN,) if is_unknown else (LOSSY,) if is_lossy else ()
+            made.append((number, part, line._replace(changes=(*line.changes, *more)) if more else line))
+        return made
 
     def _conversations(
         self, messages: Sequence[Sequence[Turn]], tools: Sequence[list[dict[str, Any]] | None]
@@ -229,7 +251,7 @@ class _BlockRenderer:
             try:
                 messages[longest] = {**messages[longest], "content": content}
                 example = self.renderer.with_messages(example, messages)
-                if self._is_far_too_long(example.rendered.text):
+                if self._is_far_too_long(example.rendered.text.replace(content, "", 1)):
                     break
                 ids = self.encoder.label([example.rendered])[0]
             except TemplateError as error:
@@ -278,6 +300,11 @@ def _messages(table: pa.Table) -> list[list[dict[str, Any]]]:
     column = table["messages"].combine_chunks()
     turns = iter(json.loads(f"[{','.join(column.flatten().storage.to_pylist())}]"))
     return [list(islice(turns, number or 0)) for number in column.value_lengths().to_pylist()]
+
+
+def _inked(text: str) -> str:
+    """A text without blanks: where they stand around control tokens is the tokenizer's affair."""
+    return text.replace(" ", "")
 
 
 def _joined(lines: Sequence[_Line | str]) -> list[_Line] | str:

@@ -71,6 +71,10 @@ class Encoder:
             for row in rows
         ]
 
+    def decode(self, ids: Sequence[NDArray[np.int32]]) -> list[str]:
+        """The texts of rows, control tokens included."""
+        return self._backend.decode_batch([row.tolist() for row in ids], skip_special_tokens=False)
+
     def label(self, rendered: Sequence[Rendered]) -> list[Encoded]:
         """Ids and labels of rendered conversations."""
         if not rendered:
