@@ -2,6 +2,7 @@
 
 import copy
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -28,6 +29,7 @@ from seodang.types import EarlierAnswers, LossOn, SourceRole
 
 RowFormat = Literal["auto", "qa", "alpaca", "messages", "sharegpt", "prompt_completion", "text"]
 Positive = Annotated[int, Field(gt=0)]
+Column = Annotated[str, AfterValidator(lambda name: unicodedata.normalize("NFC", name.strip()))]  # as rows name it
 
 
 def _one_or_many(value: Any) -> Any:
@@ -105,11 +107,11 @@ class Source(Part):
     split: str = Field("train", description="of a hub data set")
     revision: str | None = Field(None, description="of a hub data set")
     format: RowFormat = Field("auto", description="how rows are read; auto: by the columns' names")
-    question: str | None = Field(None, description="column")
-    answer: str | None = Field(None, description="column")
-    context: str | None = Field(None, description="column put before the question, after a blank line in between")
-    messages: str | None = Field(None, description="column")
-    text: str | None = Field(None, description="column of plain text")
+    question: Column | None = Field(None, description="column")
+    answer: Column | None = Field(None, description="column")
+    context: Column | None = Field(None, description="column put before the question, after a blank line in between")
+    messages: Column | None = Field(None, description="column")
+    text: Column | None = Field(None, description="column of plain text")
     encoding: str | None = Field(None, description="where it cannot be recognised: utf-8, cp949, utf-16 …")
     holdout: Annotated[float, Field(ge=0)] | None = Field(
         None,
@@ -165,7 +167,7 @@ class Source(Part):
 class Split(Part):
     """How holdout rows are chosen."""
 
-    by: str = Field(
+    by: Column = Field(
         "question",
         min_length=1,
         description="question: the same question stays on one side; row: as datasets' train_test_split; "

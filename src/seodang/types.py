@@ -24,6 +24,8 @@ class Message:
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     tool_call_id: str | None = None
     name: str | None = None  # of the tool that a tool turn reports from
+    supervised: bool = True  # of an answer: else it is context only
+    prefill: str | None = None  # how the content of an answer begins where that was given with the question: no loss
 
     def as_dict(self) -> dict[str, Any]:
         """The message as chat templates and Arrow take it: no key for what is absent."""
@@ -36,6 +38,10 @@ class Message:
             turn["tool_call_id"] = self.tool_call_id
         if self.name is not None:
             turn["name"] = self.name
+        if not self.supervised:
+            turn["supervised"] = False
+        if self.prefill is not None:
+            turn["prefill"] = self.prefill
         return turn
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from seodang.check.suspicious_text import SIGNS, signs_of
 from seodang.data.arrow import block
 from seodang.data.split import Splits
 from seodang.data.workers import in_order
@@ -55,6 +56,7 @@ class _Facts:
     hangul: NDArray[np.int64]  # Hangul syllables
     latin: NDArray[np.int64]  # Latin letters without accents
     exchanges: "_Exchanges"
+    signs: NDArray[np.int64]  # of suspicious text, as bits
 
     @property
     def num_train(self) -> int:
@@ -77,7 +79,7 @@ def audit(splits: Mapping[str, Splits], by: Split) -> list[Finding]:
     findings: list[Finding] = []
     for name, known in facts.items():
         where = f"source {name}"
-        for check in (_few_rows, _copies, _contradictions, _echoes, _languages):
+        for check in (_few_rows, _copies, _contradictions, _echoes, _languages, _suspicious):
             findings.extend(check(known, where))
         findings.extend(known.splits.findings)
         findings.extend(_leaks(name, facts, by))
@@ -160,6 +162,20 @@ def _languages(facts: _Facts, where: str) -> Iterator[Finding]:
         )
 
 
+def _suspicious(facts: _Facts, where: str) -> Iterator[Finding]:
+    for number, sign in enumerate(SIGNS):
+        rows = np.flatnonzero(facts.signs & (1 << number))
+        if len(rows):
+            yield Finding(
+                check=sign.check,
+                severity="warn",
+                where=where,
+                what=f"in {len(rows):,} of {len(facts.row):,} rows {sign.what}",
+                hint=sign.hint,
+                rows=facts.row_places(rows),
+            )
+
+
 def _leaks(name: str, facts: Mapping[str, _Facts], by: Split) -> Iterator[Finding]:
     """Holdout rows of one source whose question is trained on, in this source or another; then those of a turn."""
     held_out = facts[name].question[facts[name].num_train :]
@@ -216,8 +232,8 @@ def _read(one: Splits) -> _Facts:
     both = [rows.select_columns(columns) for rows in (one.train, one.holdout)]
     batches = [(split, start) for split, rows in enumerate(both) for start in range(0, len(rows), BATCH_ROWS)]
     found = list(in_order(lambda batch: _columns(both[batch[0]], batch[1]), batches))
-    row, question, prompt, answer, is_echo, hangul, latin, num_exchanges, exchange = (
-        np.concatenate([columns[index] for columns in found]) for index in range(9)
+    row, question, prompt, answer, is_echo, hangul, latin, num_exchanges, exchange, signs = (
+        np.concatenate([columns[index] for columns in found]) for index in range(10)
     )
     return _Facts(
         splits=one,
@@ -229,6 +245,7 @@ def _read(one: Splits) -> _Facts:
         hangul=hangul,
         latin=latin,
         exchanges=_Exchanges(row=np.repeat(np.arange(len(row)), num_exchanges), key=exchange),
+        signs=signs,
     )
 
 
@@ -240,11 +257,12 @@ def _columns(rows: Dataset, start: int) -> tuple[NDArray[np.int64], ...]:
     turns = iter(json.loads(f"[{','.join(messages.flatten().storage.to_pylist())}]"))  # one parse for all is faster
     num_turns = messages.value_lengths().to_pylist()
     questions = batch["question_key"].to_pylist()
-    facts, texts = [], []
+    facts, texts, answers = [], [], []
     for index, text in enumerate(batch["text"].to_pylist()):
         conversation = list(islice(turns, num_turns[index]))
         contents = [turn["content"] or "" for turn in conversation] or [text or ""]
         texts.append("\n".join([*contents, ""]))
+        answers.append([turn["content"] or "" for turn in conversation if turn["role"] == "assistant"])
         facts.append(_exchange(questions[index], conversation))
     prompt, answer, is_echo = np.array(facts, dtype=np.int64).T
     # hashes of this session: forked processes share the salt
@@ -258,6 +276,7 @@ def _columns(rows: Dataset, start: int) -> tuple[NDArray[np.int64], ...]:
         *_scripts(texts),
         exchanges.value_lengths().to_numpy().astype(np.int64),
         np.array([hash(key) for key in exchanges.flatten().to_pylist()], dtype=np.int64),
+        signs_of(answers, texts),
     )
 
 

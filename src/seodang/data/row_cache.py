@@ -47,7 +47,11 @@ ABANDONED_SECONDS = 86_400  # an unfinished entry that is older was left behind 
 CHUNK_BYTES = 1 << 20  # read at a time
 ENTRY = "entry.json"
 LIBRARIES = ("datasets", "jinja2", "numpy", "pyarrow", "tokenizers", "transformers")  # they split, render, tokenize
-CODE = ("data", "check/audit.py")  # what makes the rows and the findings that are kept with them
+CODE = (
+    "data",
+    "check/audit.py",
+    "check/suspicious_text.py",
+)  # what makes the rows and the findings that are kept with them
 
 
 class DamagedError(Exception):

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from seodang.data.read.clean import question_hash
 from seodang.data.read.conversation import Conversation, read_row
 from seodang.data.read.layout import Layout, find_layout
-from seodang.data.read.messages import UnusableRowError
 from seodang.data.read.raw_rows import RawRows
 from seodang.data.read.sources import read
+from seodang.data.read.unusable import UnusableRowError
 from seodang.errors import SourceError
 from seodang.recipe import Source
 from seodang.starter.guess_columns import Ask, guess_columns

@@ -8,8 +8,8 @@ from typing import Any
 
 from seodang.data.read import column_names
 from seodang.data.read.column_names import column_key
-from seodang.data.read.messages import is_turn, turn_list
 from seodang.data.read.raw_rows import RawRow, RawRows
+from seodang.data.read.turns.messages import is_turn, turn_list
 
 Ask = Callable[[str, Sequence[str]], str]  # a question and its choices, the guess first → one of the choices
 

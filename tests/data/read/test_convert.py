@@ -8,30 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset, Json, List
+from datasets import Json, List
 
+from converted import convert_rows
 from paths import SHARED
 from seodang.data.read.clean import exchange_hash, question_hash
 from seodang.data.read.convert import convert
 from seodang.data.read.sources import read
 from seodang.errors import SourceError
-from seodang.recipe import Source
-from seodang.types import Counts
+from seodang.recipe import Source, Split
 
 DATA = SHARED / "data"
 CONVERSATION = [{"role": "user", "content": "안녕?"}, {"role": "assistant", "content": "반가워요."}]
 QA = {"question": "감기는?", "answer": "쉬세요."}
-
-
-def convert_rows(
-    folder: Path, rows: Any, split_by: str = "question", name: str = "d.jsonl", **keys: Any
-) -> tuple[Dataset, Counts]:
-    """The rows written as JSON Lines (or a text as it is), read and converted."""
-    text = rows if isinstance(rows, str) else "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path = folder / name
-    path.write_bytes(text.encode("utf-8", errors="surrogatepass"))
-    source = Source(name="s", role="domain", path=(str(path),), **keys)
-    return convert(read(source), source, split_by)
 
 
 def messages(folder: Path, row: dict[str, Any], **keys: Any) -> list[dict[str, Any]]:
@@ -126,6 +115,21 @@ def test_the_recipe_names_columns(tmp_path: Path) -> None:
     assert messages(tmp_path, row, **named, context="Kontext") == question_and_answer("겨울.\n\n감기는?", "쉬세요.")
     assert messages(tmp_path, row, answer="Antwort") == question_and_answer("y", "쉬세요.")
     assert messages(tmp_path, {"q1": CONVERSATION}, messages="q1") == CONVERSATION
+
+
+def test_a_column_name_is_found_in_any_unicode_composition(tmp_path: Path) -> None:
+    """A recipe written on macOS may name columns decomposed, with blanks around: they look the same."""
+    row = {"물어보기": "감기는?", "말하기": "쉬세요.", "환자": "7"}
+    names = {
+        key: f" {unicodedata.normalize('NFD', name)} "
+        for key, name in {"question": "물어보기", "answer": "말하기"}.items()
+    }
+    assert messages(tmp_path, row, **names) == question_and_answer("감기는?", "쉬세요.")
+    csv = "물어보기,말하기.\n감기는?,쉬세요.\n"
+    named = {"question": names["question"], "answer": unicodedata.normalize("NFD", "말하기.")}
+    table, _ = convert_rows(tmp_path, csv, name="d.csv", **named)
+    assert table[0]["messages"] == question_and_answer("감기는?", "쉬세요.")
+    assert Split(by=unicodedata.normalize("NFD", "환자")).by == "환자"
 
 
 def test_context_stands_before_the_question_and_input_after_it(tmp_path: Path) -> None:
@@ -284,7 +288,7 @@ UNUSABLE_CONVERSATIONS: list[tuple[Any, str]] = [
     ([CONVERSATION[0], {"role": "assistant", "content": None}], "empty answer"),
     ([CONVERSATION[0], {"role": "assistant", "content": " "}, *CONVERSATION], "empty answer"),
     ([{"role": "user", "content": ""}, CONVERSATION[1]], "empty question"),
-    ([{"role": "critic", "content": "x"}, *CONVERSATION], "unknown role: critic"),
+    ([{"role": "critic", "content": "x"}, *CONVERSATION], "unknown role"),
     ([{"role": "user", "content": [{"type": "image_url"}]}, CONVERSATION[1]], "content that is no text: image_url"),
     ([{"role": "user", "content": {"a": 1}}, CONVERSATION[1]], "the content of a turn is an object"),
     ([{"role": "user"}, CONVERSATION[1]], "a turn without role or content"),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from seodang.data.arrow import block, read_columns, writing
 from seodang.data.encode.tokenize import Encoded, Encoder, windows
+from seodang.data.read.raw_rows import Number
 from seodang.data.template.find import adds_bos
 from seodang.data.template.jinja import Turn
 from seodang.data.template.renderer import LEFT_OUT, Example, Renderer, parse_tools
@@ -298,7 +299,7 @@ class _BlockRenderer:
 def _messages(table: pa.Table) -> list[list[dict[str, Any]]]:
     """The conversations of a block of rows, parsed all at once, which is faster."""
     column = table["messages"].combine_chunks()
-    turns = iter(json.loads(f"[{','.join(column.flatten().storage.to_pylist())}]"))
+    turns = iter(json.loads(f"[{','.join(column.flatten().storage.to_pylist())}]", parse_float=Number))
     return [list(islice(turns, number or 0)) for number in column.value_lengths().to_pylist()]
 
 

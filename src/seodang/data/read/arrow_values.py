@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from seodang.data.read.json_files import parse_json
 from seodang.data.read.raw_rows import Number, RawRow, as_text, raw_row
+from seodang.data.read.serialized import parse_json
 from seodang.errors import SourceError
 
 NULLS = "nulls that Arrow fills into objects removed"

@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import Any
 
 from seodang.data.read.raw_rows import as_text
+from seodang.data.read.serialized import to_json
 
 NFC = "text composed to NFC"
 LINE_ENDS = "CRLF line ends turned into LF"
@@ -19,12 +20,13 @@ COMPARED_CHARS = 200  # of an answer
 MAX_DIGITS = 40  # a number that would need more stays in scientific notation
 _NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d*)(?:\.\d*)?(?:e[+-]?\d{1,4})?", re.ASCII)
 _MIDNIGHT = re.compile(r"(?<=^\d{4}-\d\d-\d\d)[t ]00:00(?::00(?:\.0+)?)?$")
-_FOLDED = re.compile(  # Default_Ignorable_Code_Point (Unicode 15.1), and halfwidth and fullwidth forms
-    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
-    "\ufe00-\ufe0f\ufeff\uff01-\uffee\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+_IGNORABLE = (  # Default_Ignorable_Code_Point (Unicode 15.1)
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
+    "\ufeff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
+_FOLDED = re.compile(f"[{_IGNORABLE}\uff01-\uffee]")  # and halfwidth and fullwidth forms
+_INVISIBLE = re.compile(rf"[\s{_IGNORABLE}\u2800\uffa0\ufff9-\ufffb]*")  # and white space, blank Braille, fillers
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
-_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 _HTML = re.compile(
     r"</?(?:p|br|div|span|b|i|u|a|li|ul|ol|table|tr|td|th|h[1-6]|img|strong|em|font|sup|sub)\b[^<>]*>"
     r"|&(?:nbsp|amp|lt|gt|quot|#\d+);",
@@ -55,6 +57,11 @@ def clean(text: str, changes: set[str]) -> str:
     return text
 
 
+def is_blank(text: str | None) -> bool:
+    """Whether nothing of a text can be seen."""
+    return not text or _INVISIBLE.fullmatch(text) is not None
+
+
 def has_html(text: str) -> bool:
     """Whether the text holds HTML tags or entities."""
     return ("<" in text or "&" in text) and _HTML.search(text) is not None
@@ -66,7 +73,7 @@ def canonical_json(value: Any) -> str:
     Raises:
         ValueError: a number that JSON does not have (infinity).
     """
-    return _CANONICAL.encode(value)
+    return to_json(value, sort_keys=True, separators=(",", ":"))
 
 
 def text_hash(text: str) -> str:

@@ -24,6 +24,8 @@ TEXT = _words("text content contents document passage body article 본문 내용
 TURNS = _words("messages conversations conversation dialogue dialog chat turns 대화")
 SYSTEM = _words("system system_prompt system_message 시스템 시스템_프롬프트")
 TOOLS = _words("tools functions")
+TURN_ROLE = ("role", "from", "speaker", "역할")
+TURN_CONTENT = ("content", "value", "message", "utterance", "text", "내용")
 CHOICES = _words("choices options candidates 선택지 보기")
 KNOWN_COLUMNS = QUESTION | ANSWER | CONTEXT | TEXT | TURNS | SYSTEM | TOOLS | CHOICES
 

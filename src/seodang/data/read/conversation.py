@@ -1,13 +1,28 @@
 """One row's cells → a conversation or a plain text. Knows one row at a time and no file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from seodang.data.read.clean import clean
+from seodang.data.read.clean import clean, is_blank
+from seodang.data.read.column_names import KNOWN_COLUMNS, column_key
 from seodang.data.read.layout import Layout
-from seodang.data.read.messages import UnusableRowError, cut_after_last_answer, read_tools, read_turns, turn_list
+from seodang.data.read.serialized import parse_text
+from seodang.data.read.turns.messages import (
+    cut_after_last_answer,
+    is_turn,
+    read_turns,
+    tools_of_turns,
+    turn_list,
+)
+from seodang.data.read.turns.tool_calls import read_tools
+from seodang.data.read.unusable import UnusableRowError
 from seodang.types import Message
+
+TURNS_AS_TEXT = "turns read from their JSON text"
+PROMPT_ANSWERS = "answers in the prompt not supervised"
+CONTINUED = "answer that the prompt begins continued: only the rest is supervised"
+OTHER_FORMAT_HINT = "give rows of another format a source of their own"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,59 +59,128 @@ def read_row(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> Co
     Raises:
         UnusableRowError: with the reason the row is to be counted under.
     """
+    _refuse_other_rows(layout, fields)
     if layout.text is not None:
-        text = _cell(fields.get(layout.text), layout.text, changes)
-        if not text.strip():
-            raise UnusableRowError("empty text")
+        text = _cell(layout, layout.text, fields, changes)
+        if is_blank(text):
+            raise UnusableRowError("empty text", hint="leave such rows out")
         return Conversation(text=text)
-    messages = _turns(layout.messages, fields, changes) if layout.messages else _pair(layout, fields, changes)
+    turns, messages = _turns(layout, fields, changes) if layout.messages else _pair(layout, fields, changes)
     if layout.system is not None:
-        system = _cell(fields.get(layout.system), layout.system, changes)
-        if system.strip() and any(message.role == "system" for message in messages):
+        system = _cell(layout, layout.system, fields, changes)
+        if not is_blank(system) and any(message.role == "system" for message in messages):
             changes.add(f"{layout.system} not used: the conversation has a system turn")
-        elif system.strip():
+        elif not is_blank(system):
             messages = [Message(role="system", content=system), *messages]
-    tools = read_tools(fields.get(layout.tools), changes) if layout.tools else None
+    places = [*(fields.get(column) for column in layout.tools), *tools_of_turns(turns)]
+    tools = read_tools(places, changes) if any(places) else None
     return Conversation(messages=tuple(cut_after_last_answer(messages, changes)), tools=tools)
 
 
-def _turns(column: str, fields: Mapping[str, Any], changes: set[str]) -> list[Message]:
+def _refuse_other_rows(layout: Layout, fields: Mapping[str, Any]) -> None:
+    """Refuse rows that hold no cell of the layout, but others; and a table's header that stands once more."""
+    used = [column for column in (layout.messages, layout.text, layout.question, layout.answer) if column is not None]
+    cells = [fields.get(column) for column in used]
+    if all(cell is None for cell in cells):
+        others = [name for name, value in fields.items() if value is not None and name not in layout.used]
+        if any(column_key(name) in KNOWN_COLUMNS for name in others) or (others and fields.keys().isdisjoint(used)):
+            raise UnusableRowError("a row of another format", hint=OTHER_FORMAT_HINT)
+    if all(isinstance(cell, str) and cell.strip() == column for cell, column in zip(cells, used, strict=True)):
+        raise UnusableRowError("the header once more", hint="leave repeated header lines out")
+
+
+def _turns(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> tuple[list[Any], list[Message]]:
+    """The turns in the column of conversations, as they stand there and as messages."""
+    column = layout.messages or ""
     turns = turn_list(fields.get(column))
     if turns is None:
-        raise UnusableRowError(f"{column} holds no list of turns")
-    return read_turns(turns, changes)
+        raise UnusableRowError(
+            f"{column} holds no list of turns", hint="give each row a list of turns, or leave it out"
+        )
+    return turns, read_turns(turns, changes)
 
 
-def _pair(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> list[Message]:
-    """Question and answer, each a text or, as prompt and completion, a list of turns."""
-    question, answer = fields.get(layout.question or ""), fields.get(layout.answer or "")
-    may_be_turns = layout.format == "prompt_completion"
-    if may_be_turns and isinstance(question, list):
-        messages = read_turns(question, changes)
+def _pair(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> tuple[list[Any], list[Message]]:
+    """Question and answer, each a text or a list of turns: those turns, and the messages."""
+    asked = _turns_in(fields.get(layout.question or ""), changes)
+    answered = _turns_in(fields.get(layout.answer or ""), changes)
+    if asked is None:
+        messages = [Message(role="user", content=_question(layout, fields, changes))]
     else:
-        messages = [Message(role="user", content=_question(question, layout, fields, changes))]
-    if may_be_turns and isinstance(answer, list):
-        return messages + read_turns(answer, changes)
-    return [*messages, Message(role="assistant", content=_cell(answer, layout.answer, changes))]
+        if any(fields.get(column) for column in (layout.context, layout.input) if column is not None):
+            raise UnusableRowError(
+                "a context beside a list of turns", hint="put the context into the turn that asks about it"
+            )
+        messages = [_as_context(message, changes) for message in read_turns(asked, changes)]
+    if answered is None:
+        answer = [Message(role="assistant", content=_cell(layout, layout.answer, fields, changes))]
+    else:
+        answer = read_turns(answered, changes)
+    if messages and answer and messages[-1].role == answer[0].role == "assistant" and not messages[-1].tool_calls:
+        begun = messages.pop()
+        answer[0] = _continued(begun, answer[0], changes)
+    return [*(asked or ()), *(answered or ())], messages + answer
 
 
-def _question(value: Any, layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> str:
+def _turns_in(value: Any, changes: set[str]) -> list[Any] | None:
+    """The turns that a cell of a pair holds, as values or as text; None: it is no list of turns."""
+    turns = turn_list(value)
+    if not turns or not all(map(is_turn, turns)):
+        return None
+    if isinstance(value, str):
+        changes.add(TURNS_AS_TEXT)
+    return turns
+
+
+def _as_context(message: Message, changes: set[str]) -> Message:
+    if message.role != "assistant":
+        return message
+    changes.add(PROMPT_ANSWERS)
+    return replace(message, supervised=False)
+
+
+def _continued(begun: Message, answer: Message, changes: set[str]) -> Message:
+    """An answer whose beginning the prompt gives."""
+    if begun.reasoning or (answer.reasoning and not is_blank(begun.content)):
+        raise UnusableRowError(
+            "an answer that the prompt begins, with thoughts", hint="put the whole answer into the completion"
+        )
+    if is_blank(begun.content):
+        return answer
+    changes.add(CONTINUED)
+    return replace(answer, content=(begun.content or "") + (answer.content or ""), prefill=begun.content)
+
+
+def _question(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> str:
     """The question with the column before it and the one after it, blank lines between."""
-    question = _cell(value, layout.question, changes)
+    question = _cell(layout, layout.question, fields, changes)
     if layout.input is not None:
-        addition = _cell(fields.get(layout.input), layout.input, changes)
-        question = "\n\n".join(part for part in (question, addition) if part.strip())
-    if layout.context is not None and question.strip():
-        context = _cell(fields.get(layout.context), layout.context, changes)
-        question = f"{context}\n\n{question}" if context.strip() else question
+        addition = _cell(layout, layout.input, fields, changes)
+        question = "\n\n".join(part for part in (question, addition) if not is_blank(part))
+    if layout.context is not None and not is_blank(question):
+        context = _cell(layout, layout.context, fields, changes)
+        question = f"{context}\n\n{question}" if not is_blank(context) else question
     return question
 
 
-def _cell(value: Any, column: str | None, changes: set[str]) -> str:
+def _cell(layout: Layout, column: str | None, fields: Mapping[str, Any], changes: set[str]) -> str:
     """A cell's text; null is the empty text."""
+    value = fields.get(column or "")
+    if column in layout.serialized and isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            value = parse_text(value)
+        except ValueError:
+            pass
+        else:
+            changes.add(f"{column}: read from the text of a list or object")
+    if isinstance(value, dict) and "answer_start" in value and isinstance(value.get("text"), list):  # as SQuAD has it
+        value = list(dict.fromkeys(value["text"])) or None
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         value = value[0]
         changes.add(f"{column}: a list of one text taken as the text")
+    if value == []:
+        value = None
     if isinstance(value, list | dict):
-        raise UnusableRowError(f"{column} holds {'a list' if isinstance(value, list) else 'an object'}, no text")
+        what = "a list" if isinstance(value, list) else "an object"
+        raise UnusableRowError(f"{column} holds {what}, no text", hint="write one text into each of these cells")
     return clean(value, changes) if value else ""

@@ -26,8 +26,9 @@ from seodang.data.read.clean import (
 from seodang.data.read.column_names import KNOWN_COLUMNS, column_key
 from seodang.data.read.conversation import Conversation, read_row
 from seodang.data.read.layout import Layout, find_layout, require_column
-from seodang.data.read.messages import UnusableRowError
 from seodang.data.read.raw_rows import Block, RawRow, RawRows
+from seodang.data.read.serialized import to_json
+from seodang.data.read.unusable import UnusableRowError
 from seodang.data.workers import in_order
 from seodang.errors import SourceError
 from seodang.recipe import Source
@@ -40,9 +41,8 @@ NOTES_KEPT = 1000  # dropped rows listed one by one
 NOT_COLUMNS = ("question", "row")  # values of split.by that name no column
 HTML = "with HTML tags or entities (kept as they are)"
 DAMAGED = "with U+FFFD, the mark of text damaged before (kept as it is)"
+TOO_DEEP = "nested too deeply"
 ANSWER_FIRST = "that start with an answer (kept)"
-
-_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 def convert(raw: RawRows, source: Source, split_by: str = "question") -> tuple["datasets.Dataset", Counts]:
@@ -82,10 +82,16 @@ def _group(row: RawRow, column: str | None) -> str | None:
     return group_key(value) if value else None
 
 
+def _dropped_hash(row: RawRow) -> str:
+    try:
+        return text_hash(json.dumps(row.fields, ensure_ascii=False, sort_keys=True, default=str))
+    except RecursionError:
+        return text_hash(row.where)
+
+
 def _layout_remark(layout: Layout, raw: RawRows, group: str | None) -> str:
-    used = layout.columns
-    unused = [name for name in raw.columns if name not in used.values() and name != group]
-    keys = ", ".join(f"{key}: {name}" for key, name in used.items())
+    unused = [name for name in raw.columns if name not in layout.used and name != group]
+    keys = ", ".join(f"{key}: {name}" for key, name in layout.columns.items())
     return f"read as {layout.format} ({keys})" + (f"; not used: {', '.join(unused)}" if unused else "")
 
 
@@ -94,7 +100,7 @@ def _nothing_left(raw: RawRows, tally: "_Tally") -> SourceError:
     return SourceError(
         f"none of the {tally.rows_in} rows can be used: {reasons}",
         where=tally.notes[0].where if tally.notes else raw.where,
-        hint="check that the recipe names the right columns (`question:`, `answer:`, `messages:`, `text:`)",
+        hint=tally.hints[tally.dropped.most_common(1)[0][0]],
     )
 
 
@@ -106,14 +112,15 @@ class _Tally:
         self.dropped: Counter[str] = Counter()
         self.changed: Counter[str] = Counter()
         self.noticed: Counter[str] = Counter()
+        self.hints: dict[str, str] = {}  # reason → how to fix such rows
         self.notes: list[RowNote] = []
 
-    def drop(self, row: RawRow, reason: str) -> None:
+    def drop(self, row: RawRow, error: UnusableRowError) -> None:
         self.rows_in += 1
-        self.dropped[reason] += 1
+        self.dropped[error.reason] += 1
+        self.hints[error.reason] = error.hint
         if len(self.notes) < NOTES_KEPT:
-            row_id = text_hash(json.dumps(row.fields, ensure_ascii=False, sort_keys=True, default=str))
-            self.notes.append(RowNote(where=row.where, row_id=row_id, reason=reason))
+            self.notes.append(RowNote(where=row.where, row_id=_dropped_hash(row), reason=error.note))
 
     def keep(self, conversation: Conversation, changes: set[str]) -> None:
         self.rows_in += 1
@@ -133,6 +140,7 @@ class _Tally:
         self.dropped.update(more.dropped)
         self.changed.update(more.changed)
         self.noticed.update(more.noticed)
+        self.hints.update(more.hints)
         self.notes += more.notes[: NOTES_KEPT - len(self.notes)]
 
     def remarks(self) -> list[str]:
@@ -179,10 +187,14 @@ class _Conversion:
             changes = set(row.changed)
             try:
                 conversation = read_row(self.layout, row.fields, changes)
-            except UnusableRowError as reason:
-                tally.drop(row, str(reason))
+                values = self._values(conversation, row, _group(row, self.group))
+            except UnusableRowError as error:
+                tally.drop(row, error)
                 continue
-            rows.append(self._values(conversation, row, _group(row, self.group)))
+            except RecursionError:
+                tally.drop(row, UnusableRowError(TOO_DEEP, hint="flatten such rows"))
+                continue
+            rows.append(values)
             tally.keep(conversation, changes)
         columns = ((field, [row[field.name] for row in rows]) for field in self.schema)
         arrays = [
@@ -198,7 +210,7 @@ class _Conversion:
         # Encoded here and not by datasets, whose encoder rounds numbers to ten digits. What a model reads of a tool
         # call depends on the order of its arguments, so only turns without one are stored as they are hashed.
         messages = [
-            _ENCODER.encode(turn) if message.tool_calls else line
+            to_json(turn) if message.tool_calls else line
             for message, turn, line in zip(conversation.messages, turns, canonical, strict=True)
         ]
         return {

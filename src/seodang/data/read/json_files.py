@@ -2,19 +2,18 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any, TextIO
 
 from seodang.data.read.column_names import ANSWER, QUESTION, column_key
-from seodang.data.read.messages import is_turn
-from seodang.data.read.raw_rows import BLOCK_CHARS, BLOCK_ROWS, Block, Number, RawRow, RawRows, raw_row
+from seodang.data.read.raw_rows import BLOCK_CHARS, BLOCK_ROWS, Block, RawRow, RawRows, raw_row
+from seodang.data.read.serialized import DECODER, DuplicateKeyError, parse_json, refuse_depth
+from seodang.data.read.turns.messages import is_turn
 from seodang.errors import SourceError
 
 LOOK_AHEAD = 1000  # rows whose keys make the columns
-MAX_DEPTH = 100  # levels of a row; Python's own limit is 1,000, and other code needs some of them
 CHUNK = 1 << 20  # characters
 BLANK_CHARS = "\ufeff \t\r\n"  # around a value; a byte order mark in the middle comes from joined files
 BLANKS = re.compile(r"[\s\ufeff]*")
@@ -25,54 +24,6 @@ PYTHON_REPR = "this is how Python prints objects, not JSON: write it with json.d
 WRITE_JSON = 'write each row as {"question": "…", "answer": "…"}, one a line (.jsonl)'
 
 OpenText = Callable[[], TextIO]
-
-
-class _DuplicateKeyError(ValueError):
-    """A duplicate key in one object: Python's reader would keep the last one silently."""
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        times = Counter(key for key, _ in pairs)
-        raise _DuplicateKeyError(next(key for key, count in times.items() if count > 1))
-    return found
-
-
-# not strict: a raw tab or line end inside a string loses nothing
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_float=Number, strict=False)
-
-
-def parse_json(text: str) -> Any:
-    """The value of a JSON text; numbers keep how they are written.
-
-    Raises:
-        ValueError: it is no JSON, or a key is a duplicate.
-        RecursionError: it is too deeply nested.
-    """
-    value = _DECODER.decode(text)
-    _refuse_depth(value, text, 0, len(text))
-    return value
-
-
-def _refuse_depth(value: Any, text: str, start: int, end: int) -> None:
-    """Check that a value, read from that part of the text, is not nested so deeply that what comes later would fail.
-
-    Raises:
-        RecursionError: it is.
-    """
-    if text.count("{", start, end) + text.count("[", start, end) <= MAX_DEPTH:
-        return
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for item in level
-            if isinstance(item, dict | list)
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-    if level:
-        raise RecursionError
 
 
 def read_json(path: str, open_text: OpenText, *, by_line: bool) -> RawRows:
@@ -100,7 +51,7 @@ def _rows_of(
         pieces = iter(lambda: file.readline(CHUNK), "")  # a list may be one line as long as the file
         first, second = [*islice(filter(None, (piece.strip(BLANK_CHARS) for piece in pieces)), 2), "", ""][:2]
     if first[:1] == "[":
-        if second[:1] == "[" and _is_conversation(first):
+        if (by_line or second[:1] == "[") and _is_conversation(first):
             conversations = partial(_line_blocks, path, open_text)
             by_turns = "a list of turns in each line: taken as messages"
             return lambda: (row for block in conversations() for row in block()), conversations, by_turns
@@ -124,14 +75,14 @@ def _rows_of(
 
 def _is_conversation(text: str) -> bool:
     try:
-        return bool(turns := _DECODER.decode(text)) and isinstance(turns, list) and is_turn(turns[0])
+        return bool(turns := DECODER.decode(text)) and isinstance(turns, list) and is_turn(turns[0])
     except (ValueError, RecursionError):
         return False
 
 
 def _is_object(text: str) -> bool:
     try:
-        return isinstance(_DECODER.decode(text), dict)
+        return isinstance(DECODER.decode(text), dict)
     except (ValueError, RecursionError):
         return False
 
@@ -162,8 +113,6 @@ def _read_lines(path: str, lines: list[tuple[int, str]], *, is_last: bool) -> It
             cut_off = _is_incomplete(error, text) and is_last and number == lines[-1][0]
             place = f"line {number}, character {at + 1}"
             raise _broken(error, f"{path}:{number}", place, text[at:], cut_off=cut_off) from None
-        if isinstance(record, list) and record and is_turn(record[0]):
-            record = {"messages": record}
         yield raw_row(path, number, _require_object(record, path, number))
 
 
@@ -255,8 +204,8 @@ class _Scanner:
         self.peek()
         while True:
             try:
-                value, end = _DECODER.raw_decode(self.buffer, self.position)
-                _refuse_depth(value, self.buffer, self.position, end)
+                value, end = DECODER.raw_decode(self.buffer, self.position)
+                refuse_depth(value, self.buffer, self.position, end)
             except (ValueError, RecursionError) as error:
                 is_incomplete, at = _is_incomplete(error, self.buffer), getattr(error, "pos", self.position)
                 place = f"line {self.line + self.buffer.count(chr(10), self.position, at)}"
@@ -348,6 +297,8 @@ def _is_list_of(value: Any, kind: type) -> bool:
 def _require_object(record: Any, path: str, row: int) -> dict[str, Any]:
     if isinstance(record, dict):
         return record
+    if isinstance(record, list) and record and is_turn(record[0]):
+        return {"messages": record}
     found = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(record), "a number")
     raise SourceError(
         f"expected an object with a key for each column, found {found}",
@@ -365,7 +316,7 @@ def _is_incomplete(error: Exception, text: str) -> bool:
 
 def _broken(error: Exception, where: str, place: str, rest: str, *, cut_off: bool) -> SourceError:
     """The error for JSON that cannot be read, with the hint that fits the text after the fault."""
-    if isinstance(error, _DuplicateKeyError):
+    if isinstance(error, DuplicateKeyError):
         return SourceError(f"the key {str(error)!r} stands twice in one object ({place})", where=where, hint="keep one")
     if isinstance(error, RecursionError):
         return SourceError(f"too deeply nested JSON ({place})", where=where, hint="flatten that row")

@@ -7,8 +7,9 @@ from typing import Any
 
 from seodang.data.read import column_names
 from seodang.data.read.column_names import column_key, nearest
-from seodang.data.read.messages import is_turn, turn_list
 from seodang.data.read.raw_rows import RawRow, RawRows
+from seodang.data.read.serialized import parse_text
+from seodang.data.read.turns.messages import is_turn, turn_list
 from seodang.errors import SourceError
 from seodang.recipe import RowFormat, Source
 
@@ -29,12 +30,20 @@ class Layout:
     messages: str | None = None
     text: str | None = None
     system: str | None = None
-    tools: str | None = None
+    tools: tuple[str, ...] = ()  # a row has them in one of these
+    serialized: frozenset[str] = frozenset()  # columns whose texts are printed lists of one text, as `['…']`
 
     @property
     def columns(self) -> Mapping[str, str]:
         """What each column in use is."""
-        return {what: name for what, name in vars(self).items() if what != "format" and name is not None}
+        named = ("question", "answer", "context", "input", "messages", "text", "system")
+        single = {what: name for what in named if (name := getattr(self, what)) is not None}
+        return single | ({"tools": ", ".join(self.tools)} if self.tools else {})
+
+    @property
+    def used(self) -> frozenset[str]:
+        """The columns in use."""
+        return frozenset({*self.columns.values(), *self.tools})
 
 
 def find_layout(raw: RawRows, source: Source) -> Layout:
@@ -47,6 +56,7 @@ def find_layout(raw: RawRows, source: Source) -> Layout:
     if not sample:
         raise SourceError("there are no rows", where=raw.where, hint="name a file that holds rows")
     _refuse_unknown(raw, source)
+    _refuse_single_turns(raw, source, sample)
     found = _named_layouts(raw, source, sample)
     if found is None:
         found = [layout for layout in _known_layouts(raw.columns, sample) if _is_wanted(layout, source)]
@@ -54,6 +64,7 @@ def find_layout(raw: RawRows, source: Source) -> Layout:
     if len(found) != 1:
         raise _not_one_reading(found, raw, source)
     layout = _with_system_and_tools(found[0], raw.columns)
+    layout = replace(layout, serialized=_serialized(layout, sample))
     if source.answer is None:
         _refuse_choices(layout, raw, sample)
     return layout
@@ -121,8 +132,9 @@ def _known_layouts(columns: Sequence[str], sample: Sequence[RawRow]) -> list[Lay
     """Every layout that the columns' names and values allow."""
     key = {column_key(name): name for name in reversed(columns)}
     conversations = _conversation_columns(columns, sample)
-    if {key.get("prompt"), key.get("completion")} <= set(conversations):
-        conversations = [name for name in conversations if name not in (key["prompt"], key["completion"])]
+    if _question_columns(columns) and _answer_columns(columns):  # each of the two may be a list of turns
+        pair_names = column_names.QUESTION | column_names.ANSWER
+        conversations = [name for name in conversations if column_key(name) not in pair_names]
     layouts = [Layout(format=_conversation_format(name, sample), messages=name) for name in conversations]
     left = [name for name in columns if name not in conversations]
     if "prompt" in key and "completion" in key:
@@ -190,10 +202,49 @@ def _with_system_and_tools(layout: Layout, columns: Sequence[str]) -> Layout:
     """The layout with the columns that hold system texts and tools."""
     if layout.format == "text":
         return layout
-    free = [name for name in columns if name not in layout.columns.values()]
+    free = [name for name in columns if name not in layout.used]
     system = next((name for name in free if column_key(name) in column_names.SYSTEM), None)
-    tools = next((name for name in free if column_key(name) in column_names.TOOLS), None)
+    tools = tuple(name for name in free if column_key(name) in column_names.TOOLS)
     return replace(layout, system=system, tools=tools)
+
+
+def _serialized(layout: Layout, sample: Sequence[RawRow]) -> frozenset[str]:
+    """The columns all of whose texts are printed lists of one text, or answers as SQuAD has them."""
+    columns = [layout.question, layout.answer, layout.context, layout.input, layout.text, layout.system]
+    return frozenset(column for column in columns if column is not None and _is_serialized(column, sample))
+
+
+def _is_serialized(column: str, sample: Sequence[RawRow]) -> bool:
+    cells = [cell for row in sample if (cell := row.fields.get(column))]
+    return bool(cells) and all(isinstance(cell, str) and _holds_one_text(cell) for cell in cells)
+
+
+def _holds_one_text(cell: str) -> bool:
+    if cell.lstrip()[:1] not in ("[", "{"):
+        return False
+    try:
+        value = parse_text(cell)
+    except ValueError:
+        return False
+    if isinstance(value, dict):
+        return {"text", "answer_start"} <= value.keys() and isinstance(value["text"], list)
+    return isinstance(value, list) and len(value) == 1 and isinstance(value[0], str)
+
+
+def _refuse_single_turns(raw: RawRows, source: Source, sample: Sequence[RawRow]) -> None:
+    """Rows that are turns would be read as texts, each by itself."""
+    keys = {column_key(name): name for name in reversed(raw.columns)}
+    role = next((keys[key] for key in column_names.TURN_ROLE if key in keys), None)
+    content = next((keys[key] for key in column_names.TURN_CONTENT if key in keys), None)
+    if role is None or content is None or any((source.question, source.answer, source.messages, source.text)):
+        return
+    roles = {value for row in sample if (value := row.fields.get(role)) is not None}
+    if roles and all(isinstance(name, str) and name.strip().casefold() in column_names.ROLES for name in roles):
+        raise SourceError(
+            f"each row is a single turn, not a conversation ({role}, {content})",
+            where=raw.where,
+            hint='join the turns of a conversation into one row: {"messages": [{"role": "user", "content": "…"}, …]}',
+        )
 
 
 def _refuse_choices(layout: Layout, raw: RawRows, sample: Sequence[RawRow]) -> None:

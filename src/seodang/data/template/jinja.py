@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2.runtime import LoopContext
 
+from seodang.data.read.serialized import to_json
 from seodang.errors import TemplateError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def compile_template(text: str, *, where: str = "chat template") -> "jinja2.Temp
         what = _UNCOMPILED.get(type(error)) or f"{type(error).__name__}: {error}"  # of the Python code made from it
         raise TemplateError(f"not a usable template: {what}", where=where, hint="fix the template") from None
     template.globals = dict(template.globals)  # copied at each render, which is slow from the ChainMap that it is
+    template.environment.filters["tojson"] = _to_json
     vars(template.environment)["getattr"] = partial(
         _attribute, type(template.environment).getattr, template.environment
     )
@@ -113,6 +115,19 @@ def pinned(text: str, *, thinking: bool) -> str:
 def fixed(text: str, values: Mapping[str, str]) -> str:
     """The template with variables set to fixed strings in its first lines."""
     return "".join(f"{{%- set {name} = {_literal(value)} %}}\n" for name, value in values.items()) + text
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """transformers' own `tojson`, but numbers of the data keep their text."""
+    return to_json(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys, allow_nan=True
+    )
 
 
 def _attribute(sandboxed: Callable[..., Any], environment: "jinja2.Environment", value: Any, name: str) -> Any:

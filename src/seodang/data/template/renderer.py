@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from seodang.data.read.raw_rows import Number
 from seodang.data.template.answer_sentinels import (
     RESERVED,
     AnswerSpan,
@@ -31,6 +32,7 @@ from seodang.data.template.contents import changes, check_answers, strings
 from seodang.data.template.fast_path import FastPath
 from seodang.data.template.find import ChatTemplate
 from seodang.data.template.jinja import Turn, compile_template, run
+from seodang.data.template.supervision import for_template, has_loss, supervised, without_unsupervised
 from seodang.errors import TemplateError
 from seodang.types import EarlierAnswers, LossOn, Rendered
 
@@ -60,7 +62,7 @@ class Example(NamedTuple):
 class _Render(NamedTuple):
     """A conversation's text, and where its answers stand in it."""
 
-    messages: Sequence[Turn]
+    messages: Sequence[Turn]  # with what they say about their loss
     num_added: int  # turns in front that are not the conversation's own
     tools: Tools
     text: str
@@ -71,8 +73,9 @@ class _Render(NamedTuple):
 
     @property
     def unserved(self) -> list[int]:
-        """Answers that would be served behind another prompt, or with another text."""
-        return [turn.message for turn in self.turns if turn.message not in self.served]
+        """Supervised answers that would be served behind another prompt, or with another text."""
+        numbers = [turn.message for turn in self.turns if turn.message not in self.served]
+        return [number for number in numbers if has_loss(self.messages[number])]
 
 
 class Renderer:
@@ -235,6 +238,7 @@ class Renderer:
 
     def _find(self, messages: Sequence[Turn], tools: Tools) -> tuple[str, list[AnswerSpan], dict[int, int]]:
         """The text, where the assistant's turns are in it, and for some of them the end of the prompt they have."""
+        messages = for_template(messages)
         if tools is None and (filled := self._fast_path.render(messages)):
             return filled.text, filled.turns, self._fast_path.prompt_ends(messages, filled, self.template.turn_end)
         text = run(self._jinja, messages, tools, variables=self._variables)
@@ -311,9 +315,13 @@ class Renderer:
         """An example that supervises some of its answers.
 
         Args:
-            bodies: answer → its characters.
+            bodies: answer → its characters; those without loss are left out.
             more: changes beside those of the contents.
+
+        Raises:
+            TemplateError: the beginning of an answer, given with its question, is not found in it.
         """
+        bodies = supervised(found.text, found.messages, bodies)
         turns = [turn for turn in found.turns if turn.message in bodies]
         return Example(
             messages=found.messages,
@@ -333,20 +341,27 @@ class Renderer:
         bos = str(self._variables.get("bos_token") or "")
         everything = (len(bos) if whole.text.startswith(bos) else 0, len(whole.text))
         last = whole.turns[-1].message
+        spans: tuple[tuple[int, int], ...] = (everything,)
+        if self.loss_on != "all":
+            spans = tuple(supervised(whole.text, whole.messages, {last: whole.served[last]}).values())
+        elif not all(map(has_loss, whole.messages)) or any("prefill" in turn for turn in whole.messages):
+            spans = without_unsupervised(everything, whole.text, whole.messages, self._as_they_stand(whole))
         return Example(
             messages=whole.messages,
             tools=whole.tools,
             answers=(last,),
             num_messages=len(whole.messages) - whole.num_added,
-            rendered=Rendered(text=whole.text, spans=(everything if self.loss_on == "all" else whole.served[last],)),
+            rendered=Rendered(text=whole.text, spans=spans),
             changes=changes(whole.messages, whole.tools, whole.turns, whole.pieces, whole.text),
         )
 
     def _text(self, messages: Sequence[Turn], tools: Tools) -> str:
+        messages = for_template(messages)
         filled = self._fast_path.render(messages) if tools is None else None
         return filled.text if filled else run(self._jinja, messages, tools, variables=self._variables)
 
     def _prompt(self, messages: Sequence[Turn], tools: Tools) -> str:
+        messages = for_template(messages)
         filled = self._fast_path.render(messages, add_generation_prompt=True) if tools is None else None
         if filled:
             return filled.text
@@ -357,7 +372,7 @@ def parse_tools(tools: str | None) -> list[dict[str, Any]] | None:
     """Tool definitions from a row's JSON text."""
     if not tools:
         return None
-    parsed = json.loads(tools)
+    parsed = json.loads(tools, parse_float=Number)
     return parsed if isinstance(parsed, list) else [parsed]
 
 

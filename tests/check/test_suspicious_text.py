@@ -1,0 +1,58 @@
+"""Signs of damaged or missing text are found, in the rows that show them and in no others."""
+
+import pytest
+
+from qa_rows import qa
+from seodang.check.audit import audit
+from seodang.check.suspicious_text import SIGNS, signs_of
+from seodang.data.split import Splits
+from seodang.recipe import Split
+from seodang.types import Counts, Finding
+
+SHOWN = {
+    "no_value": ["nan", "None", "null", r"\N", "#N/A", " NULL ", "NaN", "<NA>", "undefined"],
+    "printed_values": ["['답']", "['가', '나']", "{'text': ['답'], 'answer_start': [0]}"],
+    "thoughts_in_answers": [
+        "<thinking>음</thinking>답", "<reasoning>\n음\n</reasoning>\n답", "<Thought>음</Thought>", "<think>음… 답",
+        "음</think>답", "<think>가<think>나</think>",
+    ],
+    "double_encoded": ["ê°€ì§€", "ê°\u0080", "don\u00e2\u20ac\u2122t", "caf\u00c3\u00a9"],
+    "escaped_characters": [r"\uc9c8\ubb38", r"답은 \uAC00", r"\u4e2d"],
+    "excel_escapes": ["가_x000D_\n나", "_x0009_"],
+    "placeholders": ["{{name}} 님", "안녕하세요 {{ user.name }}"],
+}  # fmt: skip
+PLAIN = [
+    "없음", "None of these.", "nan 은 숫자가 아니다", "[1] 참고", '["json"]', "it's ['a'] in Python", "café 38°C",
+    "<think>\n음\n</think>\n\n답", "생각 <thinking> 태그", r"C:\users\u00e9", "a_x0_b",
+    "{name}", "x^{{2}}", "Ça va", "â", "naïve £5", "3 ×\u00a05", "CAFÉ”",
+]  # fmt: skip
+
+
+def found(rows: list[tuple[str, str]]) -> list[Finding]:
+    table = qa(rows)
+    counts = Counts(stage="split", source="medical", rows_in=len(table), kept=len(table))
+    findings = audit({"medical": Splits(train=table, holdout=table.select([]), counts=counts)}, Split())
+    return [finding for finding in findings if finding.check != "mixed_languages"]
+
+
+@pytest.mark.parametrize(("check", "text"), [(check, text) for check, shown in SHOWN.items() for text in shown])
+def test_each_sign_is_found(check: str, text: str) -> None:
+    """An answer that shows a sign shows this one alone, and its row is named."""
+    others = [(f"질문 {number}", f"답 {number}") for number in range(60)]
+    (finding,) = found([*others, ("또?", text), *[(f"{n}?", f"{n}!") for n in range(9)]])
+    assert (finding.check, finding.severity, finding.rows) == (check, "warn", ("medical.jsonl:61",))
+    assert finding.what.startswith("in 1 of 70 rows ")
+
+
+def test_usual_texts_show_none() -> None:
+    """Words, code and accents that only look similar are no sign."""
+    assert not signs_of([[text] for text in PLAIN], PLAIN).any()
+
+
+@pytest.mark.parametrize("sign", [sign for sign in SIGNS if not sign.of_answers], ids=lambda sign: sign.check)
+def test_questions_and_plain_texts_are_looked_at(sign: object) -> None:
+    """Damage shows in questions and plain texts, too; what only an answer can be does not."""
+    (number,) = [number for number, known in enumerate(SIGNS) if known is sign]
+    text = SHOWN[SIGNS[number].check][0]
+    assert signs_of([[]], [f"글 {text}"]).tolist() == [1 << number]
+    assert signs_of([[]], ["nan"]).tolist() == [0]
