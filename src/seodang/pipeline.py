@@ -100,7 +100,7 @@ def prepare(recipe: Recipe, placement: "Placement") -> "tuple[Base, Renderer, Pr
         SeodangError: the user's mistake, with a hint how to fix it.
     """
     from seodang.show import tables
-    from seodang.stages import preflight, preparation
+    from seodang.stages import measure, preflight, preparation
 
     tables.show_plan(recipe, placement)
     base = preflight.resolve_base(recipe.model, placement)
@@ -117,6 +117,8 @@ def prepare(recipe: Recipe, placement: "Placement") -> "tuple[Base, Renderer, Pr
     encoded = preparation.encode(sources, renderer, recipe.train, row_cache)
     prepared = preparation.mix_sources(encoded, recipe.mix, max_tokens=recipe.train.max_tokens)
     findings = [*encoded.findings, *preparation.check_rows(prepared, renderer, num_embeddings=base.num_embeddings)]
+    asked = measure.all_questions(recipe.ask, recipe.sources, prepared, renderer)
+    findings += preflight.check_context(base, prepared, asked)
     return base, renderer, prepared, findings
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import seodang
-from seodang.errors import ModelError
+from seodang.errors import GateError, ModelError
 from seodang.model.engine.engine import Engine
 from seodang.model.load import grow_vocabulary, load_model
 from seodang.model.placement import Placement
@@ -150,3 +150,43 @@ def test_a_run_with_a_system_text(tmp_path: Path, tiny_tokenizer: PreTrainedToke
     served = AutoTokenizer.from_pretrained(run.model).apply_chat_template(question, add_generation_prompt=True)
     assert chat.prompt(with_system(question, chat.system)) == served["input_ids"]
     assert chat.tokenizer.decode(served["input_ids"]).count("짧게") == 1
+
+
+@pytest.mark.parametrize(("kind", "severity"), [("gpt2", "refuse"), ("opt", "refuse"), ("llama", "warn")])
+def test_rows_beyond_the_context(
+    kind: str, severity: str, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Longer rows than a model has positions are refused where positions are learnt, and a warning elsewhere."""
+    base = tmp_path / "base"
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 30}
+    AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(kind, vocab_size=512, word_embed_proj_dim=64, eos_token_id=1, bos_token_id=2, **sizes)
+    ).save_pretrained(base)
+    tiny_tokenizer.save_pretrained(base)
+    made = tiny_recipe(tmp_path / "recipe", base, steps=2)
+    asks = made.ask.model_copy(update={"holdout_tokens": 2, "holdout": 0})
+    made = made.model_copy(update={"ask": asks})
+    if severity == "refuse":
+        with pytest.raises(GateError, match=r"20 rows are longer than the model's 30 positions(.|\n)*train.max_tokens"):
+            seodang.inspect(made)
+    else:
+        found = [finding for finding in seodang.inspect(made).findings if finding.check == "beyond_context"]
+        assert [(finding.severity, finding.where) for finding in found] == [
+            ("warn", "train"), ("warn", "holdout of medical")
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("ask.holdout_tokens", {"holdout_tokens": 2040}),
+        ("ask.generate.max_new_tokens", {"generate": {"max_new_tokens": 2040}}),
+    ],
+)
+def test_answers_beyond_the_context(key: str, changes: dict[str, Any], tmp_path: Path, tiny_folder: Path) -> None:
+    """Questions that leave no room for their answers stop a run before the base is measured, by the key at fault."""
+    made = tiny_recipe(tmp_path / "recipe", tiny_folder, steps=2)
+    asks = made.ask.model_validate(made.ask.model_dump() | changes)
+    with pytest.raises(GateError, match=rf"^{key}: .*the model has 2,048 positions"):
+        seodang.tune(made.model_copy(update={"ask": asks}), out=tmp_path / "run")
+    assert not (tmp_path / "run" / "base.json").exists()

@@ -1,7 +1,7 @@
 """Findings on the prepared rows, before any training; some of them stop the pipeline."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pyarrow.compute as pc
 
@@ -115,3 +115,47 @@ def _own_text(renderer: Renderer) -> Iterator[Finding]:
             what=f"the template puts its own text in front of every question: {added[:120]!r}",
             hint="set `system:` in the recipe to a text of yours, or choose another template",
         )
+
+
+def rows_beyond_context(prepared: Prepared, *, positions: int, learnt: bool) -> Iterator[Finding]:
+    """Rows that are longer than the model's context, trained on or held out.
+
+    Args:
+        positions: that the model is made for.
+        learnt: each of them is learnt, so that there is nothing beyond the last one.
+    """
+    splits = {
+        "train": prepared.rows["train"],
+        **{f"holdout of {name}": rows for name, rows in prepared.holdouts.items()},
+    }
+    for where, rows in splits.items():
+        if not len(rows):
+            continue
+        lengths = read_columns(rows, "num_tokens")["num_tokens"]
+        if longer := pc.sum(pc.greater(lengths, positions)).as_py():
+            yield Finding(
+                check="beyond_context",
+                severity="refuse" if learnt else "warn",
+                where=where,
+                what=f"{longer:,} of {len(rows):,} rows are longer than the model's {positions:,} positions "
+                f"(the longest: {pc.max(lengths).as_py():,} tokens)",
+                hint=f"set train.max_tokens to {positions} or less" if learnt
+                else f"set train.max_tokens to {positions} or less, or take a model with a longer context",
+            )  # fmt: skip
+
+
+def answers_beyond_context(needed: Mapping[str, int], *, positions: int) -> Iterator[Finding]:
+    """Questions that leave no room for their answers.
+
+    Args:
+        needed: recipe key that bounds the answers → tokens of the longest prompt and its answer.
+    """
+    for key, tokens in needed.items():
+        if tokens > positions:
+            yield Finding(
+                check="beyond_context",
+                severity="refuse",
+                where=key,
+                what=f"a question and its answer take up to {tokens:,} tokens, the model has {positions:,} positions",
+                hint=f"lower {key} by {tokens - positions:,}, or ask shorter questions",
+            )

@@ -51,18 +51,23 @@ def make_evaluation_set(
     ask: Ask, sources: Sequence[Source], best_by: str, prepared: Prepared, renderer: Renderer, pack_tokens: int
 ) -> EvaluationSet:
     """The holdouts of all sources, and all questions, rendered as they are served."""
+    return EvaluationSet(
+        rows=prepared.holdouts,
+        questions=all_questions(ask, sources, prepared, renderer),
+        renderer=renderer,
+        pack_tokens=pack_tokens,
+        chosen_loss=best_loss(best_by, sources, prepared.holdouts),
+    )
+
+
+def all_questions(ask: Ask, sources: Sequence[Source], prepared: Prepared, renderer: Renderer) -> list[Question]:
+    """What base and tuned model are asked, with the first holdout rows of what is not measured only."""
     asked = {
         source.name: prepared.holdouts[source.name]
         for source in sources
         if source.role != "retention" and source.name in prepared.holdouts
     }
-    return EvaluationSet(
-        rows=prepared.holdouts,
-        questions=questions_of(ask, asked, renderer),
-        renderer=renderer,
-        pack_tokens=pack_tokens,
-        chosen_loss=best_loss(best_by, sources, prepared.holdouts),
-    )
+    return questions_of(ask, asked, renderer)
 
 
 def questions_of(ask: Ask, holdouts: Mapping[str, Dataset], renderer: Renderer) -> list[Question]:

@@ -13,11 +13,13 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from seodang import distributed, recipe
+from seodang.check.rendered import answers_beyond_context, rows_beyond_context
 from seodang.data.arrow import read_columns
 from seodang.data.encode.rows import Renderer
 from seodang.data.pack import Plan
 from seodang.data.prepare import Prepared
 from seodang.errors import GateError, SeodangError
+from seodang.model.context_length import max_positions, positions_are_learnt
 from seodang.model.engine.engine import Engine, choose_engine
 from seodang.model.load import (
     check_untaken,
@@ -28,6 +30,7 @@ from seodang.model.load import (
     load_weights,
 )
 from seodang.model.placement import choose_placement
+from seodang.proof.questions import Question
 from seodang.run.folder import Run
 from seodang.show import console
 from seodang.train import resources
@@ -138,6 +141,23 @@ def plan_training(base: Base, settings: recipe.Train, renderer: Renderer, rows: 
         memory=memory,
         findings=(warning,) if warning else (),
     )
+
+
+def check_context(base: Base, prepared: Prepared, asked: Sequence[Question]) -> list[Finding]:
+    """Findings on rows, and on questions with their answers, that the model's context does not hold."""
+    positions = max_positions(base.config)
+    if positions is None:
+        return []
+    needed: dict[str, int] = {}
+    for question in asked:
+        key = "ask.holdout_tokens" if question.kind == "holdout" else "ask.generate.max_new_tokens"
+        prompt = base.tokenizer(question.prompt, add_special_tokens=False)["input_ids"]
+        needed[key] = max(needed.get(key, 0), len(prompt) + question.settings.max_new_tokens)
+    found = list(answers_beyond_context(needed, positions=positions))
+    if longest_row(prepared) > positions:
+        learnt = positions_are_learnt(base.config, trust_remote_code=base.spec.trust_remote_code)
+        found += rows_beyond_context(prepared, positions=positions, learnt=learnt)
+    return found
 
 
 def refuse_findings(findings: Sequence[Finding]) -> None:

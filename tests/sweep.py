@@ -1,0 +1,129 @@
+"""Every causal language model of transformers as a tiny copy: inspect, two steps, save, load again, chat.
+
+    python tests/sweep.py [KIND…]
+
+prints a table, one line an architecture, and ends with exit code 1 if one fails that is not among `EXCEPTIONS`.
+"""
+
+import contextlib
+import io
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).parent / "support"))
+
+import torch
+from transformers import AutoConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+import seodang
+from seodang.model import load
+from seodang.model.checkpoint import auto_class
+from seodang.model.engine.self_test import copy_error
+from seodang.model.engine.tiny_copy import tiny_copies
+from seodang.model.quiet import quiet
+from seodang.recipe import Generate
+from seodang.serve.chat_model import load_chat_model
+from tiny import make_tokenizer
+from tiny_recipe import tiny_recipe
+
+# what is no decoder of text, and what cannot be built small or at all from its default configuration: why
+EXCEPTIONS: dict[str, str] = {}
+NO_TEXT_DECODERS = "an encoder, or an encoder's decoder, which transformers lists among causal models"
+# defaults that transformers leaves out, or that name another class than the one which makes text
+CHANGES: dict[str, dict[str, Any]] = {
+    kind: {"is_decoder": True}
+    for kind in (
+        "bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert",
+        "reformer", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta",
+        "xlm-roberta-xl", "xmod",
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """How one architecture fared."""
+
+    kind: str
+    stage: str  # the last one that was begun; "done" if all ended
+    packed: bool | None = None
+    what: str = ""  # the error, in a line
+    seconds: float = 0.0
+
+
+def tiny_base(kind: str, folder: Path) -> Path:
+    """A tiny random model of an architecture with the tests' tokenizer.
+
+    Raises:
+        Exception: its default configuration makes no model, or no small one.
+    """
+    config = AutoConfig.for_model(kind, **CHANGES.get(kind, {}))
+    with quiet():
+        with torch.device("meta"):
+            large: PreTrainedModel = auto_class(config).from_config(config)
+        copy = next(tiny_copies(large, crossing=False))
+        small = copy.config
+        text = small.get_text_config()
+        text.vocab_size, text.pad_token_id, text.bos_token_id, text.eos_token_id = 512, 0, 2, 1
+        small._attn_implementation = None
+        torch.manual_seed(0)
+        type(copy)(small).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def sweep(kind: str, folder: Path) -> Result:
+    """One architecture through the whole pipeline."""
+    begun, stage, packed = time.perf_counter(), "build", None
+    try:
+        with _silent():
+            base = tiny_base(kind, folder / "base")
+            made = tiny_recipe(folder / "recipe", base, steps=2, ask_every=None)
+            stage = "inspect"
+            seodang.inspect(made)
+            stage = "tune"
+            run = seodang.tune(made, out=folder / "run")
+            stage = "chat"
+            chat = load_chat_model(run.folder)
+            prompts = [chat.prompt([{"role": "user", "content": text}]) for text in ("감기는?", "약을 얼마나 먹나요?")]
+            assert all(answer.new_tokens for answer in chat.answer(prompts, Generate(max_new_tokens=4)))
+            packed = (copy_error(chat.model) or 0.0) < 1e-4
+            stage = "done"
+    except Exception as error:  # any code may fail in any way: that is the question
+        what = f"{type(error).__name__}: {error}".splitlines()[0][:110]
+        return Result(kind=kind, stage=stage, what=what, seconds=time.perf_counter() - begun)
+    return Result(kind=kind, stage=stage, packed=packed, seconds=time.perf_counter() - begun)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), quiet():
+        yield
+
+
+def main(kinds: list[str]) -> int:
+    """Sweep the given architectures, or all; how many failed unexpectedly."""
+    # the tiny tokenizer is not the one that transformers forces upon some architectures
+    load._check_class = lambda *_: None  # type: ignore[assignment]
+    failed = 0
+    for kind in kinds or sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)):
+        with tempfile.TemporaryDirectory() as folder:
+            result = sweep(kind, Path(folder))
+        ends = "packed" if result.packed else "one row at a time" if result.stage == "done" else result.what
+        why = EXCEPTIONS.get(kind, "")
+        failed += result.stage != "done" and not why
+        print(f"{kind:28} {result.stage:8} {result.seconds:5.1f} s  {ends}{'  # ' + why if why else ''}", flush=True)
+    print(f"{failed} failed unexpectedly")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
