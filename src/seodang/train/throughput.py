@@ -73,13 +73,14 @@ def step_flops(model: PreTrainedModel, packs: Sequence[Pack]) -> float:
         model: its shapes count, and which weights are trained; its tensors may be on `meta`.
     """
     config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    heads = getattr(config, "num_attention_heads", None)
+    is_attention = isinstance(heads, int) and heads > 0  # else layers that keep a state, or heads that differ by layer
+    width = (getattr(config, "head_dim", None) or config.hidden_size // heads) * heads if is_attention else 0
     body, head = _per_position(model)
     positions = sum(pack.input_ids.size for pack in packs)
     supervised = sum(int((pack.targets != IGNORED).sum()) for pack in packs)
     squares = sum(float(np.square(np.diff(pack.cu_seqlens).astype(np.float64)).sum()) for pack in packs)
-    attention = 6.0 * int(config.num_hidden_layers) * int(heads) * int(head_dim) * squares
+    attention = 6.0 * int(config.num_hidden_layers) * int(width) * squares
     return body * positions + head * supervised + attention
 
 

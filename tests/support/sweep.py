@@ -1,6 +1,6 @@
 """Every causal language model of transformers as a tiny copy: inspect, two steps, save, load again, chat.
 
-    python tests/sweep.py [KIND…]
+    python tests/support/sweep.py [KIND…]
 
 prints a table, one line an architecture, and ends with exit code 1 if one fails that is not among `EXCEPTIONS`.
 """
@@ -8,6 +8,7 @@ prints a table, one line an architecture, and ends with exit code 1 if one fails
 import contextlib
 import io
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
@@ -31,11 +31,13 @@ from seodang.model.engine.tiny_copy import tiny_copies
 from seodang.model.quiet import quiet
 from seodang.recipe import Generate
 from seodang.serve.chat_model import load_chat_model
+from seodang.stages import finish
 from tiny import make_tokenizer
 from tiny_recipe import tiny_recipe
 
 # what is no decoder of text, and what cannot be built small or at all from its default configuration: why
 EXCEPTIONS: dict[str, str] = {}
+LIMIT_SECONDS = 120  # for one architecture
 NO_TEXT_DECODERS = "an encoder, or an encoder's decoder, which transformers lists among causal models"
 # defaults that transformers leaves out, or that name another class than the one which makes text
 CHANGES: dict[str, dict[str, Any]] = {
@@ -45,7 +47,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "reformer", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta",
         "xlm-roberta-xl", "xmod",
     )
-}  # fmt: skip
+} | {"nemotron": {"num_key_value_heads": 8}}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,8 @@ def tiny_base(kind: str, folder: Path) -> Path:
 def sweep(kind: str, folder: Path) -> Result:
     """One architecture through the whole pipeline."""
     begun, stage, packed = time.perf_counter(), "build", None
+    signal.signal(signal.SIGALRM, _too_slow)
+    signal.alarm(LIMIT_SECONDS)
     try:
         with _silent():
             base = tiny_base(kind, folder / "base")
@@ -100,7 +104,13 @@ def sweep(kind: str, folder: Path) -> Result:
     except Exception as error:  # any code may fail in any way: that is the question
         what = f"{type(error).__name__}: {error}".splitlines()[0][:110]
         return Result(kind=kind, stage=stage, what=what, seconds=time.perf_counter() - begun)
+    finally:
+        signal.alarm(0)
     return Result(kind=kind, stage=stage, packed=packed, seconds=time.perf_counter() - begun)
+
+
+def _too_slow(*_: Any) -> None:
+    raise TimeoutError(f"more than {LIMIT_SECONDS} s")
 
 
 @contextlib.contextmanager
@@ -112,7 +122,8 @@ def _silent() -> Iterator[None]:
 def main(kinds: list[str]) -> int:
     """Sweep the given architectures, or all; how many failed unexpectedly."""
     # the tiny tokenizer is not the one that transformers forces upon some architectures
-    load._check_class = lambda *_: None  # type: ignore[assignment]
+    load._check_class = lambda *_: None
+    finish.report = lambda folder: folder  # pictures take most of a run's time, and are the same of every architecture
     failed = 0
     for kind in kinds or sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)):
         with tempfile.TemporaryDirectory() as folder:
