@@ -222,12 +222,18 @@ class _Conversion:
             "messages": messages,
             "tools": conversation.tools,
             "text": text,
-            "question_key": question_hash(conversation.question),
-            "exchange_keys": [
-                exchange_hash(question_hash(question), answer) for question, answer in conversation.exchanges
-            ],
+            "question_key": (question_key := question_hash(conversation.question)),
+            "exchange_keys": _exchange_keys(conversation, question_key),
             "group": group,
         }
+
+
+def _exchange_keys(conversation: Conversation, opening: str) -> list[str]:
+    """Keys of its questions with their answers; `opening` is that of the first question, which is known."""
+    return [
+        exchange_hash(question_hash(question) if number else opening, answer)
+        for number, (question, answer) in enumerate(conversation.exchanges)
+    ]
 
 
 def features() -> "datasets.Features":
