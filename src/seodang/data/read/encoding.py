@@ -112,12 +112,12 @@ def find_encoding(path: Path, given: str, named: str | None) -> tuple[str, str |
         return _named_encoding(path, given, named, mark[1] if mark else None), None
     if mark:
         _, encoding, remark = mark
-    elif wide := wide_encoding(sample):
+    elif wide := _wide_encoding(sample):
         encoding, remark = wide, f"{wide[:6].upper()} without a byte order mark"
     else:
         return _utf_8_or_recognised(path, given)
-    if (bad_offset := first_undecodable(path, encoding)) is not None:
-        raise undecodable(path, given, remark, bad_offset)
+    if (bad_offset := _first_undecodable(path, encoding)) is not None:
+        raise _undecodable(path, given, remark, bad_offset)
     return encoding, f"read as {remark}"
 
 
@@ -143,7 +143,7 @@ def _named_encoding(path: Path, given: str, named: str, mark: str | None) -> str
             where=given,
             hint="use a name such as utf-8, cp949 or utf-16, or leave `encoding:` out to have it recognised",
         ) from None
-    found = wide_encoding(first_bytes(path, SAMPLE_BYTES))
+    found = _wide_encoding(first_bytes(path, SAMPLE_BYTES))
     if mark is not None:
         if name[:6].rstrip("-") != mark[:6].rstrip("-"):
             raise _disproved(given, named, f"starts with the byte order mark of {mark[:6].rstrip('-').upper()}")
@@ -156,8 +156,8 @@ def _named_encoding(path: Path, given: str, named: str, mark: str | None) -> str
         raise _disproved(given, named, f"has no byte order mark and does not read like {name.upper()}")
     elif not name.startswith("utf-8") and _is_surely_utf_8(path):
         raise _disproved(given, named, "is UTF-8 from beginning to end")
-    if (bad_offset := first_undecodable(path, name)) is not None:
-        raise undecodable(path, given, f"{named}, as `encoding:` says", bad_offset)
+    if (bad_offset := _first_undecodable(path, name)) is not None:
+        raise _undecodable(path, given, f"{named}, as `encoding:` says", bad_offset)
     if candidate := _surely_asian(path, name):
         raise _disproved(given, named, f"reads like {candidate.remark}")
     return name
@@ -184,7 +184,7 @@ def _is_surely_utf_8(path: Path) -> bool:
 
 def _surely_asian(path: Path, named: str) -> Candidate | None:
     """The one Korean or Japanese encoding that a file of many such bytes reads like, if the named one is another."""
-    bad_offset = first_undecodable(path, "utf-8")
+    bad_offset = _first_undecodable(path, "utf-8")
     if bad_offset is None:
         return None
     sample = _sample_at(path, bad_offset)
@@ -197,7 +197,7 @@ def _surely_asian(path: Path, named: str) -> Candidate | None:
     return found[0] if sum(char in chosen for char in likely) < len(likely) / 2 else None
 
 
-def wide_encoding(sample: bytes) -> str | None:
+def _wide_encoding(sample: bytes) -> str | None:
     """UTF-16 or UTF-32 without a byte order mark, if a file that starts with these bytes is written in it."""
     if b"\0" not in sample:
         return None
@@ -230,17 +230,17 @@ def _decodes(sample: bytes, encoding: str) -> bool:
 
 
 def _utf_8_or_recognised(path: Path, given: str) -> tuple[str, str | None]:
-    bad_offset = first_undecodable(path, "utf-8")
+    bad_offset = _first_undecodable(path, "utf-8")
     if bad_offset is None:
         return "utf-8", None
     sample = _sample_at(path, bad_offset)
     replaced = sample.decode("utf-8", errors="replace")
     bad = replaced.count("\ufffd")
     if bad * 4 < len(NOT_ASCII.findall(replaced)) - bad:  # mostly UTF-8: taking another encoding would garble the rest
-        raise undecodable(path, given, "UTF-8", bad_offset)
+        raise _undecodable(path, given, "UTF-8", bad_offset)
     if b"\0" in first_bytes(path):
         raise SourceError("this is no text file", where=given, hint=EXPORT)
-    where = f"{given}:{line_of(path, bad_offset)}"
+    where = f"{given}:{_line_of(path, bad_offset)}"
     doubts = {candidate: _doubt_of(sample, candidate) for candidate in CANDIDATES}
     plausible = [candidate for candidate, doubt in doubts.items() if doubt is None]
     if plausible == [WESTERN] and _may_be_korean(sample):
@@ -259,8 +259,8 @@ def _utf_8_or_recognised(path: Path, given: str) -> tuple[str, str | None]:
         )
     for candidate in CANDIDATES:
         if not plausible and _is_damaged(sample, candidate):
-            bad = first_undecodable(path, candidate.codec) or 0
-            raise undecodable(path, given, f"{candidate.remark}, as the rest is", bad)
+            bad = _first_undecodable(path, candidate.codec) or 0
+            raise _undecodable(path, given, f"{candidate.remark}, as the rest is", bad)
     raise _ambiguous(sample, where, plausible, doubts)
 
 
@@ -301,13 +301,13 @@ def _may_be_korean(sample: bytes) -> bool:
 
 def _spells_syllables(path: Path) -> bool:
     """Whether a file is EUC-KR that spells the syllables which KS X 1001 lacks letter by letter (its annex 3)."""
-    return any(b"\xa4\xd4\xa4" in chunk for chunk in _chunks(path)) and first_undecodable(path, "euc_kr") is None
+    return any(b"\xa4\xd4\xa4" in chunk for chunk in _chunks(path)) and _first_undecodable(path, "euc_kr") is None
 
 
 def _doubt_of_file(path: Path, given: str, candidate: Candidate) -> str | None:
     """The passage of the whole file that does not read like the language."""
-    if (bad_offset := first_undecodable(path, candidate.codec)) is not None:
-        raise undecodable(path, given, f"{candidate.remark}, as the rest is", bad_offset)
+    if (bad_offset := _first_undecodable(path, candidate.codec)) is not None:
+        raise _undecodable(path, given, f"{candidate.remark}, as the rest is", bad_offset)
     return candidate.doubt(_texts(_chunks(path), candidate.codec))
 
 
@@ -353,7 +353,7 @@ def _ambiguous(
     )
 
 
-def first_undecodable(path: Path, encoding: str) -> int | None:
+def _first_undecodable(path: Path, encoding: str) -> int | None:
     """Byte offset near the first bytes that cannot be decoded, exact for UTF-8; None if all can."""
     decoder = codecs.getincrementaldecoder(encoding)()
     offset = 0
@@ -372,7 +372,7 @@ def first_undecodable(path: Path, encoding: str) -> int | None:
             offset += len(chunk)
 
 
-def line_of(path: Path, offset: int) -> int:
+def _line_of(path: Path, offset: int) -> int:
     """Line number, from 1, of a byte offset."""
     line, bytes_read = 1, 0
     with path.open("rb") as file:
@@ -382,9 +382,9 @@ def line_of(path: Path, offset: int) -> int:
     return line
 
 
-def undecodable(path: Path, given: str, name: str, offset: int) -> SourceError:
+def _undecodable(path: Path, given: str, name: str, offset: int) -> SourceError:
     return SourceError(
-        f"line {line_of(path, offset)} holds bytes that are not {name} (byte {offset} of the file)",
-        where=f"{given}:{line_of(path, offset)}",
+        f"line {_line_of(path, offset)} holds bytes that are not {name} (byte {offset} of the file)",
+        where=f"{given}:{_line_of(path, offset)}",
         hint="mend that line or write the file again; if it is another encoding, name it: `encoding: cp949`",
     )
