@@ -55,3 +55,14 @@ def test_a_recipe_error_carries_all_faults(faults: list[str], count: str) -> Non
     error = RecipeError(faults, where="my.yaml")
     assert error.faults == tuple(faults)
     assert str(error) == f"my.yaml: {count} in the recipe" + "".join(f"\n  - {fault}" for fault in faults)
+
+
+def test_messages_stay_short() -> None:
+    """A name, a row or a recipe of millions of characters gives no message of millions."""
+    for error in (
+        SourceError("x" * 10**6, where="y" * 10**6, hint="fix it"),
+        RecipeError(["x" * 10**6] * 100, where="my.yaml"),
+    ):
+        assert len(str(error)) < 22_000
+        assert "more characters)" in str(error)
+    assert str(SeodangError(7)) == "7"  # type: ignore[arg-type]  # whatever a template raises

@@ -22,6 +22,7 @@ from typing import Any
 
 # Control characters but tab and newline, direction overrides, and lone surrogates.
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+WHERE_CHARACTERS = 1000  # of a place; a path has at most 4096
 
 
 def visible(text: str) -> str:
@@ -34,6 +35,12 @@ def visible_line(text: str) -> str:
     return visible(text).replace("\n", "␊").replace("\t", "␉")
 
 
+def shortened(text: str, most_characters: int) -> str:
+    """Its beginning, and how much more there is."""
+    more = len(text) - most_characters
+    return f"{text[:most_characters]} … ({more:,} more characters)" if more > 0 else text
+
+
 def _picture(match: re.Match[str]) -> str:
     code = ord(match.group())
     return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"
@@ -43,9 +50,11 @@ class SeodangError(Exception):
     """A mistake that the user can fix. ``str(error)`` is ``where: what`` and, on a new line, the hint."""
 
     exit_code = 2
+    most_characters = 2000  # of `what`: a name or a row in it may have millions
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
-        self.what, self.where, self.hint = visible(what), visible_line(where), visible(hint)
+        self.what, self.hint = shortened(visible(str(what)), self.most_characters), visible(str(hint))
+        self.where = shortened(visible_line(str(where)), WHERE_CHARACTERS)
         head = f"{self.where}: {self.what}" if where else self.what
         super().__init__(f"{head}\n  → {self.hint}" if hint else head)
 
@@ -57,8 +66,10 @@ class SeodangError(Exception):
 class RecipeError(SeodangError):
     """All faults of one recipe, a line each."""
 
+    most_characters = 20_000
+
     def __init__(self, faults: Sequence[str], *, where: str = "", hint: str = "") -> None:
-        self.faults = tuple(visible(fault) for fault in faults)
+        self.faults = tuple(shortened(visible(fault), SeodangError.most_characters) for fault in faults)
         count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
         super().__init__(
             f"{count} in the recipe" + "".join(f"\n  - {fault}" for fault in self.faults), where=where, hint=hint

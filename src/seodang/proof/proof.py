@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from seodang.json_values import from_json, to_json
 from seodang.proof.behaviour import Behaviour, behaviour
 from seodang.proof.stability import Stability, stability
+from seodang.proof.verdict import change_of
+from seodang.run.folder import PROOF
 from seodang.types import Answer, Metric, SourceRole
 
 
@@ -53,6 +56,30 @@ def proof(
         "behaviour": to_json(behaviour(answers)),
         "stability": to_json(stability(answers, temperature=temperature)),
     }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Outer:
+    """What proof.json holds beside its parts, which are checked where they are read."""
+
+    best_step: int | None = None
+    best_by: str | None = None
+    turned_at: int | None = None
+    losses: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_proof(proof: Mapping[str, Any]) -> None:
+    """Refuse a proof.json that no version of seodang wrote, before anything is read from it.
+
+    Raises:
+        SeodangError: a part is of another type, or was written by another version of seodang.
+    """
+    known = {key: proof[key] for key in _Outer.__dataclass_fields__ if key in proof}
+    outer = from_json(_Outer, known, where=PROOF)
+    for name, loss in outer.losses.items():
+        change_of(name, loss)
+    behaviour_of(proof)
+    stability_of(proof)
 
 
 def behaviour_of(proof: Mapping[str, Any]) -> Behaviour:

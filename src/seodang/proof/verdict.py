@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from seodang.json_values import from_json
 
 UNCHANGED = 0.01  # a loss that moves by less than one percent is called unchanged
 FEW_ROWS = 30  # below this a mean says little
@@ -31,19 +33,44 @@ class Change:
         return self.rows < FEW_ROWS
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelLoss:
+    """One model's loss on one source's holdout, as proof.json holds it."""
+
+    loss: float | None = None  # nats per supervised token
+    bits_per_byte: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceLoss:
+    """`losses` of proof.json, one source."""
+
+    role: str = ""
+    rows: int = 0
+    tokens: int = 0
+    base: ModelLoss = field(default_factory=ModelLoss)
+    tuned: ModelLoss = field(default_factory=ModelLoss)
+    change: float | None = None  # tuned − base
+
+
 def change_of(name: str, loss: Mapping[str, Any]) -> Change:
-    base, tuned = loss.get("base") or {}, loss.get("tuned") or {}
-    before, after = base.get("loss"), tuned.get("loss")
+    """One source's part of proof.json as a change.
+
+    Raises:
+        SeodangError: it is damaged.
+    """
+    found = from_json(SourceLoss, loss, where=f"proof.json, losses, {name}")
+    before, after = found.base.loss, found.tuned.loss
     share = (after - before) / before if before and after is not None else None
     return Change(
         source=name,
-        role=str(loss.get("role", "")),
-        rows=int(loss.get("rows") or 0),
-        tokens=int(loss.get("tokens") or 0),
+        role=found.role,
+        rows=found.rows,
+        tokens=found.tokens,
         base=before,
         tuned=after,
-        base_bits=base.get("bits_per_byte"),
-        tuned_bits=tuned.get("bits_per_byte"),
+        base_bits=found.base.bits_per_byte,
+        tuned_bits=found.tuned.bits_per_byte,
         share=share,
         tone=_tone(share),
     )

@@ -85,7 +85,7 @@ def card(evidence: Evidence, recipe: Recipe, base: Base, *, repo: str, adapter: 
         alike=stability_of(proof).tuned,
         limits=_limits(evidence.proof, verdict(proof)),
         data=data,
-        findings=[finding for finding in evidence.findings if finding.get("severity") == "warn"],
+        findings=[finding for finding in evidence.findings if finding.severity == "warn"],
         example=_example(recipe, repo, adapter=adapter),
         recipe_text=shown,
         fence="`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0)),
@@ -168,21 +168,21 @@ def _data_name(path: str) -> str:
 
 
 def _data_row(evidence: Evidence, source: Source) -> DataRow:
-    counts = [row for row in evidence.counts if row.get("source") == source.name]
+    counts = [row for row in evidence.counts if row.source == source.name]
     lengths = evidence.lengths
 
     def rows(measured: Mapping[str, SourceLengths]) -> int:
         return measured[source.name].tokens.count if source.name in measured else 0
 
     measured = ((evidence.proof or {}).get("losses") or {}).get(source.name) or {}
-    left_out, changed = (_added(row.get(key) or {} for row in counts) for key in ("dropped", "changed"))
+    left_out, changed = _added(row.dropped for row in counts), _added(row.changed for row in counts)
     effects = [f"left out: {left_out}"] if left_out else []
     effects += [f"changed: {changed}"] if changed else []
     return DataRow(
         name=source.name,
         role=source.role,
         origin=_origin(source),
-        read=next((int(row["rows_in"]) for row in counts if row.get("stage") == "convert"), None),
+        read=next((row.rows_in for row in counts if row.stage == "convert"), None),
         trained=rows(lengths.train) if lengths else None,
         held_out=measured.get("rows", rows(lengths.holdout) if lengths else None),
         effects="; ".join(effects) or "nothing left out",

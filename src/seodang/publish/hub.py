@@ -16,6 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 
 from seodang.__version__ import __version__
 from seodang.errors import HubError, RunError
+from seodang.proof.proof import check_proof
 from seodang.publish.base_model import GEMMA_NOTICE, Base, find_base, is_local
 from seodang.publish.card import TAG, card
 from seodang.publish.files import CARD, File, outgoing
@@ -120,6 +121,8 @@ def _evidence(run: Path) -> tuple[Evidence, Recipe]:
             f"cannot be told in a card: {damaged[0]}", where=str(run), hint=f"seodang prove {run}, then push"
         )
     refuse(leaks(RECIPE, run / RECIPE, {}, paths=False), str(run))  # with its line; loading it would refuse it, too
+    if evidence.proof:
+        check_proof(evidence.proof)
     return evidence, load_recipe(run / RECIPE)
 
 

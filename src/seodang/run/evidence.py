@@ -1,12 +1,12 @@
-"""A run folder's files, read as they are. What is missing or damaged is said, not raised: runs get killed."""
+"""A run folder's files, read as they are. What is missing or damaged is reported, not raised: runs get killed."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from seodang.errors import RunError
+from seodang.errors import RunError, SeodangError
 from seodang.json_values import from_json
 from seodang.run.base_measurement import BaseMeasurement
 from seodang.run.events import RecordedEvent, read_event
@@ -26,9 +26,21 @@ from seodang.run.folder import (
     Run,
 )  # fmt: skip
 from seodang.run.manifest import Manifest
-from seodang.types import Answer, Lengths, Sample
+from seodang.types import Answer, Counts, Finding, Lengths, Sample
 
+T = TypeVar("T")
 NAMES = (RECIPE, MANIFEST, COUNTS, DROPPED, FINDINGS, LENGTHS, SAMPLES, METRICS, ANSWERS, PROOF)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DroppedRow:
+    """A line of dropped.jsonl."""
+
+    stage: str
+    source: str
+    where: str  # file:row
+    row_id: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,9 +49,9 @@ class Evidence:
 
     recipe: str | None  # YAML text
     manifest: Manifest | None
-    counts: tuple[Mapping[str, Any], ...]
-    dropped: tuple[Mapping[str, Any], ...]
-    findings: tuple[Mapping[str, Any], ...]
+    counts: tuple[Counts, ...]  # without their notes, which are `dropped`
+    dropped: tuple[DroppedRow, ...]
+    findings: tuple[Finding, ...]
     lengths: Lengths | None
     samples: Mapping[str, Mapping[str, Sample]]  # source → split → its first row
     metrics: tuple[RecordedEvent, ...]
@@ -61,19 +73,19 @@ def read_evidence(run: Path) -> Evidence:
         what = "holds no file of a run" if run.is_dir() else "no such folder"
         raise RunError(what, where=str(run), hint="give a folder that `seodang tune` wrote, such as runs/NAME")
     damaged: list[str] = []
-    recipe = (run / RECIPE).read_text(encoding="utf-8") if RECIPE not in missing else None
+    counts = [{**row, "notes": []} if isinstance(row, dict) else row for row in _list(run / COUNTS, damaged)]
     return Evidence(
-        recipe=recipe,
+        recipe=_text(run / RECIPE, damaged),
         manifest=_manifest(run / MANIFEST, damaged),
-        counts=_rows(run / COUNTS, damaged),
-        dropped=_lines(run / DROPPED, damaged),
-        findings=_rows(run / FINDINGS, damaged),
+        counts=_values(Counts, enumerate(counts, 1), run / COUNTS, damaged),
+        dropped=_values(DroppedRow, _numbered(run / DROPPED, damaged), run / DROPPED, damaged),
+        findings=_values(Finding, enumerate(_list(run / FINDINGS, damaged), 1), run / FINDINGS, damaged),
         lengths=_lengths(run / LENGTHS, damaged),
         samples=_samples(run / SAMPLES, damaged),
         metrics=tuple(
             read_event(row, where=f"{run / METRICS}:{number}") for number, row in _numbered(run / METRICS, damaged)
         ),
-        answers=tuple(Answer(**row) for row in _lines(run / ANSWERS, damaged)),
+        answers=_values(Answer, _numbered(run / ANSWERS, damaged), run / ANSWERS, damaged),
         proof=_mapping(run / PROOF, damaged),
         missing=missing,
         damaged=tuple(damaged),
@@ -89,6 +101,7 @@ def _samples(path: Path, damaged: list[str]) -> dict[str, dict[str, Sample]]:
     return {
         source: {split: from_json(Sample, row, where=f"{path}, {source}, {split}") for split, row in splits.items()}
         for source, splits in (_mapping(path, damaged) or {}).items()
+        if isinstance(splits, dict)
     }
 
 
@@ -144,31 +157,52 @@ def _manifest(path: Path, damaged: list[str]) -> Manifest | None:
     return None if value is None else from_json(Manifest, value, where=str(path))
 
 
+def _text(path: Path, damaged: list[str]) -> str | None:
+    if not path.is_file():
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeError as error:
+        damaged.append(f"{path.name} cannot be read: {error}")
+        return None
+
+
 def _value(path: Path, damaged: list[str]) -> Any:
     if not path.is_file():
         return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         damaged.append(f"{path.name} cannot be read: {error}")
         return None
 
 
 def _mapping(path: Path, damaged: list[str]) -> Mapping[str, Any] | None:
     value = _value(path, damaged)
+    if value is not None and not isinstance(value, dict):
+        damaged.append(f"{path.name} holds {type(value).__name__} where a JSON object is expected")
     return value if isinstance(value, dict) else None
 
 
-def _rows(path: Path, damaged: list[str]) -> tuple[Mapping[str, Any], ...]:
+def _list(path: Path, damaged: list[str]) -> list[Any]:
     value = _value(path, damaged)
-    return tuple(value) if isinstance(value, list) else ()
+    if value is not None and not isinstance(value, list):
+        damaged.append(f"{path.name} holds {type(value).__name__} where a list is expected")
+    return value if isinstance(value, list) else []
 
 
-def _lines(path: Path, damaged: list[str]) -> tuple[dict[str, Any], ...]:
-    return tuple(row for _, row in _numbered(path, damaged))
+def _values(cls: type[T], rows: Iterable[tuple[int, Any]], path: Path, damaged: list[str]) -> tuple[T, ...]:
+    """Typed rows; one that is damaged is named and left out."""
+    found = []
+    for number, row in rows:
+        try:
+            found.append(from_json(cls, row, where=f"{path.name}:{number}"))
+        except SeodangError as error:
+            damaged.append(f"{error.where} is left out: {error.what}")
+    return tuple(found)
 
 
-def _numbered(path: Path, damaged: list[str]) -> list[tuple[int, dict[str, Any]]]:
+def _numbered(path: Path, damaged: list[str]) -> list[tuple[int, Any]]:
     """JSON Lines with their numbers; one that cannot be read (a killed run's last) is named and left out."""
     if not path.is_file():
         return []
@@ -177,6 +211,6 @@ def _numbered(path: Path, damaged: list[str]) -> list[tuple[int, dict[str, Any]]
         if line.strip():
             try:
                 rows.append((number, json.loads(line)))
-            except ValueError:
+            except (ValueError, RecursionError):
                 damaged.append(f"{path.name}:{number} is not a whole line of JSON and is left out")
     return rows

@@ -3,7 +3,7 @@
 Reads the run folder's files and nothing else; the page itself is `report.html.jinja`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -15,14 +15,14 @@ from jinja2 import Environment, PackageLoader
 
 from seodang.json_values import to_json
 from seodang.proof.behaviour import hangul_share, repetition
-from seodang.proof.proof import stability_of
+from seodang.proof.proof import check_proof, stability_of
 from seodang.proof.stability import AnswerStability
 from seodang.run.events import AnswersEvent
 from seodang.run.evidence import Evidence, read_evidence
 from seodang.run.folder import PICTURES, REPORT
 from seodang.show import formatting, plots
 from seodang.show.sentences import KINDS, kinds, verdict
-from seodang.types import Answer
+from seodang.types import Answer, Counts
 
 SHOWN_CHARACTERS = 560  # of an answer; the rest unfolds
 LOOP_CHARACTERS = 180  # of one that repeats itself
@@ -49,8 +49,11 @@ def report(run: Path) -> Path:
 
     Raises:
         RunError: `run` holds none of a run's files.
+        SeodangError: a file was written by another version of seodang, or by none.
     """
     evidence = read_evidence(run)
+    if evidence.proof:
+        check_proof(evidence.proof)
     page = run / REPORT
     part = run / f"{REPORT}.part"
     part.write_text(render(evidence, run.name), encoding="utf-8", errors="replace")
@@ -101,7 +104,7 @@ def render(evidence: Evidence, name: str) -> str:
         repeated=_repeated(evidence.answers),
         holdout=_pairs(evidence.answers, ("holdout",)),
         stages=_stages(evidence.counts),
-        findings=sorted(evidence.findings, key=lambda finding: SEVERITIES.index(finding["severity"])),
+        findings=sorted(evidence.findings, key=lambda finding: SEVERITIES.index(finding.severity)),
         shown_rows=SHOWN_ROWS,
         samples=[
             (source, split, row.where, _pieces(row.text, row.supervised))
@@ -114,10 +117,18 @@ def render(evidence: Evidence, name: str) -> str:
 
 def source_order(evidence: Evidence) -> list[str]:
     """The sources as the recipe lists them, else as they turn up in the other files."""
-    recipe = yaml.safe_load(evidence.recipe) if evidence.recipe else None
-    listed = [source["name"] for source in (recipe or {}).get("sources", [])]
+    listed = _listed(evidence.recipe or "")
     found = [*(evidence.proof or {}).get("losses", {}), *(evidence.lengths.train if evidence.lengths else ())]
-    return list(dict.fromkeys([*listed, *found, *(count["source"] for count in evidence.counts)]))
+    return list(dict.fromkeys([*listed, *found, *(count.source for count in evidence.counts)]))
+
+
+def _listed(recipe: str) -> list[str]:
+    """The names of a recipe's sources, as far as the file is a recipe."""
+    try:
+        sources = (yaml.safe_load(recipe) or {}).get("sources", [])
+        return [str(source["name"]) for source in sources]
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        return []  # the page shows the file as it is
 
 
 def shown(text: str, notes: Iterable[str] = (), *, limit: int = SHOWN_CHARACTERS) -> Shown:
@@ -226,12 +237,12 @@ def _stability(evidence: Evidence) -> list[tuple[str, AnswerStability]]:
     return [(model, alike) for model, alike in (("base", found.base), ("tuned", found.tuned)) if alike]
 
 
-def _stages(counts: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]], list[str]]]:
+def _stages(counts: Sequence[Counts]) -> list[tuple[str, list[Counts], list[str]]]:
     """(source, its stages in order, its remarks)."""
-    order = list(dict.fromkeys(count["source"] for count in counts))
-    grouped = groupby(sorted(counts, key=lambda count: order.index(count["source"])), key=lambda count: count["source"])
+    order = list(dict.fromkeys(count.source for count in counts))
+    grouped = groupby(sorted(counts, key=lambda count: order.index(count.source)), key=lambda count: count.source)
     stages = [(source, list(rows)) for source, rows in grouped]
-    return [(source, rows, [remark for row in rows for remark in row["remarks"]]) for source, rows in stages]
+    return [(source, rows, [remark for row in rows for remark in row.remarks]) for source, rows in stages]
 
 
 def _pieces(text: str, spans: Sequence[Sequence[int]]) -> list[tuple[str, bool]]:
