@@ -28,6 +28,7 @@ SHOWN_CHARACTERS = 560  # of an answer; the rest unfolds
 LOOP_CHARACTERS = 180  # of one that repeats itself
 COURSE_CHARACTERS = 240  # of one that was given during training
 SHOWN_ROWS = 50  # of the dropped ones; all are in dropped.jsonl
+RECIPE_CHARACTERS = 1_000_000  # beyond which the file is not read for its sources' names
 LOOPING = 0.3  # seq-rep-4 from which an answer is marked as repeating itself
 SEVERITIES = ("refuse", "warn", "fixed", "note")
 
@@ -124,6 +125,8 @@ def source_order(evidence: Evidence) -> list[str]:
 
 def _listed(recipe: str) -> list[str]:
     """The names of a recipe's sources, as far as the file is a recipe."""
+    if len(recipe) > RECIPE_CHARACTERS:  # no recipe is so long, and YAML takes its time
+        return []
     try:
         sources = (yaml.safe_load(recipe) or {}).get("sources", [])
         return [str(source["name"]) for source in sources]
