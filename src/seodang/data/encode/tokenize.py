@@ -54,7 +54,10 @@ class Encoder:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._words = words_of(self._backend, [name for name, _ in template.markers]) if by_words else None
-        self._turn_end, self._turn_end_id = template.turn_end, template.turn_end_id
+        names = dict(template.markers)
+        self._ends = [(template.turn_end, template.turn_end_id)]
+        if template.call_end:
+            self._ends.append((template.call_end, names[template.call_end]))
         added = list(tokenizer.added_tokens_decoder)
         self._is_added = np.zeros(max(added, default=0) + 2, dtype=bool)  # the last entry: all ids beyond
         self._is_added[added] = True
@@ -113,7 +116,7 @@ class Encoder:
                 tail = text[batch.starts[opening] - batch.bases[owner] : start]
                 if batch.ids[opening:first].tobytes() != self._ids_alone(tail):
                     faults.setdefault(owner, FAULTY_BOUNDARY)
-            if text.endswith(self._turn_end, start, end) and batch.ids[after - 1] != self._turn_end_id:
+            if any(text.endswith(name, start, end) and batch.ids[after - 1] != token for name, token in self._ends):
                 faults.setdefault(owner, FAULTY_END)
         return faults
 

@@ -64,12 +64,14 @@ def names_of(tools: Sequence[Turn]) -> list[str]:
     return [str(_function_of(tool).get("name", "")).strip() for tool in tools]
 
 
-def find_answers(sentinels: Sequence[tuple[str, int]], text: str) -> list[AnswerSpan]:
+def find_answers(sentinels: Sequence[tuple[str, int]], text: str, messages: Sequence[Turn] = ()) -> list[AnswerSpan]:
     """The assistant turns of a render with sentinels, in the order of the text.
 
     Args:
         sentinels: from `remove_sentinels`.
         text: without sentinels; positions count its characters.
+        messages: of the conversation. Some templates write a call's name again in front of the tool's report: names
+            beyond the number of calls are no part of the answer.
 
     Raises:
         TemplateError: a sentinel lacks its partner: the template cuts answers.
@@ -86,6 +88,10 @@ def find_answers(sentinels: Sequence[tuple[str, int]], text: str) -> list[Answer
             raise TemplateError("the template cuts an answer")
     if opened is not None:
         raise TemplateError("the template cuts an answer")
+    for number, turn in enumerate(messages):
+        if number in turns and (calls := len(turn.get("tool_calls") or ())):
+            names = [piece for piece in turns[number] if piece[2] == CALL]
+            turns[number] = [piece for piece in turns[number] if piece not in names[calls:]]
     return [
         AnswerSpan(
             message=message,
@@ -98,7 +104,9 @@ def find_answers(sentinels: Sequence[tuple[str, int]], text: str) -> list[Answer
     ]
 
 
-def find_body(text: str, turn: AnswerSpan, start: int, *, turn_end: str, markers: re.Pattern[str]) -> tuple[int, int]:
+def find_body(
+    text: str, turn: AnswerSpan, start: int, *, turn_end: str, markers: re.Pattern[str], header: str = ""
+) -> tuple[int, int]:
     """What the model writes in a turn: [after the prompt, after the turn end) in characters.
 
     Args:
@@ -106,6 +114,7 @@ def find_body(text: str, turn: AnswerSpan, start: int, *, turn_end: str, markers
         start: where the prompt ends.
         turn_end: of this turn.
         markers: control tokens that must not stand between an answer and its turn end.
+        header: that must not stand between a call's name and its turn end; blank: markers must not.
 
     Raises:
         TemplateError: no turn end of its own, or other text before it.
@@ -117,7 +126,8 @@ def find_body(text: str, turn: AnswerSpan, start: int, *, turn_end: str, markers
     if stop < 0:
         raise TemplateError("the template writes no turn end after an answer")
     between = text[turn.end : stop]
-    if markers.search(between) if turn.ends_in_call else between.strip():
+    is_foreign = header in between if header.strip() else markers.search(between)
+    if is_foreign if turn.ends_in_call else between.strip():
         raise TemplateError(f"the template writes {between.strip()[:40]!r} between an answer and its turn end")
     return start, stop + len(turn_end)
 

@@ -44,6 +44,7 @@ class ChatTemplate:
     turn_end_id: int
     header: str  # opens an assistant turn, without an empty think block; blank where the user's turn closes with it
     markers: tuple[tuple[str, int], ...]  # control tokens around turns, and their ids
+    call_end: str = ""  # of turns that end in a tool call, where it is another than `turn_end`
     added: tuple[str, ...] = ()  # markers that `apply_template` adds as control tokens
     kwargs: Mapping[str, Any] = field(default_factory=dict)  # more template variables, for training and serving alike
 
@@ -163,6 +164,7 @@ def _verified(
         turn_end=probed.turn_end,
         turn_end_id=ids[probed.turn_end],
         header=probed.header,
+        call_end=probed.call_end,
         markers=tuple(ids.items()),
         added=missing,
         kwargs=kwargs,

@@ -1,6 +1,7 @@
 """Runs a chat template's Jinja text exactly as `apply_chat_template` does. Knows no tokenizer and no mask."""
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -74,22 +75,60 @@ def run(
     """The text of one conversation.
 
     A call without content (`content: null`) is tried without the key first, as transformers does, then as an empty
-    string: Qwen3's own template knows only the latter.
+    string: Qwen3's own template knows only the latter. Arguments of calls are objects; where a template cannot write
+    those, as DeepSeek's, they are JSON text.
 
     Raises:
         TemplateError: the template refuses the conversation; carries the template's own message.
     """
     settings = {**variables, "tools": tools, "documents": None, "add_generation_prompt": add_generation_prompt}
-    try:
-        return template.render(messages=[_present(turn) for turn in messages], **settings)
-    except Exception as error:  # a template is foreign code: whatever it raises is about this row
-        if not any(turn.get("content") is None for turn in messages):
-            raise TemplateError(_refusal(error)) from error
+    fault: Exception | None = None
+    for turns in _forms(messages):
+        try:
+            text = template.render(messages=[_present(turn) for turn in turns], **settings)
+        except Exception as error:  # a template is foreign code: whatever it raises is about this row
+            fault = error
+            continue
+        if not _writes_python(text, turns):
+            return text
+    raise TemplateError(_refusal(fault) if fault else "the template writes a call's arguments as Python") from fault
+
+
+def _forms(messages: Sequence[Turn]) -> Iterator[Sequence[Turn]]:
+    """The messages as they are, and as other templates want them: no null content, a call's arguments as JSON text."""
+    yield messages
     filled = [{**turn, "content": ""} if turn.get("content") is None else turn for turn in messages]
-    try:
-        return template.render(messages=[_present(turn) for turn in filled], **settings)
-    except Exception as error:
-        raise TemplateError(_refusal(error)) from error
+    if any(turn.get("content") is None for turn in messages):
+        yield filled
+    if any(isinstance(_arguments(call), dict) for turn in messages for call in turn.get("tool_calls") or ()):
+        yield [_with_text_arguments(turn) for turn in messages]
+        yield [_with_text_arguments(turn) for turn in filled]
+
+
+def _arguments(call: Turn) -> Any:
+    return call.get("function", call).get("arguments")
+
+
+def _with_text_arguments(turn: Turn) -> Turn:
+    if not turn.get("tool_calls"):
+        return turn
+    calls = []
+    for call in turn["tool_calls"]:
+        inner = {**call.get("function", call), "arguments": _as_text(_arguments(call))}
+        calls.append({**call, "function": inner} if "function" in call else inner)
+    return {**turn, "tool_calls": calls}
+
+
+def _as_text(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
+
+
+def _writes_python(text: str, messages: Sequence[Turn]) -> bool:
+    """Whether a template writes a call's arguments as Python does: {'city': …}, which no tool can read."""
+    calls = [call for turn in messages for call in turn.get("tool_calls") or ()]
+    found = {str(arguments) for arguments in map(_arguments, calls) if isinstance(arguments, dict) and arguments}
+    contents = [turn["content"] for turn in messages if isinstance(turn.get("content"), str)] if found else []
+    return any(text.count(python) > sum(content.count(python) for content in contents) for python in found)
 
 
 def pinned(text: str, *, thinking: bool) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 QUESTION, ANSWER, THOUGHT = "what is blue", "the sky is", "let me look up"  # " the" is one token nearly everywhere
+CALL: Mapping[str, Any] = {"name": "look_up", "arguments": {"word": "blue"}}
 OTHER_HINT = "choose another template (built-in: gemma, llama3, qwen3, chatml, plain)"
 MOST_CHARACTERS = 200_000  # of the small conversation; the longest templates write some 20,000
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -34,6 +35,7 @@ class Probe:
     prompt: str  # the same without the answer, as served
     header: str  # what the generation prompt adds, without an empty think block
     turn_end: str
+    call_end: str  # of a turn that ends in a tool call, where it is another token
     markers: tuple[str, ...]  # every control token in `text`, each once
 
 
@@ -84,9 +86,35 @@ def probe(
     _check_prompt(full, prompt, header, turn, where)
     markers = _control_tokens(full, donor, contents=(answered[-1]["content"], QUESTION, system or ""))
     turn_end = _turn_end(full[turn.end :], [*markers, str(variables.get("eos_token") or "")], where)
+    call_end = _call_end(template, asked, variables, turn_end, donor)
     return Probe(
-        text=full, prompt=prompt, header=header, turn_end=turn_end, markers=tuple(dict.fromkeys([*markers, turn_end]))
+        text=full,
+        prompt=prompt,
+        header=header,
+        turn_end=turn_end,
+        call_end=call_end,
+        markers=tuple(dict.fromkeys([*markers, turn_end, *filter(None, [call_end])])),
     )
+
+
+def _call_end(
+    template: "Template",
+    asked: Sequence[Turn],
+    variables: Mapping[str, Any],
+    turn_end: str,
+    donor: "PreTrainedTokenizerBase | None",
+) -> str:
+    """The control token that ends a tool call; blank if it is the turn end, or the template has no calls."""
+    call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": CALL}]}
+    try:
+        text = run(template, [*asked, call], variables=variables).rstrip()
+    except TemplateError:
+        return ""
+    if CALL["name"] not in text or text.endswith(turn_end):
+        return ""
+    special = [str(token.content) for token in donor.added_tokens_decoder.values() if token.special] if donor else []
+    names = special if donor else _LOOKS_SPECIAL.findall(text)
+    return max((name for name in names if text.endswith(name) and not name.startswith("</")), key=len, default="")
 
 
 def _check_size(full: str) -> None:

@@ -246,7 +246,7 @@ class Renderer:
         plain, sentinels = remove_sentinels(with_sentinels)
         if plain != text:
             raise TemplateError("the template depends on the answer's text")
-        return text, find_answers(sentinels, text), {}
+        return text, find_answers(sentinels, text, messages), {}
 
     def _served_body(self, text: str, turn: AnswerSpan, messages: Sequence[Turn], tools: Tools) -> tuple[int, int]:
         """Body of an answer that is served as it stands in the text.
@@ -263,7 +263,9 @@ class Renderer:
         return body
 
     def _body(self, text: str, turn: AnswerSpan, start: int) -> tuple[int, int]:
-        return find_body(text, turn, start, turn_end=self.template.turn_end, markers=self._markers)
+        ends, header = self.template, self.template.header
+        turn_end = ends.call_end or ends.turn_end if turn.ends_in_call else ends.turn_end
+        return find_body(text, turn, start, turn_end=turn_end, markers=self._markers, header=header)
 
     def _as_they_stand(self, whole: _Render) -> dict[int, tuple[int, int]]:
         """All answers, those too that stand behind another prompt than is served.
