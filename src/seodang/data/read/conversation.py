@@ -7,7 +7,7 @@ from typing import Any
 from seodang.data.read.clean import clean, is_blank
 from seodang.data.read.column_names import KNOWN_COLUMNS, column_key
 from seodang.data.read.layout import Layout
-from seodang.data.read.serialized import parse_text
+from seodang.data.read.serialized import opens_value, parse_text
 from seodang.data.read.turns.messages import (
     cut_after_last_answer,
     is_turn,
@@ -85,7 +85,10 @@ def _refuse_other_rows(layout: Layout, fields: Mapping[str, Any]) -> None:
         others = [name for name, value in fields.items() if value is not None and name not in layout.used]
         if any(column_key(name) in KNOWN_COLUMNS for name in others) or (others and fields.keys().isdisjoint(used)):
             raise UnusableRowError("a row of another format", hint=OTHER_FORMAT_HINT)
-    if all(isinstance(cell, str) and cell.strip() == column for cell, column in zip(cells, used, strict=True)):
+    if all(
+        isinstance(cell, str) and len(cell) <= len(column) + 2 and cell.strip() == column
+        for cell, column in zip(cells, used, strict=True)
+    ):
         raise UnusableRowError("the header once more", hint="leave repeated header lines out")
 
 
@@ -166,7 +169,7 @@ def _question(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> s
 def _cell(layout: Layout, column: str | None, fields: Mapping[str, Any], changes: set[str]) -> str:
     """A cell's text; null is the empty text."""
     value = fields.get(column or "")
-    if column in layout.serialized and isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+    if column in layout.serialized and isinstance(value, str) and opens_value(value):
         try:
             value = parse_text(value)
         except ValueError:

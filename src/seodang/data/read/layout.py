@@ -8,7 +8,7 @@ from typing import Any
 from seodang.data.read import column_names
 from seodang.data.read.column_names import column_key, nearest
 from seodang.data.read.raw_rows import RawRow, RawRows
-from seodang.data.read.serialized import parse_text
+from seodang.data.read.serialized import opens_value, parse_text
 from seodang.data.read.turns.messages import is_turn, turn_list
 from seodang.errors import SourceError
 from seodang.recipe import RowFormat, Source
@@ -220,7 +220,7 @@ def _is_serialized(column: str, sample: Sequence[RawRow]) -> bool:
 
 
 def _holds_one_text(cell: str) -> bool:
-    if cell.lstrip()[:1] not in ("[", "{"):
+    if not opens_value(cell):
         return False
     try:
         value = parse_text(cell)

@@ -73,6 +73,12 @@ def refuse_depth(value: Any, text: str, start: int, end: int) -> None:
         raise RecursionError
 
 
+def opens_value(text: str) -> bool:
+    """Whether a text begins like a list or an object."""
+    first = text[:1]
+    return (text.lstrip()[:1] if first.isspace() else first) in ("[", "{")
+
+
 def parse_text(text: str) -> Any:
     """The value that a text holds as JSON, as JSON Lines (a list), or as Python or NumPy print it.
 

@@ -8,7 +8,7 @@ from typing import Any
 from seodang.data.read.clean import clean, is_blank
 from seodang.data.read.column_names import FUNCTION_CALL, ROLES
 from seodang.data.read.raw_rows import as_text
-from seodang.data.read.serialized import parse_text, to_json
+from seodang.data.read.serialized import opens_value, parse_text, to_json
 from seodang.data.read.turns.loss_flags import FLAGS, has_loss
 from seodang.data.read.turns.thoughts import ENCRYPTED_BLOCKS, THOUGHT_BLOCKS, THOUGHT_KEYS, read_thoughts, thought_text
 from seodang.data.read.turns.tool_calls import read_calls
@@ -28,6 +28,7 @@ MEDIA_BLOCKS = frozenset(
     | {"input_file", "document", "tool_use", "tool_result"}
 )
 CALL_KEYS = ("tool_calls", "function_call", "tool_call", "function_calls", "toolCalls", "functionCall")
+_CALL_KEYS = frozenset(CALL_KEYS)
 TOOLS_KEYS = ("tools", "functions")
 _CONTENT_KEYS = frozenset({"content", "value", *CALL_KEYS})  # a turn has at least one of these keys
 _KNOWN_KEYS = frozenset({"role", "from", "content", "value"}) | FLAGS
@@ -52,7 +53,7 @@ def is_turn(value: Any) -> bool:
 
 def turn_list(value: Any) -> list[Any] | None:
     """The list of turns that a cell holds, as values or as text (JSON, Python's notation); None if it is no list."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+    if isinstance(value, str) and opens_value(value):
         try:
             value = parse_text(value)
         except ValueError:
@@ -87,6 +88,8 @@ def tools_of_turns(turns: Sequence[Mapping[str, Any]]) -> list[Any]:
         UnusableRowError: definitions behind the first answer, where no template puts any.
     """
     found: list[Any] = []
+    if not any("tools" in turn or "functions" in turn for turn in turns):
+        return found
     for number, turn in enumerate(turns):
         here = [turn[key] for key in TOOLS_KEYS if turn.get(key)]
         if here and any(ROLES.get(str(_role(earlier)).strip().casefold()) == "assistant" for earlier in turns[:number]):
@@ -162,7 +165,7 @@ def _read_answer(turn: Mapping[str, Any], content: Any, role: str, *, supervised
         calls = read_calls(content, changes)
         return Message(role="assistant", content=text, reasoning=thoughts, tool_calls=calls, supervised=supervised)
     text, inside = _read_content(content, role, changes)
-    called = [turn[key] for key in CALL_KEYS if turn.get(key)]
+    called = [] if _CALL_KEYS.isdisjoint(turn) else [turn[key] for key in CALL_KEYS if turn.get(key)]
     if any(calls != called[0] for calls in called[1:]):
         raise UnusableRowError("tool calls under two keys of a turn", hint="keep one of the keys")
     calls = read_calls(called[0], changes) if called else ()
@@ -180,8 +183,8 @@ def _label(value: Any, changes: set[str]) -> str | None:
 def _continues(before: Message, message: Message) -> bool:
     """Whether a message is nothing but more calls of the turn before, which was written as several."""
     return (
-        before.role == message.role == "assistant"
-        and bool(message.tool_calls)
+        bool(message.tool_calls)
+        and before.role == message.role == "assistant"
         and is_blank(message.content)
         and message.reasoning is None
         and before.supervised == message.supervised
@@ -208,7 +211,7 @@ def _count_unused_keys(turns: Iterable[Mapping[str, Any]], changes: set[str]) ->
 def _read_content(content: Any, role: str, changes: set[str]) -> tuple[str | None, str | None]:
     """(text, thoughts) of a turn's content: text, null, or a list of blocks."""
     if isinstance(content, str):
-        blocks = _blocks_in(content) if content.lstrip()[:2] == "[{" else None
+        blocks = _blocks_in(content) if opens_value(content) else None
         if blocks is None:
             return clean(content, changes), None
         changes.add(BLOCKS_AS_TEXT)

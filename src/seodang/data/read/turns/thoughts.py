@@ -10,6 +10,7 @@ THOUGHT_KEYS = (
     "reasoning_content", "reasoning", "thinking", "reasoning_text", "thinking_content", "reasoning_details",
     "thought", "thoughts", "think", "thinking_blocks", "reasoning_summary",
 )  # fmt: skip
+_THOUGHT_KEYS = frozenset(THOUGHT_KEYS)
 THOUGHT_BLOCKS = frozenset(
     {"thinking", "reasoning", "thought", "think", "reasoning_content", "reasoning.text", "reasoning.summary"}
     | {"summary_text", "reasoning_text"}
@@ -31,6 +32,8 @@ def read_thoughts(turn: Mapping[str, Any], changes: set[str]) -> str | None:
     Raises:
         UnusableRowError: thoughts of a shape that is not known.
     """
+    if _THOUGHT_KEYS.isdisjoint(turn):
+        return None
     texts: list[str] = []
     for key in THOUGHT_KEYS:
         if turn.get(key) and not isinstance(turn[key], bool):  # a flag: the model was asked to think
