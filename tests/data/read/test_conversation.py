@@ -97,6 +97,14 @@ def test_squad_objects_are_read_and_unanswerable_ones_dropped(tmp_path: Path) ->
     assert counts.dropped == {"empty answer": 1, "answers holds a list, no text": 1}
 
 
+def test_odd_values_end_in_a_count(tmp_path: Path) -> None:
+    """An object where a text or a role is expected drops its row or is a text; it never stops the reading."""
+    odd = {"text": [{"a": 1}, {"a": 1}], "answer_start": [0, 0]}
+    _, counts = convert_rows(tmp_path, [{**QA, "answer": odd}, QA])
+    assert counts.dropped == {"answer holds a list, no text": 1}
+    assert convert_rows(tmp_path, [{"role": {"name": "user"}, "content": "글"}])[1].kept == 1
+
+
 def test_a_list_among_texts_stays_a_text(tmp_path: Path) -> None:
     """Where other answers of the column are texts, a printed list is what the user wrote: code, maybe."""
     rows, _ = converted(tmp_path, {**QA, "answer": "['a']"}, QA)

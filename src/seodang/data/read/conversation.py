@@ -177,7 +177,8 @@ def _cell(layout: Layout, column: str | None, fields: Mapping[str, Any], changes
         else:
             changes.add(f"{column}: read from the text of a list or object")
     if isinstance(value, dict) and "answer_start" in value and isinstance(value.get("text"), list):  # as SQuAD has it
-        value = list(dict.fromkeys(value["text"])) or None
+        texts = value["text"]
+        value = [text for number, text in enumerate(texts) if text not in texts[:number]] or None
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         value = value[0]
         changes.add(f"{column}: a list of one text taken as the text")

@@ -238,7 +238,7 @@ def _refuse_single_turns(raw: RawRows, source: Source, sample: Sequence[RawRow])
     content = next((keys[key] for key in column_names.TURN_CONTENT if key in keys), None)
     if role is None or content is None or any((source.question, source.answer, source.messages, source.text)):
         return
-    roles = {value for row in sample if (value := row.fields.get(role)) is not None}
+    roles = [value for row in sample if (value := row.fields.get(role)) is not None]
     if roles and all(isinstance(name, str) and name.strip().casefold() in column_names.ROLES for name in roles):
         raise SourceError(
             f"each row is a single turn, not a conversation ({role}, {content})",
