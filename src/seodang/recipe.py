@@ -30,6 +30,7 @@ from seodang.types import EarlierAnswers, LossOn, SourceRole
 RowFormat = Literal["auto", "qa", "alpaca", "messages", "sharegpt", "prompt_completion", "text"]
 Positive = Annotated[int, Field(gt=0)]
 Column = Annotated[str, AfterValidator(lambda name: unicodedata.normalize("NFC", name.strip()))]  # as rows name it
+SAVE_EVERY = r"(?P<steps>\d+)|(?P<minutes>\d+(\.\d+)?) ?min(utes?)?"
 
 
 def _one_or_many(value: Any) -> Any:
@@ -205,7 +206,7 @@ class Adapter(Part):
     alpha: Positive | None = Field(None, description="scale: alpha / rank; none: twice the rank")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="of the matrices' input")
     targets: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_many)] = Field(
-        ("auto",), description="names of linear layers such as q_proj; auto: all of them but the head"
+        ("auto",), description="names of linear layers such as q_proj; auto or all-linear: all of them but the head"
     )
 
 
@@ -226,6 +227,7 @@ class Train(Part):
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="of the learning rate after the warmup; cosine and linear fall to 0"
     )
+    min_learning_rate: Annotated[float, Field(ge=0)] = Field(0.0, description="to which the cosine falls")
     warmup: Annotated[float, Field(ge=0)] = Field(0.03, description="share of the steps (below 1) or number of steps")
     optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
         "adamw", description="paged_adamw_8bit needs CUDA and bitsandbytes; without them AdamW is used, and said"
@@ -243,6 +245,9 @@ class Train(Part):
     ask_every: Positive | None = Field(
         None, description="steps after which the domain and general questions of `ask` are answered again"
     )
+    save_every: Annotated[str | None, BeforeValidator(_number_as_text)] = Field(
+        None, description="steps (50) or minutes (10min) between checkpoints; none: one with each evaluation"
+    )
     keep_checkpoints: Positive = Field(3, description="so many stay on disk, the newest and the best always")
     best_by: str = Field("all", description="all (mean over sources that are trained) or a source's name")
     early_stopping: EarlyStopping | None = None
@@ -252,6 +257,22 @@ class Train(Part):
     def is_four_bit(self) -> bool:
         """Whether the frozen weights are held in 4 bits."""
         return self.adapter is not None and self.adapter.kind == "qlora"
+
+    @field_validator("min_learning_rate")
+    @classmethod
+    def _below_the_cosine(cls, rate: float, info: ValidationInfo) -> float:
+        if rate and info.data.get("schedule", "cosine") != "cosine":
+            raise ValueError(f"the {info.data['schedule']} schedule has none; use cosine")
+        if rate > info.data.get("learning_rate", rate):
+            raise ValueError(f"{rate:g} is above learning_rate ({info.data['learning_rate']:g})")
+        return rate
+
+    @field_validator("save_every")
+    @classmethod
+    def _steps_or_minutes(cls, every: str | None) -> str | None:
+        if every is not None and not (re.fullmatch(SAVE_EVERY, every) and re.search("[1-9]", every)):
+            raise ValueError(f"{every!r} is neither a number of steps (50) nor of minutes (10min)")
+        return every
 
 
 class Generate(Part):

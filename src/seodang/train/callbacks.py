@@ -1,60 +1,120 @@
-"""What happens beside the steps: the last evaluation and checkpoint, an interruption, questions during training."""
+"""What happens beside the steps: checkpoints, the end of training, an interruption, questions during training."""
 
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from seodang import distributed
 from seodang.run.events import AnswersEvent, GivenAnswer
+from seodang.train.random_state import unchanged_random_state
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+SAME_REQUEST_SECONDS = 1.0  # torchrun forwards the signal that a terminal sends to all processes
 
 
-class LastStep(TrainerCallback):
-    """Evaluates and saves after the last step too, wherever it falls."""
+class Schedule(TrainerCallback):
+    """When a checkpoint is written and a step logged: whatever ends training, its last step is both."""
+
+    def __init__(self, *, save_steps: int | None = None, save_seconds: float | None = None) -> None:
+        """Args:
+        save_steps, save_seconds: between checkpoints; neither: one with each evaluation.
+        """
+        self._save_steps, self._save_seconds = save_steps, save_seconds
+        self._with_evaluations = save_steps is None and save_seconds is None
+        self._saved_at = time.monotonic()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        self._saved_at = time.monotonic()
+        return control
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        if state.global_step >= state.max_steps:
-            control.should_evaluate = args.eval_strategy != "no"
+        if control.should_training_stop or self._is_due(state.global_step):
+            control.should_save = True
+        if control.should_save or control.should_evaluate:  # what is kept was looked at
+            control.should_log = True
+        return control
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        if control.should_training_stop or self._with_evaluations:
             control.should_save = True
         return control
 
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        self._saved_at = time.monotonic()
+        return control
 
-class Interrupt(TrainerCallback):
-    """Ctrl-C: finish the step, save, stop, on all ranks if one is asked. A second one stops at once."""
+    def _is_due(self, step: int) -> bool:
+        if self._save_steps:
+            return step % self._save_steps == 0
+        if self._save_seconds:  # the ranks' clocks differ
+            return distributed.is_any(time.monotonic() - self._saved_at >= self._save_seconds)
+        return False
+
+
+class Interrupt(TrainerCallback, ExportableState):
+    """Ctrl-C, SIGTERM, SIGHUP: finish the step, save, stop, on all ranks if one gets it. A second stops at once."""
 
     def __init__(self) -> None:
         self.requested = False
+        self.has_stopped = False  # training, before its end
+        self._requested_at = 0.0
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds: whether training was stopped there or has ended."""
+        return {"args": {}, "attributes": {"has_stopped": self.has_stopped}}
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         self.requested = distributed.is_any(self.requested)
-        if self.requested:
-            control.should_training_stop = control.should_save = True
+        if self.requested and not control.should_training_stop:
+            self.has_stopped = control.should_training_stop = True
         return control
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """An evaluation may take long: none of its requests waits for one more step."""
+        return self.on_step_end(args, state, control)
 
     @contextmanager
     def handling_signals(self) -> Iterator[None]:
-        """Inside, the first SIGINT only sets `requested`."""
+        """Inside, the first signal only sets `requested`; a signal that is ignored (nohup) stays ignored."""
+        before: dict[int, Any] = {}
 
-        def request(*_: Any) -> None:
-            self.requested = True
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        def request(number: int, frame: FrameType | None) -> None:
+            now = time.monotonic()
+            if not self.requested:
+                self.requested, self._requested_at = True, now
+            elif now - self._requested_at > SAME_REQUEST_SECONDS:
+                raise KeyboardInterrupt
 
         try:
-            before = signal.signal(signal.SIGINT, request)
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    before[number] = signal.signal(number, request)
         except ValueError:  # not the main thread: a notebook's worker keeps its own handling
             yield
             return
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 class AskCallback(TrainerCallback):
@@ -70,7 +130,8 @@ class AskCallback(TrainerCallback):
     ) -> TrainerControl:
         if state.global_step % self.every == 0:  # on all ranks: they share the questions
             begun = time.perf_counter()
-            answers = tuple(self.ask())
-            seconds = time.perf_counter() - begun
-            self.on_event(AnswersEvent(step=state.global_step, answers=answers, seconds=seconds))
+            with unchanged_random_state():
+                answers = tuple(self.ask())
+                seconds = time.perf_counter() - begun
+                self.on_event(AnswersEvent(step=state.global_step, answers=answers, seconds=seconds))
         return control

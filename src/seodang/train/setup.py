@@ -4,7 +4,8 @@ Each is resolved once, before training begins. Knows no Trainer.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,6 +65,7 @@ def make_setup(
     optimizer: Optimizer,
     pack_tokens: int,
     checkpointing: Checkpointing | None = None,
+    has_evaluation: bool = True,
 ) -> Setup:
     """Decide what the recipe leaves open, and find the checkpoint to resume from.
 
@@ -71,15 +73,17 @@ def make_setup(
         num_rows: of the training set.
         optimizer, pack_tokens: as they were resolved before.
         checkpointing: the memory plan's; none where there is no plan.
+        has_evaluation: whether `best_loss` has rows to be measured on.
     """
     sharding = sharding_remark(settings, model.device.type, distributed.wants_sharding() and distributed.world() > 1)
-    remarks = (optimizer.remark, sharding, learning_rate_remark(settings))
     found = distributed.exchange(newest_intact(run) if distributed.is_main() else IntactCheckpoint())[0]
     checkpoint = found.folder
     with distributed.agreed():
         if distributed.is_main():
             run.rewind(checkpoint_step(checkpoint) if checkpoint else 0)
     steps = total_steps(settings, num_rows)
+    schedule = schedule_remarks(settings, steps, has_evaluation=has_evaluation)
+    remarks = (optimizer.remark, sharding, learning_rate_remark(settings), *schedule)
     return Setup(
         engine=engine,
         pack_tokens=pack_tokens,
@@ -87,7 +91,7 @@ def make_setup(
         checkpoints=run.checkpoints,
         resume_from=checkpoint,
         total_steps=steps,
-        eval_every=settings.eval_every or max(1, steps // 10),
+        eval_every=eval_every(settings, steps),
         checkpointing=checkpointing or ("none" if settings.checkpointing == "auto" else settings.checkpointing),
         remarks=tuple(remark for remark in (*remarks, *found.remarks) if remark),
     )
@@ -148,6 +152,56 @@ def learning_rate_remark(settings: Train) -> str | None:
     if not settings.adapter and rate > MAX_WEIGHTS_RATE:
         return f"learning rate: {rate:g} is high where all weights are trained; usual are 1e-5 to 5e-5"
     return None
+
+
+def schedule_remarks(settings: Train, steps: int, *, has_evaluation: bool) -> Iterator[str]:
+    """A sentence for each part of the schedule that cannot do what the recipe wants in a run of so many steps."""
+    warmup = settings.warmup
+    if warmup and not warmup_steps(settings, steps):
+        rounded = _count(math.ceil(warmup * steps), "step")
+        yield f"warmup: left out, because {warmup:g} of {_count(steps, 'step')} rounds up to {rounded}"
+    elif (num := warmup_steps(settings, steps)) >= steps:
+        rate = f"{settings.learning_rate:g}"
+        yield f"warmup: {_count(num, 'step')} in a run of {steps}: the learning rate never reaches {rate}"
+    if not has_evaluation:
+        source = "a trained source" if settings.best_by == "all" else settings.best_by
+        wanted = {"early_stopping": settings.early_stopping, "eval_every": settings.eval_every}
+        for name in (name for name, value in wanted.items() if value):
+            yield f"{name}: has no effect without held-out rows of {source}"
+        if settings.best_by != "all":
+            yield f"best_by: {source} has no held-out rows, so the last step is kept"
+    elif (
+        settings.early_stopping
+        and (num := -(-steps // eval_every(settings, steps))) <= settings.early_stopping.patience
+    ):
+        patience = settings.early_stopping.patience
+        yield f"early_stopping: cannot take place: {_count(num, 'evaluation')}, patience {patience}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def warmup_steps(settings: Train, steps: int) -> int:
+    """Steps over which the learning rate rises; a small share of a short run that would take much of it is left out."""
+    if settings.warmup >= 1:
+        return math.ceil(settings.warmup)
+    warmup = math.ceil(settings.warmup * steps)
+    limit = steps / 10 if settings.warmup <= 0.1 else steps - 1
+    return warmup if warmup <= limit else 0
+
+
+def eval_every(settings: Train, steps: int) -> int:
+    """Steps between evaluations."""
+    return settings.eval_every or max(1, steps // 10)
+
+
+def save_interval(settings: Train) -> tuple[int | None, float | None]:
+    """(steps, seconds) between checkpoints; neither: one with each evaluation."""
+    match = re.fullmatch(recipe.SAVE_EVERY, settings.save_every or "")
+    if not match:
+        return None, None
+    return (int(match["steps"]), None) if match["steps"] else (None, 60 * float(match["minutes"]))
 
 
 def pack_tokens(settings: Train, device: str) -> int:

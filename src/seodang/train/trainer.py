@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from datasets import Dataset
+from torch.distributed.tensor import DTensor
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
     Trainer,
     TrainerCallback,
     TrainerControl,
-    TrainingArguments,
 )
 from transformers.trainer_callback import ExportableState, PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
@@ -36,15 +36,20 @@ from seodang.run.checkpoints import seal
 from seodang.run.events import Event, NoteEvent, SaveEvent, TrainEvent
 from seodang.run.folder import CHECKPOINT, OPTIMIZER, TRAINER_STATE, UNFINISHED_CHECKPOINT
 from seodang.train.adapter import unwrapped
-from seodang.train.callbacks import Interrupt, LastStep
+from seodang.train.arguments import training_arguments
+from seodang.train.callbacks import Interrupt, Schedule
 from seodang.train.metrics import evaluation_event
 from seodang.train.out_of_memory import OutOfMemoryRetry, explaining_out_of_memory
-from seodang.train.setup import CHECKPOINTED_LAYERS, Setup
+from seodang.train.random_state import unchanged_random_state
+from seodang.train.setup import Setup, save_interval
 from seodang.train.throughput import step_flops
 from seodang.types import Metric, Step
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+
+NAMED_ROWS = 5  # of a step, in an error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +60,8 @@ class TrainingResult:
     best_step: int | None
     best_loss: float | None
     best_metrics: Mapping[str, Metric] | None  # of the weights at the end, if they were measured since the last start
-    stopped: bool  # by Ctrl-C: to be resumed
+    stopped: bool  # by Ctrl-C, SIGTERM or SIGHUP before its end: to be resumed
+    interrupted: bool = False  # a signal came, before the end or with it
 
 
 def train(
@@ -80,10 +86,12 @@ def train(
         callbacks: transformers' own, from the Python API.
 
     Raises:
-        RunError: the loss became NaN or infinite; or the run resumes with sharded weights and was begun without, or
-            the other way round.
+        RunError: losses or weights became NaN or infinite; or the run resumes with sharded weights and was begun
+            without, or the other way round.
         ResourceError: out of memory.
     """
+
+    on_event, measure = unchanged_random_state()(on_event), unchanged_random_state()(measure)
 
     def note(what: str) -> None:
         on_event(NoteEvent(what=what))
@@ -92,23 +100,25 @@ def train(
     if setup.resume_from:
         _refuse_other_sharding(setup.resume_from, trainer.is_fsdp_enabled)
     trainer.measure, trainer.on_event, trainer.retry = measure, on_event, OutOfMemoryRetry(on_note=note)
-    interrupt = Interrupt()
-    trainer.add_callback(LastStep())
+    trainer.interrupt = interrupt = Interrupt()
     trainer.add_callback(interrupt)
+    save_steps, save_seconds = save_interval(settings)
+    trainer.add_callback(Schedule(save_steps=save_steps, save_seconds=save_seconds))  # after all others
     out_of_memory = explaining_out_of_memory(settings, setup.pack_tokens, setup.checkpointing, trainer.retry)
     with quiet(), setup.engine.installed(unwrapped(model), note), interrupt.handling_signals(), out_of_memory:
         try:
             trainer.train(resume_from_checkpoint=str(setup.resume_from) if setup.resume_from else None)
         finally:
             return_freed_memory()
-    state = trainer.state
-    has_best = state.best_global_step and not interrupt.requested
+    state, stopped = trainer.state, not trainer.has_ended
+    has_best = state.best_global_step and not stopped
     return TrainingResult(
         steps=state.global_step,
         best_step=state.best_global_step if has_best else state.global_step,
         best_loss=state.best_metric if has_best else None,
         best_metrics=trainer.measured.get(state.best_global_step) if has_best else None,
-        stopped=interrupt.requested and state.global_step < setup.total_steps,
+        stopped=stopped,
+        interrupted=interrupt.requested,
     )
 
 
@@ -123,63 +133,19 @@ def _make_trainer(
     plan = Plan(num_rows=len(rows), examples_per_step=settings.examples_per_step, seed=settings.seed)
     trainer = _StepTrainer(
         model=model,
-        args=_arguments(model, settings, setup, has_evaluation=chosen_loss is not None),
+        args=training_arguments(model, settings, setup, has_evaluation=chosen_loss is not None),
         train_dataset=Steps(rows, plan, setup.engine.budget(setup.pack_tokens)),
         eval_dataset=(),  # Trainer asks for one; `measure` has its own
         data_collator=only_item,
         callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.chosen_loss, trainer.measured = chosen_loss, {}
+    trainer.chosen_loss, trainer.measured, trainer.keep_checkpoints = chosen_loss, {}, settings.keep_checkpoints
     trainer.rows_of_step = lambda step: _row_names(rows, step)
     if settings.early_stopping and chosen_loss:
         stopping = settings.early_stopping
         trainer.add_callback(EarlyStoppingCallback(stopping.patience, stopping.min_delta))
     return trainer
-
-
-def _arguments(
-    model: "PreTrainedModel | PeftModel", settings: recipe.Train, setup: Setup, *, has_evaluation: bool
-) -> TrainingArguments:
-    checkpointing = setup.checkpointing
-    warmup = settings.warmup if settings.warmup >= 1 else settings.warmup * setup.total_steps
-    return TrainingArguments(
-        output_dir=str(setup.checkpoints),
-        max_steps=setup.total_steps,
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=1,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule,
-        warmup_steps=math.ceil(warmup),
-        optim=setup.optimizer,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.clip,
-        activation_checkpointing=checkpointing != "none",
-        activation_checkpointing_kwargs={
-            "use_reentrant": False,
-            "every_n_layers": CHECKPOINTED_LAYERS.get(checkpointing, 1),
-        },
-        use_cpu=model.device.type == "cpu",
-        eval_strategy="steps" if has_evaluation else "no",
-        eval_steps=setup.eval_every,
-        save_strategy="steps",
-        save_steps=setup.eval_every,
-        save_total_limit=settings.keep_checkpoints,
-        load_best_model_at_end=has_evaluation,
-        metric_for_best_model="eval_loss" if has_evaluation else None,
-        greater_is_better=False,
-        logging_steps=1 if model.device.type == "cpu" else 10,
-        logging_nan_inf_filter=False,  # it hides a dead run behind a healthy curve
-        train_sampling_strategy="sequential",  # the plan shuffles
-        remove_unused_columns=False,
-        ddp_broadcast_buffers=False,
-        ddp_find_unused_parameters=_may_idle(unwrapped(model)) if distributed.world() > 1 else None,
-        dataloader_pin_memory=False,
-        report_to="none",
-        disable_tqdm=True,
-        log_level="error",
-        seed=settings.seed,
-    )
 
 
 def _refuse_other_sharding(checkpoint: Path, is_sharded: bool) -> None:
@@ -192,19 +158,13 @@ def _refuse_other_sharding(checkpoint: Path, is_sharded: bool) -> None:
         )
 
 
-def _may_idle(model: PreTrainedModel) -> bool:
-    """Whether some weights may take no part in a pack: experts, or parts that read something else than text."""
-    parts = (model.get_decoder(), model.get_output_embeddings())
-    used = {parameter for part in parts if part is not None for parameter in part.parameters()}
-    experts = any("expert" in key for key in model.config.get_text_config().to_dict())
-    return experts or any(p.requires_grad and p not in used for p in model.parameters())
-
-
 def _row_names(rows: Dataset, step: Step | None) -> str:
+    """A few of the step's rows, for people."""
     if step is None or "file" not in rows.column_names:
         return ""
-    part = rows.select_columns(["file", "row"])[list(step.rows)]
-    return ", ".join(f"{file}:{row}" for file, row in zip(part["file"], part["row"], strict=True))
+    part = rows.select_columns(["file", "row"])[list(step.rows[:NAMED_ROWS])]
+    names = [f"{file}:{row}" for file, row in zip(part["file"], part["row"], strict=True)]
+    return ", ".join([*names, f"{more} more rows"] if (more := len(step.rows) - NAMED_ROWS) > 0 else names)
 
 
 class _StepTrainer(Trainer):
@@ -215,9 +175,26 @@ class _StepTrainer(Trainer):
     on_event: Callable[[Event], None]
     rows_of_step: Callable[[Step | None], str]
     retry: OutOfMemoryRetry
+    interrupt: Interrupt
+    keep_checkpoints: int
     measured: dict[int, Mapping[str, Metric]]  # step → its evaluation
+    had_ended: bool = False  # before this start
     _step: Step | None = None
     _unlogged_steps: tuple[Step, ...] = ()  # steps since the last training event
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether training has reached its end: its last step, or what stops it early, but no signal of the user."""
+        by_callback = self.control.should_training_stop and not self.interrupt.has_stopped
+        return by_callback or self.state.global_step >= self.state.max_steps or self._is_out_of_patience
+
+    @property
+    def _is_out_of_patience(self) -> bool:
+        return any(
+            callback.early_stopping_patience_counter >= callback.early_stopping_patience
+            for callback in self.callback_handler.callbacks
+            if isinstance(callback, EarlyStoppingCallback)
+        )
 
     def training_step(self, model: Any, inputs: Step, num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward over the step's packs; where memory runs out, again in smaller ones."""
@@ -271,6 +248,8 @@ class _StepTrainer(Trainer):
         if self.chosen_loss is None:
             raise AssertionError("evaluation without a loss to choose by")
         loss = self.chosen_loss(metrics)
+        for name, metric in metrics.items():
+            self._refuse_broken("loss on ", {name: metric.loss}, where=name)
         self.on_event(evaluation_event(metrics, loss, step=self.state.global_step, epoch=self.state.epoch or 0.0))
         logs = {"eval_loss": loss, **{f"eval_{name}_loss": metric.loss for name, metric in metrics.items()}}
         self.state.log_history.append({**logs, "step": self.state.global_step})
@@ -281,13 +260,7 @@ class _StepTrainer(Trainer):
         super().log(logs, start_time)
         if "loss" not in logs:
             return
-        if not math.isfinite(logs["loss"]):
-            error = RunError(
-                f"the training loss is {logs['loss']} at step {self.state.global_step}",
-                where=self.rows_of_step(self._step),
-                hint="look at these rows, lower train.learning_rate, or set model.dtype=float32",
-            )
-            distributed.exchange(None, error)  # all ranks see the same loss
+        self._refuse_broken("", {"training loss": logs["loss"], "gradient norm": logs.get("grad_norm", 0.0)})
         self.on_event(
             TrainEvent(
                 step=self.state.global_step,
@@ -304,9 +277,29 @@ class _StepTrainer(Trainer):
         )
         self._unlogged_steps = ()
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        is_best: bool = super()._determine_best_metric(metrics=metrics, trial=trial)
+        if is_best:  # it may be loaded at the end
+            self.control.should_save = True
+        return is_best
+
+    def _refuse_broken(self, what: str, values: Mapping[str, float], where: str = "") -> None:
+        """Stop before what is NaN or infinite replaces anything; all ranks hold the same values."""
+        for name, value in values.items():
+            if not math.isfinite(value):
+                error = RunError(
+                    f"the {what}{name} is {value} at step {self.state.global_step}",
+                    where=where or self.rows_of_step(self._step),
+                    hint="look at these rows, lower train.learning_rate, or set model.dtype=float32",
+                )
+                distributed.exchange(None, error)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write aside, then rename: a folder that bears a checkpoint's name is complete."""
         return_freed_memory()
+        broken = next((name for name in distributed.exchange(broken_weight(self.model)) if name), None)
+        if broken:
+            self._refuse_broken("weight ", {broken: math.nan})
         folder = Path(self.args.output_dir)
         kinds = (UNFINISHED_CHECKPOINT, CHECKPOINT)
         aside, final = (folder / f"{kind}{self.state.global_step}" for kind in kinds)
@@ -333,21 +326,58 @@ class _StepTrainer(Trainer):
             aside.rename(final)
             rotate_checkpoints(
                 output_dir=str(folder),
-                save_total_limit=self.args.save_total_limit,
+                save_total_limit=self.keep_checkpoints,
                 best_model_checkpoint=self.state.best_model_checkpoint,
             )
         self.accelerator.wait_for_everyone()
 
     def _load_best_model(self) -> None:
+        if not self.has_ended:  # it will be resumed from its newest checkpoint
+            return
         return_freed_memory()
         self.optimizer.state.clear()  # no longer needed, and as large as two copies of the weights that are read now
         super()._load_best_model()
 
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        progress: tuple[int, int] = super()._init_training_state(*args, **kwargs)
+    def _init_training_state(
+        self, max_steps: int, steps_per_epoch: int, num_epochs: int, checkpoint: str | None, trial: Any
+    ) -> tuple[int, int]:
+        """Where a checkpoint left off, with what its callbacks had counted."""
+        progress: tuple[int, int] = super()._init_training_state(
+            max_steps, steps_per_epoch, num_epochs, checkpoint, trial
+        )
         if best := self.state.best_global_step:  # the run folder may have been moved since
             self.state.best_model_checkpoint = str(Path(self.args.output_dir) / f"{CHECKPOINT}{best}")
+        if checkpoint:
+            self._restore_callbacks()
         return progress
+
+    def _restore_callbacks(self) -> None:
+        """Give the callbacks their counts back, and find out whether training had ended there."""
+        stored = self.state.stateful_callbacks
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, ExportableState) and type(callback).__name__ in stored:
+                for name, value in stored[type(callback).__name__]["attributes"].items():
+                    setattr(callback, name, value)
+        had_stop = "Interrupt" in stored and stored["TrainerControl"]["args"]["should_training_stop"]
+        by_callback = had_stop and not self.interrupt.has_stopped
+        self.had_ended = by_callback or self.state.global_step >= self.state.max_steps or self._is_out_of_patience
+        self.interrupt.has_stopped = False
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """Train, unless training had ended before it was resumed: then only the best weights are loaded."""
+        if self.had_ended:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**kwargs)
+
+
+def broken_weight(model: torch.nn.Module) -> str | None:
+    """Name of the first trained weight that holds NaN or infinity; under FSDP2, of this rank's part."""
+    for name, parameter in model.named_parameters():
+        local = (parameter.to_local() if isinstance(parameter, DTensor) else parameter).detach()
+        if parameter.requires_grad and local.numel() and not all(map(math.isfinite, torch.aminmax(local))):
+            return name
+    return None
 
 
 class Steps(torch.utils.data.Dataset[Step]):
