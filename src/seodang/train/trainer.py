@@ -249,7 +249,7 @@ class _StepTrainer(Trainer):
             raise AssertionError("evaluation without a loss to choose by")
         loss = self.chosen_loss(metrics)
         for name, metric in metrics.items():
-            self._refuse_broken("loss on ", {name: metric.loss}, where=name)
+            self._check_finite(f"loss on {name}", metric.loss, where=name)
         self.on_event(evaluation_event(metrics, loss, step=self.state.global_step, epoch=self.state.epoch or 0.0))
         logs = {"eval_loss": loss, **{f"eval_{name}_loss": metric.loss for name, metric in metrics.items()}}
         self.state.log_history.append({**logs, "step": self.state.global_step})
@@ -260,7 +260,8 @@ class _StepTrainer(Trainer):
         super().log(logs, start_time)
         if "loss" not in logs:
             return
-        self._refuse_broken("", {"training loss": logs["loss"], "gradient norm": logs.get("grad_norm", 0.0)})
+        self._check_finite("training loss", logs["loss"])
+        self._check_finite("gradient norm", logs.get("grad_norm", 0.0))
         self.on_event(
             TrainEvent(
                 step=self.state.global_step,
@@ -283,23 +284,21 @@ class _StepTrainer(Trainer):
             self.control.should_save = True
         return is_best
 
-    def _refuse_broken(self, what: str, values: Mapping[str, float], where: str = "") -> None:
-        """Stop before what is NaN or infinite replaces anything; all ranks hold the same values."""
-        for name, value in values.items():
-            if not math.isfinite(value):
-                error = RunError(
-                    f"the {what}{name} is {value} at step {self.state.global_step}",
-                    where=where or self.rows_of_step(self._step),
-                    hint="look at these rows, lower train.learning_rate, or set model.dtype=float32",
-                )
-                distributed.exchange(None, error)
+    def _check_finite(self, name: str, value: float, where: str = "") -> None:
+        """Stop before what is NaN or infinite replaces anything; all ranks hold the same value."""
+        if not math.isfinite(value):
+            error = RunError(
+                f"the {name} is {value} at step {self.state.global_step}",
+                where=where or self.rows_of_step(self._step),
+                hint="look at these rows, lower train.learning_rate, or set model.dtype=float32",
+            )
+            distributed.exchange(None, error)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write aside, then rename: a folder that bears a checkpoint's name is complete."""
         return_freed_memory()
-        broken = next((name for name in distributed.exchange(broken_weight(self.model)) if name), None)
-        if broken:
-            self._refuse_broken("weight ", {broken: math.nan})
+        for name, value in filter(None, distributed.exchange(broken_weight(self.model))):
+            self._check_finite(f"weight {name}", value)
         folder = Path(self.args.output_dir)
         kinds = (UNFINISHED_CHECKPOINT, CHECKPOINT)
         aside, final = (folder / f"{kind}{self.state.global_step}" for kind in kinds)
@@ -371,12 +370,14 @@ class _StepTrainer(Trainer):
             super()._run_epoch(**kwargs)
 
 
-def broken_weight(model: torch.nn.Module) -> str | None:
-    """Name of the first trained weight that holds NaN or infinity; under FSDP2, of this rank's part."""
+def broken_weight(model: torch.nn.Module) -> tuple[str, float] | None:
+    """(name, value) of the first trained weight that holds NaN or infinity; under FSDP2, of this rank's part."""
     for name, parameter in model.named_parameters():
         local = (parameter.to_local() if isinstance(parameter, DTensor) else parameter).detach()
-        if parameter.requires_grad and local.numel() and not all(map(math.isfinite, torch.aminmax(local))):
-            return name
+        if parameter.requires_grad and local.numel():
+            for extreme in map(float, torch.aminmax(local)):
+                if not math.isfinite(extreme):
+                    return name, extreme
     return None
 
 
