@@ -242,14 +242,31 @@ def test_targets_are_all_linear_layers_or_those_named(targets: tuple[str, ...], 
     assert layers == expected
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "mamba2", "qwen3_moe", "phi"])
+MIXTURE = {"num_key_value_heads": 2, "num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "mamba2", "mamba", "qwen3_moe", "qwen3_next", "gpt_oss", "phimoe", "phi"])
 def test_auto_finds_targets_in_other_architectures(kind: str) -> None:
     """Fused projections, state spaces and mixtures of experts are adapted, counted and merged too."""
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     own = {
         "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4},
         "mamba2": {"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 8, "state_size": 8},
-        "qwen3_moe": {**sizes, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+        "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8},
+        "qwen3_moe": {**sizes, **MIXTURE},
+        "qwen3_next": {
+            **sizes,
+            **MIXTURE,
+            "shared_expert_intermediate_size": 16,
+            "head_dim": 8,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "layer_types": ["linear_attention", "full_attention"],
+        },
+        "gpt_oss": {**sizes, **MIXTURE, "head_dim": 8},
+        "phimoe": {**sizes, **MIXTURE},
         "phi": sizes,
     }
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=515, **own[kind])).eval()
@@ -259,6 +276,14 @@ def test_auto_finds_targets_in_other_architectures(kind: str) -> None:
     _disturb(adapted)
     expected = _logits(model)
     torch.testing.assert_close(_logits(merge(adapted, Path())), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_all_linear_is_another_name_of_auto() -> None:
+    """As peft calls it, in a list or not."""
+    settings = Train.model_validate({"adapter": {"rank": 2, "targets": "all-linear"}})
+    assert settings.adapter
+    model = _model("llama")
+    assert num_adapter_parameters(model, settings.adapter) == num_adapter_parameters(model, Adapter(rank=2))
 
 
 def test_an_unknown_target_names_the_nearest_one() -> None:

@@ -25,7 +25,12 @@ from seodang.recipe_file import nearest
 if TYPE_CHECKING:
     from peft import PeftModel
 
-STATE_SPACE = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")  # they read out_proj past its adapter
+BYPASSED = {  # linear layers whose weights these architectures read past an adapter
+    ".out_proj": ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"),
+    ".dt_proj": ("falcon_mamba", "jamba", "mamba"),
+}
+EXPERT_PARTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")  # as peft knows them
+EVERY_LAYER = (("auto",), ("all-linear",))  # peft's own name for the same
 NO_CHANGE = 1e-2  # of the logits, relative: what an adapter that has learnt nothing may change
 
 
@@ -80,19 +85,59 @@ def inject_adapter(model: PreTrainedModel, adapter: recipe.Adapter, token_ids: S
     """
     from peft import LoraConfig, get_peft_model
 
+    layers, weights = _targets(model, adapter)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=adapter.rank,
         lora_alpha=adapter.alpha or 2 * adapter.rank,
-        lora_dropout=adapter.dropout,
-        target_modules=list(_targets(model, adapter)),
+        lora_dropout=0.0 if weights else adapter.dropout,  # peft has none for weights
+        target_modules=layers,
+        target_parameters=weights or None,
         trainable_token_indices={name: sorted(token_ids) for name in _embeddings(model)} if token_ids else None,
     )
     try:
         adapted: PeftModel = get_peft_model(model, config)
     except ValueError as error:
         raise ModelError(str(error), where="train.adapter", hint="name other targets, or none: auto") from error
+    if weights and adapter.dropout:
+        _drop_out(adapted, adapter.dropout)
     return adapted
+
+
+def _drop_out(adapted: "PeftModel", share: float) -> None:
+    """Dropout before the matrices of linear layers, where those of fused experts forbid it in the configuration."""
+    from peft.tuners.lora import ParamWrapper
+    from peft.tuners.lora.layer import LoraLayer
+
+    for layer in adapted.modules():
+        if isinstance(layer, LoraLayer) and not isinstance(layer, ParamWrapper):
+            for name in layer.lora_dropout:
+                layer.lora_dropout[name] = nn.Dropout(share)
+
+
+def adapter_remark(model: PreTrainedModel, adapter: recipe.Adapter, token_ids: Sequence[int] = ()) -> str:
+    """A sentence about what is adapted, before `add_adapter`."""
+    num = num_adapter_parameters(model, adapter, token_ids)
+    remark = f"adapter: {num:,} trained parameters beside {adapted_share(model, adapter):.0%} of the layer weights"
+    if adapter.dropout and _targets(model, adapter)[1]:
+        remark += "; dropout at linear layers only, not at fused experts"
+    return remark
+
+
+def adapted_share(model: PreTrainedModel, adapter: recipe.Adapter) -> float:
+    """Share of the model's layer weights (neither embedding nor head) that the adapter stands beside."""
+    decoder, embedding = model.get_decoder(), model.get_input_embeddings().weight
+    matrices = [weight for weight in decoder.parameters() if weight.ndim > 1 and weight is not embedding]
+    adapted: int = sum(weight.numel() for weight in _adapted(model, adapter))
+    return adapted / sum(int(weight.numel()) for weight in matrices)
+
+
+def _adapted(model: PreTrainedModel, adapter: recipe.Adapter) -> list[Tensor]:
+    """The weights that the adapter stands beside, as [out, in] or [experts, …, …]."""
+    layers, weights = _targets(model, adapter)
+    linear, fused = dict(linear_layers(model)), dict(expert_weights(model))
+    named = [fused[name] if name in fused else linear[name.removesuffix(".weight")].weight for name in weights]
+    return [*(linear[name].weight for name in layers), *named]
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> "PeftModel":
@@ -143,8 +188,7 @@ def unwrapped(model: Any) -> PreTrainedModel:
 
 def num_adapter_parameters(model: PreTrainedModel, adapter: recipe.Adapter, token_ids: Sequence[int] = ()) -> int:
     """How many parameters `add_adapter` would train."""
-    layers = dict(linear_layers(model))
-    found = adapter.rank * sum(sum(_features(layers[name])) for name in _targets(model, adapter))
+    found = adapter.rank * sum(_matrices(weight) * sum(weight.shape[-2:]) for weight in _adapted(model, adapter))
     tied = model.config.tie_word_embeddings
     width = model.get_input_embeddings().weight.shape[1]
     return found + len(token_ids) * int(width) * (1 if tied else 2)
@@ -155,26 +199,51 @@ def linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear | Con
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     inside = set(decoder.modules())
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | Conv1D) and module in inside and module is not head:
+        is_linear = isinstance(module, nn.Linear | Conv1D) and "Router" not in type(module).__name__
+        if is_linear and module in inside and module is not head:
             yield name, module
 
 
-def _targets(model: PreTrainedModel, adapter: recipe.Adapter) -> list[str]:
-    """Full names of the layers that are adapted.
+def expert_weights(model: PreTrainedModel) -> Iterator[tuple[str, nn.Parameter]]:
+    """The weights [experts, …, …] of fused experts, which are no linear layers."""
+    for prefix, module in model.get_decoder().named_modules():
+        if not type(module).__module__.startswith("torch.nn"):  # a convolution
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.ndim == 3:
+                    yield f"{prefix}.{name}", parameter
+
+
+def _targets(model: PreTrainedModel, adapter: recipe.Adapter) -> tuple[list[str], list[str]]:
+    """Full names of the linear layers, and of the weights of fused experts, that are adapted.
+
+    Beside fused experts, peft takes a linear layer that is named like a part of them (a shared expert's `up_proj`) for
+    that part of an older checkpoint: its weight is named instead.
 
     Raises:
-        ModelError: a name that no linear layer has.
+        ModelError: a name that neither has.
     """
-    layers = [name for name, _ in linear_layers(model)]
-    if adapter.targets == ("auto",):
-        bypassed = model.config.model_type in STATE_SPACE
-        return [name for name in layers if not (bypassed and name.endswith(".out_proj"))]
-    found = {target: [name for name in layers if f".{name}".endswith(f".{target}")] for target in adapter.targets}
+    layers, experts = ([name for name, _ in each(model)] for each in (linear_layers, expert_weights))
+    if adapter.targets in EVERY_LAYER:
+        bypassed = tuple(end for end, kinds in BYPASSED.items() if model.config.model_type in kinds)
+        return _named(model, [name for name in layers if not name.endswith(bypassed)], experts)
+    found = {
+        target: [name for name in (*layers, *experts) if f".{name}".endswith(f".{target}")]
+        for target in adapter.targets
+    }
     if missing := next((target for target in found if not found[target]), None):
-        short = sorted({name.rpartition(".")[2] for name in layers})
+        short = sorted({name.rpartition(".")[2] for name in (*layers, *experts)})
         what = f"{type(model).__name__} has no linear layer {missing!r}{nearest(missing, short)}"
         raise ModelError(what, where="train.adapter.targets", hint=f"use auto, or some of: {', '.join(short)}")
-    return [name for name in layers if any(name in names for names in found.values())]
+    wanted = {name for names in found.values() for name in names}
+    return _named(model, [name for name in layers if name in wanted], [name for name in experts if name in wanted])
+
+
+def _named(model: PreTrainedModel, layers: list[str], experts: list[str]) -> tuple[list[str], list[str]]:
+    """The same as peft is given them."""
+    has_experts = next(expert_weights(model), None) is not None
+    mistaken = [name for name in layers if has_experts and name.rpartition(".")[2] in EXPERT_PARTS]
+    weights = [] if is_quantized(model) else [f"{name}.weight" for name in mistaken]  # packed ones have no shape
+    return [name for name in layers if name not in mistaken], [*experts, *weights]
 
 
 def _embeddings(model: PreTrainedModel) -> list[str]:
@@ -185,8 +254,8 @@ def _embeddings(model: PreTrainedModel) -> list[str]:
     return [next(name for name, module in model.named_modules() if module is layer) for layer in wanted]
 
 
-def _features(layer: nn.Linear | Conv1D) -> tuple[int, int]:
-    return (layer.in_features, layer.out_features) if isinstance(layer, nn.Linear) else (layer.nx, layer.nf)
+def _matrices(weight: Tensor) -> int:
+    return len(weight) if weight.ndim == 3 else 1
 
 
 @torch.no_grad()

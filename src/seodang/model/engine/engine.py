@@ -22,7 +22,7 @@ from seodang.model.engine.attention_kernels import hardware_of
 from seodang.model.engine.compile import compiled_layers, light_norms
 from seodang.model.engine.cuda_graphs import CudaGraphs
 from seodang.model.engine.linear_cross_entropy import Scratch
-from seodang.model.engine.loss import PackTensors, linear_cross_entropy_loss, logits_loss, on_device
+from seodang.model.engine.loss import PackTensors, has_router_loss, linear_cross_entropy_loss, logits_loss, on_device
 from seodang.model.engine.rope import dynamic_rope, forget_lengths
 from seodang.model.engine.self_test import TOLERANCE, compile_error, copy_error, kernel_error, packing_error
 from seodang.model.engine.trainable_tokens import trainable_tokens_in_place
@@ -70,7 +70,7 @@ class Engine:
             forget_lengths(lengths_kept)  # a loss must not depend on what was computed before
             device, dtype = model.device.type, self.compute_dtype
             with torch.autocast(device, dtype=dtype, enabled=dtype is not None, cache_enabled=not self.cuda_graphs):
-                if self.linear_cross_entropy:
+                if self.linear_cross_entropy and not (model.training and has_router_loss(model)):
                     compiled = self.compiled and torch.is_grad_enabled()
                     return linear_cross_entropy_loss(model, tensors, scratch, rows, compiled=compiled)
                 return logits_loss(model, tensors, own)

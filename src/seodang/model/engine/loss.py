@@ -83,9 +83,22 @@ def linear_cross_entropy_loss(
 
 
 def logits_loss(model: PreTrainedModel, tensors: PackTensors, forward: Callable[..., Any]) -> Tensor:
-    """The same by the model's own forward and its `logits_to_keep`: for heads that do more than we know."""
+    """The same by the model's own forward and its `logits_to_keep`: for heads that do more than we know.
+
+    In training, a mixture of experts whose configuration asks for it adds its router's loss, for each supervised token.
+    """
     output = forward(**tensors.inputs, logits_to_keep=tensors.supervised)
-    return F.cross_entropy(output.logits[0].float(), tensors.targets, reduction="sum")
+    loss = F.cross_entropy(output.logits[0].float(), tensors.targets, reduction="sum")
+    if model.training and (router_loss := getattr(output, "aux_loss", None)) is not None:
+        coefficient: float = model.config.get_text_config().router_aux_loss_coef
+        loss = loss + coefficient * router_loss * len(tensors.targets)
+    return loss
+
+
+def has_router_loss(model: PreTrainedModel) -> bool:
+    """Whether the model's own loss holds its router's, which balances the experts."""
+    config = model.config.get_text_config()
+    return bool(getattr(config, "output_router_logits", False) and getattr(config, "router_aux_loss_coef", 0))
 
 
 def to_device(array: NDArray[np.signedinteger], device: torch.device) -> Tensor:
