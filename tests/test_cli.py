@@ -189,12 +189,13 @@ def test_a_crash_log_goes_where_it_can(tmp_path: Path, monkeypatch: pytest.Monke
     written.unlink()
 
 
-def test_ctrl_c_is_130(place: Workplace) -> None:
-    """A command that is interrupted says so in one line."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_130(number: int, place: Workplace) -> None:
+    """A command that is interrupted, terminated or hung up on says so in one line."""
     process = _start(place, "tune", *place.recipe("train.steps=100000"))
     assert process.stdout
     process.stdout.read(1)  # the plan: it is at work
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.decode().splitlines()[-1] == "interrupted"

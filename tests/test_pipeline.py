@@ -235,6 +235,27 @@ def test_ctrl_c_can_be_resumed(run: Run, tiny_folder: Path, tmp_path: Path) -> N
     assert _equal(run, seodang.tune(recipe, out=tmp_path / "run", resume=True))
 
 
+def test_ctrl_c_in_the_last_evaluation_saves_the_step_that_it_reports(
+    run: Run, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Training has ended: the best model is saved, training.json names its step, and a resumed run only measures."""
+
+    class Interrupt(TrainerCallback):
+        def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+            if state.global_step == 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    recipe = _recipe(tmp_path, tiny_folder)
+    with pytest.raises(KeyboardInterrupt):
+        seodang.tune(recipe, out=tmp_path / "run", callbacks=[Interrupt()])
+    stopped = Run(folder=tmp_path / "run")
+    assert stopped.read_json("training.json") == run.read_json("training.json")
+    assert _equal(run, stopped)
+    assert not stopped.is_proven
+    proofs = [each.read_json("proof.json") for each in (seodang.tune(recipe, out=stopped.folder, resume=True), run)]
+    assert proofs[0]["losses"] == proofs[1]["losses"]
+
+
 def test_a_run_killed_after_training_is_not_trained_again(tiny_folder: Path, tmp_path: Path) -> None:
     """Where the best model is saved already, --resume only measures it and writes proof and report."""
     recipe = _recipe(tmp_path, tiny_folder)

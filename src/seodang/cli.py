@@ -2,6 +2,7 @@
 
 import errno
 import io
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -180,11 +181,20 @@ def push(
     show_push(push(run, repo, private=private, adapter=adapter, dry_run=dry_run))
 
 
+def _end_as_interrupted() -> None:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does; a signal that is ignored (nohup) stays ignored."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+
+
 def main() -> None:
     """The entry point: seodang's own errors become one message and an exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # where Korean cannot be written it becomes ?, and nothing stops
+    _end_as_interrupted()
     try:
         app()
     except SeodangError as error:

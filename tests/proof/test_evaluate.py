@@ -1,5 +1,6 @@
 """Evaluation runs as training does: packed, and nowhere further than it must."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,12 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from seodang.data.pack import positions
+from seodang.errors import RunError
 from seodang.model.engine.attention import PACKED
 from seodang.model.engine.engine import choose_engine
 from seodang.model.engine.linear_cross_entropy import LinearCrossEntropy
-from seodang.proof.evaluate import evaluate
-from seodang.types import IGNORED
+from seodang.proof.evaluate import check_finite, evaluate
+from seodang.types import IGNORED, Metric
 from tiny import make_config, make_model
 
 
@@ -75,3 +77,12 @@ def test_logits_are_computed_for_supervised_tokens_alone(monkeypatch: pytest.Mon
     metric = evaluate(model, engine, {"medical": rows}, pack_tokens=80)["medical"]
     assert sum(heights) == metric.tokens == sum(label != IGNORED for row in rows["labels"] for label in row)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_ends_the_measurement(loss: float) -> None:
+    """A proof must not hold NaN: the error names model and source."""
+    metrics = {name: Metric(source=name, loss_sum=value, tokens=2, rows=1) for name, value in (("a", 1.0), ("b", loss))}
+    check_finite({"a": metrics["a"]}, "base")
+    with pytest.raises(RunError, match=rf"b: the base model's loss on the held-out rows is {loss}"):
+        check_finite(metrics, "base")

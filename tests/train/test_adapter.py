@@ -242,7 +242,13 @@ def test_targets_are_all_linear_layers_or_those_named(targets: tuple[str, ...], 
     assert layers == expected
 
 
-MIXTURE = {"num_key_value_heads": 2, "num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+MIXTURE = {
+    "num_key_value_heads": 2,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+}
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "mamba2", "mamba", "qwen3_moe", "qwen3_next", "gpt_oss", "phimoe", "phi"])

@@ -63,6 +63,8 @@ def test_the_domain_and_general_questions_are_asked_every_so_many_steps(asked: R
         ]  # fmt: skip
         assert all(set(answer) == {"kind", "question", "text", "stopped"} for answer in event["answers"])
     board = EventAccumulator(str(asked.folder / "tensorboard")).Reload()
+    losses = board.Scalars("eval/medical/loss")
+    assert [loss.step for loss in losses] == [0, 2, 4, 6], "the base's evaluation is step 0"
     assert any("사과는 왜 빨간가요?" in tag for tag in board.Tags()["tensors"])
 
 

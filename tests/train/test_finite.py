@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from seodang.errors import RunError
 from seodang.recipe import Train
+from seodang.run.events import Event, TrainEvent
 from seodang.run.folder import Run
 from seodang.types import Metric
 from tiny import make_config, make_model
@@ -44,11 +45,9 @@ class _Poison(TrainerCallback):
 def test_the_last_step_is_logged(tmp_path: Path, steps: int, logged: list[int]) -> None:
     """However rarely steps are logged, the last one is, with what came since the one before."""
     settings = RARELY.model_copy(update={"steps": steps})
-    events = [
-        event for event in train_tiny(tmp_path, settings, callbacks=[_LogsAsOnGpu()])[2] if event["event"] == "train"
-    ]
-    assert [event["step"] for event in events] == logged
-    assert sum(event["steps"] for event in events) == steps
+    events = train_tiny(tmp_path, settings, callbacks=[_LogsAsOnGpu()])[2]
+    assert steps_of(events) == logged
+    assert sum(event.steps for event in events if isinstance(event, TrainEvent)) == steps
 
 
 def test_what_is_evaluated_or_saved_is_logged(tmp_path: Path) -> None:
@@ -94,7 +93,7 @@ def test_an_evaluation_that_is_not_finite_replaces_nothing(tmp_path: Path, last:
         return {name: Metric(source=name, loss_sum=loss, tokens=10, rows=2)
                 for name, loss in (("medical", 10.0 - count), ("general", broken))}  # fmt: skip
 
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     with pytest.raises(RunError, match=rf"general: the loss on general is nan at step {10 if last else 4}"):
         train_tiny(tmp_path, SETTINGS, measure=measure, on_event=events.append)
     before = 8 if last else 2
@@ -106,8 +105,8 @@ def test_a_step_with_many_rows_names_a_few(tmp_path: Path) -> None:
     """The error of a step of twenty rows names five of them and counts the others."""
     settings = SETTINGS.model_copy(update={"examples_per_step": 20})
 
-    def poison(event: dict[str, Any]) -> None:
-        if event["event"] == "train":
+    def poison(event: Event) -> None:
+        if isinstance(event, TrainEvent):
             model.get_input_embeddings().weight.data.fill_(math.nan)
 
     model = make_model(make_config("llama"))

@@ -1,11 +1,13 @@
 """What a short run does of its recipe's schedule, and what is remarked on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from seodang.errors import RecipeError
 from seodang.recipe import EarlyStopping, Train, load_recipe
+from seodang.run.events import Event, TrainEvent
 from seodang.train.setup import save_interval, schedule_remarks, warmup_steps
 from tiny_training import train_tiny
 
@@ -25,11 +27,15 @@ def test_a_warmup_share_takes_no_more_than_it_should(warmup: float, steps: int, 
     assert ("left out" in remarks) == (0 < warmup < 1 and not expected)
 
 
+def _rates(events: Sequence[Event]) -> list[float]:
+    return [event.learning_rate for event in events if isinstance(event, TrainEvent)]
+
+
 @pytest.mark.parametrize("steps", [1, 2])
 def test_a_short_run_trains_every_step(tmp_path: Path, steps: int) -> None:
     """The first step has the full learning rate and moves the weights."""
     settings = Train(steps=steps, examples_per_step=4, learning_rate=1e-3)
-    rates = [event["learning_rate"] for event in train_tiny(tmp_path, settings)[2] if event["event"] == "train"]
+    rates = _rates(train_tiny(tmp_path, settings)[2])
     assert rates[0] == 1e-3
     assert len(rates) == steps
     assert min(rates) > 0
@@ -61,7 +67,7 @@ def test_the_cosine_falls_to_its_minimum(tmp_path: Path) -> None:
     """`min_learning_rate` is where the cosine ends; without it, the schedule is transformers' own."""
     settings = Train(steps=20, examples_per_step=4, learning_rate=1e-3, warmup=0)
     plain, ended = (
-        [event["learning_rate"] for event in train_tiny(tmp_path / str(rate), each)[2] if event["event"] == "train"]
+        _rates(train_tiny(tmp_path / str(rate), each)[2])
         for rate, each in ((rate, settings.model_copy(update={"min_learning_rate": rate})) for rate in (0.0, 2e-4))
     )
     assert plain[0] == ended[0] == 1e-3

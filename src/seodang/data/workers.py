@@ -92,7 +92,9 @@ def _results(pool: ProcessPoolExecutor, blocks: Iterator[Any], ahead: int) -> It
 def _begin(work: Callable[[Any], Any]) -> None:
     global _work
     _work = work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    for number in (signal.SIGINT, signal.SIGHUP):  # the parent's, which ends its workers
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     Thread(target=_end_with_parent, daemon=True).start()
     gc.freeze()  # what was there before the fork is not looked at, and so not copied
     gc.set_threshold(GARBAGE)

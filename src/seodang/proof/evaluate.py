@@ -1,5 +1,6 @@
 """Token-weighted loss of a model on held-out rows, a source at a time, each rank its share."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -9,6 +10,7 @@ from transformers import PreTrainedModel
 
 from seodang import distributed
 from seodang.data.pack import pack
+from seodang.errors import RunError
 from seodang.model.engine.engine import Engine
 from seodang.types import Metric
 
@@ -42,6 +44,24 @@ def evaluate(
             }
     finally:
         model.train(training)
+
+
+def check_finite(metrics: Mapping[str, Metric], name: str) -> None:
+    """Stop before a model is judged by losses that are no numbers.
+
+    Args:
+        name: of the model, for people.
+
+    Raises:
+        RunError: a loss is NaN or infinite.
+    """
+    for source, metric in metrics.items():
+        if not math.isfinite(metric.loss_sum):
+            raise RunError(
+                f"the {name} model's loss on the held-out rows is {metric.loss}",
+                where=source,
+                hint="set model.dtype=float32; if that does not help, the model's weights are damaged",
+            )
 
 
 def _evaluate_source(

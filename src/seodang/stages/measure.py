@@ -13,7 +13,7 @@ from seodang.data.prepare import Prepared
 from seodang.errors import SeodangError
 from seodang.model.engine.engine import Engine
 from seodang.model.generate.batch import Completion, generate
-from seodang.proof.evaluate import evaluate
+from seodang.proof.evaluate import check_finite, evaluate
 from seodang.proof.questions import Question, answer, questions
 from seodang.recipe import Ask, Generate, Source
 from seodang.run import evidence, record
@@ -86,10 +86,15 @@ def measure(
 
     Args:
         metrics: the losses, where these weights were measured already.
+
+    Raises:
+        RunError: a loss is NaN or infinite.
     """
     if metrics is None:
         with console.counting(f"{name}: rows of the holdout", sum(map(len, held_out.rows.values()))) as advance:
             metrics = evaluate(model, engine, held_out.rows, pack_tokens=held_out.pack_tokens, on_rows=advance)
+    with distributed.agreed():
+        check_finite(metrics, name)
     with console.counting(f"{name}: answers", len(held_out.questions)) as advance:
         answers = answers_of(model, held_out.renderer, name, held_out.questions, on_progress=advance)
     return Measured(metrics=metrics, answers=answers)

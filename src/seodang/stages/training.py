@@ -24,7 +24,7 @@ from seodang.run.folder import Run
 from seodang.show import console
 from seodang.stages.measure import EvaluationSet, answers_of, questions_of
 from seodang.stages.preflight import Base, TrainingPlan, load_base, load_tuned, new_token_ids
-from seodang.train.adapter import add_adapter, merge, save_adapter, unwrapped
+from seodang.train.adapter import adapter_remark, add_adapter, merge, save_adapter, unwrapped
 from seodang.train.callbacks import AskCallback
 from seodang.train.metrics import MetricsLog
 from seodang.train.setup import make_setup
@@ -58,12 +58,14 @@ def train_model(
         The model, and its losses if these very weights were measured in training, neither merged, rounded nor in parts.
 
     Raises:
-        KeyboardInterrupt: training was stopped by Ctrl-C, and a checkpoint saved.
+        KeyboardInterrupt: training was stopped by Ctrl-C, SIGTERM or SIGHUP, and what it had reached is saved.
     """
     adapter, renderer = settings.adapter, held_out.renderer
     if run.is_trained:
         load_tuned(run, model, four_bit=settings.is_four_bit)
         return model, None
+    if adapter:
+        console.show_note(adapter_remark(model, adapter, new_token_ids(renderer)))
     trainee = add_adapter(model, adapter, new_token_ids(renderer), seed=settings.seed) if adapter else model
     setup = make_setup(
         run,
@@ -74,6 +76,7 @@ def train_model(
         optimizer=plan.optimizer,
         pack_tokens=plan.pack_tokens,
         checkpointing=plan.checkpointing,
+        has_evaluation=chosen_loss is not None,
     )
     for remark in setup.remarks:
         console.show_note(remark)
@@ -95,6 +98,9 @@ def train_model(
     if is_sharded := distributed.is_sharded(model):
         trainee = model = make_whole(model, load_base(base, renderer, seed=settings.seed))
     save_tuned(run, trainee, base, renderer, settings, ask, save, best_step=result.best_step)
+    if result.interrupted:
+        console.show_note(f"training has ended after step {result.steps}, the model is saved; go on with --resume")
+        raise KeyboardInterrupt
     return model, None if adapter or is_sharded or save.dtype != "auto" else result.best_metrics
 
 

@@ -16,7 +16,7 @@ from seodang.run.events import (
     SpeedEvent,
     TrainEvent,
 )
-from seodang.run.evidence import read_manifest
+from seodang.run.evidence import read_events, read_manifest
 from seodang.run.folder import Run, checkpoint_step
 from seodang.run.record import record_event, record_seconds
 from seodang.types import Metric
@@ -33,8 +33,10 @@ class MetricsLog:
         manifest = read_manifest(run)
         self._earlier = manifest.seconds.get("train", 0.0) if manifest else 0.0
         last = run.last_checkpoint()
-        purge = checkpoint_step(last) + 1 if last else None
-        self._board = SummaryWriter(str(run.tensorboard), purge_step=purge)
+        self._board = SummaryWriter(str(run.tensorboard), purge_step=checkpoint_step(last) + 1 if last else 0)
+        if not last:
+            for event in read_events(run):  # the base's evaluation
+                self._draw(event)
 
     def __enter__(self) -> Self:
         return self
