@@ -60,13 +60,11 @@ def train_model(
     Raises:
         KeyboardInterrupt: training was stopped by Ctrl-C, SIGTERM or SIGHUP, and what it had reached is saved.
     """
-    adapter, renderer = settings.adapter, held_out.renderer
+    renderer = held_out.renderer
     if run.is_trained:
         load_tuned(run, model, four_bit=settings.is_four_bit)
         return model, None
-    if adapter:
-        console.show_note(adapter_remark(model, adapter, new_token_ids(renderer)))
-    trainee = add_adapter(model, adapter, new_token_ids(renderer), seed=settings.seed) if adapter else model
+    trainee = make_trainee(model, settings, renderer)
     setup = make_setup(
         run,
         settings,
@@ -76,7 +74,7 @@ def train_model(
         optimizer=plan.optimizer,
         pack_tokens=plan.pack_tokens,
         checkpointing=plan.checkpointing,
-        has_evaluation=chosen_loss is not None,
+        has_evaluation=held_out.chosen_loss is not None,
     )
     for remark in setup.remarks:
         console.show_note(remark)
@@ -101,7 +99,16 @@ def train_model(
     if result.interrupted:
         console.show_note(f"training has ended after step {result.steps}, the model is saved; go on with --resume")
         raise KeyboardInterrupt
-    return model, None if adapter or is_sharded or save.dtype != "auto" else result.best_metrics
+    return model, None if settings.adapter or is_sharded or save.dtype != "auto" else result.best_metrics
+
+
+def make_trainee(model: PreTrainedModel, settings: Train, renderer: Renderer) -> "PreTrainedModel | PeftModel":
+    """The model itself, or with the recipe's adapter in it."""
+    if not settings.adapter:
+        return model
+    token_ids = new_token_ids(renderer)
+    console.show_note(adapter_remark(model, settings.adapter, token_ids))
+    return add_adapter(model, settings.adapter, token_ids, seed=settings.seed)
 
 
 @contextmanager
