@@ -140,6 +140,7 @@ def _refuse(error: SeodangError) -> NoReturn:
     with distributed.ending(error) as is_reported_here:
         if is_reported_here:
             show_error(error)
+    distributed.part_for_exit(error.exit_code, error)
     sys.exit(error.exit_code)
 
 
@@ -151,6 +152,7 @@ def _report_bug(error: Exception) -> NoReturn:
     with distributed.ending(error) as is_reported_here:
         if is_reported_here:
             show_crash(error, write_crash_log(error))
+    distributed.part_for_exit(CRASHED, error)
     sys.exit(CRASHED)
 
 
@@ -208,8 +210,7 @@ def main() -> None:
     except Exception as error:
         _report_bug(error)
     except SystemExit as ended:
-        if not ended.code:
-            distributed.leave()
         if ended.code == 130 and distributed.is_main():  # Ctrl-C, which typer ends without a word
             typer.echo("interrupted", err=True)
+        distributed.part_for_exit(int(ended.code or 0))
         raise

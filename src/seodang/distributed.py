@@ -7,6 +7,7 @@ with the same one.
 
 import os
 import pickle
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -194,6 +195,24 @@ def ending(error: BaseException) -> Iterator[bool]:
     yield is_main() if is_shared or not _joined else True
     if is_shared:
         exchange(None)
+
+
+def part_for_exit(code: int, error: BaseException | None = None) -> None:
+    """Leave before the process ends with an exit code: threads of a process group that was not left can abort it.
+
+    Where other ranks may still be at work, leaving could wait for them: then the process ends here.
+
+    Args:
+        error: that ends it; if all ranks raised it, all of them leave.
+    """
+    if not _joined:
+        return
+    if code == 0 or error is _shared_error is not None:
+        leave()
+        return
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def is_sharded(model: "torch.nn.Module") -> bool:

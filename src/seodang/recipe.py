@@ -24,13 +24,20 @@ from pydantic_core import InitErrorDetails
 from seodang.errors import RecipeError
 from seodang.recipe_file import absolute, fault_lines, is_shipped_template, override, read_recipe
 from seodang.recipe_file import shipped_recipes as shipped_recipes
-from seodang.recipe_rules import disagreements, file_name, is_trained, long_form, refuse_texts, with_shares
+from seodang.recipe_rules import (
+    disagreements,
+    file_name,
+    is_trained,
+    long_form,
+    refuse_texts,
+    steps_or_minutes,
+    with_shares,
+)
 from seodang.types import EarlierAnswers, LossOn, SourceRole
 
 RowFormat = Literal["auto", "qa", "alpaca", "messages", "sharegpt", "prompt_completion", "text"]
 Positive = Annotated[int, Field(gt=0)]
 Column = Annotated[str, AfterValidator(lambda name: unicodedata.normalize("NFC", name.strip()))]  # as rows name it
-SAVE_EVERY = r"(?P<steps>\d+)|(?P<minutes>\d+(\.\d+)?) ?min(utes?)?"
 
 
 def _one_or_many(value: Any) -> Any:
@@ -245,7 +252,7 @@ class Train(Part):
     ask_every: Positive | None = Field(
         None, description="steps after which the domain and general questions of `ask` are answered again"
     )
-    save_every: Annotated[str | None, BeforeValidator(_number_as_text)] = Field(
+    save_every: Annotated[str | None, AfterValidator(steps_or_minutes), BeforeValidator(_number_as_text)] = Field(
         None, description="steps (50) or minutes (10min) between checkpoints; none: one with each evaluation"
     )
     keep_checkpoints: Positive = Field(3, description="so many stay on disk, the newest and the best always")
@@ -261,18 +268,9 @@ class Train(Part):
     @field_validator("min_learning_rate")
     @classmethod
     def _below_the_cosine(cls, rate: float, info: ValidationInfo) -> float:
-        if rate and info.data.get("schedule", "cosine") != "cosine":
-            raise ValueError(f"the {info.data['schedule']} schedule has none; use cosine")
-        if rate > info.data.get("learning_rate", rate):
-            raise ValueError(f"{rate:g} is above learning_rate ({info.data['learning_rate']:g})")
+        if rate and (info.data.get("schedule", "cosine") != "cosine" or rate > info.data.get("learning_rate", rate)):
+            raise ValueError(f"{rate:g} is no end of this schedule: only the cosine has one, below learning_rate")
         return rate
-
-    @field_validator("save_every")
-    @classmethod
-    def _steps_or_minutes(cls, every: str | None) -> str | None:
-        if every is not None and not (re.fullmatch(SAVE_EVERY, every) and re.search("[1-9]", every)):
-            raise ValueError(f"{every!r} is neither a number of steps (50) nor of minutes (10min)")
-        return every
 
 
 class Generate(Part):

@@ -3,6 +3,7 @@
 Short forms are written out, contradictions between sections found, and texts refused that no recipe may hold.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from seodang.recipe_file import dotted_key, nearest
 from seodang.secrets import leaks
 
 MAX_NAME_BYTES = 200  # of a name that files and folders are called by: file systems take 255 bytes, endings included
+SAVE_EVERY = r"(?P<steps>\d+)|(?P<minutes>\d+(\.\d+)?) ?min(utes?)?"  # between checkpoints
 SHORT_FORMS = {"model": "path", "template": "borrow"}  # `model: PATH` stands for `model: {path: PATH}`
 
 
@@ -122,3 +124,14 @@ def _text_fault(name: str, text: str) -> str | None:
     if found:
         return f"holds {found[0].what} ({found[0].masked}), which would be copied into the run and its report"
     return "holds the character U+0000: remove it" if "\0" in text else None
+
+
+def steps_or_minutes(every: str | None) -> str | None:
+    """The interval between checkpoints, checked.
+
+    Raises:
+        ValueError: for pydantic.
+    """
+    if every is not None and not (re.fullmatch(SAVE_EVERY, every) and re.search("[1-9]", every)):
+        raise ValueError(f"{every!r} is neither a number of steps (50) nor of minutes (10min)")
+    return every

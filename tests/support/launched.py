@@ -23,7 +23,7 @@ class Ended:
     err: str
 
 
-def launch(*arguments: object, ranks: int = 2, cwd: Path, seconds: float = 90, **env: str) -> list[Ended]:
+def launch(*arguments: object, ranks: int = 2, cwd: Path, seconds: float = 300, **env: str) -> list[Ended]:
     """Run `python ARGUMENTS` on every rank; a rank that hangs is killed and has the exit code -9."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

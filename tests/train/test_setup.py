@@ -90,8 +90,11 @@ def test_checkpoints_by_steps_or_minutes(every: str | None, expected: tuple[int 
         ({"save_every": "0"}, "train.save_every: '0' is neither a number of steps (50) nor of minutes (10min)"),
         ({"save_every": "10s"}, "'10s' is neither"),
         ({"save_every": 1.5}, "'1.5' is neither"),
-        ({"min_learning_rate": 1e-6, "schedule": "linear"}, "train.min_learning_rate: the linear schedule has none"),
-        ({"min_learning_rate": 1e-3}, "train.min_learning_rate: 0.001 is above learning_rate (2e-05)"),
+        (
+            {"min_learning_rate": 1e-6, "schedule": "linear"},
+            "train.min_learning_rate: 1e-06 is no end of this schedule: only the cosine has one",
+        ),
+        ({"min_learning_rate": 1e-3}, "train.min_learning_rate: 0.001 is no end of this schedule"),
     ],
 )
 def test_intervals_and_rates_that_cannot_be_are_refused(train: dict[str, object], expected: str) -> None:

@@ -66,16 +66,10 @@ def train_model(
         return model, None
     trainee = make_trainee(model, settings, renderer)
     setup = make_setup(
-        run,
-        settings,
-        trainee,
-        engine,
-        num_rows=len(rows),
-        optimizer=plan.optimizer,
-        pack_tokens=plan.pack_tokens,
-        checkpointing=plan.checkpointing,
-        has_evaluation=held_out.chosen_loss is not None,
-    )
+        run, settings, trainee, engine,
+        num_rows=len(rows), optimizer=plan.optimizer, pack_tokens=plan.pack_tokens,
+        checkpointing=plan.checkpointing, has_evaluation=held_out.chosen_loss is not None,
+    )  # fmt: skip
     for remark in setup.remarks:
         console.show_note(remark)
     with logged_events(run, model, engine, setup.total_steps) as log:

@@ -19,6 +19,7 @@ from seodang import distributed, recipe
 from seodang.errors import ResourceError
 from seodang.model.engine.engine import Engine
 from seodang.recipe import Source, Train
+from seodang.recipe_rules import SAVE_EVERY
 from seodang.run.checkpoints import IntactCheckpoint, newest_intact
 from seodang.run.folder import Run, checkpoint_step
 from seodang.types import Checkpointing, Metric
@@ -198,7 +199,7 @@ def eval_every(settings: Train, steps: int) -> int:
 
 def save_interval(settings: Train) -> tuple[int | None, float | None]:
     """(steps, seconds) between checkpoints; neither: one with each evaluation."""
-    match = re.fullmatch(recipe.SAVE_EVERY, settings.save_every or "")
+    match = re.fullmatch(SAVE_EVERY, settings.save_every or "")
     if not match:
         return None, None
     return (int(match["steps"]), None) if match["steps"] else (None, 60 * float(match["minutes"]))
