@@ -102,7 +102,7 @@ def test_odd_values_end_in_a_count(tmp_path: Path) -> None:
     odd = {"text": [{"a": 1}, {"a": 1}], "answer_start": [0, 0]}
     _, counts = convert_rows(tmp_path, [{**QA, "answer": odd}, QA])
     assert counts.dropped == {"answer holds a list, no text": 1}
-    assert convert_rows(tmp_path, [{"role": {"name": "user"}, "content": "글"}])[1].kept == 1
+    assert convert_rows(tmp_path, [{"role": {"name": "user"}, "content": "글"}] * 2)[1].kept == 2
 
 
 def test_a_list_among_texts_stays_a_text(tmp_path: Path) -> None:
