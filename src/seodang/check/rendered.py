@@ -36,7 +36,7 @@ def _rendered(counts: Counts) -> Iterator[Finding]:
             where=where,
             what=f"{too_long:,} of {counts.rows_in:,} rows are longer than train.max_tokens and are left out",
             hint="raise train.max_tokens, or set train.too_long: cut_question",
-            rows=tuple(note.where for note in counts.notes[:5]),
+            rows=tuple([note.where for note in counts.notes if "longer than" in note.reason][:5]),
         )
     yield from _lost(counts, where)
     for change, rows in counts.changed.items():
