@@ -77,3 +77,16 @@ def test_arms_without_time_are_left_out_and_named() -> None:
     result = _bench("--minutes", "0")
     assert result["models"] == {}
     assert set(result["left_out"]) == {f"gemma-3-270m {arm}" for arm in ("ours", "varlen", "liger", "packed", "free")}
+
+
+def test_broken_inputs_end_well() -> None:
+    """A few seeds of each kind: success or one error, the same input from the same seed."""
+    found = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, str(BENCHMARKS / "broken_inputs.py"), "--count", "12"],
+            capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        )  # fmt: skip
+        found.append(json.loads(done.stdout.strip().splitlines()[-1]))
+    assert found[0]["fault_seeds"] == [], done.stdout
+    assert found[0]["by_kind"] == found[1]["by_kind"]
