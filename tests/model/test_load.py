@@ -243,6 +243,14 @@ def test_the_hint_for_a_forced_tokenizer_class_works(kind: str, folder: Path) ->
     assert found(text, add_special_tokens=False)["input_ids"] == backend.encode(text, add_special_tokens=False).ids
 
 
+@pytest.mark.parametrize("sizes", [{"vocab_size": 10**12}, {"text_config": {"num_hidden_layers": 10**9}}])
+def test_absurd_sizes(sizes: dict[str, Any], folder: Path) -> None:
+    """A configuration whose sizes no model has is refused before anything works through them."""
+    edit(folder / "config.json", **sizes)
+    with pytest.raises(ModelError, match=r"config\.json says \w+ 1,000,000,000.*; no model has more than"):
+        load_config(Model(path=str(folder)))
+
+
 def test_package_names() -> None:
     """package:NAME that does not exist is refused as such, not looked up on the hub."""
     with pytest.raises(ModelError, match="package:gemma-3-270m"):

@@ -268,6 +268,12 @@ def _folders(parent: Path) -> list[str]:
 
 def _check_config(config: Mapping[str, Any], spec: recipe.Model) -> None:
     """Refuse what cannot be trained as a causal language model, before any weight is read."""
+    text_config = config.get("text_config")
+    for sizes in (config, text_config if isinstance(text_config, dict) else {}):
+        for name, most in _LARGEST.items():
+            if isinstance(size := sizes.get(name), int | float) and size > most:
+                what = f"config.json says {name} {size:,}; no model has more than {most:,}"
+                raise ModelError(what, where=spec.path, hint="the file is damaged: fetch or copy it again")
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:
         if "auto_map" not in config:
@@ -286,6 +292,10 @@ def _check_config(config: Mapping[str, Any], spec: recipe.Model) -> None:
     if method := (config.get("quantization_config") or {}).get("quant_method"):
         what = f"its weights are quantised ({method}), and cannot be trained"
         raise ModelError(what, where=spec.path, hint="give the unquantised model")
+
+
+# sizes beyond every model's: what works through them, layer by layer or tile by tile, would never end
+_LARGEST = {"num_hidden_layers": 10_000, "vocab_size": 10**8, "hidden_size": 10**6, "intermediate_size": 10**8}
 
 
 def _class_hint(folder: str, revision: str | None) -> str:
