@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 import seodang
 from command import json_lines
+from seodang import cli
 from seodang.errors import RunError
 from seodang.recipe import Recipe, load_recipe
 from seodang.run.evidence import read_base, read_events, read_manifest
@@ -214,3 +215,12 @@ def test_prove_refuses_other_rows(place: Path) -> None:
         seodang.prove(run.folder)
     seodang.prove(run.folder, recipe=place / "recipe.yaml", out=place / "other")
     assert (place / "other" / "proof.json").is_file()
+
+
+def test_report_prints_once(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of several ranks the main one writes the page and prints its path."""
+    for rank in ("1", "0"):
+        for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        cli.report(place / "run")
+        assert capsys.readouterr().out.count("report.html") == (rank == "0")

@@ -131,7 +131,8 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's fold
     """Write the report again, from the run folder's files."""
     from seodang.show.report import report
 
-    typer.echo(report(run))
+    if distributed.is_main():  # one page, whatever launched this
+        typer.echo(report(run))
 
 
 def _refuse(error: SeodangError) -> NoReturn:
