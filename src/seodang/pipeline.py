@@ -5,8 +5,9 @@
     recipe → read → convert → split → audit → encode → mix → pack → train → prove → report
 
 Split comes before mix, so that repeating a source cannot leak across splits; encoding comes before mix, because shares
-are shares of tokens. Each stage takes plain values and returns a plain value; what it kept, dropped and changed comes
-back in `Counts`. Findings are one list, kept here.
+are shares of tokens. Stages take plain arguments; those of `prepare` return values, with what they kept, dropped and
+changed in `Counts`; later ones also write the run folder and change the model in place. Findings are gathered here, in
+one list. Rows are packed step by step while training; to prove is to measure base and tuned model alike.
 
 Recipe and run folder are opened first, and mistakes in them reported at once; the stages, and with them the heavy
 libraries, are imported after that. Several processes (torchrun) run the same pipeline: `distributed` says who goes
@@ -30,8 +31,8 @@ from seodang.types import Finding
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-    from seodang.data.encode.rows import Renderer
     from seodang.data.prepare import Prepared
+    from seodang.data.template.renderer import Renderer
     from seodang.stages.preflight import Base
     from seodang.types import Placement
 
@@ -48,8 +49,8 @@ def tune(
         callbacks: transformers' own, for what happens during training.
 
     Raises:
-        SeodangError: the user's mistake, with a hint how to fix it; what had begun to be measured can be resumed.
-        KeyboardInterrupt: training was stopped by Ctrl-C, and a checkpoint saved.
+        SeodangError: the user's mistake, with a hint on how to fix it; what had begun to be measured can be resumed.
+        KeyboardInterrupt: the run was stopped by Ctrl-C, SIGTERM or SIGHUP; what it had reached is saved.
     """
     distributed.join(recipe.model.device)
     with distributed.agreed():
@@ -72,7 +73,7 @@ def tune(
         model = preflight.load_base(base, renderer, seed=settings.seed, four_bit=settings.is_four_bit)
         preflight.check_tensors(model, base)
         preflight.check_disk(run, settings, model, renderer, plan.optimizer)
-        engine = preflight.make_engine(model, base, settings, prepared, trained=not run.is_trained)
+        engine = preflight.make_engine(model, base, settings, prepared, will_train=not run.is_trained)
     finish.begin_run(run, recipe, placement, renderer, prepared, findings, resume=resume)
     clock.attach(run)
     held_out = measure.make_evaluation_set(
@@ -88,8 +89,8 @@ def tune(
             run, base, model, engine, rows, held_out, settings, plan, ask, recipe.save, callbacks
         )
     with clock.stage("after"):
-        after = measure.measure(model, engine, held_out, "tuned", losses)
-    finish.finish(run, recipe, before, after, model, renderer, clock.total, tuned=str(run.model))
+        after = measure.measure_model(model, engine, held_out, "tuned", losses)
+    finish.finish_run(run, recipe, before, after, model, renderer, clock.total, tuned=str(run.model))
     return run
 
 
@@ -97,7 +98,7 @@ def prepare(recipe: Recipe, placement: "Placement") -> "tuple[Base, Renderer, Pr
     """Everything that comes before a model's weights: the base, what renders its rows, the rows, and what was found.
 
     Raises:
-        SeodangError: the user's mistake, with a hint how to fix it.
+        SeodangError: the user's mistake, with a hint on how to fix it.
     """
     from seodang.show import tables
     from seodang.stages import measure, preflight, preparation
@@ -177,7 +178,7 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> "Prepared":
 
     Raises:
         GateError: something in the data must not be trained on.
-        SeodangError: the user's mistake, with a hint how to fix it.
+        SeodangError: the user's mistake, with a hint on how to fix it.
     """
     distributed.join(recipe.model.device)
     with distributed.agreed():
@@ -216,10 +217,10 @@ def prove(
         against: the base; by default the one the recipe names.
         recipe: what to measure; by default the run's own.
         out: where to write; by default the run's folder, or runs/NAME-proof for a model.
-        trust_remote_code: run Python code that comes with the run's model; the run's own recipe does not permit it.
+        trust_remote_code: run Python code that comes with the model; what the run's own recipe says is ignored.
 
     Raises:
-        SeodangError: the user's mistake, with a hint how to fix it.
+        SeodangError: the user's mistake, with a hint on how to fix it.
     """
     wanted, asked, trained = _proof_recipes(tuned, recipe, trust_remote_code=trust_remote_code)
     base_path, tuned_path = against or wanted.model.path, asked.model.path
@@ -251,9 +252,9 @@ def prove(
                 spec = asked.model.model_copy(update={"path": path})
                 model = preflight.load_base(replace(tuned_base, spec=spec), renderer, seed=settings.seed)
             engine = preflight.make_engine(model, tuned_base, settings, prepared)
-            measured.append(measure.measure(model, engine, held_out, name))
+            measured.append(measure.measure_model(model, engine, held_out, name))
     before, after = measured
-    finish.finish(run, wanted, before, after, model, renderer, clock.total, base=base_path, tuned=tuned_path)
+    finish.finish_run(run, wanted, before, after, model, renderer, clock.total, base=base_path, tuned=tuned_path)
     return run
 
 
@@ -264,7 +265,9 @@ def _proof_recipes(
     trained = Run(folder=Path(tuned))
     is_run = trained.exists
     if is_run and not trained.is_trained:
-        raise RunError("its training has not ended", where=str(tuned), hint=f"seodang tune {tuned}/{RECIPE} --resume")
+        raise RunError(
+            "its training has not ended", where=str(tuned), hint=f"seodang tune {tuned}/{RECIPE} --resume --out {tuned}"
+        )
     if not is_run and recipe is None:
         raise RunError(
             "no run's folder, and no recipe says what to measure a model on",

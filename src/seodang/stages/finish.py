@@ -6,8 +6,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from seodang import distributed
-from seodang.data.encode.rows import Renderer
 from seodang.data.prepare import Prepared
+from seodang.data.template.renderer import Renderer
 from seodang.errors import RunError
 from seodang.model.load import weight_files
 from seodang.model.save import describe
@@ -72,7 +72,9 @@ def _compared(run: Run, now: Manifest) -> Manifest:
 
 
 def refuse_other_inputs(run: Run, before: Manifest, now: Manifest, *, of_rows: bool = True) -> None:
-    """Args:
+    """Stop if what the weights depend on has changed since the run was begun.
+
+    Args:
         of_rows: whether encoded rows and template have to be the same; else only which rows are held out.
 
     Raises:
@@ -105,7 +107,7 @@ def check_proof_inputs(
             refuse_other_inputs(run, before, now, of_rows=False)
 
 
-def finish(
+def finish_run(
     run: Run,
     recipe: Recipe,
     before: Measured,
@@ -117,11 +119,11 @@ def finish(
     base: str | None = None,
     tuned: str,
 ) -> None:
-    """Write proof, manifest and report; show the verdict and the answers. The main rank does.
+    """Write proof, manifest and report; show the verdict and the answers. Only the main rank does this.
 
     Args:
         model: the tuned one.
-        seconds: that each stage took.
+        seconds: stage → time taken.
         base: where the base is from; by default the recipe's model.
         tuned: where the tuned model is.
     """

@@ -8,8 +8,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from seodang import distributed
-from seodang.data.encode.rows import Renderer, parse_tools
 from seodang.data.prepare import Prepared
+from seodang.data.template.renderer import Renderer, parse_tools
 from seodang.errors import SeodangError
 from seodang.model.engine.engine import Engine
 from seodang.model.generate.batch import Completion, generate
@@ -36,7 +36,7 @@ class EvaluationSet:
     questions: Sequence[Question]
     renderer: Renderer
     pack_tokens: int  # positions of one forward pass
-    chosen_loss: ChosenLoss | None  # of the holdouts' metrics: the best checkpoint has the lowest; none: there is none
+    chosen_loss: ChosenLoss | None  # picks the best checkpoint; none: no holdout measures it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ def make_evaluation_set(
 
 
 def all_questions(ask: Ask, sources: Sequence[Source], prepared: Prepared, renderer: Renderer) -> list[Question]:
-    """What base and tuned model are asked, with the first holdout rows of what is not measured only."""
+    """The recipe's questions, and the first holdout rows of every source but retention."""
     asked = {
         source.name: prepared.holdouts[source.name]
         for source in sources
@@ -75,7 +75,7 @@ def questions_of(ask: Ask, holdouts: Mapping[str, Dataset], renderer: Renderer) 
     return questions(ask, holdouts, lambda messages, tools: renderer.prompt(messages, parse_tools(tools)))
 
 
-def measure(
+def measure_model(
     model: PreTrainedModel,
     engine: Engine,
     held_out: EvaluationSet,
@@ -109,7 +109,7 @@ def measure_base(
     *,
     four_bit: bool = False,
 ) -> Measured:
-    """The base, measured once, as the evaluation of step 0: a resumed run measures again what other settings change.
+    """Measure the base as the evaluation of step 0, or take what an earlier start measured under the same settings.
 
     Args:
         four_bit: whether the model's weights are held in 4 bits.
@@ -122,7 +122,7 @@ def measure_base(
     if stored:
         console.show_note("the base was measured under other settings: what differs is measured again")
     known = stored.metrics if stored and stored.settings.same_losses(settings) else None
-    found = measure(model, engine, held_out, "base", known)
+    found = measure_model(model, engine, held_out, "base", known)
     loss = held_out.chosen_loss(found.metrics) if held_out.chosen_loss else None
     event = evaluation_event(found.metrics, loss, step=0, epoch=0.0)
     measured = BaseMeasurement(settings=settings, metrics=found.metrics, answers=tuple(found.answers))

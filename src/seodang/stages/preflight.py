@@ -1,4 +1,4 @@
-"""What is settled before training: where the model runs, what training takes of memory and disk; the model, loaded.
+"""What is settled before training: where the model runs, what training takes of memory and disk; loads the model.
 
 Placement, configuration, optimizer, token budget and gradient checkpointing are resolved once, here, and handed on.
 """
@@ -15,9 +15,9 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from seodang import distributed, recipe
 from seodang.check.rendered import answers_beyond_context, rows_beyond_context
 from seodang.data.arrow import read_columns
-from seodang.data.encode.rows import Renderer
 from seodang.data.pack import Plan
 from seodang.data.prepare import Prepared
+from seodang.data.template.renderer import Renderer
 from seodang.errors import GateError, SeodangError
 from seodang.model.context_length import max_positions, positions_are_learnt
 from seodang.model.engine.engine import Engine, choose_engine
@@ -102,7 +102,7 @@ def plan_training(base: Base, settings: recipe.Train, renderer: Renderer, rows: 
     Several ranks choose alike, by the one that has the least.
 
     Args:
-        rows: to train on.
+        rows: the training set.
     """
     device = base.placement.device
     optimizer, budget = choose_optimizer(settings.optimizer, device), pack_tokens(settings, device)
@@ -164,7 +164,7 @@ def refuse_findings(findings: Sequence[Finding]) -> None:
     """Stop if something in the data must not be trained on.
 
     Raises:
-        GateError: names the first of it.
+        GateError: names all of it, and where the first is.
     """
     refused = [finding for finding in findings if finding.severity == "refuse"]
     if refused:
@@ -174,10 +174,10 @@ def refuse_findings(findings: Sequence[Finding]) -> None:
 def load_base(base: Base, renderer: Renderer, *, seed: int, four_bit: bool = False) -> PreTrainedModel:
     """The model's weights, with rows of the embedding for tokens that the template added.
 
-    A base that is proven beside its tuned model gets the rows that this one has by its configuration.
+    Where base and tuned model are compared, both get as many rows as the tuned model's configuration says.
 
     Args:
-        seed: of the new rows.
+        seed: draws the new rows.
         four_bit: hold the frozen weights in 4 bits.
     """
     model = load_model(base.spec, base.placement, four_bit=four_bit)
@@ -189,7 +189,7 @@ def load_base(base: Base, renderer: Renderer, *, seed: int, four_bit: bool = Fal
 
 
 def check_tensors(model: PreTrainedModel, base: Base) -> None:
-    """Stop if a tuned model would lack tensors of its base; say which ones it gets as they are.
+    """Stop if a tuned model would lack tensors of its base; report those that are copied unchanged.
 
     Raises:
         ModelError: names what would be lost, and the recipe does not allow it.
@@ -199,7 +199,7 @@ def check_tensors(model: PreTrainedModel, base: Base) -> None:
 
 
 def load_tuned(run: Run, model: PreTrainedModel, *, four_bit: bool) -> None:
-    """Turn the base in hand into the model that was saved."""
+    """Give the loaded base the weights of the tuned model that was saved."""
     if four_bit:
         load_adapter(model, run.adapter)
     else:
@@ -228,12 +228,12 @@ def check_disk(
 
 
 def make_engine(
-    model: PreTrainedModel, base: Base, settings: recipe.Train, prepared: Prepared, *, trained: bool = False
+    model: PreTrainedModel, base: Base, settings: recipe.Train, prepared: Prepared, *, will_train: bool = False
 ) -> Engine:
     """How packs run on this model, tried on a few of its own rows.
 
     Args:
-        trained: training is still to come.
+        will_train: training is still to come, so that compiling may be worth its time.
     """
     rows = next(split for split in prepared.rows.values() if len(split))
     lengths = read_columns(prepared.rows["train"], "num_tokens")["num_tokens"].to_numpy()
@@ -243,7 +243,7 @@ def make_engine(
         model,
         [np.asarray(ids, dtype=np.int32) for ids in rows[:3]["input_ids"]],
         packed=placement.attention == "packed",
-        fused=trained and is_worth_compiling(settings, lengths),
+        fused=will_train and is_worth_compiling(settings, lengths),
         compute_dtype=getattr(torch, placement.compute_dtype) if placement.compute_dtype != trained_dtype else None,
         longest=longest_row(prepared),
     )

@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from seodang.check.audit import audit
 from seodang.check.rendered import findings as findings_on_rows
-from seodang.data.encode.rows import Renderer
 from seodang.data.prepare import Gathered, Prepared, RenderedSources, gather, join, render_sources
 from seodang.data.row_cache import Store, rows_key, sources_key
 from seodang.data.template.find import apply_template, find_template
+from seodang.data.template.renderer import Renderer
 from seodang.model.load import load_tokenizer
 from seodang.recipe import Mix, Source, Split, Template, Train
 from seodang.show import console

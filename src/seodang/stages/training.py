@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 
 from seodang import distributed
-from seodang.data.encode.rows import Renderer
+from seodang.data.template.renderer import Renderer
 from seodang.model.engine.engine import Engine
 from seodang.model.load import base_folder, is_quantized
 from seodang.model.save import round_weights, save_model
@@ -49,13 +49,13 @@ def train_model(
     save: Save,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[PreTrainedModel, Mapping[str, Metric] | None]:
-    """Train and save the best model; what was trained before a kill is read instead.
+    """Train and save the best model; load it instead where this run has saved it already.
 
     Args:
         ask: whose domain and general questions are answered during training, where `train.ask_every` says so.
 
     Returns:
-        The model, and its losses if these very weights were measured in training, neither merged, rounded nor in parts.
+        The model; and its losses, if these very weights were measured in training, not merged or rounded since.
 
     Raises:
         KeyboardInterrupt: training was stopped by Ctrl-C, SIGTERM or SIGHUP, and what it had reached is saved.
@@ -107,7 +107,7 @@ def make_trainee(model: PreTrainedModel, settings: Train, renderer: Renderer) ->
 
 @contextmanager
 def logged_events(run: Run, model: PreTrainedModel, engine: Engine, steps: int) -> Iterator[Callable[[Event], None]]:
-    """Yields what takes training's events: the main rank records and shows them, and the speed once."""
+    """Yields a function that takes training's events: the main rank records and shows them, and the speed once."""
     meter = ThroughputMeter(model, engine.compute_dtype or model.dtype, steps=steps)
     with console.training(steps) as show, MetricsLog(run) if distributed.is_main() else nullcontext() as metrics:
 
@@ -150,9 +150,9 @@ def save_tuned(
     *,
     best_step: int | None,
 ) -> None:
-    """How training ended; the tuned model as plain weights, and an adapter by itself too.
+    """Record how training ended; save the adapter, if there is one, and the whole model.
 
-    The model in hand becomes the one that is saved: rounded to its dtype.
+    The model in memory becomes the one that is saved: merged and rounded in place.
     """
     dtype = None if save.dtype == "auto" else getattr(torch, save.dtype)
     with distributed.agreed():
