@@ -154,6 +154,13 @@ def test_a_constant_question_is_split_by_row(holdout: float) -> None:
     assert "fewer" not in error.value.hint
 
 
+def test_many_questions_that_are_all_held_out_are_another_fault() -> None:
+    """There, holding out fewer helps."""
+    with pytest.raises(SourceError) as error:
+        split(numbered(20), source(holdout=0.9999), BY_QUESTION)
+    assert error.value.hint == "hold out fewer, take more, or give more rows"
+
+
 def test_a_share_far_from_what_was_asked_is_a_finding() -> None:
     """Seeds that hold the large question out report it; its size is reported under every seed."""
     rows = qa([("안녕하세요?", f"답 {n}") for n in range(600)] + [(f"질문 {n}", "답") for n in range(400)])

@@ -56,12 +56,12 @@ def split(rows: Dataset, source: Source, by: Split) -> Splits:
         dropped = {"take": whole - len(train)}
     if source.is_trained and len(train) == 0:
         taken = f", take {source.take}" if source.take else ""
-        together = len(rows) == len(holdout) > 1 and by.by != "row"
+        has_one_key = by.by != "row" and len(rows) > 1 and len(_keys(rows, by, source.name).unique()) == 1
         raise SourceError(
             f"no row is left to train on ({len(rows):,} rows, {len(holdout):,} held out{taken})",
             where=f"source {source.name}",
             hint=f"all rows share one {by.by}: {BY_ROW_HINT}"
-            if together
+            if has_one_key
             else "hold out fewer, take more, or give more rows",
         )
     counts = Counts(
