@@ -101,7 +101,9 @@ def test_a_step_waits_for_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             torch.cuda.set_sync_debug_mode("error")
 
     monkeypatch.setattr(CudaGraphs, "_record", waiting)
-    monkeypatch.setattr(rank_jobs, "choose_engine", partial(choose_engine, fused=False, compute_dtype=torch.bfloat16))
+    monkeypatch.setattr(
+        rank_jobs, "choose_engine", partial(choose_engine, compiled=False, compute_dtype=torch.bfloat16)
+    )
     try:
         rank_jobs.run_training(tmp_path, device="cuda", callbacks=[_CudaErrors()])
     finally:

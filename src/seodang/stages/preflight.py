@@ -243,7 +243,7 @@ def make_engine(
         model,
         [np.asarray(ids, dtype=np.int32) for ids in rows[:3]["input_ids"]],
         packed=placement.attention == "packed",
-        fused=will_train and is_worth_compiling(settings, lengths),
+        compiled=will_train and is_worth_compiling(settings, lengths),
         compute_dtype=getattr(torch, placement.compute_dtype) if placement.compute_dtype != trained_dtype else None,
         longest=longest_row(prepared),
     )

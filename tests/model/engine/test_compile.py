@@ -152,7 +152,7 @@ def test_what_can_be_recorded_is_replayed(
     monkeypatch.setattr(engine_module, "hardware_of", lambda _: Hardware("cuda", (9, 0), installed))
     monkeypatch.setattr(engine_module, "kernel_error", lambda *_: error)
     model, packed = make_model(make_config("llama")), changes.get("packed", True)
-    engine = choose_engine(model, [ROW, ROW], packed=packed, fused=False, compute_dtype=compute)
+    engine = choose_engine(model, [ROW, ROW], packed=packed, compiled=False, compute_dtype=compute)
     assert (engine.cuda_graphs, engine.compiled) == (recorded, False)
 
 

@@ -135,7 +135,7 @@ def choose_engine(
     rows: Sequence[NDArray[np.int32]],
     *,
     packed: bool = True,
-    fused: bool = True,
+    compiled: bool = True,
     compute_dtype: torch.dtype | None = None,
     longest: int | None = None,
 ) -> Engine:
@@ -144,7 +144,7 @@ def choose_engine(
     Args:
         rows: ids of a few real rows [tokens].
         packed: whether packing is wanted at all.
-        fused: whether compiling is worth its time, on a GPU.
+        compiled: whether compiling is worth its time, on a GPU.
         compute_dtype: of the products, by autocast over the weights; the trial runs in the weights' own, that of the
             device's kernels in this.
         longest: positions of the longest row that will be packed, if it is known: where rotary frequencies change
@@ -169,16 +169,16 @@ def choose_engine(
             f"{type(model).__name__} has a head of its own kind (difference {error:.1e}): its logits are used"
         )
     alone = linear_cross_entropy and on_cuda(model) and distributed.world() == 1 and not is_quantized(model)
-    if fused := fused and alone:
+    if compiled := compiled and alone:
         error = compile_error(model, _many(rows), compute_dtype)
-        if not (fused := error <= TOLERANCE[torch.bfloat16]):
+        if not (compiled := error <= TOLERANCE[torch.bfloat16]):
             what = f"differ by {error:.1e}" if error < math.inf else "cannot be compiled on this machine"
             remarks.append(f"Compiled layers {what}: they run as written, and slower")
     return Engine(
         packed=packed,
         linear_cross_entropy=linear_cross_entropy,
         kernels=kernels,
-        compiled=fused,
+        compiled=compiled,
         cuda_graphs=alone and packed and kernels and (compute_dtype or model.dtype).itemsize == 2,
         compute_dtype=compute_dtype,
         remarks=tuple(remarks),
