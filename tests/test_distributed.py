@@ -143,6 +143,17 @@ def test_the_line_ends_with_whole_weights_after_sharded_training(sharded: Report
         rank_jobs.run_training(run.folder.parent / "gemma3")
 
 
+def test_ranks_that_end_with_an_error_do_not_abort(tiny_folder: Path, tmp_path: Path) -> None:
+    """After the one message both processes end with its exit code: neither is aborted (-6) by a group that it left."""
+    _write_recipe(tmp_path, tiny_folder)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "file").touch()
+    ended = launch("-m", "seodang", "tune", tmp_path / "recipe.yaml", "--out", tmp_path / "run", cwd=tmp_path)
+    assert [end.code for end in ended] == [2, 2], "\n".join(end.err[-500:] for end in ended)
+    assert ended[0].err.count("exists and is never overwritten") == 1
+    assert ended[1].err == ""
+
+
 def test_the_command_line_on_two_ranks(tiny_folder: Path, tmp_path: Path) -> None:
     """One rank prints and writes; a folder that is there gives one error, exit code 2 on both, and nothing hangs."""
     _write_recipe(tmp_path, tiny_folder)

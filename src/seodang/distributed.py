@@ -191,10 +191,12 @@ def wait_for(path: Path) -> None:
 @contextmanager
 def ending(error: BaseException) -> Iterator[bool]:
     """Whether this rank reports an error that ends it: one that all share the main rank reports, and all end then."""
+    global _shared_error
     is_shared = _joined is not None and error is _shared_error
     yield is_main() if is_shared or not _joined else True
     if is_shared:
         exchange(None)
+        _shared_error = error  # which the exchange forgot
 
 
 def part_for_exit(code: int, error: BaseException | None = None) -> None:
