@@ -356,7 +356,7 @@ COLUMNS = (
     Bad(
         kind="the same file as two sources",
         make=_changed(TWICE),
-        where="source a", what="each of its 39 training rows has a question that another source holds out",
+        where="source a", what="each of its 39 training rows has a question or turn that another source holds out",
         hint="is the same file in two sources?",
     ),
     Bad(
@@ -608,10 +608,12 @@ def _run(place: Workplace, name: str = "mine") -> Path:
     """A run that was begun, and not trained."""
     from seodang.recipe import load_recipe
     from seodang.run.folder import Run
+    from seodang.run.lock import guarded
     from seodang.run.start import create
 
     folder = place.folder / "runs" / name
-    create(Run(folder=folder), load_recipe(*place.recipe()))
+    with guarded():
+        create(Run(folder=folder), load_recipe(*place.recipe()))
     return folder
 
 
