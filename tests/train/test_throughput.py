@@ -70,6 +70,7 @@ def test_of_experts_those_that_a_token_takes_count() -> None:
 def test_rates_are_measured() -> None:
     """The matrix rate and the copy rate of this machine are plausible numbers."""
     assert 1e8 < matrix_rate(sizes=(128,)) < 1e15
+    assert 1e8 < matrix_rate(sizes=(128, 100_000)) < 1e15  # the second would take hours, and 120 GB
     assert 1e7 < copy_rate("cpu", 2**20) < 1e13
     assert limit_seconds(1e9, matrix_rate=1e9) == 1
     assert limit_seconds(1e9, matrix_rate=1e9, trained=10, copy_rate=300) == 2

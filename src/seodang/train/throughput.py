@@ -22,8 +22,9 @@ from seodang.run.events import Event, SpeedEvent, TrainEvent
 from seodang.types import IGNORED, Pack
 
 ADAMW_BYTES = 30  # moved for each trained parameter
-CPU_SIZES, GPU_SIZES = (1024, 2048), (4096, 8192)  # of the square products that are timed
+CPU_SIZES, GPU_SIZES = (256, 1024, 2048), (4096, 8192)  # of the square products that are timed
 SECONDS_PER_SIZE = 0.3
+MAX_PRODUCT_SECONDS = 1.0  # bf16 in software takes a minute for a product of 2048
 FIRST_MEASURED, LAST_MEASURED = 2, 4  # training events: the first step warms up
 
 
@@ -112,9 +113,14 @@ def limit_seconds(flops: float, *, matrix_rate: float, trained: int = 0, copy_ra
 
 
 def matrix_rate(dtype: torch.dtype = torch.float32, device: str = "cpu", sizes: Sequence[int] = ()) -> float:
-    """Operations a second of the best of several large square products, each tried for a third of a second, warmed."""
+    """Operations a second of the best of several large square products, each tried for a third of a second, warmed.
+
+    A size whose product would take more than a second at the rate found so far is left out.
+    """
     best = 0.0
     for size in sizes or (CPU_SIZES if device == "cpu" else GPU_SIZES):
+        if best and 2 * size**3 / best > MAX_PRODUCT_SECONDS:
+            break
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         best = max(best, 2 * size**3 / _fastest(partial(torch.mm, a, b), device))
     return best
