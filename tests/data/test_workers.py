@@ -91,11 +91,11 @@ import os, sys, time
 from seodang.data.workers import in_order
 
 def work(block):
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())  # at once: print may write the line in two pieces
     return bytes(10_000_000)  # more than a pipe holds
 
 for _ in in_order(work, range(8), processes=2):
-    print("first", flush=True)
+    os.write(1, b"first\\n")
     time.sleep(600)
 """
 
