@@ -126,7 +126,7 @@ def _pair(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> tuple
 
 
 def _turns_in(value: Any, changes: set[str]) -> list[Any] | None:
-    """The turns that a cell of a pair holds, as values or as text; None: it is no list of turns."""
+    """The turns that a cell of a pair holds, as values or as text; None: the cell holds no list of turns."""
     turns = turn_list(value)
     if not turns or not all(map(is_turn, turns)):
         return None
