@@ -1,0 +1,331 @@
+"""How sure a measured difference is: intervals and tests over held-out rows. Pure functions of numbers.
+
+A loss per token is a ratio of two sums over rows, and rows that share a question or an answer are one piece of
+evidence, not several: every interval here resamples clusters, and its width follows their lengths. Knows no model, no
+run and no unit: a difference is whatever the caller subtracts (tuned − base of a loss: negative is better).
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, stdev
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+LEVEL = 0.95
+FEWEST_CLUSTERS = 12.0  # effective ones: below, no interval is shown
+RESAMPLES = 4999
+POWER = 0.8  # with which a change of `Estimate.detectable` would have been seen
+_CELLS = 4_000_000  # resample × cluster, held in memory at once
+
+Outcome = Literal["improved", "worse", "kept", "lost", "not shown"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """A confidence interval, both ends included."""
+
+    low: float
+    high: float
+    level: float  # 0.95: 19 of 20 such intervals hold the true value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A measured value and how sure it is."""
+
+    value: float
+    interval: Interval | None  # None: too few effective clusters
+    clusters: int
+    n_eff: float  # clusters of equal length that would weigh as much: (Σn)² / Σn²
+    detectable: float | None  # the smallest true change that would have been seen in 8 of 10 such holdouts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairedShare:
+    """The share of rows for which something holds, under two conditions on the same rows."""
+
+    first: float  # share, 0 to 1
+    second: float
+    difference: float  # second − first
+    interval: Interval
+    p: float  # two-sided, exact: as large a difference by chance alone
+    only_first: int  # rows
+    only_second: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spread:
+    """One measurement of several training seeds on the same rows."""
+
+    values: tuple[float, ...]  # by seed
+    mean: float
+    low: float  # the smallest of them
+    high: float
+    sd: float | None  # standard deviation between seeds; None of a single one
+    interval: Interval | None  # the hull of the seeds' intervals: within rows; None where a seed has none
+
+
+def ratio(
+    numerators: ArrayLike, denominators: ArrayLike, clusters: ArrayLike, *, level: float = LEVEL, seed: int = 0
+) -> Estimate:
+    """Σ numerator / Σ denominator over rows, with an interval over clusters.
+
+    Args:
+        numerators: [rows] such as differences of loss sums, in nats.
+        denominators: [rows] such as tokens; not negative.
+        clusters: [rows] integers or strings; rows of equal value are one piece of evidence.
+        seed: of the resamples; one seed, one interval.
+    """
+    return ratios({"": numerators}, denominators, clusters, level=level, seed=seed)[""]
+
+
+def ratios(
+    numerators: Mapping[str, ArrayLike],
+    denominators: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """`ratio` of several numerators over the same rows and the same resamples: parts that add up stay comparable.
+
+    The interval is a bootstrap-t: resamples of whole clusters, studentized by the linearized standard error of a ratio
+    (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", 12.5; Cochran 1977, "Sampling Techniques", 6.3).
+    """
+    assert 0 < level < 1, f"level {level}"
+    _, cluster_of_row = np.unique(np.asarray(clusters), return_inverse=True)
+    n: NDArray[np.float64] = np.bincount(cluster_of_row, _numbers(denominators, cluster_of_row)).astype(np.float64)
+    assert (n >= 0).all(), "a denominator is negative"
+    assert n.sum() > 0, "all denominators are 0"
+    d = np.stack([np.bincount(cluster_of_row, weights=_numbers(one, cluster_of_row)) for one in numerators.values()])
+    values = d.sum(axis=1) / n.sum()
+    n_eff = effective_clusters(n)
+    intervals: list[Interval | None] = [None] * len(d)
+    if n_eff >= FEWEST_CLUSTERS:
+        ends = _bootstrap_t(d - values[:, None] * n, n, level, seed)
+        intervals = [
+            Interval(low=float(value + low), high=float(value + high), level=level)
+            for value, (low, high) in zip(values, ends, strict=True)
+        ]
+    return {
+        name: Estimate(
+            value=float(value), interval=interval, clusters=len(n), n_eff=n_eff, detectable=_detectable(interval)
+        )
+        for name, value, interval in zip(numerators, values, intervals, strict=True)
+    }
+
+
+def effective_clusters(lengths: ArrayLike) -> float:
+    """(Σn)² / Σn² over clusters (Kish 1965): how many of equal length would weigh as much.
+
+    Args:
+        lengths: [clusters] sums of the denominators.
+    """
+    n = np.asarray(lengths, dtype=np.float64)
+    return float(n.sum() ** 2 / (n**2).sum())
+
+
+def wilson(successes: float, n: float, *, level: float = LEVEL) -> Interval:
+    """Wilson's score interval of a share (Wilson 1927); of none and of all it has a width too.
+
+    Args:
+        successes, n: may be fractions, where rows count for fewer than they are.
+    """
+    assert 0 <= successes <= n, f"{successes} of {n}"
+    assert n > 0, "a share of nothing"
+    z = _z(level)
+    share = successes / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Interval(low=max(0.0, middle - half), high=min(1.0, middle + half), level=level)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact two-sided p of McNemar's test: without an effect, each changed row goes either way by a fair coin."""
+    changed, fewer = only_first + only_second, min(only_first, only_second)
+    ways = sum(math.comb(changed, k) for k in range(fewer + 1))
+    return min(1.0, ways / 2 ** (changed - 1)) if changed else 1.0
+
+
+def paired_share(first: ArrayLike, second: ArrayLike, clusters: ArrayLike, *, level: float = LEVEL) -> PairedShare:
+    """The difference of two shares on the same rows.
+
+    p is exact over the flips of whole clusters: McNemar's where each row is a cluster of its own. The interval is
+    Bonett and Price's (2012, "Adjusted Wald confidence interval for a difference of binomial proportions based on
+    paired data") with the standard error over clusters: one row more of each change, so that it always has a width.
+
+    Args:
+        first, second: [rows] whether it holds.
+        clusters: [rows] integers or strings.
+    """
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    _, cluster_of_row = np.unique(np.asarray(clusters), return_inverse=True)
+    assert len(a) == len(b) == len(cluster_of_row) > 0, f"{len(a)}, {len(b)} and {len(cluster_of_row)} rows"
+    change = np.bincount(cluster_of_row, weights=b.astype(float) - a)
+    size = np.bincount(cluster_of_row)
+    d, n = np.append(change, [1, -1]), np.append(size, [1, 1])
+    value = d.sum() / n.sum()
+    half = _z(level) * math.sqrt(((d - value * n) ** 2).sum()) / n.sum()
+    return PairedShare(
+        first=float(a.mean()),
+        second=float(b.mean()),
+        difference=float(b.mean() - a.mean()),
+        interval=Interval(low=max(-1.0, float(value - half)), high=min(1.0, float(value + half)), level=level),
+        p=_flip_test(change.astype(int)),
+        only_first=int((a & ~b).sum()),
+        only_second=int((b & ~a).sum()),
+    )
+
+
+def outcome(estimate: Estimate, *, tolerance: float = 0.0, aim: Literal["gain", "keep"]) -> Outcome:
+    """What the interval of a change of loss shows, and nothing else.
+
+    Args:
+        tolerance: a change up to it counts as none; in the estimate's unit.
+        aim: `gain`: improved, worse or not shown; `keep`: kept, lost or not shown.
+    """
+    interval = estimate.interval
+    if interval is None:
+        return "not shown"
+    if aim == "gain":
+        return "improved" if interval.high < -tolerance else "worse" if interval.low > tolerance else "not shown"
+    return "kept" if interval.high <= tolerance else "lost" if interval.low > tolerance else "not shown"
+
+
+def common_outcome(outcomes: Sequence[Outcome]) -> Outcome:
+    """The one verdict of several seeds: what all of them show."""
+    return outcomes[0] if len(set(outcomes)) == 1 else "not shown"
+
+
+def headline_level(sources: int) -> float:
+    """The level of each of `sources` intervals in one headline, so that all of them hold together (Bonferroni)."""
+    return 1 - (1 - LEVEL) / max(sources, 1)
+
+
+def spread(estimates: Sequence[Estimate]) -> Spread:
+    """The values of several training seeds on the same rows: what the seed changes, beside what the rows leave open."""
+    values = tuple(estimate.value for estimate in estimates)
+    intervals = [estimate.interval for estimate in estimates if estimate.interval]
+    hull = (
+        Interval(
+            low=min(one.low for one in intervals), high=max(one.high for one in intervals), level=intervals[0].level
+        )
+        if len(intervals) == len(values)
+        else None
+    )
+    return Spread(
+        values=values,
+        mean=sum(values) / len(values),
+        low=min(values),
+        high=max(values),
+        sd=stdev(values) if len(values) > 1 else None,
+        interval=hull,
+    )
+
+
+def union_clusters(*keys: Sequence[str | None]) -> list[int]:
+    """Rows that share any key are one cluster, also by way of other rows: the connected components.
+
+    Args:
+        keys: each [rows], such as question keys, normalized answers, values of the split column. Equal values join only
+            within one of them; None joins nothing.
+
+    Returns:
+        [rows] numbers from 0, in the order of each cluster's first row.
+    """
+    assert keys, "no keys"
+    assert len({len(one) for one in keys}) == 1, f"keys of {sorted({len(one) for one in keys})} rows"
+    parent = list(range(len(keys[0])))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    for one in keys:
+        first: dict[str, int] = {}
+        for row, key in enumerate(one):
+            if key is not None:
+                low, high = sorted((root(row), root(first.setdefault(key, row))))
+                parent[high] = low
+    number: dict[int, int] = {}
+    return [number.setdefault(root(row), len(number)) for row in range(len(parent))]
+
+
+def _bootstrap_t(
+    residuals: NDArray[np.float64], n: NDArray[np.float64], level: float, seed: int
+) -> list[tuple[float, float]]:
+    """Both ends of each interval, relative to its value.
+
+    Args:
+        residuals: [parts, clusters] numerator − value × denominator.
+        n: [clusters]
+    """
+    total = n.sum()
+    parts = [_studentized(residuals, n, counts) for counts in _resample_counts(len(n), seed)]
+    t = np.sort(np.concatenate(parts, axis=1), axis=1)
+    tail = (1 - level) / 2 * (RESAMPLES + 1)  # order statistics, rounded outwards
+    low = t[:, max(math.floor(tail) - 1, 0)]
+    high = t[:, min(math.ceil(RESAMPLES + 1 - tail) - 1, RESAMPLES - 1)]
+    error = np.sqrt((residuals**2).sum(axis=1)) / total
+    # a part without residuals is certain: 0 × an infinite t would be no number
+    return [(0.0, 0.0) if e == 0 else (-b * e, -a * e) for e, a, b in zip(error, low, high, strict=True)]
+
+
+def _studentized(
+    residuals: NDArray[np.float64], n: NDArray[np.float64], counts: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """t of each resample [parts, resamples]: its ratio's distance from the value, over its own standard error."""
+    columns = np.concatenate([n[None], n[None] ** 2, residuals, residuals**2, residuals * n])
+    sums = columns @ counts.T
+    sum_n, sum_nn = sums[:2]
+    sum_r, sum_rr, sum_rn = np.split(sums[2:], 3)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        change = sum_r / sum_n
+        squares = np.maximum(sum_rr - 2 * change * sum_rn + change**2 * sum_nn, 0)
+        t: NDArray[np.float64] = sum_r / np.sqrt(squares)
+    return np.where(np.isnan(t), 0.0, t)
+
+
+def _resample_counts(clusters: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """How often each cluster is drawn, in blocks of resamples [block, clusters]."""
+    draw = np.random.default_rng(seed)
+    block = max(1, _CELLS // clusters)
+    for first in range(0, RESAMPLES, block):
+        size = min(block, RESAMPLES - first)
+        drawn = draw.integers(0, clusters, (size, clusters), dtype=np.int64)
+        drawn += np.arange(size)[:, None] * clusters
+        yield np.bincount(drawn.ravel(), minlength=size * clusters).reshape(size, clusters).astype(np.float64)
+
+
+def _flip_test(changes: NDArray[np.int64]) -> float:
+    """P(|Σ ±change| ≥ |Σ change|) over all signs, each equally likely; exact, by convolution."""
+    total = abs(int(changes.sum()))
+    reach = int(np.abs(changes).sum())
+    chances = np.zeros(2 * reach + 1)
+    chances[reach] = 1.0
+    for step in np.abs(changes[changes != 0]):
+        chances = (np.roll(chances, step) + np.roll(chances, -step)) / 2
+    sums = np.abs(np.arange(-reach, reach + 1))
+    return min(1.0, float(chances[sums >= total].sum()))
+
+
+def _detectable(interval: Interval | None) -> float | None:
+    if interval is None:
+        return None
+    return (interval.high - interval.low) / 2 * (1 + NormalDist().inv_cdf(POWER) / _z(interval.level))
+
+
+def _z(level: float) -> float:
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def _numbers(values: ArrayLike, cluster_of_row: NDArray[Any]) -> NDArray[np.float64]:
+    numbers = np.asarray(values, dtype=np.float64)
+    assert numbers.shape == cluster_of_row.shape, f"{numbers.shape} numbers of {cluster_of_row.shape} rows"
+    assert np.isfinite(numbers).all(), f"{np.count_nonzero(~np.isfinite(numbers))} of {len(numbers)} are not finite"
+    return numbers
