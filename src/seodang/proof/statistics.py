@@ -50,7 +50,7 @@ class PairedShare:
     first: float  # share, 0 to 1
     second: float
     difference: float  # second − first
-    interval: Interval
+    interval: Interval | None  # None: too few effective clusters
     p: float  # two-sided, exact: as large a difference by chance alone
     only_first: int  # rows
     only_second: int
@@ -153,9 +153,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def paired_share(first: ArrayLike, second: ArrayLike, clusters: ArrayLike, *, level: float = LEVEL) -> PairedShare:
     """The difference of two shares on the same rows.
 
-    p is exact over the flips of whole clusters: McNemar's where each row is a cluster of its own. The interval is
-    Bonett and Price's (2012, "Adjusted Wald confidence interval for a difference of binomial proportions based on
-    paired data") with the standard error over clusters: one row more of each change, so that it always has a width.
+    p is exact over the flips of whole clusters: McNemar's where each row is a cluster of its own.
 
     Args:
         first, second: [rows] whether it holds.
@@ -164,16 +162,13 @@ def paired_share(first: ArrayLike, second: ArrayLike, clusters: ArrayLike, *, le
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     _, cluster_of_row = np.unique(np.asarray(clusters), return_inverse=True)
     assert len(a) == len(b) == len(cluster_of_row) > 0, f"{len(a)}, {len(b)} and {len(cluster_of_row)} rows"
-    change = np.bincount(cluster_of_row, weights=b.astype(float) - a)
+    change = np.bincount(cluster_of_row, b.astype(float) - a).astype(np.float64)
     size = np.bincount(cluster_of_row)
-    d, n = np.append(change, [1, -1]), np.append(size, [1, 1])
-    value = d.sum() / n.sum()
-    half = _z(level) * math.sqrt(((d - value * n) ** 2).sum()) / n.sum()
     return PairedShare(
         first=float(a.mean()),
         second=float(b.mean()),
         difference=float(b.mean() - a.mean()),
-        interval=Interval(low=max(-1.0, float(value - half)), high=min(1.0, float(value + half)), level=level),
+        interval=_bonett_price(change, size, level) if effective_clusters(size) >= FEWEST_CLUSTERS else None,
         p=_flip_test(change.astype(int)),
         only_first=int((a & ~b).sum()),
         only_second=int((b & ~a).sum()),
@@ -300,6 +295,18 @@ def _resample_counts(clusters: int, seed: int) -> Iterator[NDArray[np.float64]]:
         drawn = draw.integers(0, clusters, (size, clusters), dtype=np.int64)
         drawn += np.arange(size)[:, None] * clusters
         yield np.bincount(drawn.ravel(), minlength=size * clusters).reshape(size, clusters).astype(np.float64)
+
+
+def _bonett_price(changes: NDArray[np.float64], sizes: NDArray[np.int64], level: float) -> Interval:
+    """Of a difference of paired shares: one row more of each change, so that it has a width where all rows agree.
+
+    Bonett and Price 2012, "Adjusted Wald confidence interval for a difference of binomial proportions based on paired
+    data"; the standard error is that of a ratio over clusters, which is theirs where each row is a cluster.
+    """
+    d, n = np.append(changes, [1, -1]), np.append(sizes, [1, 1])
+    value = d.sum() / n.sum()
+    half = _z(level) * math.sqrt(((d - value * n) ** 2).sum()) / n.sum()
+    return Interval(low=max(-1.0, float(value - half)), high=min(1.0, float(value + half)), level=level)
 
 
 def _flip_test(changes: NDArray[np.int64]) -> float:
