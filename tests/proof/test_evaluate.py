@@ -1,6 +1,7 @@
 """Evaluation runs as training does: packed, and nowhere further than it must."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ from transformers import PreTrainedModel
 
 from seodang.data.pack import positions
 from seodang.errors import RunError
+from seodang.model.engine import loss
 from seodang.model.engine.attention import PACKED
 from seodang.model.engine.engine import choose_engine
-from seodang.model.engine.linear_cross_entropy import LinearCrossEntropy
-from seodang.proof.evaluate import check_finite, evaluate
+from seodang.proof.evaluate import blocks, check_finite, evaluate, measuring, token_losses
 from seodang.types import IGNORED, Metric
 from tiny import make_config, make_model
 
@@ -67,22 +68,40 @@ def test_logits_are_computed_for_supervised_tokens_alone(monkeypatch: pytest.Mon
     """The head multiplies one position for each supervised token, and no gradient is taken."""
     model, rows = make_model(make_config("llama")), _rows()
     engine = choose_engine(model, [np.arange(20, 60, dtype=np.int32)])
-    apply, heights = LinearCrossEntropy.apply, list[int]()
+    apply, heights = loss.target_losses, list[int]()
 
     def counted(hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
         heights.append(len(hidden))
         return apply(hidden, *rest)
 
-    monkeypatch.setattr(LinearCrossEntropy, "apply", counted)
+    monkeypatch.setattr(loss, "target_losses", counted)
     metric = evaluate(model, engine, {"medical": rows}, pack_tokens=80)["medical"]
     assert sum(heights) == metric.tokens == sum(label != IGNORED for row in rows["labels"] for label in row)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_ends_the_measurement(loss: float) -> None:
+@pytest.mark.parametrize("kind", ["gemma2", "llama"])
+@pytest.mark.parametrize("own_head", [True, False])
+def test_losses_of_tokens_are_those_of_plain_transformers(kind: str, own_head: bool) -> None:
+    """Each row alone through the model's own logits, in float32: the same −log p of each supervised token."""
+    model, rows = make_model(make_config(kind)), _rows()
+    engine = replace(choose_engine(model, [np.arange(20, 60, dtype=np.int32)]), linear_cross_entropy=own_head)
+    ((_, examples),) = blocks(rows)
+    with measuring(model, engine):
+        found = token_losses(model, examples, budget=80)
+    for row, losses in zip(examples, found, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor(row.input_ids[None].astype(np.int64))).logits[0].log_softmax(-1)
+        expected = [-float(logits[at - 1, row.labels[at]]) for at in range(1, len(row.labels)) if row.labels[at] >= 0]
+        assert losses.tolist() == pytest.approx(expected, abs=1e-4)
+    total = evaluate(model, engine, {"medical": rows}, pack_tokens=80)["medical"]
+    assert total.loss_sum == pytest.approx(sum(float(losses.sum(dtype=np.float64)) for losses in found), rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_ends_the_measurement(value: float) -> None:
     """A proof must not hold NaN: the error names model and source."""
-    metrics = {name: Metric(source=name, loss_sum=value, tokens=2, rows=1) for name, value in (("a", 1.0), ("b", loss))}
+    metrics = {name: Metric(source=name, loss_sum=one, tokens=2, rows=1) for name, one in (("a", 1.0), ("b", value))}
     check_finite({"a": metrics["a"]}, "base")
-    with pytest.raises(RunError, match=rf"b: the base model's loss on the held-out rows is {loss}"):
+    with pytest.raises(RunError, match=rf"b: the base model's loss on the held-out rows is {value}"):
         check_finite(metrics, "base")

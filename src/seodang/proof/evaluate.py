@@ -1,21 +1,107 @@
-"""Token-weighted loss of a model on held-out rows, a source at a time, each rank its share."""
+"""Losses of a model on held-out rows, of each supervised token or summed by source; each rank takes its share."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from seodang import distributed
 from seodang.data.pack import pack
 from seodang.errors import RunError
 from seodang.model.engine.engine import Engine
-from seodang.types import Metric
+from seodang.types import IGNORED, Metric
+
+BLOCK = 256  # rows that are in memory, and packed, at a time
+
+OnHidden = Callable[[Sequence[int], Sequence[int], Tensor | None], None]
 
 
-@torch.no_grad()
+class Example(NamedTuple):
+    """A sequence of which some tokens are scored."""
+
+    input_ids: NDArray[np.int32]  # [tokens]
+    labels: NDArray[np.int32]  # [tokens], unshifted, IGNORED where nothing is scored
+
+
+def blocks(rows: Dataset) -> Iterator[tuple[int, list[Example]]]:
+    """(number of the first, rows) of prepared rows, a block at a time: memory is bounded."""
+    columns = rows.select_columns(["input_ids", "labels"])
+    for first in range(0, len(rows), BLOCK):
+        part = columns[first : first + BLOCK]
+        ids, labels = ([np.asarray(row, dtype=np.int32) for row in part[key]] for key in ("input_ids", "labels"))
+        yield first, [Example(*pair) for pair in zip(ids, labels, strict=True)]
+
+
+@contextmanager
+def measuring(model: PreTrainedModel, engine: Engine) -> Iterator[None]:
+    """Inside, packs run on the model as they are evaluated: without dropout or gradients."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), engine.installed(model):
+            yield
+    finally:
+        model.train(training)
+
+
+def token_losses(
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    *,
+    budget: int,
+    on_rows: Callable[[int], None] | None = None,
+    on_hidden: OnHidden | None = None,
+) -> list[NDArray[np.float32]]:
+    """−log p of each scored token of each example, in nats; call it inside `measuring`.
+
+    Several ranks share the examples; all of them get the same values.
+
+    Args:
+        budget: positions of one forward pass (`Engine.budget`).
+        on_rows: called with the number of examples measured since the last call.
+        on_hidden: called for each of this rank's packs with the numbers of its examples, their counts of scored
+            tokens, and what went into the head, [S, D] in their order (none where the model computes its own logits).
+
+    Returns:
+        [scored tokens] of each example.
+    """
+    own: list[tuple[list[int], list[int], Tensor]] = []
+    share = (distributed.rank(), distributed.world())
+    for packed in pack(*zip(*examples, strict=True), budget=budget, share=share) if examples else ():
+        found: Any = model(pack=packed, per_token=True)
+        counts = [scored_tokens(examples[member]) for member in packed.members]
+        own.append(([*packed.members], counts, found.losses_S))
+        if on_hidden and packed.members:
+            on_hidden(packed.members, counts, found.hidden_SD)
+        if on_rows:
+            on_rows(len(packed.members) * distributed.world())
+    parts = [
+        (members, np.split(losses.cpu().numpy(), np.cumsum(counts)[:-1]))  # waits for a GPU once, at the end
+        for members, counts, losses in own
+        if members
+    ]
+    losses_of = {
+        member: losses
+        for shared in distributed.exchange(parts)
+        for members, arrays in shared
+        for member, losses in zip(members, arrays, strict=True)
+    }
+    empty = np.zeros(0, dtype=np.float32)
+    return [losses_of.get(number, empty) for number in range(len(examples))]
+
+
+def scored_tokens(example: Example) -> int:
+    """How many tokens of an example are scored: the first is never, as nothing comes before it."""
+    return int((example.labels[1:] != IGNORED).sum())
+
+
 def evaluate(
     model: PreTrainedModel,
     engine: Engine,
@@ -33,17 +119,11 @@ def evaluate(
         pack_tokens: positions of one forward pass.
         on_rows: called with the number of rows measured since the last call.
     """
-    training = model.training
-    model.eval()
-    try:
-        with engine.installed(model):
-            return {
-                source: _evaluate_source(model, source, rows, engine.budget(pack_tokens), on_rows)
-                for source, rows in tests.items()
-                if len(rows)
-            }
-    finally:
-        model.train(training)
+    with measuring(model, engine):
+        budget = engine.budget(pack_tokens)
+        return {
+            source: _evaluate_source(model, source, rows, budget, on_rows) for source, rows in tests.items() if len(rows)
+        }
 
 
 def check_finite(metrics: Mapping[str, Metric], name: str) -> None:
@@ -67,23 +147,15 @@ def check_finite(metrics: Mapping[str, Metric], name: str) -> None:
 def _evaluate_source(
     model: PreTrainedModel, source: str, rows: Dataset, budget: int, on_rows: Callable[[int], None] | None
 ) -> Metric:
-    total = torch.zeros((), dtype=torch.float64, device=model.device)
-    tokens = num_bytes = 0
-    for first in range(0, len(rows), 256):  # bounded memory: a slice of rows at a time
-        part = rows[first : first + 256]
-        ids = [np.asarray(row, dtype=np.int32) for row in part["input_ids"]]
-        labels = [np.asarray(row, dtype=np.int32) for row in part["labels"]]
-        num_bytes += sum(part["num_bytes"])
-        for packed in pack(ids, labels, budget=budget, share=(distributed.rank(), distributed.world())):
-            total += model(pack=packed).double()
-            tokens += int((packed.targets >= 0).sum())
-            if on_rows:
-                on_rows(len(packed.members) * distributed.world())
-    shares = distributed.exchange((float(total), tokens))
+    loss_sum, tokens = 0.0, 0
+    for _, examples in blocks(rows):
+        losses = token_losses(model, examples, budget=budget, on_rows=on_rows)
+        loss_sum += sum(float(row.sum(dtype=np.float64)) for row in losses)
+        tokens += sum(map(len, losses))
     return Metric(
         source=source,
-        loss_sum=sum(loss for loss, _ in shares),
-        tokens=sum(count for _, count in shares),
+        loss_sum=loss_sum,
+        tokens=tokens,
         rows=len(rows),
-        num_bytes=num_bytes,
+        num_bytes=sum(rows["num_bytes"]),
     )

@@ -3,28 +3,17 @@
 Knows no model and no statistics. All losses are sums of −log p in nats.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from seodang.json_values import from_json, to_json
+from seodang.run.base_measurement import Form, PromptLosses, RowLoss
+from seodang.run.folder import ROWS, Run
+
+__all__ = ["Form", "Half", "MeasuredRow", "PromptLosses", "RowContrast", "RowLoss", "read_rows", "write_rows"]
+
 Half = Literal["choose", "prove", "both"]  # what a row is for; both: there are too few to tell them apart
-Form = Literal["template", "plain"]  # the trained chat template; a plain question/answer form in the data's language
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RowLoss:
-    """One model's loss on the supervised tokens of one row."""
-
-    content: float
-    ending: float  # of the turn-end tokens; 0 where none is supervised
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PromptLosses:
-    """The content of one answer behind its own prompt, and behind those of other rows."""
-
-    own: float
-    foreign: tuple[float, ...]  # one for each of `RowContrast.prompts`
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowContrast:
@@ -61,3 +50,20 @@ class MeasuredRow:
     kl_tokens: int = 0
     contrast: RowContrast | None = None
     no_contrast: str = ""  # why there is none: "tools", "too long", "fewer than 16 clusters" …
+
+
+def write_rows(run: Run, rows: Sequence[MeasuredRow]) -> None:
+    """Write rows.jsonl, whole or not at all."""
+    run.write_lines(ROWS, map(to_json, rows))
+
+
+def read_rows(run: Run) -> list[MeasuredRow]:
+    """The lines of rows.jsonl; none where there is no such file.
+
+    Raises:
+        SeodangError: a line is damaged, or was written by another version of seodang.
+    """
+    where = run.folder / ROWS
+    return [
+        from_json(MeasuredRow, row, where=f"{where}:{number}") for number, row in enumerate(run.read_lines(ROWS), 1)
+    ]

@@ -1,12 +1,53 @@
-"""What the base measured, and under which settings: base.json. A run that is resumed under others measures it again."""
+"""What one model measured, row by row; of the base, with its settings: base.json.
+
+A run that is resumed under other settings measures it again. All losses are sums of −log p in nats.
+"""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+from seodang.json_values import json_text, to_json
 from seodang.types import Answer, Metric, Placement
+
+Form = Literal["template", "plain"]  # the trained chat template; a plain question/answer form in the data's language
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowLoss:
+    """One model's loss on the supervised tokens of one row."""
+
+    content: float
+    ending: float  # of the turn-end tokens; 0 where none is supervised
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptLosses:
+    """The content of one answer behind its own prompt, and behind those of other rows."""
+
+    own: float
+    foreign: tuple[float, ...]  # one for each foreign prompt
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerLosses:
+    """One model's losses on a row's last answer, behind its own prompt and those of other rows."""
+
+    form: Form  # of `losses`
+    template: float  # the content behind its own prompt in the chat template
+    plain: float | None  # the same in the plain form, where that was tried
+    ending: float  # in the chat template
+    losses: PromptLosses
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelRow:
+    """One model on one row."""
+
+    loss: RowLoss
+    answer: AnswerLosses | None = None  # none where no contrast is measured
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,28 +60,37 @@ class MeasurementSettings:
     attention: str
     four_bit: bool
     questions_sha256: str  # of prompts and sampling settings, in their order: answers alone depend on them
+    weights: str  # hash of all of the model's weights
+    rows: str  # hash of ids and labels that are scored
 
     def same_losses(self, other: "MeasurementSettings") -> bool:
         """Whether losses measured under the other settings are the same."""
-        keys = ("device", "dtype", "compute_dtype", "attention", "four_bit")
+        keys = ("device", "dtype", "compute_dtype", "attention", "four_bit", "weights", "rows")
         return all(getattr(self, key) == getattr(other, key) for key in keys)
+
+    @property
+    def key(self) -> str:
+        """Names what was measured under these settings, in a cache."""
+        return hashlib.sha256(json_text(to_json(self), where="settings").encode()).hexdigest()[:40]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseMeasurement:
     """base.json."""
 
-    SCHEMA_VERSION: ClassVar[int] = 1
+    SCHEMA_VERSION: ClassVar[int] = 2
     settings: MeasurementSettings
+    rows: Mapping[str, tuple[ModelRow, ...]]  # source → its holdout, in its order
     metrics: Mapping[str, Metric]  # source → loss on its holdout
     answers: tuple[Answer, ...]
 
 
 def measurement_settings(
-    placement: Placement, asked: Sequence[tuple[str, str]], *, four_bit: bool
+    placement: Placement, asked: Sequence[tuple[str, str]], *, four_bit: bool, weights: str, rows: str
 ) -> MeasurementSettings:
     """Args:
     asked: every question's prompt, and its sampling settings as JSON.
+    weights, rows: hashes of the model and of what is scored.
     """
     return MeasurementSettings(
         device=placement.device.split(":")[0],
@@ -49,4 +99,6 @@ def measurement_settings(
         attention=placement.attention,
         four_bit=four_bit,
         questions_sha256=hashlib.sha256(json.dumps(list(asked)).encode()).hexdigest(),
+        weights=weights,
+        rows=rows,
     )

@@ -3,8 +3,8 @@
 ::
 
     recipe.yaml     manifest.json   counts.json    dropped.jsonl   findings.json   lengths.json   samples.json
-    metrics.jsonl   tensorboard/    checkpoints/   answers.jsonl   proof.json      pictures/      report.html
-    model/          adapter/ (where one was trained; it is merged into the model)
+    metrics.jsonl   tensorboard/    checkpoints/   answers.jsonl   rows.jsonl      proof.json     report.html
+    pictures/       model/          adapter/ (where one was trained; it is merged into the model)
 """
 
 import json
@@ -26,6 +26,8 @@ COUNTS, DROPPED, FINDINGS, LENGTHS, SAMPLES = (
     *("lengths.json", "samples.json"),
 )
 METRICS, BASE, TRAINING, ANSWERS, PROOF = "metrics.jsonl", "base.json", "training.json", "answers.jsonl", "proof.json"
+ROWS = "rows.jsonl"  # what each held-out row cost both models
+HIDDEN_STATES = "hidden_states"  # of the base, until the proof is done
 REPORT, PICTURES, TENSORBOARD = "report.html", "pictures", "tensorboard"
 CHECKPOINTS, MODEL, ADAPTER = "checkpoints", "model", "adapter"
 CHECKPOINT, UNFINISHED_CHECKPOINT = "checkpoint-", "saving-"  # followed by the step, as transformers names them
@@ -60,6 +62,10 @@ class Run:
     @property
     def pictures(self) -> Path:
         return self.folder / PICTURES
+
+    @property
+    def hidden_states(self) -> Path:
+        return self.folder / HIDDEN_STATES
 
     @property
     def report(self) -> Path:

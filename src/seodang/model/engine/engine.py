@@ -22,7 +22,16 @@ from seodang.model.engine.attention_kernels import hardware_of
 from seodang.model.engine.compile import compiled_layers, light_norms
 from seodang.model.engine.cuda_graphs import CudaGraphs
 from seodang.model.engine.linear_cross_entropy import Scratch
-from seodang.model.engine.loss import PackTensors, has_router_loss, linear_cross_entropy_loss, logits_loss, on_device
+from seodang.model.engine.loss import (
+    PackTensors,
+    TokenLosses,
+    has_router_loss,
+    linear_cross_entropy_loss,
+    linear_cross_entropy_tokens,
+    logits_loss,
+    logits_tokens,
+    on_device,
+)
 from seodang.model.engine.rope import dynamic_rope, forget_lengths
 from seodang.model.engine.self_test import TOLERANCE, compile_error, copy_error, kernel_error, packing_error
 from seodang.model.engine.trainable_tokens import trainable_tokens_in_place
@@ -54,6 +63,8 @@ class Engine:
     def installed(self, model: PreTrainedModel, on_note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
         """Inside, ``model(pack=PACK)`` is the pack's summed loss; every other call is the model's own.
 
+        ``model(pack=PACK, per_token=True)`` gives `TokenLosses`, without gradients.
+
         The loss runs inside the model's forward, so that DDP and FSDP see an ordinary forward pass. An adapter's calls
         reach the model that it was added to, so that it is installed on that one.
 
@@ -67,19 +78,32 @@ class Engine:
         lengths_kept = dynamic_rope(model)
 
         def run(tensors: PackTensors) -> Tensor:
-            forget_lengths(lengths_kept)  # a loss must not depend on what was computed before
-            device, dtype = model.device.type, self.compute_dtype
-            with torch.autocast(device, dtype=dtype, enabled=dtype is not None, cache_enabled=not self.cuda_graphs):
+            with computing():
                 if self.linear_cross_entropy and not (model.training and has_router_loss(model)):
                     compiled = self.compiled and torch.is_grad_enabled()
                     return linear_cross_entropy_loss(model, tensors, scratch, rows, compiled=compiled)
                 return logits_loss(model, tensors, own)
 
+        def tokens(tensors: PackTensors) -> TokenLosses:
+            with computing():
+                if self.linear_cross_entropy:
+                    return linear_cross_entropy_tokens(model, tensors, rows)
+                return logits_tokens(tensors, own)
+
+        @contextmanager
+        def computing() -> Iterator[None]:
+            forget_lengths(lengths_kept)  # a loss must not depend on what was computed before
+            device, dtype = model.device.type, self.compute_dtype
+            with torch.autocast(device, dtype=dtype, enabled=dtype is not None, cache_enabled=not self.cuda_graphs):
+                yield
+
         graphs = CudaGraphs(model, run, on_note) if self.cuda_graphs else None
 
-        def forward(*args: Any, pack: Pack | None = None, **kwargs: Any) -> Any:
+        def forward(*args: Any, pack: Pack | None = None, per_token: bool = False, **kwargs: Any) -> Any:
             if pack is None:
                 return own(*args, **kwargs)
+            if per_token:
+                return tokens(on_device(pack, model.device))
             if graphs and torch.is_grad_enabled() and not model.is_activation_checkpointing:
                 return graphs.loss(pack)
             return run(on_device(pack, model.device))

@@ -115,8 +115,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         compiled: bool = False,
     ) -> Tensor:
         wants_hidden, wants_weight, wants_bias = (wants_grad and needed for needed in ctx.needs_input_grad[:3])
-        device = hidden_SD.device.type
-        compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_SD.dtype
+        device, compute = hidden_SD.device.type, _compute_dtype(hidden_SD)
         grad_weight = None
         if wants_weight:
             grad_weight = scratch.take_gradient(weight_VD) if scratch else torch.empty_like(weight_VD)
@@ -130,17 +129,13 @@ class LinearCrossEntropy(torch.autograd.Function):
             trained=trained,
         )
         total = torch.zeros((), dtype=torch.float32, device=hidden_SD.device)
-        tiled = device == "cpu" and not compiled
+        tiled = _is_tiled(device, compiled=compiled)
         # the gradient's own memory takes the logits until it is written
         has_spare = tiled and grad_weight is not None and _fits_in_gradient(grad_weight, hidden_SD, compute)
         spare_VD = grad_weight if has_spare else None
         most = (COMPILED_BYTES if compiled else KEPT_BYTES) // (compute.itemsize * weight_VD.shape[0])
         rows = _chunk_size(len(hidden_SD), len(hidden_SD) if has_spare else most)
-        walk: _Walk | LinearCrossEntropyGpu = (
-            _Walk(weight_VD, bias_V, softcap, factor, compute, rows)
-            if tiled
-            else LinearCrossEntropyGpu(weight_VD, bias_V, passes(softcap, factor, compiled), compute)
-        )
+        walk = _walk(weight_VD, bias_V, softcap, factor, compute, rows, compiled=compiled)
         with torch.autocast(device, enabled=False):
             for start in range(0, hidden_SD.shape[0], rows):
                 chunk = slice(start, start + rows)
@@ -171,6 +166,23 @@ class LinearCrossEntropy(torch.autograd.Function):
             found[1] = None
         *found, found_rows = found
         return (*found, None, None, None, None, None, found_rows, None, None)
+
+
+@torch.no_grad()
+def target_losses(
+    hidden_SD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_S: Tensor, softcap: float | None, factor: float
+) -> Tensor:
+    """−log p of each target, [S] float32, without gradients: what `LinearCrossEntropy` sums."""
+    device, compute = hidden_SD.device.type, _compute_dtype(hidden_SD)
+    rows = _chunk_size(len(hidden_SD), KEPT_BYTES // (compute.itemsize * weight_VD.shape[0]))
+    walk = _walk(weight_VD, bias_V, softcap, factor, compute, rows)
+    losses_S = torch.empty(len(hidden_SD), dtype=torch.float32, device=hidden_SD.device)
+    with torch.autocast(device, enabled=False):
+        for start in range(0, len(hidden_SD), rows):
+            chunk = slice(start, start + rows)
+            normalizer_N, chosen_N = walk.normalize(hidden_SD[chunk].to(compute), targets_S[chunk], None)
+            losses_S[chunk] = normalizer_N - chosen_N
+    return losses_S
 
 
 @contextmanager
@@ -288,6 +300,32 @@ class _Walk:
         if self.factor != 1.0:
             logits *= self.factor
         return logits if self.softcap is None else logits.div_(self.softcap).tanh_().mul_(self.softcap)
+
+
+def _walk(
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    softcap: float | None,
+    factor: float,
+    compute: torch.dtype,
+    rows: int,
+    *,
+    compiled: bool = False,
+) -> _Walk | LinearCrossEntropyGpu:
+    """The head as its device multiplies it fastest, at most `rows` positions at a time."""
+    if _is_tiled(weight_VD.device.type, compiled=compiled):
+        return _Walk(weight_VD, bias_V, softcap, factor, compute, rows)
+    return LinearCrossEntropyGpu(weight_VD, bias_V, passes(softcap, factor, compiled), compute)
+
+
+def _is_tiled(device: str, *, compiled: bool) -> bool:
+    return device == "cpu" and not compiled
+
+
+def _compute_dtype(hidden_SD: Tensor) -> torch.dtype:
+    """Of the products: autocast's where it is on."""
+    device = hidden_SD.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_SD.dtype
 
 
 def _fits_in_gradient(gradient_VD: Tensor, hidden_SD: Tensor, compute: torch.dtype) -> bool:

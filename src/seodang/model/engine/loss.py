@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PreTrainedModel
 
 from seodang.model.engine.attention import Lengths
-from seodang.model.engine.linear_cross_entropy import LinearCrossEntropy, Scratch
+from seodang.model.engine.linear_cross_entropy import LinearCrossEntropy, Scratch, target_losses
 from seodang.model.engine.trainable_tokens import TrainableTokens
 from seodang.types import IGNORED, Pack
 
@@ -67,19 +67,61 @@ def linear_cross_entropy_loss(
         rows: of the head, that an adapter trains, held in its table.
         compiled: the head's passes over its logits are compiled.
     """
-    output: Any = model.base_model(**tensors.inputs)
-    hidden_SD = output.last_hidden_state[0].index_select(0, tensors.supervised)
-    head = model.get_output_embeddings()
-    config = model.config.get_text_config()
+    head = _Head.of(model, tensors, rows)
     head_loss: Callable[..., Tensor] = LinearCrossEntropy.apply
-    bias = getattr(head, "bias", None)
-    if rows:
-        rows.put()
-    weight_VD = rows.table_VD if rows else head.weight
-    scratch = scratch if weight_VD.is_leaf else None  # of an adapter's own making: autograd has to pass it on
-    settings = (*_scaling(config), torch.is_grad_enabled(), scratch)
+    scratch = scratch if head.weight_VD.is_leaf else None  # of an adapter's own making: autograd has to pass it on
+    settings = (head.softcap, head.factor, torch.is_grad_enabled(), scratch)
     trained = (rows.rows_RD if rows else None, rows)
-    return head_loss(hidden_SD, weight_VD, bias, tensors.targets, *settings, *trained, compiled)
+    return head_loss(head.hidden_SD, head.weight_VD, head.bias_V, tensors.targets, *settings, *trained, compiled)
+
+
+class TokenLosses(NamedTuple):
+    """What `model(pack=PACK, per_token=True)` gives, in the order of the pack's supervised positions."""
+
+    losses_S: Tensor  # float32, −log p in nats
+    hidden_SD: Tensor | None  # that went into the head; none where the model computed its own logits
+
+
+@torch.no_grad()
+def linear_cross_entropy_tokens(
+    model: PreTrainedModel, tensors: PackTensors, rows: TrainableTokens | None = None
+) -> TokenLosses:
+    """−log p of each supervised position, the head computed here."""
+    head = _Head.of(model, tensors, rows)
+    losses_S = target_losses(
+        head.hidden_SD, head.weight_VD, head.bias_V, tensors.targets, head.softcap, head.factor
+    )  # fmt: skip
+    return TokenLosses(losses_S=losses_S, hidden_SD=head.hidden_SD)
+
+
+@torch.no_grad()
+def logits_tokens(tensors: PackTensors, forward: Callable[..., Any]) -> TokenLosses:
+    """The same by the model's own forward."""
+    logits_SV = forward(**tensors.inputs, logits_to_keep=tensors.supervised).logits[0]
+    losses_S = F.cross_entropy(logits_SV.float(), tensors.targets, reduction="none")
+    return TokenLosses(losses_S=losses_S, hidden_SD=None)
+
+
+class _Head(NamedTuple):
+    """What goes into an output head, and the head itself."""
+
+    hidden_SD: Tensor
+    weight_VD: Tensor
+    bias_V: Tensor | None
+    softcap: float | None
+    factor: float
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, tensors: PackTensors, rows: TrainableTokens | None) -> "_Head":
+        """Run the model's body over a pack."""
+        output: Any = model.base_model(**tensors.inputs)
+        hidden_SD = output.last_hidden_state[0].index_select(0, tensors.supervised)
+        head = model.get_output_embeddings()
+        if rows:
+            rows.put()
+        weight_VD = rows.table_VD if rows else head.weight
+        scaling = head_scaling(model)
+        return cls(hidden_SD, weight_VD, getattr(head, "bias", None), *scaling)
 
 
 def logits_loss(model: PreTrainedModel, tensors: PackTensors, forward: Callable[..., Any]) -> Tensor:
@@ -113,8 +155,9 @@ def on_host(array: NDArray[np.signedinteger], device: torch.device) -> Tensor:
     return tensor.pin_memory() if device.type == "cuda" and has_data else tensor
 
 
-def _scaling(config: Any) -> tuple[float | None, float]:
+def head_scaling(model: PreTrainedModel) -> tuple[float | None, float]:
     """(soft-cap, factor) of the logits, as the architectures name them."""
+    config = model.config.get_text_config()
     softcap = getattr(config, "final_logit_softcapping", None)
     if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
         return softcap, 1.0 / divisor
