@@ -29,10 +29,11 @@ from seodang.run.start import open_run
 from seodang.types import Finding
 
 if TYPE_CHECKING:
-    from transformers import TrainerCallback
+    from transformers import PreTrainedModel, TrainerCallback
 
     from seodang.data.prepare import Prepared
     from seodang.data.template.renderer import Renderer
+    from seodang.model.engine.engine import Engine
     from seodang.stages.preflight import Base
     from seodang.types import Placement
 
@@ -76,21 +77,17 @@ def tune(
         engine = preflight.make_engine(model, base, settings, prepared, will_train=not run.is_trained)
     finish.begin_run(run, recipe, placement, renderer, prepared, findings, resume=resume)
     clock.attach(run)
-    held_out = measure.make_evaluation_set(
-        recipe.ask, recipe.sources, settings.best_by, prepared, renderer, plan.pack_tokens
-    )
+    held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens)
     with clock.stage("before"):
         before = measure.measure_base(run, model, engine, held_out, placement, four_bit=settings.is_four_bit)
     with clock.stage("train"):
         from seodang.stages.training import train_model  # brings transformers' Trainer, which takes seconds
 
         rows, ask = prepared.rows["train"], recipe.ask
-        model, losses = train_model(
-            run, base, model, engine, rows, held_out, settings, plan, ask, recipe.save, callbacks
-        )
+        model = train_model(run, base, model, engine, rows, held_out, settings, plan, ask, recipe.save, callbacks)
     with clock.stage("after"):
-        after = measure.measure_model(model, engine, held_out, "tuned", losses)
-    finish.finish_run(run, recipe, before, after, model, renderer, clock.total, tuned=str(run.model))
+        after = measure.measure_tuned(run, model, engine, held_out)
+    finish.finish_run(run, recipe, held_out, before, after, model, clock.total, tuned=str(run.model))
     return run
 
 
@@ -209,6 +206,7 @@ def prove(
     recipe: str | Path | None = None,
     out: Path | None = None,
     trust_remote_code: bool = False,
+    use_cache: bool = True,
 ) -> Run:
     """Measure a model against its base, with the tuned model's own template.
 
@@ -218,6 +216,7 @@ def prove(
         recipe: what to measure; by default the run's own.
         out: where to write; by default the run's folder, or runs/NAME-proof for a model.
         trust_remote_code: run Python code that comes with the model; what the run's own recipe says is ignored.
+        use_cache: take what the base measured in an earlier run under the same settings.
 
     Raises:
         SeodangError: the user's mistake, with a hint on how to fix it.
@@ -243,18 +242,22 @@ def prove(
     if run is not trained:
         finish.begin_run(run, wanted, placement, renderer, prepared, findings)
     budget = pack_tokens(settings, placement.device)
-    held_out = measure.make_evaluation_set(wanted.ask, wanted.sources, settings.best_by, prepared, renderer, budget)
-    measured = []
-    paths: dict[measure.ModelName, str] = {"base": base_path, "tuned": tuned_path}
-    for name, path in paths.items():
-        with clock.stage(name):
-            with distributed.agreed():
-                spec = asked.model.model_copy(update={"path": path})
-                model = preflight.load_base(replace(tuned_base, spec=spec), renderer, seed=settings.seed)
-            engine = preflight.make_engine(model, tuned_base, settings, prepared)
-            measured.append(measure.measure_model(model, engine, held_out, name))
-    before, after = measured
-    finish.finish_run(run, wanted, before, after, model, renderer, clock.total, base=base_path, tuned=tuned_path)
+    held_out = measure.make_evaluation_set(
+        wanted, prepared, renderer, budget, has_trained_template=preflight.has_template(asked.model, base_path)
+    )
+
+    def load(path: str) -> "tuple[PreTrainedModel, Engine]":
+        with distributed.agreed():
+            spec = asked.model.model_copy(update={"path": path})
+            model = preflight.load_base(replace(tuned_base, spec=spec), renderer, seed=settings.seed)
+        return model, preflight.make_engine(model, tuned_base, settings, prepared)
+
+    with clock.stage("base"):  # one model in memory at a time
+        before = measure.measure_base(run, *load(base_path), held_out, placement, will_train=False, use_cache=use_cache)
+    with clock.stage("tuned"):
+        model, engine = load(tuned_path)
+        after = measure.measure_tuned(run, model, engine, held_out)
+    finish.finish_run(run, wanted, held_out, before, after, model, clock.total, base=base_path, tuned=tuned_path)
     return run
 
 

@@ -2,11 +2,13 @@
 
 import copy
 import hashlib
+import json
 import shutil
 import tempfile
 from pathlib import Path
 
 import torch
+import xxhash
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from seodang import recipe
@@ -143,6 +145,18 @@ def describe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Mode
         dtype=str(model.dtype).removeprefix("torch."),
         sha256=_fingerprint(model),
     )
+
+
+@torch.no_grad()
+def weights_hash(model: PreTrainedModel) -> str:
+    """Names a model by all of its weights, and by what its configuration says beside where it came from."""
+    unimportant = ("_name_or_path", "architectures", "transformers_version")
+    config = {name: value for name, value in model.config.to_dict().items() if name not in unimportant}
+    digest = xxhash.xxh3_128(f"{type(model).__name__} {json.dumps(config, sort_keys=True, default=str)}".encode())
+    for name, tensor in model.named_parameters():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 @torch.no_grad()

@@ -122,7 +122,9 @@ def evaluate(
     with measuring(model, engine):
         budget = engine.budget(pack_tokens)
         return {
-            source: _evaluate_source(model, source, rows, budget, on_rows) for source, rows in tests.items() if len(rows)
+            source: _evaluate_source(model, source, rows, budget, on_rows)
+            for source, rows in tests.items()
+            if len(rows)
         }
 
 

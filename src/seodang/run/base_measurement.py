@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from seodang.json_values import json_text, to_json
 from seodang.types import Answer, Metric, Placement
 
 Form = Literal["template", "plain"]  # the trained chat template; a plain question/answer form in the data's language
@@ -67,11 +66,6 @@ class MeasurementSettings:
         """Whether losses measured under the other settings are the same."""
         keys = ("device", "dtype", "compute_dtype", "attention", "four_bit", "weights", "rows")
         return all(getattr(self, key) == getattr(other, key) for key in keys)
-
-    @property
-    def key(self) -> str:
-        """Names what was measured under these settings, in a cache."""
-        return hashlib.sha256(json_text(to_json(self), where="settings").encode()).hexdigest()[:40]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -70,11 +70,16 @@ def record_event(run: Run, event: RecordedEvent) -> None:
     run.append(METRICS, to_json(event))
 
 
-def record_base(run: Run, measured: BaseMeasurement, event: EvalEvent) -> None:
-    """The base's measures, which a resumed run reads again; base.json comes last: once it is there, all is."""
-    later = [row for row in run.read_lines(METRICS) if row["step"] > 0]
-    run.write_lines(METRICS, [to_json(event), *later])
-    record_answers(run, measured.answers)
+def record_base(run: Run, measured: BaseMeasurement, event: EvalEvent | None) -> None:
+    """The base's measures, which a resumed run reads again; base.json comes last: once it is there, all is.
+
+    Args:
+        event: its evaluation, where training follows.
+    """
+    if event:
+        later = [row for row in run.read_lines(METRICS) if row["step"] > 0]
+        run.write_lines(METRICS, [to_json(event), *later])
+        record_answers(run, measured.answers)
     run.write_json(BASE, to_json(measured))
 
 

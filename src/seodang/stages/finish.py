@@ -11,6 +11,8 @@ from seodang.data.template.renderer import Renderer
 from seodang.errors import RunError
 from seodang.model.load import weight_files
 from seodang.model.save import describe
+from seodang.proof.divergence import HiddenStates
+from seodang.proof.measured_rows import write_rows
 from seodang.proof.proof import proof, turned_at
 from seodang.proof.questions import repeat_settings
 from seodang.recipe import Recipe
@@ -22,7 +24,7 @@ from seodang.run.manifest import Manifest, changed_inputs, changed_surroundings,
 from seodang.run.start import create
 from seodang.show import console, tables
 from seodang.show.report import report
-from seodang.stages.measure import Measured
+from seodang.stages.measure import EvaluationSet, Measured, rows_of
 from seodang.types import Finding, Placement
 
 
@@ -110,10 +112,10 @@ def check_proof_inputs(
 def finish_run(
     run: Run,
     recipe: Recipe,
+    held_out: EvaluationSet,
     before: Measured,
     after: Measured,
     model: PreTrainedModel,
-    renderer: Renderer,
     seconds: Mapping[str, float],
     *,
     base: str | None = None,
@@ -132,6 +134,7 @@ def finish_run(
             return
         answers = [*before.answers, *after.answers]
         record.record_answers(run, answers)
+        write_rows(run, rows_of(held_out, before, after))
         found = proof(
             name=recipe.name,
             base=base or recipe.model.path,
@@ -144,7 +147,8 @@ def finish_run(
             temperature=repeat_settings(recipe.ask).temperature,
         )
         record.record_proof(run, found)
-        record.record_facts(run, model=describe(model, renderer.tokenizer), seconds=seconds)
+        record.record_facts(run, model=describe(model, held_out.renderer.tokenizer), seconds=seconds)
+        HiddenStates(folder=run.hidden_states).remove()
         page = report(run.folder)
         tables.show_answers(answers)
         tables.show_losses(found)

@@ -1,7 +1,10 @@
-"""Base and tuned model, measured alike: losses on every holdout, and answers to every question."""
+"""Base and tuned model, measured alike: losses on every row of every holdout, and answers to every question."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 from datasets import Dataset
@@ -13,17 +16,32 @@ from seodang.data.template.renderer import Renderer, parse_tools
 from seodang.errors import SeodangError
 from seodang.model.engine.engine import Engine
 from seodang.model.generate.batch import Completion, generate
-from seodang.proof.evaluate import check_finite, evaluate
+from seodang.model.save import weights_hash
+from seodang.proof.divergence import Head, HiddenStates
+from seodang.proof.evaluate import check_finite
+from seodang.proof.measured_rows import MeasuredRow
 from seodang.proof.questions import Question, answer, questions
-from seodang.recipe import Ask, Generate, Source
-from seodang.run import evidence, record
-from seodang.run.base_measurement import BaseMeasurement, measurement_settings
+from seodang.proof.row_losses import (
+    Divergence,
+    HeldOutSource,
+    SampleSizes,
+    held_out_source,
+    keep_hidden_states,
+    measure_source,
+    measured_rows,
+    metric_of,
+    scored_hash,
+)
+from seodang.recipe import Ask, Generate, Recipe, Source
+from seodang.run import base_cache, evidence, record
+from seodang.run.base_measurement import BaseMeasurement, MeasurementSettings, ModelRow, measurement_settings
 from seodang.run.folder import Run
 from seodang.show import console
 from seodang.train.metrics import evaluation_event
 from seodang.train.setup import best_loss
 from seodang.types import Answer, Metric, Placement
 
+CONTEXT = re.compile(r"read as \w+ \([^)]*\bcontext: ")  # of what conversion says about the columns it has found
 ModelName = Literal["base", "tuned"]
 ChosenLoss = Callable[[Mapping[str, Metric]], float]
 
@@ -32,32 +50,69 @@ ChosenLoss = Callable[[Mapping[str, Metric]], float]
 class EvaluationSet:
     """What every model is measured on."""
 
-    rows: Mapping[str, Dataset]  # source → its holdout
+    sources: Sequence[HeldOutSource]
     questions: Sequence[Question]
     renderer: Renderer
     pack_tokens: int  # positions of one forward pass
     chosen_loss: ChosenLoss | None  # picks the best checkpoint; none: no holdout measures it
+    has_trained_template: bool  # whether the base knows the template: else it is asked in a plain form, too
+
+    @cached_property
+    def choosing(self) -> Mapping[str, Dataset]:
+        """Source → the rows that are evaluated during training."""
+        return {source.name: source.choosing for source in self.sources}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """One model, measured."""
 
-    metrics: Mapping[str, Metric]  # source → loss on its holdout
+    rows: Mapping[str, Sequence[ModelRow]]  # source → its holdout, in its order
+    metrics: Mapping[str, Metric]  # source → loss on its rows that prove
     answers: Sequence[Answer]
+    divergences: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # source → row → Σ KL(base‖model)
 
 
 def make_evaluation_set(
-    ask: Ask, sources: Sequence[Source], best_by: str, prepared: Prepared, renderer: Renderer, pack_tokens: int
+    recipe: Recipe,
+    prepared: Prepared,
+    renderer: Renderer,
+    pack_tokens: int,
+    *,
+    sizes: SampleSizes | None = None,
+    has_trained_template: bool | None = None,
 ) -> EvaluationSet:
-    """The holdouts of all sources, and all questions, rendered as they are served."""
+    """The holdouts of all sources, and all questions, rendered as they are served.
+
+    Args:
+        has_trained_template: none: the base has it if it came with it.
+    """
+    roles = {source.name: source for source in recipe.sources}
     return EvaluationSet(
-        rows=prepared.holdouts,
-        questions=all_questions(ask, sources, prepared, renderer),
+        sources=[
+            held_out_source(
+                name,
+                rows,
+                renderer,
+                sizes=sizes or SampleSizes(),
+                max_tokens=recipe.train.max_tokens,
+                seed=recipe.split.seed,
+                has_context=has_context(roles[name], prepared),
+            )
+            for name, rows in prepared.holdouts.items()
+        ],
+        questions=all_questions(recipe.ask, recipe.sources, prepared, renderer),
         renderer=renderer,
         pack_tokens=pack_tokens,
-        chosen_loss=best_loss(best_by, sources, prepared.holdouts),
+        chosen_loss=best_loss(recipe.train.best_by, recipe.sources, prepared.holdouts),
+        has_trained_template=not renderer.template.is_new if has_trained_template is None else has_trained_template,
     )
+
+
+def has_context(source: Source, prepared: Prepared) -> bool:
+    """Whether a source's questions begin with a passage from a column of its own."""
+    remarks = (remark for counts in prepared.counts if counts.source == source.name for remark in counts.remarks)
+    return source.context is not None or any(CONTEXT.match(remark) for remark in remarks)
 
 
 def all_questions(ask: Ask, sources: Sequence[Source], prepared: Prepared, renderer: Renderer) -> list[Question]:
@@ -75,31 +130,6 @@ def questions_of(ask: Ask, holdouts: Mapping[str, Dataset], renderer: Renderer) 
     return questions(ask, holdouts, lambda messages, tools: renderer.prompt(messages, parse_tools(tools)))
 
 
-def measure_model(
-    model: PreTrainedModel,
-    engine: Engine,
-    held_out: EvaluationSet,
-    name: ModelName,
-    metrics: Mapping[str, Metric] | None = None,
-) -> Measured:
-    """Losses on every holdout, and answers to every question.
-
-    Args:
-        metrics: the losses, where these weights were measured already.
-
-    Raises:
-        RunError: a loss is NaN or infinite.
-    """
-    if metrics is None:
-        with console.counting(f"{name}: rows of the holdout", sum(map(len, held_out.rows.values()))) as advance:
-            metrics = evaluate(model, engine, held_out.rows, pack_tokens=held_out.pack_tokens, on_rows=advance)
-    with distributed.agreed():
-        check_finite(metrics, name)
-    with console.counting(f"{name}: answers", len(held_out.questions)) as advance:
-        answers = answers_of(model, held_out.renderer, name, held_out.questions, on_progress=advance)
-    return Measured(metrics=metrics, answers=answers)
-
-
 def measure_base(
     run: Run,
     model: PreTrainedModel,
@@ -108,36 +138,223 @@ def measure_base(
     placement: Placement,
     *,
     four_bit: bool = False,
+    will_train: bool = True,
+    use_cache: bool = True,
 ) -> Measured:
-    """Measure the base as the evaluation of step 0, or take what an earlier start measured under the same settings.
+    """Measure the base, or take what an earlier start or another run measured under the same settings.
+
+    Its hidden states are kept in the run's folder until the proof is done.
 
     Args:
         four_bit: whether the model's weights are held in 4 bits.
+        will_train: record it as the evaluation of step 0.
+        use_cache: look for what other runs have measured.
     """
-    asked = [(question.prompt, question.settings.model_dump_json()) for question in held_out.questions]
-    settings = measurement_settings(placement, asked, four_bit=four_bit)
-    stored = distributed.exchange(_stored_base(run) if distributed.is_main() else None)[0]
-    if stored and stored.settings == settings:
-        return Measured(metrics=stored.metrics, answers=stored.answers)
-    if stored:
-        console.show_note("the base was measured under other settings: what differs is measured again")
-    known = stored.metrics if stored and stored.settings.same_losses(settings) else None
-    found = measure_model(model, engine, held_out, "base", known)
-    loss = held_out.chosen_loss(found.metrics) if held_out.chosen_loss else None
-    event = evaluation_event(found.metrics, loss, step=0, epoch=0.0)
-    measured = BaseMeasurement(settings=settings, metrics=found.metrics, answers=tuple(found.answers))
+    settings = _settings(model, held_out, placement, four_bit=four_bit)
+    stored = distributed.exchange(_stored_base(run, settings, use_cache=use_cache) if distributed.is_main() else None)
+    if (known := stored[0]) and known.settings == settings:
+        found = _measured(held_out, known.rows, known.answers)
+        _keep_hidden_states(run, model, engine, held_out)
+    else:
+        rows = known.rows if known and known.settings.same_losses(settings) else None
+        found = _measure_base(run, model, engine, held_out, rows)
+    measured = BaseMeasurement(
+        settings=settings,
+        rows={name: tuple(rows) for name, rows in found.rows.items()},
+        metrics=found.metrics,
+        answers=tuple(found.answers),
+    )
     with distributed.agreed():
         if distributed.is_main():
-            record.record_base(run, measured, event)
+            _record_base(run, measured, held_out, will_train=will_train)
+            if use_cache:
+                base_cache.keep(measured, console.show_note)
     return found
 
 
-def _stored_base(run: Run) -> BaseMeasurement | None:
+def measure_tuned(run: Run, model: PreTrainedModel, engine: Engine, held_out: EvaluationSet) -> Measured:
+    """Measure a model on what its base was measured on, and how far it is from the base.
+
+    Raises:
+        RunError: a loss is NaN or infinite.
+    """
+    rows: dict[str, list[ModelRow]] = {}
+    divergences: dict[str, Mapping[int, float]] = {}
+    base = _divergences(run, model, engine, held_out)
+    with _counting("tuned", held_out, choose_form=False) as advance:
+        for source in held_out.sources:
+            rows[source.name], divergences[source.name] = measure_source(
+                model, engine, source,
+                pack_tokens=held_out.pack_tokens, choose_form=False, on_rows=advance, divergence=base.get(source.name),
+            )  # fmt: skip
+    return _with_answers(model, held_out, "tuned", rows, divergences)
+
+
+def rows_of(held_out: EvaluationSet, base: Measured, tuned: Measured) -> list[MeasuredRow]:
+    """What every held-out row cost both models."""
+    return [
+        row
+        for source in held_out.sources
+        for row in measured_rows(
+            source, base.rows[source.name], tuned.rows[source.name], tuned.divergences.get(source.name, {})
+        )
+    ]
+
+
+def _measure_base(
+    run: Run,
+    model: PreTrainedModel,
+    engine: Engine,
+    held_out: EvaluationSet,
+    known: Mapping[str, Sequence[ModelRow]] | None,
+) -> Measured:
+    """Losses, with the hidden states that go into the head, and answers.
+
+    Args:
+        known: the losses, where only the questions are others.
+    """
+    if known:
+        _keep_hidden_states(run, model, engine, held_out)
+        return _with_answers(model, held_out, "base", known, {})
+    hidden = _new_hidden_states(run)
+    choose_form = not held_out.has_trained_template
+    rows: dict[str, list[ModelRow]] = {}
+    with _counting("base", held_out, choose_form=choose_form) as advance:
+        for source in held_out.sources:
+            writer = hidden.writer(source.name, source.kl_tokens) if engine.linear_cross_entropy else None
+            rows[source.name], _ = measure_source(
+                model, engine, source,
+                pack_tokens=held_out.pack_tokens, choose_form=choose_form, on_rows=advance, writer=writer,
+            )  # fmt: skip
+            if writer:
+                writer.close()
+    _keep_head(hidden, model, engine)
+    return _with_answers(model, held_out, "base", rows, {})
+
+
+def _with_answers(
+    model: PreTrainedModel,
+    held_out: EvaluationSet,
+    name: ModelName,
+    rows: Mapping[str, Sequence[ModelRow]],
+    divergences: Mapping[str, Mapping[int, float]],
+) -> Measured:
+    found = _measured(held_out, rows, (), divergences)
+    with distributed.agreed():
+        check_finite(found.metrics, name)
+    with console.counting(f"{name}: answers", len(held_out.questions)) as advance:
+        answers = answers_of(model, held_out.renderer, name, held_out.questions, on_progress=advance)
+    return replace(found, answers=answers)
+
+
+def _measured(
+    held_out: EvaluationSet,
+    rows: Mapping[str, Sequence[ModelRow]],
+    answers: Sequence[Answer],
+    divergences: Mapping[str, Mapping[int, float]] | None = None,
+) -> Measured:
+    metrics = {source.name: metric_of(source, rows[source.name], choosing=False) for source in held_out.sources}
+    return Measured(rows=rows, metrics=metrics, answers=answers, divergences=divergences or {})
+
+
+def _settings(
+    model: PreTrainedModel, held_out: EvaluationSet, placement: Placement, *, four_bit: bool
+) -> MeasurementSettings:
+    return measurement_settings(
+        placement,
+        [(question.prompt, question.settings.model_dump_json()) for question in held_out.questions],
+        four_bit=four_bit,
+        weights=weights_hash(model),
+        rows=scored_hash(held_out.sources, has_trained_template=held_out.has_trained_template),
+    )
+
+
+def _record_base(run: Run, measured: BaseMeasurement, held_out: EvaluationSet, *, will_train: bool) -> None:
+    """Record the base's measures; where it is to be trained, also as the evaluation of step 0."""
+    event = None
+    if will_train:
+        metrics = {
+            source.name: metric_of(source, measured.rows[source.name], choosing=True) for source in held_out.sources
+        }
+        loss = held_out.chosen_loss(metrics) if held_out.chosen_loss else None
+        event = evaluation_event(metrics, loss, step=0, epoch=0.0)
+    record.record_base(run, measured, event)
+
+
+def _stored_base(run: Run, settings: MeasurementSettings, *, use_cache: bool) -> BaseMeasurement | None:
+    """What was measured under these settings; or what this run measured under others."""
     try:
-        return evidence.read_base(run)
+        stored = evidence.read_base(run)
     except SeodangError as error:  # it can be measured again
         console.show_note(f"{error.where} {error.what}: the base is measured again")
-        return None
+        stored = None
+    if stored and stored.settings == settings:
+        return stored
+    if use_cache and (kept := base_cache.find(settings)):
+        console.show_note("the base was measured in an earlier run under the same settings")
+        return kept
+    if stored:
+        console.show_note("the base was measured under other settings: what differs is measured again")
+    return stored
+
+
+def _new_hidden_states(run: Run) -> HiddenStates:
+    """An empty place for the base's hidden states."""
+    hidden = HiddenStates(folder=run.hidden_states)
+    with distributed.agreed():
+        if distributed.is_main():
+            hidden.remove()
+            hidden.folder.mkdir(parents=True)
+    return hidden
+
+
+def _keep_hidden_states(run: Run, model: PreTrainedModel, engine: Engine, held_out: EvaluationSet) -> None:
+    """Write the base's hidden states where its losses are known, and they are not there."""
+    if not engine.linear_cross_entropy:
+        return
+    hidden = HiddenStates(folder=run.hidden_states)
+    has_all = hidden.has_head and all(hidden.reader(one.name).has(one.kl_rows) for one in held_out.sources)
+    if distributed.exchange(has_all)[0]:
+        return
+    hidden = _new_hidden_states(run)
+    for source in held_out.sources:
+        writer = hidden.writer(source.name, source.kl_tokens)
+        keep_hidden_states(model, engine, source, writer, pack_tokens=held_out.pack_tokens)
+        writer.close()
+    _keep_head(hidden, model, engine)
+
+
+def _keep_head(hidden: HiddenStates, model: PreTrainedModel, engine: Engine) -> None:
+    with distributed.agreed():
+        if distributed.is_main() and engine.linear_cross_entropy:
+            hidden.keep_head(model)
+
+
+def _divergences(run: Run, model: PreTrainedModel, engine: Engine, held_out: EvaluationSet) -> dict[str, Divergence]:
+    """Source → what the model is compared with; nothing where it cannot be."""
+    hidden, why = HiddenStates(folder=run.hidden_states), ""
+    if not (engine.linear_cross_entropy and hidden.has_head):
+        why = "a head of its own kind"
+    else:
+        tuned = Head.of(model)
+        base = hidden.head(tuned)
+        if base.weight_VD.shape == tuned.weight_VD.shape:
+            return {
+                source.name: Divergence(
+                    reader=hidden.reader(source.name), base=base, tuned=tuned, compute=engine.compute_dtype
+                )
+                for source in held_out.sources
+            }
+        why = "heads of different sizes"
+    console.show_note(f"KL(base‖tuned) is not measured: {why}")
+    return {}
+
+
+@contextmanager
+def _counting(name: ModelName, held_out: EvaluationSet, *, choose_form: bool) -> Iterator[Callable[[int], None]]:
+    count = sum(source.num_sequences(choose_form=choose_form) for source in held_out.sources)
+    with console.counting(f"{name}: held-out rows and prompts", count) as advance:
+        yield advance
 
 
 def answers_of(

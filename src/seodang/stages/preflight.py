@@ -96,6 +96,12 @@ def resolve_base(spec: recipe.Model, placement: Placement) -> Base:
     )
 
 
+def has_template(spec: recipe.Model, path: str) -> bool:
+    """Whether a base came with a chat template, so that it may have been trained on it."""
+    tokenizer = load_tokenizer(path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+    return bool(tokenizer.chat_template)
+
+
 def plan_training(base: Base, settings: recipe.Train, renderer: Renderer, rows: Dataset) -> TrainingPlan:
     """Choose the optimizer; gradient checkpointing and token budget by the memory that is available.
 

@@ -3,7 +3,7 @@
 All ranks take part; what is written, the main rank writes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,6 @@ from seodang.train.metrics import MetricsLog
 from seodang.train.setup import make_setup
 from seodang.train.throughput import ThroughputMeter
 from seodang.train.trainer import train
-from seodang.types import Metric
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -48,14 +47,11 @@ def train_model(
     ask: Ask,
     save: Save,
     callbacks: Sequence[TrainerCallback] = (),
-) -> tuple[PreTrainedModel, Mapping[str, Metric] | None]:
+) -> PreTrainedModel:
     """Train and save the best model; load it instead where this run has saved it already.
 
     Args:
         ask: whose domain and general questions are answered during training, where `train.ask_every` says so.
-
-    Returns:
-        The model; and its losses, if these very weights were measured in training, not merged or rounded since.
 
     Raises:
         KeyboardInterrupt: training was stopped by Ctrl-C, SIGTERM or SIGHUP, and what it had reached is saved.
@@ -63,7 +59,7 @@ def train_model(
     renderer = held_out.renderer
     if run.is_trained:
         load_tuned(run, model, four_bit=settings.is_four_bit)
-        return model, None
+        return model
     trainee = make_trainee(model, settings, renderer)
     setup = make_setup(
         run, settings, trainee, engine,
@@ -79,7 +75,7 @@ def train_model(
             rows,
             settings,
             setup,
-            measure=lambda: evaluate(model, engine, held_out.rows, pack_tokens=held_out.pack_tokens),
+            measure=lambda: evaluate(model, engine, held_out.choosing, pack_tokens=held_out.pack_tokens),
             chosen_loss=held_out.chosen_loss,
             on_event=log,
             callbacks=[*asking, *callbacks],
@@ -87,13 +83,13 @@ def train_model(
     if result.stopped:
         console.show_note(f"stopped after step {result.steps} of {setup.total_steps}; go on with --resume")
         raise KeyboardInterrupt
-    if is_sharded := distributed.is_sharded(model):
+    if distributed.is_sharded(model):
         trainee = model = make_whole(model, load_base(base, renderer, seed=settings.seed))
     save_tuned(run, trainee, base, renderer, settings, ask, save, best_step=result.best_step)
     if result.interrupted:
         console.show_note(f"training has ended after step {result.steps}, the model is saved; go on with --resume")
         raise KeyboardInterrupt
-    return model, None if settings.adapter or is_sharded or save.dtype != "auto" else result.best_metrics
+    return model
 
 
 def make_trainee(model: PreTrainedModel, settings: Train, renderer: Renderer) -> "PreTrainedModel | PeftModel":

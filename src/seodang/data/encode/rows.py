@@ -154,7 +154,7 @@ class _BlockRenderer:
     def __init__(self, rows: Dataset, renderer: Renderer, max_tokens: int, too_long: TooLong) -> None:
         self.rows, self.renderer, self.max_tokens, self.too_long = rows, renderer, max_tokens, too_long
         self.encoder = Encoder(renderer.tokenizer, renderer.template, by_words=len(rows) >= MANY_ROWS)
-        self.bos_id = _bos_id(renderer)
+        self.bos_id = bos_id(renderer)
         self.too_long_reason = f"longer than {max_tokens} tokens"
 
     def __call__(self, start: int) -> tuple[pa.Table, _Outcome]:
@@ -381,7 +381,7 @@ def _largest_ids(ids: NDArray[np.int32], ends: NDArray[np.int32]) -> NDArray[np.
     return np.where(np.diff(ends) > 0, found, np.int32(0))
 
 
-def _bos_id(renderer: Renderer) -> int | None:
+def bos_id(renderer: Renderer) -> int | None:
     """BOS in front of plain text: where the tokenizer or the template puts it in front of everything."""
     tokenizer, template = renderer.tokenizer, renderer.template
     bos = tokenizer.bos_token

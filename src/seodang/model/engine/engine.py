@@ -78,24 +78,17 @@ class Engine:
         lengths_kept = dynamic_rope(model)
 
         def run(tensors: PackTensors) -> Tensor:
-            with computing():
+            with self._computing(model, lengths_kept):
                 if self.linear_cross_entropy and not (model.training and has_router_loss(model)):
                     compiled = self.compiled and torch.is_grad_enabled()
                     return linear_cross_entropy_loss(model, tensors, scratch, rows, compiled=compiled)
                 return logits_loss(model, tensors, own)
 
         def tokens(tensors: PackTensors) -> TokenLosses:
-            with computing():
+            with self._computing(model, lengths_kept):
                 if self.linear_cross_entropy:
                     return linear_cross_entropy_tokens(model, tensors, rows)
                 return logits_tokens(tensors, own)
-
-        @contextmanager
-        def computing() -> Iterator[None]:
-            forget_lengths(lengths_kept)  # a loss must not depend on what was computed before
-            device, dtype = model.device.type, self.compute_dtype
-            with torch.autocast(device, dtype=dtype, enabled=dtype is not None, cache_enabled=not self.cuda_graphs):
-                yield
 
         graphs = CudaGraphs(model, run, on_note) if self.cuda_graphs else None
 
@@ -122,6 +115,14 @@ class Engine:
                     del model.forward  # the class's own again
                 else:
                     model.forward = replaced
+
+    @contextmanager
+    def _computing(self, model: PreTrainedModel, lengths: list[torch.nn.Module]) -> Iterator[None]:
+        """Inside, a pass computes in the engine's dtype; rotary frequencies know no length from before."""
+        forget_lengths(lengths)  # a loss must not depend on what was computed before
+        device, dtype = model.device.type, self.compute_dtype
+        with torch.autocast(device, dtype=dtype, enabled=dtype is not None, cache_enabled=not self.cuda_graphs):
+            yield
 
 
 def on_cuda(model: PreTrainedModel) -> bool:

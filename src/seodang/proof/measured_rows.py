@@ -15,6 +15,7 @@ __all__ = ["Form", "Half", "MeasuredRow", "PromptLosses", "RowContrast", "RowLos
 
 Half = Literal["choose", "prove", "both"]  # what a row is for; both: there are too few to tell them apart
 
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowContrast:
     """How much a row's last answer depends on its own question (docs/statistics.md)."""

@@ -1,0 +1,371 @@
+"""What each held-out row costs a model: its tokens, its answer behind other prompts, and how far it is from the base.
+
+Every sequence goes through a model once: the losses of a row's own tokens serve the axes and the contrast, and its
+hidden states the divergence.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from seodang import distributed
+from seodang.data.template.renderer import Renderer
+from seodang.model.engine.engine import Engine
+from seodang.proof.contrast import Asked, Contrast, Ids, SourceContrasts, plan_contrasts
+from seodang.proof.divergence import Head, HiddenReader, HiddenWriter, kl_divergence
+from seodang.proof.evaluate import BLOCK, Example, blocks, measuring, token_losses
+from seodang.proof.held_out import HeldOutRow, drawn_tokens, held_out_rows
+from seodang.proof.measured_rows import Form, MeasuredRow, PromptLosses, RowContrast, RowLoss
+from seodang.run.base_measurement import AnswerLosses, ModelRow
+from seodang.types import IGNORED, Metric
+
+OnRows = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSizes:
+    """How much of each source is measured beside its losses."""
+
+    contrast_rows: int = 64
+    kl_tokens: int = 20_000
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeldOutSource:
+    """One source's holdout, and what is measured on it: the same for every model."""
+
+    name: str
+    dataset: Dataset
+    rows: Sequence[HeldOutRow]  # in the order of `dataset`
+    ends: frozenset[int]  # ids of the tokens that end a turn
+    contrasts: SourceContrasts
+    kl_rows: Sequence[int]  # numbers of rows, ascending
+
+    @property
+    def choosing(self) -> Dataset:
+        """The rows by which a checkpoint is chosen."""
+        return self._half([row.chooses for row in self.rows])
+
+    @property
+    def kl_tokens(self) -> int:
+        """Scored tokens of `kl_rows`."""
+        return sum(self.rows[number].content_tokens + self.rows[number].end_tokens for number in self.kl_rows)
+
+    def num_sequences(self, *, choose_form: bool) -> int:
+        """How many sequences a model reads."""
+        rows = self.contrasts.rows
+        plain = {one.number for one in (*(row.asked for row in rows), *self.contrasts.choosing)}
+        return len(self.rows) + sum(len(row.prompts) for row in rows) + (len(plain) if choose_form else 0)
+
+    def _half(self, is_in: Sequence[bool]) -> Dataset:
+        return self.dataset if all(is_in) else self.dataset.select(np.flatnonzero(is_in))
+
+
+def held_out_source(
+    name: str,
+    rows: Dataset,
+    renderer: Renderer,
+    *,
+    sizes: SampleSizes,
+    max_tokens: int,
+    seed: int,
+    has_context: bool = False,
+) -> HeldOutSource:
+    """Plan what is measured on one source's holdout.
+
+    Args:
+        max_tokens: of one sequence.
+        seed: of the split.
+        has_context: the source's questions hold a passage that they are about.
+    """
+    template = renderer.template
+    ends = {template.turn_end_id: template.turn_end}
+    if template.call_end:
+        ends[dict(template.markers)[template.call_end]] = template.call_end
+    held_out = held_out_rows(rows, ends, seed=seed)
+    contrasts = plan_contrasts(
+        rows, held_out, renderer,
+        most=sizes.contrast_rows, max_tokens=max_tokens, seed=seed, has_context=has_context,
+    )  # fmt: skip
+    return HeldOutSource(
+        name=name,
+        dataset=rows,
+        rows=held_out,
+        ends=frozenset(ends),
+        contrasts=contrasts,
+        kl_rows=drawn_tokens(held_out, sizes.kl_tokens, seed=seed),
+    )
+
+
+def scored_hash(sources: Sequence[HeldOutSource], *, has_trained_template: bool) -> str:
+    """Names everything that is scored: ids and labels of all rows, and the prompts that answers are put behind."""
+    digest = sha256(f"{has_trained_template}".encode())
+    for source in sources:
+        digest.update(source.name.encode())
+        for _, examples in blocks(source.dataset):
+            for example in examples:
+                digest.update(example.input_ids.tobytes() + example.labels.tobytes())
+        for contrast in source.contrasts.rows:
+            digest.update(b"".join(ids.tobytes() for ids in (*contrast.template, *contrast.plain)))
+        digest.update(repr([asked.number for asked in source.contrasts.choosing]).encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Divergence:
+    """How far a model is from the base on each row of one source."""
+
+    reader: HiddenReader  # of the base
+    base: Head
+    tuned: Head
+    compute: torch.dtype | None  # of the products; none: as the hidden states are
+
+
+def measure_source(
+    model: PreTrainedModel,
+    engine: Engine,
+    source: HeldOutSource,
+    *,
+    pack_tokens: int,
+    choose_form: bool,
+    on_rows: OnRows | None = None,
+    writer: HiddenWriter | None = None,
+    divergence: Divergence | None = None,
+) -> tuple[list[ModelRow], dict[int, float]]:
+    """One model's losses on every row of a source; several ranks share the work, and all get the same values.
+
+    Args:
+        choose_form: ask in the chat template or the plain form, whichever the model finds likelier; else the former.
+        writer: takes the hidden states of `source.kl_rows`.
+        divergence: from the base that it names; call this inside `measuring` then, too.
+
+    Returns:
+        The rows in their order; and, of those of `source.kl_rows`, Σ KL(base‖model) over the scored tokens.
+    """
+    divergences: dict[int, float] = {}
+    with measuring(model, engine):
+        budget = engine.budget(pack_tokens)
+        tokens: list[NDArray[np.float32]] = []
+        losses: list[RowLoss] = []
+        for first, examples in blocks(source.dataset):
+            numbers = range(first, first + len(examples))
+            on_hidden = _HiddenTaker(numbers, frozenset(source.kl_rows), writer, divergence, divergences)
+            found = token_losses(model, examples, budget=budget, on_rows=on_rows, on_hidden=on_hidden)
+            tokens += found
+            losses += [_row_loss(example, of, source.ends) for example, of in zip(examples, found, strict=True)]
+        answers = _Answers(model, source, tokens, budget, on_rows).measure(choose_form=choose_form)
+    shares = distributed.exchange(divergences)
+    rows = [ModelRow(loss=loss, answer=answers.get(number)) for number, loss in enumerate(losses)]
+    return rows, {row: kl for share in shares for row, kl in share.items()}
+
+
+def keep_hidden_states(
+    model: PreTrainedModel, engine: Engine, source: HeldOutSource, writer: HiddenWriter, *, pack_tokens: int
+) -> None:
+    """Write the hidden states of `source.kl_rows`, where the model's losses are known already."""
+    part = source.dataset.select(source.kl_rows)
+    with measuring(model, engine):
+        for first, examples in blocks(part):
+            take = _HiddenTaker(source.kl_rows[first : first + BLOCK], frozenset(source.kl_rows), writer)
+            token_losses(model, examples, budget=engine.budget(pack_tokens), on_hidden=take)
+
+
+def measured_rows(
+    source: HeldOutSource, base: Sequence[ModelRow], tuned: Sequence[ModelRow], divergences: Mapping[int, float]
+) -> list[MeasuredRow]:
+    """Both models' losses on one source, row by row."""
+    prompts = {contrast.asked.number: contrast for contrast in source.contrasts.rows}
+    return [
+        MeasuredRow(
+            row_id=row.row_id,
+            source=source.name,
+            where=row.where,
+            cluster=row.cluster,
+            half=row.half,
+            content_tokens=row.content_tokens,
+            end_tokens=row.end_tokens,
+            num_bytes=row.num_bytes,
+            base=base[number].loss,
+            tuned=tuned[number].loss,
+            kl=divergences.get(number),
+            kl_tokens=row.content_tokens + row.end_tokens if number in divergences else 0,
+            contrast=_row_contrast(prompts[number], source.ends, base[number].answer, tuned[number].answer)
+            if number in prompts
+            else None,
+            no_contrast=source.contrasts.reasons.get(number, ""),
+        )
+        for number, row in enumerate(source.rows)
+    ]
+
+
+def metric_of(source: HeldOutSource, rows: Sequence[ModelRow], *, choosing: bool) -> Metric:
+    """The loss on the rows that choose, or on those that prove, as evaluations are recorded."""
+    pairs = [
+        (row, losses.loss)
+        for row, losses in zip(source.rows, rows, strict=True)
+        if (row.chooses if choosing else row.proves)
+    ]
+    return Metric(
+        source=source.name,
+        loss_sum=sum(loss.content + loss.ending for _, loss in pairs),
+        tokens=sum(row.content_tokens + row.end_tokens for row, _ in pairs),
+        rows=len(pairs),
+        num_bytes=sum(row.num_bytes for row, _ in pairs),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sequence:
+    """An answer behind a prompt."""
+
+    prompt: Ids
+    answer: Ids
+
+    @property
+    def example(self) -> Example:
+        labels = np.concatenate([np.full(len(self.prompt), IGNORED, dtype=np.int32), self.answer])
+        return Example(np.concatenate([self.prompt, self.answer]), labels)
+
+
+class _Answers:
+    """One model's losses on the last answers of a source's rows, behind different prompts."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        source: HeldOutSource,
+        tokens: Sequence[NDArray[np.float32]],
+        budget: int,
+        on_rows: OnRows | None,
+    ) -> None:
+        self.model, self.source, self.budget, self.on_rows = model, source, budget, on_rows
+        self.tokens = tokens  # of the rows themselves, whose prompts are their own
+
+    def measure(self, *, choose_form: bool) -> dict[int, AnswerLosses]:
+        """Row → its losses."""
+        rows, choosing = self.source.contrasts.rows, self.source.contrasts.choosing
+        own = {asked.number: self._own(asked) for asked in (*(row.asked for row in rows), *choosing)}
+        plain: dict[int, float] = {}
+        form: Form = "template"
+        if choose_form and rows:
+            wanted = {asked.number: asked for asked in (*(row.asked for row in rows), *choosing)}
+            behind = self._losses([_Sequence(prompt=one.plain, answer=one.answer) for one in wanted.values()])
+            plain = {number: content for number, (content, _) in zip(wanted, behind, strict=True)}
+            difference = sum(plain[one.number] - own[one.number][0] for one in choosing)
+            form = "plain" if difference < 0 else "template"
+        sequences = [
+            _Sequence(prompt=prompt, answer=row.asked.answer)
+            for row in rows
+            for prompt in (row.plain if form == "plain" else row.template)
+        ]
+        foreign = iter(self._losses(sequences))
+        found: dict[int, AnswerLosses] = {}
+        for row in rows:
+            number = row.asked.number
+            content, ending = own[number]
+            found[number] = AnswerLosses(
+                form=form,
+                template=content,
+                plain=plain.get(number),
+                ending=ending,
+                losses=PromptLosses(
+                    own=plain[number] if form == "plain" else content,
+                    foreign=tuple(next(foreign)[0] for _ in row.prompts),
+                ),
+            )
+        return found
+
+    def _own(self, asked: Asked) -> tuple[float, float]:
+        """(content, ending) of a row's last answer, which are among the row's own tokens."""
+        losses = self.tokens[asked.number][asked.scored_before :][: len(asked.answer)]
+        return _split(losses, asked.answer, self.source.ends)
+
+    def _losses(self, sequences: Sequence[_Sequence]) -> list[tuple[float, float]]:
+        """(content, ending) of each answer."""
+        found: list[tuple[float, float]] = []
+        for first in range(0, len(sequences), BLOCK):
+            some = sequences[first : first + BLOCK]
+            examples = [one.example for one in some]
+            losses = token_losses(self.model, examples, budget=self.budget, on_rows=self.on_rows)
+            found += [_split(of, one.answer, self.source.ends) for of, one in zip(losses, some, strict=True)]
+        return found
+
+
+class _HiddenTaker:
+    """Takes a block's hidden states as they come: writes them, or measures how far they are from the base's.
+
+    Args:
+        numbers: of the block's rows in their holdout.
+        wanted: numbers of the rows that are taken.
+        divergences: takes Σ KL of each such row.
+    """
+
+    def __init__(
+        self,
+        numbers: Sequence[int],
+        wanted: frozenset[int],
+        writer: HiddenWriter | None,
+        divergence: Divergence | None = None,
+        divergences: dict[int, float] | None = None,
+    ) -> None:
+        self.numbers, self.wanted, self.writer = numbers, wanted, writer
+        self.divergence, self.divergences = divergence, {} if divergences is None else divergences
+
+    def __call__(self, members: Sequence[int], counts: Sequence[int], hidden_SD: Tensor | None) -> None:
+        if hidden_SD is None or not (self.writer or self.divergence):
+            return
+        parts = zip((self.numbers[member] for member in members), torch.split(hidden_SD, list(counts)), strict=True)
+        chosen = [(row, hidden_ND) for row, hidden_ND in parts if row in self.wanted]
+        if self.writer:
+            for row, hidden_ND in chosen:
+                self.writer.put(row, hidden_ND)
+        if self.divergence and chosen:
+            self._compare(self.divergence, chosen)
+
+    def _compare(self, divergence: Divergence, chosen: Sequence[tuple[int, Tensor]]) -> None:
+        tuned_ND = torch.cat([hidden_ND for _, hidden_ND in chosen])
+        tuned_ND = tuned_ND.to(divergence.compute or tuned_ND.dtype)
+        base_ND = torch.cat([divergence.reader.get(row) for row, _ in chosen]).to(tuned_ND.device, tuned_ND.dtype)
+        with torch.autocast(tuned_ND.device.type, enabled=False):
+            kl_N = kl_divergence(base_ND, divergence.base, tuned_ND, divergence.tuned).double().cpu()
+        sizes = [len(hidden_ND) for _, hidden_ND in chosen]
+        for (row, _), kl in zip(chosen, torch.split(kl_N, sizes), strict=True):
+            self.divergences[row] = float(kl.sum())
+
+
+def _row_loss(example: Example, losses: NDArray[np.float32], ends: frozenset[int]) -> RowLoss:
+    ids = example.labels[1:][example.labels[1:] != IGNORED]
+    content, ending = _split(losses, ids, ends)
+    return RowLoss(content=content, ending=ending)
+
+
+def _split(losses: NDArray[np.float32], ids: NDArray[np.int32], ends: frozenset[int]) -> tuple[float, float]:
+    """(content, ending): sums over tokens that do not end a turn, and over those that do."""
+    assert len(losses) == len(ids), f"{len(losses)} losses of {len(ids)} tokens"
+    is_end = np.isin(ids, list(ends))
+    return float(losses[~is_end].sum(dtype=np.float64)), float(losses[is_end].sum(dtype=np.float64))
+
+
+def _row_contrast(
+    contrast: Contrast, ends: frozenset[int], base: AnswerLosses | None, tuned: AnswerLosses | None
+) -> RowContrast:
+    assert base is not None, f"row {contrast.asked.number} was not measured on the base"
+    assert tuned is not None, f"row {contrast.asked.number} was not measured on the tuned model"
+    return RowContrast(
+        content_tokens=int((~np.isin(contrast.asked.answer, list(ends))).sum()),
+        prompts=contrast.prompts,
+        form=base.form,
+        base_template=base.template,
+        base_plain=base.plain,
+        base=base.losses,
+        tuned=tuned.losses,
+        base_ending=base.ending,
+        tuned_ending=tuned.ending,
+    )

@@ -1,0 +1,58 @@
+"""What bases measured in earlier runs, kept in the user's cache by weights, settings, rows and questions."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+from seodang.__version__ import __version__
+from seodang.errors import SeodangError
+from seodang.json_values import from_json, json_text, to_json
+from seodang.run.base_measurement import BaseMeasurement, MeasurementSettings
+from seodang.run.folder import write_text
+from seodang.user_cache import cache_folder
+
+MOST_BYTES = 500_000_000  # the measurements used least recently go when all together are larger
+LIBRARIES = ("torch", "transformers", "tokenizers")
+
+
+def find(settings: MeasurementSettings) -> BaseMeasurement | None:
+    """What was measured under these very settings; none where nothing was, or what was kept cannot be read."""
+    path = _path(settings)
+    with suppress(OSError, ValueError, SeodangError):
+        found = from_json(BaseMeasurement, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+        os.utime(path)
+        return found if found.settings == settings else None
+    return None
+
+
+def keep(measured: BaseMeasurement, on_note: Callable[[str], None]) -> None:
+    """Keep a measurement for later runs.
+
+    Args:
+        on_note: takes a sentence, if it cannot be kept.
+    """
+    path = _path(measured.settings)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json_text(to_json(measured), where=str(path)))
+        _free_space(path.parent)
+    except OSError as error:
+        on_note(f"what the base measured is not kept for later runs: {path}: {error}")
+
+
+def _path(settings: MeasurementSettings) -> Path:
+    versions = [__version__, *map(version, LIBRARIES)]
+    key = hashlib.sha256(json_text([versions, to_json(settings)], where="settings").encode()).hexdigest()
+    return cache_folder() / "measured" / f"{key[:40]}.json"
+
+
+def _free_space(folder: Path) -> None:
+    total = 0
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        total += path.stat().st_size
+        if total > MOST_BYTES:
+            path.unlink(missing_ok=True)
