@@ -184,7 +184,7 @@ def test_a_base_that_was_measured_in_another_precision_is_measured_again(place: 
     assert found
     assert found.metrics["medical"].loss_sum > 1
     assert found.settings.compute_dtype == "float32"
-    proof = run.read_json("proof.json")["losses"]["medical"]["base"]["loss"]
+    proof = run.read_json("proof.json")["sources"]["medical"]["base"]["nats_per_token"]
     assert proof == pytest.approx(found.metrics["medical"].loss)
 
 
@@ -208,8 +208,8 @@ def test_prove_refuses_other_rows(place: Path) -> None:
     """Rows that were trained might be held out now; with a recipe of its own, prove measures what that names."""
     run = Run(folder=place / "run")
     seodang.tune(load_recipe(place / "recipe.yaml"), out=run.folder, resume=True)
-    before = run.read_json("proof.json")["losses"]
-    assert seodang.prove(run.folder).read_json("proof.json")["losses"] == before
+    before = run.read_json("proof.json")["sources"]
+    assert seodang.prove(run.folder).read_json("proof.json")["sources"] == before
     _fewer_rows(place)
     with pytest.raises(RunError, match=r"changed since this run was begun: the data of medical"):
         seodang.prove(run.folder)

@@ -306,9 +306,24 @@ class Ask(Part):
     domain: tuple[str, ...] = Field((), description="questions of the field")
     general: tuple[str, ...] = Field((), description="questions of any other kind")
     repeat: Repeat | None = None
-    holdout: Annotated[int, Field(ge=0)] = Field(24, description="holdout questions answered by both models")
+    holdout: Annotated[int, Field(ge=0)] = Field(
+        32, description="holdout questions of each source that both models answer; fewer than 32 show little"
+    )
     holdout_tokens: Positive = Field(128, description="longest answer to a holdout question")
     generate: Generate = Generate()
+
+
+class Tolerance(Part):
+    """How much a loss may rise and still count as kept."""
+
+    general: Annotated[float, Field(ge=0)] = Field(0.05, description="of answers to general questions: nats per token")
+    retention: Annotated[float, Field(ge=0)] = Field(0.03, description="of plain text: bits per byte")
+
+
+class Prove(Part):
+    """How base and tuned model are compared."""
+
+    tolerance: Tolerance = Tolerance()
 
 
 class Save(Part):
@@ -331,6 +346,7 @@ class Recipe(Part):
     mix: Mix = Mix()
     train: Train = Train()
     ask: Ask = Ask()
+    prove: Prove = Prove()
     save: Save = Save()
 
     @model_validator(mode="wrap")

@@ -4,7 +4,8 @@ import unicodedata
 
 import pytest
 
-from seodang.proof.behaviour import Behaviour, behaviour, echoes, hangul_share, repetition
+from seodang.proof.behaviour import AnswerBehaviour, behaviour, echoes, hangul_share, is_broken, repetition
+from seodang.proof.statistics import wilson
 from seodang.types import Answer
 
 
@@ -14,25 +15,92 @@ def answer(text: str, *, model: str = "tuned", kind: str = "domain", **fields: o
     return Answer(kind=kind, model=model, text=text, **filled)
 
 
-def test_groups_by_model_and_kind() -> None:
-    """Each model's answers are counted per kind, and both models stand in the table."""
-    table = behaviour([answer("가", model="base"), answer("나", kind="general"), answer("다", kind="general")])
-    assert table.base["domain"].answers == 1
-    assert table.tuned["general"].answers == 2
-    assert "domain" not in table.tuned
+def of_tuned(*answers: Answer) -> AnswerBehaviour:
+    """The tuned model's behaviour in the only group."""
+    (group,) = behaviour(answers)
+    assert group.tuned
+    return group.tuned
 
 
-def test_no_answers_give_empty_tables() -> None:
+def test_groups_by_kind_and_source() -> None:
+    """Each model's answers are counted per kind and source, and both models stand in a group."""
+    answers = [answer("가", model="base"), answer("나", kind="general"), answer("다", kind="general")]
+    answers += [answer("라", kind="holdout", source=source) for source in ("a", "b")]
+    groups = behaviour(answers)
+    assert [(group.kind, group.source) for group in groups] == [
+        ("domain", None), ("general", None), ("holdout", "a"), ("holdout", "b"),
+    ]  # fmt: skip
+    assert groups[0].tuned is None
+    assert groups[1].tuned
+    assert groups[1].tuned.answers == 2
+
+
+def test_no_answers_give_no_groups() -> None:
     """Without answers there is nothing to say, and no division by zero."""
-    assert behaviour([]) == Behaviour()
+    assert behaviour([]) == ()
 
 
 def test_stop_rate_and_tokens() -> None:
-    """The stop rate is the share that ended by itself; tokens are the mean."""
-    found = behaviour([answer("가", stopped=True, new_tokens=10), answer("나", stopped=False, new_tokens=30)])
-    assert found.tuned["domain"].stop_rate == 0.5
-    assert found.tuned["domain"].stopped == 1
-    assert found.tuned["domain"].mean_tokens == 20
+    """The stop rate is the share that ended by itself, with Wilson's interval; tokens are the mean."""
+    found = of_tuned(
+        answer("가", stopped=True, new_tokens=10), answer("나", stopped=False, new_tokens=30, question="왜?")
+    )
+    assert (found.stopped.value, found.stopped.count) == (0.5, 1)
+    assert found.stopped.interval == wilson(1, 2)
+    assert found.mean_tokens.value == 20
+
+
+def test_one_question_has_no_interval() -> None:
+    """Answers to one question, however many, say nothing of other questions."""
+    found = of_tuned(*(answer(text, kind="repeat") for text in "가나다라마바사아자차카타파"))
+    assert found.stopped.interval is None
+    assert found.repetition.interval is None
+
+
+def test_stops_are_compared_by_question() -> None:
+    """12 of 12 that end where none did: an exact p, and a share that has a width."""
+    pairs = [
+        answer("가", model=model, kind="holdout", source="a", question=f"{n}?", stopped=model == "tuned")
+        for n in range(12)
+        for model in ("base", "tuned")
+    ]
+    (group,) = behaviour(pairs)
+    assert group.stops
+    assert group.stops.p == 2 / 2**12
+    assert group.tuned
+    assert group.tuned.stopped.interval
+    assert group.tuned.stopped.interval.low < 0.8
+
+
+def test_the_same_answer_to_every_question_is_no_more_like_its_own_reference() -> None:
+    """chrF against the own reference, less that against another question's: near 0 for one constant answer."""
+    questions = [f"{n}번 약은 무엇인가요?" for n in range(20)]
+    references = [f"{n * 7919} 밀리그램을 {chr(0xAC00 + 97 * n) * 6} 먹습니다." for n in range(20)]
+    constant, right = (
+        of_tuned(
+            *(
+                answer(text or reference, kind="holdout", source="a", question=question, reference=reference)
+                for question, reference in zip(questions, references, strict=True)
+            )
+        )
+        for text in ("의사와 상의하세요.", "")
+    )
+    assert right.chrf
+    assert right.chrf.value == pytest.approx(100)
+    assert right.likeness
+    assert right.likeness.interval
+    assert right.likeness.interval.low > 20
+    assert constant.likeness
+    assert constant.likeness.value == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("text", "stopped", "broken"),
+    [("가" * 9, True, False), ("가" * 9, False, False), ("가" * 11, False, True), ("가 나 다 라 " * 9, True, True)],
+)
+def test_broken_answers(text: str, stopped: bool, broken: bool) -> None:
+    """Broken is what loops, or was cut off after it was as long as its reference; a long answer may be cut."""
+    assert is_broken(answer(text, stopped=stopped, reference="나" * 10)) == broken
 
 
 def test_repetition_by_hand() -> None:
@@ -77,8 +145,7 @@ def test_hangul_share_counts_letters_only() -> None:
 
 def test_length_ratio_needs_references() -> None:
     """The ratio compares all characters of answers and references; without references there is none."""
-    found = behaviour(
-        [answer("가" * 30, reference="가" * 10), answer("가" * 10, reference="가" * 30), answer("가" * 99)]
-    )
-    assert found.tuned["domain"].length_ratio == 1
-    assert behaviour([answer("가")]).tuned["domain"].length_ratio is None
+    found = of_tuned(answer("가" * 30, reference="가" * 10), answer("가" * 10, reference="가" * 30), answer("가" * 99))
+    assert found.length_ratio
+    assert found.length_ratio.value == 1
+    assert of_tuned(answer("가")).length_ratio is None

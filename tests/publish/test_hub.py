@@ -20,9 +20,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from hub_server import READER, WRITER, Hub, Repo, serve
 from paths import ROOT
-from run_folder import RECIPE, write_run
+from planted_rows import noisy_rows
+from run_folder import RECIPE, ROLES, write_run
 from seodang.errors import GateError, HubError, RunError, SeodangError
+from seodang.json_values import to_json
 from seodang.model.packaged import PACKAGED
+from seodang.proof.proof import Compared, prove_rows
 from seodang.publish.base_model import GEMMA_NOTICE, ORIGINS, find_base
 from seodang.publish.card import address, code, languages, plain, published_recipe
 from seodang.publish.hub import Pushed, push, show_push
@@ -311,10 +314,11 @@ def test_the_card_tells_the_proofs_figures(run: Path) -> None:
     """Losses, change, bits per byte and stop rates are those of proof.json, with what they do not say."""
     card = push(run, "me/med", dry_run=True).card
     for expected in (
-        "| `의료_질문` | domain | 193 | 2.412 | 1.538 | −36.2% | — |",
-        "| `wiki` | retention | 300 | 2.958 | 3.041 | +2.8% | 0.842 → 0.866 |",
-        "| repeat | 6 | 0% → 100% |",
-        "Lost on wiki.", "less than 1% is called unchanged", "no answer was judged for correctness",
+        "| `의료_질문` | domain | 40 | 3.073 | 2.167 | −0.906 | −1.049 to −0.766 | improved |",
+        "| `wiki` | retention | 50 | 1.082 | 1.154 | +0.072 | +0.068 to +0.075 | lost |",
+        "| repeated question | 6 | 0% → 100% |", "| `의료_질문` | +0.895 | +0.147 |",
+        "Loss on 의료\\_질문 answers fell by 0.906", "beyond the tolerance of 0.03", "No answer was judged",
+        "depend more on their own question", "no answer was judged for correctness",
         "4 different answers", "7 empty answer", "`ko_medical.csv`", "4,180", "no medical advice",
         "38 questions have different answers", "seodang 0.1.0", "torch 2.13.0",
     ):  # fmt: skip
@@ -322,13 +326,14 @@ def test_the_card_tells_the_proofs_figures(run: Path) -> None:
 
 
 def test_figures_follow_the_proof(run: Path) -> None:
-    """Another proof, another card: fewer rows are marked, and without a retention source forgetting is unknown."""
-    proof = json.loads((run / "proof.json").read_text(encoding="utf-8"))
-    medical = proof["losses"]["의료_질문"] | {"rows": 9}
-    edit(run / "proof.json", losses={"의료_질문": medical}, stability={})
+    """Another proof, another card: few rows show nothing, and without a retention source forgetting is unknown."""
+    proof = prove_rows(noisy_rows(9, "의료_질문"), [], Compared(name="x", base="a", tuned="b"), roles=ROLES)
+    (run / "proof.json").write_text(json.dumps(to_json(proof)), encoding="utf-8")
     card = push(run, "me/med", dry_run=True).card
-    assert "| 9 (few) |" in card
-    assert "What the model forgot was not measured" in card
+    assert "That the loss on 의료\\_질문 answers fell is not shown." in card
+    assert "better" not in card.replace("lower is better", "")
+    assert "gained" not in card.replace("What was gained, what was lost", "")
+    assert "Not measured: what was forgotten" in card
     assert "same question gets the same answer was not measured" in card
 
 

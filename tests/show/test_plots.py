@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from events import eval_event, train_event
-from run_folder import BEST, run_lengths, run_metrics
+from run_folder import BEST, run_lengths, run_metrics, run_proof
 from seodang.show.plots import (
     SERIES,
     as_html,
@@ -29,16 +29,19 @@ def texts(html: str) -> list[str]:
 
 
 def test_pictures_are_written_as_png_and_svg(tmp_path: Path) -> None:
-    """Both pictures come as PNG and as SVG whose text is text, Korean names included."""
-    written = write_pictures(tmp_path / "pictures", lengths=run_lengths(), metrics=run_metrics(), best_step=BEST)
-    assert sorted(path.name for path in written) == ["lengths.png", "lengths.svg", "loss.png", "loss.svg"]
+    """Every picture comes as PNG and as SVG whose text is text, Korean names included."""
+    written = write_pictures(
+        tmp_path / "pictures", lengths=run_lengths(), metrics=run_metrics(), best_step=BEST, proof=run_proof()
+    )
+    names = ("changes", "lengths", "loss", "parts")
+    assert sorted(path.name for path in written) == [f"{name}.{suffix}" for name in names for suffix in ("png", "svg")]
     for path in written:
         if path.suffix == ".png":
             assert path.read_bytes().startswith(b"\x89PNG")
         else:
             shown = " ".join(ET.parse(path).getroot().itertext())
             assert "의료_질문" in shown
-            assert "wiki" in shown
+            assert "wiki" in shown or "parts" in path.name
 
 
 def test_nothing_to_draw_writes_nothing(tmp_path: Path) -> None:

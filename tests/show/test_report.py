@@ -13,9 +13,8 @@ import pytest
 from run_folder import BEST, run_lengths, write_run
 from seodang.errors import RunError, SeodangError
 from seodang.run.evidence import NAMES, read_evidence
-from seodang.show.formatting import duration, fold, listing, number, percent, signed_percent, size, visible
+from seodang.show.formatting import duration, fold, listing, number, percent, signed, size, visible
 from seodang.show.report import render, report
-from seodang.show.sentences import verdict
 
 VOID = {"meta", "link", "br"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -127,9 +126,9 @@ def test_everything_of_the_run_is_shown(html: str) -> None:
     """Verdict, losses, behaviour, answers, stability, counts, findings, lengths, rows and recipe stand in the page."""
     text = re.sub(r"\s+", " ", Page(html).text)
     for expected in (
-        "Gained on 의료_질문 and 일반대화. Lost on wiki.",
-        "−36.2%", "+2.8%", "0.842 → 0.866",
-        "base 0 of 11, tuned 11 of 11",
+        "Loss on 의료_질문 answers fell by 0.906 nats per token (0.766 to 1.049); 일반대화 answers kept; loss on plain",
+        "No answer was judged", "−1.049 to −0.766", "+0.072", "1.082", "16% the turn end, 22% the chat format",
+        "+2.21 to +3.00", "The loss fell most", "100% → 100%chance 25%",
         f"kept is that of step {BEST}",
         "안토시아닌이라는 붉은 색소",
         "4 of 6",
@@ -161,7 +160,7 @@ def test_the_report_is_reproducible(run: Path, html: str) -> None:
     report(run)
     assert (run / "report.html").read_text(encoding="utf-8") == html
     assert sorted(path.name for path in (run / "pictures").iterdir()) == [
-        "lengths.png", "lengths.svg", "loss.png", "loss.svg",
+        f"{name}.{suffix}" for name in ("changes", "lengths", "loss", "parts") for suffix in ("png", "svg")
     ]  # fmt: skip
     assert not list(run.glob("*.part"))
 
@@ -210,13 +209,14 @@ def test_lengths_of_another_version_end_in_one_message(version: int | None, foun
         report(run)
 
 
-def test_a_diverged_run_has_a_report(tmp_path: Path) -> None:
-    """A loss that is not a number is called unusable; nothing breaks."""
+def test_an_older_proof_ends_in_one_message(tmp_path: Path) -> None:
+    """The file, both versions, and what to do: the proof of a version without intervals is not shown."""
     run = write_run(tmp_path / "run")
-    proof = json.loads((run / "proof.json").read_text(encoding="utf-8"))
-    proof["losses"]["wiki"]["tuned"]["loss"] = float("nan")
-    (run / "proof.json").write_text(json.dumps(proof), encoding="utf-8")
-    assert "No usable loss on wiki." in Page(report(run).read_text(encoding="utf-8")).text
+    (run / "proof.json").write_text('{"name": "x", "losses": {}}', encoding="utf-8")
+    with pytest.raises(
+        SeodangError, match=r"proof\.json: schema version 2 expected, found none.*\n  → .*seodang prove"
+    ):
+        report(run)
 
 
 def test_no_run_is_refused(tmp_path: Path) -> None:
@@ -226,35 +226,11 @@ def test_no_run_is_refused(tmp_path: Path) -> None:
             report(path)
 
 
-def loss(role: str, base: float, tuned: float, rows: int = 500) -> dict[str, object]:
-    """One source's part of proof.json."""
-    return {"role": role, "rows": rows, "tokens": 9, "base": {"loss": base}, "tuned": {"loss": tuned}}
-
-
-def test_verdict_names_gains_losses_and_what_did_not_move() -> None:
-    """A change below one percent is neither gain nor loss."""
-    losses = {"a": loss("domain", 2, 1), "b": loss("general", 2, 2.01), "c": loss("retention", 2, 3)}
-    found = verdict({"losses": losses})
-    assert [sentence for _, sentence in found.headline] == ["Gained on a.", "Lost on c.", "Unchanged on b."]
-
-
-def test_verdict_says_what_it_cannot_know() -> None:
-    """Without a retention source forgetting is unknown, and few rows are named."""
-    said = " ".join(verdict({"losses": {"a": loss("domain", 2, 1, rows=4)}}).sentences)
-    assert "What was forgotten is not known" in said
-    assert "a (4 rows)" in said
-
-
-def test_a_base_against_itself_gains_nothing() -> None:
-    """Equal losses are no gain."""
-    assert verdict({"losses": {"a": loss("domain", 2, 2)}}).headline[0] == ("same", "Nothing gained.")
-
-
 def test_numbers_as_people_read_them() -> None:
     """Minus signs are minus signs, zero has none, what is missing is a dash."""
     assert [number(-1234.5, 1), number(None), number(float("nan"))] == ["−1,234.5", "—", "not finite"]
     assert [percent(0.364), percent(None)] == ["36%", "—"]
-    assert [signed_percent(0.028), signed_percent(-0.3624), signed_percent(-0.0001)] == ["+2.8%", "−36.2%", "0.0%"]
+    assert [signed(0.028, 2), signed(-0.3624, 2), signed(-0.0001, 2)] == ["+0.03", "−0.36", "0.00"]
     assert [duration(4.23), duration(1262.9), duration(7500)] == ["4.2 s", "21 min 3 s", "2 h 5 min"]
     assert [size(0), size(999), size(2_210_394), size(5e12)] == ["0 B", "999 B", "2.2 MB", "5.0 TB"]
     assert [listing(["a"]), listing(["a", "b", "c"])] == ["a", "a, b and c"]
@@ -283,5 +259,5 @@ def test_a_browser_opens_the_page_without_complaint(run: Path, tmp_path: Path) -
     done = subprocess.run(
         [str(CHROMIUM), *FLAGS, profile, (run / "report.html").as_uri()], capture_output=True, text=True, timeout=120
     )
-    assert "Gained on 의료_질문" in done.stdout
+    assert "Loss on 의료_질문 answers fell" in done.stdout
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []

@@ -51,8 +51,8 @@ def embeddings(folder: Path) -> torch.Tensor:
 
 def losses(run: Run) -> tuple[float, float]:
     """(base, tuned) on the holdout."""
-    found = json.loads((run.folder / PROOF).read_text(encoding="utf-8"))["losses"]["medical"]
-    return found["base"]["loss"], found["tuned"]["loss"]
+    found = json.loads((run.folder / PROOF).read_text(encoding="utf-8"))["sources"]["medical"]
+    return found["base"]["nats_per_token"], found["tuned"]["nats_per_token"]
 
 
 @pytest.mark.parametrize("padding", [60, 0])

@@ -4,7 +4,8 @@ import json
 import math
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import numpy as np
 import yaml
 
 from events import eval_event, train_event
+from planted_rows import noisy_rows, planted_contrast, text_rows
 from seodang.data.lengths import histogram, measure
 from seodang.json_values import to_json
-from seodang.proof.behaviour import behaviour
-from seodang.proof.stability import stability
+from seodang.proof.measured_rows import MeasuredRow
+from seodang.proof.proof import Compared, Proof, Training, prove_rows
 from seodang.run.events import RecordedEvent
 from seodang.run.manifest import DataFile, Hardware, Manifest, RowsFacts, SourceFiles, TemplateFacts
 from seodang.types import (
@@ -28,6 +30,7 @@ from seodang.types import (
     RowNote,
     Sample,
     SourceLengths,
+    SourceRole,
 )  # fmt: skip
 
 TEMPLATE = "<start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n{}<end_of_turn>\n"
@@ -37,7 +40,7 @@ LOSSES = {  # source → base loss, loss after training
     "일반대화": (2.731, 2.204),
     "wiki": (2.958, 3.041),
 }
-ROLES = {"의료_질문": "domain", "일반대화": "general", "wiki": "retention"}
+ROLES: dict[str, SourceRole] = {"의료_질문": "domain", "일반대화": "general", "wiki": "retention"}
 RECIPE: dict[str, Any] = {
     "name": "gemma-3-270m-의료-Instruct",
     "model": {"path": "package:gemma-3-270m"},
@@ -116,7 +119,8 @@ def write_run(folder: Path) -> Path:
     _json(folder / "samples.json", samples)
     _lines(folder / "metrics.jsonl", map(to_json, run_metrics()))
     _lines(folder / "answers.jsonl", [asdict(answer) for answer in run_answers()])
-    _json(folder / "proof.json", run_proof())
+    _lines(folder / "rows.jsonl", map(to_json, run_rows()))
+    _json(folder / "proof.json", to_json(run_proof()))
     return folder
 
 
@@ -229,32 +233,33 @@ def _answer(kind: str, model: str, question: str, text: str, *, stopped: bool = 
     return Answer(kind=kind, model=model, question=question, text=text, stopped=stopped, **fields)
 
 
-def run_proof() -> dict[str, Any]:
-    """The proof that follows from the answers and the losses."""
-    answers = list(run_answers())
-    bits = {"wiki": (0.842, 0.866)}
-    return {
-        "name": RECIPE["name"],
-        "base": "package:gemma-3-270m",
-        "tuned": "model",
-        "best_step": BEST,
-        "best_by": "all",
-        "turned_at": BEST,
-        "losses": {
-            name: {
-                "role": ROLES[name],
-                "rows": {"의료_질문": 193, "일반대화": 592, "wiki": 300}[name],
-                "tokens": 20140,
-                "base": {"loss": base, "bits_per_byte": bits.get(name, (None, None))[0]},
-                "tuned": {"loss": tuned, "bits_per_byte": bits.get(name, (None, None))[1]},
-                "change": tuned - base,
-            }
-            for name, (base, tuned) in LOSSES.items()
-        },
-        "behaviour": to_json(behaviour(answers)),
-        "stability": to_json(stability(answers, temperature=0.1)),
-        "seconds": {"losses": 41.0, "answers": 133.5},
-    }
+@cache
+def run_rows() -> tuple[MeasuredRow, ...]:
+    """What each held-out row cost both models: the medical rows with contrasts, of which the first two were asked."""
+    medical = noisy_rows(
+        40, "의료_질문", change=-0.8, contrast=lambda luck, tokens: planted_contrast(tokens, style=luck.gauss(0.5, 0.1))
+    )
+    named = [replace(row, row_id=f"00ab{number:012x}") for number, row in enumerate(medical)]
+    return (*named, *noisy_rows(60, "일반대화", change=-0.5, seed=2), *text_rows(50, "wiki", change=0.2))
+
+
+@cache
+def run_proof() -> Proof:
+    """The proof that follows from the rows and the answers."""
+    return prove_rows(
+        run_rows(),
+        list(run_answers()),
+        Compared(
+            name=RECIPE["name"],
+            base="package:gemma-3-270m",
+            tuned="model",
+            base_has_template=False,
+            training=Training(best_step=BEST, best_by="all", turned_at=BEST),
+        ),
+        roles=ROLES,
+        trained=["의료_질문", "일반대화"],
+        temperature=0.1,
+    )
 
 
 def _manifest() -> Manifest:

@@ -94,8 +94,8 @@ def test_a_run_with_an_adapter_leaves_it_and_the_merged_model(asked: Run, tiny_f
     plain = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
     rows = (merged.get_input_embeddings().weight != plain.get_input_embeddings().weight).any(dim=1)
     assert rows.nonzero().flatten().tolist() == [5, 6], "the markers of a template that is new to the base, no others"
-    proof = asked.read_json("proof.json")["losses"]["medical"]
-    assert proof["tuned"]["loss"] < proof["base"]["loss"]
+    proof = asked.read_json("proof.json")["sources"]["medical"]
+    assert proof["change"]["value"] < 0
     checkpoint = asked.last_checkpoint()
     assert checkpoint
     assert not (checkpoint / "model.safetensors").exists()
@@ -111,9 +111,11 @@ def test_a_stopped_run_with_an_adapter_goes_on_and_asks_once(asked: Run, tiny_fo
     assert (again.adapter / name).read_bytes() == (asked.adapter / name).read_bytes()
     answered = [{**event, "seconds": 0} for event in _asked(again)]
     assert answered == [{**event, "seconds": 0} for event in _asked(asked)]
-    proof = again.read_json("proof.json")["losses"]["medical"]["tuned"]["loss"]
-    measured = tune(recipe, out=tmp_path / "run", resume=True).read_json("proof.json")["losses"]["medical"]
-    assert measured["tuned"]["loss"] == pytest.approx(proof, rel=1e-6), "what was trained is read, not trained again"
+    proof = again.read_json("proof.json")["sources"]["medical"]["tuned"]["nats_per_token"]
+    measured = tune(recipe, out=tmp_path / "run", resume=True).read_json("proof.json")["sources"]["medical"]
+    assert measured["tuned"]["nats_per_token"] == pytest.approx(proof, rel=1e-6), (
+        "what was trained is read, not trained again"
+    )
 
 
 def test_added_tokens_are_trained_with_the_adapter(tiny_folder: Path, tmp_path: Path) -> None:

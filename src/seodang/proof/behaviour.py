@@ -5,65 +5,161 @@ Knows no model and no tokenizer: whoever has `answers.jsonl` can recompute every
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
+from seodang.proof.statistics import Estimate, Interval, PairedShare, paired_share, ratio, wilson
 from seodang.types import Answer
 
 NGRAM = 4  # seq-rep-4
+LOOPING = 0.3  # seq-rep-4 from which an answer counts as repeating itself
 LONG_RUN = 20  # letters without a space: no word, but a loop that lost its spaces
 SHORT_QUESTION = 6  # letters; shorter ones ("감기?") stand in good answers too
 HANGUL = re.compile(r"[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e]")
+Kind = Literal["domain", "general", "repeat", "holdout"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """How many answers something holds for."""
+
+    count: int
+    of: int
+    interval: Interval | None  # Wilson's; None: they all answer one question
+
+    @property
+    def value(self) -> float:
+        """0 to 1."""
+        return self.count / self.of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerBehaviour:
-    """How one model's answers to one kind of question behave."""
+    """How one model's answers to one group of questions behave."""
 
     answers: int
-    stopped: int  # of them ended by themselves
-    stop_rate: float  # stopped / answers
-    mean_tokens: float
-    repetition: float  # mean seq-rep-4, 0 to 1
-    echo: float  # share that repeats the question
-    hangul: float | None  # mean share of the letters; None without letters
-    length_ratio: float | None  # characters per character of the references; None without references
+    stopped: Share  # ended by themselves
+    echo: Share  # repeat the question
+    broken: int  # do not end by themselves, or repeat themselves
+    mean_tokens: Estimate
+    repetition: Estimate  # mean seq-rep-4, 0 to 1
+    hangul: Estimate | None  # mean share of the letters; None without letters
+    length_ratio: Estimate | None  # characters per character of the references; None without references
+    chrf: Estimate | None  # mean chrF2 against the references, 0 to 100; None without references
+    likeness: Estimate | None  # mean of chrF2 against the own reference − against another question's; None: too few
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Behaviour:
-    """Both models' answers, by kind of question: `behaviour` of proof.json."""
+class GroupBehaviour:
+    """Both models' answers to one group of questions."""
 
-    SCHEMA_VERSION: ClassVar[int] = 1
+    kind: Kind
+    source: str | None  # of holdout questions
+    base: AnswerBehaviour | None
+    tuned: AnswerBehaviour | None
+    stops: PairedShare | None  # base, then tuned; None where not both answered, or there is one question alone
 
-    base: Mapping[str, AnswerBehaviour] = field(default_factory=dict)
-    tuned: Mapping[str, AnswerBehaviour] = field(default_factory=dict)
 
+def behaviour(answers: Sequence[Answer], clusters: Mapping[str, str] | None = None) -> tuple[GroupBehaviour, ...]:
+    """How the answers of base and tuned model behave, in the order in which the groups were asked.
 
-def behaviour(answers: Sequence[Answer]) -> Behaviour:
-    """How the answers of base and tuned model behave, kind by kind."""
-    groups: dict[str, dict[str, list[Answer]]] = {"base": {}, "tuned": {}}
+    Args:
+        clusters: row_id → cluster; answers to other questions are joined by equal questions.
+    """
+    clusters = clusters or {}
+    groups: dict[tuple[Kind, str | None], dict[str, list[Answer]]] = {}
     for answer in answers:
-        groups[answer.model].setdefault(answer.kind, []).append(answer)
-    base, tuned = ({kind: _describe(group) for kind, group in kinds.items()} for kinds in groups.values())
-    return Behaviour(base=base, tuned=tuned)
+        models = groups.setdefault((answer.kind, answer.source), {"base": [], "tuned": []})
+        models[answer.model].append(answer)
+    return tuple(
+        GroupBehaviour(
+            kind=kind,
+            source=source,
+            base=_describe(models["base"], clusters),
+            tuned=_describe(models["tuned"], clusters),
+            stops=_stops(models["base"], models["tuned"], clusters),
+        )
+        for (kind, source), models in groups.items()
+    )
 
 
-def _describe(answers: Sequence[Answer]) -> AnswerBehaviour:
-    stopped = sum(answer.stopped for answer in answers)
-    hangul = [share for answer in answers if (share := hangul_share(answer.text)) is not None]
-    referenced = [(len(answer.text), len(answer.reference)) for answer in answers if answer.reference]
+def _describe(answers: Sequence[Answer], clusters: Mapping[str, str]) -> AnswerBehaviour | None:
+    if not answers:
+        return None
+    names = [_cluster(answer, clusters) for answer in answers]
+
+    def mean(of: Callable[[Answer], float | None], per: Callable[[Answer], float] = lambda _: 1.0) -> Estimate | None:
+        found = [
+            (value, per(answer), name)
+            for answer, name in zip(answers, names, strict=True)
+            if (value := of(answer)) is not None
+        ]
+        return ratio(*zip(*found, strict=True)) if found else None
+
+    def share(holds: Callable[[Answer], bool]) -> Share:
+        count = sum(map(holds, answers))
+        interval = wilson(count, len(answers)) if len(set(names)) > 1 else None
+        return Share(count=count, of=len(answers), interval=interval)
+
+    tokens, repeated = mean(lambda answer: answer.new_tokens), mean(lambda answer: repetition(answer.text))
+    assert tokens, "no answers"
+    assert repeated, "no answers"
+    own, other = _chrf_of(answers, own=True), _chrf_of(answers, own=False)
     return AnswerBehaviour(
         answers=len(answers),
-        stopped=stopped,
-        stop_rate=stopped / len(answers),
-        mean_tokens=sum(answer.new_tokens for answer in answers) / len(answers),
-        repetition=sum(repetition(answer.text) for answer in answers) / len(answers),
-        echo=sum(echoes(answer.question, answer.text) for answer in answers) / len(answers),
-        hangul=sum(hangul) / len(hangul) if hangul else None,
-        length_ratio=sum(own for own, _ in referenced) / sum(true for _, true in referenced) if referenced else None,
+        stopped=share(lambda answer: answer.stopped),
+        echo=share(lambda answer: echoes(answer.question, answer.text)),
+        broken=sum(is_broken(answer) for answer in answers),
+        mean_tokens=tokens,
+        repetition=repeated,
+        hangul=mean(lambda answer: hangul_share(answer.text)),
+        length_ratio=mean(
+            lambda answer: len(answer.text) if answer.reference else None, lambda answer: len(answer.reference or "")
+        ),
+        chrf=mean(lambda answer: own.get(id(answer))),
+        likeness=mean(lambda answer: own[id(answer)] - other[id(answer)] if id(answer) in other else None),
     )
+
+
+def is_broken(answer: Answer) -> bool:
+    """Whether an answer cannot be used as it is, whatever it says: it does not end, or repeats itself.
+
+    One that was cut off before it had the length of its reference might have ended.
+    """
+    does_not_end = not answer.stopped and len(answer.text) >= len(answer.reference or "")
+    return does_not_end or repetition(answer.text) >= LOOPING
+
+
+def _cluster(answer: Answer, clusters: Mapping[str, str]) -> str:
+    return clusters.get(answer.row_id or "", answer.question)
+
+
+def _stops(base: Sequence[Answer], tuned: Sequence[Answer], clusters: Mapping[str, str]) -> PairedShare | None:
+    names = [_cluster(answer, clusters) for answer in tuned]
+    if len(base) != len(tuned) or len(set(names)) < 2:
+        return None
+    return paired_share([answer.stopped for answer in base], [answer.stopped for answer in tuned], names)
+
+
+def _chrf_of(answers: Sequence[Answer], *, own: bool) -> dict[int, float]:
+    """chrF2 of each answer that has a reference, by its id: against its own, or the next other reference in the list.
+
+    chrF: Popović 2015; sacrebleu's defaults (character 6-grams, β = 2), because Korean words change their endings.
+    """
+    referenced = [answer for answer in answers if answer.reference]
+    if not referenced:
+        return {}
+    from sacrebleu.metrics import CHRF  # late: 0.3 s that other commands need not wait for
+
+    metric, scores = CHRF(), {}
+    for place, answer in enumerate(referenced):
+        following = (*referenced[place + 1 :], *referenced[:place])
+        others = (one.reference for one in following if one.reference != answer.reference)
+        reference = answer.reference if own else next(others, None)
+        if reference:
+            scores[id(answer)] = metric.sentence_score(answer.text, [reference]).score
+    return scores
 
 
 def repetition(text: str) -> float:

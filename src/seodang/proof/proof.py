@@ -1,105 +1,145 @@
-"""Evaluations and answers of two models → the proof: what was gained, what was lost."""
+"""Measured rows and answers of two models → the proof: what was gained, what was lost, of what it is made, how sure.
 
-import math
+`Proof` is one frozen value; proof.json is its JSON, and all that terminal, report, model card and `--json` read.
+Whoever has rows.jsonl and answers.jsonl can compute it again.
+"""
+
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from seodang.json_values import from_json, to_json
-from seodang.proof.behaviour import Behaviour, behaviour
+from seodang.errors import SeodangError
+from seodang.json_values import VERSION_KEY, from_json
+from seodang.proof.behaviour import GroupBehaviour, behaviour
+from seodang.proof.gain_parts import GainParts, gain_parts, skipped
+from seodang.proof.losses import SourceLoss, proving, source_loss
+from seodang.proof.measured_rows import MeasuredRow
 from seodang.proof.stability import Stability, stability
-from seodang.proof.verdict import change_of
+from seodang.proof.statistics import headline_level
+from seodang.proof.verdict import Verdict, verdict
+from seodang.recipe import Tolerance
 from seodang.run.folder import PROOF
-from seodang.types import Answer, Metric, SourceRole
+from seodang.types import Answer, SourceRole
 
-
-def proof(
-    *,
-    name: str,
-    base: str,
-    tuned: str,
-    roles: Mapping[str, SourceRole],
-    before: Mapping[str, Metric],
-    after: Mapping[str, Metric],
-    answers: Sequence[Answer],
-    training: Mapping[str, Any],
-    temperature: float | None,
-) -> dict[str, Any]:
-    """Everything that proof.json holds; each number follows from metrics.jsonl and answers.jsonl.
-
-    Args:
-        roles: source → what it stands for.
-        before, after: source → the base's and the tuned model's metric.
-        training: best_step, best_by, turned_at; empty where models are compared that were not trained here.
-        temperature: at which the repeated question was asked.
-    """
-    losses = {
-        source: {
-            "role": roles[source],
-            "rows": metric.rows,
-            "tokens": metric.tokens,
-            "base": _loss(before[source]),
-            "tuned": _loss(metric),
-            "change": _finite(metric.loss - before[source].loss),
-        }
-        for source, metric in after.items()
-    }
-    return {
-        "name": name,
-        "base": base,
-        "tuned": tuned,
-        "best_step": None,
-        "best_by": None,
-        "turned_at": None,
-        **training,
-        "losses": losses,
-        "behaviour": to_json(behaviour(answers)),
-        "stability": to_json(stability(answers, temperature=temperature)),
-    }
+SHOWN_EXAMPLES = 3  # answers whose loss fell most, and as many whose loss rose most
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Outer:
-    """What proof.json holds beside its parts, which are checked where they are read."""
+class Training:
+    """How the tuned model was trained, as far as the proof speaks of it."""
 
-    best_step: int | None = None
-    best_by: str | None = None
-    turned_at: int | None = None
-    losses: Mapping[str, Any] = field(default_factory=dict)
+    best_step: int | None = None  # whose weights are kept
+    best_by: str | None = None  # the loss that chose it: all, or a source
+    turned_at: int | None = None  # the step after which the evaluation loss rose again
 
 
-def check_proof(proof: Mapping[str, Any]) -> None:
-    """Refuse a proof.json that no version of seodang wrote, before anything is read from it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """A held-out row that both models answered."""
 
-    Raises:
-        SeodangError: a part is of another type, or was written by another version of seodang.
+    row_id: str
+    source: str
+    where: str  # file:row
+    change: float  # of its reference answer's loss, nats per token
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compared:
+    """Which two models were compared, and how."""
+
+    name: str
+    base: str
+    tuned: str
+    same_tokenizer: bool = True
+    base_has_template: bool = True  # whether the base was trained on the chat template
+    is_quick: bool = False  # fewer rows than by default
+    training: Training | None = None  # None: the tuned model was not trained here
+    notes: tuple[str, ...] = ()  # sentences on what was measured otherwise than by default
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proof:
+    """What became of a base model, measured: the content of proof.json."""
+
+    SCHEMA_VERSION: ClassVar[int] = 2
+
+    compared: Compared
+    level: float  # of the intervals of losses and parts: 1 − 0.05 / sources; those of behaviour are 0.95
+    sources: Mapping[str, SourceLoss]
+    parts: Mapping[str, GainParts]  # by source; where they were measured
+    skipped: Mapping[str, Mapping[str, int]]  # source → why rows have no parts → rows
+    behaviour: tuple[GroupBehaviour, ...]
+    stability: Stability
+    best: tuple[Example, ...]  # the loss fell most
+    worst: tuple[Example, ...]  # it rose most, or fell least
+    verdict: Verdict
+
+
+def prove_rows(
+    rows: Sequence[MeasuredRow],
+    answers: Sequence[Answer],
+    compared: Compared,
+    *,
+    roles: Mapping[str, SourceRole],
+    trained: Sequence[str] = (),
+    tolerance: Tolerance | None = None,
+    temperature: float | None = None,
+) -> Proof:
+    """The proof that follows from what was measured.
+
+    Args:
+        rows: of all sources.
+        roles: source → what it stands for.
+        trained: sources of which other rows were trained on.
+        tolerance: by default the recipe's own default.
+        temperature: at which the repeated question was asked.
     """
-    known = {key: proof[key] for key in _Outer.__dataclass_fields__ if key in proof}
-    outer = from_json(_Outer, known, where=PROOF)
-    for name, loss in outer.losses.items():
-        change_of(name, loss)
-    behaviour_of(proof)
-    stability_of(proof)
+    by_source = {source: proving([row for row in rows if row.source == source]) for source in roles}
+    by_source = {source: own for source, own in by_source.items() if own}
+    level = headline_level(len(by_source))
+    losses = {
+        source: source_loss(
+            own,
+            roles[source],
+            tolerance or Tolerance(),
+            is_trained=source in trained,
+            same_tokenizer=compared.same_tokenizer,
+            level=level,
+        )
+        for source, own in by_source.items()
+    }
+    parts = {source: found for source, own in by_source.items() if (found := gain_parts(own, level=level))}
+    unmeasured = {source: why for source, own in by_source.items() if (why := skipped(own))}
+    described = behaviour(answers, {row.row_id: row.cluster for row in rows})
+    examples = _examples(rows, answers)
+    return Proof(
+        compared=compared,
+        level=level,
+        sources=losses,
+        parts=parts,
+        skipped=unmeasured,
+        behaviour=described,
+        stability=stability(answers, temperature=temperature),
+        best=tuple(examples[: (len(examples) + 1) // 2][:SHOWN_EXAMPLES]),
+        worst=tuple(examples[(len(examples) + 1) // 2 :][: -SHOWN_EXAMPLES - 1 : -1]),
+        verdict=verdict(losses, parts, described, skipped=unmeasured),
+    )
 
 
-def behaviour_of(proof: Mapping[str, Any]) -> Behaviour:
-    """How the answers behave, as proof.json holds it; empty where it holds nothing of the kind.
+def read_proof(data: Mapping[str, Any], *, where: str = PROOF) -> Proof:
+    """The proof that proof.json holds.
 
     Raises:
         SeodangError: it was written by another version of seodang, or is damaged.
     """
-    data = proof.get("behaviour")
-    return from_json(Behaviour, data, where="proof.json, behaviour") if data else Behaviour()
-
-
-def stability_of(proof: Mapping[str, Any]) -> Stability:
-    """How alike the answers to the repeated question are, as proof.json holds it; empty where it was not asked.
-
-    Raises:
-        SeodangError: it was written by another version of seodang, or is damaged.
-    """
-    data = proof.get("stability")
-    return from_json(Stability, data, where="proof.json, stability") if data else Stability()
+    if data.get(VERSION_KEY) != Proof.SCHEMA_VERSION:
+        found = data.get(VERSION_KEY, "none")
+        raise SeodangError(
+            f"schema version {Proof.SCHEMA_VERSION} expected, found {found}: another version of seodang wrote it",
+            where=where,
+            hint="measure the run again: seodang prove RUN",
+        )
+    return from_json(Proof, dict(data), where=where)
 
 
 def turned_at(evaluations: Sequence[tuple[int, float]]) -> int | None:
@@ -114,13 +154,18 @@ def turned_at(evaluations: Sequence[tuple[int, float]]) -> int | None:
     return evaluations[lowest][0] if lowest < len(evaluations) - 1 else None
 
 
-def _loss(metric: Metric) -> dict[str, float | None]:
-    return {
-        "loss": _finite(metric.loss),
-        "bits_per_byte": _finite(metric.bits_per_byte) if metric.num_bytes else None,
-    }
+def _examples(rows: Sequence[MeasuredRow], answers: Sequence[Answer]) -> list[Example]:
+    """Rows that both models answered, those whose loss fell most first."""
+    answered = {answer.row_id for answer in answers if answer.model == "tuned"}
+    answered &= {answer.row_id for answer in answers if answer.model == "base"}
+    examples = [
+        Example(row_id=row.row_id, source=row.source, where=row.where, change=_row_change(row))
+        for row in rows
+        if row.row_id in answered
+    ]
+    return sorted(examples, key=lambda example: (example.change, example.row_id))
 
 
-def _finite(number: float) -> float | None:
-    """None for what JSON cannot hold: no usable loss was measured."""
-    return number if math.isfinite(number) else None
+def _row_change(row: MeasuredRow) -> float:
+    change = row.tuned.content + row.tuned.ending - row.base.content - row.base.ending
+    return change / (row.content_tokens + row.end_tokens)

@@ -32,7 +32,7 @@ def questions(ask: Ask, tests: Mapping[str, Dataset], prompt: PromptFn) -> list[
     """Everything to be asked, kind by kind.
 
     Args:
-        tests: trained source → its holdout; the first rows of each are asked, the same number of each as far as there.
+        tests: source → its holdout, of each of which the first `ask.holdout` rows are asked.
         prompt: renders messages as they are served.
     """
 
@@ -56,10 +56,8 @@ def _from_holdout(ask: Ask, tests: Mapping[str, Dataset], prompt: PromptFn) -> l
     """Holdout questions: what stands before a row's last answer is asked, the answer is the reference."""
     settings = ask.generate.model_copy(update={"max_new_tokens": ask.holdout_tokens})
     found: list[Question] = []
-    sources = [(name, rows) for name, rows in tests.items() if len(rows)]
-    for number, (name, rows) in enumerate(sources):
-        quota = -(-(ask.holdout - len(found)) // (len(sources) - number))
-        for row in rows.select(range(min(quota, len(rows)))):
+    for name, rows in tests.items():
+        for row in rows.select(range(min(ask.holdout, len(rows)))):
             turns = row["messages"]
             if not turns:  # a plain text asks nothing
                 continue

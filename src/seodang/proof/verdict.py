@@ -1,84 +1,119 @@
-"""What a measured change is called: gained, unchanged, lost."""
+"""The verdict: what intervals alone show of gain, loss and substance, and what was not measured."""
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from seodang.json_values import from_json
+from seodang.proof.behaviour import GroupBehaviour
+from seodang.proof.gain_parts import Dependence, GainParts
+from seodang.proof.losses import SourceLoss
+from seodang.proof.statistics import Outcome
 
-UNCHANGED = 0.01  # a loss that moves by less than one percent is called unchanged
-FEW_ROWS = 30  # below this a mean says little
-Tone = Literal["gained", "same", "lost", "broken"]
+BROKEN_SHARE = 0.5  # of the answers, from which they are called not usable
+Shown = Outcome | Literal["not measured"]
+Answers = Literal["not judged", "not usable", "not asked"]  # judged they are never: nobody reads them here
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Change:
-    """One source's held-out loss, before and after."""
+class Verdict:
+    """Did it get better, what did it cost, and what is that worth?
 
-    source: str
-    role: str
-    rows: int
-    tokens: int
-    base: float | None  # nats per supervised token
-    tuned: float | None
-    base_bits: float | None  # bits per UTF-8 byte, where they were measured
-    tuned_bits: float | None
-    share: float | None  # relative change of the loss
-    tone: Tone
+    Of several sources with one role: `improved` and `kept` where every one is, `worse` and `lost` where any one is.
+    """
+
+    domain: Shown
+    general: Shown
+    retention: Shown  # of text that was never trained on
+    substance: Dependence | Literal["not measured"]  # of the domain's answers
+    answers: Answers
+    why_not_usable: tuple[str, ...]
+    apart: bool  # whether no row that proves chose a checkpoint
+    not_measured: tuple[str, ...]  # sentences without their stop
 
     @property
-    def is_small(self) -> bool:
-        """Too few rows for a mean to say much."""
-        return self.rows < FEW_ROWS
+    def failures(self) -> tuple[str, ...]:
+        """Why a gate does not let this model through; empty where it does."""
+        found = [] if self.domain == "improved" else [f"that the domain improved is {_gate_word(self.domain)}"]
+        found += [
+            f"{name} lost beyond its tolerance" for name in ("general", "retention") if getattr(self, name) == "lost"
+        ]
+        return tuple(found)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelLoss:
-    """One model's loss on one source's holdout, as proof.json holds it."""
+def verdict(
+    losses: Mapping[str, SourceLoss],
+    parts: Mapping[str, GainParts],
+    behaviour: Sequence[GroupBehaviour],
+    *,
+    skipped: Mapping[str, Mapping[str, int]],
+) -> Verdict:
+    """The verdict on two models.
 
-    loss: float | None = None  # nats per supervised token
-    bits_per_byte: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourceLoss:
-    """`losses` of proof.json, one source."""
-
-    role: str = ""
-    rows: int = 0
-    tokens: int = 0
-    base: ModelLoss = field(default_factory=ModelLoss)
-    tuned: ModelLoss = field(default_factory=ModelLoss)
-    change: float | None = None  # tuned − base
-
-
-def change_of(name: str, loss: Mapping[str, Any]) -> Change:
-    """One source's part of proof.json as a change.
-
-    Raises:
-        SeodangError: it is damaged.
+    Args:
+        losses, parts: by source.
+        skipped: source → why rows were not contrasted → rows.
     """
-    found = from_json(SourceLoss, loss, where=f"proof.json, losses, {name}")
-    before, after = found.base.loss, found.tuned.loss
-    share = (after - before) / before if before and after is not None else None
-    return Change(
-        source=name,
-        role=found.role,
-        rows=found.rows,
-        tokens=found.tokens,
-        base=before,
-        tuned=after,
-        base_bits=found.base.bits_per_byte,
-        tuned_bits=found.tuned.bits_per_byte,
-        share=share,
-        tone=_tone(share),
+    domain = [source for source, loss in losses.items() if loss.role == "domain"]
+    reasons = _not_usable(behaviour)
+    asked = any(group.tuned for group in behaviour)
+    return Verdict(
+        domain=_common([losses[source].outcome for source in domain], good="improved", bad="worse"),
+        general=_of_role(losses, "general"),
+        retention=_of_role(losses, "retention"),
+        substance=_dependence([parts[source].dependence for source in domain if source in parts]),
+        answers="not usable" if reasons else "not judged" if asked else "not asked",
+        why_not_usable=reasons,
+        apart=bool(losses) and all(loss.half == "prove" for loss in losses.values() if loss.is_trained),
+        not_measured=tuple(_not_measured(losses, parts, skipped)),
     )
 
 
-def _tone(share: float | None) -> Tone:
-    if share is None or not math.isfinite(share):
-        return "broken"
-    if abs(share) < UNCHANGED:
-        return "same"
-    return "gained" if share < 0 else "lost"
+def _gate_word(outcome: Shown) -> str:
+    return {"worse": "refuted: it is worse"}.get(outcome, outcome)
+
+
+def _of_role(losses: Mapping[str, SourceLoss], role: str) -> Shown:
+    """Text that was also trained on says nothing of what is forgotten."""
+    outcomes = [
+        loss.outcome for loss in losses.values() if loss.role == role and not (role == "retention" and loss.is_trained)
+    ]
+    return _common(outcomes, good="kept", bad="lost")
+
+
+def _common(outcomes: Sequence[Outcome], *, good: Outcome, bad: Outcome) -> Shown:
+    if not outcomes:
+        return "not measured"
+    return bad if bad in outcomes else good if set(outcomes) == {good} else "not shown"
+
+
+def _dependence(found: Sequence[Dependence]) -> Dependence | Literal["not measured"]:
+    if not found:
+        return "not measured"
+    return "less" if "less" in found else "more" if set(found) == {"more"} else "not shown"
+
+
+def _not_usable(behaviour: Sequence[GroupBehaviour]) -> tuple[str, ...]:
+    """What the tuned model's answers look like, where that alone makes them unusable."""
+    tuned = [group.tuned for group in behaviour if group.tuned and group.kind != "repeat"]
+    answers, broken = sum(one.answers for one in tuned), sum(one.broken for one in tuned)
+    reasons = []
+    if answers and broken >= BROKEN_SHARE * answers:
+        reasons.append(f"{broken} of {answers} do not end or repeat themselves")
+    for group in behaviour:
+        likeness = group.tuned.likeness if group.tuned else None
+        if likeness and likeness.interval and likeness.interval.low <= 0:
+            reasons.append(f"on {group.source} they are no more like their own reference than like another question's")
+    return tuple(reasons)
+
+
+def _not_measured(
+    losses: Mapping[str, SourceLoss], parts: Mapping[str, GainParts], skipped: Mapping[str, Mapping[str, int]]
+) -> list[str]:
+    found = []
+    if not any(loss.role == "retention" and not loss.is_trained for loss in losses.values()):
+        found.append("what was forgotten: no plain text that was never trained on is held out (role retention)")
+    for source, loss in losses.items():
+        if loss.role in ("domain", "general") and source not in parts:
+            reasons = ", ".join(f"{count:,} rows: {reason}" for reason, count in skipped.get(source, {}).items())
+            found.append(f"what the change on {source} is made of" + (f" ({reasons})" if reasons else ""))
+    return found

@@ -15,14 +15,14 @@ from jinja2 import Environment, PackageLoader
 
 from seodang.json_values import to_json
 from seodang.proof.behaviour import hangul_share
-from seodang.proof.proof import stability_of
+from seodang.proof.gain_parts import PARTS
+from seodang.proof.proof import Proof
 from seodang.proof.stability import Stability
-from seodang.proof.verdict import FEW_ROWS, UNCHANGED
 from seodang.publish.base_model import GEMMA_NOTICE, HUB_ID, Base, file_name, is_local
 from seodang.recipe import Recipe, Source
 from seodang.run.evidence import Evidence
-from seodang.show import formatting
-from seodang.show.sentences import Verdict, kinds, verdict
+from seodang.show import formatting, sentences
+from seodang.show.report import proof_of
 from seodang.types import Answer, SourceLengths
 
 TAG = "seodang"  # by which a later push knows a repository of its own
@@ -62,14 +62,15 @@ def card(evidence: Evidence, recipe: Recipe, base: Base, *, repo: str, adapter: 
         formatting.number,
         formatting.whole,
         formatting.percent,
-        formatting.signed_percent,
+        formatting.signed,
+        formatting.between,
         formatting.duration,
         plain,
         code,
         address,
     )
     environment.filters |= {function.__name__: function for function in filters}
-    proof = evidence.proof or {}
+    proof = proof_of(evidence)
     data = data_rows(evidence, recipe)
     shown = published_recipe(recipe)
     return environment.get_template("card.md.jinja").render(
@@ -79,11 +80,11 @@ def card(evidence: Evidence, recipe: Recipe, base: Base, *, repo: str, adapter: 
         repo=repo,
         adapter=adapter,
         manifest=to_json(evidence.manifest) if evidence.manifest else {},
-        proof=evidence.proof,
-        verdict=verdict(proof),
-        kinds=kinds(proof),
-        alike=stability_of(proof).tuned,
-        limits=_limits(evidence.proof, verdict(proof)),
+        proof=proof,
+        say=sentences,
+        parts=PARTS,
+        alike=proof.stability.tuned if proof else None,
+        limits=_limits(proof),
         data=data,
         findings=[finding for finding in evidence.findings if finding.severity == "warn"],
         example=_example(recipe, repo, adapter=adapter),
@@ -174,7 +175,8 @@ def _data_row(evidence: Evidence, source: Source) -> DataRow:
     def rows(measured: Mapping[str, SourceLengths]) -> int:
         return measured[source.name].tokens.count if source.name in measured else 0
 
-    measured = ((evidence.proof or {}).get("losses") or {}).get(source.name) or {}
+    proof = proof_of(evidence)
+    measured = proof.sources.get(source.name) if proof else None
     left_out, changed = _added(row.dropped for row in counts), _added(row.changed for row in counts)
     effects = [f"left out: {left_out}"] if left_out else []
     effects += [f"changed: {changed}"] if changed else []
@@ -184,7 +186,7 @@ def _data_row(evidence: Evidence, source: Source) -> DataRow:
         origin=_origin(source),
         read=next((row.rows_in for row in counts if row.stage == "convert"), None),
         trained=rows(lengths.train) if lengths else None,
-        held_out=measured.get("rows", rows(lengths.holdout) if lengths else None),
+        held_out=measured.rows if measured else rows(lengths.holdout) if lengths else None,
         effects="; ".join(effects) or "nothing left out",
     )
 
@@ -205,21 +207,19 @@ def _origin(source: Source) -> str:
     return ", ".join(code(_data_name(path)) for path in source.path or ())
 
 
-def _limits(proof: Mapping[str, Any] | None, found: Verdict) -> list[str]:
+def _limits(proof: Proof | None) -> list[str]:
     """What the figures do not say."""
     if not proof:
         return []
     limits = [
         "The loss says how expected the reference answers are, not whether the model's own answers are right: "
         "no answer was judged for correctness.",
-        f"They come from one run with one seed. A loss that moved by less than {UNCHANGED:.0%} is called unchanged; a "
-        f"mean over fewer than {FEW_ROWS} rows says little.",
+        "They come from one run with one seed: the intervals say what other rows of these sources would give, "
+        "not what another seed would.",
         "Held-out rows come from the same sources as the training rows: other questions may fare worse.",
         "Safety, bias and other languages or tasks than those of the sources were not measured.",
     ]
-    if found.changes and not any(change.role == "retention" for change in found.changes):
-        limits.append("What the model forgot was not measured: no plain text was held out for it.")
-    if stability_of(proof) == Stability():
+    if proof.stability == Stability():
         limits.append("Whether the same question gets the same answer was not measured.")
     return limits
 

@@ -16,16 +16,16 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 
 from seodang.__version__ import __version__
 from seodang.errors import HubError, RunError
-from seodang.proof.proof import check_proof
 from seodang.publish.base_model import GEMMA_NOTICE, Base, find_base, is_local
 from seodang.publish.card import TAG, card
 from seodang.publish.files import CARD, File, outgoing
 from seodang.recipe import Recipe, load_recipe
 from seodang.run.evidence import Evidence, read_evidence
-from seodang.run.folder import DROPPED, MANIFEST, METRICS, RECIPE, SAMPLES
+from seodang.run.folder import DROPPED, MANIFEST, METRICS, PROOF, RECIPE, SAMPLES
 from seodang.secrets import Leak, leaks, own_secrets, refuse
 from seodang.show.console import get_console
 from seodang.show.formatting import plural, size, visible
+from seodang.show.report import proof_of
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
@@ -121,8 +121,7 @@ def _evidence(run: Path) -> tuple[Evidence, Recipe]:
             f"cannot be told in a card: {damaged[0]}", where=str(run), hint=f"seodang prove {run}, then push"
         )
     refuse(leaks(RECIPE, run / RECIPE, {}, paths=False), str(run))  # with its line; loading it would refuse it, too
-    if evidence.proof:
-        check_proof(evidence.proof)
+    proof_of(evidence, where=str(run / PROOF))
     return evidence, load_recipe(run / RECIPE)
 
 

@@ -4,6 +4,7 @@ import math
 
 from seodang.errors import visible as visible
 from seodang.errors import visible_line as visible_line
+from seodang.proof.statistics import Interval
 
 MISSING = "—"
 LINE_BREAK_CHARACTERS = 30  # what a line break counts as
@@ -29,12 +30,18 @@ def percent(share: float | None, digits: int = 0) -> str:
     return number(100 * share if share is not None else None, digits) + ("%" if finite else "")
 
 
-def signed_percent(share: float | None, digits: int = 1) -> str:
-    """`0.028` as `+2.8%`."""
-    if share is None or not math.isfinite(share):
-        return number(share)
-    rounded = round(100 * share, digits)
-    return f"{rounded:+,.{digits}f}%".replace("-", "−") if rounded else f"{0:.{digits}f}%"
+def signed(value: float | None, digits: int = 3) -> str:
+    """`0.0123` as `+0.012`; what rounds to zero has no sign."""
+    if value is None or not math.isfinite(value):
+        return number(value)
+    rounded = round(value, digits)
+    return f"{rounded:+,.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
+
+
+def between(interval: Interval | None, digits: int = 3, *, sign: bool = True) -> str:
+    """Both ends of an interval: `−0.684 to −0.512`; a dash where there is none."""
+    write = signed if sign else number
+    return f"{write(interval.low, digits)} to {write(interval.high, digits)}" if interval else MISSING
 
 
 def duration(seconds: float | None) -> str:

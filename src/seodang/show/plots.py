@@ -1,4 +1,4 @@
-"""The two pictures of a run: how long the rows are, and how the losses went.
+"""The pictures of a run: how long the rows are, how the losses went, what changed, and of what a gain is made.
 
 Drawn once with matplotlib; written as PNG and SVG, and handed to the report as SVG whose colours are CSS variables,
 so that one drawing serves light and dark pages. Knows no run folder.
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
+from seodang.proof.gain_parts import PARTS
+from seodang.proof.proof import Proof
 from seodang.run.events import EvalEvent, RecordedEvent, TrainEvent
 from seodang.show.formatting import visible_line, whole
 from seodang.types import Histogram, Lengths, LengthStats
@@ -139,6 +141,70 @@ def loss_figure(
     return figure
 
 
+@_style()
+def changes_figure(
+    proof: Proof, *, order: Sequence[str] = (), narrow: bool = False, names: Mapping[str, str] | None = None
+) -> "Figure":
+    """A forest plot: each source's change of loss with its interval, one panel a unit; a tick marks its tolerance."""
+    colors = source_colors([*order, *proof.sources])
+    units = list(dict.fromkeys(loss.unit for loss in proof.sources.values()))
+    sizes = [sum(loss.unit == unit for loss in proof.sources.values()) for unit in units]
+    figure = _figure(narrow, height=sum(0.62 + 0.36 * size for size in sizes))
+    panels = figure.subplots(len(units), 1, squeeze=False, height_ratios=[0.4 + size for size in sizes])[:, 0]
+    for axes, unit in zip(panels, units, strict=True):
+        shown = [(name, loss) for name, loss in proof.sources.items() if loss.unit == unit]
+        axes.axvline(0, color=INK, linewidth=0.8)
+        for place, (name, loss) in enumerate(shown):
+            change, color = loss.change, colors[name]
+            if change.interval:
+                axes.plot([change.interval.low, change.interval.high], [-place, -place], color=color, linewidth=1.8)
+            axes.plot([change.value], [-place], color=color, marker="o", markersize=4.5)
+            if loss.tolerance is not None:
+                axes.plot([loss.tolerance] * 2, [-place - 0.28, -place + 0.28], color=MUTED, linewidth=0.9)
+        labels = [visible_line((names or {}).get(name, name)) for name, _ in shown]
+        axes.set_yticks([-place for place in range(len(shown))], labels)
+        axes.set_ylim(-len(shown) + 0.4, 0.6)
+        axes.set_xlabel(f"tuned − base, {unit}")
+    left = min(0.4, (0.2 + 0.075 * max(map(_cells, proof.sources), default=0)) / figure.get_figwidth())
+    figure.subplots_adjust(left=left, right=0.97, top=0.97, bottom=0.48 / figure.get_figheight(), hspace=1.1)
+    return figure
+
+
+@_style()
+def parts_figure(
+    proof: Proof, *, order: Sequence[str] = (), narrow: bool = False, names: Mapping[str, str] | None = None
+) -> "Figure":
+    """A waterfall a source: what each part takes off the loss, up to the whole gain; lines are intervals."""
+    colors = source_colors([*order, *proof.sources])
+    figure = _figure(narrow, height=0.3 + 1.75 * len(proof.parts))
+    for number, (name, parts) in enumerate(proof.parts.items()):
+        axes = figure.add_subplot(len(proof.parts), 1, number + 1)
+        reached = 0.0
+        for place, part in enumerate((*PARTS, "gain")):
+            estimate, start = getattr(parts, part), 0.0 if part == "gain" else reached
+            axes.bar(
+                place,
+                estimate.value,
+                bottom=start,
+                width=0.62,
+                color=colors[name],
+                alpha=0.9 if part == "gain" else 0.45,
+            )
+            if interval := estimate.interval:
+                axes.plot([place] * 2, [start + interval.low, start + interval.high], color=INK, linewidth=0.9)
+            reached = start + estimate.value
+        axes.axhline(0, color=INK, linewidth=0.8)
+        axes.set_xticks(range(len(PARTS) + 1), [*PARTS, "gain"])
+        axes.set_ylabel("nats per token")
+        axes.grid(axis="y", color=RULE, linewidth=0.6)
+        _titles(axes, visible_line((names or {}).get(name, name)), f"{whole(parts.rows)} rows", colors[name])
+    height = figure.get_figheight()
+    figure.subplots_adjust(
+        left=0.17 if narrow else 0.09, right=0.97, top=1 - 0.26 / height, bottom=0.3 / height, hspace=0.5
+    )
+    return figure
+
+
 def write_pictures(
     folder: Path,
     *,
@@ -147,16 +213,22 @@ def write_pictures(
     order: Sequence[str] = (),
     best_step: int | None = None,
     turned_at: int | None = None,
+    proof: Proof | None = None,
 ) -> list[Path]:
-    """Write `lengths` and `loss`, each as .png and .svg, into `folder`; what has no data is left out."""
+    """Write `lengths`, `loss`, `changes` and `parts` as .png and .svg into `folder`; what has no data is left out."""
     folder.mkdir(parents=True, exist_ok=True)
     found = [*order, *([*lengths.train, *lengths.holdout] if lengths else []), *_sources(metrics)]
+    found += proof.sources if proof else ()
     plain = drawable_names(found, korean_font())
     written = []
     for suffix, names in (("png", plain), ("svg", {})):
         figures = {"lengths": lengths_figure(lengths, order=order, names=names)} if lengths else {}
         if metrics:
             figures["loss"] = loss_figure(metrics, order=order, best_step=best_step, turned_at=turned_at, names=names)
+        if proof and proof.sources:
+            figures["changes"] = changes_figure(proof, order=order, names=names)
+        if proof and proof.parts:
+            figures["parts"] = parts_figure(proof, order=order, names=names)
         for name, figure in figures.items():
             path = folder / f"{name}.{suffix}"
             path.write_bytes(_save(figure, suffix, salt=name, paper=PAPER))

@@ -14,14 +14,15 @@ import yaml
 from jinja2 import Environment, PackageLoader
 
 from seodang.json_values import to_json
-from seodang.proof.behaviour import hangul_share, repetition
-from seodang.proof.proof import check_proof, stability_of
-from seodang.proof.stability import AnswerStability
+from seodang.proof.behaviour import LOOPING, hangul_share, repetition
+from seodang.proof.gain_parts import PARTS
+from seodang.proof.proof import Example, Proof, Training, read_proof
+from seodang.proof.stability import AnswerStability, Stability
 from seodang.run.events import AnswersEvent
 from seodang.run.evidence import Evidence, read_evidence
-from seodang.run.folder import PICTURES, REPORT
-from seodang.show import formatting, plots
-from seodang.show.sentences import KINDS, kinds, verdict
+from seodang.run.folder import PICTURES, PROOF, REPORT
+from seodang.show import formatting, plots, sentences
+from seodang.show.sentences import KINDS
 from seodang.types import Answer, Counts
 
 SHOWN_CHARACTERS = 560  # of an answer; the rest unfolds
@@ -29,7 +30,15 @@ LOOP_CHARACTERS = 180  # of one that repeats itself
 COURSE_CHARACTERS = 240  # of one that was given during training
 SHOWN_ROWS = 50  # of the dropped ones; all are in dropped.jsonl
 RECIPE_CHARACTERS = 1_000_000  # beyond which the file is not read for its sources' names
-LOOPING = 0.3  # seq-rep-4 from which an answer is marked as repeating itself
+BEHAVIOUR_COLUMNS = (  # heading, field of `AnswerBehaviour`, how it is written, digits
+    ("End by itself", "stopped", formatting.percent, 0),
+    ("Tokens, mean", "mean_tokens", formatting.number, 0),
+    ("Repetition", "repetition", formatting.percent, 0),
+    ("Echo the question", "echo", formatting.percent, 0),
+    ("Hangul", "hangul", formatting.percent, 0),
+    ("Length to reference", "length_ratio", formatting.number, 2),
+    ("chrF", "chrf", formatting.number, 1),
+)
 SEVERITIES = ("refuse", "warn", "fixed", "note")
 
 
@@ -53,20 +62,20 @@ def report(run: Path) -> Path:
         SeodangError: a file was written by another version of seodang, or by none.
     """
     evidence = read_evidence(run)
-    if evidence.proof:
-        check_proof(evidence.proof)
     page = run / REPORT
     part = run / f"{REPORT}.part"
     part.write_text(render(evidence, run.name), encoding="utf-8", errors="replace")
     part.replace(page)
-    best, turned = _steps_to_mark(evidence)
+    proof = proof_of(evidence, where=str(run / PROOF))
+    training = (proof and proof.compared.training) or Training()
     plots.write_pictures(
         run / PICTURES,
         lengths=evidence.lengths,
         metrics=evidence.metrics,
         order=source_order(evidence),
-        best_step=best,
-        turned_at=turned,
+        best_step=training.best_step,
+        turned_at=training.turned_at,
+        proof=proof,
     )
     return page
 
@@ -83,23 +92,26 @@ def render(evidence: Evidence, name: str) -> str:
         formatting.number,
         formatting.whole,
         formatting.percent,
-        formatting.signed_percent,
+        formatting.signed,
+        formatting.between,
         formatting.duration,
         formatting.size,
     )
     environment.filters |= {function.__name__: function for function in (*filters, formatting.visible)}
-    order = source_order(evidence)
+    order, proof = source_order(evidence), proof_of(evidence)
     page = environment.get_template("report.html.jinja").render(
         name=evidence.manifest.name if evidence.manifest else name,
         evidence=evidence,
         manifest=to_json(evidence.manifest) if evidence.manifest else {},
-        proof=evidence.proof,
-        verdict=verdict(evidence.proof) if evidence.proof else None,
-        kinds=kinds(evidence.proof or {}),
-        stability=_stability(evidence),
+        proof=proof,
+        say=sentences,
+        parts=PARTS,
+        behaviour_columns=BEHAVIOUR_COLUMNS,
+        stability=_stability(proof),
+        examples=_examples(proof, evidence.answers),
         kind_names=KINDS,
         series={source: f"var(--series-{n % len(plots.SERIES)})" for n, source in enumerate(order)},
-        drawings=_drawings(evidence, order),
+        drawings=_drawings(evidence, proof, order),
         pairs=_pairs(evidence.answers, ("domain", "general")),
         courses=_courses(evidence),
         repeated=_repeated(evidence.answers),
@@ -119,7 +131,8 @@ def render(evidence: Evidence, name: str) -> str:
 def source_order(evidence: Evidence) -> list[str]:
     """The sources as the recipe lists them, else as they turn up in the other files."""
     listed = _listed(evidence.recipe or "")
-    found = [*(evidence.proof or {}).get("losses", {}), *(evidence.lengths.train if evidence.lengths else ())]
+    proved = (evidence.proof or {}).get("sources")
+    found = [*(proved if isinstance(proved, dict) else ()), *(evidence.lengths.train if evidence.lengths else ())]
     return list(dict.fromkeys([*listed, *found, *(count.source for count in evidence.counts)]))
 
 
@@ -141,27 +154,39 @@ def shown(text: str, notes: Iterable[str] = (), *, limit: int = SHOWN_CHARACTERS
     return Shown(head=head, rest=rest, lang=lang, notes=tuple(notes))
 
 
-def _drawings(evidence: Evidence, order: Sequence[str]) -> dict[str, tuple[str, str]]:
+def proof_of(evidence: Evidence, *, where: str = PROOF) -> Proof | None:
+    """The run's proof, if it has one.
+
+    Raises:
+        SeodangError: it was written by another version of seodang, or is damaged.
+    """
+    return read_proof(evidence.proof, where=where) if evidence.proof is not None else None
+
+
+def _drawings(evidence: Evidence, proof: Proof | None, order: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Picture → its wide and its narrow drawing as SVG."""
     drawings: dict[str, tuple[str, str]] = {}
+    training = (proof and proof.compared.training) or Training()
     if evidence.metrics:
         label = "Line chart of training and evaluation loss over the optimizer steps"
-        drawings["loss"] = _both(partial(_loss_figure, evidence, order), label)
+        draw = partial(
+            plots.loss_figure,
+            evidence.metrics,
+            order=order,
+            best_step=training.best_step,
+            turned_at=training.turned_at,
+        )
+        drawings["loss"] = _both(draw, label)
     if evidence.lengths:
         label = "Histograms of row lengths in tokens, one per source"
         drawings["lengths"] = _both(partial(plots.lengths_figure, evidence.lengths, order=order), label)
+    if proof and proof.sources:
+        label = "Each source's change of loss with its interval"
+        drawings["changes"] = _both(partial(plots.changes_figure, proof, order=order), label)
+    if proof and proof.parts:
+        label = "Waterfall of the parts of the gain, one per source"
+        drawings["parts"] = _both(partial(plots.parts_figure, proof, order=order), label)
     return drawings
-
-
-def _loss_figure(evidence: Evidence, order: Sequence[str], *, narrow: bool) -> Any:
-    best, turned = _steps_to_mark(evidence)
-    return plots.loss_figure(evidence.metrics, order=order, best_step=best, turned_at=turned, narrow=narrow)
-
-
-def _steps_to_mark(evidence: Evidence) -> tuple[int | None, int | None]:
-    """(step of the model that was kept, step at which the evaluation loss turned up)."""
-    proof = evidence.proof or {}
-    return proof.get("best_step"), proof.get("turned_at")
 
 
 def _both(draw: Callable[..., Any], label: str) -> tuple[str, str]:
@@ -234,10 +259,21 @@ def _repeated(answers: Sequence[Answer]) -> dict[str, Any] | None:
     return repeated
 
 
-def _stability(evidence: Evidence) -> list[tuple[str, AnswerStability]]:
+def _stability(proof: Proof | None) -> list[tuple[str, AnswerStability]]:
     """(model, how alike its answers are) where the question was asked again."""
-    found = stability_of(evidence.proof or {})
+    found = proof.stability if proof else Stability()
     return [(model, alike) for model, alike in (("base", found.base), ("tuned", found.tuned)) if alike]
+
+
+def _examples(proof: Proof | None, answers: Sequence[Answer]) -> list[tuple[str, list[tuple[Example, dict[str, Any]]]]]:
+    """Held-out answers whose loss fell most, and rose most: (heading, the rows with their question and answers)."""
+    pairs = {pair["row_id"]: pair for pair in _pairs(answers, ("holdout",))}
+    lists = {"The loss fell most": proof.best, "The loss rose most, or fell least": proof.worst} if proof else {}
+    return [
+        (heading, [(one, pairs[one.row_id]) for one in examples if one.row_id in pairs])
+        for heading, examples in lists.items()
+        if examples
+    ]
 
 
 def _stages(counts: Sequence[Counts]) -> list[tuple[str, list[Counts], list[str]]]:

@@ -1,13 +1,14 @@
-"""What was gained and what was lost, in words. Reads `proof.json` alone; knows neither page nor terminal."""
+"""What was gained and what was lost, in words. Reads the `Proof` alone; knows neither page nor terminal."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, get_args
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
-from seodang.proof.behaviour import AnswerBehaviour
-from seodang.proof.proof import behaviour_of
-from seodang.proof.verdict import Change, Tone, change_of
-from seodang.show.formatting import listing, plural, signed_percent
+from seodang.proof.behaviour import AnswerBehaviour, GroupBehaviour
+from seodang.proof.gain_parts import PARTS, GainParts
+from seodang.proof.losses import SourceLoss
+from seodang.proof.proof import Proof
+from seodang.proof.statistics import FEWEST_CLUSTERS, Interval
+from seodang.show.formatting import between, listing, number, percent, plural, signed
 
 KINDS = {
     "domain": "domain questions",
@@ -15,77 +16,182 @@ KINDS = {
     "repeat": "repeated question",
     "holdout": "holdout",
 }
+PART_WORDS = {
+    "ending": "the turn end",
+    "format": "the chat format",
+    "style": "style",
+    "substance": "what depends on the question",
+}
+Tone = Literal["gained", "same", "lost", "broken"]
+TONES: dict[str, Tone] = {"improved": "gained", "kept": "same", "not shown": "same", "worse": "lost", "lost": "lost"}
+ADVISED_ANSWERS = 32  # of a source: of fewer, shares are known to a fifth or worse
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
-    """The answer to: did it get better, and what did it cost?"""
+def headline(proof: Proof) -> tuple[tuple[Tone, str], ...]:
+    """The clauses of one sentence: whether the answers can be used, then the domain, then what it cost."""
+    if not proof.sources:
+        return (("broken", "nothing was measured"),)
+    order = {"domain": 0, "general": 1, "retention": 2}
+    sources = sorted(proof.sources.items(), key=lambda item: order[item[1].role])
+    why = proof.verdict.why_not_usable
+    broken: list[tuple[Tone, str]] = [("broken", f"the answers are not usable ({'; '.join(why)})")] if why else []
+    return (
+        *broken,
+        *((TONES[loss.outcome], _clause(name, loss)) for name, loss in sources if not _is_replayed_text(loss)),
+    )
 
-    headline: tuple[tuple[Tone, str], ...]  # sentences, each with its tone
-    sentences: tuple[str, ...]
-    changes: tuple[Change, ...]
+
+def headline_sentence(proof: Proof) -> str:
+    """The headline as one sentence."""
+    text = "; ".join(clause for _, clause in headline(proof))
+    return f"{text[:1].upper()}{text[1:]}."
 
 
-def verdict(proof: Mapping[str, Any]) -> Verdict:
-    """Gains and losses per source, and the sentences a reader needs with them."""
-    changes = tuple(change_of(name, loss) for name, loss in (proof.get("losses") or {}).items())
-    return Verdict(headline=_headline(changes), sentences=tuple(_sentences(proof, changes)), changes=changes)
+def not_judged(proof: Proof) -> str:
+    """What stands directly under the headline: no figure says that an answer is right."""
+    if proof.verdict.answers == "not asked":
+        return "No question was asked: how the tuned model answers is not known."
+    return "No answer was judged: neither a person nor a model has read whether they are right."
 
 
-def kinds(proof: Mapping[str, Any]) -> list[tuple[str, AnswerBehaviour | None, AnswerBehaviour | None]]:
-    """(kind, base, tuned) behaviour, in a fixed order, for the kinds that were asked."""
-    found = behaviour_of(proof)
+def sentences(proof: Proof) -> list[str]:
+    """What a reader needs beside the headline, the most important first."""
     return [
-        (kind, found.base.get(kind), found.tuned.get(kind))
-        for kind in KINDS
-        if kind in found.base or kind in found.tuned
+        *_substance(proof),
+        *_format(proof),
+        *_stops(proof.behaviour),
+        *_training(proof),
+        *_limits(proof),
+        *proof.compared.notes,
     ]
 
 
-def _headline(changes: Sequence[Change]) -> tuple[tuple[Tone, str], ...]:
-    if not changes:
-        return (("broken", "Nothing was measured."),)
-    names = {tone: [change.source for change in changes if change.tone == tone] for tone in get_args(Tone)}
-    parts: list[tuple[Tone, str]] = []
-    parts.append(
-        ("gained", f"Gained on {listing(names['gained'])}.") if names["gained"] else ("same", "Nothing gained.")
-    )
-    if names["lost"]:
-        parts.append(("lost", f"Lost on {listing(names['lost'])}."))
-    if names["same"]:
-        parts.append(("same", f"Unchanged on {listing(names['same'])}."))
-    if names["broken"]:
-        parts.append(("broken", f"No usable loss on {listing(names['broken'])}."))
-    return tuple(parts)
+def tone(loss: SourceLoss) -> Tone:
+    """How a source's outcome is coloured."""
+    return TONES[loss.outcome]
 
 
-def _sentences(proof: Mapping[str, Any], changes: Sequence[Change]) -> list[str]:
-    retention = [change for change in changes if change.role == "retention"]
-    sentences = [_stops(proof)]
-    if not retention:
-        sentences.append("What was forgotten is not known: no source with role retention was measured.")
-    elif any(change.role == "general" and change.tone == "gained" for change in changes):
-        cost = listing([f"{change.source} {signed_percent(change.share)}" for change in retention])
-        sentences.append(
-            "Part of any gain on general questions is the chat format itself, which a base model lacks; "
-            f"what it still knows shows on plain text ({cost})."
+def group_name(group: GroupBehaviour) -> str:
+    """What a group of questions is called."""
+    return f"{KINDS[group.kind]}: {group.source}" if group.source else KINDS[group.kind]
+
+
+def share_text(model: AnswerBehaviour) -> str:
+    """`20 of 24 (64% to 93%)`: how many answers ended by themselves."""
+    found = model.stopped
+    return f"{found.count} of {found.of}" + (f" ({_percents(found.interval)})" if found.interval else "")
+
+
+def subject(name: str, loss: SourceLoss) -> str:
+    """What a source's loss is a loss on."""
+    return f"plain text ({name})" if loss.ending is None else f"{name} answers"
+
+
+def _is_replayed_text(loss: SourceLoss) -> bool:
+    return loss.role == "retention" and loss.is_trained
+
+
+def _clause(name: str, loss: SourceLoss) -> str:
+    about, interval = subject(name, loss), loss.change.interval
+    if loss.outcome in ("improved", "worse", "lost"):
+        assert interval, f"{name}: {loss.outcome} without an interval"
+        return f"loss on {about} {moved(loss.change.value, interval, loss.unit)}" + (
+            f", beyond the tolerance of {loss.tolerance:g}" if loss.outcome == "lost" else ""
         )
-    if proof.get("best_step") is not None:
-        sentences.append(f"The model kept is that of step {proof['best_step']:,}.")
-    if proof.get("turned_at") is not None:
-        sentences.append(f"The evaluation loss rose again after step {proof['turned_at']:,}.")
-    if small := [f"{change.source} ({plural(change.rows, 'row')})" for change in changes if change.is_small]:
-        sentences.append(f"Few rows, read with care: {listing(small)}.")
-    return [sentence for sentence in sentences if sentence]
+    if loss.outcome == "kept":
+        return f"{about} kept"
+    wanted = "fell" if loss.tolerance is None else f"rose by {loss.tolerance:g} at most"
+    return f"that the loss on {about} {wanted} is not shown"
 
 
-def _stops(proof: Mapping[str, Any]) -> str:
-    """How many of all answers ended by themselves."""
-    found = behaviour_of(proof)
-    ended = {}
-    for model, by_kind in (("base", found.base), ("tuned", found.tuned)):
-        if answers := sum(row.answers for row in by_kind.values()):
-            ended[model] = f"{sum(row.stopped for row in by_kind.values())} of {answers}"
-    if not ended:
-        return ""
-    return "Answers that end by themselves: " + ", ".join(f"{model} {share}" for model, share in ended.items()) + "."
+def moved(value: float, interval: Interval, unit: str) -> str:
+    """`fell by 0.598 nats per token (0.512 to 0.684)`; only for an interval without 0."""
+    if interval.high < 0:
+        return f"fell by {number(-value)} {unit} ({number(-interval.high)} to {number(-interval.low)})"
+    return f"rose by {number(value)} {unit} ({number(interval.low)} to {number(interval.high)})"
+
+
+def _substance(proof: Proof) -> Iterator[str]:
+    for name, parts in proof.parts.items():
+        found = parts.substance_per_answer
+        figure = f"{signed(found.value, 2)} nats per answer"
+        figure += f", {between(found.interval, 2)}" if found.interval else ""
+        yield {
+            "more": f"On {name}, the answers depend more on their own question than the base's ({figure}).",
+            "less": f"On {name}, the answers depend less on their own question than the base's ({figure}).",
+            "not shown": f"On {name}, it is not shown that the answers depend more on their own question than the "
+            f"base's ({figure}).",
+        }[parts.dependence]
+        yield _composition(name, parts)
+
+
+def _composition(name: str, parts: GainParts) -> str:
+    """What the gain is made of: in percent only where the gain itself is shown."""
+    shares = {part: parts.share(part) for part in PARTS}
+    about = f"on {plural(parts.rows, 'row')} of {name}"
+    if any(share is None for share in shares.values()):
+        figures = [f"{PART_WORDS[part]} {signed(getattr(parts, part).value)}" for part in PARTS]
+        return f"A gain {about} is not shown ({signed(parts.gain.value)} nats per token: {listing(figures)})."
+    figures = [f"{percent(share)} {PART_WORDS[part]}" for part, share in shares.items()]
+    return f"Of {number(parts.gain.value)} nats per token gained {about}: {listing(figures)}."
+
+
+def _format(proof: Proof) -> Iterator[str]:
+    general = [name for name, loss in proof.sources.items() if loss.role == "general"]
+    if general and not proof.compared.base_has_template:
+        text = [name for name, loss in proof.sources.items() if loss.role == "retention" and not loss.is_trained]
+        yield (
+            f"Part of any fall on {listing(general)} is the chat format itself, which this base was not trained on"
+            + (f"; what it still knows shows on plain text ({listing(text)})." if text else ".")
+        )
+
+
+def _stops(groups: Sequence[GroupBehaviour]) -> Iterator[str]:
+    for group in groups:
+        if group.base and group.tuned and group.stops:
+            p = f", p = {group.stops.p:.3f}" if group.stops.p >= 0.001 else ", p < 0.001"
+            yield (
+                f"Answers to {group_name(group)} that end by themselves: base {share_text(group.base)}, "
+                f"tuned {share_text(group.tuned)}{p}."
+            )
+
+
+def _training(proof: Proof) -> Iterator[str]:
+    training = proof.compared.training
+    if training and training.best_step is not None:
+        yield f"The model kept is that of step {training.best_step:,}."
+    if training and training.turned_at is not None:
+        yield f"The evaluation loss rose again after step {training.turned_at:,}."
+
+
+def _limits(proof: Proof) -> Iterator[str]:
+    """What the figures cannot show."""
+    if few := [
+        f"{name} ({plural(loss.rows, 'row')}, {number(loss.change.n_eff, 1)} effective)"
+        for name, loss in proof.sources.items()
+        if loss.change.interval is None
+    ]:
+        yield f"Too few rows for an interval, which takes {FEWEST_CLUSTERS:g} effective ones: {listing(few)}."
+    if shared := [name for name, loss in proof.sources.items() if loss.is_trained and loss.half == "both"]:
+        yield (
+            f"On {listing(shared)} the rows that chose the model kept also prove it: with fewer than 100 held-out "
+            "questions there are not enough for both."
+        )
+    if replayed := [name for name, loss in proof.sources.items() if _is_replayed_text(loss)]:
+        yield f"Other rows of {listing(replayed)} were trained on: what became of it says little of what was forgotten."
+    if few_answers := [
+        f"{group.source} ({group.tuned.answers})"
+        for group in proof.behaviour
+        if group.kind == "holdout" and group.tuned and group.tuned.answers < ADVISED_ANSWERS
+    ]:
+        yield f"Few questions were asked; {ADVISED_ANSWERS} and more are advised (ask.holdout): {listing(few_answers)}."
+    for what in proof.verdict.not_measured:
+        yield f"Not measured: {what}."
+    if not proof.compared.same_tokenizer:
+        yield "The two models have different tokenizers: losses are compared in bits per byte of the content."
+    if proof.compared.is_quick:
+        yield "A quick proof: fewer rows were measured than by default."
+
+
+def _percents(interval: Interval) -> str:
+    return f"{percent(interval.low)} to {percent(interval.high)}"

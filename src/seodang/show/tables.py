@@ -4,7 +4,7 @@ Readable at 100 columns, without colour too. Text that comes from data or a mode
 control characters are shown, not obeyed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,20 +16,23 @@ from rich.text import Text
 
 from seodang.data.template.find import ChatTemplate
 from seodang.proof.behaviour import AnswerBehaviour
+from seodang.proof.gain_parts import PARTS
+from seodang.proof.proof import Proof
 from seodang.recipe import Part, Recipe
+from seodang.show import sentences
 from seodang.show.console import get_console
 from seodang.show.formatting import (
-    MISSING,
+    between,
     duration,
     fold,
     number,
     percent,
-    signed_percent,
+    signed,
     visible,
     visible_line,
     whole,
 )
-from seodang.show.sentences import KINDS, Verdict, kinds, verdict
+from seodang.show.sentences import KINDS
 from seodang.types import Answer, Counts, Finding, Lengths, Sample
 
 if TYPE_CHECKING:
@@ -200,20 +203,23 @@ def show_memory(found: "MemoryPlan | None", *, as_table: bool = True, out: Conso
     out.print(Text(remark, style="dim"))
 
 
-def show_losses(proof: Mapping[str, Any], *, out: Console | None = None) -> None:
-    """The verdict, the losses before and after, and how the answers behave; `proof` is `proof.json`."""
+def show_proof(proof: Proof, *, out: Console | None = None) -> None:
+    """The verdict; losses with their intervals, what the gain is made of, and how the answers behave."""
     out = out or get_console()
-    found = verdict(proof)
     _title(out, "verdict")
-    out.print(Text(" ").join(Text(sentence, style=f"bold {TONES[tone]}") for tone, sentence in found.headline))
-    for sentence in found.sentences:
-        out.print(Text(sentence, style="dim"))
-    out.print()
-    out.print(_losses(found))
-    rows = kinds(proof)
-    if rows:
-        out.print()
-        out.print(_behaviour(rows))
+    clauses = sentences.headline(proof)
+    line = Text()
+    for place, (tone, clause) in enumerate(clauses):
+        text = clause if place else clause[:1].upper() + clause[1:]
+        line.append(visible(text), style=f"bold {TONES[tone]}").append("; " if place < len(clauses) - 1 else ".")
+    out.print(line)
+    out.print(Text(sentences.not_judged(proof), style="bold"))
+    for sentence in sentences.sentences(proof):
+        out.print(Text(visible(sentence), style="dim"))
+    for table in (_axes(proof), _parts(proof), _behaviour(proof)):
+        if table.row_count:
+            out.print()
+            out.print(table)
 
 
 def show_answers(answers: Sequence[Answer], *, out: Console | None = None) -> None:
@@ -268,38 +274,63 @@ def _model_answers(model: str, answers: Sequence[Answer]) -> RenderableType:
     return text if answers else Text(f"{model}: no answer", style="dim")
 
 
-def _losses(found: Verdict) -> Table:
-    table = _table("source", "role", "base>", "tuned>", "change>", "bits per byte>", "rows>", "tokens>")
-    for change in found.changes:
-        bits = f"{number(change.base_bits)} → {number(change.tuned_bits)}" if change.base_bits is not None else ""
+def _axes(proof: Proof) -> Table:
+    level = percent(proof.level, 1).replace(".0%", "%")
+    table = _table("source", "role", "loss in", "base>", "tuned>", "change>", f"{level} interval>", "shown", "rows>")
+    for name, loss in proof.sources.items():
         table.add_row(
-            Text(visible(change.source), style="bold"),
-            change.role,
-            number(change.base),
-            number(change.tuned),
-            Text(signed_percent(change.share), style=TONES[change.tone]),
-            bits,
-            whole(change.rows),
-            whole(change.tokens),
+            Text(visible(name), style="bold"),
+            f"{loss.role}{', trained' if loss.role == 'retention' and loss.is_trained else ''}",
+            loss.unit.replace(" per ", "/"),
+            number(loss.before),
+            number(loss.after),
+            Text(signed(loss.change.value), style=TONES[sentences.tone(loss)]),
+            between(loss.change.interval),
+            Text(loss.outcome, style=TONES[sentences.tone(loss)]),
+            whole(loss.rows),
         )
     return table
 
 
-def _behaviour(rows: Sequence[tuple[str, AnswerBehaviour | None, AnswerBehaviour | None]]) -> Table:
-    table = _table("base → tuned", "answers>", "end by itself>", "tokens>", "repetition>", "echo>", "Hangul>")
-    for kind, base, tuned in rows:
+def _parts(proof: Proof) -> Table:
+    table = _table("gain of>", *(f"{part}>" for part in ("gain", *PARTS)), "own question wins>", "rows>")
+    table.columns[0].justify = "left"
+    for name, parts in proof.parts.items():
+        wins = parts.own_question_wins
         table.add_row(
-            Text(KINDS[kind], style="bold"),
-            str(either.answers) if (either := tuned or base) else MISSING,
-            *(
-                f"{write(getattr(base, key, None))} → {write(getattr(tuned, key, None))}"
-                for key, write in (
-                    ("stop_rate", percent), ("mean_tokens", whole), ("repetition", percent), ("echo", percent),
-                    ("hangul", percent),
-                )
-            ),
-        )  # fmt: skip
+            Text(visible(name), style="bold"),
+            *(signed(getattr(parts, part).value) for part in ("gain", *PARTS)),
+            f"{percent(wins.first)} → {percent(wins.second)} (chance {percent(parts.chance)})",
+            whole(parts.rows),
+        )
     return table
+
+
+def _behaviour(proof: Proof) -> Table:
+    table = _table("base → tuned", "answers>", "end by itself>", "tokens>", "repetition>", "Hangul>", "chrF>")
+    for group in proof.behaviour:
+        either = group.tuned or group.base
+        assert either, f"no answers to {group.kind}"
+        table.add_row(
+            Text(visible(sentences.group_name(group)), style="bold"),
+            str(either.answers),
+            *(f"{read(group.base)} → {read(group.tuned)}" for read in BEHAVIOUR_COLUMNS),
+        )
+    return table
+
+
+def _value(model: AnswerBehaviour | None, key: str) -> float | None:
+    found = getattr(model, key) if model else None
+    return found.value if found else None
+
+
+BEHAVIOUR_COLUMNS: tuple[Callable[[AnswerBehaviour | None], str], ...] = (
+    lambda model: percent(_value(model, "stopped")),
+    lambda model: whole(_value(model, "mean_tokens")),
+    lambda model: percent(_value(model, "repetition")),
+    lambda model: percent(_value(model, "hangul")),
+    lambda model: number(_value(model, "chrf"), 1),
+)
 
 
 def _table(*heads: str) -> Table:
@@ -319,20 +350,20 @@ def _title(out: Console, title: str) -> None:
 def _settings(part: Part, *, skip: Sequence[str] = ()) -> Text:
     """A section's settings as KEY=VALUE; on a line of their own the defaults; what is absent is left out."""
     values = {key: getattr(part, key) for key in type(part).model_fields if key not in skip}
-    shown = {key: _value(value) for key, value in values.items() if value is not None and value != ()}
+    shown = {key: _setting(value) for key, value in values.items() if value is not None and value != ()}
     own = "  ".join(f"{key}={value}" for key, value in shown.items() if key in part.model_fields_set)
     default = "  ".join(f"{key}={value}" for key, value in shown.items() if key not in part.model_fields_set)
     text = Text(visible(own))
     return text.append(("\n" if own else "") + "default: " + visible(default), style="dim") if default else text
 
 
-def _value(value: Any) -> str:
+def _setting(value: Any) -> str:
     if isinstance(value, Part):
-        return "{" + ", ".join(f"{key}: {_value(item)}" for key, item in value if item is not None) + "}"
+        return "{" + ", ".join(f"{key}: {_setting(item)}" for key, item in value if item is not None) + "}"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_value(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {_setting(item)}" for key, item in value.items()) + "}"
     if isinstance(value, tuple):
-        return ",".join(map(_value, value))
+        return ",".join(map(_setting, value))
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)

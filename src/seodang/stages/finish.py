@@ -1,7 +1,6 @@
 """The run folder's first and last files: what is known before training, and the proof and the report at the end."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -9,11 +8,12 @@ from seodang import distributed
 from seodang.data.prepare import Prepared
 from seodang.data.template.renderer import Renderer
 from seodang.errors import RunError
+from seodang.json_values import to_json
 from seodang.model.load import weight_files
 from seodang.model.save import describe
 from seodang.proof.divergence import HiddenStates
 from seodang.proof.measured_rows import write_rows
-from seodang.proof.proof import proof, turned_at
+from seodang.proof.proof import Compared, Training, prove_rows, turned_at
 from seodang.proof.questions import repeat_settings
 from seodang.recipe import Recipe
 from seodang.run import evidence, record
@@ -134,28 +134,35 @@ def finish_run(
             return
         answers = [*before.answers, *after.answers]
         record.record_answers(run, answers)
-        write_rows(run, rows_of(held_out, before, after))
-        found = proof(
-            name=recipe.name,
-            base=base or recipe.model.path,
-            tuned=tuned,
+        rows = rows_of(held_out, before, after)
+        write_rows(run, rows)
+        proof = prove_rows(
+            rows,
+            answers,
+            Compared(
+                name=recipe.name,
+                base=base or recipe.model.path,
+                tuned=tuned,
+                base_has_template=held_out.has_trained_template,
+                training=training_of(run),
+            ),
             roles={source.name: source.role for source in recipe.sources},
-            before=before.metrics,
-            after=after.metrics,
-            answers=answers,
-            training=training_of(run),
+            trained=[source.name for source in recipe.sources if source.is_trained],
+            tolerance=recipe.prove.tolerance,
             temperature=repeat_settings(recipe.ask).temperature,
         )
-        record.record_proof(run, found)
+        record.record_proof(run, to_json(proof))
         record.record_facts(run, model=describe(model, held_out.renderer.tokenizer), seconds=seconds)
         HiddenStates(folder=run.hidden_states).remove()
         page = report(run.folder)
         tables.show_answers(answers)
-        tables.show_losses(found)
+        tables.show_proof(proof)
         tables.show_end(run.folder, page, sum(seconds.values()))
 
 
-def training_of(run: Run) -> dict[str, Any]:
-    """What the proof says of the training; nothing where none was."""
+def training_of(run: Run) -> Training | None:
+    """How the tuned model was trained; None where it was not trained here."""
     ended = evidence.read_training(run)
-    return {**ended, "turned_at": turned_at(evaluations(evidence.read_events(run)))} if ended else {}
+    if ended is None:
+        return None
+    return Training(**ended, turned_at=turned_at(evaluations(evidence.read_events(run))))

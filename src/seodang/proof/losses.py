@@ -1,0 +1,146 @@
+"""What became of the loss on one source's held-out rows: base against tuned, paired by row, with intervals.
+
+Changes are tuned − base: negative is better. Knows no model and no file: whoever has `rows.jsonl` can recompute it all.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from seodang.proof.measured_rows import MeasuredRow, RowLoss
+from seodang.proof.statistics import Estimate, Outcome, outcome, ratio
+from seodang.recipe import Tolerance
+from seodang.types import SourceRole
+
+Unit = Literal["nats per token", "bits per byte"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelLoss:
+    """One model's loss on one source's held-out rows."""
+
+    nats_per_token: float  # over all supervised tokens
+    content: float | None  # nats per token of the answers (of the whole text, for plain text); None: there is none
+    ending: float | None  # nats per turn end; None: none is supervised
+    bits_per_byte: float | None  # of the content; None: its bytes are not known
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceLoss:
+    """Both models' losses on one source, and what their difference shows."""
+
+    role: SourceRole
+    is_trained: bool  # whether other rows of this source were trained on
+    rows: int
+    tokens: int  # supervised, turn ends included
+    half: Literal["prove", "both"]  # both: the same rows chose the checkpoint
+    base: ModelLoss
+    tuned: ModelLoss
+    unit: Unit  # of `change` and `tolerance`
+    change: Estimate
+    content: Estimate | None  # nats per content token
+    ending: Estimate | None  # nats per turn end
+    kl: Estimate | None  # KL(base‖tuned), nats per token; None: not measured
+    tolerance: float | None  # a rise up to it counts as kept; None where a gain is wanted
+    outcome: Outcome
+
+    @property
+    def before(self) -> float | None:
+        """The base's loss, in `unit`."""
+        return self.base.bits_per_byte if self.unit == "bits per byte" else self.base.nats_per_token
+
+    @property
+    def after(self) -> float | None:
+        """The tuned model's loss, in `unit`."""
+        return self.tuned.bits_per_byte if self.unit == "bits per byte" else self.tuned.nats_per_token
+
+
+def source_loss(
+    rows: Sequence[MeasuredRow],
+    role: SourceRole,
+    tolerance: Tolerance,
+    *,
+    is_trained: bool,
+    same_tokenizer: bool,
+    level: float,
+) -> SourceLoss:
+    """One source's losses, from those of its rows that prove.
+
+    Plain text, and models with different tokenizers, are compared in bits per byte, everything else in nats per token.
+
+    Args:
+        rows: of one source, at least one.
+        level: of the intervals.
+    """
+    is_text = role == "retention" or not any(row.end_tokens for row in rows)
+    in_bytes = (is_text or not same_tokenizer) and all(row.num_bytes for row in rows)
+    unit: Unit = "bits per byte" if in_bytes else "nats per token"
+    change = _bits_change(rows, level) if in_bytes else _change(rows, _all_loss, _all_tokens, level)
+    assert change, f"{rows[0].source}: no supervised token"
+    kept_up_to = None if role == "domain" else tolerance.retention if in_bytes else tolerance.general
+    return SourceLoss(
+        role=role,
+        is_trained=is_trained,
+        rows=len(rows),
+        tokens=sum(map(_all_tokens, rows)),
+        half="both" if any(row.half == "both" for row in rows) else "prove",
+        base=_model_loss(rows, lambda row: row.base),
+        tuned=_model_loss(rows, lambda row: row.tuned),
+        unit=unit,
+        change=change,
+        content=_change(rows, lambda loss: loss.content, lambda row: row.content_tokens, level),
+        ending=_change(rows, lambda loss: loss.ending, lambda row: row.end_tokens, level),
+        kl=_kl(rows, level),
+        tolerance=kept_up_to,
+        outcome=outcome(change, aim="gain")
+        if kept_up_to is None
+        else outcome(change, tolerance=kept_up_to, aim="keep"),
+    )
+
+
+def proving(rows: Sequence[MeasuredRow]) -> list[MeasuredRow]:
+    """The rows that the proof's figures are from: those that chose no checkpoint, or all where there are too few."""
+    return [row for row in rows if row.half != "choose"]
+
+
+def _all_loss(loss: RowLoss) -> float:
+    return loss.content + loss.ending
+
+
+def _all_tokens(row: MeasuredRow) -> int:
+    return row.content_tokens + row.end_tokens
+
+
+def _model_loss(rows: Sequence[MeasuredRow], model: Callable[[MeasuredRow], RowLoss]) -> ModelLoss:
+    content, ending = sum(model(row).content for row in rows), sum(model(row).ending for row in rows)
+    content_tokens, end_tokens = sum(row.content_tokens for row in rows), sum(row.end_tokens for row in rows)
+    num_bytes = sum(row.num_bytes for row in rows)
+    return ModelLoss(
+        nats_per_token=(content + ending) / (content_tokens + end_tokens),
+        content=content / content_tokens if content_tokens else None,
+        ending=ending / end_tokens if end_tokens else None,
+        bits_per_byte=content / (num_bytes * math.log(2)) if num_bytes else None,
+    )
+
+
+def _change(
+    rows: Sequence[MeasuredRow], loss: Callable[[RowLoss], float], tokens: Callable[[MeasuredRow], int], level: float
+) -> Estimate | None:
+    if not any(map(tokens, rows)):
+        return None
+    changes = [loss(row.tuned) - loss(row.base) for row in rows]
+    return ratio(changes, [tokens(row) for row in rows], [row.cluster for row in rows], level=level)
+
+
+def _bits_change(rows: Sequence[MeasuredRow], level: float) -> Estimate:
+    changes = [(row.tuned.content - row.base.content) / math.log(2) for row in rows]
+    return ratio(changes, [row.num_bytes for row in rows], [row.cluster for row in rows], level=level)
+
+
+def _kl(rows: Sequence[MeasuredRow], level: float) -> Estimate | None:
+    measured = [(row.kl, row.kl_tokens, row.cluster) for row in rows if row.kl is not None and row.kl_tokens]
+    if not measured:
+        return None
+    sums, tokens, clusters = zip(*measured, strict=True)
+    return ratio(sums, tokens, clusters, level=level)

@@ -1,0 +1,128 @@
+"""sentences: true for what a reader sees beside them, from intervals alone."""
+
+from dataclasses import replace
+
+import pytest
+
+import run_folder
+from planted_rows import noisy_rows, planted_contrast, text_rows
+from seodang.proof.measured_rows import MeasuredRow
+from seodang.proof.proof import Compared, Proof, prove_rows
+from seodang.show.sentences import headline, headline_sentence, not_judged, sentences
+from seodang.types import Answer, SourceRole
+
+ROLES: dict[str, SourceRole] = {"medical": "domain", "general": "general", "wiki": "retention"}
+COMPARED = Compared(name="run", base="base", tuned="tuned")
+
+
+def proved(*rows: MeasuredRow, answers: list[Answer] | None = None, **compared: object) -> Proof:
+    """The proof of these rows."""
+    return prove_rows(rows, answers or [], replace(COMPARED, **compared), roles=ROLES, trained=["medical", "general"])
+
+
+def said(proof: Proof) -> str:
+    """Every sentence beside the headline."""
+    return " ".join(sentences(proof))
+
+
+def test_the_headline_speaks_of_the_loss() -> None:
+    """What fell and by how much, what was kept, what was lost and beyond which tolerance: one sentence."""
+    proof = proved(*noisy_rows(60), *noisy_rows(60, "general", seed=3), *text_rows(60, change=1.0))
+    text = headline_sentence(proof)
+    assert text.startswith("Loss on medical answers fell by 1.")
+    assert "; general answers kept; loss on plain text (wiki) rose by 0.3" in text
+    assert text.endswith("beyond the tolerance of 0.03.")
+    assert [tone for tone, _ in headline(proof)] == ["gained", "same", "lost"]
+
+
+@pytest.mark.parametrize("count", [9, 60])
+def test_what_is_not_shown_is_called_so(count: int) -> None:
+    """Few rows, or changes that scatter: "not shown", and nothing is called a gain or better."""
+    rows = noisy_rows(count, change=-1.0 if count < 12 else 0.0, noise=0.5)
+    proof = proved(*(replace(row, tuned=replace(row.tuned, ending=row.base.ending)) for row in rows))
+    assert headline_sentence(proof) == "That the loss on medical answers fell is not shown."
+    text = headline_sentence(proof) + said(proof)
+    assert not any(word in text for word in ("gained", "better", "improved"))
+    assert ("Too few rows for an interval, which takes 12 effective ones: medical (9 rows" in text) == (count < 12)
+
+
+def test_a_worse_domain_is_called_so() -> None:
+    """A loss that rose is no gain whatever the base's format was."""
+    proof = proved(*noisy_rows(60, change=2.0))
+    assert "Loss on medical answers rose by 1." in headline_sentence(proof)
+    assert headline(proof)[0][0] == "lost"
+
+
+def test_answers_that_cannot_be_used_come_first() -> None:
+    """Where most answers do not end, the first words of the verdict say so, before any loss."""
+    rows = noisy_rows(60)
+    answers = [
+        Answer(
+            kind="holdout", model=model, question=f"{n}?", text="약", stopped=False, prompt_tokens=1, new_tokens=8,
+            row_id=rows[n].row_id, source="medical",
+        )
+        for n in range(20)
+        for model in ("base", "tuned")
+    ]  # fmt: skip
+    text = headline_sentence(proved(*rows, answers=answers))
+    assert text.startswith("The answers are not usable (20 of 20 do not end or repeat themselves); loss on medical")
+
+
+def test_nobody_judged_the_answers() -> None:
+    """Under the headline stands that none was judged; or that none was given."""
+    assert not_judged(run_folder.run_proof()).startswith("No answer was judged")
+    assert not_judged(proved(*noisy_rows(20))).startswith("No question was asked")
+
+
+@pytest.mark.parametrize("has_template", [True, False])
+def test_the_chat_format_is_named_only_where_the_base_lacked_it(has_template: bool) -> None:
+    """A base with a trained template learnt no format here."""
+    proof = proved(*noisy_rows(20), *noisy_rows(20, "general"), base_has_template=has_template)
+    assert ("chat format" in said(proof)) == (not has_template)
+
+
+@pytest.mark.parametrize(
+    ("substance", "words"),
+    [
+        (0.2, "the answers depend more on their own question than the base's"),
+        (-0.2, "the answers depend less on their own question than the base's"),
+        (0.0, "it is not shown that the answers depend more"),
+    ],
+)
+def test_substance_is_dependence_on_the_question(substance: float, words: str) -> None:
+    """The sentence follows the substance interval alone, and never speaks of content that was learnt."""
+    rows = noisy_rows(
+        40, contrast=lambda luck, tokens: planted_contrast(tokens, substance=luck.gauss(substance, 0.1), form=0)
+    )
+    text = said(proved(*rows))
+    assert f"On medical, {words}" in text
+    assert "learn" not in text
+
+
+def test_percentages_stand_only_where_a_gain_is_shown() -> None:
+    """Else the parts are given in nats per token."""
+    gained = noisy_rows(40, contrast=lambda _, tokens: planted_contrast(tokens))
+    unsure = noisy_rows(
+        40, contrast=lambda luck, tokens: planted_contrast(tokens, ending=luck.gauss(0, 20), form=0, style=0)
+    )
+    assert "% the turn end" in said(proved(*gained))
+    text = said(proved(*unsure))
+    assert "A gain on 40 rows of medical is not shown" in text
+    assert "% the turn end" not in text
+
+
+def test_what_was_not_measured_is_said() -> None:
+    """No retention text, no parts and why, the same rows for both tasks, a quick proof, two tokenizers."""
+    rows = [replace(row, no_contrast="fewer than 16 clusters") for row in noisy_rows(15)]
+    text = said(proved(*rows, is_quick=True, same_tokenizer=False, notes=("KL was not measured: …",)))
+    for expected in (
+        "Not measured: what was forgotten", "what the change on medical is made of (15 rows: fewer than 16 clusters)",
+        "On medical the rows that chose the model kept also prove it", "A quick proof", "different tokenizers",
+        "KL was not measured",
+    ):  # fmt: skip
+        assert expected in text, expected
+
+
+def test_nothing_measured_is_said() -> None:
+    """Without a row there is no verdict, and nothing fails."""
+    assert headline_sentence(proved()) == "Nothing was measured."
