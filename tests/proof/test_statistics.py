@@ -58,13 +58,24 @@ def test_effective_clusters_count_lengths() -> None:
 
 
 def test_few_effective_clusters_have_no_interval() -> None:
-    """Eleven equal rows show a value alone; so do forty rows of which one has half of all tokens."""
-    for tokens in ([5] * 11, [5] * 39 + [195]):
-        estimate = ratio(np.linspace(-1, 0, len(tokens)), tokens, range(len(tokens)))
+    """Eleven equal rows show a value alone; so do sixty of which one has half of all tokens."""
+    for tokens, share in (([5] * 11, 1.0), ([5] * 59 + [295], None)):
+        estimate = ratio(np.linspace(-1, 0, len(tokens)), tokens, range(len(tokens)), effective_share=share)
         assert estimate.interval is None
         assert estimate.detectable is None
         assert outcome(estimate, aim="gain") == outcome(estimate, aim="keep") == "not shown"
-    assert ratio(np.linspace(-1, 0, 12), [5] * 12, range(12)).interval is not None
+    assert ratio(np.linspace(-1, 0, 12), [5] * 12, range(12), effective_share=1.0).interval is not None
+
+
+def test_few_rows_do_not_speak_for_lengths_that_they_lack() -> None:
+    """40 rows of one length: enough if the source's lengths are even, too few if they are not or if nobody knows."""
+    changes, tokens = np.linspace(-1, 0, 40), [5] * 40
+    even = ratio(changes, tokens, range(40), effective_share=0.5)
+    assert even.interval is not None
+    assert even.n_eff == 20
+    assert ratio(changes, tokens, range(40), effective_share=0.2).interval is None
+    assert ratio(changes, tokens, range(40)).interval is None
+    assert ratio(np.linspace(-1, 0, 50), [5] * 50, range(50)).interval is not None
 
 
 def test_differences_of_zero_are_certain() -> None:
@@ -79,8 +90,8 @@ def test_differences_of_zero_are_certain() -> None:
 
 def test_the_same_change_of_every_token_is_certain() -> None:
     """What does not differ between rows leaves no doubt, whatever their lengths."""
-    tokens = np.arange(10, 50)
-    assert _ends(ratio(-0.5 * tokens, tokens, range(40))) == (-0.5, -0.5)
+    tokens = np.arange(10, 70)
+    assert _ends(ratio(-0.5 * tokens, tokens, range(60))) == (-0.5, -0.5)
 
 
 def test_rows_of_equal_length_have_students_interval() -> None:
@@ -88,7 +99,7 @@ def test_rows_of_equal_length_have_students_interval() -> None:
     draw = np.random.default_rng(3)
     changes = draw.normal(-0.2, 1.0, 30)
     half = 2.045 * changes.std(ddof=1) / math.sqrt(30)
-    low, high = _ends(ratio(changes * 8, np.full(30, 8), range(30)))
+    low, high = _ends(ratio(changes * 8, np.full(30, 8), range(30), effective_share=1.0))
     assert (low, high) == pytest.approx((changes.mean() - half, changes.mean() + half), abs=0.2 * half)
 
 

@@ -15,7 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
-FEWEST_CLUSTERS = 12.0  # effective ones: below, no interval is shown
+FEWEST_EFFECTIVE = 12.0  # clusters: below, no interval is shown
+FEWEST_UNKNOWN = (
+    50  # clusters, where nothing is known of the source but these: long rows are rare, and may all be missing
+)
 RESAMPLES = 4999
 POWER = 0.8  # with which a change of `Estimate.detectable` would have been seen
 _CELLS = 4_000_000  # resample × cluster, held in memory at once
@@ -39,7 +42,7 @@ class Estimate:
     value: float
     interval: Interval | None  # None: too few effective clusters
     clusters: int
-    n_eff: float  # clusters of equal length that would weigh as much: (Σn)² / Σn²
+    n_eff: float  # clusters of equal length that would weigh as much
     detectable: float | None  # the smallest true change that would have been seen in 8 of 10 such holdouts
 
 
@@ -69,7 +72,13 @@ class Spread:
 
 
 def ratio(
-    numerators: ArrayLike, denominators: ArrayLike, clusters: ArrayLike, *, level: float = LEVEL, seed: int = 0
+    numerators: ArrayLike,
+    denominators: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    level: float = LEVEL,
+    effective_share: float | None = None,
+    seed: int = 0,
 ) -> Estimate:
     """Σ numerator / Σ denominator over rows, with an interval over clusters.
 
@@ -77,9 +86,12 @@ def ratio(
         numerators: [rows] such as differences of loss sums, in nats.
         denominators: [rows] such as tokens; not negative.
         clusters: [rows] integers or strings; rows of equal value are one piece of evidence.
+        effective_share: of the source that the rows were drawn from, if more of its rows are known than these:
+            1 / (1 + (std / mean)²) of their lengths. Without it, fewer than 50 clusters have no interval.
         seed: of the resamples; one seed, one interval.
     """
-    return ratios({"": numerators}, denominators, clusters, level=level, seed=seed)[""]
+    one = {"": numerators}
+    return ratios(one, denominators, clusters, level=level, effective_share=effective_share, seed=seed)[""]
 
 
 def ratios(
@@ -88,12 +100,14 @@ def ratios(
     clusters: ArrayLike,
     *,
     level: float = LEVEL,
+    effective_share: float | None = None,
     seed: int = 0,
 ) -> dict[str, Estimate]:
     """`ratio` of several numerators over the same rows and the same resamples: parts that add up stay comparable.
 
-    The interval is a bootstrap-t: resamples of whole clusters, studentized by the linearized standard error of a ratio
-    (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", 12.5; Cochran 1977, "Sampling Techniques", 6.3).
+    The interval is a symmetric bootstrap-t (Hall 1988, "On symmetric bootstrap confidence intervals"): whole clusters
+    are resampled, each resample is studentized by the linearized standard error of a ratio (Cochran 1977, "Sampling
+    Techniques", 6.3), and the quantile of |t| is multiplied by the jackknife's, which a long cluster does not shrink.
     """
     assert 0 < level < 1, f"level {level}"
     _, cluster_of_row = np.unique(np.asarray(clusters), return_inverse=True)
@@ -102,19 +116,21 @@ def ratios(
     assert n.sum() > 0, "all denominators are 0"
     d = np.stack([np.bincount(cluster_of_row, weights=_numbers(one, cluster_of_row)) for one in numerators.values()])
     values = d.sum(axis=1) / n.sum()
-    n_eff = effective_clusters(n)
-    intervals: list[Interval | None] = [None] * len(d)
-    if n_eff >= FEWEST_CLUSTERS:
-        ends = _bootstrap_t(d - values[:, None] * n, n, level, seed)
-        intervals = [
-            Interval(low=float(value + low), high=float(value + high), level=level)
-            for value, (low, high) in zip(values, ends, strict=True)
-        ]
+    own = effective_clusters(n)
+    n_eff = own if effective_share is None else min(own, effective_share * len(n))
+    is_enough = n_eff >= FEWEST_EFFECTIVE and (effective_share is not None or len(n) >= FEWEST_UNKNOWN)
+    halves = _half_widths(d - values[:, None] * n, n, level, seed) if is_enough else np.full(len(d), np.nan)
+    if own >= FEWEST_EFFECTIVE:
+        halves[(d == 0).all(axis=1)] = 0.0  # the same model twice: nothing is left open
     return {
         name: Estimate(
-            value=float(value), interval=interval, clusters=len(n), n_eff=n_eff, detectable=_detectable(interval)
+            value=float(value),
+            interval=None if math.isnan(half) else _around(value, half, level),
+            clusters=len(n),
+            n_eff=n_eff,
+            detectable=None if math.isnan(half) else float(half) * (1 + NormalDist().inv_cdf(POWER) / _z(level)),
         )
-        for name, value, interval in zip(numerators, values, intervals, strict=True)
+        for name, value, half in zip(numerators, values, halves, strict=True)
     }
 
 
@@ -168,7 +184,7 @@ def paired_share(first: ArrayLike, second: ArrayLike, clusters: ArrayLike, *, le
         first=float(a.mean()),
         second=float(b.mean()),
         difference=float(b.mean() - a.mean()),
-        interval=_bonett_price(change, size, level) if effective_clusters(size) >= FEWEST_CLUSTERS else None,
+        interval=_bonett_price(change, size, level) if effective_clusters(size) >= FEWEST_EFFECTIVE else None,
         p=_flip_test(change.astype(int)),
         only_first=int((a & ~b).sum()),
         only_second=int((b & ~a).sum()),
@@ -251,24 +267,19 @@ def union_clusters(*keys: Sequence[str | None]) -> list[int]:
     return [number.setdefault(root(row), len(number)) for row in range(len(parent))]
 
 
-def _bootstrap_t(
+def _half_widths(
     residuals: NDArray[np.float64], n: NDArray[np.float64], level: float, seed: int
-) -> list[tuple[float, float]]:
-    """Both ends of each interval, relative to its value.
+) -> NDArray[np.float64]:
+    """Of each part's interval [parts].
 
     Args:
         residuals: [parts, clusters] numerator − value × denominator.
         n: [clusters]
     """
-    total = n.sum()
-    parts = [_studentized(residuals, n, counts) for counts in _resample_counts(len(n), seed)]
-    t = np.sort(np.concatenate(parts, axis=1), axis=1)
-    tail = (1 - level) / 2 * (RESAMPLES + 1)  # order statistics, rounded outwards
-    low = t[:, max(math.floor(tail) - 1, 0)]
-    high = t[:, min(math.ceil(RESAMPLES + 1 - tail) - 1, RESAMPLES - 1)]
-    error = np.sqrt((residuals**2).sum(axis=1)) / total
-    # a part without residuals is certain: 0 × an infinite t would be no number
-    return [(0.0, 0.0) if e == 0 else (-b * e, -a * e) for e, a, b in zip(error, low, high, strict=True)]
+    blocks = [np.abs(_studentized(residuals, n, counts)) for counts in _resample_counts(len(n), seed)]
+    t = np.sort(np.concatenate(blocks, axis=1), axis=1)[:, min(math.ceil(level * (RESAMPLES + 1)), RESAMPLES) - 1]
+    errors: NDArray[np.float64] = np.sqrt(((residuals / (n.sum() - n)) ** 2).sum(axis=1))  # jackknife
+    return np.where(errors == 0, 0.0, t) * errors  # what has no residuals is certain, whatever its resamples divide by
 
 
 def _studentized(
@@ -321,10 +332,8 @@ def _flip_test(changes: NDArray[np.int64]) -> float:
     return min(1.0, float(chances[sums >= total].sum()))
 
 
-def _detectable(interval: Interval | None) -> float | None:
-    if interval is None:
-        return None
-    return (interval.high - interval.low) / 2 * (1 + NormalDist().inv_cdf(POWER) / _z(interval.level))
+def _around(value: float, half: float, level: float) -> Interval:
+    return Interval(low=float(value - half), high=float(value + half), level=level)
 
 
 def _z(level: float) -> float:
