@@ -202,8 +202,8 @@ FILES = (
         hint="check the path; a relative one starts at the recipe's folder",
     ),
     Bad(
-        kind="folder", make=lambda place: (place.write("rows/a.jsonl", SOUND), place.recipe(path="rows"))[1],
-        where="rows", what="is a folder; it holds a.jsonl", hint="name the files: path: [a.jsonl]",
+        kind="folder", make=lambda place: (place.write("rows/a.md", SOUND), place.recipe(path="rows"))[1],
+        where="rows", what="holds no file of rows", hint="files of rows end in",
     ),
     Bad(
         kind="unknown sample", make=_path("sample:ko_medicine"), where="sample:ko_medicine",
@@ -218,12 +218,12 @@ FILES = (
         hint="name a file that holds rows",
     ),
     Bad(
-        kind="Excel file", make=_file("a.xlsx", _xlsx()), where="a.xlsx", what="an Excel, Word or zip file",
-        hint="save the table as CSV (UTF-8)",
+        kind="Excel file", make=_file("a.xlsx", _xlsx()), where="a.xlsx", what="no readable spreadsheet",
+        hint="save it as .xlsx or CSV (UTF-8)",
     ),
     Bad(
         kind="Excel file under another name", make=_file("a.csv", _xlsx()), where="a.csv",
-        what="an Excel, Word or zip file", hint="save the table as CSV (UTF-8)",
+        what="no readable spreadsheet", hint="save it as .xlsx or CSV (UTF-8)",
     ),
     Bad(
         kind="GGUF as data", make=_file("a.jsonl", b"GGUF\3\0\0\0" + bytes(40)), where="a.jsonl",

@@ -108,7 +108,9 @@ class Source(Part):
         "retention: measured only"
     )
     path: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_many)] | None = Field(
-        None, description="file or files: JSON, JSON Lines, CSV, TSV, Parquet; sample:NAME is data that ships"
+        None,
+        description="files, folders, patterns (data/**/TL_*.zip), archives (.zip, .gz, .zst), spreadsheets, one or several; "
+        "sample:NAME is data that ships",
     )
     hub: str | None = Field(None, validate_default=True, description="data set id on the hub")
     config: str | None = Field(None, description="of a hub data set")

@@ -57,7 +57,7 @@ REJECTED = {  # file name → content: no recipe, one clear error
     "blank.csv": b"\n  \n\n",
     "model.gguf": b"GGUF\x03\x00\x00\x00" + bytes(2000),
     "rows.xlsx": b"PK\x03\x04" + bytes(range(256)) * 8,
-    "rows.jsonl.gz": gzip.compress(lines(pairs())),
+    "cut.jsonl.gz": gzip.compress(lines(pairs()))[:-20],
     "random.json": bytes(range(256)) * 40,
     "page.html": b"<!doctype html><html><body><p>404</p></body></html>",
     "notes.txt": "그냥 글입니다.\n둘째 줄입니다.\n".encode(),
@@ -87,6 +87,7 @@ REJECTED = {  # file name → content: no recipe, one clear error
 }
 ACCEPTED = {
     "usual.jsonl": lines(pairs()),
+    "rows.jsonl.gz": gzip.compress(lines(pairs())),
     "array.json": json.dumps(pairs(), ensure_ascii=False).encode(),
     "wrapped.json": json.dumps({"version": 1, "data": pairs()}).encode(),
     "columns.json": json.dumps(

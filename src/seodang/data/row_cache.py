@@ -290,7 +290,7 @@ def _contents(source: Source) -> list[str]:
     if source.hub is not None:
         return [hub_fingerprint(source)]
     try:
-        return [file_sha256(path) for path in local_files(source)]
+        return [f"{path.name} {file_sha256(path)}" for path in local_files(source)]
     except OSError as error:
         reason, where = error.strerror or str(error), str(error.filename or source.name)
         raise SourceError(f"cannot be read: {reason}", where=where, hint="check the file's permissions") from None

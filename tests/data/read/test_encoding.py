@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from seodang.data.read.containers.data_file import DataFile
 from seodang.data.read.encoding import find_encoding
 from seodang.errors import SourceError
 
@@ -28,7 +29,7 @@ def found(folder: Path, content: bytes, named: str | None = None) -> str:
     """The text that a file is read as."""
     path = folder / "d.csv"
     path.write_bytes(content)
-    encoding, _ = find_encoding(path, "d.csv", named)
+    encoding, _ = find_encoding(DataFile(name="d.csv", path=path), named)
     return content.decode(encoding)
 
 

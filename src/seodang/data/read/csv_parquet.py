@@ -1,17 +1,18 @@
-"""Rows of CSV, TSV and Parquet files, streamed. Knows cells and columns, not what they mean."""
+"""Rows of CSV, TSV, Parquet and Arrow files, streamed. Knows cells and columns, not what they mean."""
 
 import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TextIO
 
+import pyarrow as pa
 import pyarrow.lib as arrow
 import pyarrow.parquet as parquet
 
 from seodang.data.read.arrow_values import ArrowRows
 from seodang.data.read.column_names import KNOWN_COLUMNS, SHORT_ANSWER, SHORT_QUESTION, column_key
+from seodang.data.read.containers.data_file import DataFile
 from seodang.data.read.csv_dialect import DELIMITERS, SAMPLE_CHARS, Dialect, find_dialect
 from seodang.data.read.raw_rows import RawRow, RawRows, column_name, raw_row, refuse_duplicates
 from seodang.errors import SourceError
@@ -20,6 +21,7 @@ BLANK_AND_QUOTE = ' "'
 QUOTES_KEPT = "quotes after a blank kept as text: the rows before have none"
 PARQUET_BATCH = 512  # rows decoded at a time
 BATCH_BYTES = 1 << 24  # a batch of huge rows has fewer
+ARROW_FILE = b"ARROW1"  # first bytes of a file with an index
 MAX_COLUMNS = 10_000  # a table of questions and answers has a few
 LISTED = 10  # names in a remark
 LONG_NAME = 60  # characters: longer than any column's name
@@ -139,12 +141,8 @@ def _looks_like_data(cells: list[str]) -> str | None:
     return "a value stands twice" if len(set(filter(None, cells))) < len(list(filter(None, cells))) else None
 
 
-def read_parquet(path: str, file: Path) -> RawRows:
+def read_parquet(data: DataFile) -> RawRows:
     """The rows of a Parquet file, a batch in memory at a time.
-
-    Args:
-        path: as the recipe gives it.
-        file: its place on this machine.
 
     Raises:
         SourceError: a file that Arrow cannot read.
@@ -153,8 +151,8 @@ def read_parquet(path: str, file: Path) -> RawRows:
     def rows() -> Iterator[RawRow]:
         row = 0
         try:
-            with parquet.ParquetFile(file) as table:
-                reader = ArrowRows(path, table.schema_arrow)
+            with data.on_disk() as path, parquet.ParquetFile(path) as table:
+                reader = ArrowRows(data.name, table.schema_arrow)
                 for batch in table.iter_batches(batch_size=_batch_rows(table.metadata)):
                     for read in reader.read(batch, row + 1):
                         row += 1
@@ -162,21 +160,66 @@ def read_parquet(path: str, file: Path) -> RawRows:
         except (arrow.ArrowException, OSError, ValueError) as error:
             raise SourceError(
                 f"the Parquet file cannot be read after row {row}: {_first_line(error)}",
-                where=f"{path}:{row + 1}",
+                where=f"{data.name}:{row + 1}",
                 hint="copy, download or write it again",
             ) from None
 
     try:
-        with parquet.ParquetFile(file) as table:
+        with data.on_disk() as path, parquet.ParquetFile(path) as table:
             columns = [column_name(name) for name in table.schema_arrow.names]
     except (arrow.ArrowException, OSError, ValueError) as error:
         raise SourceError(
             f"no readable Parquet file: {_first_line(error)}",
-            where=path,
+            where=data.name,
             hint="copy, download or write it again",
         ) from None
-    refuse_duplicates(columns, path, "rename one of them")
-    return RawRows(where=path, columns=tuple(columns), rows=rows)
+    refuse_duplicates(columns, data.name, "rename one of them")
+    return RawRows(where=data.name, columns=tuple(columns), rows=rows)
+
+
+def read_arrow(data: DataFile) -> RawRows:
+    """The rows of an Arrow file, as `datasets` (`save_to_disk`) and Arrow's own writers make them.
+
+    Raises:
+        SourceError: a file that Arrow cannot read.
+    """
+
+    def rows() -> Iterator[RawRow]:
+        row = 0
+        try:
+            with data.on_disk() as path, pa.memory_map(str(path)) as mapped:
+                batches, schema = _batches(mapped)
+                reader = ArrowRows(data.name, schema)
+                for batch in batches:
+                    for start in range(0, len(batch), PARQUET_BATCH):
+                        yield from reader.read(batch.slice(start, PARQUET_BATCH), row + start + 1)
+                    row += len(batch)
+        except (arrow.ArrowException, OSError, ValueError) as error:
+            raise SourceError(
+                f"the Arrow file cannot be read after row {row}: {_first_line(error)}",
+                where=f"{data.name}:{row + 1}",
+                hint="copy, download or write it again",
+            ) from None
+
+    try:
+        with data.on_disk() as path, pa.memory_map(str(path)) as mapped:
+            columns = [column_name(name) for name in _batches(mapped)[1].names]
+    except (arrow.ArrowException, OSError, ValueError) as error:
+        raise SourceError(
+            f"no readable Arrow file: {_first_line(error)}", where=data.name, hint="copy, download or write it again"
+        ) from None
+    refuse_duplicates(columns, data.name, "rename one of them")
+    return RawRows(where=data.name, columns=tuple(columns), rows=rows)
+
+
+def _batches(mapped: pa.MemoryMappedFile) -> tuple[Iterator[pa.RecordBatch], pa.Schema]:
+    """The batches of an Arrow file and their schema: streams, as `datasets` writes them, and files with an index."""
+    if mapped.read(len(ARROW_FILE)) == ARROW_FILE:
+        file = pa.ipc.open_file(mapped)
+        return (file.get_batch(number) for number in range(file.num_record_batches)), file.schema
+    mapped.seek(0)
+    stream = pa.ipc.open_stream(mapped)
+    return iter(stream), stream.schema
 
 
 def _batch_rows(metadata: parquet.FileMetaData) -> int:

@@ -10,8 +10,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from seodang.data.read.containers.data_file import DataFile, skip_bytes
 from seodang.data.read.plausibility import (
     FREQUENT_HANGUL,
     NOT_ASCII,
@@ -35,18 +35,17 @@ SAVE_AS_CSV = "open it in the program it comes from, save the table as CSV (UTF-
 UNPACK = "unpack it and name the file inside"
 EXPORT = "write the rows as JSON Lines (.jsonl) or Parquet, and name that file"
 BINARY = (
-    (b"PK\x03\x04", "an Excel, Word or zip file", SAVE_AS_CSV),
+    (b"PK\x03\x04", "a zip or Office file inside another", UNPACK),
     (b"\xd0\xcf\x11\xe0", "an old Excel, Word or Hangul (HWP) file", SAVE_AS_CSV),
     (b"%PDF", "a PDF file", EXPORT),
     (b"GGUF", "a GGUF model, no data", "name a data file here; a model goes under `model:`"),
-    (b"\x1f\x8b", "a gzip archive", UNPACK),
-    (b"\x28\xb5\x2f\xfd", "a Zstandard archive", UNPACK),
+    (b"\x1f\x8b", "a gzip file inside another", UNPACK),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard file inside another", UNPACK),
     (b"BZh", "a bzip2 archive", UNPACK),
     (b"\xfd7zXZ", "an xz archive", UNPACK),
     (b"7z\xbc\xaf", "a 7-Zip archive", UNPACK),
     (b"Rar!", "a RAR archive", UNPACK),
     (b"SQLite format 3", "an SQLite database", EXPORT),
-    (b"ARROW1", "an Arrow file", EXPORT),
     (b"\x89HDF", "an HDF5 file", EXPORT),
     (b"\x89PNG", "a picture", EXPORT),
     (b"\xff\xd8\xff", "a picture", EXPORT),
@@ -81,53 +80,52 @@ STRANGE_SHARE = 0.005  # of the characters: control codes, and what this Python'
 NUL_SHARE = 0.1  # of the bytes: more is no UTF-8 text
 
 
-def refuse_binary(path: Path, given: str) -> None:
+def refuse_binary(data: DataFile) -> None:
     """Refuse a file whose first bytes say that it is no text.
 
     Raises:
         SourceError: with the kind of file that it is.
     """
-    head = first_bytes(path)
+    head = first_bytes(data)
     for magic, kind, hint in BINARY:
         if head.startswith(magic):
-            raise SourceError(f"this is {kind}, whatever its name says", where=given, hint=hint)
+            raise SourceError(f"this is {kind}, whatever its name says", where=data.name, hint=hint)
     if head.startswith(b"version https://git-lfs"):
-        raise SourceError("this is a Git LFS pointer, not the data", where=given, hint="run `git lfs pull` first")
+        raise SourceError("this is a Git LFS pointer, not the data", where=data.name, hint="run `git lfs pull` first")
 
 
-def find_encoding(path: Path, given: str, named: str | None) -> tuple[str, str | None]:
+def find_encoding(data: DataFile, named: str | None) -> tuple[str, str | None]:
     """(encoding, remark or None). The whole file is decoded once, so that no row can fail later.
 
     Args:
-        given: the path as the recipe gives it, for messages.
         named: the recipe's `encoding:`, which wins unless the bytes prove it wrong.
 
     Raises:
         SourceError: undecodable bytes, with their line, an unknown encoding, or text that does not read like one of
             the languages that are recognised.
     """
-    sample = first_bytes(path, SAMPLE_BYTES)
+    sample = first_bytes(data, SAMPLE_BYTES)
     mark = next((found for found in BYTE_ORDER_MARKS if sample.startswith(found[0])), None)
     if named is not None:
-        return _named_encoding(path, given, named, mark[1] if mark else None), None
+        return _named_encoding(data, named, mark[1] if mark else None), None
     if mark:
         _, encoding, remark = mark
     elif wide := _wide_encoding(sample):
         encoding, remark = wide, f"{wide[:6].upper()} without a byte order mark"
     else:
-        return _utf_8_or_recognised(path, given)
-    if (bad_offset := _first_undecodable(path, encoding)) is not None:
-        raise _undecodable(path, given, remark, bad_offset)
+        return _utf_8_or_recognised(data)
+    if (bad_offset := _first_undecodable(data, encoding)) is not None:
+        raise _undecodable(data, remark, bad_offset)
     return encoding, f"read as {remark}"
 
 
-def first_bytes(path: Path, count: int = 4096) -> bytes:
+def first_bytes(data: DataFile, count: int = 4096) -> bytes:
     """The first bytes of a file."""
-    with path.open("rb") as file:
+    with data.open() as file:
         return file.read(count)
 
 
-def _named_encoding(path: Path, given: str, named: str, mark: str | None) -> str:
+def _named_encoding(data: DataFile, named: str, mark: str | None) -> str:
     """The codec that the recipe names, with the byte order that the file has.
 
     Raises:
@@ -135,31 +133,31 @@ def _named_encoding(path: Path, given: str, named: str, mark: str | None) -> str
     """
     try:
         name = codecs.lookup(named).name
-        with path.open(encoding=name):  # refuses codecs such as base64, which are no text encodings
+        with data.open_text(name):  # refuses codecs such as base64, which are no text encodings
             pass
     except (LookupError, ValueError):  # ValueError: NUL or a surrogate in the name
         raise SourceError(
             f"encoding: Python knows no text encoding {named[:40]!r}",
-            where=given,
+            where=data.name,
             hint="use a name such as utf-8, cp949 or utf-16, or leave `encoding:` out to have it recognised",
         ) from None
-    found = _wide_encoding(first_bytes(path, SAMPLE_BYTES))
+    found = _wide_encoding(first_bytes(data, SAMPLE_BYTES))
     if mark is not None:
         if name[:6].rstrip("-") != mark[:6].rstrip("-"):
-            raise _disproved(given, named, f"starts with the byte order mark of {mark[:6].rstrip('-').upper()}")
+            raise _disproved(data.name, named, f"starts with the byte order mark of {mark[:6].rstrip('-').upper()}")
         name = mark  # codecs such as utf-16-le read the mark as text
     elif found is not None:
         if not found.startswith(name):
-            raise _disproved(given, named, f"reads like {found.upper()}")
+            raise _disproved(data.name, named, f"reads like {found.upper()}")
         name = found
     elif name in ("utf-16", "utf-32"):
-        raise _disproved(given, named, f"has no byte order mark and does not read like {name.upper()}")
-    elif not name.startswith("utf-8") and _is_surely_utf_8(path):
-        raise _disproved(given, named, "is UTF-8 from beginning to end")
-    if (bad_offset := _first_undecodable(path, name)) is not None:
-        raise _undecodable(path, given, f"{named}, as `encoding:` says", bad_offset)
-    if candidate := _surely_asian(path, name):
-        raise _disproved(given, named, f"reads like {candidate.remark}")
+        raise _disproved(data.name, named, f"has no byte order mark and does not read like {name.upper()}")
+    elif not name.startswith("utf-8") and _is_surely_utf_8(data):
+        raise _disproved(data.name, named, "is UTF-8 from beginning to end")
+    if (bad_offset := _first_undecodable(data, name)) is not None:
+        raise _undecodable(data, f"{named}, as `encoding:` says", bad_offset)
+    if candidate := _surely_asian(data, name):
+        raise _disproved(data.name, named, f"reads like {candidate.remark}")
     return name
 
 
@@ -171,23 +169,23 @@ def _disproved(given: str, named: str, what: str) -> SourceError:
     )
 
 
-def _is_surely_utf_8(path: Path) -> bool:
+def _is_surely_utf_8(data: DataFile) -> bool:
     """Whether all of the file is UTF-8, with more characters of several bytes than chance gives."""
     found = 0
     try:
-        for text in _texts(_chunks(path), "utf-8"):
+        for text in _texts(_chunks(data), "utf-8"):
             found += len(NOT_ASCII.findall(text)) if found < EVIDENCE_CHARS else 0
     except UnicodeDecodeError:
         return False
     return found >= EVIDENCE_CHARS
 
 
-def _surely_asian(path: Path, named: str) -> Candidate | None:
+def _surely_asian(data: DataFile, named: str) -> Candidate | None:
     """The one Korean or Japanese encoding that a file of many such bytes reads like, if the named one is another."""
-    bad_offset = _first_undecodable(path, "utf-8")
+    bad_offset = _first_undecodable(data, "utf-8")
     if bad_offset is None:
         return None
-    sample = _sample_at(path, bad_offset)
+    sample = _sample_at(data, bad_offset)
     found = [candidate for candidate in CANDIDATES if _doubt_of(sample, candidate) is None]
     is_sure = len(re.findall(rb"[\x80-\xff]{2}", sample)) >= 2 * EVIDENCE_CHARS
     if len(found) != 1 or found[0] is WESTERN or not is_sure:
@@ -229,46 +227,46 @@ def _decodes(sample: bytes, encoding: str) -> bool:
     return True
 
 
-def _utf_8_or_recognised(path: Path, given: str) -> tuple[str, str | None]:
-    bad_offset = _first_undecodable(path, "utf-8")
+def _utf_8_or_recognised(data: DataFile) -> tuple[str, str | None]:
+    bad_offset = _first_undecodable(data, "utf-8")
     if bad_offset is None:
         return "utf-8", None
-    sample = _sample_at(path, bad_offset)
+    sample = _sample_at(data, bad_offset)
     replaced = sample.decode("utf-8", errors="replace")
     bad = replaced.count("\ufffd")
     if bad * 4 < len(NOT_ASCII.findall(replaced)) - bad:  # mostly UTF-8: taking another encoding would garble the rest
-        raise _undecodable(path, given, "UTF-8", bad_offset)
-    if b"\0" in first_bytes(path):
-        raise SourceError("this is no text file", where=given, hint=EXPORT)
-    where = f"{given}:{_line_of(path, bad_offset)}"
+        raise _undecodable(data, "UTF-8", bad_offset)
+    if b"\0" in first_bytes(data):
+        raise SourceError("this is no text file", where=data.name, hint=EXPORT)
+    where = f"{data.name}:{_line_of(data, bad_offset)}"
     doubts = {candidate: _doubt_of(sample, candidate) for candidate in CANDIDATES}
     plausible = [candidate for candidate, doubt in doubts.items() if doubt is None]
     if plausible == [WESTERN] and _may_be_korean(sample):
         plausible = [KOREAN, WESTERN]
     if len(plausible) == 1:
         candidate = plausible[0]
-        doubt = _doubt_of_file(path, given, candidate)
+        doubt = _doubt_of_file(data, candidate)
         if doubt is None:
-            codec = "euc_kr" if candidate is KOREAN and _spells_syllables(path) else candidate.codec
+            codec = "euc_kr" if candidate is KOREAN and _spells_syllables(data) else candidate.codec
             return codec, f"read as {candidate.remark}"
         raise SourceError(
             f"most of it reads like {candidate.remark}, but {doubt!r} does not",
-            where=given,
+            where=data.name,
             hint=f"if that is right as it stands, say so in the recipe: `encoding: {candidate.codec}`; else fix that "
             "passage and save the file as UTF-8",
         )
     for candidate in CANDIDATES:
         if not plausible and _is_damaged(sample, candidate):
-            bad = _first_undecodable(path, candidate.codec) or 0
-            raise _undecodable(path, given, f"{candidate.remark}, as the rest is", bad)
+            bad = _first_undecodable(data, candidate.codec) or 0
+            raise _undecodable(data, f"{candidate.remark}, as the rest is", bad)
     raise _ambiguous(sample, where, plausible, doubts)
 
 
-def _sample_at(path: Path, offset: int) -> bytes:
+def _sample_at(data: DataFile, offset: int) -> bytes:
     """A stretch of the file around an offset, which starts at the start of a character in any encoding."""
     start = max(0, offset - SAMPLE_BYTES // 2)
-    with path.open("rb") as file:
-        file.seek(start)
+    with data.open() as file:
+        skip_bytes(file, start)
         sample = file.read(8 * SAMPLE_BYTES)
     boundary = re.search(rb"[\n ,\"]", sample) if start else None  # no encoding has these within a character
     return sample[boundary.end() :] if boundary and boundary.end() <= offset - start else sample
@@ -299,16 +297,16 @@ def _may_be_korean(sample: bytes) -> bool:
     return bool(found) and FREQUENT_HANGUL.sub("", found) == ""
 
 
-def _spells_syllables(path: Path) -> bool:
+def _spells_syllables(data: DataFile) -> bool:
     """Whether a file is EUC-KR that spells the syllables which KS X 1001 lacks letter by letter (its annex 3)."""
-    return any(b"\xa4\xd4\xa4" in chunk for chunk in _chunks(path)) and _first_undecodable(path, "euc_kr") is None
+    return any(b"\xa4\xd4\xa4" in chunk for chunk in _chunks(data)) and _first_undecodable(data, "euc_kr") is None
 
 
-def _doubt_of_file(path: Path, given: str, candidate: Candidate) -> str | None:
+def _doubt_of_file(data: DataFile, candidate: Candidate) -> str | None:
     """The passage of the whole file that does not read like the language."""
-    if (bad_offset := _first_undecodable(path, candidate.codec)) is not None:
-        raise _undecodable(path, given, f"{candidate.remark}, as the rest is", bad_offset)
-    return candidate.doubt(_texts(_chunks(path), candidate.codec))
+    if (bad_offset := _first_undecodable(data, candidate.codec)) is not None:
+        raise _undecodable(data, f"{candidate.remark}, as the rest is", bad_offset)
+    return candidate.doubt(_texts(_chunks(data), candidate.codec))
 
 
 def _texts(chunks: Iterable[bytes], encoding: str) -> Iterator[str]:
@@ -323,8 +321,8 @@ def _texts(chunks: Iterable[bytes], encoding: str) -> Iterator[str]:
     yield rest
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
+def _chunks(data: DataFile) -> Iterator[bytes]:
+    with data.open() as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
 
@@ -353,11 +351,11 @@ def _ambiguous(
     )
 
 
-def _first_undecodable(path: Path, encoding: str) -> int | None:
+def _first_undecodable(data: DataFile, encoding: str) -> int | None:
     """Byte offset near the first bytes that cannot be decoded, exact for UTF-8; None if all can."""
     decoder = codecs.getincrementaldecoder(encoding)()
     offset = 0
-    with path.open("rb") as file:
+    with data.open() as file:
         while True:
             chunk = file.read(CHUNK_BYTES)
             num_pending = len(decoder.getstate()[0])
@@ -372,19 +370,19 @@ def _first_undecodable(path: Path, encoding: str) -> int | None:
             offset += len(chunk)
 
 
-def _line_of(path: Path, offset: int) -> int:
+def _line_of(data: DataFile, offset: int) -> int:
     """Line number, from 1, of a byte offset."""
     line, bytes_read = 1, 0
-    with path.open("rb") as file:
+    with data.open() as file:
         while bytes_read < offset and (chunk := file.read(min(CHUNK_BYTES, offset - bytes_read))):
             line += chunk.count(b"\n")
             bytes_read += len(chunk)
     return line
 
 
-def _undecodable(path: Path, given: str, name: str, offset: int) -> SourceError:
+def _undecodable(data: DataFile, name: str, offset: int) -> SourceError:
     return SourceError(
-        f"line {_line_of(path, offset)} holds bytes that are not {name} (byte {offset} of the file)",
-        where=f"{given}:{_line_of(path, offset)}",
+        f"line {_line_of(data, offset)} holds bytes that are not {name} (byte {offset} of the file)",
+        where=f"{data.name}:{_line_of(data, offset)}",
         hint="mend that line or write the file again; if it is another encoding, name it: `encoding: cp949`",
     )

@@ -69,7 +69,7 @@ def _rows_of(
     if next(values, None) is not None:
         several = "several JSON objects one after another: a row each"
         return lambda: _value_rows(path, _values(path, open_text)), None, several
-    records, remark = _records_in(path, value)
+    records, remark = records_in(path, value)
     return lambda: _value_rows(path, ((index, record) for index, record in enumerate(records, 1))), None, remark
 
 
@@ -113,7 +113,7 @@ def _read_lines(path: str, lines: list[tuple[int, str]], *, is_last: bool) -> It
             cut_off = _is_incomplete(error, text) and is_last and number == lines[-1][0]
             place = f"line {number}, character {at + 1}"
             raise _broken(error, f"{path}:{number}", place, text[at:], cut_off=cut_off) from None
-        yield raw_row(path, number, _require_object(record, path, number))
+        yield raw_row(path, number, require_object(record, path, number))
 
 
 def _array_rows(path: str, open_text: OpenText) -> Iterator[RawRow]:
@@ -135,7 +135,7 @@ def _array_rows(path: str, open_text: OpenText) -> Iterator[RawRow]:
 
 def _array_items(scanner: "_Scanner", path: str) -> Iterator[RawRow]:
     for row in range(1, 1 << 62):
-        yield raw_row(path, row, _require_object(scanner.value(row), path, row))
+        yield raw_row(path, row, require_object(scanner.value(row), path, row))
         delimiter = scanner.peek()
         if delimiter not in ("]", ","):
             what = (
@@ -174,7 +174,7 @@ def _values(path: str, open_text: OpenText) -> Iterator[tuple[int, Any]]:
 
 def _value_rows(path: str, values: Iterator[tuple[int, Any]]) -> Iterator[RawRow]:
     for row, record in values:
-        yield raw_row(path, row, _require_object(record, path, row))
+        yield raw_row(path, row, require_object(record, path, row))
 
 
 class _Scanner:
@@ -227,9 +227,9 @@ class _Scanner:
         return bool(more)
 
 
-def _records_in(path: str, value: Any) -> tuple[list[Any], str | None]:
+def records_in(path: str, value: Any) -> tuple[list[Any], str | None]:
     """The rows that one JSON object holds, and the remark that says how it was read."""
-    record = _require_object(value, path, 1)
+    record = require_object(value, path, 1)
     nested = [value for value in record.values() if isinstance(value, list | dict)]
     has_question_or_answer = any(
         column_key(name) in QUESTION | ANSWER and isinstance(value, str) for name, value in record.items()
@@ -294,7 +294,7 @@ def _is_list_of(value: Any, kind: type) -> bool:
     return isinstance(value, list) and all(isinstance(item, kind) for item in value)
 
 
-def _require_object(record: Any, path: str, row: int) -> dict[str, Any]:
+def require_object(record: Any, path: str, row: int) -> dict[str, Any]:
     if isinstance(record, dict):
         return record
     if isinstance(record, list) and record and is_turn(record[0]):

@@ -3,20 +3,30 @@
 Reads what is there and says how; knows nothing of questions and answers (`convert` does).
 """
 
-import os
 import re
-import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
 
 from seodang.data.read.arrow_values import ArrowRows
-from seodang.data.read.column_names import nearest
+from seodang.data.read.containers.data_file import DataFile
+from seodang.data.read.containers.find_files import (
+    JSON_NAMES,
+    LINE_NAMES,
+    SHEET_NAMES,
+    TABLE_NAMES,
+    Found,
+    find_files,
+    shipped_samples,
+)
+from seodang.data.read.containers.object_files import ENOUGH, FileColumns, is_small_json, read_objects
+from seodang.data.read.containers.same_layout import group_files, refuse_several
+from seodang.data.read.containers.spreadsheet import read_spreadsheet
 from seodang.data.read.csv_dialect import DELIMITERS
-from seodang.data.read.csv_parquet import read_csv, read_parquet
+from seodang.data.read.csv_parquet import read_arrow, read_csv, read_parquet
 from seodang.data.read.encoding import find_encoding, first_bytes, refuse_binary
 from seodang.data.read.json_files import BLANK_CHARS, read_json, starts_like_json
 from seodang.data.read.raw_rows import Block, RawRow, RawRows, column_name
@@ -24,41 +34,82 @@ from seodang.errors import SourceError
 from seodang.recipe import Source
 from seodang.recipe_file import expanded
 
-JSON_NAMES = (".json", ".jsonl", ".ndjson")
-LINE_NAMES = (".jsonl", ".ndjson")
-TABLE_NAMES = (".csv", ".tsv", ".tab", ".psv")
-NOT_UTF_8_NAME = "the file's name is not UTF-8, so no recipe can hold it"
+ARROW_STARTS = (b"ARROW1", b"\xff\xff\xff\xff")  # an Arrow file, an Arrow stream
+SHEET_STARTS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 START_CHARS = 1 << 16  # of a file's first line, which tell its kind
 BATCH_ROWS = 512  # of a hub data set decoded at a time
-KINDS = "JSON, JSON Lines, CSV, TSV or Parquet"
+KINDS = "JSON, JSON Lines, CSV, TSV, Parquet, Arrow or a spreadsheet"
 MEDIA = frozenset({"Audio", "Image", "Video", "Pdf"})  # features of hub data sets that are decoded at a price
 
 __all__ = ["RawRow", "RawRows", "read", "shipped_samples"]
 
 
 def read(source: Source) -> RawRows:
-    """The rows of one source; files are joined in the recipe's order.
+    """The rows of one source; files are joined in the recipe's order, those of a folder in the order of their names.
 
     Raises:
         SourceError: whatever cannot be read, with file and row; faults further down a file come while iterating.
     """
     if source.hub is not None:
         return _read_hub(source)
-    return _joined([_read_file(path, source) for path in source.path or ()])
+    return _joined([_table(path, source) for path in source.path or ()])
 
 
 def local_files(source: Source) -> list[Path]:
-    """The files of a source on this machine; none for a hub data set."""
-    return [_locate(path) for path in source.path or ()]
+    """The files of a source on this machine, archives as a whole; none for a hub data set."""
+    found = [find_files(path, source.split) for path in source.path or ()]
+    return list(dict.fromkeys(file.path for one in found for file in one.files))
 
 
-def shipped_samples() -> list[str]:
-    """Names of the samples that ship, for `sample:NAME`."""
-    return sorted(item.name.removesuffix(".jsonl") for item in _samples().iterdir() if item.name.endswith(".jsonl"))
+def group_by_layout(given: str) -> tuple[list[list[DataFile]], Found]:
+    """The files that a path means, those together that can be read together; and what was found there.
+
+    Raises:
+        SourceError: nothing was found, or a file cannot be read.
+    """
+    source = Source(name="files", role="domain", path=(given,))
+    found = find_files(given)
+    groups = group_files((one for _, brought in _read_files(found.files, source) for one in brought), ())
+    return [[one.file for one in files] for files in groups.values()], found
 
 
-def _samples() -> Path:
-    return Path(str(files("seodang").joinpath("samples")))
+def _table(given: str, source: Source) -> RawRows:
+    """The rows that a path of the recipe means; in a folder, pattern or archive all files must have one layout."""
+    found = find_files(given, source.split)
+    read_files = _read_files(found.files, source)
+    table = _joined([table for table, _ in read_files])
+    if found.is_single:
+        return table
+    brought = [one for _, files in read_files for one in files]
+    refuse_several(group_files(brought, _named(source)), given)
+    return replace(table, where=given, remarks=(*found.remarks(), *_remarks(brought)))
+
+
+def _remarks(files: Sequence[FileColumns]) -> list[str]:
+    """What was remarked of files, each remark once with the number of its files."""
+    by_remark: dict[str, list[str]] = {}
+    for one in files:
+        for remark in one.remarks:
+            by_remark.setdefault(remark, []).append(one.file.name)
+    return [
+        f"{names[0]}: {remark}" if len(names) == 1 else f"{len(names):,} files ({names[0]} …): {remark}"
+        for remark, names in by_remark.items()
+    ]
+
+
+def _read_files(files: Sequence[DataFile], source: Source) -> list[tuple[RawRows, list[FileColumns]]]:
+    """Tables with what each file of them brings; many small JSON files are one table."""
+    read_table = partial(_read_file, source=source)
+    tables: list[tuple[RawRows, list[FileColumns]]] = []
+    for is_small, run in groupby(files, key=is_small_json):
+        together = list(run)
+        if is_small and len(together) >= ENOUGH:
+            tables.append(read_objects(together, read_table))
+            continue
+        for file in together:
+            table = read_table(file)
+            tables.append((table, [FileColumns(file=file, columns=table.columns, remarks=table.remarks)]))
+    return tables
 
 
 def _joined(tables: list[RawRows]) -> RawRows:
@@ -82,24 +133,32 @@ def _joined(tables: list[RawRows]) -> RawRows:
     )
 
 
-def _read_file(given: str, source: Source) -> RawRows:
-    path = _locate(given)
+def _read_file(file: DataFile, source: Source) -> RawRows:
     try:
-        if not first_bytes(path, 1):
-            raise SourceError("the file is empty", where=given, hint="name a file that holds rows")
-        if first_bytes(path, 4) == b"PAR1":
-            return read_parquet(given, path)
-        refuse_binary(path, given)
-        encoding, remark = find_encoding(path, given, source.encoding)
-        return _with_remark(_read_text(path, given, encoding, source), remark)
+        head = first_bytes(file, 8)
+        if not head:
+            raise SourceError("the file is empty", where=file.name, hint="name a file that holds rows")
+        if head.startswith(b"PAR1"):
+            return read_parquet(file)
+        if head.startswith(ARROW_STARTS):
+            return read_arrow(file)
+        if head.startswith(SHEET_STARTS) and _may_be_sheet(file):
+            return read_spreadsheet(file, _named(source))
+        refuse_binary(file)
+        encoding, remark = find_encoding(file, source.encoding)
+        return _with_remark(_read_text(file, encoding, source), remark)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise SourceError(f"cannot be read: {reason}", where=given, hint="check the file's permissions") from None
+        raise SourceError(f"cannot be read: {reason}", where=file.name, hint="check the file's permissions") from None
 
 
-def _read_text(path: Path, given: str, encoding: str, source: Source) -> RawRows:
-    opened: Callable[..., TextIO] = partial(path.open, encoding=encoding)
-    ending = path.suffix.lower()
+def _may_be_sheet(file: DataFile) -> bool:
+    return file.ending in SHEET_NAMES or file.member is None  # `find_files` has looked at what lies on disk
+
+
+def _read_text(file: DataFile, encoding: str, source: Source) -> RawRows:
+    opened: Callable[..., TextIO] = partial(file.open_text, encoding)
+    ending, given = file.ending, file.name
     start = _first_text(opened)
     if not start:
         raise SourceError("the file holds nothing but blanks", where=given, hint="name a file that holds rows")
@@ -117,12 +176,13 @@ def _read_text(path: Path, given: str, encoding: str, source: Source) -> RawRows
             where=given,
             hint='for plain text write JSON Lines, an object a document: {"text": "…"}',
         )
-    rows = read_csv(given, partial(opened, newline=""), [name for name in _named(source) if name])
+    rows = read_csv(given, partial(opened, newline=""), _named(source))
     return rows if ending in TABLE_NAMES else _with_remark(rows, "the file holds a table")
 
 
-def _named(source: Source) -> tuple[str | None, ...]:
-    return source.question, source.answer, source.context, source.messages, source.text
+def _named(source: Source) -> list[str]:
+    """The columns that the recipe names."""
+    return [name for name in (source.question, source.answer, source.context, source.messages, source.text) if name]
 
 
 def _first_text(opened: Callable[..., TextIO]) -> str:
@@ -138,84 +198,6 @@ def _with_remark(rows: RawRows, remark: str | None) -> RawRows:
     if remark is None:
         return rows
     return replace(rows, remarks=(remark, *rows.remarks))
-
-
-def _locate(given: str) -> Path:
-    """The file that a path of the recipe means.
-
-    Raises:
-        SourceError: there is none, or the path cannot be one.
-    """
-    try:
-        given.encode()
-    except UnicodeEncodeError:
-        raise SourceError(NOT_UTF_8_NAME, where=_readable(given), hint="rename the file") from None
-    if "\0" in given or not given.strip():
-        raise SourceError("this is no path", where=repr(given[:100]), hint="name a file that holds rows")
-    try:
-        return _found(given)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise SourceError(f"cannot be read: {reason}", where=given[:200], hint="check the path") from None
-
-
-def _readable(name: str) -> str:
-    """A file name whose bytes are not UTF-8, as Korean Windows would show it."""
-    if name.isprintable():
-        return name
-    try:
-        return os.fsencode(name).decode("cp949", errors="backslashreplace")
-    except UnicodeEncodeError:
-        return name
-
-
-def _found(given: str) -> Path:
-    if given.startswith("sample:"):
-        name = given.removeprefix("sample:")
-        if name not in shipped_samples():
-            raise SourceError(
-                f"no sample has this name{nearest(name, shipped_samples())}",
-                where=given[:100],
-                hint=f"samples that ship: {', '.join(f'sample:{known}' for known in shipped_samples())}",
-            )
-        return _samples() / f"{name}.jsonl"
-    path = expanded(given)
-    if path.is_dir():
-        data_files = sorted(
-            _readable(item.name)
-            for item in path.iterdir()
-            if item.suffix.lower() in (*JSON_NAMES, *TABLE_NAMES, ".parquet")
-        )
-        listed = f"; it holds {', '.join(data_files[:6])}" if data_files else ""
-        raise SourceError(
-            f"is a folder{listed}", where=given, hint=f"name the files: path: [{', '.join(data_files[:3]) or '…'}]"
-        )
-    return path if path.is_file() else _find_decomposed(path, given)
-
-
-def _find_decomposed(path: Path, given: str) -> Path:
-    """The file whose name is the same but for Unicode composition: macOS writes Korean names decomposed."""
-    siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
-    wanted = unicodedata.normalize("NFC", path.name)
-    if any(name != wanted and _readable(name) == wanted for name in siblings):
-        hint = f"rename it: convmv -f cp949 -t utf-8 --notest '{path.parent}'/*"
-        raise SourceError(NOT_UTF_8_NAME, where=given, hint=hint)
-    siblings = list(map(_readable, siblings))
-    for name in siblings:
-        if unicodedata.normalize("NFC", name) == wanted and (path.parent / name).is_file():
-            return path.parent / name
-    hint = "check the path; a relative one starts at the recipe's folder"
-    if "~" in given:
-        hint = "write ~/ for your home folder: ~NAME is the home folder of a user of that name"
-    elif any(wildcard in path.name for wildcard in "*?["):
-        hint = "wildcards are not expanded: list the files"
-    elif not path.suffix and len(given) < 200:
-        hint += f"; a data set on the hub goes under `hub:`, as in hub: {'/'.join(path.parts[-2:])}"
-    if path.name in siblings:
-        what = "is no plain file" if path.exists() else "the link leads nowhere"
-        raise SourceError(what, where=given, hint="name the file itself")
-    missing = nearest(path.name, siblings) if path.parent.is_dir() else f", and no folder {path.parent}"
-    raise SourceError(f"no such file{missing}", where=given, hint=hint)
 
 
 def hub_fingerprint(source: Source) -> str:

@@ -1,0 +1,184 @@
+"""One file of rows, on disk or in a zip archive, packed or not: opened anew for each reading. Knows bytes, no rows."""
+
+import gzip
+import io
+import os
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import IO, BinaryIO, TextIO, cast
+
+import pyarrow as pa
+
+from seodang.errors import SourceError
+
+PACKED = (".gz", ".zst")
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+MOST_TIMES = (
+    300  # that data unpacks to more than it is packed; text stays below 30, and what only fills a disk is 1,000
+)
+HARMLESS_BYTES = 1 << 30  # below this, no ratio is looked at
+BUFFER_BYTES = 1 << 18
+DAMAGED_HINT = "download or pack it again"
+# what the readers of archives raise for damaged ones
+UNPACKING_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile, pa.ArrowException, NotImplementedError)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataFile:
+    """A file of rows; what it holds is what stands in it once it is unpacked."""
+
+    name: str  # for messages, as the recipe gives it: data/a.zip/b.json
+    path: Path  # on this machine: the file, or the archive that holds it
+    member: str | None = None  # its name in the archive's own directory
+    sheet: str | None = None  # of a spreadsheet; none: the one that looks like a table
+
+    @property
+    def ending(self) -> str:
+        """The name's ending that tells the kind of rows: of `a.jsonl.gz` it is `.jsonl`."""
+        return ending(self.name if self.sheet is None else self.member or self.path.name)
+
+    def open(self) -> BinaryIO:
+        """The bytes, unpacked.
+
+        Raises:
+            OSError: the file cannot be opened.
+            SourceError: it is damaged, or unpacks to more than data can; also while reading.
+        """
+        stored = self._stored()
+        head = stored.read(4)
+        stored.seek(0)
+        if head[:2] != GZIP and head != ZSTD:
+            return stored
+        packed: IO[bytes] = (
+            cast(BinaryIO, gzip.GzipFile(fileobj=stored))
+            if head[:2] == GZIP
+            else pa.CompressedInputStream(pa.PythonFile(stored, mode="r"), "zstd")
+        )
+        return cast(BinaryIO, io.BufferedReader(_Unpacking(packed, self.name, self._stored_bytes()), BUFFER_BYTES))
+
+    def open_text(self, encoding: str, newline: str | None = None) -> TextIO:
+        """The text, unpacked and decoded."""
+        if self.member is None and not self.name.lower().endswith(PACKED):
+            with self.path.open("rb") as file:
+                head = file.read(4)
+            if head[:2] != GZIP and head != ZSTD:
+                return self.path.open(encoding=encoding, newline=newline)
+        return io.TextIOWrapper(self.open(), encoding=encoding, newline=newline)
+
+    @contextmanager
+    def on_disk(self) -> Iterator[Path]:
+        """A path that holds the unpacked bytes, for readers that jump about in a file; a copy is gone at the end."""
+        with self.open() as file:
+            if isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO):
+                yield self.path
+                return
+            with tempfile.TemporaryDirectory(prefix="seodang-") as folder:
+                path = Path(folder) / f"rows{self.ending}"
+                with path.open("wb") as copy:
+                    shutil.copyfileobj(file, copy, BUFFER_BYTES)
+                yield path
+
+    def _stored(self) -> BinaryIO:
+        if self.member is None:
+            return self.path.open("rb")
+        try:
+            stored = open_archive(self.path, self.name).open(self.member)
+        except (*UNPACKING_ERRORS, KeyError, RuntimeError) as error:
+            raise _damaged(error, self.name) from None
+        return cast(BinaryIO, io.BufferedReader(_Unpacking(stored, self.name, None), BUFFER_BYTES))
+
+    def _stored_bytes(self) -> int:
+        if self.member is None:
+            return self.path.stat().st_size
+        return open_archive(self.path, self.name).getinfo(self.member).file_size
+
+
+def ending(name: str) -> str:
+    """The ending of a file's name in lower case, without that of its packing."""
+    lower = PurePosixPath(name.lower())
+    return PurePosixPath(lower.stem).suffix if lower.suffix in PACKED else lower.suffix
+
+
+def skip_bytes(file: BinaryIO, count: int) -> None:
+    """Pass over so many bytes of a file at its start."""
+    if file.seekable():
+        file.seek(count)
+        return
+    while count > 0 and (passed := len(file.read(min(count, 1 << 20)))):
+        count -= passed
+
+
+class _Unpacking(io.RawIOBase):
+    """A stream that is unpacked while it is read: damage and bombs end in one message.
+
+    Args:
+        packed_bytes: the size before unpacking; None: the ratio is known to be harmless.
+    """
+
+    def __init__(self, stream: IO[bytes], name: str, packed_bytes: int | None) -> None:
+        self._stream, self._name = stream, name
+        self._most = None if packed_bytes is None else max(HARMLESS_BYTES, MOST_TIMES * packed_bytes)
+        self._read = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._most is None  # zipfile's own stream, which starts over where it must
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def readinto(self, buffer: "memoryview[int]") -> int:  # type: ignore[override]
+        try:
+            found = self._stream.read(len(buffer))
+        except (*UNPACKING_ERRORS, OSError) as error:
+            raise _damaged(error, self._name) from None
+        self._read += len(found)
+        if self._most is not None and self._read > self._most:
+            raise SourceError(
+                f"unpacks to {self._read / 1e9:,.1f} GB and more, {MOST_TIMES} times its size: this is no data",
+                where=self._name,
+                hint="leave this file out",
+            )
+        buffer[: len(found)] = found
+        return len(found)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def _damaged(error: Exception, name: str) -> SourceError:
+    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return SourceError(f"cannot be unpacked: {reason}", where=name, hint=DAMAGED_HINT)
+
+
+def open_archive(path: Path, name: str) -> zipfile.ZipFile:
+    """A zip archive, which stays open: its directory is read once, also where it holds a million files.
+
+    Raises:
+        OSError: the file cannot be opened.
+        SourceError: it is damaged.
+    """
+    status = path.stat()
+    try:
+        return _archive(path, status.st_size, status.st_mtime_ns, os.getpid())
+    except UNPACKING_ERRORS as error:
+        raise _damaged(error, name) from None
+
+
+@lru_cache(maxsize=8)
+def _archive(path: Path, size: int, time: int, process: int) -> zipfile.ZipFile:
+    """One for each process: a forked one would move its parent's position in the file."""
+    return zipfile.ZipFile(path)

@@ -1,0 +1,389 @@
+"""A path of the recipe → the files of rows that it means: a file, a folder, a pattern, an archive or part of one."""
+
+import json
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from seodang.data.read.column_names import nearest
+from seodang.data.read.containers.data_file import DataFile, ending
+from seodang.data.read.containers.zip_members import office_kind, zip_members
+from seodang.errors import SourceError
+from seodang.recipe_file import expanded
+
+JSON_NAMES = (".json", ".jsonl", ".ndjson")
+LINE_NAMES = (".jsonl", ".ndjson")
+TABLE_NAMES = (".csv", ".tsv", ".tab", ".psv")
+SHEET_NAMES = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
+ROW_NAMES = frozenset({*JSON_NAMES, *TABLE_NAMES, *SHEET_NAMES, ".parquet", ".arrow"})
+ARCHIVE_NAMES = frozenset({".zip", ".7z", ".rar", ".tar", ".tgz", ".alz", ".egg"})
+ABOUT_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
+ZIP = b"PK"
+NOT_UTF_8_NAME = "the file's name is not UTF-8, so no recipe can hold it"
+LISTED = 6  # names in a message
+WILDCARD = re.compile(r"[*?[]")
+# why a file in a folder is left aside
+NO_ROWS, HIDDEN = "no kind of file that holds rows", "hidden"
+SPLIT_ARCHIVE = "a part of a split archive: join the parts (cat NAME.part* > NAME) and unpack or name the whole"
+INNER_ARCHIVE = "an archive inside an archive: unpack it first"
+OTHER_ARCHIVE = "an archive that is no zip: unpack it first"
+ABOUT = "a description of the data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a path means."""
+
+    files: tuple[DataFile, ...]
+    is_single: bool  # the path names one file; else they were found in a folder, an archive or by a pattern
+    left_aside: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # reason → names
+
+    def remarks(self) -> list[str]:
+        """What was left aside, a sentence for each reason."""
+        return [f"left aside, {reason}: {_some(names)}" for reason, names in self.left_aside.items()]
+
+
+def find_files(given: str, split: str = "train") -> Found:
+    """The files that a path of the recipe means, folders and archives walked in the order of names.
+
+    Args:
+        split: of a `DatasetDict` that `save_to_disk` wrote.
+
+    Raises:
+        SourceError: there are none, the path cannot be one, or an archive cannot be read safely.
+    """
+    refuse_impossible(given)
+    try:
+        found = _found(given, split)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SourceError(f"cannot be read: {reason}", where=given[:200], hint="check the path") from None
+    if not found.files:
+        aside = "; ".join(found.remarks())
+        raise SourceError(
+            "holds no file of rows" + (f" ({aside})" if aside else ""),
+            where=given,
+            hint=f"files of rows end in {', '.join(sorted(ROW_NAMES))}, or in .gz or .zst after that, or lie in a .zip",
+        )
+    return found
+
+
+def refuse_impossible(given: str) -> None:
+    """Check that a text can be a path.
+
+    Raises:
+        SourceError: it cannot.
+    """
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise SourceError(NOT_UTF_8_NAME, where=readable(given), hint="rename the file") from None
+    if "\0" in given or not given.strip():
+        raise SourceError("this is no path", where=repr(given[:100]), hint="name a file that holds rows")
+
+
+def readable(name: str) -> str:
+    """A file name whose bytes are not UTF-8, as Korean Windows would show it."""
+    if name.isprintable():
+        return name
+    try:
+        return os.fsencode(name).decode("cp949", errors="backslashreplace")
+    except UnicodeEncodeError:
+        return name
+
+
+def shipped_samples() -> list[str]:
+    """Names of the samples that ship, for `sample:NAME`."""
+    return sorted(item.name.removesuffix(".jsonl") for item in _samples().iterdir() if item.name.endswith(".jsonl"))
+
+
+def _samples() -> Path:
+    return Path(str(files("seodang").joinpath("samples")))
+
+
+def _found(given: str, split: str) -> Found:
+    if given.startswith("sample:"):
+        return Found(files=(DataFile(name=given, path=_sample(given)),), is_single=True)
+    path = expanded(given)
+    if path.is_file():
+        return _file(path, given)
+    if path.is_dir():
+        return _collected(_walked(path, given.rstrip("/") or "/", split), is_single=False)
+    if (composed := _composed(path)) is not None:
+        return _file(composed, given)
+    prefix, rest = _longest_prefix(path)
+    name = given[: len(given) - len("/".join(rest)) - 1] if len(given) > len("/".join(rest)) else ""
+    if prefix.is_file() and rest:
+        return _inside(prefix, name, "/".join(rest))
+    if any(map(WILDCARD.search, rest)):
+        return _matched(prefix, name, rest, split, given)
+    raise _missing(path, given)
+
+
+def _sample(given: str) -> Path:
+    name = given.removeprefix("sample:")
+    if name not in shipped_samples():
+        raise SourceError(
+            f"no sample has this name{nearest(name, shipped_samples())}",
+            where=given[:100],
+            hint=f"samples that ship: {', '.join(f'sample:{known}' for known in shipped_samples())}",
+        )
+    return _samples() / f"{name}.jsonl"
+
+
+def _file(path: Path, name: str) -> Found:
+    """A file of rows, or all files of an archive."""
+    if not _is_zip(path):
+        return Found(files=(DataFile(name=name, path=path),), is_single=True)
+    kind = office_kind(path, name)
+    if kind == "spreadsheet":
+        return Found(files=(DataFile(name=name, path=path),), is_single=True)
+    if kind is not None:
+        raise SourceError(
+            f"this is {kind}, whatever its name says",
+            where=name,
+            hint="write the rows as JSON Lines (.jsonl) or a spreadsheet, and name that file",
+        )
+    return _collected(_members(path, name), is_single=False)
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == ZIP and (file.read(2) in (b"\x03\x04", b"\x05\x06"))
+
+
+Entry = DataFile | tuple[str, str]  # a file of rows, or (why it is left aside, its name)
+
+
+def _collected(entries: Iterable[Entry], *, is_single: bool) -> Found:
+    found: list[DataFile] = []
+    aside: dict[str, list[str]] = defaultdict(list)
+    for entry in entries:
+        if isinstance(entry, DataFile):
+            found.append(entry)
+        else:
+            aside[entry[0]].append(entry[1])
+    return Found(
+        files=tuple(found), is_single=is_single, left_aside={reason: tuple(names) for reason, names in aside.items()}
+    )
+
+
+def _walked(folder: Path, name: str, split: str) -> Iterator[Entry]:
+    """The files below a folder; links to folders are not followed."""
+    if (folder / "dataset_dict.json").is_file():
+        yield from _split_folder(folder, name, split)
+        return
+    if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
+        yield from _saved(folder, name)
+        return
+    with os.scandir(folder) as listed:
+        items = sorted(listed, key=lambda item: item.name)
+    for item in items:
+        shown = f"{name.rstrip('/')}/{readable(item.name)}"
+        if item.is_dir():
+            if _is_hidden(item.name):
+                yield HIDDEN, shown
+            elif not item.is_symlink():
+                yield from _walked(Path(item.path), shown, split)
+            continue
+        if (why := _why_aside(item.name)) is not None:
+            yield why, shown
+        elif ending(item.name) == ".zip":
+            found = _file(Path(item.path), shown)
+            yield from found.files
+            yield from ((reason, inner) for reason, names in found.left_aside.items() for inner in names)
+        else:
+            yield DataFile(name=shown, path=Path(item.path))
+
+
+def _split_folder(folder: Path, name: str, split: str) -> Iterator[Entry]:
+    """One split of a `DatasetDict` that `save_to_disk` wrote."""
+    splits = [str(known) for known in _json(folder / "dataset_dict.json", name).get("splits", [])]
+    if split not in splits:
+        raise SourceError(
+            f"holds no split {split!r}{nearest(split, splits)}", where=name, hint=f"give `split:` {' or '.join(splits)}"
+        )
+    yield from _saved(folder / split, f"{name}/{split}")
+    for other in splits:
+        if other != split:
+            yield f"not the split {split!r}", f"{name}/{other}"
+
+
+def _saved(folder: Path, name: str) -> Iterator[Entry]:
+    """The files of one data set that `save_to_disk` wrote, in its order."""
+    state = _json(folder / "state.json", name)
+    for described in state.get("_data_files", []):
+        file = str(described["filename"])
+        yield DataFile(name=f"{name}/{file}", path=folder / file)
+
+
+def _json(path: Path, name: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+    except ValueError:
+        pass
+    raise SourceError(f"{path.name} is damaged", where=name, hint="write the data set again with `save_to_disk`")
+
+
+def _members(path: Path, name: str) -> Iterator[Entry]:
+    for member in zip_members(path, name):
+        shown = f"{name}/{member.name}"
+        *folders, last = member.name.split("/")
+        why = HIDDEN if any(map(_is_hidden, folders)) else _why_aside(last)
+        if why is not None:
+            yield why, shown
+        elif ending(last) == ".zip":
+            yield INNER_ARCHIVE, shown
+        else:
+            yield DataFile(name=shown, path=path, member=member.stored_name)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "~$")) or name == "__MACOSX"
+
+
+def _why_aside(name: str) -> str | None:
+    """Why a file of a folder holds no rows, as far as its name says."""
+    if _is_hidden(name):
+        return HIDDEN
+    if name in ABOUT_DATA:
+        return ABOUT
+    if re.search(r"\.(zip|7z|tar)\.(part\w*|\d+)$|\.z\d\d$", name.lower()):
+        return SPLIT_ARCHIVE
+    kind = ending(name)
+    if kind in ARCHIVE_NAMES and kind != ".zip":
+        return OTHER_ARCHIVE
+    if name.lower().endswith((".tar.gz", ".tar.zst")):
+        return OTHER_ARCHIVE
+    return None if kind in ROW_NAMES or kind == ".zip" else NO_ROWS
+
+
+def _inside(path: Path, name: str, inner: str) -> Found:
+    """Part of an archive: a file, a folder, or what a pattern matches; or a sheet of a spreadsheet."""
+    if not _is_zip(path) or office_kind(path, name) == "spreadsheet":
+        file = DataFile(name=f"{name}/{inner}", path=path, sheet=inner)
+        if ending(path.name) in SHEET_NAMES:
+            return Found(files=(file,), is_single=True)
+        raise SourceError("is a file, no folder", where=name, hint="name the file itself")
+    wanted = unicodedata.normalize("NFC", inner)
+    entries = list(_members(path, name))
+    skip = len(name) + 1
+    exact = [entry for entry in entries if isinstance(entry, DataFile) and entry.name[skip:] == wanted]
+    if exact:
+        return Found(files=tuple(exact), is_single=True)
+    matches = _pattern(wanted).fullmatch if WILDCARD.search(wanted) else None
+    kept = [
+        entry
+        for entry in entries
+        if (inside := _name_of(entry)[skip:]).startswith(f"{wanted.rstrip('/')}/")
+        or (matches is not None and matches(inside))
+    ]
+    if kept:
+        return _collected(kept, is_single=False)
+    names = [_name_of(entry)[skip:] for entry in entries]
+    raise SourceError(
+        f"the archive holds nothing of this name{nearest(inner, names)}",
+        where=f"{name}/{inner}",
+        hint=f"it holds {_some(names)}",
+    )
+
+
+def _name_of(entry: Entry) -> str:
+    return entry.name if isinstance(entry, DataFile) else entry[1]
+
+
+def _pattern(pattern: str) -> re.Pattern[str]:
+    """A pattern of names as `pathlib` reads it: `*` stays in one folder, `**` goes through all."""
+    translated = ""
+    for piece in re.findall(r"\*\*/?|\*|\?|\[!?[^\]]+\]|.", pattern, re.DOTALL):
+        match piece:
+            case "**/":
+                translated += "(?:.*/)?"
+            case "**":
+                translated += ".*"
+            case "*":
+                translated += "[^/]*"
+            case "?":
+                translated += "[^/]"
+            case _:
+                is_set = piece[0] == "[" and len(piece) > 1
+                translated += piece.replace("[!", "[^") if is_set else re.escape(piece)
+    return re.compile(translated, re.DOTALL)
+
+
+def _longest_prefix(path: Path) -> tuple[Path, list[str]]:
+    """The part of a path that exists, and the names after it."""
+    for number, parent in enumerate((path, *path.parents)):
+        if parent.exists():
+            return parent, list(path.parts[len(path.parts) - number :])
+    return Path(), list(path.parts)
+
+
+def _matched(folder: Path, name: str, pattern: Sequence[str], split: str, given: str) -> Found:
+    """The files that a pattern matches; it may go on inside of archives that it matches."""
+    cut = next((at for at, part in enumerate(pattern[:-1], 1) if part.lower().endswith(".zip")), len(pattern))
+    start = f"{name}/" if name and not name.endswith("/") else name
+    paths = sorted(folder.glob("/".join(pattern[:cut])))
+    entries: list[Entry] = []
+    for path in paths:
+        shown = start + readable(path.relative_to(folder).as_posix())
+        if path.is_dir() and cut == len(pattern):
+            entries += _walked(path, shown, split)
+        elif path.is_file():
+            found = _inside(path, shown, "/".join(pattern[cut:])) if cut < len(pattern) else _file(path, shown)
+            entries += found.files
+            entries += [(reason, inner) for reason, names in found.left_aside.items() for inner in names]
+    if not entries:
+        listed = _some([readable(item.name) for item in sorted(folder.iterdir())]) if folder.is_dir() else "nothing"
+        raise SourceError(
+            "no file has a name like this pattern",
+            where=given,
+            hint=f"{folder} holds {listed}; ** goes through folders",
+        )
+    unique = {_name_of(entry): entry for entry in entries}  # `**` may find a folder and what is in it
+    return _collected(unique.values(), is_single=False)
+
+
+def _composed(path: Path) -> Path | None:
+    """The file whose name is the same but for Unicode composition: macOS writes Korean names decomposed."""
+    if not path.parent.is_dir():
+        return None
+    wanted = unicodedata.normalize("NFC", path.name)
+    for item in path.parent.iterdir():
+        if unicodedata.normalize("NFC", readable(item.name)) == wanted and item.is_file():
+            return item if item.name.isprintable() or readable(item.name) == item.name else None
+    return None
+
+
+def _missing(path: Path, given: str) -> SourceError:
+    """The error for a path that leads nowhere."""
+    siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
+    wanted = unicodedata.normalize("NFC", path.name)
+    if any(name != wanted and readable(name) == wanted for name in siblings):
+        hint = f"rename it: convmv -f cp949 -t utf-8 --notest '{path.parent}'/*"
+        return SourceError(NOT_UTF_8_NAME, where=given, hint=hint)
+    siblings = list(map(readable, siblings))
+    hint = "check the path; a relative one starts at the recipe's folder"
+    if "~" in given:
+        hint = "write ~/ for your home folder: ~NAME is the home folder of a user of that name"
+    elif not path.suffix and len(given) < 200:
+        hint += f"; a data set on the hub goes under `hub:`, as in hub: {'/'.join(path.parts[-2:])}"
+    if path.name in siblings:
+        what = "is no plain file" if path.exists() else "the link leads nowhere"
+        return SourceError(what, where=given, hint="name the file itself")
+    missing = nearest(path.name, siblings) if path.parent.is_dir() else f", and no folder {path.parent}"
+    return SourceError(f"no such file{missing}", where=given, hint=hint)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return ", ".join(islice(names, LISTED)) + more

@@ -1,0 +1,320 @@
+"""Folders, patterns, archives and spreadsheets: rows come out with their place, or one clear error does."""
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, DatasetDict
+
+from made_files import write_objects, write_xlsx, write_zip
+from seodang.data.read.containers import data_file
+from seodang.data.read.convert import convert
+from seodang.data.read.raw_rows import RawRows
+from seodang.data.read.sources import local_files, read
+from seodang.errors import SourceError
+from seodang.recipe import Source
+
+PAIR = {"question": "감기는 왜 걸리나요?", "answer": "바이러스 때문입니다."}
+LINES = "".join(json.dumps({**PAIR, "n": n}, ensure_ascii=False) + "\n" for n in range(3)).encode()
+CSV = "질문,답변\n두통은요?,쉬세요.\n".encode("cp949")
+
+
+def source(*paths: Path | str, **keys: Any) -> Source:
+    return Source(name="s", role="domain", path=tuple(map(str, paths)), **keys)
+
+
+def rows(*paths: Path | str, **keys: Any) -> RawRows:
+    return read(source(*paths, **keys))
+
+
+def places(raw: RawRows, folder: Path) -> list[str]:
+    return [row.where.removeprefix(f"{folder}/") for row in raw.rows()]
+
+
+def error_of(*paths: Path | str, **keys: Any) -> str:
+    with pytest.raises(SourceError) as caught:
+        list(rows(*paths, **keys).rows())
+    assert caught.value.hint
+    return str(caught.value)
+
+
+def parquet_bytes() -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.table({name: [value] for name, value in PAIR.items()}), out)
+    return out.getvalue()
+
+
+PACKED: dict[str, bytes] = {
+    "a.jsonl.gz": gzip.compress(LINES),
+    "a.jsonl.zst": pa.Codec("zstd").compress(LINES, asbytes=True),
+    "a.gz": gzip.compress(LINES),
+    "a.csv.gz": gzip.compress(CSV),
+    "a.parquet.gz": gzip.compress(parquet_bytes()),
+    "two.jsonl.gz": gzip.compress(LINES[: len(LINES) // 3]) + gzip.compress(LINES[len(LINES) // 3 :]),
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_files_give_the_rows_that_they_hold(tmp_path: Path, name: str) -> None:
+    """gzip and Zstandard, of any kind of file: the place is the packed file's name with the row inside."""
+    (tmp_path / name).write_bytes(PACKED[name])
+    raw = rows(tmp_path / name)
+    first = next(iter(raw.rows()))
+    assert first.where == f"{tmp_path / name}:1"
+    assert set(first.fields) >= {"question", "answer"} or set(first.fields) == {"질문", "답변"}
+    assert [row.fields for row in raw.rows()] == [row.fields for row in raw.rows()], "rows() starts over"
+
+
+def test_a_zip_gives_all_its_files_and_any_part_of_it(tmp_path: Path) -> None:
+    """Each row knows its file inside the archive; a folder, a pattern or one file of it can be named alone."""
+    path = write_zip(
+        tmp_path / "a.zip",
+        {"train/b.jsonl": LINES, "train/a.jsonl.gz": gzip.compress(LINES), "test/c.jsonl": LINES, "읽기.txt": b"x"},
+    )
+    raw = rows(path)
+    inner = ("test/c.jsonl", "train/a.jsonl.gz", "train/b.jsonl")
+    assert places(raw, tmp_path) == [f"a.zip/{name}:{row}" for name in inner for row in (1, 2, 3)]
+    assert any(
+        "left aside, no kind of file that holds rows" in remark and "읽기.txt" in remark for remark in raw.remarks
+    )
+    assert places(rows(f"{path}/train/b.jsonl"), tmp_path) == [f"a.zip/train/b.jsonl:{row}" for row in (1, 2, 3)]
+    assert len(places(rows(f"{path}/train"), tmp_path)) == 6
+    assert len(places(rows(f"{path}/t*/*.jsonl"), tmp_path)) == 6
+    assert len(places(rows(f"{tmp_path}/*.zip/train/*.gz"), tmp_path)) == 3
+    assert "did you mean 'train/b.jsonl'" in error_of(f"{path}/train/c.jsonl")
+    assert local_files(source(path, f"{path}/train")) == [path]
+
+
+def test_a_table_in_a_zip_is_read_as_one_on_disk(tmp_path: Path) -> None:
+    """Encodings are recognised inside archives, and readers that jump about in a file get a copy on disk."""
+    path = write_zip(tmp_path / "a.zip", {"a.csv": CSV, "b.parquet": parquet_bytes()})
+    assert [row.fields for row in rows(f"{path}/a.csv").rows()] == [{"질문": "두통은요?", "답변": "쉬세요."}]
+    assert rows(f"{path}/a.csv").remarks == ("read as CP949 (Korean Windows)",)
+    assert [row.fields for row in rows(f"{path}/b.parquet").rows()] == [PAIR]
+
+
+def test_names_that_korean_windows_wrote_are_readable(tmp_path: Path) -> None:
+    """A zip without the UTF-8 flag holds CP949 names: messages and paths show Korean."""
+    path = tmp_path / "a.zip"
+    write_cp949_zip(path, "질의응답.jsonl", LINES)
+    assert places(rows(path), tmp_path)[0] == "a.zip/질의응답.jsonl:1"
+    assert len(places(rows(f"{path}/질의응답.jsonl"), tmp_path)) == 3
+
+
+def write_cp949_zip(path: Path, name: str, content: bytes) -> None:
+    """A stored zip entry whose name is CP949 bytes, flags zero: the records of the format, by hand."""
+    stored, crc = name.encode("cp949"), zlib.crc32(content)
+    sizes = crc.to_bytes(4, "little") + 2 * len(content).to_bytes(4, "little")
+    fields = b"\x14\0" + bytes(2) + bytes(2) + bytes(4) + sizes + len(stored).to_bytes(2, "little") + bytes(2)
+    local = b"PK\x03\x04" + fields + stored + content
+    central = b"PK\x01\x02\x14\0" + fields + bytes(2 + 2 + 2 + 4 + 4) + stored
+    end = b"PK\x05\x06" + bytes(4) + b"\1\0\1\0" + len(central).to_bytes(4, "little")
+    path.write_bytes(local + central + end + len(local).to_bytes(4, "little") + bytes(2))
+
+
+def _encrypted(path: Path) -> None:
+    write_zip(path, {"a.json": LINES})
+    raw = bytearray(path.read_bytes())
+    raw[raw.find(b"PK\x01\x02") + 8] |= 1
+    raw[raw.find(b"PK\x03\x04") + 6] |= 1
+    path.write_bytes(raw)
+
+
+def _method(path: Path) -> None:
+    write_zip(path, {"a.json": LINES})
+    raw = bytearray(path.read_bytes())
+    raw[raw.find(b"PK\x01\x02") + 10] = 9  # Deflate64, which Windows uses above 2 GB
+    path.write_bytes(raw)
+
+
+def _damaged(path: Path) -> None:
+    write_zip(path, {"a.jsonl": LINES})
+    raw = bytearray(path.read_bytes())
+    raw[45] ^= 0xFF
+    path.write_bytes(raw)
+
+
+def _cut(path: Path) -> None:
+    write_zip(path, {"a.jsonl": LINES})
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def _bomb(path: Path) -> None:
+    write_zip(path, {f"{n}.jsonl": bytes(1 << 20) for n in range(64)})
+
+
+BAD_ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "encrypted": (_encrypted, "is encrypted"),
+    "other method": (_method, "packed by a method"),
+    "damaged": (_damaged, "cannot be unpacked"),
+    "cut": (_cut, "cannot be unpacked: File is not a zip file"),
+    "bomb": (_bomb, "more than 300 times its size"),
+    "outside": (lambda path: write_zip(path, {"../../etc/a.jsonl": LINES}), "leads out of the archive"),
+    "absolute": (lambda path: write_zip(path, {"/etc/a.jsonl": LINES}), "leads out of the archive"),
+    "drive": (lambda path: write_zip(path, {"C:\\a.jsonl": LINES}), "leads out of the archive"),
+    "archive inside": (
+        lambda path: write_zip(path, {"in.zip": b"PK\x03\x04"}),
+        "an archive inside an archive: unpack it",
+    ),
+    "no rows": (lambda path: write_zip(path, {"a.png": b"x"}), "holds no file of rows"),
+    "empty": (lambda path: write_zip(path, {}), "holds no file of rows"),
+    "word": (
+        lambda path: write_zip(path, {"[Content_Types].xml": b"", "word/document.xml": b""}),
+        "this is a Word document",
+    ),
+    "hidden archive": (
+        lambda path: write_zip(path, {"a.jsonl": write_zip(path.with_suffix(".in"), {"b": b""}).read_bytes()}),
+        "inside another",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ARCHIVES)
+def test_an_archive_that_cannot_be_read_safely_is_one_clear_error(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encrypted, damaged, nested, escaping or exploding: refused with its name and what to do, nothing unpacked."""
+    monkeypatch.setattr("seodang.data.read.containers.zip_members.HARMLESS_BYTES", 1 << 20)
+    make, what = BAD_ARCHIVES[kind]
+    path = tmp_path / "bad.zip"
+    make(path)
+    message = error_of(path)
+    assert message.startswith(str(path))
+    assert what in message
+
+
+def test_a_packed_bomb_ends_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gzip and Zstandard do not say how much they unpack to: reading stops where no data could be so well packed."""
+    monkeypatch.setattr(data_file, "HARMLESS_BYTES", 1 << 20)
+    for name, packed in (
+        ("a.jsonl.gz", gzip.compress(bytes(1 << 24))),
+        ("a.jsonl.zst", pa.compress(b" " * (1 << 24), "zstd", asbytes=True)),
+    ):
+        (tmp_path / name).write_bytes(packed)
+        assert "300 times its size" in error_of(tmp_path / name)
+
+
+def test_a_folder_is_walked_in_the_order_of_names(tmp_path: Path) -> None:
+    """Files of rows at any depth, archives included; what holds no rows is named with the reason."""
+    for name, content in {
+        "b/deep/x.jsonl": LINES,
+        "a.csv": b"question,answer\nq,a\n",
+        "README.md": b"x",
+        ".DS_Store": b"x",
+        "dataset_info.json": b"{}",
+        "big.zip.part0": b"x",
+        "old.7z": b"x",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    write_zip(tmp_path / "c.zip", {"y.jsonl": LINES, "__MACOSX/y.jsonl": b"x"})
+    raw = rows(tmp_path)
+    assert places(raw, tmp_path)[::3] == ["a.csv:1", "b/deep/x.jsonl:3", "c.zip/y.jsonl:3"]
+    aside = "\n".join(raw.remarks)
+    for name, why in (
+        ("README.md", "no kind of file"),
+        ("big.zip.part0", "a part of a split archive"),
+        ("old.7z", "no zip"),
+        ("dataset_info.json", "a description"),
+        ("__MACOSX", "hidden"),
+    ):
+        assert name in aside
+        assert why in aside
+    (tmp_path / "none").mkdir()
+    assert "holds no file of rows" in error_of(tmp_path / "none")
+
+
+def test_patterns_choose_files(tmp_path: Path) -> None:
+    """`*` stays in one folder, `**` goes through all; brackets in the name of an existing folder are no pattern."""
+    folder = tmp_path / "data [1]"
+    for name in ("a1.jsonl", "a2.jsonl", "b1.jsonl", "in/a3.jsonl"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(LINES)
+    assert len(places(rows(folder / "a*.jsonl"), folder)) == 6
+    assert places(rows(folder / "**/a*.jsonl"), folder)[::3] == ["a1.jsonl:1", "a2.jsonl:1", "in/a3.jsonl:1"]
+    assert "no file has a name like this pattern" in error_of(folder / "c*.jsonl")
+
+
+def test_one_object_files_are_rows(tmp_path: Path) -> None:
+    """A folder of files with a byte order mark and one object each: a row a file, in blocks that workers can read."""
+    write_objects(tmp_path / "many", [{**PAIR, "n": n} for n in range(20)], "{:02}.json")
+    raw = rows(tmp_path / "many")
+    assert raw.columns == ("question", "answer", "n")
+    assert [row.where for row in raw.rows()] == [f"{tmp_path}/many/{n:02}.json:1" for n in range(1, 21)]
+    assert sum(len(list(block())) for block in raw.blocks()) == 20
+    table, counts = convert(raw, source(tmp_path / "many"))
+    assert counts.kept == len(table) == 20
+
+
+def test_a_broken_file_among_many_is_named(tmp_path: Path) -> None:
+    """Files that are read together are told apart where one is damaged, in another encoding, or several rows."""
+    write_objects(tmp_path / "many", [PAIR] * 20, "{:02}.json")
+    (tmp_path / "many/05.json").write_bytes(json.dumps(PAIR, ensure_ascii=False).encode("cp949"))
+    (tmp_path / "many/06.json").write_bytes(json.dumps([PAIR, PAIR]).encode())
+    raw = rows(tmp_path / "many")
+    assert len(list(raw.rows())) == 21
+    assert any("05.json: read as CP949" in remark for remark in raw.remarks)
+    (tmp_path / "many/07.json").write_bytes(b'{"question": "a", ')
+    assert f"{tmp_path}/many/07.json:1: broken JSON" in error_of(tmp_path / "many")
+
+
+def test_files_of_different_layouts_are_never_mixed(tmp_path: Path) -> None:
+    """Questions with answers beside plain texts are refused, with files of each; a pattern tells them apart."""
+    write_objects(tmp_path / "all", [PAIR] * 12, "q{:02}.json")
+    write_objects(tmp_path / "all", [{"c_id": 1, "content": "글"}] * 9, "c{:02}.json")
+    message = error_of(tmp_path / "all")
+    assert "2 different layouts: 12 with answer, question" in message
+    assert "c01.json" in message
+    assert len(list(rows(tmp_path / "all/q*.json").rows())) == 12
+    named = [row.fields for row in rows(tmp_path / "all/q01.json", tmp_path / "all/c01.json").rows()]
+    assert len(named) == 2, "files that the recipe names one by one are its own choice, and counted by convert"
+
+
+def test_a_folder_that_save_to_disk_wrote_is_read(tmp_path: Path) -> None:
+    """A data set, or the split of a `DatasetDict` that `split:` names: Arrow files with their schema."""
+    table = Dataset.from_list([{**PAIR, "score": 1.5}] * 3)
+    table.save_to_disk(str(tmp_path / "one"))
+    raw = rows(tmp_path / "one")
+    assert next(iter(raw.rows())).fields == {**PAIR, "score": "1.5"}
+    assert [row.row for row in raw.rows()] == [1, 2, 3]
+    DatasetDict({"train": table, "test": table.select([0])}).save_to_disk(str(tmp_path / "both"))
+    assert len(list(rows(tmp_path / "both").rows())) == 3
+    assert len(list(rows(tmp_path / "both", split="test").rows())) == 1
+    assert any("left aside, not the split 'test'" in remark for remark in rows(tmp_path / "both", split="test").remarks)
+    assert "give `split:` train or test" in error_of(tmp_path / "both", split="dev")
+
+
+def test_a_spreadsheet_names_its_sheet_and_its_rows(tmp_path: Path) -> None:
+    """The sheet whose columns are known is read and reported; a title above the header is passed over."""
+    sheet = [
+        ["의약품 상담", None],
+        [],
+        ["질문", "답변", "번호"],
+        ["두통은?", "쉬세요.", 7],
+        [None],
+        ["열은?", "물을 드세요.", 1.5],
+    ]
+    path = write_xlsx(tmp_path / "a.xlsx", {"표지": [["제목"]], "자료": sheet, "코드": [["코드", "이름"], ["1", "가"]]})
+    raw = rows(path)
+    assert places(raw, tmp_path) == ["a.xlsx/자료:4", "a.xlsx/자료:6"], "rows as the spreadsheet numbers them"
+    assert next(raw.rows()).fields == {"질문": "두통은?", "답변": "쉬세요.", "번호": "7"}
+    assert any("sheet '자료' is read; not the others (표지, 코드)" in remark for remark in raw.remarks)
+    assert raw.columns == ("질문", "답변", "번호")
+    assert next(iter(rows(f"{path}/코드").rows())).fields == {"코드": "1", "이름": "가"}
+    assert "no sheet has this name; did you mean '자료'" in error_of(f"{path}/자료1")
+    zipped = write_zip(tmp_path / "a.zip", {"in/a.xlsx": path.read_bytes()})
+    assert places(rows(zipped), tmp_path)[0] == "a.zip/in/a.xlsx/자료:4"
+
+
+def test_a_spreadsheet_that_is_none_is_one_clear_error(tmp_path: Path) -> None:
+    """An old Office file of another kind, or a workbook without rows."""
+    (tmp_path / "a.xls").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600))
+    assert "no readable spreadsheet" in error_of(tmp_path / "a.xls")
+    assert "no sheet holds rows" in error_of(write_xlsx(tmp_path / "b.xlsx", {"빈": []}))
