@@ -109,7 +109,7 @@ class Source(Part):
     )
     path: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_many)] | None = Field(
         None,
-        description="files, folders, patterns (data/**/TL_*.zip), archives (.zip, .gz, .zst), spreadsheets, one or several; "
+        description="files, folders, patterns (data/**/TL_*.zip), archives (.zip, .gz, .zst), spreadsheets; "
         "sample:NAME is data that ships",
     )
     hub: str | None = Field(None, validate_default=True, description="data set id on the hub")
