@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
-FEWEST_EFFECTIVE = 12.0  # clusters: below, no interval is shown
+FEWEST_CLUSTERS = 12.0  # clusters: below, no interval is shown
 FEWEST_UNKNOWN = (
     50  # clusters, where nothing is known of the source but these: long rows are rare, and may all be missing
 )
@@ -118,9 +118,9 @@ def ratios(
     values = d.sum(axis=1) / n.sum()
     own = effective_clusters(n)
     n_eff = own if effective_share is None else min(own, effective_share * len(n))
-    is_enough = n_eff >= FEWEST_EFFECTIVE and (effective_share is not None or len(n) >= FEWEST_UNKNOWN)
+    is_enough = n_eff >= FEWEST_CLUSTERS and (effective_share is not None or len(n) >= FEWEST_UNKNOWN)
     halves = _half_widths(d - values[:, None] * n, n, level, seed) if is_enough else np.full(len(d), np.nan)
-    if own >= FEWEST_EFFECTIVE:
+    if own >= FEWEST_CLUSTERS:
         halves[(d == 0).all(axis=1)] = 0.0  # the same model twice: nothing is left open
     return {
         name: Estimate(
@@ -184,7 +184,7 @@ def paired_share(first: ArrayLike, second: ArrayLike, clusters: ArrayLike, *, le
         first=float(a.mean()),
         second=float(b.mean()),
         difference=float(b.mean() - a.mean()),
-        interval=_bonett_price(change, size, level) if effective_clusters(size) >= FEWEST_EFFECTIVE else None,
+        interval=_bonett_price(change, size, level) if effective_clusters(size) >= FEWEST_CLUSTERS else None,
         p=_flip_test(change.astype(int)),
         only_first=int((a & ~b).sum()),
         only_second=int((b & ~a).sum()),
