@@ -16,9 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
 FEWEST_CLUSTERS = 12.0  # clusters: below, no interval is shown
-FEWEST_UNKNOWN = (
-    50  # clusters, where nothing is known of the source but these: long rows are rare, and may all be missing
-)
 RESAMPLES = 4999
 POWER = 0.8  # with which a change of `Estimate.detectable` would have been seen
 _CELLS = 4_000_000  # resample × cluster, held in memory at once
@@ -87,7 +84,7 @@ def ratio(
         denominators: [rows] such as tokens; not negative.
         clusters: [rows] integers or strings; rows of equal value are one piece of evidence.
         effective_share: of the source that the rows were drawn from, if more of its rows are known than these:
-            1 / (1 + (std / mean)²) of their lengths. Without it, fewer than 50 clusters have no interval.
+            1 / (1 + (std / mean)²) of their lengths. A few rows may lack the long ones that decide; this knows better.
         seed: of the resamples; one seed, one interval.
     """
     one = {"": numerators}
@@ -118,7 +115,7 @@ def ratios(
     values = d.sum(axis=1) / n.sum()
     own = effective_clusters(n)
     n_eff = own if effective_share is None else min(own, effective_share * len(n))
-    is_enough = n_eff >= FEWEST_CLUSTERS and (effective_share is not None or len(n) >= FEWEST_UNKNOWN)
+    is_enough = n_eff >= FEWEST_CLUSTERS
     halves = _half_widths(d - values[:, None] * n, n, level, seed) if is_enough else np.full(len(d), np.nan)
     if own >= FEWEST_CLUSTERS:
         halves[(d == 0).all(axis=1)] = 0.0  # the same model twice: nothing is left open
