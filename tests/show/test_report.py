@@ -126,8 +126,8 @@ def test_everything_of_the_run_is_shown(html: str) -> None:
     """Verdict, losses, behaviour, answers, stability, counts, findings, lengths, rows and recipe stand in the page."""
     text = re.sub(r"\s+", " ", Page(html).text)
     for expected in (
-        "Loss on 의료_질문 answers fell by 0.906 nats per token (0.766 to 1.049); 일반대화 answers kept; loss on plain",
-        "No answer was judged", "−1.049 to −0.766", "+0.072", "1.082", "16% the turn end, 22% the chat format",
+        "Loss on 의료_질문 answers fell by 0.906 nats per token (0.760 to 1.052); 일반대화 answers kept; loss on plain",
+        "No answer was judged", "−1.052 to −0.760", "+0.072", "1.082", "16% the turn end, 22% the chat format",
         "+2.21 to +3.00", "The loss fell most", "100% → 100%chance 25%",
         f"kept is that of step {BEST}",
         "안토시아닌이라는 붉은 색소",

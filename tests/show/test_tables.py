@@ -39,7 +39,7 @@ SHOWN = [
     ("show_findings", (run_folder.run_findings(),), ["warn    의료_질문: 38 questions", "→ keep one answer each"]),
     ("show_lengths", (run_folder.run_lengths(),), ["above 320", "의료_질문", "holdout"]),
     ("show_samples", (run_folder.run_samples(),), ["⟦성인은 1회", "식후에 복용합니다.<end_of_turn>⟧"]),
-    ("show_proof", (run_folder.run_proof(),), ["fell by 0.906", "−1.049 to −0.766", "+0.096", "0% → 100%"]),
+    ("show_proof", (run_folder.run_proof(),), ["fell by 0.906", "−1.052 to −0.760", "+0.096", "0% → 100%"]),
     ("show_answers", (ANSWERS,), ["안토시아닌", "cut off at 256", "3× 감기약은", "and 2 more different answers"]),
 ]  # fmt: skip
 
