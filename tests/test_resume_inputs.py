@@ -17,6 +17,7 @@ from seodang.errors import RunError
 from seodang.recipe import Recipe, load_recipe
 from seodang.run.evidence import read_base, read_events, read_manifest
 from seodang.run.folder import Run
+from seodang.stages import preflight
 from tiny_recipe import tiny_recipe
 
 
@@ -83,6 +84,10 @@ def _other_configuration(place: Path) -> None:
     path.write_text(json.dumps({**config, "rms_norm_eps": 1e-3}), encoding="utf-8")
 
 
+def _never(*_: Any, **__: Any) -> None:
+    raise AssertionError("weights are loaded")
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -93,9 +98,10 @@ def _other_configuration(place: Path) -> None:
     ],
 )
 def test_other_inputs_are_refused_and_nothing_is_written(
-    change: Callable[[Path], None], named: str, place: Path
+    change: Callable[[Path], None], named: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Data or base changed since the run was begun: named, and every file of the run is as it was."""
+    """Data or base changed since the run was begun: named before weights are loaded, and the run is as it was."""
+    monkeypatch.setattr(preflight, "load_model", _never)
     change(place)
     before = {path: path.read_bytes() for path in (place / "run").rglob("*") if path.is_file()}
     with pytest.raises(RunError, match=rf"changed since this run was begun: {named}(?s:.)*--out"):

@@ -23,8 +23,9 @@ from seodang import distributed
 from seodang.errors import RunError
 from seodang.recipe import Recipe, Template, load_recipe
 from seodang.run.clock import StageClock
-from seodang.run.folder import RECIPE, Run
+from seodang.run.folder import Run
 from seodang.run.lock import acquire, guarded
+from seodang.run.sealed import refuse_unsaved
 from seodang.run.start import open_run
 from seodang.types import Finding
 
@@ -57,13 +58,16 @@ def tune(
     with distributed.agreed():
         run = open_run(out or Path("runs") / recipe.name, recipe, resume=resume)
     from seodang.show import tables
-    from seodang.stages import finish, measure, preflight
+    from seodang.stages import finish, measure, preflight, saved_model
 
     settings, clock = recipe.train, StageClock()
     with clock.stage("prepare"):
         with distributed.main_first():
             placement = preflight.place(recipe.model, settings.adapter, will_train=True)
             base, renderer, prepared, findings = prepare(recipe, placement)
+        if resume:
+            finish.check_inputs(run, recipe, placement, renderer, prepared)
+            saved_model.check_saved(run)
         with distributed.agreed():
             plan = preflight.plan_training(base, settings, renderer, prepared.rows["train"])
             findings += plan.findings
@@ -238,7 +242,7 @@ def prove(
         tuned_base, renderer, prepared, findings = prepare(asked, placement)
         show_data(prepared, findings, renderer)
     if trained and recipe is None:
-        finish.check_proof_inputs(trained, wanted, placement, renderer, prepared, has_base=against is None)
+        finish.check_inputs(trained, wanted, placement, renderer, prepared, has_base=against is None, of_rows=False)
     if run is not trained:
         finish.begin_run(run, wanted, placement, renderer, prepared, findings)
     budget = pack_tokens(settings, placement.device)
@@ -267,10 +271,8 @@ def _proof_recipes(
     """(what to measure, the same with the tuned model and its own template, the run if `tuned` is its folder)."""
     trained = Run(folder=Path(tuned))
     is_run = trained.exists
-    if is_run and not trained.is_trained:
-        raise RunError(
-            "its training has not ended", where=str(tuned), hint=f"seodang tune {tuned}/{RECIPE} --resume --out {tuned}"
-        )
+    if is_run:
+        refuse_unsaved(trained)
     if not is_run and recipe is None:
         raise RunError(
             "no run's folder, and no recipe says what to measure a model on",

@@ -6,7 +6,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 from seodang.run.checkpoints import find_damage, newest_intact, seal
 from seodang.run.folder import Run
@@ -17,8 +20,10 @@ FILES = ("model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.js
 def _checkpoint(run: Run, step: int, best: int) -> Path:
     folder = run.checkpoints / f"checkpoint-{step}"
     (folder / "part").mkdir(parents=True)
-    for name in (*FILES, "part/0.distcp"):
-        (folder / name).write_bytes(name.encode() * 100)
+    (folder / "part" / "0.distcp").write_bytes(b"0" * 100)
+    safetensors.torch.save_file({"weight": torch.arange(50.0)}, folder / "model.safetensors")
+    torch.save({"state": {0: torch.ones(50)}}, folder / "optimizer.pt")
+    torch.save({"numpy": np.random.get_state(), "cpu": torch.random.get_rng_state()}, folder / "rng_state.pth")
     (folder / "trainer_state.json").write_text(json.dumps({"best_global_step": best}), encoding="utf-8")
     seal(folder)
     return folder
@@ -53,6 +58,27 @@ def test_a_damaged_checkpoint_is_passed_over(name: str, damage: str, tmp_path: P
     if (newest / "trainer_state.json").is_file():  # else it is no checkpoint at all
         assert name in found.remarks[0]
         assert found.remarks[-1] == "resuming from checkpoint-2, the newest intact one"
+
+
+FORGED: dict[str, Callable[[Path], object]] = {
+    "optimizer.pt": lambda file: file.write_bytes(pickle.dumps(_Trap())),
+    "rng_state.pth": lambda file: torch.save(_Trap(), file),
+    "model.safetensors": lambda file: file.write_bytes(pickle.dumps(_Trap())),
+    "trainer_state.json": lambda file: file.write_text("[1]", encoding="utf-8"),
+}
+
+
+@pytest.mark.parametrize("name", list(FORGED))
+def test_a_forged_checkpoint_with_a_forged_seal_is_passed_over(name: str, tmp_path: Path) -> None:
+    """Sizes and hashes fit: it is named all the same, nothing of it runs, and the one before is used."""
+    run = Run(folder=tmp_path)
+    before, newest = _checkpoint(run, 2, 2), _checkpoint(run, 4, 4)
+    FORGED[name](newest / name)
+    (newest / "checkpoint_files.json").unlink()
+    seal(newest)
+    found = newest_intact(run)
+    assert found.folder == before
+    assert f"checkpoint-4 cannot be used: {name} is no " in found.remarks[0]
 
 
 def test_a_checkpoint_needs_the_best_one_too(tmp_path: Path) -> None:

@@ -46,6 +46,25 @@ def test_leftovers_are_removed_when_a_run_is_resumed(tmp_path: Path) -> None:
     assert {path.name for path in run.folder.iterdir()} == kept
 
 
+def test_a_hint_to_resume_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command in a hint works as it is: --out is there unless the run lies at runs/NAME, blanks are quoted."""
+    monkeypatch.chdir(tmp_path)
+    default, other = Run(folder=Path("runs/a")), Run(folder=tmp_path / "my runs")
+    for run in (default, other):
+        with guarded():
+            create(run, RECIPE)
+    assert default.resume_command == "seodang tune runs/a/recipe.yaml --resume"
+    assert other.resume_command == f"seodang tune '{tmp_path}/my runs/recipe.yaml' --resume --out '{tmp_path}/my runs'"
+    changed = RECIPE.model_copy(update={"train": RECIPE.train.model_copy(update={"epochs": 9})})
+    for run in (default, other):
+        with pytest.raises(RunError, match=r"train\.epochs differ") as caught:
+            open_run(run.folder, changed, resume=True)
+        assert run.resume_command in caught.value.hint
+        with pytest.raises(RunError, match="never overwritten") as caught:
+            open_run(run.folder, RECIPE, resume=False)
+        assert run.resume_command in caught.value.hint
+
+
 def test_lines_with_odd_line_breaks_are_read_as_they_were_written(tmp_path: Path) -> None:
     """An answer may hold what Unicode counts as a line break; a file may be cut within a character."""
     run = Run(folder=tmp_path)

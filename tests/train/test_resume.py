@@ -1,5 +1,6 @@
 """A run that was stopped or killed and resumed is the unbroken run, bit for bit."""
 
+import pickle
 import random
 import signal
 from pathlib import Path
@@ -19,8 +20,9 @@ from transformers import (
 from transformers.trainer_callback import ExportableState
 
 from seodang.recipe import Adapter, EarlyStopping, Train
+from seodang.run.checkpoints import IntactCheckpoint, newest_intact, seal
 from seodang.run.events import Event
-from seodang.run.folder import Run
+from seodang.run.folder import CHECKPOINT_FILES, Run, checkpoint_step
 from seodang.train.random_state import unchanged_random_state
 from tiny import make_config, make_model
 from tiny_training import same_weights, signal_at, steps_of, train_tiny
@@ -94,6 +96,21 @@ def test_a_run_that_had_ended_does_not_train(tmp_path: Path, settings: Train, ow
     assert events == []
     assert (found.steps, found.best_step, found.best_loss) == (expected.steps, expected.best_step, expected.best_loss)
     assert not found.stopped
+    assert same_weights(resumed, unbroken)
+
+
+def test_a_forged_checkpoint_is_named_and_training_resumes_from_the_one_before(tmp_path: Path) -> None:
+    """A pickle as the states of the optimizer, with a seal that fits: nothing of it runs, training goes back one checkpoint."""
+    unbroken = train_tiny(tmp_path / "unbroken", SETTINGS)[0]
+    assert train_tiny(tmp_path / "forged", SETTINGS, on_event=signal_at(5))[1].stopped
+    run = Run(folder=tmp_path / "forged")
+    *_, before, newest = run.all_checkpoints()
+    assert newest_intact(run) == IntactCheckpoint(folder=newest)
+    (newest / "optimizer.pt").write_bytes(pickle.dumps({"state": {}}))
+    (newest / CHECKPOINT_FILES).unlink()
+    seal(newest)
+    resumed, _, events = train_tiny(tmp_path / "forged", SETTINGS)
+    assert steps_of(events)[0] == checkpoint_step(before) + 1
     assert same_weights(resumed, unbroken)
 
 

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -52,6 +53,7 @@ __all__ = [
     "resolve_model",
     "save_model",
     "weight_files",
+    "weights_are_here",
 ]
 
 _GIVE_TOKENIZER = "put tokenizer.json and tokenizer_config.json beside the model"
@@ -126,6 +128,15 @@ def weight_files(spec: recipe.Model) -> list[Path]:
             folder = Path(cached_file(str(spec.path), "config.json", revision=spec.revision)).parent
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     return [folder / "config.json", *weights]
+
+
+def weights_are_here(spec: recipe.Model) -> bool:
+    """Whether all weights of a recipe's model are on this machine, to be read without a network."""
+    if Path(resolve_model(spec.path)).is_dir():
+        return True
+    _, *weights = weight_files(spec)
+    parts = {match[1] for file in weights if (match := re.search(r"-of-(\d+)\.", file.name))}
+    return bool(weights) and all(len(weights) == int(number) for number in parts)
 
 
 def load_tokenizer(

@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -41,6 +42,7 @@ def save_model(
     system: str | None = None,
     sampling: recipe.Generate | None = None,
     dtype: torch.dtype | None = None,
+    on_written: Callable[[Path], object] | None = None,
 ) -> None:
     """Write safetensors, tokenizer with its chat template, and a generation config that stops at the turn end.
 
@@ -51,6 +53,7 @@ def save_model(
         system: the text of a system turn that the saved template gives to conversations without one.
         sampling: how answers are drawn by default; none: as the base says.
         dtype: of the saved weights; none: their own.
+        on_written: takes the complete folder, just before it gets its name.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
@@ -67,6 +70,8 @@ def save_model(
             carry_files(base, new, model, tokenizer, dtype or model.dtype)
         for weights in new.glob("*.safetensors"):
             weights.chmod(0o644)  # safetensors makes them private
+        if on_written:
+            on_written(new)
         if folder.exists():
             folder.rename(old)
         new.rename(folder)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seodang.errors import RunError
-from seodang.run.folder import ADAPTER, CHECKPOINT, MODEL, RECIPE
+from seodang.run.folder import ADAPTER, CHECKPOINT, MODEL, Run
+from seodang.run.sealed import adapter_damage, is_sealed, refuse_unsaved
 
 CARD = "README.md"
 KINDS = (".safetensors", ".json", ".jinja", ".txt", ".model", ".py")  # no pickles: they run code and hide settings
@@ -37,8 +38,11 @@ def outgoing(run: Path, *, adapter: bool) -> tuple[tuple[File, ...], tuple[str, 
     folder = run / (ADAPTER if adapter else MODEL)
     if not folder.is_dir():
         what = "holds no adapter" if adapter else "holds no model: its training has not ended"
-        hint = "push the whole model without --adapter" if adapter else f"seodang tune {run / RECIPE} --resume"
+        hint = "push the whole model without --adapter" if adapter else Run(folder=run).resume_command
         raise RunError(what, where=str(run), hint=hint)
+    refuse_unsaved(Run(folder=run))
+    if adapter and is_sealed(Run(folder=run)) and (damage := adapter_damage(Run(folder=run))):
+        raise RunError(f"the adapter is damaged: {damage}", where=str(run), hint=Run(folder=run).resume_command)
     there = sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
     names = {path.relative_to(folder).as_posix(): path for path in there}
     files = [File(name=name, content=path) for name, path in names.items() if _goes(name, path)]

@@ -1,31 +1,17 @@
-"""Checkpoints of a run: sealed with sizes and hashes when they are written, and checked before one is resumed from."""
+"""Checkpoints of a run: sealed when they are written, and checked before one is resumed from."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
-from seodang.errors import SeodangError
-from seodang.json_values import from_json, to_json
+import torch
+from safetensors import safe_open
+from transformers.trainer_pt_utils import safe_globals
+
+from seodang.run import sealed
 from seodang.run.folder import CHECKPOINT, CHECKPOINT_FILES, TRAINER_STATE, Run
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SealedFile:
-    """A file as it was written."""
-
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckpointFiles:
-    """Every file of a checkpoint but the one that holds this."""
-
-    SCHEMA_VERSION: ClassVar[int] = 1
-    files: Mapping[str, SealedFile]  # path in the checkpoint → file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,10 +24,7 @@ class IntactCheckpoint:
 
 def seal(checkpoint: Path) -> None:
     """Write down sizes and hashes of all files, once all of them are written."""
-    paths = sorted(path for path in checkpoint.rglob("*") if path.is_file())
-    files = {path.relative_to(checkpoint).as_posix(): _sealed(path) for path in paths}
-    text = json.dumps(to_json(CheckpointFiles(files=files)), indent=1)
-    (checkpoint / CHECKPOINT_FILES).write_text(text, encoding="utf-8")
+    sealed.write_seal(checkpoint / CHECKPOINT_FILES, sealed.files_below(checkpoint))
 
 
 def newest_intact(run: Run) -> IntactCheckpoint:
@@ -60,26 +43,44 @@ def newest_intact(run: Run) -> IntactCheckpoint:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """The first file that is not as it was written; none: the checkpoint is intact."""
-    try:
-        text = (checkpoint / CHECKPOINT_FILES).read_text(encoding="utf-8")
-        sealed = from_json(CheckpointFiles, json.loads(text), where=CHECKPOINT_FILES)
-    except FileNotFoundError:
-        return f"{CHECKPOINT_FILES} is missing"
-    except (OSError, ValueError, SeodangError):
-        return f"{CHECKPOINT_FILES} is damaged"
-    for name, file in sealed.files.items():
-        try:
-            size = (checkpoint / name).stat().st_size
-            if size != file.bytes:
-                return f"{name} has {size:,} of {file.bytes:,} bytes"
-            if _sealed(checkpoint / name).sha256 != file.sha256:
-                return f"{name} is not as it was written"
-        except FileNotFoundError:
-            return f"{name} is missing"
-        except OSError as error:
-            return f"{name} cannot be read ({error.strerror})"
+    """The first file that is not as it was written, or that nothing can be loaded from; none: it is intact."""
+    return sealed.find_damage(checkpoint, checkpoint / CHECKPOINT_FILES) or _unreadable(checkpoint)
+
+
+def _unreadable(checkpoint: Path) -> str | None:
+    """The first file that nothing can be loaded from; whoever forged it may have sealed it too. Nothing is executed."""
+    for path in sealed.files_below(checkpoint).values():
+        if read := _READERS.get(path.suffix):
+            try:
+                read(path)
+            except Exception:  # torch, safetensors and json raise nearly every class there is
+                return f"{path.name} is no {_KINDS[path.suffix]}"
     return None
+
+
+def _read_tensors(path: Path) -> None:
+    with safe_open(path, "pt"):
+        pass
+
+
+def _read_states(path: Path) -> None:
+    """Without the tensors themselves."""
+    with safe_globals():
+        torch.load(path, map_location="meta", weights_only=True, mmap=True)
+
+
+_READERS: dict[str, Callable[[Path], Any]] = {
+    ".json": lambda path: dict(json.loads(path.read_text(encoding="utf-8"))),
+    ".safetensors": _read_tensors,
+    ".pt": _read_states,
+    ".pth": _read_states,
+}
+_KINDS = {
+    ".json": "JSON object",
+    ".safetensors": "file of tensors",
+    ".pt": "file of tensors that torch loads without running code",
+    ".pth": "file of states that torch loads without running code",
+}
 
 
 def _damage_of_best(checkpoint: Path) -> str | None:
@@ -91,8 +92,3 @@ def _damage_of_best(checkpoint: Path) -> str | None:
         return None
     damage = find_damage(checkpoint.with_name(name))
     return damage and f"in {name}, the best until then, {damage}"
-
-
-def _sealed(path: Path) -> SealedFile:
-    with path.open("rb") as file:
-        return SealedFile(bytes=path.stat().st_size, sha256=file_digest(file, "sha256").hexdigest())

@@ -43,5 +43,5 @@ def explain_full_disk(error: BaseException, run: Run) -> ResourceError:
     return ResourceError(
         "no space left on the disk" + (f": {what} could not be written" if what else ""),
         where=str(run.folder),
-        hint=f"free some space, then resume with --resume: {kept}",
+        hint=f"free some space, then resume ({kept}): {run.resume_command}",
     )

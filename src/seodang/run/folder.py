@@ -10,13 +10,14 @@
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seodang.errors import RunError
+from seodang.errors import RunError, SeodangError
 from seodang.json_values import json_text
 from seodang.recipe import Recipe, load_recipe
 
@@ -33,6 +34,7 @@ CHECKPOINTS, MODEL, ADAPTER = "checkpoints", "model", "adapter"
 CHECKPOINT, UNFINISHED_CHECKPOINT = "checkpoint-", "saving-"  # followed by the step, as transformers names them
 TRAINER_STATE, OPTIMIZER = "trainer_state.json", "optimizer.pt"  # of a checkpoint, as transformers names them
 CHECKPOINT_FILES = "checkpoint_files.json"  # of a checkpoint: sizes and hashes of the others
+MODEL_FILES = "model_files.json"  # sizes and hashes of what is in model/ and adapter/
 LOCK = ".seodang.lock"
 LEFTOVERS = re.compile(rf"\.{MODEL}-\w+|\.{ADAPTER}|\.[\w.]+\.(json|jsonl|yaml)\.\d+|{re.escape(REPORT)}\.part")
 
@@ -97,6 +99,19 @@ class Run:
     @property
     def is_proven(self) -> bool:
         return (self.folder / PROOF).is_file()
+
+    @property
+    def resume_command(self) -> str:
+        """What to type to resume this run from the current folder."""
+        where = "" if self._lies_at_default else f" --out {shlex.quote(str(self.folder))}"
+        return f"seodang tune {shlex.quote(str(self.recipe_file))} --resume{where}"
+
+    @property
+    def _lies_at_default(self) -> bool:
+        try:
+            return self.folder.absolute() == (Path("runs") / self.recipe().name).absolute()
+        except SeodangError:  # a damaged recipe.yaml
+            return False
 
     def recipe(self) -> Recipe:
         """The resolved recipe of the run.

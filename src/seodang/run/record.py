@@ -48,6 +48,12 @@ def record_data(run: Run, prepared: "Prepared", findings: Sequence[Finding]) -> 
     run.write_json(SAMPLES, samples)
 
 
+def add_finding(run: Run, finding: Finding) -> None:
+    """Add what became known later to findings.json, in place of an earlier one of the same check."""
+    known = [row for row in run.read_json(FINDINGS) if row["check"] != finding.check]
+    run.write_json(FINDINGS, [*known, asdict(finding)])
+
+
 def write_manifest(run: Run, manifest: Manifest) -> None:
     """Write manifest.json, or replace it."""
     run.write_json(MANIFEST, to_json(manifest))
@@ -79,7 +85,8 @@ def record_base(run: Run, measured: BaseMeasurement, event: EvalEvent | None) ->
     if event:
         later = [row for row in run.read_lines(METRICS) if row["step"] > 0]
         run.write_lines(METRICS, [to_json(event), *later])
-        record_answers(run, measured.answers)
+        if not run.is_proven:  # whose answers are those of its proof
+            record_answers(run, measured.answers)
     run.write_json(BASE, to_json(measured))
 
 

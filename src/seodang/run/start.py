@@ -74,8 +74,13 @@ def _refuse_existing(folder: Path) -> None:
         raise RunError(
             "exists and is never overwritten",
             where=str(folder),
-            hint="go on with it by --resume, or give another folder (--out) or name (name=NEW)",
+            hint=f"{_resume_hint(folder)}give another folder (--out) or name (name=NEW)",
         )
+
+
+def _resume_hint(folder: Path) -> str:
+    run = Run(folder=folder)
+    return f"resume it: {run.resume_command}; or " if run.exists else ""
 
 
 @contextmanager
@@ -101,7 +106,7 @@ def _same_recipe(run: Run, recipe: Recipe) -> None:
         raise RunError(
             f"this run was started with another recipe: {', '.join(changed)} differ",
             where=str(run.folder),
-            hint=f"resume with {run.recipe_file}, or start a new run with --out",
+            hint=f"resume with its own: {run.resume_command}; or start a new run with --out",
         )
 
 

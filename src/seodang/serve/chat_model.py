@@ -12,7 +12,8 @@ from seodang.data.template.find import find_template
 from seodang.data.template.jinja import Turn, compile_template, run
 from seodang.errors import RunError, TemplateError
 from seodang.recipe import Generate
-from seodang.run.folder import RECIPE, Run
+from seodang.run.folder import Run
+from seodang.run.sealed import refuse_unsaved
 
 if TYPE_CHECKING:
     import jinja2
@@ -157,8 +158,7 @@ def with_system(turns: Sequence[Turn], system: str | None) -> list[Turn]:
 
 
 def _of_run(found: Run, name: str, base: bool, trust_remote_code: bool) -> ChatModel:
-    if not found.is_trained:
-        raise RunError("its training has not ended", where=name, hint=f"seodang tune {name}/{RECIPE} --resume")
+    refuse_unsaved(found)
     from seodang.model.load import grow_vocabulary, load_config, load_tokenizer
 
     made = found.trusted_recipe(trust_remote_code=trust_remote_code)

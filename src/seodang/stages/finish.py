@@ -8,8 +8,8 @@ from seodang import distributed
 from seodang.data.prepare import Prepared
 from seodang.data.template.renderer import Renderer
 from seodang.errors import RunError
-from seodang.json_values import to_json
-from seodang.model.load import weight_files
+from seodang.json_values import json_text, to_json
+from seodang.model.load import weight_files, weights_are_here
 from seodang.model.save import describe
 from seodang.proof.divergence import HiddenStates
 from seodang.proof.measured_rows import write_rows
@@ -18,7 +18,7 @@ from seodang.proof.questions import repeat_settings
 from seodang.recipe import Recipe
 from seodang.run import evidence, record
 from seodang.run.events import evaluations
-from seodang.run.folder import Run
+from seodang.run.folder import PROOF, Run
 from seodang.run.inputs import make_manifest
 from seodang.run.manifest import Manifest, changed_inputs, changed_surroundings, resumed
 from seodang.run.start import create
@@ -90,13 +90,23 @@ def refuse_other_inputs(run: Run, before: Manifest, now: Manifest, *, of_rows: b
         )
 
 
-def check_proof_inputs(
-    run: Run, recipe: Recipe, placement: Placement, renderer: Renderer, prepared: Prepared, *, has_base: bool
+def check_inputs(
+    run: Run,
+    recipe: Recipe,
+    placement: Placement,
+    renderer: Renderer,
+    prepared: Prepared,
+    *,
+    has_base: bool = True,
+    of_rows: bool = True,
 ) -> None:
-    """Stop if a run would be measured on other rows than it held out, which it may have been trained on.
+    """Stop before any weights are loaded if a run's inputs changed since it was begun.
+
+    Measured on other rows than it held out, it might be measured on some that it was trained on.
 
     Args:
-        has_base: whether it is measured against its own base.
+        has_base: whether its own base is used. One that has to be fetched first is compared by `begin_run`.
+        of_rows: whether encoded rows and template have to be the same; else only which rows are held out.
 
     Raises:
         RunError: names what changed since the run was begun.
@@ -104,9 +114,9 @@ def check_proof_inputs(
     with distributed.agreed():
         before = evidence.read_manifest(run) if distributed.is_main() else None
         if before:
-            files = weight_files(recipe.model) if has_base else None
+            files = weight_files(recipe.model) if has_base and weights_are_here(recipe.model) else None
             now = make_manifest(recipe, placement, renderer.template, prepared, files)
-            refuse_other_inputs(run, before, now, of_rows=False)
+            refuse_other_inputs(run, before, now, of_rows=of_rows)
 
 
 def finish_run(
@@ -133,9 +143,7 @@ def finish_run(
         if not distributed.is_main():
             return
         answers = [*before.answers, *after.answers]
-        record.record_answers(run, answers)
         rows = rows_of(held_out, before, after)
-        write_rows(run, rows)
         proof = prove_rows(
             rows,
             answers,
@@ -151,7 +159,11 @@ def finish_run(
             tolerance=recipe.prove.tolerance,
             temperature=repeat_settings(recipe.ask).temperature,
         )
-        record.record_proof(run, to_json(proof))
+        found = to_json(proof)
+        json_text(found, where=str(run.folder / PROOF))  # before what belongs to an earlier proof is replaced
+        record.record_answers(run, answers)
+        write_rows(run, rows)
+        record.record_proof(run, found)
         record.record_facts(run, model=describe(model, held_out.renderer.tokenizer), seconds=seconds)
         HiddenStates(folder=run.hidden_states).remove()
         page = report(run.folder)

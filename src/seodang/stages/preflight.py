@@ -27,14 +27,13 @@ from seodang.model.load import (
     load_config,
     load_model,
     load_tokenizer,
-    load_weights,
 )
 from seodang.model.placement import choose_placement
 from seodang.proof.questions import Question
 from seodang.run.folder import Run
 from seodang.show import console
 from seodang.train import resources
-from seodang.train.adapter import check_adapter, load_adapter, num_adapter_parameters
+from seodang.train.adapter import check_adapter, num_adapter_parameters
 from seodang.train.memory_estimate import make_estimator
 from seodang.train.resources import MemoryPlan
 from seodang.train.setup import Optimizer, choose_optimizer, is_worth_compiling, pack_tokens, total_steps
@@ -202,14 +201,6 @@ def check_tensors(model: PreTrainedModel, base: Base) -> None:
     """
     if note := check_untaken(model, base.spec):
         console.show_note(note)
-
-
-def load_tuned(run: Run, model: PreTrainedModel, *, four_bit: bool) -> None:
-    """Give the loaded base the weights of the tuned model that was saved."""
-    if four_bit:
-        load_adapter(model, run.adapter)
-    else:
-        load_weights(model, run.model)
 
 
 def check_disk(

@@ -5,7 +5,7 @@ All ranks take part; what is written, the main rank writes.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from datasets import Dataset
@@ -14,17 +14,15 @@ from transformers import PreTrainedModel, TrainerCallback
 from seodang import distributed
 from seodang.data.template.renderer import Renderer
 from seodang.model.engine.engine import Engine
-from seodang.model.load import base_folder, is_quantized
-from seodang.model.save import round_weights, save_model
 from seodang.proof.evaluate import evaluate
 from seodang.recipe import Ask, Save, Train
-from seodang.run import record
 from seodang.run.events import Event, GivenAnswer
 from seodang.run.folder import Run
 from seodang.show import console
 from seodang.stages.measure import EvaluationSet, answers_of, questions_of
-from seodang.stages.preflight import Base, TrainingPlan, load_base, load_tuned, new_token_ids
-from seodang.train.adapter import adapter_remark, add_adapter, merge, save_adapter, unwrapped
+from seodang.stages.preflight import Base, TrainingPlan, load_base, new_token_ids
+from seodang.stages.saved_model import has_kept_adapter, load_saved, save_merged, save_tuned
+from seodang.train.adapter import adapter_remark, add_adapter, load_adapter
 from seodang.train.callbacks import AskCallback
 from seodang.train.metrics import MetricsLog
 from seodang.train.setup import make_setup
@@ -57,9 +55,10 @@ def train_model(
         KeyboardInterrupt: training was stopped by Ctrl-C, SIGTERM or SIGHUP, and what it had reached is saved.
     """
     renderer = held_out.renderer
-    if run.is_trained:
-        load_tuned(run, model, four_bit=settings.is_four_bit)
-        return model
+    if is_saved_again := has_kept_adapter(run):
+        save_merged(run, load_adapter(model, run.adapter), base, renderer, settings, ask, save)
+    if is_saved_again or run.is_trained:
+        return load_saved(run, base, model, four_bit=settings.is_four_bit)
     trainee = make_trainee(model, settings, renderer)
     setup = make_setup(
         run, settings, trainee, engine,
@@ -81,15 +80,18 @@ def train_model(
             callbacks=[*asking, *callbacks],
         )
     if result.stopped:
-        console.show_note(f"stopped after step {result.steps} of {setup.total_steps}; go on with --resume")
-        raise KeyboardInterrupt
+        _end_interrupted(run, f"stopped after step {result.steps} of {setup.total_steps}")
     if distributed.is_sharded(model):
         trainee = model = make_whole(model, load_base(base, renderer, seed=settings.seed))
     save_tuned(run, trainee, base, renderer, settings, ask, save, best_step=result.best_step)
     if result.interrupted:
-        console.show_note(f"training has ended after step {result.steps}, the model is saved; go on with --resume")
-        raise KeyboardInterrupt
-    return model
+        _end_interrupted(run, f"training has ended after step {result.steps}, the model is saved")
+    return load_saved(run, base, model, four_bit=True) if settings.is_four_bit else model
+
+
+def _end_interrupted(run: Run, what: str) -> NoReturn:
+    console.show_note(f"{what}; resume: {run.resume_command}")
+    raise KeyboardInterrupt
 
 
 def make_trainee(model: PreTrainedModel, settings: Train, renderer: Renderer) -> "PreTrainedModel | PeftModel":
@@ -133,43 +135,3 @@ def make_whole(sharded: PreTrainedModel, whole: PreTrainedModel) -> PreTrainedMo
         for name, parameter in sharded.named_parameters():
             whole.get_parameter(name).copy_(parameter.full_tensor())
     return whole
-
-
-def save_tuned(
-    run: Run,
-    trainee: "PreTrainedModel | PeftModel",
-    base: Base,
-    renderer: Renderer,
-    settings: Train,
-    ask: Ask,
-    save: Save,
-    *,
-    best_step: int | None,
-) -> None:
-    """Record how training ended; save the adapter, if there is one, and the whole model.
-
-    The model in memory becomes the one that is saved: merged and rounded in place.
-    """
-    dtype = None if save.dtype == "auto" else getattr(torch, save.dtype)
-    with distributed.agreed():
-        if distributed.is_main():
-            record.record_training(run, best_step=best_step, best_by=settings.best_by)
-    with distributed.agreed():
-        if settings.adapter and distributed.is_main():
-            save_adapter(trainee, run.adapter)
-    with distributed.agreed():
-        if settings.adapter and (distributed.is_main() or not settings.is_four_bit):
-            trainee = merge(trainee, run.adapter)
-        if dtype and not is_quantized(unwrapped(trainee)):
-            round_weights(trainee, dtype)
-        if distributed.is_main():
-            save_model(
-                trainee,
-                renderer.tokenizer,
-                run.model,
-                turn_end_id=renderer.template.turn_end_id,
-                base=base_folder(base.spec),
-                system=renderer.system,
-                sampling=ask.generate,
-                dtype=dtype,
-            )
