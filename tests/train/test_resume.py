@@ -100,7 +100,7 @@ def test_a_run_that_had_ended_does_not_train(tmp_path: Path, settings: Train, ow
 
 
 def test_a_forged_checkpoint_is_named_and_training_resumes_from_the_one_before(tmp_path: Path) -> None:
-    """A pickle as the states of the optimizer, with a seal that fits: nothing of it runs, training goes back one checkpoint."""
+    """A pickle as the optimizer's states, sealed again: nothing of it runs, and training goes back one checkpoint."""
     unbroken = train_tiny(tmp_path / "unbroken", SETTINGS)[0]
     assert train_tiny(tmp_path / "forged", SETTINGS, on_event=signal_at(5))[1].stopped
     run = Run(folder=tmp_path / "forged")
