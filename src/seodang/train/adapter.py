@@ -4,8 +4,9 @@ LoRA layers are put into the model in place: the model that an adapter was added
 """
 
 import copy
+import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,23 +122,34 @@ def adapter_remark(model: PreTrainedModel, adapter: recipe.Adapter, token_ids: S
     remark = f"adapter: {num:,} trained parameters beside {adapted_share(model, adapter):.0%} of the layer weights"
     if adapter.dropout and _targets(model, adapter)[1]:
         remark += "; dropout at linear layers only, not at fused experts"
+    if is_quantized(model) and (frozen := _mistaken(model, _wanted(model, adapter)[0])):
+        names = dict.fromkeys(".".join(name.split(".")[-2:]) for name in frozen)
+        remark += f"; not at {len(frozen)} linear layers beside fused experts ({', '.join(names)}), held in 4 bits"
     return remark
 
 
 def adapted_share(model: PreTrainedModel, adapter: recipe.Adapter) -> float:
     """Share of the model's layer weights (neither embedding nor head) that the adapter stands beside."""
     decoder, embedding = model.get_decoder(), model.get_input_embeddings().weight
+    shapes = {id(layer.weight): _shape(layer) for _, layer in linear_layers(model)}
     matrices = [weight for weight in decoder.parameters() if weight.ndim > 1 and weight is not embedding]
-    adapted: int = sum(weight.numel() for weight in _adapted(model, adapter))
-    return adapted / sum(int(weight.numel()) for weight in matrices)
+    adapted = sum(map(math.prod, _adapted(model, adapter)))
+    whole = sum(math.prod(shapes.get(id(weight), tuple(weight.shape))) for weight in matrices)
+    return float(adapted / whole)
 
 
-def _adapted(model: PreTrainedModel, adapter: recipe.Adapter) -> list[Tensor]:
-    """The weights that the adapter stands beside, as [out, in] or [experts, …, …]."""
+def _adapted(model: PreTrainedModel, adapter: recipe.Adapter) -> list[tuple[int, ...]]:
+    """Shapes of the weights that the adapter stands beside, as [out, in] or [experts, …, …]."""
     layers, weights = _targets(model, adapter)
     linear, fused = dict(linear_layers(model)), dict(expert_weights(model))
-    named = [fused[name] if name in fused else linear[name.removesuffix(".weight")].weight for name in weights]
-    return [*(linear[name].weight for name in layers), *named]
+    named = [tuple(fused[name].shape) if name in fused else _shape(linear[name.removesuffix(".weight")])
+             for name in weights]  # fmt: skip
+    return [*(_shape(linear[name]) for name in layers), *named]
+
+
+def _shape(layer: nn.Linear | Conv1D) -> tuple[int, ...]:
+    """Of its weight, which 4 bits hold as one long column."""
+    return (layer.out_features, layer.in_features) if isinstance(layer, nn.Linear) else tuple(layer.weight.shape)
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> "PeftModel":
@@ -188,7 +200,7 @@ def unwrapped(model: Any) -> PreTrainedModel:
 
 def num_adapter_parameters(model: PreTrainedModel, adapter: recipe.Adapter, token_ids: Sequence[int] = ()) -> int:
     """How many parameters `add_adapter` would train."""
-    found = adapter.rank * sum(_matrices(weight) * sum(weight.shape[-2:]) for weight in _adapted(model, adapter))
+    found = adapter.rank * sum(math.prod(shape[:-2]) * sum(shape[-2:]) for shape in _adapted(model, adapter))
     tied = model.config.tie_word_embeddings
     width = model.get_input_embeddings().weight.shape[1]
     return found + len(token_ids) * int(width) * (1 if tied else 2)
@@ -214,18 +226,26 @@ def expert_weights(model: PreTrainedModel) -> Iterator[tuple[str, nn.Parameter]]
 
 
 def _targets(model: PreTrainedModel, adapter: recipe.Adapter) -> tuple[list[str], list[str]]:
-    """Full names of the linear layers, and of the weights of fused experts, that are adapted.
+    """Full names of the linear layers, and of the weights of fused experts and other layers, as peft is given them.
 
     Beside fused experts, peft takes a linear layer that is named like a part of them (a shared expert's `up_proj`) for
-    that part of an older checkpoint: its weight is named instead.
+    that part of an older checkpoint: its weight is named instead, or in 4 bits, where it has no shape, neither.
 
     Raises:
         ModelError: a name that neither has.
     """
+    layers, experts = _wanted(model, adapter)
+    mistaken = _mistaken(model, layers)
+    weights = [] if is_quantized(model) else [f"{name}.weight" for name in mistaken]
+    return [name for name in layers if name not in mistaken], [*experts, *weights]
+
+
+def _wanted(model: PreTrainedModel, adapter: recipe.Adapter) -> tuple[list[str], list[str]]:
+    """Full names of the linear layers, and of the weights of fused experts, that the recipe means."""
     layers, experts = ([name for name, _ in each(model)] for each in (linear_layers, expert_weights))
     if adapter.targets in EVERY_LAYER:
         bypassed = tuple(end for end, kinds in BYPASSED.items() if model.config.model_type in kinds)
-        return _named(model, [name for name in layers if not name.endswith(bypassed)], experts)
+        return [name for name in layers if not name.endswith(bypassed)], experts
     found = {
         target: [name for name in (*layers, *experts) if f".{name}".endswith(f".{target}")]
         for target in adapter.targets
@@ -235,15 +255,13 @@ def _targets(model: PreTrainedModel, adapter: recipe.Adapter) -> tuple[list[str]
         what = f"{type(model).__name__} has no linear layer {missing!r}{nearest(missing, short)}"
         raise ModelError(what, where="train.adapter.targets", hint=f"use auto, or some of: {', '.join(short)}")
     wanted = {name for names in found.values() for name in names}
-    return _named(model, [name for name in layers if name in wanted], [name for name in experts if name in wanted])
+    return [name for name in layers if name in wanted], [name for name in experts if name in wanted]
 
 
-def _named(model: PreTrainedModel, layers: list[str], experts: list[str]) -> tuple[list[str], list[str]]:
-    """The same as peft is given them."""
+def _mistaken(model: PreTrainedModel, layers: Iterable[str]) -> list[str]:
+    """Linear layers that peft takes for parts of fused experts: those of shared experts, and of dense layers beside."""
     has_experts = next(expert_weights(model), None) is not None
-    mistaken = [name for name in layers if has_experts and name.rpartition(".")[2] in EXPERT_PARTS]
-    weights = [] if is_quantized(model) else [f"{name}.weight" for name in mistaken]  # packed ones have no shape
-    return [name for name in layers if name not in mistaken], [*experts, *weights]
+    return [name for name in layers if has_experts and name.rpartition(".")[2] in EXPERT_PARTS]
 
 
 def _embeddings(model: PreTrainedModel) -> list[str]:
@@ -252,10 +270,6 @@ def _embeddings(model: PreTrainedModel) -> list[str]:
     if not model.config.tie_word_embeddings:
         wanted.append(model.get_output_embeddings())
     return [next(name for name, module in model.named_modules() if module is layer) for layer in wanted]
-
-
-def _matrices(weight: Tensor) -> int:
-    return len(weight) if weight.ndim == 3 else 1
 
 
 @torch.no_grad()
