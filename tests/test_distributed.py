@@ -15,7 +15,9 @@ from command import json_lines, qa_rows
 from launched import Ended, launch
 from seodang import distributed
 from seodang.errors import RecipeError, ResourceError, RunError
-from seodang.run.folder import Run
+from seodang.run.checkpoints import newest_intact
+from seodang.run.folder import CHECKPOINT_FILES, Run
+from seodang.run.sealed import files_below
 
 JOBS = Path(rank_jobs.__file__)
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
@@ -141,6 +143,32 @@ def test_the_line_ends_with_whole_weights_after_sharded_training(sharded: Report
     assert events.count("answers") == 1
     with pytest.raises(RunError, match="begun with FSDP2"):
         rank_jobs.run_training(run.folder.parent / "gemma3")
+
+
+def test_checkpoints_of_sharded_ranks_are_sealed(sharded: Reports) -> None:
+    """Every rank's files are in the seal; one that is cut short leaves the checkpoint before it to be resumed from."""
+    run = Run(folder=Path(sharded[0]["run"]).parent / "llama")
+    *_, before, newest = run.all_checkpoints()
+    sealed = set(json.loads((newest / CHECKPOINT_FILES).read_text(encoding="utf-8"))["files"])
+    assert sealed == {*files_below(newest)} - {CHECKPOINT_FILES}
+    states = [name for name in sealed if "optimizer" in name or "model" in name]
+    assert len(states) >= 2, sealed
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= sealed
+    assert newest_intact(run).folder == newest
+    for name in (*states, "rng_state_1.pth"):
+        whole = (newest / name).read_bytes()
+        (newest / name).write_bytes(whole[:-1])
+        assert newest_intact(run).folder == before
+        (newest / name).write_bytes(whole)
+
+
+def test_a_rank_that_fails_alone_ends_at_once(tmp_path: Path) -> None:
+    """It reports its error and ends with its exit code, not waiting for one that is still at work."""
+    failing, waiting = reversed(launch(JOBS, "alone", tmp_path, cwd=tmp_path, seconds=60))
+    assert (failing.code, waiting.code) == (2, 2), failing.err[-500:] + waiting.err[-500:]
+    assert "rank 1 is lost" in failing.err
+    assert "another process of this run has ended" in waiting.err
+    assert "Traceback" not in failing.err + waiting.err
 
 
 def test_ranks_that_end_with_an_error_do_not_abort(tiny_folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from transformers.trainer_pt_utils import safe_globals
 from seodang.run import sealed
 from seodang.run.folder import CHECKPOINT, CHECKPOINT_FILES, TRAINER_STATE, Run
 
+TRAINING_ARGUMENTS = "training_args.bin"  # which transformers writes as a pickle, and nothing reads again
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IntactCheckpoint:
@@ -50,7 +52,7 @@ def find_damage(checkpoint: Path) -> str | None:
 def _unreadable(checkpoint: Path) -> str | None:
     """The first file that nothing can be loaded from; whoever forged it may have sealed it too. Nothing is executed."""
     for path in sealed.files_below(checkpoint).values():
-        if read := _READERS.get(path.suffix):
+        if (read := _READERS.get(path.suffix)) and path.name != TRAINING_ARGUMENTS:
             try:
                 read(path)
             except Exception:  # torch, safetensors and json raise nearly every class there is
@@ -74,12 +76,12 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     ".safetensors": _read_tensors,
     ".pt": _read_states,
     ".pth": _read_states,
+    ".bin": _read_states,  # of FSDP2
 }
 _KINDS = {
     ".json": "JSON object",
     ".safetensors": "file of tensors",
-    ".pt": "file of tensors that torch loads without running code",
-    ".pth": "file of states that torch loads without running code",
+    **dict.fromkeys((".pt", ".pth", ".bin"), "file of states that torch loads without running code"),
 }
 
 
