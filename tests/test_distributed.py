@@ -164,7 +164,7 @@ def test_checkpoints_of_sharded_ranks_are_sealed(sharded: Reports) -> None:
 
 def test_a_rank_that_fails_alone_ends_at_once(tmp_path: Path) -> None:
     """It reports its error and ends with its exit code, not waiting for one that is still at work."""
-    failing, waiting = reversed(launch(JOBS, "alone", tmp_path, cwd=tmp_path, seconds=60))
+    failing, waiting = reversed(launch(JOBS, "alone", tmp_path, cwd=tmp_path))
     assert (failing.code, waiting.code) == (2, 2), failing.err[-500:] + waiting.err[-500:]
     assert "rank 1 is lost" in failing.err
     assert "another process of this run has ended" in waiting.err
