@@ -145,6 +145,22 @@ def test_the_line_ends_with_whole_weights_after_sharded_training(sharded: Report
         rank_jobs.run_training(run.folder.parent / "gemma3")
 
 
+LONE = """
+from unittest.mock import patch
+from seodang import cli, distributed
+from seodang.errors import RunError
+
+def fail():
+    distributed.join("cpu")
+    if distributed.rank() == 1:
+        raise RunError("rank 1 is lost", where="run")
+    distributed.exchange(None)
+
+with patch.object(cli, "app", fail):
+    cli.main()
+"""
+
+
 def test_checkpoints_of_sharded_ranks_are_sealed(sharded: Reports) -> None:
     """Every rank's files are in the seal; one that is cut short leaves the checkpoint before it to be resumed from."""
     run = Run(folder=Path(sharded[0]["run"]).parent / "llama")
@@ -164,7 +180,7 @@ def test_checkpoints_of_sharded_ranks_are_sealed(sharded: Reports) -> None:
 
 def test_a_rank_that_fails_alone_ends_at_once(tmp_path: Path) -> None:
     """It reports its error and ends with its exit code, not waiting for one that is still at work."""
-    failing, waiting = reversed(launch(JOBS, "alone", tmp_path, cwd=tmp_path))
+    waiting, failing = launch("-c", LONE, cwd=tmp_path)
     assert (failing.code, waiting.code) == (2, 2), failing.err[-500:] + waiting.err[-500:]
     assert "rank 1 is lost" in failing.err
     assert "another process of this run has ended" in waiting.err

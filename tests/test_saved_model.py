@@ -11,7 +11,7 @@ import torch
 
 import seodang
 from seodang.errors import RunError, SeodangError
-from seodang.proof import behaviour
+from seodang.proof import stability
 from seodang.publish.files import outgoing
 from seodang.recipe import load_recipe
 from seodang.run.folder import Run
@@ -90,7 +90,7 @@ def test_a_damaged_model_is_saved_again(damage: str, name: str, run: Run, capsys
     assert f"the tuned model is damaged (model/{name}" in printed
     assert f"it is saved again from {kept}" in printed
     assert _files(run.model) == saved
-    assert run.read_json("proof.json")["losses"] == proof["losses"]
+    assert run.read_json("proof.json")["sources"] == proof["sources"]
 
 
 def test_weights_that_nothing_keeps_are_not_trained_again(run: Run) -> None:
@@ -125,15 +125,15 @@ def test_an_intact_model_is_only_measured(run: Run, capsys: pytest.CaptureFixtur
 
 
 def test_a_number_that_is_not_finite_replaces_no_proof(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of behaviour too: answers and proof stay those that belong together, and the run resumes at the measurement."""
+    """Of stability too: answers and proof stay those that belong together, and the run resumes at the measurement."""
     before = {name: (run.folder / name).read_bytes() for name in ("answers.jsonl", "proof.json", "base.json")}
     own = run.read_json("proof.json")
     with monkeypatch.context() as patch:
-        patch.setattr(behaviour, "repetition", lambda _: float("nan"))
-        with pytest.raises(SeodangError, match=r"is nan, which JSON cannot"):
+        patch.setattr(stability, "_mean_pairwise_chrf", lambda _: float("nan"))
+        with pytest.raises(SeodangError, match=r"stability\.base\.chrf is nan, which JSON cannot"):
             _resume(run)
     assert {name: (run.folder / name).read_bytes() for name in before} == before
-    assert _resume(run).read_json("proof.json")["losses"] == own["losses"]
+    assert _resume(run).read_json("proof.json")["sources"] == own["sources"]
 
 
 def test_saved_weights_are_the_ones_in_the_seal(run: Run) -> None:

@@ -1,6 +1,6 @@
 """Training as each of several ranks does it: what tests/test_distributed.py runs in one process and in two.
 
-python rank_jobs.py ddp|fsdp|command|alone FOLDER
+python rank_jobs.py ddp|fsdp|command FOLDER
 """
 
 import json
@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainerCallback
 
 import seodang
-from seodang import cli, distributed
+from seodang import distributed
 from seodang.cli import main
 from seodang.errors import RunError
 from seodang.model.engine.engine import choose_engine
@@ -161,20 +161,6 @@ def command(folder: Path) -> dict[str, Any]:
     return {"codes": codes, "written": written}
 
 
-def alone(folder: Path) -> dict[str, Any]:
-    """One rank's error outside of all that ranks do together, as a command ends with it, while the other works on."""
-
-    def fail() -> None:
-        distributed.join("cpu")
-        if distributed.rank() == 1:
-            raise RunError("rank 1 is lost", where="run")
-        distributed.exchange(None)
-
-    with patch.object(cli, "app", fail):
-        main()
-    raise AssertionError("both ranks end with an error")
-
-
 @contextmanager
 def written_under(folder: Path) -> Iterator[list[str]]:
     """What Python opens for writing, makes or renames below a folder."""
@@ -215,8 +201,8 @@ def _whole(parameter: torch.Tensor) -> torch.Tensor:
 
 if __name__ == "__main__":
     job, where = sys.argv[1], Path(sys.argv[2])
-    if job not in ("command", "alone"):
+    if job != "command":
         distributed.join("cpu")
-    found = {"ddp": ddp, "fsdp": fsdp, "command": command, "alone": alone}[job](where)
+    found = {"ddp": ddp, "fsdp": fsdp, "command": command}[job](where)
     (where / f"{job}.{os.environ['RANK']}.json").write_text(json.dumps(found), encoding="utf-8")
     distributed.leave()

@@ -69,13 +69,13 @@ def test_the_proof_measures_what_was_saved(
     recipe = tiny_recipe(tmp_path, tiny_folder, ask_every=None, adapter=adapter, learning_rate=0.1)
     recipe = recipe.model_copy(update={"save": recipe.save.model_copy(update={"dtype": dtype})})
     run = seodang.tune(recipe, out=tmp_path / "run")
-    found = run.read_json("proof.json")["losses"]["medical"]["tuned"]["loss"]
+    found = run.read_json("proof.json")["sources"]["medical"]["tuned"]["nats_per_token"]
     named = [finding for finding in read_evidence(run.folder).findings if finding.check == "measured in 4 bits"]
     assert bool(named) != fits
     (run.folder / "proof.json").unlink()
     seodang.tune(recipe, out=run.folder, resume=True)
-    again = run.read_json("proof.json")["losses"]["medical"]["tuned"]["loss"]
+    again = run.read_json("proof.json")["sources"]["medical"]["tuned"]["nats_per_token"]
     assert again == pytest.approx(found, rel=1e-6)
-    whole = seodang.prove(run.folder, out=tmp_path / "proof").read_json("proof.json")["losses"]["medical"]
-    assert (whole["tuned"]["loss"] == pytest.approx(found, rel=1e-6)) == (fits or dtype == "auto")
+    whole = seodang.prove(run.folder, out=tmp_path / "proof").read_json("proof.json")["sources"]["medical"]
+    assert (whole["tuned"]["nats_per_token"] == pytest.approx(found, rel=1e-6)) == (fits or dtype == "auto")
     assert torch.isfinite(torch.tensor(found))
