@@ -128,7 +128,7 @@ def test_everything_of_the_run_is_shown(html: str) -> None:
     for expected in (
         "Loss on 의료_질문 answers fell by 0.906 nats per token (0.760 to 1.052); 일반대화 answers kept; loss on plain",
         "No answer was judged", "−1.052 to −0.760", "+0.072", "1.082", "16% the turn end, 22% the chat format",
-        "+2.21 to +3.00", "The loss fell most", "100% → 100%chance 25%",
+        "+2.22 to +3.04", "The loss fell most", "100% → 100%chance 25%",
         f"kept is that of step {BEST}",
         "안토시아닌이라는 붉은 색소",
         "4 of 6",
