@@ -12,6 +12,7 @@ import pytest
 
 import rank_jobs
 from command import json_lines, qa_rows
+from held_out import measured_by_rank
 from launched import Ended, launch
 from seodang import distributed
 from seodang.errors import RecipeError, ResourceError, RunError
@@ -95,6 +96,20 @@ def test_ranks_meet(together: Reports) -> None:
     assert main["spread"] == other["spread"] == ["0 by 0", "1 by 1", "2 by 0"]
     assert main["error"] == other["error"] == "run: is lost\n  → find it"
     assert (main["tells"], other["tells"]) == (True, False)
+
+
+def test_two_ranks_measure_what_one_does(together: Reports, tmp_path: Path) -> None:
+    """Rows, their answers behind other prompts and their divergence: shared, and the numbers of a single process."""
+    alone = measured_by_rank(tmp_path)
+    for row, other in zip(together[0]["rows"], together[1]["rows"], strict=True):
+        assert row == {**other, "where": row["where"]}
+    for row, expected in zip(together[0]["rows"], alone, strict=True):
+        assert row["contrast"]["prompts"] == expected["contrast"]["prompts"]
+        assert row["contrast"]["form"] == expected["contrast"]["form"]
+        for name in ("base", "tuned"):
+            assert row[name] == pytest.approx(expected[name], rel=1e-5)
+            assert row["contrast"][name]["foreign"] == pytest.approx(expected["contrast"][name]["foreign"], rel=1e-5)
+        assert row["kl"] == pytest.approx(expected["kl"], rel=1e-4)
 
 
 def test_all_ranks_stop_if_one_is_interrupted(together: Reports) -> None:

@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainerCallback
 
 import seodang
+from held_out import measured_by_rank
 from seodang import distributed
 from seodang.cli import main
 from seodang.errors import RunError
@@ -107,6 +108,7 @@ def ddp(folder: Path) -> dict[str, Any]:
     """Two ranks that hold all weights each: a whole training, one that is interrupted, one that a single one began."""
     return {
         "meeting": meeting(folder),
+        "rows": measured_by_rank(folder),
         "unbroken": run_training(folder / "unbroken")[1],
         "two": interrupted(folder / "two", rank=1),
         "one": run_training(folder / "one")[1],

@@ -30,7 +30,7 @@ FOREIGN_SHARE = 0.2  # of the letters, from which a text is of another script th
 
 TOOLS, PREFILLED, CONTEXT, CUT = "tools", "prefilled", "context passage", "question cut"
 NO_ANSWER, TOO_LONG, TOO_FEW = "its last answer is not supervised", "too long", f"fewer than {MIN_CLUSTERS} clusters"
-NO_OTHER, CHOOSES, NOT_DRAWN, TEXT = "no other row is different enough", "chooses", "not drawn", "plain text"
+NO_OTHER, CHOOSES, NOT_DRAWN, TEXT = "no other prompt suits it", "chooses", "not drawn", "plain text"
 
 Ids = NDArray[np.int32]
 

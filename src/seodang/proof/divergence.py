@@ -1,6 +1,6 @@
 """KL(base‖tuned) of each token, from the base's hidden states on disk and the tuned model's in memory.
 
-Both heads are walked over the vocabulary together, a tile at a time, so that no model's probabilities are held.
+The base's head is walked over the vocabulary beside the tuned model's, a tile at a time: no probabilities are held.
 
 Legend: N positions, D hidden size, V vocabulary, W tokens of one tile.
 """
@@ -19,13 +19,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from seodang import distributed
-from seodang.model.engine.linear_cross_entropy import TILE
 from seodang.model.engine.loss import head_scaling
 from seodang.model.engine.trainable_tokens import base_layer
 from seodang.run.folder import write_text
 
-GPU_TILE = 32_768  # tokens of the vocabulary at a time, where a launch costs more than memory
-MOST_POSITIONS = 1024  # at a time
 HEAD, BIAS, INDEX = "head.npy", "bias.npy", "json"
 
 
@@ -42,52 +39,66 @@ class Head(NamedTuple):
         layer: Any = base_layer(model.get_output_embeddings())
         return cls(layer.weight.detach(), getattr(layer, "bias", None), *head_scaling(model))
 
-    def logits(self, hidden_ND: Tensor, tile: slice) -> Tensor:
-        """[N, W] float32."""
+    def put_logits(self, hidden_ND: Tensor, tile: slice, logits_NW: Tensor) -> None:
+        """Write the logits of a tile, float32, computed as the engine's head computes them."""
         weight_WD = self.weight_VD[tile].to(hidden_ND.device, hidden_ND.dtype)
-        raw = hidden_ND @ weight_WD.T
+        is_whole = hidden_ND.dtype == logits_NW.dtype
+        raw = torch.mm(hidden_ND, weight_WD.T, out=logits_NW) if is_whole else torch.mm(hidden_ND, weight_WD.T)
         if self.bias_V is not None:
             raw += self.bias_V[tile].to(raw.device, raw.dtype)
-        logits = raw.float()
+        logits = raw if is_whole else logits_NW.copy_(raw)
         if self.factor != 1.0:
             logits *= self.factor
-        return logits if self.softcap is None else logits.div_(self.softcap).tanh_().mul_(self.softcap)
+        if self.softcap is not None:
+            logits.div_(self.softcap).tanh_().mul_(self.softcap)
 
 
-@torch.no_grad()
-def kl_divergence(base_ND: Tensor, base: Head, tuned_ND: Tensor, tuned: Head) -> Tensor:
-    """KL(base‖tuned) of the next token at each position, in nats: [N] float32.
+class Comparison:
+    """KL(base‖tuned) at each position of a pack, filled in while the tuned model's logits are computed.
 
     KL = Σ p(a − b) − log Σ exp a + log Σ exp b, with logits a of the base, whose probabilities are p, and b of the
-    tuned model. Of equal hidden states and heads it is exactly 0.
+    tuned model. Of equal hidden states and heads it is exactly 0: both are treated alike.
 
     Args:
-        base_ND, tuned_ND: hidden states in the dtype of the products, on one device.
+        base: its head.
+        hidden_SD: what the base puts into it.
     """
-    parts = [
-        _kl_of_few(base_ND[start : start + MOST_POSITIONS], base, tuned_ND[start : start + MOST_POSITIONS], tuned)
-        for start in range(0, len(base_ND), MOST_POSITIONS)
-    ]
-    return torch.cat(parts) if parts else torch.zeros(0)
+
+    def __init__(self, base: Head, hidden_SD: Tensor) -> None:
+        self._base, self._hidden_SD = base, hidden_SD
+        self.kl_S = torch.zeros(len(hidden_SD), dtype=torch.float64)
+        self._tiles: list[tuple[Tensor, Tensor, Tensor]] = []  # of one chunk: log Σ exp a, log Σ exp b, mean of a − b
+        self._buffers: list[Tensor] = []
+
+    @torch.no_grad()
+    def __call__(self, chunk: slice, tile: slice, hidden_ND: Tensor, logits_NW: Tensor) -> None:
+        """See the tuned model's hidden states and logits, as `target_losses` shows them."""
+        if tile.start == 0:
+            self._tiles = []
+        a, b, difference = (self._buffer(number, logits_NW) for number in range(3))
+        self._base.put_logits(self._hidden_SD[chunk].to(hidden_ND.device, hidden_ND.dtype), tile, a)
+        torch.sub(a, logits_NW, out=difference)
+        base_sum = _put_exponentials(a)
+        mean = (difference.mul_(a)).sum(-1) / a.sum(-1)
+        tuned_sum = _put_exponentials(b.copy_(logits_NW))
+        self._tiles.append((base_sum, tuned_sum, mean))
+        if tile.stop == len(self._base.weight_VD):
+            base_sums, tuned_sums, means = (torch.stack(parts).double() for parts in zip(*self._tiles, strict=True))
+            normalizer = base_sums.logsumexp(0)
+            mean = ((base_sums - normalizer).exp() * means).sum(0)
+            self.kl_S[chunk] = (mean - normalizer + tuned_sums.logsumexp(0)).cpu()
+
+    def _buffer(self, number: int, like: Tensor) -> Tensor:
+        """Memory of its own that is used again, tile after tile: fresh memory is zeroed first."""
+        if len(self._buffers) <= number or self._buffers[number].numel() < like.numel():
+            self._buffers[number:] = [torch.empty_like(like).view(-1)]
+        return self._buffers[number][: like.numel()].view(like.shape)
 
 
-def _kl_of_few(base_ND: Tensor, base: Head, tuned_ND: Tensor, tuned: Head) -> Tensor:
-    size = TILE if base_ND.device.type == "cpu" else GPU_TILE
-    base_sums, tuned_sums, differences = [], [], []  # of each tile: log Σ exp, the same, mean of a − b under p
-    for start in range(0, len(base.weight_VD), size):
-        tile = slice(start, start + size)
-        a, b = base.logits(base_ND, tile), tuned.logits(tuned_ND, tile)
-        top_a, top_b = a.amax(-1, keepdim=True), b.amax(-1, keepdim=True)
-        difference = a - b
-        shares = a.sub_(top_a).exp_()
-        total = shares.sum(-1)
-        differences.append((shares * difference).sum(-1) / total)
-        base_sums.append(total.log_() + top_a.squeeze(-1))
-        tuned_sums.append(b.sub_(top_b).exp_().sum(-1).log_() + top_b.squeeze(-1))
-    sums = torch.stack(base_sums).double()
-    normalizer = sums.logsumexp(0)
-    mean = ((sums - normalizer).exp() * torch.stack(differences).double()).sum(0)
-    return (mean - normalizer + torch.stack(tuned_sums).double().logsumexp(0)).float()
+def _put_exponentials(logits_NW: Tensor) -> Tensor:
+    """log Σ exp of each row [N]; the logits become their exponentials, the largest of a row 1."""
+    top = logits_NW.amax(-1, keepdim=True)
+    return logits_NW.sub_(top).exp_().sum(-1).log_() + top.squeeze(-1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,11 +16,25 @@ from seodang import distributed
 from seodang.data.pack import pack
 from seodang.errors import RunError
 from seodang.model.engine.engine import Engine
+from seodang.model.engine.linear_cross_entropy import OnTile
 from seodang.types import IGNORED, Metric
 
 BLOCK = 256  # rows that are in memory, and packed, at a time
 
-OnHidden = Callable[[Sequence[int], Sequence[int], Tensor | None], None]
+
+class PackObserver(Protocol):
+    """Sees what goes into the head of each pack of examples, and its logits."""
+
+    def begin(self, members: Sequence[int]) -> OnTile | None:
+        """The pack holds these examples; what is returned sees its logits (`target_losses`)."""
+
+    def end(self, members: Sequence[int], counts: Sequence[int], hidden_SD: Tensor | None) -> None:
+        """The pack is done.
+
+        Args:
+            counts: scored tokens of each example.
+            hidden_SD: what went into the head, in their order; none where the model computes its own logits.
+        """
 
 
 class Example(NamedTuple):
@@ -57,7 +71,7 @@ def token_losses(
     *,
     budget: int,
     on_rows: Callable[[int], None] | None = None,
-    on_hidden: OnHidden | None = None,
+    observer: PackObserver | None = None,
 ) -> list[NDArray[np.float32]]:
     """−log p of each scored token of each example, in nats; call it inside `measuring`.
 
@@ -66,8 +80,7 @@ def token_losses(
     Args:
         budget: positions of one forward pass (`Engine.budget`).
         on_rows: called with the number of examples measured since the last call.
-        on_hidden: called for each of this rank's packs with the numbers of its examples, their counts of scored
-            tokens, and what went into the head, [S, D] in their order (none where the model computes its own logits).
+        observer: of this rank's packs.
 
     Returns:
         [scored tokens] of each example.
@@ -75,11 +88,12 @@ def token_losses(
     own: list[tuple[list[int], list[int], Tensor]] = []
     share = (distributed.rank(), distributed.world())
     for packed in pack(*zip(*examples, strict=True), budget=budget, share=share) if examples else ():
-        found: Any = model(pack=packed, per_token=True)
+        on_tile = observer.begin(packed.members) if observer and packed.members else None
+        found: Any = model(pack=packed, per_token=True, on_tile=on_tile)
         counts = [scored_tokens(examples[member]) for member in packed.members]
         own.append(([*packed.members], counts, found.losses_S))
-        if on_hidden and packed.members:
-            on_hidden(packed.members, counts, found.hidden_SD)
+        if observer and packed.members:
+            observer.end(packed.members, counts, found.hidden_SD)
         if on_rows:
             on_rows(len(packed.members) * distributed.world())
     parts = [

@@ -18,8 +18,9 @@ from transformers import PreTrainedModel
 from seodang import distributed
 from seodang.data.template.renderer import Renderer
 from seodang.model.engine.engine import Engine
+from seodang.model.engine.linear_cross_entropy import OnTile
 from seodang.proof.contrast import Asked, Contrast, Ids, SourceContrasts, plan_contrasts
-from seodang.proof.divergence import Head, HiddenReader, HiddenWriter, kl_divergence
+from seodang.proof.divergence import Comparison, Head, HiddenReader, HiddenWriter
 from seodang.proof.evaluate import BLOCK, Example, blocks, measuring, token_losses
 from seodang.proof.held_out import HeldOutRow, drawn_tokens, held_out_rows
 from seodang.proof.measured_rows import Form, MeasuredRow, PromptLosses, RowContrast, RowLoss
@@ -119,13 +120,11 @@ def scored_hash(sources: Sequence[HeldOutSource], *, has_trained_template: bool)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Divergence:
-    """How far a model is from the base on each row of one source."""
+class Base:
+    """What a model is compared with on one source."""
 
-    reader: HiddenReader  # of the base
-    base: Head
-    tuned: Head
-    compute: torch.dtype | None  # of the products; none: as the hidden states are
+    hidden: HiddenReader
+    head: Head
 
 
 def measure_source(
@@ -137,32 +136,35 @@ def measure_source(
     choose_form: bool,
     on_rows: OnRows | None = None,
     writer: HiddenWriter | None = None,
-    divergence: Divergence | None = None,
+    base: Base | None = None,
 ) -> tuple[list[ModelRow], dict[int, float]]:
     """One model's losses on every row of a source; several ranks share the work, and all get the same values.
 
     Args:
         choose_form: ask in the chat template or the plain form, whichever the model finds likelier; else the former.
         writer: takes the hidden states of `source.kl_rows`.
-        divergence: from the base that it names; call this inside `measuring` then, too.
+        base: to compare with.
 
     Returns:
-        The rows in their order; and, of those of `source.kl_rows`, Σ KL(base‖model) over the scored tokens.
+        The rows in their order; and, where a base is given, Σ KL(base‖model) over the scored tokens of
+        `source.kl_rows`.
     """
-    divergences: dict[int, float] = {}
+    observer = _Observer(writer, base)
+    chosen = set(source.kl_rows)
+    others = [number for number in range(len(source.rows)) if number not in chosen]
     with measuring(model, engine):
         budget = engine.budget(pack_tokens)
-        tokens: list[NDArray[np.float32]] = []
-        losses: list[RowLoss] = []
-        for first, examples in blocks(source.dataset):
-            numbers = range(first, first + len(examples))
-            on_hidden = _HiddenTaker(numbers, frozenset(source.kl_rows), writer, divergence, divergences)
-            found = token_losses(model, examples, budget=budget, on_rows=on_rows, on_hidden=on_hidden)
-            tokens += found
-            losses += [_row_loss(example, of, source.ends) for example, of in zip(examples, found, strict=True)]
+        losses: dict[int, NDArray[np.float32]] = {}
+        for numbers, seen in ((source.kl_rows, observer), (others, None)):  # packs are alike for every model
+            losses |= _token_losses(model, source, numbers, budget, on_rows, seen)
+        tokens = [losses[number] for number in range(len(source.rows))]
         answers = _Answers(model, source, tokens, budget, on_rows).measure(choose_form=choose_form)
-    shares = distributed.exchange(divergences)
-    rows = [ModelRow(loss=loss, answer=answers.get(number)) for number, loss in enumerate(losses)]
+    rows: list[ModelRow] = []
+    for first, examples in blocks(source.dataset):
+        for number, example in enumerate(examples, first):
+            loss = _row_loss(example, tokens[number], source.ends)
+            rows.append(ModelRow(loss=loss, answer=answers.get(number)))
+    shares = distributed.exchange(observer.divergences)
     return rows, {row: kl for share in shares for row, kl in share.items()}
 
 
@@ -170,11 +172,28 @@ def keep_hidden_states(
     model: PreTrainedModel, engine: Engine, source: HeldOutSource, writer: HiddenWriter, *, pack_tokens: int
 ) -> None:
     """Write the hidden states of `source.kl_rows`, where the model's losses are known already."""
-    part = source.dataset.select(source.kl_rows)
     with measuring(model, engine):
-        for first, examples in blocks(part):
-            take = _HiddenTaker(source.kl_rows[first : first + BLOCK], frozenset(source.kl_rows), writer)
-            token_losses(model, examples, budget=engine.budget(pack_tokens), on_hidden=take)
+        observer = _Observer(writer, None)
+        _token_losses(model, source, source.kl_rows, engine.budget(pack_tokens), None, observer)
+
+
+def _token_losses(
+    model: PreTrainedModel,
+    source: HeldOutSource,
+    numbers: Sequence[int],
+    budget: int,
+    on_rows: OnRows | None,
+    observer: "_Observer | None",
+) -> dict[int, NDArray[np.float32]]:
+    """Losses of the scored tokens of some rows."""
+    found: dict[int, NDArray[np.float32]] = {}
+    for first, examples in blocks(source.dataset.select(numbers)):
+        names = numbers[first : first + len(examples)]
+        if observer:
+            observer.numbers = names
+        losses = token_losses(model, examples, budget=budget, on_rows=on_rows, observer=observer)
+        found |= dict(zip(names, losses, strict=True))
+    return found
 
 
 def measured_rows(
@@ -298,46 +317,29 @@ class _Answers:
         return found
 
 
-class _HiddenTaker:
-    """Takes a block's hidden states as they come: writes them, or measures how far they are from the base's.
+class _Observer:
+    """Writes the hidden states of rows as they come, or measures how far a model is from the base that wrote them."""
 
-    Args:
-        numbers: of the block's rows in their holdout.
-        wanted: numbers of the rows that are taken.
-        divergences: takes Σ KL of each such row.
-    """
+    def __init__(self, writer: HiddenWriter | None, base: Base | None) -> None:
+        self.numbers: Sequence[int] = ()  # of the rows, in their holdout, that are packed now
+        self.divergences: dict[int, float] = {}  # row → Σ KL
+        self._writer, self._base = writer, base
+        self._comparison: Comparison | None = None
 
-    def __init__(
-        self,
-        numbers: Sequence[int],
-        wanted: frozenset[int],
-        writer: HiddenWriter | None,
-        divergence: Divergence | None = None,
-        divergences: dict[int, float] | None = None,
-    ) -> None:
-        self.numbers, self.wanted, self.writer = numbers, wanted, writer
-        self.divergence, self.divergences = divergence, {} if divergences is None else divergences
+    def begin(self, members: Sequence[int]) -> OnTile | None:
+        if self._base:
+            hidden_SD = torch.cat([self._base.hidden.get(self.numbers[member]) for member in members])
+            self._comparison = Comparison(self._base.head, hidden_SD)
+        return self._comparison
 
-    def __call__(self, members: Sequence[int], counts: Sequence[int], hidden_SD: Tensor | None) -> None:
-        if hidden_SD is None or not (self.writer or self.divergence):
-            return
-        parts = zip((self.numbers[member] for member in members), torch.split(hidden_SD, list(counts)), strict=True)
-        chosen = [(row, hidden_ND) for row, hidden_ND in parts if row in self.wanted]
-        if self.writer:
-            for row, hidden_ND in chosen:
-                self.writer.put(row, hidden_ND)
-        if self.divergence and chosen:
-            self._compare(self.divergence, chosen)
-
-    def _compare(self, divergence: Divergence, chosen: Sequence[tuple[int, Tensor]]) -> None:
-        tuned_ND = torch.cat([hidden_ND for _, hidden_ND in chosen])
-        tuned_ND = tuned_ND.to(divergence.compute or tuned_ND.dtype)
-        base_ND = torch.cat([divergence.reader.get(row) for row, _ in chosen]).to(tuned_ND.device, tuned_ND.dtype)
-        with torch.autocast(tuned_ND.device.type, enabled=False):
-            kl_N = kl_divergence(base_ND, divergence.base, tuned_ND, divergence.tuned).double().cpu()
-        sizes = [len(hidden_ND) for _, hidden_ND in chosen]
-        for (row, _), kl in zip(chosen, torch.split(kl_N, sizes), strict=True):
-            self.divergences[row] = float(kl.sum())
+    def end(self, members: Sequence[int], counts: Sequence[int], hidden_SD: Tensor | None) -> None:
+        rows = [self.numbers[member] for member in members]
+        if self._writer and hidden_SD is not None:
+            for row, hidden_ND in zip(rows, torch.split(hidden_SD, list(counts)), strict=True):
+                self._writer.put(row, hidden_ND)
+        if self._comparison:
+            for row, kl in zip(rows, torch.split(self._comparison.kl_S, list(counts)), strict=True):
+                self.divergences[row] = float(kl.sum())
 
 
 def _row_loss(example: Example, losses: NDArray[np.float32], ends: frozenset[int]) -> RowLoss:

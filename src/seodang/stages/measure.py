@@ -22,7 +22,7 @@ from seodang.proof.evaluate import check_finite
 from seodang.proof.measured_rows import MeasuredRow
 from seodang.proof.questions import Question, answer, questions
 from seodang.proof.row_losses import (
-    Divergence,
+    Base,
     HeldOutSource,
     SampleSizes,
     held_out_source,
@@ -180,12 +180,12 @@ def measure_tuned(run: Run, model: PreTrainedModel, engine: Engine, held_out: Ev
     """
     rows: dict[str, list[ModelRow]] = {}
     divergences: dict[str, Mapping[int, float]] = {}
-    base = _divergences(run, model, engine, held_out)
+    base = _base_states(run, model, engine, held_out)
     with _counting("tuned", held_out, choose_form=False) as advance:
         for source in held_out.sources:
             rows[source.name], divergences[source.name] = measure_source(
                 model, engine, source,
-                pack_tokens=held_out.pack_tokens, choose_form=False, on_rows=advance, divergence=base.get(source.name),
+                pack_tokens=held_out.pack_tokens, choose_form=False, on_rows=advance, base=base.get(source.name),
             )  # fmt: skip
     return _with_answers(model, held_out, "tuned", rows, divergences)
 
@@ -330,22 +330,17 @@ def _keep_head(hidden: HiddenStates, model: PreTrainedModel, engine: Engine) -> 
             hidden.keep_head(model)
 
 
-def _divergences(run: Run, model: PreTrainedModel, engine: Engine, held_out: EvaluationSet) -> dict[str, Divergence]:
-    """Source → what the model is compared with; nothing where it cannot be."""
-    hidden, why = HiddenStates(folder=run.hidden_states), ""
-    if not (engine.linear_cross_entropy and hidden.has_head):
-        why = "a head of its own kind"
-    else:
+def _base_states(run: Run, model: PreTrainedModel, engine: Engine, held_out: EvaluationSet) -> dict[str, Base]:
+    """Source → the base that the model is compared with; nothing where it cannot be."""
+    hidden = HiddenStates(folder=run.hidden_states)
+    if engine.linear_cross_entropy and hidden.has_head:
         tuned = Head.of(model)
-        base = hidden.head(tuned)
-        if base.weight_VD.shape == tuned.weight_VD.shape:
-            return {
-                source.name: Divergence(
-                    reader=hidden.reader(source.name), base=base, tuned=tuned, compute=engine.compute_dtype
-                )
-                for source in held_out.sources
-            }
+        head = hidden.head(tuned)
+        if head.weight_VD.shape == tuned.weight_VD.shape:
+            return {source.name: Base(hidden=hidden.reader(source.name), head=head) for source in held_out.sources}
         why = "heads of different sizes"
+    else:
+        why = "a head of its own kind"
     console.show_note(f"KL(base‖tuned) is not measured: {why}")
     return {}
 

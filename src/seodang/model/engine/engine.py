@@ -21,7 +21,7 @@ from seodang.model.engine.attention import EACH, PACKED, attention
 from seodang.model.engine.attention_kernels import hardware_of
 from seodang.model.engine.compile import compiled_layers, light_norms
 from seodang.model.engine.cuda_graphs import CudaGraphs
-from seodang.model.engine.linear_cross_entropy import Scratch
+from seodang.model.engine.linear_cross_entropy import OnTile, Scratch
 from seodang.model.engine.loss import (
     PackTensors,
     TokenLosses,
@@ -63,7 +63,8 @@ class Engine:
     def installed(self, model: PreTrainedModel, on_note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
         """Inside, ``model(pack=PACK)`` is the pack's summed loss; every other call is the model's own.
 
-        ``model(pack=PACK, per_token=True)`` gives `TokenLosses`, without gradients.
+        ``model(pack=PACK, per_token=True)`` gives `TokenLosses`, without gradients; where the head is computed here,
+        `on_tile` sees its logits (`target_losses`).
 
         The loss runs inside the model's forward, so that DDP and FSDP see an ordinary forward pass. An adapter's calls
         reach the model that it was added to, so that it is installed on that one.
@@ -84,10 +85,10 @@ class Engine:
                     return linear_cross_entropy_loss(model, tensors, scratch, rows, compiled=compiled)
                 return logits_loss(model, tensors, own)
 
-        def tokens(tensors: PackTensors) -> TokenLosses:
+        def tokens(tensors: PackTensors, on_tile: OnTile | None) -> TokenLosses:
             with self._computing(model, lengths_kept):
                 if self.linear_cross_entropy:
-                    return linear_cross_entropy_tokens(model, tensors, rows)
+                    return linear_cross_entropy_tokens(model, tensors, rows, on_tile)
                 return logits_tokens(tensors, own)
 
         graphs = CudaGraphs(model, run, on_note) if self.cuda_graphs else None
@@ -96,7 +97,7 @@ class Engine:
             if pack is None:
                 return own(*args, **kwargs)
             if per_token:
-                return tokens(on_device(pack, model.device))
+                return tokens(on_device(pack, model.device), kwargs.get("on_tile"))
             if graphs and torch.is_grad_enabled() and not model.is_activation_checkpointing:
                 return graphs.loss(pack)
             return run(on_device(pack, model.device))

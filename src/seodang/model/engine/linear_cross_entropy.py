@@ -9,8 +9,9 @@ Legend: S positions, N positions of one chunk, D hidden size, V vocabulary, W to
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -168,19 +169,35 @@ class LinearCrossEntropy(torch.autograd.Function):
         return (*found, None, None, None, None, None, found_rows, None, None)
 
 
+OnTile = Callable[[slice, slice, Tensor, Tensor], None]
+
+
 @torch.no_grad()
 def target_losses(
-    hidden_SD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_S: Tensor, softcap: float | None, factor: float
+    hidden_SD: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_S: Tensor,
+    softcap: float | None,
+    factor: float,
+    on_tile: OnTile | None = None,
 ) -> Tensor:
-    """−log p of each target, [S] float32, without gradients: what `LinearCrossEntropy` sums."""
+    """−log p of each target, [S] float32, without gradients: what `LinearCrossEntropy` sums.
+
+    Args:
+        on_tile: takes (chunk of the positions, tile of the vocabulary, hidden states [N, D] in the dtype of the
+            products, logits [N, W] float32, which it must not change), a chunk after the other, all tiles of each.
+    """
     device, compute = hidden_SD.device.type, _compute_dtype(hidden_SD)
     rows = _chunk_size(len(hidden_SD), KEPT_BYTES // (compute.itemsize * weight_VD.shape[0]))
     walk = _walk(weight_VD, bias_V, softcap, factor, compute, rows)
     losses_S = torch.empty(len(hidden_SD), dtype=torch.float32, device=hidden_SD.device)
     with torch.autocast(device, enabled=False):
         for start in range(0, len(hidden_SD), rows):
-            chunk = slice(start, start + rows)
-            normalizer_N, chosen_N = walk.normalize(hidden_SD[chunk].to(compute), targets_S[chunk], None)
+            chunk = slice(start, min(start + rows, len(hidden_SD)))
+            hidden = hidden_SD[chunk].to(compute)
+            seen = partial(on_tile, chunk) if on_tile else None
+            normalizer_N, chosen_N = walk.normalize(hidden, targets_S[chunk], None, seen)
             losses_S[chunk] = normalizer_N - chosen_N
     return losses_S
 
@@ -237,7 +254,13 @@ class _Walk:
         self._weight = weight_VD.new_empty(size * hidden_size if compute != weight_VD.dtype else 0, dtype=compute)
         self._product = self._raw.new_empty(max(rows, size) * hidden_size if self.is_cast else 0)
 
-    def normalize(self, hidden: Tensor, targets_N: Tensor, kept_VN: Tensor | None) -> tuple[Tensor, Tensor]:
+    def normalize(
+        self,
+        hidden: Tensor,
+        targets_N: Tensor,
+        kept_VN: Tensor | None,
+        on_tile: Callable[[slice, Tensor, Tensor], None] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """(log Σ exp of the logits [N], the targets' logits [N]); `kept_VN` takes the raw logits, tile by tile."""
         sums, chosen_N = [], torch.zeros(len(hidden), dtype=torch.float32, device=hidden.device)
         for tile in self.tiles:
@@ -246,6 +269,8 @@ class _Walk:
             if self.bias_V is not None:
                 raw += self.bias_V[tile].to(raw.dtype)
             logits = self._logits(raw)
+            if on_tile:
+                on_tile(tile, hidden, logits)
             index, inside = _within(targets_N, tile)
             chosen_N += logits.gather(-1, index).squeeze(-1) * inside
             top = logits.amax(-1, keepdim=True)

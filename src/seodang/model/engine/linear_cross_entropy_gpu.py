@@ -22,13 +22,21 @@ class LinearCrossEntropyGpu:
         self.bias_V, self.passes = bias_V, passes
         self.tile = slice(0, len(weight_VD))
 
-    def normalize(self, hidden: Tensor, targets_N: Tensor, kept_VN: Tensor | None) -> tuple[Tensor, Tensor]:
+    def normalize(
+        self,
+        hidden: Tensor,
+        targets_N: Tensor,
+        kept_VN: Tensor | None,
+        on_tile: Callable[[slice, Tensor, Tensor], None] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """(log Σ exp of the logits [N], the targets' logits [N]); `kept_VN` takes the raw logits."""
         shape = (len(hidden), len(self.weight_VD))
         raw = hidden.new_empty(shape) if kept_VN is None else kept_VN.view(shape)
         torch.mm(hidden, self.weight_VD.T, out=raw)
         if self.bias_V is not None:
             raw += self.bias_V.to(raw.dtype)
+        if on_tile:
+            on_tile(self.tile, hidden, self.passes.scaled(raw))
         return self.passes.normalize(raw, targets_N)
 
     def gradients(
@@ -54,13 +62,14 @@ class LinearCrossEntropyGpu:
 
 
 class Passes(NamedTuple):
-    """What becomes of logits [N, V]: two functions of them, each compiled into one kernel where that is possible.
+    """What becomes of logits [N, V]: functions of them, the first two compiled into one kernel where that is possible.
 
     A target below 0 stands for a position that does not count.
     """
 
     normalize: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     to_gradient: Callable[[Tensor, Tensor, Tensor], None]
+    scaled: Callable[[Tensor], Tensor]  # raw logits → logits, as written
 
 
 @lru_cache
@@ -90,8 +99,8 @@ def passes(softcap: float | None, factor: float, compiled: bool) -> Passes:
         raw_NV.copy_(gradient)
 
     if not compiled:
-        return Passes(normalize, to_gradient)
-    return Passes(_for_any_rows(normalize), _for_any_rows(to_gradient))
+        return Passes(normalize, to_gradient, scaled)
+    return Passes(_for_any_rows(normalize), _for_any_rows(to_gradient), scaled)
 
 
 def _for_any_rows(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PreTrainedModel
 
 from seodang.model.engine.attention import Lengths
-from seodang.model.engine.linear_cross_entropy import LinearCrossEntropy, Scratch, target_losses
+from seodang.model.engine.linear_cross_entropy import LinearCrossEntropy, OnTile, Scratch, target_losses
 from seodang.model.engine.trainable_tokens import TrainableTokens
 from seodang.types import IGNORED, Pack
 
@@ -84,13 +84,16 @@ class TokenLosses(NamedTuple):
 
 @torch.no_grad()
 def linear_cross_entropy_tokens(
-    model: PreTrainedModel, tensors: PackTensors, rows: TrainableTokens | None = None
+    model: PreTrainedModel, tensors: PackTensors, rows: TrainableTokens | None = None, on_tile: OnTile | None = None
 ) -> TokenLosses:
-    """−log p of each supervised position, the head computed here."""
+    """−log p of each supervised position, the head computed here.
+
+    Args:
+        on_tile: as in `target_losses`.
+    """
     head = _Head.of(model, tensors, rows)
-    losses_S = target_losses(
-        head.hidden_SD, head.weight_VD, head.bias_V, tensors.targets, head.softcap, head.factor
-    )  # fmt: skip
+    weights = (head.weight_VD, head.bias_V)
+    losses_S = target_losses(head.hidden_SD, *weights, tensors.targets, head.softcap, head.factor, on_tile)
     return TokenLosses(losses_S=losses_S, hidden_SD=head.hidden_SD)
 
 

@@ -1,0 +1,64 @@
+"""KL of two heads over their whole vocabulary, tile by tile."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from seodang.model.engine.linear_cross_entropy import target_losses
+from seodang.proof.divergence import Comparison, Head, HiddenStates
+from tiny import make_config, make_model
+
+
+def _head(vocabulary: int, *, seed: int, softcap: float | None = None, bias: bool = False) -> Head:
+    torch.manual_seed(seed)
+    bias_V = torch.randn(vocabulary) if bias else None
+    return Head(torch.randn(vocabulary, 16), bias_V, softcap, 1.0 if softcap is None else 0.5)
+
+
+def _kl(base_SD: torch.Tensor, base: Head, tuned_SD: torch.Tensor, tuned: Head) -> list[float]:
+    """KL(base‖tuned) at each position, seen while the tuned head's losses are computed."""
+    comparison = Comparison(base, base_SD)
+    targets = torch.zeros(len(tuned_SD), dtype=torch.int64)
+    scaling = (tuned.softcap, tuned.factor)
+    target_losses(tuned_SD, tuned.weight_VD, tuned.bias_V, targets, *scaling, comparison)
+    return comparison.kl_S.tolist()
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("vocabulary", [50, 9000])
+def test_it_is_that_of_full_logits(vocabulary: int, bias: bool, softcap: float | None) -> None:
+    """Equal to torch's kl_div in float64, with a soft-cap, a scale and a bias, in one tile and in several."""
+    base, tuned = (_head(vocabulary, seed=seed, softcap=softcap, bias=bias) for seed in (1, 2))
+    hidden = [torch.randn(7, 16) * 2 for _ in range(2)]
+    found = _kl(hidden[0], base, hidden[1], tuned)
+    logs = []
+    for one, head in zip(hidden, (base, tuned), strict=True):
+        raw = one.double() @ head.weight_VD.double().T + (0 if head.bias_V is None else head.bias_V.double())
+        logits = raw * head.factor
+        logs.append((logits if softcap is None else softcap * torch.tanh(logits / softcap)).log_softmax(-1))
+    expected = torch.nn.functional.kl_div(logs[1], logs[0], log_target=True, reduction="none").sum(-1)
+    assert found == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_a_model_is_at_no_distance_from_itself() -> None:
+    """Equal hidden states and heads give exactly 0, whatever is computed."""
+    head, hidden = _head(9000, seed=1), torch.randn(2000, 16)
+    assert not any(_kl(hidden, head, hidden.clone(), head))
+    assert _kl(hidden[:0], head, hidden[:0], head) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_is_kept_as_it_is(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Written and mapped again, the base's head has the same bits, in 16 bits too; the folder goes with the proof."""
+    model = make_model(make_config("llama", 512, tie_word_embeddings=False)).to(dtype)
+    hidden = HiddenStates(folder=tmp_path / "hidden")
+    hidden.folder.mkdir()
+    assert not hidden.has_head
+    hidden.keep_head(model)
+    kept = hidden.head(Head.of(model))
+    assert torch.equal(kept.weight_VD, model.get_output_embeddings().weight)
+    assert kept.weight_VD.dtype == dtype
+    hidden.remove()
+    assert not hidden.folder.exists()
