@@ -39,7 +39,7 @@ from seodang.run.folder import Run
 from seodang.show import console
 from seodang.train.metrics import evaluation_event
 from seodang.train.setup import best_loss
-from seodang.types import Answer, Metric, Placement
+from seodang.types import Answer, Counts, Metric, Placement
 
 CONTEXT = re.compile(r"read as \w+ \([^)]*\bcontext: ")  # of what conversion says about the columns it has found
 ModelName = Literal["base", "tuned"]
@@ -67,7 +67,7 @@ class EvaluationSet:
 class Measured:
     """One model, measured."""
 
-    rows: Mapping[str, Sequence[ModelRow]]  # source → its holdout, in its order
+    rows: Mapping[str, tuple[ModelRow, ...]]  # source → its holdout, in its order
     metrics: Mapping[str, Metric]  # source → loss on its rows that prove
     answers: Sequence[Answer]
     divergences: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # source → row → Σ KL(base‖model)
@@ -87,7 +87,7 @@ def make_evaluation_set(
     Args:
         has_trained_template: none: the base has it if it came with it.
     """
-    roles = {source.name: source for source in recipe.sources}
+    by_name = {source.name: source for source in recipe.sources}
     return EvaluationSet(
         sources=[
             held_out_source(
@@ -97,7 +97,7 @@ def make_evaluation_set(
                 sizes=sizes or SampleSizes(),
                 max_tokens=recipe.train.max_tokens,
                 seed=recipe.split.seed,
-                has_context=has_context(roles[name], prepared),
+                has_context=has_context(by_name[name], prepared.counts),
             )
             for name, rows in prepared.holdouts.items()
         ],
@@ -109,9 +109,9 @@ def make_evaluation_set(
     )
 
 
-def has_context(source: Source, prepared: Prepared) -> bool:
+def has_context(source: Source, counts: Sequence[Counts]) -> bool:
     """Whether a source's questions begin with a passage from a column of its own."""
-    remarks = (remark for counts in prepared.counts if counts.source == source.name for remark in counts.remarks)
+    remarks = (remark for one in counts if one.source == source.name for remark in one.remarks)
     return source.context is not None or any(CONTEXT.match(remark) for remark in remarks)
 
 
@@ -160,7 +160,7 @@ def measure_base(
         found = _measure_base(run, model, engine, held_out, rows)
     measured = BaseMeasurement(
         settings=settings,
-        rows={name: tuple(rows) for name, rows in found.rows.items()},
+        rows=found.rows,
         metrics=found.metrics,
         answers=tuple(found.answers),
     )
@@ -254,7 +254,12 @@ def _measured(
     divergences: Mapping[str, Mapping[int, float]] | None = None,
 ) -> Measured:
     metrics = {source.name: metric_of(source, rows[source.name], choosing=False) for source in held_out.sources}
-    return Measured(rows=rows, metrics=metrics, answers=answers, divergences=divergences or {})
+    return Measured(
+        rows={name: tuple(of) for name, of in rows.items()},
+        metrics=metrics,
+        answers=answers,
+        divergences=divergences or {},
+    )
 
 
 def _settings(

@@ -1,0 +1,159 @@
+"""What the base measured is not measured again: by a resumed run, or by another under the same settings."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from held_out import qa, renderer, source
+from seodang.model.engine.engine import choose_engine
+from seodang.recipe import Source
+from seodang.run.folder import Run
+from seodang.stages import measure
+from seodang.stages.measure import EvaluationSet, Measured, has_context, measure_base, measure_tuned, rows_of
+from seodang.types import Counts, Placement
+from seodang.user_cache import cache_folder
+from tiny import make_config, make_model
+
+CPU = Placement(device="cpu", dtype="float32", compute_dtype="float32", attention="packed", reasons=())
+BASE, OTHER = (make_model(make_config("gemma3", 512), seed=seed) for seed in (0, 1))
+ENGINE = choose_engine(BASE, [np.arange(20, 60, dtype=np.int32)])
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> EvaluationSet:
+    return EvaluationSet(
+        sources=[source(tmp_path_factory.mktemp("rows"), qa(20))],
+        questions=[],
+        renderer=renderer(),
+        pack_tokens=256,
+        chosen_loss=None,
+        has_trained_template=False,
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """An empty run's folder, and an empty cache."""
+    monkeypatch.setenv("SEODANG_CACHE", str(tmp_path / "cache"))
+    return Run(folder=tmp_path)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sources that are measured, in the order in which they are."""
+    found: list[str] = []
+    own = measure.measure_source
+
+    def counted(model, engine, of, **keys):  # type: ignore[no-untyped-def]
+        found.append(of.name)
+        return own(model, engine, of, **keys)
+
+    monkeypatch.setattr(measure, "measure_source", counted)
+    return found
+
+
+def _measure(run: Run, held_out: EvaluationSet, *, use_cache: bool = False) -> Measured:
+    return measure_base(run, BASE, ENGINE, held_out, CPU, use_cache=use_cache)
+
+
+def test_a_resumed_proof_begins_where_it_was_interrupted(run: Run, held_out: EvaluationSet, calls: list[str]) -> None:
+    """The base's losses are read from base.json; its hidden states are written again, the same, if they are gone."""
+    before = _measure(run, held_out)
+    again = _measure(run, held_out)
+    assert calls == ["medical"]
+    assert again.rows == before.rows
+    measure.HiddenStates(folder=run.hidden_states).remove()
+    _measure(run, held_out)
+    assert calls == ["medical"]
+    tuned = measure_tuned(run, make_model(make_config("gemma3", 512), seed=0), ENGINE, held_out)
+    assert set(tuned.divergences["medical"].values()) == {0.0}
+    assert len(tuned.divergences["medical"]) == 20
+    assert [row.loss for row in tuned.rows["medical"]] == [row.loss for row in before.rows["medical"]]
+
+
+def test_a_base_is_measured_once_for_all_runs(
+    run: Run, held_out: EvaluationSet, calls: list[str], tmp_path: Path
+) -> None:
+    """Another run takes the same numbers from the user's cache, unless it is switched off or the entry is damaged."""
+    first = _measure(run, held_out, use_cache=True)
+    others = [Run(folder=tmp_path / str(number)) for number in range(3)]
+    for other in others:
+        other.folder.mkdir()
+    calls.clear()
+    second = _measure(others[0], held_out, use_cache=True)
+    assert calls == []
+    assert (second.rows, second.metrics) == (first.rows, first.metrics)
+    assert others[0].read_json("base.json") == run.read_json("base.json")
+    _measure(others[1], held_out, use_cache=False)
+    assert calls == ["medical"]
+    for entry in (cache_folder() / "measured").glob("*.json"):
+        entry.write_text(entry.read_text(encoding="utf-8")[:-20], encoding="utf-8")
+    _measure(others[2], held_out, use_cache=True)
+    assert calls == ["medical", "medical"]
+
+
+def test_other_weights_or_rows_are_measured_again(
+    run: Run, held_out: EvaluationSet, calls: list[str], tmp_path: Path
+) -> None:
+    """One weight that differs by a rounding, another question, or another template is another measurement."""
+    _measure(run, held_out, use_cache=True)
+    model = make_model(make_config("gemma3", 512), seed=0)
+    model.get_parameter("model.norm.weight").data[-1] += 1e-6
+    measure_base(run, model, ENGINE, held_out, CPU, use_cache=True)
+    assert calls == ["medical"] * 2
+    (folder := tmp_path / "rows").mkdir()
+    _measure(run, replace(held_out, sources=[source(folder, qa(20, seed=1))]), use_cache=True)
+    _measure(run, replace(held_out, has_trained_template=True), use_cache=True)
+    assert calls == ["medical"] * 4
+
+
+def test_a_base_with_a_trained_template_is_asked_in_it_alone(run: Run, held_out: EvaluationSet) -> None:
+    """No plain form is tried, and base and tuned model stand behind the same prompts."""
+    known = replace(held_out, has_trained_template=True)
+    before = _measure(run, known)
+    tuned = measure_tuned(run, make_model(make_config("gemma3", 512), seed=0), ENGINE, known)
+    for row in rows_of(known, before, tuned):
+        assert row.contrast
+        assert (row.contrast.form, row.contrast.base_plain) == ("template", None)
+        assert row.contrast.base == row.contrast.tuned
+
+
+@pytest.mark.parametrize("why", ["of its own kind", "of different sizes"])
+def test_the_divergence_is_left_out_where_heads_cannot_be_compared(
+    why: str, run: Run, held_out: EvaluationSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Losses are measured all the same; a note says why there is no KL."""
+    engine = replace(ENGINE, linear_cross_entropy="sizes" in why)
+    before = measure_base(run, BASE, engine, held_out, CPU, use_cache=False)
+    other = OTHER if "kind" in why else make_model(make_config("gemma3", 600), seed=1)
+    rows = rows_of(held_out, before, measure_tuned(run, other, engine, held_out))
+    assert {(row.kl, row.kl_tokens) for row in rows} == {(None, 0)}
+    assert all(row.contrast for row in rows)
+    shown = capsys.readouterr()
+    assert f"heads {why}" in shown.out + shown.err or f"head {why}" in shown.out + shown.err
+
+
+def test_what_chooses_is_evaluated_in_training(tmp_path: Path) -> None:
+    """From a hundred clusters on, training sees one half of the holdout, and the figures are from the other."""
+    both = source(tmp_path, qa(300))
+    assert 100 < len(both.choosing) < 200
+    assert len(both.choosing) == sum(row.chooses for row in both.rows)
+    assert all(both.rows[contrast.asked.number].proves for contrast in both.contrasts.rows)
+    assert all(both.rows[asked.number].chooses for asked in both.contrasts.choosing)
+    assert all(both.rows[number].proves for number in both.kl_rows)
+    assert "chooses" in both.contrasts.reasons.values()
+
+
+def test_a_column_of_passages_is_known_by_recipe_and_by_name() -> None:
+    """A context column that the recipe names, or that conversion found by itself."""
+    plain = Source(name="s", role="domain", path=("d.jsonl",))
+
+    def found(remark: str, given: Source = plain) -> bool:
+        counts = Counts(stage="convert", source="s", rows_in=3, kept=3, remarks=(remark,))
+        return has_context(given, [counts])
+
+    assert found("read as qa (question: q, answer: a, context: passage)")
+    assert not found("read as qa (question: context, answer: a); not used: b")
+    assert found("read as qa (question: q, answer: a)", plain.model_copy(update={"context": "c"}))
