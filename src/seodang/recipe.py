@@ -37,11 +37,21 @@ from seodang.types import EarlierAnswers, LossOn, SourceRole
 
 RowFormat = Literal["auto", "qa", "alpaca", "messages", "sharegpt", "prompt_completion", "text"]
 Positive = Annotated[int, Field(gt=0)]
+JOIN = " + "  # between the names of columns that are joined
 Column = Annotated[str, AfterValidator(lambda name: unicodedata.normalize("NFC", name.strip()))]  # as rows name it
 
 
 def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _joined_names(value: Any) -> Any:
+    """`[answer.intro, answer.body]` stands for one column, `answer.intro + answer.body`."""
+    is_list = isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value)
+    return JOIN.join(value) if is_list else value
+
+
+Columns = Annotated[Column, BeforeValidator(_joined_names)]
 
 
 def _number_as_text(value: Any) -> Any:
@@ -117,11 +127,18 @@ class Source(Part):
     split: str = Field("train", description="of a hub data set")
     revision: str | None = Field(None, description="of a hub data set")
     format: RowFormat = Field("auto", description="how rows are read; auto: by the columns' names")
-    question: Column | None = Field(None, description="column")
-    answer: Column | None = Field(None, description="column")
-    context: Column | None = Field(None, description="column put before the question, after a blank line in between")
+    question: Columns | None = Field(
+        None, description="column; below another by a dotted name (info.question); several are joined: [title, body]"
+    )
+    answer: Columns | None = Field(None, description="column, as for question")
+    context: Columns | None = Field(None, description="column put before the question, after a blank line in between")
+    reasoning: Column | None = Field(None, description="column of the thoughts that led to the answer")
     messages: Column | None = Field(None, description="column")
-    text: Column | None = Field(None, description="column of plain text")
+    text: Columns | None = Field(None, description="column of plain text, as for question")
+    roles: Mapping[str, Literal["user", "assistant", "system", "tool"]] = Field(
+        {}, description="who speaks in the data → role: {A: user, B: assistant}"
+    )
+    merge_turns: bool = Field(False, description="consecutive turns of one role become one")
     encoding: str | None = Field(None, description="where it cannot be recognised: utf-8, cp949, utf-16 …")
     holdout: Annotated[float, Field(ge=0)] | None = Field(
         None,

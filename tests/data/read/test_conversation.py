@@ -90,18 +90,19 @@ def test_printed_lists_in_csv_cells_are_read(tmp_path: Path, cell: str) -> None:
 
 
 def test_squad_objects_are_read_and_unanswerable_ones_dropped(tmp_path: Path) -> None:
-    """An object of answers is its one text; without any it is no answer, with several it is not clear which."""
+    """An object of answers is its one text, of several right ones the first; without any it is no answer."""
     answers = [{"text": texts, "answer_start": [0] * len(texts)} for texts in (["쉬세요."], [], ["가", "나"])]
     rows, counts = converted(tmp_path, *({"question": "감기는?", "answers": answer} for answer in answers))
-    assert rows == [[{"role": "user", "content": "감기는?"}, {"role": "assistant", "content": "쉬세요."}]]
-    assert counts.dropped == {"empty answer": 1, "answers holds a list, no text": 1}
+    assert [row[1]["content"] for row in rows] == ["쉬세요.", "가"]
+    assert counts.dropped == {"empty answer": 1}
+    assert counts.changed == {"answers: the first of several right answers taken": 1}
 
 
 def test_odd_values_end_in_a_count(tmp_path: Path) -> None:
     """An object where a text or a role is expected drops its row or is a text; it never stops the reading."""
     odd = {"text": [{"a": 1}, {"a": 1}], "answer_start": [0, 0]}
     _, counts = convert_rows(tmp_path, [{**QA, "answer": odd}, QA])
-    assert counts.dropped == {"answer holds a list, no text": 1}
+    assert counts.dropped == {"answer holds an object, no text": 1}
     assert convert_rows(tmp_path, [{"role": {"name": "user"}, "content": "글"}] * 2)[1].kept == 2
 
 

@@ -19,23 +19,49 @@ ANSWER = _words(
 )
 SHORT_QUESTION = "q"  # these two only as a pair: a column A is also the first of several choices
 SHORT_ANSWER = "a"
+PAIRS = (("problem", "solution"),)  # names that are known beside each other only
 CONTEXT = _words("context passage 맥락 문맥 지문")
 TEXT = _words("text content contents document passage body article 본문 내용 텍스트 원문 문서")
 TURNS = _words("messages conversations conversation dialogue dialog chat turns 대화")
 SYSTEM = _words("system system_prompt system_message 시스템 시스템_프롬프트")
 TOOLS = _words("tools functions")
-TURN_ROLE = ("role", "from", "speaker", "역할")
-TURN_CONTENT = ("content", "value", "message", "utterance", "text", "내용")
+REASONING = _words(
+    "complex_cot cot chain_of_thought reasoning reasoning_content thinking thought thoughts 추론 추론과정 추론_과정 "
+    "사고과정"
+)
+HISTORY = _words("history 이전대화 이전_대화")
+QUESTION_TYPE = _words("q_type qtype question_type 문제유형 문제_유형 문항유형 문항_유형 질문유형 질문_유형")
+TURN_ROLE = ("role", "from", "speaker", "speaker_role", "역할", "화자", "발화자", "발화자역할")
+TURN_CONTENT = (
+    "content", "value", "message", "utterance", "text", "발화", "발화문", "발화내용", "발화_내용", "대사", "내용",
+)  # fmt: skip
+CONVERSATION_ID = (
+    "conversation_id", "conv_id", "conversationid", "dialogue_id", "dialog_id", "dialogueid", "dialogid", "session_id",
+    "sessionid", "chat_id", "thread_id", "conversation_no", "dialog_no",
+    "대화id", "대화_id", "대화번호", "대화_번호", "대화셋일련번호",
+    "상담id", "상담_id", "상담번호", "상담_번호", "세션id", "세션_id",
+)  # fmt: skip
+TURN_ORDER = (
+    "turn", "turn_id", "turn_no", "turn_index", "turn_number", "utterance_id", "utterance_no", "seq", "order", "index",
+    "순번", "순서", "발화번호", "발화_번호", "발화순번", "턴", "문장번호",
+)  # fmt: skip
+THING = _words(
+    "제품명 품목명 약품명 의약품명 item_name itemname product_name name 이름 명칭 질환명 병명"
+)  # what questions ask about
 CHOICES = _words("choices options candidates 선택지 보기")
 KNOWN_COLUMNS = QUESTION | ANSWER | CONTEXT | TEXT | TURNS | SYSTEM | TOOLS | CHOICES
 
+SHORTEST_QUESTION = 6  # characters of a name that is a question
 FUNCTION_CALL = "function_call"  # no role of a message: an assistant turn that holds a call instead of a text
 ROLES = {
     name: role
     for role, names in {
-        "user": "user human usr customer prompter 사용자 질문자 고객",
-        "assistant": "assistant gpt chatgpt bot model ai chatbot 상담원 챗봇 답변자",
-        "system": "system developer 시스템",
+        "user": "user human usr customer prompter humanmessage patient client 사용자 질문자 고객 환자 내담자 문의자 "
+        "보호자",
+        "assistant": "assistant gpt chatgpt bot model ai chatbot aimessage doctor physician therapist counselor agent "
+        "상담원 챗봇 "
+        "답변자 의사 전문의 의료진 상담사 상담자 약사",
+        "system": "system developer systemmessage 시스템",
         "tool": "tool function observation function_response tool_response function_result tool_result ipython",
         FUNCTION_CALL: "function_call tool_call",
     }.items()
@@ -46,6 +72,11 @@ ROLES = {
 def column_key(name: str) -> str:
     """A column's name as the sets above hold it: lower case, words joined by _."""
     return re.sub(r"[\s\-]+", "_", name.casefold())
+
+
+def is_question(name: str) -> bool:
+    """Whether a column's name is itself a question, as tables of one question a column have them."""
+    return name.endswith(("?", "？")) and len(name) >= SHORTEST_QUESTION
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -8,6 +8,8 @@ from seodang.data.read.clean import clean, is_blank
 from seodang.data.read.column_names import KNOWN_COLUMNS, column_key
 from seodang.data.read.layout import Layout
 from seodang.data.read.serialized import opens_value, parse_text
+from seodang.data.read.turns.choices import refuse_choice
+from seodang.data.read.turns.merge import merge_turns
 from seodang.data.read.turns.messages import (
     cut_after_last_answer,
     is_turn,
@@ -16,12 +18,14 @@ from seodang.data.read.turns.messages import (
     turn_list,
 )
 from seodang.data.read.turns.tool_calls import read_tools
+from seodang.data.read.turns.variants import plain_turns
 from seodang.data.read.unusable import UnusableRowError
 from seodang.types import Message
 
 TURNS_AS_TEXT = "turns read from their JSON text"
 PROMPT_ANSWERS = "answers in the prompt not supervised"
 CONTINUED = "answer that the prompt begins continued: only the rest is supervised"
+PARTS = frozenset({"intro", "introduction", "body", "main", "conclusion", "서론", "본론", "결론"})  # of an answer
 OTHER_FORMAT_HINT = "give rows of another format a source of their own"
 
 
@@ -72,6 +76,8 @@ def read_row(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> Co
             changes.add(f"{layout.system} not used: the conversation has a system turn")
         elif not is_blank(system):
             messages = [Message(role="system", content=system), *messages]
+    if layout.merge_turns:
+        messages = merge_turns(messages, changes)
     places = [*(fields.get(column) for column in layout.tools), *tools_of_turns(turns)]
     tools = read_tools(places, changes) if any(places) else None
     return Conversation(messages=tuple(cut_after_last_answer(messages, changes)), tools=tools)
@@ -100,11 +106,14 @@ def _turns(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> tupl
         raise UnusableRowError(
             f"{column} holds no list of turns", hint="give each row a list of turns, or leave it out"
         )
+    turns = plain_turns(turns, layout.roles, changes)
     return turns, read_turns(turns, changes)
 
 
 def _pair(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> tuple[list[Any], list[Message]]:
     """Question and answer, each a text or a list of turns: those turns, and the messages."""
+    if layout.question_type is not None:
+        refuse_choice(*(fields.get(name or "") for name in (layout.question_type, layout.question, layout.answer)))
     asked = _turns_in(fields.get(layout.question or ""), changes)
     answered = _turns_in(fields.get(layout.answer or ""), changes)
     if asked is None:
@@ -119,10 +128,32 @@ def _pair(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> tuple
         answer = [Message(role="assistant", content=_cell(layout, layout.answer, fields, changes))]
     else:
         answer = read_turns(answered, changes)
+    if layout.reasoning is not None:
+        answer = _with_thoughts(answer, _cell(layout, layout.reasoning, fields, changes))
+    if layout.history is not None:
+        messages = [*_history(fields.get(layout.history), changes), *messages]
     if messages and answer and messages[-1].role == answer[0].role == "assistant" and not messages[-1].tool_calls:
         begun = messages.pop()
         answer[0] = _continued(begun, answer[0], changes)
     return [*(asked or ()), *(answered or ())], messages + answer
+
+
+def _with_thoughts(answer: list[Message], thoughts: str) -> list[Message]:
+    """The answer with the thoughts that its row holds in a column of their own."""
+    if is_blank(thoughts) or len(answer) != 1 or answer[0].reasoning is not None:
+        return answer
+    return [replace(answer[0], reasoning=thoughts)]
+
+
+def _history(value: Any, changes: set[str]) -> list[Message]:
+    """Earlier exchanges: a list of turns, or of pairs of a question and its answer."""
+    turns = turn_list(value)
+    if not turns:
+        return []
+    if all(isinstance(pair, list) and len(pair) == 2 for pair in turns):
+        roles = ("user", "assistant")
+        turns = [{"role": role, "content": text} for pair in turns for role, text in zip(roles, pair, strict=True)]
+    return read_turns(plain_turns(turns, {}, changes), changes)
 
 
 def _turns_in(value: Any, changes: set[str]) -> list[Any] | None:
@@ -177,8 +208,11 @@ def _cell(layout: Layout, column: str | None, fields: Mapping[str, Any], changes
         else:
             changes.add(f"{column}: read from the text of a list or object")
     if isinstance(value, dict) and "answer_start" in value and isinstance(value.get("text"), list):  # as SQuAD has it
-        texts = value["text"]
-        value = [text for number, text in enumerate(texts) if text not in texts[:number]] or None
+        value = _right_answer(value["text"], column, changes)
+    elif isinstance(value, list) and value and all(isinstance(item, dict) and "answer_start" in item for item in value):
+        value = _right_answer([item.get("text") for item in value], column, changes)
+    elif isinstance(value, dict) and value and value.keys() <= PARTS:
+        value = _joined_parts(value, column, changes)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         value = value[0]
         changes.add(f"{column}: a list of one text taken as the text")
@@ -188,3 +222,19 @@ def _cell(layout: Layout, column: str | None, fields: Mapping[str, Any], changes
         what = "a list" if isinstance(value, list) else "an object"
         raise UnusableRowError(f"{column} holds {what}, no text", hint="write one text into each of these cells")
     return clean(value, changes) if value else ""
+
+
+def _right_answer(texts: list[Any], column: str | None, changes: set[str]) -> Any:
+    """The first of the right answers that SQuAD and KorQuAD list; annotators often give the same one twice."""
+    if any(text != texts[0] for text in texts):
+        changes.add(f"{column}: the first of several right answers taken")
+    return texts[0] if texts else None
+
+
+def _joined_parts(value: Mapping[str, Any], column: str | None, changes: set[str]) -> Any:
+    """An answer in parts (AI Hub's intro, body, conclusion) as one text, in the order in which they stand."""
+    texts = [text for text in value.values() if text is not None]
+    if not all(isinstance(text, str) for text in texts):
+        return value
+    changes.add(f"{column}: its parts {', '.join(value)} joined")
+    return "\n\n".join(text for text in texts if not is_blank(text))

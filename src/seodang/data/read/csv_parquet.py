@@ -11,7 +11,7 @@ import pyarrow.lib as arrow
 import pyarrow.parquet as parquet
 
 from seodang.data.read.arrow_values import ArrowRows
-from seodang.data.read.column_names import KNOWN_COLUMNS, SHORT_ANSWER, SHORT_QUESTION, column_key
+from seodang.data.read.column_names import KNOWN_COLUMNS, SHORT_ANSWER, SHORT_QUESTION, THING, column_key, is_question
 from seodang.data.read.containers.data_file import DataFile
 from seodang.data.read.csv_dialect import DELIMITERS, SAMPLE_CHARS, Dialect, find_dialect
 from seodang.data.read.raw_rows import RawRow, RawRows, column_name, raw_row, refuse_duplicates
@@ -117,7 +117,8 @@ def _drop_blank_cells(record: list[str], columns: list[str], path: str, row: int
 def _columns(header: list[str], path: str, named: Sequence[str]) -> list[str]:
     cells = [column_name(cell) for cell in header]
     keys = set(map(column_key, cells))
-    known = keys & KNOWN_COLUMNS or {SHORT_QUESTION, SHORT_ANSWER} <= keys or set(named) & set(cells)
+    asks = len(list(filter(is_question, cells))) > 1 and not keys.isdisjoint(THING)
+    known = asks or keys & KNOWN_COLUMNS or {SHORT_QUESTION, SHORT_ANSWER} <= keys or set(named) & set(cells)
     if not known and (evidence := _looks_like_data(cells)):
         raise SourceError(
             f"the first line seems to be data, not the columns' names ({evidence}: {', '.join(cells)[:60]!r})",

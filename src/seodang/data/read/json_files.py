@@ -7,10 +7,11 @@ from functools import partial
 from itertools import islice
 from typing import Any, TextIO
 
-from seodang.data.read.column_names import ANSWER, QUESTION, column_key
+from seodang.data.read.column_names import ANSWER, QUESTION, TURNS, column_key
 from seodang.data.read.raw_rows import BLOCK_CHARS, BLOCK_ROWS, Block, RawRow, RawRows, raw_row
 from seodang.data.read.serialized import DECODER, DuplicateKeyError, parse_json, refuse_depth
-from seodang.data.read.turns.messages import is_turn
+from seodang.data.read.turns.messages import is_turn, turn_list
+from seodang.data.read.turns.variants import has_role
 from seodang.errors import SourceError
 
 LOOK_AHEAD = 1000  # rows whose keys make the columns
@@ -231,14 +232,7 @@ def records_in(path: str, value: Any) -> tuple[list[Any], str | None]:
     """The rows that one JSON object holds, and the remark that says how it was read."""
     record = require_object(value, path, 1)
     nested = [value for value in record.values() if isinstance(value, list | dict)]
-    has_question_or_answer = any(
-        column_key(name) in QUESTION | ANSWER and isinstance(value, str) for name, value in record.items()
-    )
-    if (
-        not nested
-        or has_question_or_answer
-        or any(isinstance(value, list) and value and is_turn(value[0]) for value in nested)
-    ):
+    if not nested or _is_row(record) or any(_is_talk(name, value) for name, value in record.items()):
         return [record] if record else [], "one JSON object: took it as one row"
     columns, data = record.get("columns", []), record.get("data", [])
     if (
@@ -263,6 +257,22 @@ def records_in(path: str, value: Any) -> tuple[list[Any], str | None]:
         else (f"the file is one JSON object, and none of its keys holds a list of rows: {', '.join(list(record)[:10])}")
     )
     raise SourceError(what, where=path, hint="save the list of rows by itself, as a JSON array or JSON Lines")
+
+
+def _is_talk(name: str, value: Any) -> bool:
+    """Whether a value is the turns of one conversation."""
+    turns = turn_list(value) if isinstance(value, list | dict) else None
+    return turns is not None and any(is_turn(one) or (column_key(name) in TURNS and has_role(one)) for one in turns[:1])
+
+
+def _is_row(record: Mapping[str, Any]) -> bool:
+    """Whether an object is itself a row: it holds a question or an answer, or one of its different objects does."""
+    inner = [value for value in record.values() if isinstance(value, dict)]
+    if any(column_key(name) in QUESTION | ANSWER and isinstance(value, str | dict) for name, value in record.items()):
+        return any(isinstance(value, str) for value in record.values()) or len(inner) < len(record) or len(inner) == 1
+    differ = any(value.keys() != inner[0].keys() for value in inner)
+    is_pair = any({column_key(name) for name in value} & QUESTION for value in inner)
+    return is_pair and (differ or len(inner) < len(record)) and not any(isinstance(v, list) for v in record.values())
 
 
 def _transpose(path: str, columns: Mapping[str, list[Any]]) -> list[Any]:

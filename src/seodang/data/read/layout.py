@@ -1,7 +1,7 @@
 """Which columns of a source hold what: named by the recipe, or known by their names. Knows columns, not single rows."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -10,6 +10,7 @@ from seodang.data.read.column_names import column_key, nearest
 from seodang.data.read.raw_rows import RawRow, RawRows
 from seodang.data.read.serialized import opens_value, parse_text
 from seodang.data.read.turns.messages import is_turn, turn_list
+from seodang.data.read.turns.variants import is_variant
 from seodang.errors import SourceError
 from seodang.recipe import RowFormat, Source
 
@@ -29,14 +30,19 @@ class Layout:
     input: str | None = None  # put after the question, a blank line between: alpaca's input
     messages: str | None = None
     text: str | None = None
+    reasoning: str | None = None  # the thoughts that led to the answer
+    history: str | None = None  # earlier exchanges, as LLaMA-Factory's alpaca rows have them
+    question_type: str | None = None  # says of each row whether it is a multiple-choice question
     system: str | None = None
     tools: tuple[str, ...] = ()  # a row has them in one of these
+    roles: Mapping[str, str] = field(default_factory=dict)  # name in the data, in lower case → role
+    merge_turns: bool = False  # consecutive turns of one role become one
     serialized: frozenset[str] = frozenset()  # columns whose texts are printed lists of one text, as `['…']`
 
     @property
     def columns(self) -> Mapping[str, str]:
         """What each column in use is."""
-        named = ("question", "answer", "context", "input", "messages", "text", "system")
+        named = ("question", "answer", "reasoning", "context", "input", "history", "messages", "text", "system")
         single = {what: name for what in named if (name := getattr(self, what)) is not None}
         return single | ({"tools": ", ".join(self.tools)} if self.tools else {})
 
@@ -61,10 +67,16 @@ def find_layout(raw: RawRows, source: Source) -> Layout:
     if found is None:
         found = [layout for layout in _known_layouts(raw.columns, sample) if _is_wanted(layout, source)]
         found = [replace(layout, context=source.context or layout.context) for layout in found]
+    found = _without_copies(found, sample)
     if len(found) != 1:
         raise _not_one_reading(found, raw, source)
-    layout = _with_system_and_tools(found[0], raw.columns)
-    layout = replace(layout, serialized=_serialized(layout, sample))
+    layout = _with_more_columns(found[0], raw.columns, source)
+    layout = replace(
+        layout,
+        serialized=_serialized(layout, sample),
+        roles={name.strip().casefold(): role for name, role in source.roles.items()},
+        merge_turns=source.merge_turns,
+    )
     if source.answer is None:
         _refuse_choices(layout, raw, sample)
     return layout
@@ -86,7 +98,7 @@ def require_column(column: str, key: str, raw: RawRows) -> None:
 
 
 def _refuse_unknown(raw: RawRows, source: Source) -> None:
-    for key in ("question", "answer", "context", "messages", "text"):
+    for key in ("question", "answer", "context", "messages", "text", "reasoning"):
         if (column := getattr(source, key)) is not None:
             require_column(column, key, raw)
 
@@ -140,6 +152,10 @@ def _known_layouts(columns: Sequence[str], sample: Sequence[RawRow]) -> list[Lay
     if "prompt" in key and "completion" in key:
         layouts.append(Layout(format="prompt_completion", question=key["prompt"], answer=key["completion"]))
         left = [name for name in left if name not in (key["prompt"], key["completion"])]
+    for question, answer in column_names.PAIRS:
+        if question in key and answer in key:
+            layouts.append(Layout(format="qa", question=key[question], answer=key[answer]))
+            left = [name for name in left if column_key(name) not in (column_names.QUESTION | column_names.ANSWER)]
     if "instruction" in key and "output" in key:
         layouts.append(
             Layout(format="alpaca", question=key["instruction"], answer=key["output"], input=key.get("input"))
@@ -164,6 +180,8 @@ def _answer_columns(columns: Sequence[str]) -> list[str]:
 def _by_name(columns: Sequence[str], known: frozenset[str], short: str, partner: str) -> list[str]:
     keys = [column_key(name) for name in columns]
     found = [name for name, key in zip(columns, keys, strict=True) if key in known]
+    if not found:  # `info.question`, of an object that was taken apart
+        found = [name for name, key in zip(columns, keys, strict=True) if key.rpartition(".")[2] in known]
     if not found and partner in keys:
         found = [name for name, key in zip(columns, keys, strict=True) if key == short]
     return found
@@ -172,7 +190,7 @@ def _by_name(columns: Sequence[str], known: frozenset[str], short: str, partner:
 def _conversation_columns(columns: Sequence[str], sample: Sequence[RawRow]) -> list[str]:
     """Columns of turns; those that bear a usual name, if any does."""
     found = [name for name in columns if _holds_turns(name, sample)]
-    usual = [name for name in found if column_key(name) in column_names.TURNS]
+    usual = [name for name in found if column_key(name.rpartition(".")[2]) in column_names.TURNS]
     return usual or found
 
 
@@ -182,7 +200,9 @@ def _first_turns(column: str, sample: Sequence[RawRow]) -> list[Any] | None:
 
 def _holds_turns(column: str, sample: Sequence[RawRow]) -> bool:
     turns = _first_turns(column, sample)
-    return turns is not None and is_turn(turns[0])
+    if turns is None:
+        return False
+    return is_turn(turns[0]) or (column_key(column.rpartition(".")[2]) in column_names.TURNS and is_variant(turns[0]))
 
 
 def _conversation_format(column: str, sample: Sequence[RawRow]) -> RowFormat:
@@ -198,14 +218,47 @@ def _is_wanted(layout: Layout, source: Source) -> bool:
     )
 
 
-def _with_system_and_tools(layout: Layout, columns: Sequence[str]) -> Layout:
-    """The layout with the columns that hold system texts and tools."""
+def _with_more_columns(layout: Layout, columns: Sequence[str], source: Source) -> Layout:
+    """The layout with the columns that hold system texts, tools, thoughts and what else belongs to a row."""
     if layout.format == "text":
         return layout
-    free = [name for name in columns if name not in layout.used]
-    system = next((name for name in free if column_key(name) in column_names.SYSTEM), None)
-    tools = tuple(name for name in free if column_key(name) in column_names.TOOLS)
-    return replace(layout, system=system, tools=tools)
+    free = {column_key(name): name for name in reversed(columns) if name not in layout.used}
+
+    def first(known: Iterable[str]) -> str | None:
+        return next((name for key, name in reversed(free.items()) if key in known), None)
+
+    layout = replace(
+        layout,
+        system=first(column_names.SYSTEM),
+        tools=tuple(name for name in columns if column_key(name) in column_names.TOOLS and name not in layout.used),
+        reasoning=source.reasoning,
+    )
+    if layout.messages is not None or source.question is not None or source.answer is not None:
+        return layout  # whoever names the columns names them all
+    return replace(
+        layout,
+        reasoning=source.reasoning or first(column_names.REASONING),
+        history=first(column_names.HISTORY),
+        question_type=first(column_names.QUESTION_TYPE),
+    )
+
+
+def _without_copies(found: list[Layout], sample: Sequence[RawRow]) -> list[Layout]:
+    """One reading where a pair of columns only repeats what a column of turns holds, as Magpie's sets do."""
+    talks = [layout for layout in found if layout.messages is not None]
+    if len(talks) != 1 or len(found) < 2:
+        return found
+    return [layout for layout in found if layout is talks[0] or not _repeats(layout, talks[0], sample)]
+
+
+def _repeats(pair: Layout, talk: Layout, sample: Sequence[RawRow]) -> bool:
+    for row in sample:
+        turns = turn_list(row.fields.get(talk.messages or "")) or []
+        texts = {text for turn in turns if isinstance(turn, dict) for text in turn.values() if isinstance(text, str)}
+        cells = [row.fields.get(column) for column in (pair.question, pair.answer) if column is not None]
+        if not all(cell in texts for cell in cells if isinstance(cell, str)) or not cells:
+            return False
+    return True
 
 
 def _serialized(layout: Layout, sample: Sequence[RawRow]) -> frozenset[str]:
@@ -243,7 +296,8 @@ def _refuse_single_turns(raw: RawRows, source: Source, sample: Sequence[RawRow])
         raise SourceError(
             f"each row is a single turn, not a conversation ({role}, {content})",
             where=raw.where,
-            hint='join the turns of a conversation into one row: {"messages": [{"role": "user", "content": "…"}, …]}',
+            hint='join the turns of a conversation into one row: {"messages": [{"role": "user", "content": "…"}, …]}; '
+            "or give them a column conversation_id",
         )
 
 
@@ -280,6 +334,14 @@ def _not_one_reading(found: list[Layout], raw: RawRows, source: Source) -> Sourc
         what = f"no column is known to hold answers (columns: {listed}); {questions[0]!r} seems to hold questions"
         return SourceError(
             what, where=raw.where, hint="name the column with `answer:`; rows without answers cannot teach"
+        )
+    if answers and not questions and source.format not in CONVERSATION_FORMATS:
+        return SourceError(
+            f"no column is known to hold questions (columns: {listed}); {answers[0]!r} seems to hold answers. If the "
+            "questions lie in other files without a key that both share, nothing says which belong together: the order "
+            "of files or rows does not",
+            where=raw.where,
+            hint=f"name the column with `question:`; or train the answers as plain text: `text: {answers[0]}`",
         )
     wanted = "" if source.format == "auto" else f" as format: {source.format}"
     return SourceError(

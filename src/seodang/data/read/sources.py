@@ -30,6 +30,7 @@ from seodang.data.read.csv_parquet import read_arrow, read_csv, read_parquet
 from seodang.data.read.encoding import find_encoding, first_bytes, refuse_binary
 from seodang.data.read.json_files import BLANK_CHARS, read_json, starts_like_json
 from seodang.data.read.raw_rows import Block, RawRow, RawRows, column_name
+from seodang.data.read.reshape.reshape import named_columns, reshape
 from seodang.errors import SourceError
 from seodang.recipe import Source
 from seodang.recipe_file import expanded
@@ -51,8 +52,8 @@ def read(source: Source) -> RawRows:
         SourceError: whatever cannot be read, with file and row; faults further down a file come while iterating.
     """
     if source.hub is not None:
-        return _read_hub(source)
-    return _joined([_table(path, source) for path in source.path or ()])
+        return reshape(_read_hub(source), source)
+    return reshape(_joined([_table(path, source) for path in source.path or ()]), source)
 
 
 def local_files(source: Source) -> list[Path]:
@@ -81,7 +82,7 @@ def _table(given: str, source: Source) -> RawRows:
     if found.is_single:
         return table
     brought = [one for _, files in read_files for one in files]
-    refuse_several(group_files(brought, _named(source)), given)
+    refuse_several(group_files(brought, named_columns(source)), given)
     return replace(table, where=given, remarks=(*found.remarks(), *_remarks(brought)))
 
 
@@ -143,7 +144,7 @@ def _read_file(file: DataFile, source: Source) -> RawRows:
         if head.startswith(ARROW_STARTS):
             return read_arrow(file)
         if head.startswith(SHEET_STARTS) and _may_be_sheet(file):
-            return read_spreadsheet(file, _named(source))
+            return read_spreadsheet(file, named_columns(source))
         refuse_binary(file)
         encoding, remark = find_encoding(file, source.encoding)
         return _with_remark(_read_text(file, encoding, source), remark)
@@ -176,13 +177,8 @@ def _read_text(file: DataFile, encoding: str, source: Source) -> RawRows:
             where=given,
             hint='for plain text write JSON Lines, an object a document: {"text": "…"}',
         )
-    rows = read_csv(given, partial(opened, newline=""), _named(source))
+    rows = read_csv(given, partial(opened, newline=""), named_columns(source))
     return rows if ending in TABLE_NAMES else _with_remark(rows, "the file holds a table")
-
-
-def _named(source: Source) -> list[str]:
-    """The columns that the recipe names."""
-    return [name for name in (source.question, source.answer, source.context, source.messages, source.text) if name]
 
 
 def _first_text(opened: Callable[..., TextIO]) -> str:

@@ -6,6 +6,7 @@ from seodang.data.read import column_names
 from seodang.data.read.column_names import column_key
 from seodang.data.read.containers.object_files import FileColumns
 from seodang.errors import SourceError
+from seodang.recipe import JOIN
 
 EXAMPLES = 3  # files named for a layout
 LAYOUTS = 4  # named in a message
@@ -24,7 +25,8 @@ def signature(columns: Sequence[str], named: Iterable[str]) -> Signature:
     Args:
         named: columns that the recipe names.
     """
-    if here := tuple(sorted({*named} & {*columns})):
+    tops = {part.strip().split(".")[0] for name in named for part in name.split(JOIN)} | {*named}
+    if here := tuple(sorted(tops & {*columns})):
         return here
     keys = {name: column_key(name) for name in columns}
     paired = column_names.QUESTION | column_names.ANSWER | column_names.TURNS

@@ -12,6 +12,7 @@ from seodang.data.read.serialized import opens_value, parse_text, to_json
 from seodang.data.read.turns.loss_flags import FLAGS, has_loss
 from seodang.data.read.turns.thoughts import ENCRYPTED_BLOCKS, THOUGHT_BLOCKS, THOUGHT_KEYS, read_thoughts, thought_text
 from seodang.data.read.turns.tool_calls import read_calls
+from seodang.data.read.turns.variants import transposed
 from seodang.data.read.unusable import CHECK_COLUMNS, UnusableRowError
 from seodang.types import Message
 
@@ -58,6 +59,8 @@ def turn_list(value: Any) -> list[Any] | None:
             value = parse_text(value)
         except ValueError:
             return None
+    if isinstance(value, dict):
+        return transposed(value)
     return value if isinstance(value, list) else None
 
 

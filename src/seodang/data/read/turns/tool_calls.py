@@ -10,6 +10,7 @@ from seodang.data.read.unusable import UnusableRowError
 
 ARGUMENTS = "tool call arguments read as JSON"
 DEFINITIONS = "tool definitions read from a text that is no JSON list"
+SCHEMAS = "tool definitions with an input_schema written as functions"
 MAX_DEPTH = 64  # levels of nesting in a call or definition
 NO_TOOLS = frozenset({"", "none", "null", "nan", "n/a", "[]", "{}"})
 ARGUMENT_KEYS = (
@@ -130,7 +131,16 @@ def _tools(value: Any, changes: set[str]) -> list[Any]:
         raise UnusableRowError("tools are no list of definitions", hint=TOOLS_HINT)
     if not all(map(_is_definition, tools)):
         raise UnusableRowError("a tool definition without a name", hint=TOOLS_HINT)
-    return tools
+    return [_as_function(tool, changes) for tool in tools]
+
+
+def _as_function(tool: dict[str, Any], changes: set[str]) -> dict[str, Any]:
+    """A definition as OpenAI writes it, which is what templates read; Anthropic's has its schema under another key."""
+    if not isinstance(tool.get("input_schema"), dict) or tool.get("type", "custom") != "custom":
+        return tool
+    changes.add(SCHEMAS)
+    described = {key: tool[key] for key in ("name", "description") if key in tool}
+    return {"type": "function", "function": {**described, "parameters": tool["input_schema"]}}
 
 
 def _definitions_in(text: str, changes: set[str]) -> Any:

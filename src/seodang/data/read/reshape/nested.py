@@ -1,0 +1,130 @@
+"""Columns below others, by dotted names, and several joined into one: `answer.body`, `answer.intro + answer.body`."""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from seodang.data.read import column_names
+from seodang.data.read.clean import is_blank
+from seodang.data.read.column_names import column_key
+from seodang.data.read.raw_rows import Block, RawRow, RawRows, as_text
+from seodang.errors import SourceError
+from seodang.recipe import JOIN
+
+MOST_LEVELS = 3  # of objects inside objects that are looked into for questions and answers
+LISTED = 30  # names in a message
+
+Transform = Callable[[Iterator[RawRow]], Iterator[RawRow]]  # can be pickled
+
+
+def mapped(raw: RawRows, transform: Transform, **changes: Any) -> RawRows:
+    """The rows, each made into others; blocks stay blocks, which other processes can read.
+
+    Args:
+        changes: fields of the rows' description.
+    """
+    return replace(
+        raw,
+        rows=lambda: transform(raw.rows()),
+        unparsed=lambda: (partial(_block, transform, block) for block in raw.blocks()),
+        **changes,
+    )
+
+
+def _block(transform: Transform, block: Block) -> Iterator[RawRow]:
+    return transform(block())
+
+
+def with_nested(raw: RawRows, named: Sequence[str]) -> RawRows:
+    """The rows with a column for each dotted or joined name of the recipe.
+
+    Raises:
+        SourceError: a part of a name that no row has.
+    """
+    new = {name: parts for name in named if name not in raw.columns and (parts := _parts(name)) is not None}
+    if not new:
+        return raw
+    for name, parts in new.items():
+        for part in parts:
+            if not any(_value_at(row.fields, part) is not None for row in raw.rows()):
+                raise _nothing_there(part, name, raw)
+    return mapped(raw, partial(_add, new), columns=(*raw.columns, *new))
+
+
+def nested_pair(raw: RawRows, sample: Sequence[RawRow]) -> RawRows | None:
+    """The rows with the question and answer, or the turns, that one of their objects holds: `info.question`."""
+    flat = set(map(column_key, raw.columns))
+    if flat & column_names.TURNS or (flat & column_names.QUESTION and flat & column_names.ANSWER):
+        return None
+    leaves = list(dict.fromkeys(name for row in sample for name in _leaves(row.fields)))
+    new: dict[str, tuple[str, ...]] = {}
+    for wanted in (column_names.QUESTION, column_names.ANSWER, column_names.TURNS):
+        if flat & wanted:
+            continue
+        found = [name for name in leaves if column_key(name.rpartition(".")[2]) in wanted]
+        if len(found) == 1:  # of several, the recipe must choose
+            new[found[0]] = (found[0],)
+    return mapped(raw, partial(_add, new), columns=(*raw.columns, *new)) if new else None
+
+
+def _parts(name: str) -> tuple[str, ...] | None:
+    parts = tuple(part.strip() for part in name.split(JOIN))
+    return parts if len(parts) > 1 or "." in name else None
+
+
+def _add(new: Mapping[str, tuple[str, ...]], rows: Iterator[RawRow]) -> Iterator[RawRow]:
+    for row in rows:
+        fields, changed = dict(row.fields), row.changed
+        for name, parts in new.items():
+            fields[name] = _joined([_value_at(row.fields, part) for part in parts])
+            if len(parts) > 1:
+                changed = (*changed, f"{name}: joined")
+        yield replace(row, fields=fields, changed=changed)
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    """Texts with a blank line between them; what is no text stays for the reader of the row to refuse."""
+    if len(values) == 1:
+        return values[0]
+    found = [value for value in values if value is not None and not (isinstance(value, str) and is_blank(value))]
+    if not all(isinstance(value, str) for value in found):
+        return found
+    return "\n\n".join(found) or None
+
+
+def _value_at(fields: Mapping[str, Any], name: str) -> Any:
+    """What stands under a dotted name; a column of just that name comes first. Scalars are texts."""
+    if name in fields:
+        return fields[name]
+    value: Any = fields
+    for key in name.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(key)
+        elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            return None
+    return as_text(value)
+
+
+def _leaves(fields: Mapping[str, Any], above: str = "", levels: int = MOST_LEVELS) -> Iterator[str]:
+    """Dotted names of the texts and lists that stand in objects."""
+    for name, value in fields.items():
+        if isinstance(value, dict) and levels:
+            yield from _leaves(value, f"{above}{name}.", levels - 1)
+        elif above and isinstance(value, str | list):
+            yield above + name
+
+
+def _nothing_there(part: str, name: str, raw: RawRows) -> SourceError:
+    first = next(raw.rows(), None)
+    known = [*raw.columns, *(_leaves(first.fields) if first else ())]
+    near = difflib.get_close_matches(part, known, n=1, cutoff=0.6)
+    inside = f" (in {name!r})" if part != name else ""
+    return SourceError(
+        f"no row has {part!r}{inside}" + (f"; did you mean {near[0]!r}?" if near else ""),
+        where=raw.where,
+        hint=f"columns there are: {', '.join(known[:LISTED])}",
+    )

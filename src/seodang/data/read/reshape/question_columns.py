@@ -1,0 +1,48 @@
+"""Tables whose columns are questions about the thing that a row names, as e약은요's drugs → a row for each answer."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from seodang.data.read import column_names
+from seodang.data.read.clean import is_blank
+from seodang.data.read.column_names import column_key, is_question
+from seodang.data.read.raw_rows import RawRow, RawRows
+from seodang.data.read.reshape.nested import mapped
+
+ENOUGH = 2  # columns that are questions
+COLUMNS = ("question", "answer", "context")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """Which columns are questions, and which names what they ask about."""
+
+    name: str
+    questions: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+def question_columns(raw: RawRows, sample: Sequence[RawRow]) -> RawRows | None:
+    """A row for each question and cell, the thing asked about as its context; None: the columns are no questions."""
+    questions = tuple(name for name in raw.columns if is_question(name))
+    name = next((column for column in raw.columns if column_key(column) in column_names.THING), None)
+    if len(questions) < ENOUGH or name is None:
+        return None
+    kept = tuple(column for column in raw.columns if column not in questions and column not in COLUMNS)
+    table = _Table(name=name, questions=questions, kept=kept)
+    remark = f"columns that are questions, asked about {name}: a row for each of {len(questions)} in a row of the table"
+    return mapped(raw, partial(_asked, table), columns=(*COLUMNS, *kept), remarks=(*raw.remarks, remark))
+
+
+def _asked(table: _Table, rows: Iterator[RawRow]) -> Iterator[RawRow]:
+    for row in rows:
+        thing = row.fields.get(table.name)
+        for question in table.questions:
+            answer = row.fields.get(question)
+            if answer is None or (isinstance(answer, str) and is_blank(answer)):
+                continue  # the table asks every question of every thing
+            context = f"{table.name}: {thing}" if thing else None
+            kept = {name: row.fields.get(name) for name in table.kept}
+            fields = {"question": question, "answer": answer, "context": context, **kept}
+            yield RawRow(file=row.file, row=row.row, fields=fields, changed=row.changed)
