@@ -4,14 +4,20 @@ import errno
 import io
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from seodang import distributed
 from seodang.__version__ import __version__
 from seodang.errors import ResourceError, SeodangError
+
+if TYPE_CHECKING:
+    from seodang.proof.seeds import SeedsProof
+    from seodang.run.folder import Run
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -37,6 +43,15 @@ TrustOption = Annotated[
     typer.Option(
         "--trust-remote-code", help="Run Python code that comes with the model. A run's recipe is not enough."
     ),
+]
+
+
+GateOption = Annotated[
+    bool,
+    typer.Option("--gate", help="End with exit code 1 if the domain did not improve, or something was lost."),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print the proof as JSON to stdout, everything else to stderr.")
 ]
 
 
@@ -96,21 +111,33 @@ def tune(
     out: OutOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped or killed.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Prepare and print everything, train nothing.")] = False,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="Train this often, with other seeds: runs NAME-s1, NAME-s2 …")
+    ] = 1,
+    gate: GateOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train, measure before and after, report."""
-    from seodang.pipeline import inspect, tune
+    from seodang.pipeline import inspect, tune, tune_seeds
     from seodang.recipe import load_recipe
 
     checked = load_recipe(recipe, overrides or ())
     if dry_run:
         inspect(checked, out=out)
+    elif seeds > 1:
+        _proven(lambda: tune_seeds(checked, seeds, out=out, resume=resume), gate=gate, as_json=as_json)
     else:
-        tune(checked, out=out, resume=resume)
+        _proven(lambda: tune(checked, out=out, resume=resume), gate=gate, as_json=as_json)
 
 
 @app.command()
 def prove(
-    run: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run's folder, or a model.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN|MODEL...", help="A run's folder, or a model. Several runs: what they show together."
+        ),
+    ],
     against: Annotated[
         str | None, typer.Option("--against", metavar="MODEL", help="Its base. [default: the run's]")
     ] = None,
@@ -118,12 +145,42 @@ def prove(
         str | None, typer.Option("--recipe", metavar="RECIPE", help="What to measure. [default: the run's]")
     ] = None,
     out: OutOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Measure fewer rows and ask fewer questions.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be read and how long it would take; measure nothing.")
+    ] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Take what the base measured in an earlier run.")
+    ] = True,
+    gate: GateOption = False,
+    as_json: JsonOption = False,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Measure a model against its base."""
-    from seodang.pipeline import prove
+    """Measure a model against its base, or several runs of one recipe against each other."""
+    from seodang.pipeline import plan_proof, prove, prove_seeds
 
-    prove(run, against=against, recipe=recipe, out=out, trust_remote_code=trust_remote_code)
+    if len(runs) > 1:
+        if against or recipe or out or quick or dry_run:
+            raise typer.BadParameter("several runs are compared as they were proven: only --gate and --json apply")
+        _proven(lambda: prove_seeds([Path(run) for run in runs]), gate=gate, as_json=as_json)
+        return
+    given: dict[str, Any] = {"against": against, "recipe": recipe, "trust_remote_code": trust_remote_code}
+    if dry_run:
+        plan_proof(runs[0], **given, is_quick=quick)
+        return
+    _proven(lambda: prove(runs[0], **given, out=out, is_quick=quick, use_cache=cache), gate=gate, as_json=as_json)
+
+
+def _proven(work: "Callable[[], Run | SeedsProof]", *, gate: bool, as_json: bool) -> None:
+    """Do the work and hold the gate; with `as_json` the proof is all that goes to stdout, the rest goes to stderr."""
+    from seodang.pipeline import hold_gate, proof_as_json
+
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        found = work()
+    if as_json and distributed.is_main():
+        typer.echo(proof_as_json(found))
+    if gate:
+        hold_gate(found)
 
 
 @app.command()

@@ -16,12 +16,14 @@ first, who writes, and what all wait for.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seodang import distributed
-from seodang.errors import RunError
-from seodang.recipe import Recipe, Template, load_recipe
+from seodang.errors import GateError, RunError
+from seodang.json_values import json_text, to_json
+from seodang.recipe import Recipe, Template, Train, load_recipe
 from seodang.run.clock import StageClock
 from seodang.run.folder import Run
 from seodang.run.lock import acquire, guarded
@@ -35,13 +37,19 @@ if TYPE_CHECKING:
     from seodang.data.prepare import Prepared
     from seodang.data.template.renderer import Renderer
     from seodang.model.engine.engine import Engine
+    from seodang.proof.seeds import SeedsProof
+    from seodang.stages.measure import EvaluationSet
     from seodang.stages.preflight import Base
-    from seodang.types import Placement
+    from seodang.types import Placement, ProofCost
 
 
 @guarded()
 def tune(
-    recipe: Recipe, *, out: Path | None = None, resume: bool = False, callbacks: "Sequence[TrainerCallback]" = ()
+    recipe: Recipe,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    callbacks: "Sequence[TrainerCallback]" = (),
 ) -> Run:
     """Run the whole pipeline: prepare, measure the base, train, measure the tuned model, report.
 
@@ -59,6 +67,7 @@ def tune(
         run = open_run(out or Path("runs") / recipe.name, recipe, resume=resume)
     from seodang.show import tables
     from seodang.stages import finish, measure, preflight, saved_model
+    from seodang.stages.proof_cost import proof_cost
 
     settings, clock = recipe.train, StageClock()
     with clock.stage("prepare"):
@@ -82,6 +91,7 @@ def tune(
     finish.begin_run(run, recipe, placement, renderer, prepared, findings, resume=resume)
     clock.attach(run)
     held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens)
+    tables.show_cost(proof_cost(held_out, base))
     with clock.stage("before"):
         before = measure.measure_base(run, model, engine, held_out, placement, four_bit=settings.is_four_bit)
     with clock.stage("train"):
@@ -185,7 +195,8 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> "Prepared":
     with distributed.agreed():
         run = open_run(out, recipe, resume=False) if out else None
     from seodang.show import tables
-    from seodang.stages import finish, preflight
+    from seodang.stages import finish, measure, preflight
+    from seodang.stages.proof_cost import proof_cost
 
     with distributed.main_first():
         placement = preflight.place(recipe.model, recipe.train.adapter, will_train=False)
@@ -195,6 +206,8 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> "Prepared":
         findings += plan.findings
         show_data(prepared, findings, renderer)
         tables.show_memory(plan.memory)
+        held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens)
+        tables.show_cost(proof_cost(held_out, base))
     if run:
         finish.begin_run(run, recipe, placement, renderer, prepared, findings, has_weights=False)
     with distributed.agreed():
@@ -211,6 +224,7 @@ def prove(
     out: Path | None = None,
     trust_remote_code: bool = False,
     use_cache: bool = True,
+    is_quick: bool = False,
 ) -> Run:
     """Measure a model against its base, with the tuned model's own template.
 
@@ -221,48 +235,96 @@ def prove(
         out: where to write; by default the run's folder, or runs/NAME-proof for a model.
         trust_remote_code: run Python code that comes with the model; what the run's own recipe says is ignored.
         use_cache: take what the base measured in an earlier run under the same settings.
+        is_quick: measure fewer rows, and ask fewer questions.
 
     Raises:
         SeodangError: the user's mistake, with a hint on how to fix it.
     """
     wanted, asked, trained = _proof_recipes(tuned, recipe, trust_remote_code=trust_remote_code)
-    base_path, tuned_path = against or wanted.model.path, asked.model.path
+    base_path = against or wanted.model.path
     distributed.join(asked.model.device)
     with distributed.agreed():
         folder = out or Path("runs") / f"{wanted.name}-proof"
         run = trained if trained and not out else open_run(folder, wanted, resume=False)
         if run is trained and distributed.is_main():
             acquire(run)
-    from seodang.stages import finish, measure, preflight
-    from seodang.train.setup import pack_tokens
+    from seodang.stages import finish, measure
 
-    settings, clock = wanted.train, StageClock()
-    with clock.stage("prepare"), distributed.main_first():
-        placement = preflight.place(asked.model, settings.adapter, will_train=False)
-        tuned_base, renderer, prepared, findings = prepare(asked, placement)
-        show_data(prepared, findings, renderer)
+    clock = StageClock()
+    with clock.stage("prepare"):
+        tuned_base, prepared, findings, held_out = _prepare_proof(wanted, asked, base_path, is_quick=is_quick)
+    placement, renderer = tuned_base.placement, held_out.renderer
     if trained and recipe is None:
         finish.check_inputs(trained, wanted, placement, renderer, prepared, has_base=against is None, of_rows=False)
     if run is not trained:
         finish.begin_run(run, wanted, placement, renderer, prepared, findings)
-    budget = pack_tokens(settings, placement.device)
-    held_out = measure.make_evaluation_set(
-        wanted, prepared, renderer, budget, has_trained_template=preflight.has_template(asked.model, base_path)
-    )
 
-    def load(path: str) -> "tuple[PreTrainedModel, Engine]":
-        with distributed.agreed():
-            spec = asked.model.model_copy(update={"path": path})
-            model = preflight.load_base(replace(tuned_base, spec=spec), renderer, seed=settings.seed)
-        return model, preflight.make_engine(model, tuned_base, settings, prepared)
-
+    load = partial(_load, tuned_base, renderer, prepared, wanted.train)
     with clock.stage("base"):  # one model in memory at a time
         before = measure.measure_base(run, *load(base_path), held_out, placement, will_train=False, use_cache=use_cache)
     with clock.stage("tuned"):
-        model, engine = load(tuned_path)
+        model, engine = load(asked.model.path)
         after = measure.measure_tuned(run, model, engine, held_out)
-    finish.finish_run(run, wanted, held_out, before, after, model, clock.total, base=base_path, tuned=tuned_path)
+    finish.finish_run(run, wanted, held_out, before, after, model, clock.total, base=base_path, tuned=asked.model.path)
     return run
+
+
+def _load(
+    base: "Base", renderer: "Renderer", prepared: "Prepared", settings: Train, path: str
+) -> "tuple[PreTrainedModel, Engine]":
+    """One of the two models that are compared, and how packs run on it."""
+    from seodang.stages import preflight
+
+    with distributed.agreed():
+        spec = base.spec.model_copy(update={"path": path})
+        model = preflight.load_base(replace(base, spec=spec), renderer, seed=settings.seed)
+    return model, preflight.make_engine(model, base, settings, prepared)
+
+
+def plan_proof(
+    tuned: str | Path,
+    *,
+    against: str | None = None,
+    recipe: str | Path | None = None,
+    trust_remote_code: bool = False,
+    is_quick: bool = False,
+) -> "ProofCost":
+    """What `prove` with the same arguments would read and write, and about how long it would take. Loads no weights.
+
+    Raises:
+        SeodangError: the user's mistake, with a hint on how to fix it.
+    """
+    wanted, asked, _ = _proof_recipes(tuned, recipe, trust_remote_code=trust_remote_code)
+    distributed.join(asked.model.device)
+    from seodang.show import tables
+    from seodang.stages.proof_cost import proof_cost
+
+    base, _, _, held_out = _prepare_proof(wanted, asked, against or wanted.model.path, is_quick=is_quick)
+    cost = proof_cost(held_out, base)
+    tables.show_cost(cost)
+    return cost
+
+
+def _prepare_proof(
+    wanted: Recipe, asked: Recipe, base_path: str, *, is_quick: bool
+) -> "tuple[Base, Prepared, list[Finding], EvaluationSet]":
+    """The tuned model without its weights, the rows as its template renders them, and what is measured on them."""
+    from seodang.stages import measure, preflight
+    from seodang.train.setup import pack_tokens
+
+    with distributed.main_first():
+        placement = preflight.place(asked.model, wanted.train.adapter, will_train=False)
+        base, renderer, prepared, findings = prepare(asked, placement)
+        show_data(prepared, findings, renderer)
+    held_out = measure.make_evaluation_set(
+        wanted,
+        prepared,
+        renderer,
+        pack_tokens(wanted.train, placement.device),
+        has_trained_template=preflight.has_template(asked.model, base_path),
+        is_quick=is_quick,
+    )
+    return base, prepared, findings, held_out
 
 
 def _proof_recipes(
@@ -283,6 +345,68 @@ def _proof_recipes(
     model = wanted.model.model_copy(update={"path": str(trained.model if is_run else tuned)})
     asked = wanted.model_copy(update={"model": model, "template": Template()})
     return wanted, asked, trained if is_run else None
+
+
+def tune_seeds(recipe: Recipe, seeds: int, *, out: Path | None = None, resume: bool = False) -> "SeedsProof":
+    """Tune the recipe several times, as NAME-s1, NAME-s2 …: seeds of training and mix differ, the split never does.
+
+    Args:
+        seeds: how many.
+        out: the runs' folders without `-s1`; by default runs/NAME.
+        resume: resume runs that were stopped; those that are proven stay as they are.
+
+    Raises:
+        SeodangError: the user's mistake, with a hint on how to fix it.
+    """
+    folder, runs = out or Path("runs") / recipe.name, []
+    for number in range(seeds):
+        train = recipe.train.model_copy(update={"seed": recipe.train.seed + number})
+        mix = recipe.mix.model_copy(update={"seed": recipe.mix.seed + number})
+        name = f"{recipe.name}-s{number + 1}"
+        one = recipe.model_copy(update={"name": name, "train": train, "mix": mix})
+        run = Run(folder=folder.with_name(f"{folder.name}-s{number + 1}"))
+        if not (resume and run.is_proven):
+            tune(one, out=run.folder, resume=resume and run.exists)
+        runs.append(run.folder)
+    return prove_seeds(runs)
+
+
+def prove_seeds(runs: Sequence[Path]) -> "SeedsProof":
+    """What several runs of one recipe show together, from the proofs that they hold. Measures nothing.
+
+    Raises:
+        RunError: a run has no proof, or was measured otherwise than the first.
+    """
+    from seodang.proof.proof import proof_of_run
+    from seodang.proof.seeds import compare_seeds
+    from seodang.show import tables
+
+    found = compare_seeds({run: proof_of_run(Run(folder=run)) for run in runs})
+    tables.show_seeds(found)
+    return found
+
+
+def hold_gate(found: "Run | SeedsProof") -> None:
+    """Stop where a proof does not show what a gate asks for.
+
+    Raises:
+        GateError: the domain did not improve, or something was lost beyond its tolerance.
+    """
+    from seodang.proof.proof import proof_of_run
+    from seodang.proof.verdict import gate_failures
+
+    with distributed.agreed():
+        if distributed.is_main():
+            shown = proof_of_run(found).verdict if isinstance(found, Run) else found
+            if failures := gate_failures(shown.domain, shown.general, shown.retention):
+                raise GateError("; ".join(failures), where="the gate", hint="the report shows by how much")
+
+
+def proof_as_json(found: "Run | SeedsProof") -> str:
+    """A run's proof, or that of several runs, as JSON text."""
+    from seodang.proof.proof import proof_of_run
+
+    return json_text(to_json(proof_of_run(found) if isinstance(found, Run) else found), where="proof", indent=1)
 
 
 def demo(*, out: Path | None = None) -> Run:

@@ -222,6 +222,18 @@ class Metric:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ProofCost:
+    """What measuring both models takes."""
+
+    sequences: int  # that each model reads
+    tokens: int  # of them
+    answers: int  # that each model writes
+    answer_tokens: int  # at most
+    seconds: float | None  # of both models together; None: the architecture cannot be estimated
+    gflops: float  # that the hardware was measured to do in a second
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
     """One generated answer."""
 

@@ -80,3 +80,8 @@ class Workplace:
     def snapshot(self) -> dict[str, bytes | None]:
         """Every file's content and every folder: two that are equal mean that nothing was touched or left."""
         return {str(p): p.read_bytes() if p.is_file() else None for p in sorted(self.folder.rglob("*"))}
+
+
+def json_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSON Lines file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from seodang.errors import SeodangError
+from seodang.errors import RunError, SeodangError
 from seodang.json_values import VERSION_KEY, from_json
 from seodang.proof.behaviour import GroupBehaviour, behaviour
 from seodang.proof.gain_parts import GainParts, gain_parts, skipped
@@ -18,7 +18,7 @@ from seodang.proof.stability import Stability, stability
 from seodang.proof.statistics import headline_level
 from seodang.proof.verdict import Verdict, verdict
 from seodang.recipe import Tolerance
-from seodang.run.folder import PROOF
+from seodang.run.folder import PROOF, Run
 from seodang.types import Answer, SourceRole
 
 SHOWN_EXAMPLES = 3  # answers whose loss fell most, and as many whose loss rose most
@@ -140,6 +140,18 @@ def read_proof(data: Mapping[str, Any], *, where: str = PROOF) -> Proof:
             hint="measure the run again: seodang prove RUN",
         )
     return from_json(Proof, dict(data), where=where)
+
+
+def proof_of_run(run: Run) -> Proof:
+    """A run's proof.
+
+    Raises:
+        RunError: it has none.
+        SeodangError: it was written by another version of seodang, or is damaged.
+    """
+    if not run.is_proven:
+        raise RunError("this run has no proof", where=str(run.folder), hint=f"seodang prove {run.folder}")
+    return read_proof(run.read_json(PROOF), where=str(run.folder / PROOF))
 
 
 def turned_at(evaluations: Sequence[tuple[int, float]]) -> int | None:

@@ -30,14 +30,13 @@ class Verdict:
     apart: bool  # whether no row that proves chose a checkpoint
     not_measured: tuple[str, ...]  # sentences without their stop
 
-    @property
-    def failures(self) -> tuple[str, ...]:
-        """Why a gate does not let this model through; empty where it does."""
-        found = [] if self.domain == "improved" else [f"that the domain improved is {_gate_word(self.domain)}"]
-        found += [
-            f"{name} lost beyond its tolerance" for name in ("general", "retention") if getattr(self, name) == "lost"
-        ]
-        return tuple(found)
+
+def gate_failures(domain: Shown, general: Shown, retention: Shown) -> tuple[str, ...]:
+    """Why a gate does not let a model through: the domain did not improve, or something was lost."""
+    refuted = "the domain got worse" if domain == "worse" else f"that the domain improved is {domain}"
+    costs = {"general": general, "retention": retention}
+    lost = [f"{name} lost beyond its tolerance" for name, shown in costs.items() if shown == "lost"]
+    return (*(() if domain == "improved" else (refuted,)), *lost)
 
 
 def verdict(
@@ -66,10 +65,6 @@ def verdict(
         apart=bool(losses) and all(loss.half == "prove" for loss in losses.values() if loss.is_trained),
         not_measured=tuple(_not_measured(losses, parts, skipped)),
     )
-
-
-def _gate_word(outcome: Shown) -> str:
-    return {"worse": "refuted: it is worse"}.get(outcome, outcome)
 
 
 def _of_role(losses: Mapping[str, SourceLoss], role: str) -> Shown:

@@ -18,6 +18,7 @@ from seodang.data.template.find import ChatTemplate
 from seodang.proof.behaviour import AnswerBehaviour
 from seodang.proof.gain_parts import PARTS
 from seodang.proof.proof import Proof
+from seodang.proof.seeds import SeedsProof
 from seodang.recipe import Part, Recipe
 from seodang.show import sentences
 from seodang.show.console import get_console
@@ -27,13 +28,14 @@ from seodang.show.formatting import (
     fold,
     number,
     percent,
+    plural,
     signed,
     visible,
     visible_line,
     whole,
 )
 from seodang.show.sentences import KINDS
-from seodang.types import Answer, Counts, Finding, Lengths, Sample
+from seodang.types import Answer, Counts, Finding, Lengths, ProofCost, Sample
 
 if TYPE_CHECKING:
     from seodang.model.load import Placement
@@ -203,6 +205,17 @@ def show_memory(found: "MemoryPlan | None", *, as_table: bool = True, out: Conso
     out.print(Text(remark, style="dim"))
 
 
+def show_cost(cost: ProofCost, *, out: Console | None = None) -> None:
+    """What the proof will read and write, and about how long it will take: one line."""
+    about = f"about {duration(cost.seconds)}" if cost.seconds is not None else "of unknown duration"
+    text = (
+        f"the proof, {about} for base and tuned model together: each reads {plural(cost.sequences, 'sequence')} of "
+        f"{plural(cost.tokens, 'token')} and writes {plural(cost.answers, 'answer')} of at "
+        f"most {cost.answer_tokens:,} tokens (from {cost.gflops:,.0f} GFLOPS, measured)"
+    )
+    (out or get_console()).print(Text(text, style="dim"))
+
+
 def show_proof(proof: Proof, *, out: Console | None = None) -> None:
     """The verdict; losses with their intervals, what the gain is made of, and how the answers behave."""
     out = out or get_console()
@@ -220,6 +233,30 @@ def show_proof(proof: Proof, *, out: Console | None = None) -> None:
         if table.row_count:
             out.print()
             out.print(table)
+
+
+def show_seeds(found: SeedsProof, *, out: Console | None = None) -> None:
+    """What several runs show together: each run's change, the spread between them, and the interval within rows."""
+    out = out or get_console()
+    _title(out, f"{len(found.runs)} runs")
+    shown = {"domain": found.domain, "general": found.general, "retention": found.retention}
+    verdict = "; ".join(f"{role} {outcome}" for role, outcome in shown.items())
+    out.print(Text(f"With every seed: {verdict}.", style="bold"))
+    out.print(Text("No answer was judged: neither a person nor a model has read whether they are right.", style="bold"))
+    table = _table("source", "loss in", "change by seed>", "mean>", "sd>", "within rows>", "shown")
+    for name, source in found.sources.items():
+        change = source.change
+        table.add_row(
+            Text(visible(name), style="bold"),
+            source.unit.replace(" per ", "/"),
+            " ".join(map(signed, change.values)),
+            signed(change.mean),
+            number(change.sd),
+            between(change.interval),
+            Text(source.outcome, style=TONES[sentences.TONES[source.outcome]]),
+        )
+    out.print()
+    out.print(table)
 
 
 def show_answers(answers: Sequence[Answer], *, out: Console | None = None) -> None:

@@ -152,6 +152,7 @@ def finish_run(
                 base=base or recipe.model.path,
                 tuned=tuned,
                 base_has_template=held_out.has_trained_template,
+                is_quick=held_out.is_quick,
                 training=training_of(run),
             ),
             roles={source.name: source.role for source in recipe.sources},

@@ -42,6 +42,7 @@ from seodang.train.setup import best_loss
 from seodang.types import Answer, Counts, Metric, Placement
 
 CONTEXT = re.compile(r"read as \w+ \([^)]*\bcontext: ")  # of what conversion says about the columns it has found
+QUICK_SIZES, QUICK_ROWS, QUICK_QUESTIONS = SampleSizes(contrast_rows=24, kl_tokens=4_000), 200, 8  # a source
 ModelName = Literal["base", "tuned"]
 ChosenLoss = Callable[[Mapping[str, Metric]], float]
 
@@ -56,6 +57,7 @@ class EvaluationSet:
     pack_tokens: int  # positions of one forward pass
     chosen_loss: ChosenLoss | None  # picks the best checkpoint; none: no holdout measures it
     has_trained_template: bool  # whether the base knows the template: else it is asked in a plain form, too
+    is_quick: bool = False  # fewer rows and questions than by default
 
     @cached_property
     def choosing(self) -> Mapping[str, Dataset]:
@@ -79,33 +81,40 @@ def make_evaluation_set(
     renderer: Renderer,
     pack_tokens: int,
     *,
-    sizes: SampleSizes | None = None,
     has_trained_template: bool | None = None,
+    is_quick: bool = False,
 ) -> EvaluationSet:
     """The holdouts of all sources, and all questions, rendered as they are served.
 
     Args:
         has_trained_template: none: the base has it if it came with it.
+        is_quick: a part of the rows and questions.
     """
     by_name = {source.name: source for source in recipe.sources}
+    sizes, ask, holdouts = SampleSizes(), recipe.ask, prepared.holdouts
+    if is_quick:
+        sizes, ask = QUICK_SIZES, ask.model_copy(update={"holdout": min(ask.holdout, QUICK_QUESTIONS)})
+        holdouts = {name: rows.select(range(min(len(rows), QUICK_ROWS))) for name, rows in holdouts.items()}
+        prepared = replace(prepared, holdouts=holdouts)
     return EvaluationSet(
         sources=[
             held_out_source(
                 name,
                 rows,
                 renderer,
-                sizes=sizes or SampleSizes(),
+                sizes=sizes,
                 max_tokens=recipe.train.max_tokens,
                 seed=recipe.split.seed,
                 has_context=has_context(by_name[name], prepared.counts),
             )
-            for name, rows in prepared.holdouts.items()
+            for name, rows in holdouts.items()
         ],
-        questions=all_questions(recipe.ask, recipe.sources, prepared, renderer),
+        questions=all_questions(ask, recipe.sources, prepared, renderer),
         renderer=renderer,
         pack_tokens=pack_tokens,
-        chosen_loss=best_loss(recipe.train.best_by, recipe.sources, prepared.holdouts),
+        chosen_loss=best_loss(recipe.train.best_by, recipe.sources, holdouts),
         has_trained_template=not renderer.template.is_new if has_trained_template is None else has_trained_template,
+        is_quick=is_quick,
     )
 
 

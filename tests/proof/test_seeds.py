@@ -1,0 +1,50 @@
+"""seeds: the spread between runs, and a verdict that all of them bear out."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from planted_rows import noisy_rows, text_rows
+from seodang.errors import RunError
+from seodang.json_values import from_json, to_json
+from seodang.proof.proof import Compared, Proof, prove_rows
+from seodang.proof.seeds import SeedsProof, compare_seeds
+
+COMPARED = Compared(name="run", base="base", tuned="tuned")
+
+
+def proved(change: float, *, text: float = 0.02, seed: int = 0, rows: int = 40) -> Proof:
+    """The proof of one run; rows have the same lengths whatever the change."""
+    found = [*noisy_rows(rows, change=change, noise=0.1, seed=seed), *text_rows(40, change=text)]
+    return prove_rows(found, [], COMPARED, roles={"medical": "domain", "wiki": "retention"}, trained=["medical"])
+
+
+def test_the_spread_stands_beside_the_interval_within_rows() -> None:
+    """Mean and standard deviation of three runs; the verdict is what all show, and it is read back as written."""
+    proofs = {Path(f"s{n}"): proved(change) for n, change in enumerate((-1.0, -1.2, -1.4))}
+    found = compare_seeds(proofs)
+    values = [proof.sources["medical"].change.value for proof in proofs.values()]
+    medical = found.sources["medical"]
+    assert medical.change.values == tuple(values)
+    assert medical.change.mean == pytest.approx(sum(values) / 3)
+    assert medical.change.sd
+    assert medical.change.interval
+    assert medical.change.interval.low < min(values) < max(values) < medical.change.interval.high
+    assert (found.domain, found.general, found.retention) == ("improved", "not measured", "kept")
+    assert from_json(SeedsProof, to_json(found), where="x") == found
+
+
+def test_one_run_that_differs_leaves_it_not_shown() -> None:
+    """A gain or loss that one seed does not show is not shown."""
+    found = compare_seeds({Path("a"): proved(-1.0, text=1.0), Path("b"): proved(2.0)})
+    assert (found.domain, found.retention) == ("not shown", "not shown")
+    assert found.sources["medical"].outcomes == ("improved", "worse")
+
+
+@pytest.mark.parametrize("what", ["base", "rows"])
+def test_other_runs_are_refused(what: str) -> None:
+    """Runs with another base, or measured on other rows, have no spread in common."""
+    other = proved(-1.0, rows=30) if what == "rows" else replace(proved(-1.0), compared=replace(COMPARED, base="else"))
+    with pytest.raises(RunError, match=r"b: was measured .*\n  → give runs of one recipe"):
+        compare_seeds({Path("a"): proved(-1.0), Path("b"): other})

@@ -1,0 +1,89 @@
+"""prove and tune from the command line: gate, JSON, plan in advance, quick proof, several seeds."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from command import Ended, Workplace, json_rows, seodang
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Workplace:
+    """A folder with two runs of one recipe that differ in their seeds: runs/mine-s1 and runs/mine-s2."""
+    place = Workplace(folder=tmp_path_factory.mktemp("place"), model=tiny_folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place.folder)
+        ended = seodang("tune", *place.recipe("sources.medical.holdout=20"), "--seeds", 2, "--json")
+        assert ended.code == 0, ended.err
+        place.write("seeds.json", ended.out)
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _inside(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place.folder)
+
+
+def test_seeds_train_and_mix_otherwise_on_the_same_rows(place: Workplace) -> None:
+    """Two folders, other training seeds, equal held-out rows; --json is the comparison and nothing else."""
+    found = json.loads((place.folder / "seeds.json").read_text(encoding="utf-8"))
+    assert [Path(run).name for run in found["runs"]] == ["mine-s1", "mine-s2"]
+    runs = [place.folder / run for run in found["runs"]]
+    rows = [[row["row_id"] for row in json_rows(run / "rows.jsonl")] for run in runs]
+    assert rows[0] == rows[1]
+    assert len(found["sources"]["medical"]["change"]["values"]) == 2
+    recipes = [(run / "recipe.yaml").read_text(encoding="utf-8") for run in runs]
+    assert [recipe.count("seed: 43") for recipe in recipes] == [0, 2]
+
+
+def test_several_runs_are_compared_as_they_were_proven() -> None:
+    """The same two runs, given by their folders: a line for each source; other options are refused."""
+    ended = seodang("prove", "runs/mine-s1", "runs/mine-s2")
+    assert ended.code == 0
+    assert "2 runs" in ended.out
+    assert "change by seed" in ended.out
+    refused = seodang("prove", "runs/mine-s1", "runs/mine-s2", "--quick")
+    assert refused.code == 2
+
+
+def gated(*arguments: str) -> Ended:
+    return seodang("prove", *arguments, "--gate", "--json")
+
+
+def test_a_gate_that_does_not_hold_ends_with_1(place: Workplace) -> None:
+    """A model against itself gained nothing: exit code 1 after everything was written, and the JSON printed."""
+    model = "runs/mine-s1/model"
+    ended = gated(model, "--against", model, "--recipe", "recipe.yaml", "--out", "itself")
+    assert ended.code == 1
+    assert "error: the gate: that the domain improved is not shown" in ended.err
+    proof = json.loads(ended.out)
+    assert proof == json.loads((place.folder / "itself" / "proof.json").read_text(encoding="utf-8"))
+    assert {loss["change"]["value"] for loss in proof["sources"].values()} == {0.0}
+    assert (place.folder / "itself" / "report.html").is_file()
+
+
+def test_a_plan_measures_nothing(place: Workplace) -> None:
+    """--dry-run says what would be read and written, and about how long it takes; no file is touched."""
+    before = place.snapshot()
+    ended = seodang("prove", "runs/mine-s1", "--dry-run")
+    assert ended.code == 0, ended.err
+    assert "the proof, about" in " ".join(ended.out.split())
+    assert "writes 1 answer of at most 4 tokens" in " ".join(ended.out.split())
+    assert place.snapshot() == before
+
+
+def test_a_quick_proof_says_that_it_is_one(place: Workplace) -> None:
+    """It is marked in proof.json, and in the verdict."""
+    ended = seodang("prove", "runs/mine-s1", "--quick", "--out", "quick")
+    assert ended.code == 0, ended.err
+    assert "A quick proof" in ended.out
+    assert json.loads((place.folder / "quick" / "proof.json").read_text(encoding="utf-8"))["compared"]["is_quick"]
+
+
+def test_a_run_without_a_proof_is_named(place: Workplace) -> None:
+    """Runs are compared by their proofs: one that has none is named, with how to get it."""
+    ended = seodang("prove", "runs/mine-s1", "runs/none")
+    assert ended.code == 2
+    assert "runs/none: this run has no proof" in ended.err
+    assert "seodang prove runs/none" in ended.err
