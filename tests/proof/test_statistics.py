@@ -286,3 +286,11 @@ def test_keys_join_within_themselves() -> None:
     """An answer that reads like another row's question joins nothing, nor does a missing key."""
     assert union_clusters(["a", "b"], ["b", "c"]) == [0, 1]
     assert union_clusters(["a", "b", "c"], [None, None, "x"]) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("others", [0.0, 0.1])
+def test_one_odd_cluster_leaves_no_interval(others: float) -> None:
+    """Resamples without the only cluster that differs have no spread at all: no width follows, finite or not."""
+    found = ratio([others] * 23 + [0.5], [1] * 24, list(range(24)))
+    assert found.interval is None
+    assert found.detectable is None

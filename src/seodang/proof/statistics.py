@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
 FEWEST_CLUSTERS = 12.0  # clusters: below, no interval is shown
+MOST_T = 20.0  # standard errors to either side of a value: a wider interval is none
 RESAMPLES = 4999
 POWER = 0.8  # with which a change of `Estimate.detectable` would have been seen
 _CELLS = 4_000_000  # resample × cluster, held in memory at once
@@ -276,6 +277,7 @@ def _half_widths(
     blocks = [np.abs(_studentized(residuals, n, counts)) for counts in _resample_counts(len(n), seed)]
     t = np.sort(np.concatenate(blocks, axis=1), axis=1)[:, min(math.ceil(level * (RESAMPLES + 1)), RESAMPLES) - 1]
     errors: NDArray[np.float64] = np.sqrt(((residuals / (n.sum() - n)) ** 2).sum(axis=1))  # jackknife
+    t[t > MOST_T] = np.nan  # one cluster holds nearly all residuals: resamples without it say nothing of the width
     return np.where(errors == 0, 0.0, t) * errors  # what has no residuals is certain, whatever its resamples divide by
 
 
