@@ -89,11 +89,38 @@ def test_header_and_turn_end_are_read_off_the_render(tiny_tokenizer: PreTrainedT
     assert template.header == headers.get(style.name, template.header)
 
 
-def test_a_template_without_a_turn_end_is_refused(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    """A template that closes every turn but the last would train a model that never stops."""
+def test_a_template_that_closes_every_turn_but_the_last_closes_that_too(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """Else it would train a model that never stops; what it serves stays as it is, and the origin says so."""
     tiny_tokenizer.chat_template = NO_LAST_END
+    template = _find(tiny_tokenizer)
+    apply_template(tiny_tokenizer, template)
+    assert template.turn_end == "<|im_end|>"
+    assert template.origin == "the tokenizer's own, the last turn ended as the earlier ones are"
+    assert not template.is_new
+    served = tiny_tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, tokenize=False)
+    assert served == "<|im_start|>user\n왜 아파요?<|im_end|>\n<|im_start|>assistant\n"
+    assert tiny_tokenizer.apply_chat_template(ANSWERED, tokenize=False) == served + "쉬세요.<|im_end|>"
+
+
+@pytest.mark.parametrize("before", ["", "{{ bos_token }}"])
+def test_a_template_without_a_turn_end_is_refused(tiny_tokenizer: PreTrainedTokenizerFast, before: str) -> None:
+    """Nothing ends an answer, or the beginning of the next text alone does: the model would not learn to stop."""
+    tiny_tokenizer.chat_template = (
+        f"{{% for m in messages %}}{{% if m.role == 'user' %}}{before}{{{{ 'Q: ' + m.content + '\nA:' }}}}"
+        "{% else %}{{ ' ' + m.content + '\n' }}{% endif %}{% endfor %}"
+    )
     with pytest.raises(TemplateError, match="the model would not learn to stop"):
         _find(tiny_tokenizer)
+
+
+def test_a_template_with_a_fixed_date_is_still_the_tokenizers_own(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Its markers are no new tokens for the base."""
+    tiny_tokenizer.chat_template = DATED
+    template = _find(tiny_tokenizer)
+    assert "date fixed" in template.origin
+    assert not template.is_new
 
 
 def test_a_template_that_ends_turns_with_plain_text_is_refused(tiny_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -21,6 +21,7 @@ TEXT, CALL, CLOSE = "\ufdd0", "\ufdd2", "\ufdd1"  # an answer or thought begins;
 _DIGITS = "".join(chr(code) for code in range(0xFDE0, 0xFDF0))  # base 16: which message a sentinel belongs to
 _VALUES = str.maketrans(_DIGITS, "0123456789abcdef")
 _SENTINEL = re.compile(f"([{TEXT}{CALL}{CLOSE}][{_DIGITS}]*)")  # a class first: alternatives are far slower
+LOST = -1  # start and end of an answer that stands elsewhere in the text that is served
 RESERVED = re.compile("[\ufdd0-\ufdef]")  # content that holds one of these cannot be told from sentinels
 _THINK_TAG = re.compile(r"(</?think>)")
 EMPTY_THINK = re.compile(r"<think>\s*</think>\n*")
@@ -132,23 +133,39 @@ def find_body(
     return start, stop + len(turn_end)
 
 
-def as_served(text: str, turns: list[AnswerSpan], prompt: str, header: str) -> tuple[str, list[AnswerSpan]]:
-    """The render with the white space that the last answer's prompt is served with, if that is all that differs.
+def as_served(
+    text: str, turns: list[AnswerSpan], prompt: str, header: str, question: str
+) -> tuple[str, list[AnswerSpan]]:
+    """The render with the last answer behind the prompt that it is served with, if it can be told where that ends.
 
-    Some templates end a tool's report in a line break only where it is the last turn.
+    Some templates end a tool's report in a line break only where it is the last turn; others put the system text in
+    front of the last question only, or leave thoughts out once an answer follows.
 
     Args:
-        turns: its answers.
+        turns: its answers. Those in a part that is served otherwise are placed at LOST.
         prompt: as served for the last one.
-        header: that stands before an answer.
+        header: that stands before an answer; blank: what follows the question does.
+        question: the turn before the last answer.
     """
-    at = text.rfind(header, 0, turns[-1].start) if header.strip() else -1
-    if at < 0 or text.startswith(prompt) or "".join(text[: at + len(header)].split()) != "".join(prompt.split()):
+    end = header if header.strip() else prompt[max(prompt.rfind(question.strip()), 0) :]
+    before = turns[-2].end if len(turns) > 1 else 0
+    at = text.rfind(end, before, turns[-1].start) if end.strip() and prompt.rstrip().endswith(end.rstrip()) else -1
+    if at < 0 or text.startswith(prompt):
         return text, turns
-    made = prompt + text[at + len(header) :]
-    places = dict(zip(_inked(text), _inked(made), strict=True))
-    moved = [replace(turn, start=places[turn.start], end=places[turn.end - 1] + 1) for turn in turns]
-    return made, moved
+    cut = at + len(end)
+    made = prompt + text[cut:]
+    if "".join(text[:cut].split()) == "".join(prompt.split()):
+        places = dict(zip(_inked(text), _inked(made), strict=True))
+        return made, [replace(turn, start=places[turn.start], end=places[turn.end - 1] + 1) for turn in turns]
+    same = common_prefix(text, prompt)
+    earlier = [turn if turn.end <= same else replace(turn, start=LOST, end=LOST) for turn in turns[:-1]]
+    moved = len(prompt) - cut
+    return made, [*earlier, replace(turns[-1], start=turns[-1].start + moved, end=turns[-1].end + moved)]
+
+
+def common_prefix(one: str, other: str) -> int:
+    """Length of the common prefix of two texts."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _inked(text: str) -> list[int]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from seodang import recipe
 from seodang.data.template.jinja import PINNED_DATE, compile_template, fixed, pinned, variables_of
 from seodang.data.template.limits import limited
-from seodang.data.template.probe import OTHER_HINT, Probe, probe
+from seodang.data.template.next_turn import with_last_end
+from seodang.data.template.probe import OTHER_HINT, Probe, control_tokens, probe
 from seodang.errors import TemplateError
 
 if TYPE_CHECKING:
@@ -49,9 +50,14 @@ class ChatTemplate:
     kwargs: Mapping[str, Any] = field(default_factory=dict)  # more template variables, for training and serving alike
 
     @property
+    def call_end_id(self) -> int | None:
+        """The id of `call_end`, if there is one."""
+        return dict(self.markers).get(self.call_end)
+
+    @property
     def is_new(self) -> bool:
         """Whether the base may never have been trained on its markers: it came without this template."""
-        return self.origin != OWN
+        return not self.origin.startswith(OWN)  # what was changed in it is named behind that
 
 
 def find_template(
@@ -141,8 +147,9 @@ def _verified(
 ) -> ChatTemplate:
     def look() -> tuple[frozenset[str], str, Probe]:
         compile_template(source, where=origin)  # so that a broken line is reported with its own number
-        names, text = variables_of(source), pinned(source, thinking=thinking)
+        names = variables_of(source)
         theirs = _variables(donor or tokenizer, names, thinking=thinking)
+        text = with_last_end(pinned(source, thinking=thinking), theirs, partial(control_tokens, donor=donor))
         return names, text, probe(text, theirs, where=origin, donor=donor, system=system, thinking=thinking)
 
     names, text, probed = look() if origin.startswith("built-in") else limited(look, where=origin)
@@ -160,7 +167,7 @@ def _verified(
     _check_boundary(grown, probed, origin)
     return ChatTemplate(
         text=fixed(text, {name: theirs.get(name, "") for name in used}),
-        origin=f"{origin}, its date fixed at {PINNED_DATE.isoformat()}" if "strftime_now" in names else origin,
+        origin=", ".join([origin, *_changed(names, source, text)]),
         turn_end=probed.turn_end,
         turn_end_id=ids[probed.turn_end],
         header=probed.header,
@@ -169,6 +176,12 @@ def _verified(
         added=missing,
         kwargs=kwargs,
     )
+
+
+def _changed(names: frozenset[str], source: str, text: str) -> list[str]:
+    """What was changed in a template, for people."""
+    changed = [f"its date fixed at {PINNED_DATE.isoformat()}"] if "strftime_now" in names else []
+    return changed if text.endswith(source) else [*changed, "the last turn ended as the earlier ones are"]
 
 
 def _settings(names: frozenset[str], *, thinking: bool) -> dict[str, Any]:

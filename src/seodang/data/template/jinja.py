@@ -143,7 +143,7 @@ def pinned(text: str, *, thinking: bool) -> str:
     if "strftime_now" in names:
         formats = _date_formats(text)
         cases = "".join(
-            f"{'{%- if' if not number else '{%- elif'} format == {_literal(form)} %}}{_pinned_date(form)}"
+            f"{'{%- if' if not number else '{%- elif'} format == {literal(form)} %}}{_pinned_date(form)}"
             for number, form in enumerate(formats)
         )
         otherwise = f"{{%- else %}}{PINNED_DATE.isoformat()}{{%- endif %}}" if formats else PINNED_DATE.isoformat()
@@ -153,7 +153,13 @@ def pinned(text: str, *, thinking: bool) -> str:
 
 def fixed(text: str, values: Mapping[str, str]) -> str:
     """The template with variables set to fixed strings in its first lines."""
-    return "".join(f"{{%- set {name} = {_literal(value)} %}}\n" for name, value in values.items()) + text
+    return "".join(f"{{%- set {name} = {literal(value)} %}}\n" for name, value in values.items()) + text
+
+
+def literal(value: str) -> str:
+    """A text as a string of a template."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return f"'{escaped}'"
 
 
 def _to_json(
@@ -209,8 +215,3 @@ def _pinned_date(form: str) -> str:
         raise TemplateError(
             f"no format of a date: {form[:40]!r}", where="strftime_now", hint="fix the template"
         ) from None
-
-
-def _literal(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
-    return f"'{escaped}'"

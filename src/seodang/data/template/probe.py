@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from seodang.data.template.answer_sentinels import (
     OPEN_THINK,
     AnswerSpan,
+    common_prefix,
     find_answers,
     insert_sentinels,
     remove_sentinels,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 QUESTION, ANSWER, THOUGHT = "what is blue", "the sky is", "let me look up"  # " the" is one token nearly everywhere
 CALL: Mapping[str, Any] = {"name": "look_up", "arguments": {"word": "blue"}}
+CALL_ID = "call00001"  # of nine letters and digits, as Mistral's templates want it
 OTHER_HINT = "choose another template (built-in: gemma, llama3, qwen3, chatml, plain)"
 MOST_CHARACTERS = 200_000  # of the small conversation; the longest templates write some 20,000
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -82,9 +84,9 @@ def probe(
     for what, content in (("question", QUESTION), ("system text", system), ("thought", THOUGHT if thinking else None)):
         if content is not None and content.strip() not in full:
             raise TemplateError(f"the template leaves out the {what}", where=where, hint=OTHER_HINT)
-    header = OPEN_THINK.sub("", prompt[_common_prefix(prompt, unprompted) :])
+    header = OPEN_THINK.sub("", prompt[common_prefix(prompt, unprompted) :])
     _check_prompt(full, prompt, header, turn, where)
-    markers = _control_tokens(full, donor, contents=(answered[-1]["content"], QUESTION, system or ""))
+    markers = control_tokens(full, donor, contents=(answered[-1]["content"], QUESTION, system or ""))
     turn_end = _turn_end(full[turn.end :], [*markers, str(variables.get("eos_token") or "")], where)
     call_end = _call_end(template, asked, variables, turn_end, donor)
     return Probe(
@@ -105,7 +107,7 @@ def _call_end(
     donor: "PreTrainedTokenizerBase | None",
 ) -> str:
     """The control token that ends a tool call; blank if it is the turn end, or the template has no calls."""
-    call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": CALL}]}
+    call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "id": CALL_ID, "function": CALL}]}
     try:
         text = run(template, [*asked, call], variables=variables).rstrip()
     except TemplateError:
@@ -131,11 +133,6 @@ def _answer(template: "Template", asked: Sequence[Turn], variables: Mapping[str,
     return apart if THOUGHT in run(template, [*asked, apart], variables=variables) else inside
 
 
-def _common_prefix(one: str, other: str) -> int:
-    """Length of the common prefix of two texts."""
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
 def _only_answer(full: str, with_sentinels: str, where: str) -> AnswerSpan:
     plain, sentinels = remove_sentinels(with_sentinels)
     turns = find_answers(sentinels, full) if plain == full else []
@@ -147,7 +144,7 @@ def _only_answer(full: str, with_sentinels: str, where: str) -> AnswerSpan:
 def _check_prompt(full: str, prompt: str, header: str, turn: AnswerSpan, where: str) -> None:
     """What is served must be the beginning of what is trained, up to the answer."""
     if not full.startswith(prompt):
-        common = _common_prefix(full, prompt)
+        common = common_prefix(full, prompt)
         raise TemplateError(
             f"the served prompt goes on {prompt[common : common + 60]!r} where the trained text has "
             f"{full[common : common + 60]!r}",
@@ -163,7 +160,13 @@ def _check_prompt(full: str, prompt: str, header: str, turn: AnswerSpan, where: 
         )
 
 
-def _control_tokens(text: str, donor: "PreTrainedTokenizerBase | None", *, contents: Sequence[str]) -> list[str]:
+def control_tokens(text: str, donor: "PreTrainedTokenizerBase | None", *, contents: Sequence[str] = ()) -> list[str]:
+    """The control tokens of a text, each once, in their order.
+
+    Args:
+        donor: tokenizer that the template was written for; none: they are known by their looks.
+        contents: texts in which none is looked for.
+    """
     for content in filter(None, contents):
         text = text.replace(content, " ")
     if donor is None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from seodang.data.read.raw_rows import Number
 from seodang.data.template.answer_sentinels import (
+    LOST,
     RESERVED,
     AnswerSpan,
     after_empty_think,
@@ -45,6 +46,7 @@ SPLIT = "earlier answers are served behind another prompt: each trained in an ex
 MASKED = "earlier answers are served behind another prompt: not supervised"
 LEFT_OUT = "an answer is left out: "
 RESPACED = "white space before an answer set as it is served"
+REPROMPTED = "what stands before an answer set as it is served"
 KEPT = "earlier answers are trained behind a prompt that is not served"
 
 
@@ -69,7 +71,7 @@ class _Render(NamedTuple):
     turns: list[AnswerSpan]  # of the assistant, at least one
     pieces: Mapping[int, list[str]]  # assistant turn → what was asked for
     served: Mapping[int, tuple[int, int]]  # assistant turn → its body, where it is served as it stands here
-    is_respaced: bool  # white space is not as the template wrote it, but as it is served
+    change: str  # what is not as the template wrote it, but as it is served; blank: nothing
 
     @property
     def unserved(self) -> list[int]:
@@ -180,7 +182,8 @@ class Renderer:
                 alone = self._render(whole.messages[: number + 1], tools)
                 end = alone.served[number][1]
                 here = next(turn for turn in whole.turns if turn.message == number)
-                return alone.text[:end], whole.text[: here.end + end - alone.turns[-1].end]
+                if here.start != LOST:
+                    return alone.text[:end], whole.text[: here.end + end - alone.turns[-1].end]
         return None
 
     def check_text(self, *contents: str) -> None:
@@ -221,7 +224,8 @@ class Renderer:
         as_rendered, last = text, turns[-1].message
         if last not in prompt_ends:
             prompt = self._prompt(messages[:last], tools)
-            text, turns = as_served(text, turns, prompt, self.template.header)
+            question = str(messages[last - 1].get("content") or "") if last else ""
+            text, turns = as_served(text, turns, prompt, self.template.header, question)
             if text.startswith(prompt):
                 prompt_ends = {**prompt_ends, last: len(prompt)}
         served = {}
@@ -234,7 +238,9 @@ class Renderer:
             except TemplateError:
                 if turn.message == last:
                     raise
-        return _Render(messages, num_added, tools, text, turns, pieces, served, text != as_rendered)
+        is_respaced = "".join(text.split()) == "".join(as_rendered.split())
+        change = "" if text == as_rendered else RESPACED if is_respaced else REPROMPTED
+        return _Render(messages, num_added, tools, text, turns, pieces, served, change)
 
     def _find(self, messages: Sequence[Turn], tools: Tools) -> tuple[str, list[AnswerSpan], dict[int, int]]:
         """The text, where the assistant's turns are in it, and for some of them the end of the prompt they have."""
@@ -277,6 +283,8 @@ class Renderer:
         previous_end, header = 0, self.template.header
         for turn in whole.turns:
             body = whole.served.get(turn.message)
+            if body is None and turn.start == LOST:
+                raise TemplateError("an earlier answer stands elsewhere in the text that is served")
             if body is None:
                 at = whole.text.rfind(header, previous_end, turn.start) if header.strip() else -1
                 if at < 0:
@@ -333,7 +341,7 @@ class Renderer:
             rendered=Rendered(text=found.text, spans=tuple([bodies[turn.message] for turn in turns])),
             changes=(
                 *changes(found.messages, found.tools, turns, found.pieces, found.text),
-                *([RESPACED] if found.is_respaced else ()),
+                *([found.change] if found.change else ()),
                 *more,
             ),
         )
@@ -354,7 +362,10 @@ class Renderer:
             answers=(last,),
             num_messages=len(whole.messages) - whole.num_added,
             rendered=Rendered(text=whole.text, spans=spans),
-            changes=changes(whole.messages, whole.tools, whole.turns, whole.pieces, whole.text),
+            changes=(
+                *changes(whole.messages, whole.tools, whole.turns, whole.pieces, whole.text),
+                *([whole.change] if whole.change else ()),
+            ),
         )
 
     def _text(self, messages: Sequence[Turn], tools: Tools) -> str:

@@ -1,0 +1,79 @@
+"""Templates that end an answer with nothing of its own, but with the token that opens the turn after it.
+
+GLM's, for example: the model stops when it writes who speaks next::
+
+    <|user|>\nq<|assistant|>\na<|user|>\n…          after an answer
+    <|assistant|>\n<tool_call>f</tool_call><|observation|>\n…   after a call
+
+In such a template nothing follows the last answer of a conversation, so it would not be learnt to stop there. The
+template is made to write that token behind the last answer too. What it writes for a prompt stays as it is.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from seodang.data.template.jinja import Turn, compile_template, literal, run
+from seodang.errors import TemplateError
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+ANSWER, REPORT, NEXT = "the sky is", "it is a colour", "and what is green"
+_CALL = {"type": "function", "id": "call00001", "function": {"name": "look_up", "arguments": {"word": "blue"}}}
+_USER: Turn = {"role": "user", "content": "what is blue"}
+_ANSWERED: Sequence[Turn] = (_USER, {"role": "assistant", "content": ANSWER})
+_CALLED: Sequence[Turn] = (_USER, {"role": "assistant", "content": "", "tool_calls": [_CALL]})
+_NEXT: Turn = {"role": "user", "content": NEXT}
+_REPORT: Turn = {"role": "tool", "content": REPORT, "name": "look_up", "tool_call_id": "call00001"}
+
+FindTokens = Callable[[str], Sequence[str]]  # text → its control tokens, in their order
+
+
+def with_last_end(text: str, variables: Mapping[str, Any], find_tokens: FindTokens) -> str:
+    """The template as it ends the last answer with what ends the earlier ones; as it is where it ends it already.
+
+    Args:
+        text: the template.
+        variables: what it is rendered with.
+    """
+    template = compile_template(text)
+    end = _opening(template, _ANSWERED, _NEXT, NEXT, variables, find_tokens)
+    if not end or end.strip() == variables.get("bos_token"):
+        return text
+    call_end = _opening(template, _CALLED, _REPORT, REPORT, variables, find_tokens)
+    # one line break at the end of a template is not written; an expression keeps the white space in front of it
+    return (
+        text.removesuffix("\n")
+        + "{{ '' if add_generation_prompt or not messages or messages[-1]['role'] != 'assistant' else "
+        + f"{literal(call_end)} if messages[-1]['tool_calls'] else {literal(end)} }}}}"
+    )
+
+
+def _opening(
+    template: "Template",
+    messages: Sequence[Turn],
+    after: Turn,
+    content: str,
+    variables: Mapping[str, Any],
+    find_tokens: FindTokens,
+) -> str:
+    """What follows the last turn where another comes after it, up to its first control token; blank if that is no token
+    at once, or something follows the last turn already.
+
+    Args:
+        content: of the turn after it.
+    """
+    try:
+        whole, longer = (run(template, turns, variables=variables) for turns in (messages, [*messages, after]))
+    except TemplateError:
+        return ""
+    bare = whole.rstrip()
+    said = str(messages[-1]["content"])
+    if (said and not bare.endswith(said)) or not longer.startswith(bare) or content not in longer[len(bare) :]:
+        return ""
+    gap = longer[len(bare) : longer.index(content, len(bare))]
+    tokens = [name for name in find_tokens(gap) if gap.lstrip().startswith(name)]
+    written = whole[len(bare) :]
+    if not tokens or not gap.startswith(written):
+        return ""
+    return gap[len(written) : gap.index(tokens[0]) + len(tokens[0])]
