@@ -134,6 +134,14 @@ def test_end_ids(tiny_model: PreTrainedModel) -> None:
     assert end_ids(tiny_model, 1) == [1]
 
 
+def test_a_turn_of_calls_ends_an_answer_too(
+    tmp_path: Path, tiny_model: PreTrainedModel, tuned_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Whoever serves the saved model stops at the token that ends a tool call, where that is another."""
+    save_model(tiny_model, tuned_tokenizer, tmp_path / "m", turn_end_id=6, call_end_id=7)
+    assert GenerationConfig.from_pretrained(tmp_path / "m").eos_token_id == [6, 7, 1]
+
+
 def test_description_tells_models_apart(tiny_folder: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """The manifest's facts: sizes, and a fingerprint that the same weights share and one changed value does not."""
     first, second = (load_model(Model(path=str(tiny_folder)), CPU) for _ in range(2))

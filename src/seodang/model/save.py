@@ -23,9 +23,9 @@ from seodang.types import ModelFacts
 _SAMPLED = 4096  # values of each tensor that enter the fingerprint
 
 
-def end_ids(model: PreTrainedModel, turn_end_id: int) -> list[int]:
-    """The ids that end an answer: the turn end, then what ended a text for the base."""
-    found = [turn_end_id]
+def end_ids(model: PreTrainedModel, turn_end_id: int, call_end_id: int | None = None) -> list[int]:
+    """The ids that end an answer: the turn end, the end of a turn of calls, then what ended a text for the base."""
+    found = [turn_end_id] if call_end_id is None else [turn_end_id, call_end_id]
     for config in (model.generation_config, model.config.get_text_config()):
         ids = getattr(config, "eos_token_id", None)
         found += [ids] if isinstance(ids, int) else ids or []
@@ -38,6 +38,7 @@ def save_model(
     folder: Path,
     *,
     turn_end_id: int,
+    call_end_id: int | None = None,
     base: Path | None = None,
     system: str | None = None,
     sampling: recipe.Generate | None = None,
@@ -49,6 +50,7 @@ def save_model(
     The folder appears complete or not at all; one that is there is replaced.
 
     Args:
+        call_end_id: ends a turn of tool calls, where it is another.
         base: the folder of the model that was tuned: all that tuning did not change is as it is there.
         system: the text of a system turn that the saved template gives to conversations without one.
         sampling: how answers are drawn by default; none: as the base says.
@@ -60,7 +62,9 @@ def save_model(
     new, old = aside / "new", aside / "old"
     own, template = model.generation_config, tokenizer.chat_template
     try:
-        model.generation_config = _generation_config(model, tokenizer, turn_end_id, sampling)
+        model.generation_config = _generation_config(
+            model, tokenizer, end_ids(model, turn_end_id, call_end_id), sampling
+        )
         if system is not None and template:
             tokenizer.chat_template = with_default_system(template, system)
         with quiet():
@@ -113,15 +117,15 @@ def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 
 def _generation_config(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, turn_end_id: int, sampling: recipe.Generate | None
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: list[int], sampling: recipe.Generate | None
 ) -> GenerationConfig:
-    """The base's own sampling settings, or those given, ended by the turn end; none if the base's contradict."""
+    """The base's own sampling settings, or those given, with the ids that end an answer; none if the base's contradict."""
     config = copy.deepcopy(model.generation_config)
     try:
         config.validate(strict=True)
     except ValueError:
         config = GenerationConfig()
-    config.eos_token_id = end_ids(model, turn_end_id)
+    config.eos_token_id = ends
     config.pad_token_id, config.bos_token_id = tokenizer.pad_token_id, tokenizer.bos_token_id
     if sampling:
         is_drawn = sampling.temperature is not None

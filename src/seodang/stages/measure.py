@@ -385,6 +385,7 @@ def answers_of(
                 [tokenizer(prompts[index], add_special_tokens=False)["input_ids"] for index in indices],
                 settings,
                 turn_end_id=renderer.template.turn_end_id,
+                call_end_id=renderer.template.call_end_id,
                 streams=indices,
                 on_progress=on_progress and (lambda done: on_progress(done * answered_by)),
             )

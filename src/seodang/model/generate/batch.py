@@ -65,6 +65,7 @@ def generate(
     settings: recipe.Generate,
     *,
     turn_end_id: int,
+    call_end_id: int | None = None,
     stop: Sequence[str] = (),
     template_kwargs: Mapping[str, Any] | None = None,
     streams: Sequence[int] | None = None,
@@ -77,6 +78,7 @@ def generate(
         settings: greedy without a temperature; else sampled, each prompt from its own random stream, so that its answer
             does not depend on the others. The repetition penalty counts the prompt too, as transformers does.
         turn_end_id: ends an answer, as do the ids that end a text for the model.
+        call_end_id: ends a turn of tool calls, where it is another.
         stop: texts that end an answer too, and are cut off with what follows.
         template_kwargs: further variables of the chat template, for prompts given as messages.
         streams: the random stream of each prompt; none: by their order.
@@ -91,7 +93,7 @@ def generate(
     ids = [prompt_ids(tokenizer, prompt, template_kwargs) for prompt in prompts]
     _check_context(model, ids, settings)
     drawn = range(len(ids)) if streams is None else streams
-    stops = end_ids(model, turn_end_id)
+    stops = end_ids(model, turn_end_id, call_end_id)
     pending = _planned(model, [len(row) for row in ids], settings.max_new_tokens, batch_tokens)
     answers: dict[int, list[int]] = {index: [] for index in range(len(ids))}
     while pending:
