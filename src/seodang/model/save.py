@@ -119,7 +119,7 @@ def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
 def _generation_config(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: list[int], sampling: recipe.Generate | None
 ) -> GenerationConfig:
-    """The base's own sampling settings, or those given, with the ids that end an answer; none if the base's contradict."""
+    """The base's own sampling settings, or those given, and what ends an answer; none if the base's contradict."""
     config = copy.deepcopy(model.generation_config)
     try:
         config.validate(strict=True)

@@ -12,7 +12,8 @@ from seodang.types import Answer
 
 REPEAT_TEMPERATURE = 0.1  # where the recipe names none
 GenerateFn = Callable[[Sequence[str], Generate], list[Completion]]  # rendered prompts, settings
-PromptFn = Callable[[Sequence[dict[str, Any]], str | None], str]  # messages, JSON text of tools → rendered prompt
+# messages, the last of them maybe an answer of which the beginning is given; JSON text of tools → rendered prompt
+PromptFn = Callable[[Sequence[dict[str, Any]], str | None], str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +54,10 @@ def repeat_settings(ask: Ask) -> Generate:
 
 
 def _from_holdout(ask: Ask, tests: Mapping[str, Dataset], prompt: PromptFn) -> list[Question]:
-    """Holdout questions: what stands before a row's last answer is asked, the answer is the reference."""
+    """Holdout questions: what stands before a row's last answer is asked, the answer is the reference.
+
+    Where the row gives the beginning of that answer, it stands at the end of the prompt, as it was trained.
+    """
     settings = ask.generate.model_copy(update={"max_new_tokens": ask.holdout_tokens})
     found: list[Question] = []
     for name, rows in tests.items():
@@ -62,13 +66,15 @@ def _from_holdout(ask: Ask, tests: Mapping[str, Dataset], prompt: PromptFn) -> l
             if not turns:  # a plain text asks nothing
                 continue
             last = max(i for i, turn in enumerate(turns) if turn["role"] == "assistant")
+            text, reference = turns[last - 1].get("content") or "", turns[last].get("content")
+            begun = turns[last].get("prefill")
             found.append(
                 Question(
                     kind="holdout",
-                    text=turns[last - 1].get("content") or "",
-                    prompt=prompt(turns[:last], row["tools"]),
+                    text=f"{text}\n\n{begun}" if begun else text,
+                    prompt=prompt(turns[: last + 1 if begun else last], row["tools"]),
                     settings=settings,
-                    reference=turns[last].get("content"),
+                    reference=(reference or "").removeprefix(begun) if begun else reference,
                     row_id=row["row_id"],
                     source=name,
                 )

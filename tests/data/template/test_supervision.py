@@ -8,9 +8,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from converted import convert_rows
-from seodang.data.encode.rows import Renderer, render
+from seodang.data.encode.rows import Renderer, parse_tools, render
 from seodang.data.template.find import apply_template, find_template
-from seodang.recipe import Template
+from seodang.proof.questions import questions
+from seodang.recipe import Ask, Template
 from seodang.types import IGNORED, Counts, LossOn
 
 USER = {"role": "user", "content": "1+1?"}
@@ -128,3 +129,30 @@ def test_numbers_of_definitions_stand_in_the_prompt_as_they_were_written(
     row = json.dumps({"messages": [USER, RIGHT]})[:-1] + f', "tools": {tools}}}'
     answers, _ = supervised(tmp_path, tiny_tokenizer, row, "qwen3", loss_on="all")
     assert tools[1:-1] in answers[0]
+
+
+def test_a_prefilled_holdout_question_is_asked_with_its_beginning(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """The prompt ends with the given text exactly where the loss begins in training; the rest is the reference."""
+    begun = {"role": "assistant", "content": "답은 "}
+    row = {"prompt": [USER, begun], "completion": [RIGHT]}
+    table, _ = convert_rows(tmp_path, f"{json.dumps(row, ensure_ascii=False)}\n" * 2)
+    tiny_tokenizer.chat_template = None
+    found = find_template(
+        tiny_tokenizer,
+        Template(borrow="chatml"),
+        num_embeddings=len(tiny_tokenizer),
+        load_tokenizer=lambda name: pytest.fail(f"{name} loaded"),
+    )
+    apply_template(tiny_tokenizer, found)
+    renderer = Renderer(tiny_tokenizer, found)
+    asked = questions(
+        Ask(holdout=1), {"a": table}, lambda messages, tools: renderer.prompt(messages, parse_tools(tools))
+    )
+    assert [question.text for question in asked] == ["1+1?\n\n답은 "]
+    assert asked[0].reference == "2"
+    rows, _ = render(table, renderer, max_tokens=4096)
+    trained = rows[0]
+    first = next(at for at, label in enumerate(trained["labels"]) if label != IGNORED)
+    assert tiny_tokenizer(asked[0].prompt, add_special_tokens=False)["input_ids"] == trained["input_ids"][:first]

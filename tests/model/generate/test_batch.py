@@ -145,6 +145,18 @@ def test_stops(tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerF
     assert not all(completion.stopped for completion in found)
 
 
+def test_a_turn_of_calls_stops_too(
+    tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]
+) -> None:
+    """The token that ends a tool call ends an answer as the turn end does."""
+    free = answers(tiny_model, tiny_tokenizer, prompts)[0]
+    end = free.token_ids[5]
+    settings = Generate(max_new_tokens=24)
+    found = generate(tiny_model, tiny_tokenizer, prompts[:1], settings, turn_end_id=NEVER, call_end_id=end)[0]
+    assert found.stopped
+    assert found.token_ids == free.token_ids[: free.token_ids.index(end) + 1]
+
+
 def test_models_defaults_do_not_leak(
     tiny_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]], tiny_model: PreTrainedModel
 ) -> None:

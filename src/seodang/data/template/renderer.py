@@ -113,12 +113,17 @@ class Renderer:
         self._check_system()
 
     def prompt(self, messages: Sequence[Turn], tools: Tools = None) -> str:
-        """The text that is served for a conversation that waits for an answer.
+        """The text that is served for a conversation that waits for an answer, or for the rest of one with `prefill`.
 
         Raises:
             TemplateError: the template refuses it.
         """
-        return self._prompt(self._with_system(messages), tools)
+        turns = self._with_system(messages)
+        if not (turns and turns[-1].get("prefill")):
+            return self._prompt(turns, tools)
+        whole, last = self._render(turns, tools), len(turns) - 1
+        start, _ = supervised(whole.text, whole.messages, {last: whole.served[last]})[last]
+        return whole.text[:start]
 
     def render(self, messages: Sequence[Turn], tools: Tools = None) -> Rendered:
         """The text of the whole conversation and its supervised spans: the first of its `examples`.
