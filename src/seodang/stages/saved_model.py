@@ -106,6 +106,7 @@ def save_merged(
                 renderer.tokenizer,
                 run.model,
                 turn_end_id=renderer.template.turn_end_id,
+                call_end_id=renderer.template.call_end_id,
                 base=base_folder(base.spec),
                 system=renderer.system,
                 sampling=ask.generate,
