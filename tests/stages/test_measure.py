@@ -1,5 +1,6 @@
 """What the base measured is not measured again: by a resumed run, or by another under the same settings."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +72,18 @@ def test_a_resumed_proof_begins_where_it_was_interrupted(run: Run, held_out: Eva
     assert set(tuned.divergences["medical"].values()) == {0.0}
     assert len(tuned.divergences["medical"]) == 20
     assert [row.loss for row in tuned.rows["medical"]] == [row.loss for row in before.rows["medical"]]
+
+
+def test_hidden_states_of_another_base_are_not_taken(run: Run, held_out: EvaluationSet) -> None:
+    """A proof against another base was interrupted here: what it left is not compared with."""
+    measure_base(run, OTHER, ENGINE, held_out, CPU)
+    shutil.copytree(run.hidden_states, run.folder / "left")
+    _measure(run, held_out, use_cache=True)
+    shutil.rmtree(run.hidden_states)
+    shutil.copytree(run.folder / "left", run.hidden_states)
+    _measure(run, held_out, use_cache=True)
+    tuned = measure_tuned(run, make_model(make_config("gemma3", 512), seed=0), ENGINE, held_out)
+    assert set(tuned.divergences["medical"].values()) == {0.0}
 
 
 def test_a_base_is_measured_once_for_all_runs(

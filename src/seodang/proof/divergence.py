@@ -23,7 +23,7 @@ from seodang.model.engine.loss import head_scaling
 from seodang.model.engine.trainable_tokens import base_layer
 from seodang.run.folder import write_text
 
-HEAD, BIAS, INDEX = "head.npy", "bias.npy", "json"
+KEY, HEAD, BIAS, INDEX = "key.txt", "head.npy", "bias.npy", "json"
 
 
 class Head(NamedTuple):
@@ -110,6 +110,21 @@ class HiddenStates:
 
     folder: Path
 
+    def begin(self, key: str) -> None:
+        """Make an empty folder.
+
+        Args:
+            key: names the model and the rows.
+        """
+        self.remove()
+        self.folder.mkdir(parents=True)
+        write_text(self.folder / KEY, key)
+
+    def is_of(self, key: str) -> bool:
+        """Whether the folder was made for this model and these rows."""
+        path = self.folder / KEY
+        return path.is_file() and path.read_text(encoding="utf-8") == key
+
     @property
     def has_head(self) -> bool:
         return (self.folder / HEAD).is_file()
@@ -135,7 +150,7 @@ class HiddenStates:
 
     def reader(self, source: str) -> "HiddenReader":
         """What all ranks have written of a source."""
-        files = {path: _index(path) for path in self.folder.glob(f"{source}-*.npy")}
+        files = {path: _index(path) for path in (self.folder / source).glob("*.npy")}
         places = {row: (path, *place) for path, index in files.items() for row, place in index.items()}
         return HiddenReader(places)
 
@@ -143,7 +158,7 @@ class HiddenStates:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, source: str) -> Path:
-        return self.folder / f"{source}-{distributed.rank()}.npy"
+        return self.folder / source / f"{distributed.rank()}.npy"
 
 
 class HiddenWriter:
@@ -153,6 +168,7 @@ class HiddenWriter:
         self._path, self._num_tokens = path, num_tokens
         self._array: NDArray[np.float32] | None = None
         self._places: dict[int, tuple[int, int]] = {}  # row → its first token in the file, and the one after its last
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(f".{INDEX}").unlink(missing_ok=True)
 
     def put(self, row: int, hidden_ND: Tensor) -> None:

@@ -67,6 +67,11 @@ class MeasurementSettings:
         keys = ("device", "dtype", "compute_dtype", "attention", "four_bit", "weights", "rows")
         return all(getattr(self, key) == getattr(other, key) for key in keys)
 
+    @property
+    def key(self) -> str:
+        """Names the hidden states that were computed under these settings."""
+        return f"{self.weights} {self.rows} {self.device} {self.compute_dtype} {self.four_bit}"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseMeasurement:

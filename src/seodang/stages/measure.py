@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from datasets import Dataset
 from transformers import PreTrainedModel
@@ -160,21 +160,21 @@ def measure_base(
         use_cache: look for what other runs have measured.
     """
     settings = _settings(model, held_out, placement, four_bit=four_bit)
-    stored = distributed.exchange(_stored_base(run, settings, use_cache=use_cache) if distributed.is_main() else None)
-    if (known := stored[0]) and known.settings == settings:
+    stored = _stored_base(run, settings, use_cache=use_cache) if distributed.is_main() else _Stored()
+    stored = distributed.exchange(stored)[0]
+    if (known := stored.measured) and known.settings == settings:
+        _keep_hidden_states(run, model, engine, held_out, settings)
         found = _measured(held_out, known.rows, known.answers)
-        _keep_hidden_states(run, model, engine, held_out)
+    elif known and known.settings.same_losses(settings):  # the questions alone are others
+        _keep_hidden_states(run, model, engine, held_out, settings)
+        found = _with_answers(model, held_out, "base", known.rows, {})
     else:
-        rows = known.rows if known and known.settings.same_losses(settings) else None
-        found = _measure_base(run, model, engine, held_out, rows)
-    measured = BaseMeasurement(
-        settings=settings,
-        rows=found.rows,
-        metrics=found.metrics,
-        answers=tuple(found.answers),
-    )
+        found = _measure_base(run, model, engine, held_out, settings)
     with distributed.agreed():
-        if distributed.is_main():
+        if distributed.is_main() and not stored.is_recorded:
+            measured = BaseMeasurement(
+                settings=settings, rows=found.rows, metrics=found.metrics, answers=tuple(found.answers)
+            )
             _record_base(run, measured, held_out, will_train=will_train)
             if use_cache:
                 base_cache.keep(measured, console.show_note)
@@ -211,21 +211,10 @@ def rows_of(held_out: EvaluationSet, base: Measured, tuned: Measured) -> list[Me
 
 
 def _measure_base(
-    run: Run,
-    model: PreTrainedModel,
-    engine: Engine,
-    held_out: EvaluationSet,
-    known: Mapping[str, Sequence[ModelRow]] | None,
+    run: Run, model: PreTrainedModel, engine: Engine, held_out: EvaluationSet, settings: MeasurementSettings
 ) -> Measured:
-    """Losses, with the hidden states that go into the head, and answers.
-
-    Args:
-        known: the losses, where only the questions are others.
-    """
-    if known:
-        _keep_hidden_states(run, model, engine, held_out)
-        return _with_answers(model, held_out, "base", known, {})
-    hidden = _new_hidden_states(run)
+    """Losses, with the hidden states that go into the head, and answers."""
+    hidden = _new_hidden_states(run, settings)
     choose_form = not held_out.has_trained_template
     rows: dict[str, list[ModelRow]] = {}
     with _counting("base", held_out, choose_form=choose_form) as advance:
@@ -251,6 +240,7 @@ def _with_answers(
     found = _measured(held_out, rows, (), divergences)
     with distributed.agreed():
         check_finite(found.metrics, name)
+        check_finite({one.name: metric_of(one, rows[one.name], choosing=True) for one in held_out.sources}, name)
     with console.counting(f"{name}: answers", len(held_out.questions)) as advance:
         answers = answers_of(model, held_out.renderer, name, held_out.questions, on_progress=advance)
     return replace(found, answers=answers)
@@ -295,7 +285,14 @@ def _record_base(run: Run, measured: BaseMeasurement, held_out: EvaluationSet, *
     record.record_base(run, measured, event)
 
 
-def _stored_base(run: Run, settings: MeasurementSettings, *, use_cache: bool) -> BaseMeasurement | None:
+class _Stored(NamedTuple):
+    """What the base has measured before."""
+
+    measured: BaseMeasurement | None = None
+    is_recorded: bool = False  # in this run, under the same settings
+
+
+def _stored_base(run: Run, settings: MeasurementSettings, *, use_cache: bool) -> _Stored:
     """What was measured under these settings; or what this run measured under others."""
     try:
         stored = evidence.read_base(run)
@@ -303,34 +300,36 @@ def _stored_base(run: Run, settings: MeasurementSettings, *, use_cache: bool) ->
         console.show_note(f"{error.where} {error.what}: the base is measured again")
         stored = None
     if stored and stored.settings == settings:
-        return stored
+        return _Stored(stored, is_recorded=True)
     if use_cache and (kept := base_cache.find(settings)):
         console.show_note("the base was measured in an earlier run under the same settings")
-        return kept
+        return _Stored(kept)
     if stored:
         console.show_note("the base was measured under other settings: what differs is measured again")
-    return stored
+    return _Stored(stored)
 
 
-def _new_hidden_states(run: Run) -> HiddenStates:
-    """An empty place for the base's hidden states."""
+def _new_hidden_states(run: Run, settings: MeasurementSettings) -> HiddenStates:
+    """An empty place for the hidden states of the base that was measured under these settings."""
     hidden = HiddenStates(folder=run.hidden_states)
     with distributed.agreed():
         if distributed.is_main():
-            hidden.remove()
-            hidden.folder.mkdir(parents=True)
+            hidden.begin(settings.key)
     return hidden
 
 
-def _keep_hidden_states(run: Run, model: PreTrainedModel, engine: Engine, held_out: EvaluationSet) -> None:
+def _keep_hidden_states(
+    run: Run, model: PreTrainedModel, engine: Engine, held_out: EvaluationSet, settings: MeasurementSettings
+) -> None:
     """Write the base's hidden states where its losses are known, and they are not there."""
     if not engine.linear_cross_entropy:
         return
     hidden = HiddenStates(folder=run.hidden_states)
-    has_all = hidden.has_head and all(hidden.reader(one.name).has(one.kl_rows) for one in held_out.sources)
-    if distributed.exchange(has_all)[0]:
+    is_there = hidden.is_of(settings.key) and hidden.has_head
+    is_there = is_there and all(hidden.reader(source.name).has(source.kl_rows) for source in held_out.sources)
+    if distributed.exchange(is_there)[0]:
         return
-    hidden = _new_hidden_states(run)
+    hidden = _new_hidden_states(run, settings)
     for source in held_out.sources:
         writer = hidden.writer(source.name, source.kl_tokens)
         keep_hidden_states(model, engine, source, writer, pack_tokens=held_out.pack_tokens)

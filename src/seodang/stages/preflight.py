@@ -221,6 +221,7 @@ def check_disk(
         weight_bytes=model.dtype.itemsize,
         optimizer=optimizer.name,
         adapter_parameters=num_adapter_parameters(model, adapter, new_token_ids(renderer)) if adapter else None,
+        proof_bytes=model.get_output_embeddings().weight.nbytes,
     )
 
 

@@ -203,6 +203,7 @@ def check_disk(
     weight_bytes: int,
     optimizer: str,
     adapter_parameters: int | None = None,
+    proof_bytes: int = 0,
 ) -> None:
     """Raise while nothing is lost yet if the disk of a run's folder is too small for what training writes.
 
@@ -211,6 +212,7 @@ def check_disk(
         weight_bytes: of one parameter.
         optimizer: as transformers knows it.
         adapter_parameters: what is trained; none: all of the model's.
+        proof_bytes: what is kept of the base until the proof is done.
 
     Raises:
         ResourceError: says how much is there and what can be done.
@@ -221,7 +223,10 @@ def check_disk(
         optimizer=optimizer,
         keep_checkpoints=settings.keep_checkpoints,
         adapter_parameters=adapter_parameters,
-    ) - sum(file.stat().st_size for file in Run(folder=folder).checkpoints.rglob("*") if file.is_file())
+    )
+    needed += proof_bytes - sum(
+        file.stat().st_size for file in Run(folder=folder).checkpoints.rglob("*") if file.is_file()
+    )
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
