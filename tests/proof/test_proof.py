@@ -81,7 +81,7 @@ def test_few_rows_show_nothing(change: float) -> None:
 def test_a_null_is_not_shown() -> None:
     """Differences that scatter around 0 are neither gained nor lost, whatever the mean says."""
     rows = [
-        replace(row, tuned=replace(row.tuned, ending=row.base.ending)) for row in noisy_rows(30, change=0.0, noise=1)
+        replace(row, tuned=replace(row.tuned, ending=row.base.ending)) for row in noisy_rows(40, change=0.0, noise=1)
     ]
     loss = proved(*rows).sources["medical"]
     assert loss.change.interval

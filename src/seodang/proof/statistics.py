@@ -16,6 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
 FEWEST_CLUSTERS = 12.0  # clusters: below, no interval is shown
+FEWEST_ALONE = (
+    40  # clusters of unequal lengths, where no other row of the source is known: long ones may all be missing
+)
 MOST_T = 20.0  # standard errors to either side of a value: a wider interval is none
 RESAMPLES = 4999
 POWER = 0.8  # with which a change of `Estimate.detectable` would have been seen
@@ -85,7 +88,8 @@ def ratio(
         denominators: [rows] such as tokens; not negative.
         clusters: [rows] integers or strings; rows of equal value are one piece of evidence.
         effective_share: of the source that the rows were drawn from, if more of its rows are known than these:
-            1 / (1 + (std / mean)²) of their lengths. A few rows may lack the long ones that decide; this knows better.
+            1 / (1 + (std / mean)²) of their lengths. A few rows may lack the long ones that decide: without it, fewer
+            than 40 clusters have no interval unless all denominators are equal.
         seed: of the resamples; one seed, one interval.
     """
     one = {"": numerators}
@@ -116,7 +120,8 @@ def ratios(
     values = d.sum(axis=1) / n.sum()
     own = effective_clusters(n)
     n_eff = own if effective_share is None else min(own, effective_share * len(n))
-    is_enough = n_eff >= FEWEST_CLUSTERS
+    is_known = effective_share is not None or len(n) >= FEWEST_ALONE or np.ptp(np.asarray(denominators)) == 0
+    is_enough = is_known and n_eff >= FEWEST_CLUSTERS
     halves = _half_widths(d - values[:, None] * n, n, level, seed) if is_enough else np.full(len(d), np.nan)
     if own >= FEWEST_CLUSTERS:
         halves[(d == 0).all(axis=1)] = 0.0  # the same model twice: nothing is left open

@@ -7,7 +7,7 @@ from seodang.proof.behaviour import AnswerBehaviour, GroupBehaviour
 from seodang.proof.gain_parts import PARTS, GainParts
 from seodang.proof.losses import SourceLoss
 from seodang.proof.proof import Proof
-from seodang.proof.statistics import FEWEST_CLUSTERS, Interval
+from seodang.proof.statistics import FEWEST_ALONE, FEWEST_CLUSTERS, Interval
 from seodang.show.formatting import between, listing, number, percent, plural, signed
 
 KINDS = {
@@ -171,7 +171,10 @@ def _limits(proof: Proof) -> Iterator[str]:
         for name, loss in proof.sources.items()
         if loss.change.interval is None
     ]:
-        yield f"Too few rows for an interval, which takes {FEWEST_CLUSTERS:g} effective ones: {listing(few)}."
+        yield (
+            f"Too few rows for an interval, which takes {FEWEST_ALONE}, and {FEWEST_CLUSTERS:g} effective ones: "
+            f"{listing(few)}."
+        )
     if shared := [name for name, loss in proof.sources.items() if loss.is_trained and loss.half == "both"]:
         yield (
             f"On {listing(shared)} the rows that chose the model kept also prove it: with fewer than 100 held-out "
