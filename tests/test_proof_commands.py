@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from command import Ended, Workplace, json_rows, seodang
+from tiny import make_config, make_model, make_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +88,22 @@ def test_a_run_without_a_proof_is_named(place: Workplace) -> None:
     assert ended.code == 2
     assert "runs/none: this run has no proof" in ended.err
     assert "seodang prove runs/none" in ended.err
+
+
+def test_models_with_different_tokenizers_are_compared_by_bytes(place: Workplace) -> None:
+    """Each is measured with its own on the same rows: in bits per byte, with a note, nothing token by token."""
+    other = place.folder / "other"
+    tokenizer = make_tokenizer(400)
+    tokenizer.save_pretrained(other)
+    make_model(make_config("llama", len(tokenizer)), seed=3).save_pretrained(other)
+    ended = seodang("prove", "runs/mine-s1", "--against", other, "--out", "two")
+    assert ended.code == 0, ended.err
+    assert "The two models have different tokenizers" in ended.out
+    proof = json.loads((place.folder / "two" / "proof.json").read_text(encoding="utf-8"))
+    loss = proof["sources"]["medical"]
+    assert (loss["unit"], loss["kl"], proof["parts"]) == ("bits per byte", None, {})
+    assert proof["skipped"] == {"medical": {"different tokenizers": 20}}
+    itself = json.loads((place.folder / "runs/mine-s1/proof.json").read_text(encoding="utf-8"))["sources"]["medical"]
+    assert loss["tuned"] == itself["tuned"]
+    assert loss["base"] != itself["base"]
+    assert loss["change"]["value"] == pytest.approx(loss["tuned"]["bits_per_byte"] - loss["base"]["bits_per_byte"])

@@ -15,8 +15,7 @@ first, who writes, and what all wait for.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -252,33 +251,44 @@ def prove(
 
     clock = StageClock()
     with clock.stage("prepare"):
-        tuned_base, prepared, findings, held_out = _prepare_proof(wanted, asked, base_path, is_quick=is_quick)
-    placement, renderer = tuned_base.placement, held_out.renderer
+        ours, theirs = _prepare_proof(wanted, asked, base_path, is_quick=is_quick)
+    placement, renderer, prepared = ours.base.placement, ours.held_out.renderer, ours.prepared
     if trained and recipe is None:
         finish.check_inputs(trained, wanted, placement, renderer, prepared, has_base=against is None, of_rows=False)
     if run is not trained:
-        finish.begin_run(run, wanted, placement, renderer, prepared, findings)
-
-    load = partial(_load, tuned_base, renderer, prepared, wanted.train)
+        finish.begin_run(run, wanted, placement, renderer, prepared, ours.findings)
     with clock.stage("base"):  # one model in memory at a time
-        before = measure.measure_base(run, *load(base_path), held_out, placement, will_train=False, use_cache=use_cache)
+        loaded = _load(theirs, base_path, wanted.train)
+        before = measure.measure_base(run, *loaded, theirs.held_out, placement, will_train=False, use_cache=use_cache)
+        del loaded
     with clock.stage("tuned"):
-        model, engine = load(asked.model.path)
-        after = measure.measure_tuned(run, model, engine, held_out)
-    finish.finish_run(run, wanted, held_out, before, after, model, clock.total, base=base_path, tuned=asked.model.path)
+        model, engine = _load(ours, asked.model.path, wanted.train)
+        after = measure.measure_tuned(run, model, engine, ours.held_out, has_same_tokenizer=ours is theirs)
+    finish.finish_run(
+        run, wanted, ours.held_out, before, after, model, clock.total,
+        base=base_path, tuned=asked.model.path, of_base=None if ours is theirs else theirs.held_out,
+    )  # fmt: skip
     return run
 
 
-def _load(
-    base: "Base", renderer: "Renderer", prepared: "Prepared", settings: Train, path: str
-) -> "tuple[PreTrainedModel, Engine]":
+@dataclass(frozen=True, kw_only=True)
+class _Side:
+    """What one of two compared models is measured on; both are on the same side where their tokenizers are the same."""
+
+    base: "Base"
+    prepared: "Prepared"
+    findings: "Sequence[Finding]"
+    held_out: "EvaluationSet"
+
+
+def _load(side: _Side, path: str, settings: Train) -> "tuple[PreTrainedModel, Engine]":
     """One of the two models that are compared, and how packs run on it."""
     from seodang.stages import preflight
 
     with distributed.agreed():
-        spec = base.spec.model_copy(update={"path": path})
-        model = preflight.load_base(replace(base, spec=spec), renderer, seed=settings.seed)
-    return model, preflight.make_engine(model, base, settings, prepared)
+        spec = side.base.spec.model_copy(update={"path": path})
+        model = preflight.load_base(replace(side.base, spec=spec), side.held_out.renderer, seed=settings.seed)
+    return model, preflight.make_engine(model, side.base, settings, side.prepared)
 
 
 def plan_proof(
@@ -299,16 +309,27 @@ def plan_proof(
     from seodang.show import tables
     from seodang.stages.proof_cost import proof_cost
 
-    base, _, _, held_out = _prepare_proof(wanted, asked, against or wanted.model.path, is_quick=is_quick)
-    cost = proof_cost(held_out, base)
+    ours, _ = _prepare_proof(wanted, asked, against or wanted.model.path, is_quick=is_quick)
+    cost = proof_cost(ours.held_out, ours.base)
     tables.show_cost(cost)
     return cost
 
 
-def _prepare_proof(
-    wanted: Recipe, asked: Recipe, base_path: str, *, is_quick: bool
-) -> "tuple[Base, Prepared, list[Finding], EvaluationSet]":
-    """The tuned model without its weights, the rows as its template renders them, and what is measured on them."""
+def _prepare_proof(wanted: Recipe, asked: Recipe, base_path: str, *, is_quick: bool) -> tuple[_Side, _Side]:
+    """The sides of the tuned model and of the base. A base with another tokenizer is asked in its own template."""
+    from seodang.show import console
+    from seodang.stages import preflight
+
+    ours = _prepare_side(wanted, asked, base_path, is_quick=is_quick)
+    if preflight.reads_alike(ours.base, base_path, ours.prepared):
+        return ours, ours
+    console.show_note("base and tuned model have different tokenizers: each is measured with its own")
+    model = asked.model.model_copy(update={"path": base_path})
+    return ours, _prepare_side(wanted, asked.model_copy(update={"model": model}), base_path, is_quick=is_quick)
+
+
+def _prepare_side(wanted: Recipe, asked: Recipe, base_path: str, *, is_quick: bool) -> _Side:
+    """A model without its weights, the rows as its template renders them, and what is measured on them."""
     from seodang.stages import measure, preflight
     from seodang.train.setup import pack_tokens
 
@@ -324,7 +345,7 @@ def _prepare_proof(
         has_trained_template=preflight.has_template(asked.model, base_path),
         is_quick=is_quick,
     )
-    return base, prepared, findings, held_out
+    return _Side(base=base, prepared=prepared, findings=findings, held_out=held_out)
 
 
 def _proof_recipes(

@@ -137,7 +137,8 @@ def _cluster(answer: Answer, clusters: Mapping[str, str]) -> str:
 
 def _stops(base: Sequence[Answer], tuned: Sequence[Answer], clusters: Mapping[str, str]) -> PairedShare | None:
     names = [_cluster(answer, clusters) for answer in tuned]
-    if len(base) != len(tuned) or len(set(names)) < 2:
+    asked = [[(answer.row_id, answer.question) for answer in answers] for answers in (base, tuned)]
+    if asked[0] != asked[1] or len(set(names)) < 2:
         return None
     return paired_share([answer.stopped for answer in base], [answer.stopped for answer in tuned], names)
 

@@ -55,11 +55,12 @@ class GainParts:
         return float(estimate.value / self.gain.value)
 
 
-def gain_parts(rows: Sequence[MeasuredRow], *, level: float) -> GainParts | None:
+def gain_parts(rows: Sequence[MeasuredRow], *, level: float, effective_share: float | None = None) -> GainParts | None:
     """The parts of the gain on those rows of one source that were contrasted; None where none was.
 
     Args:
         level: of the intervals.
+        effective_share: of the source's rows, by their lengths (`statistics.ratio`).
     """
     measured = [(row, row.contrast) for row in rows if row.contrast]
     if not measured:
@@ -69,7 +70,8 @@ def gain_parts(rows: Sequence[MeasuredRow], *, level: float) -> GainParts | None
     tokens = [contrast.content_tokens + 1 for contrast in contrasts]
     parts = [_parts(contrast) for contrast in contrasts]
     sums = {name: [part[name] for part in parts] for name in PARTS}
-    found = ratios({"gain": list(map(_gain, contrasts)), **sums}, tokens, clusters, level=level)
+    numerators = {"gain": list(map(_gain, contrasts)), **sums}
+    found = ratios(numerators, tokens, clusters, level=level, effective_share=effective_share)
     per_answer = ratio(sums["substance"], [1] * len(parts), clusters, level=level)
     return GainParts(
         rows=len(measured),

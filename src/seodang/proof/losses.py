@@ -6,13 +6,15 @@ Changes are tuned − base: negative is better. Knows no model and no file: whoe
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from seodang.proof.measured_rows import MeasuredRow, RowLoss
 from seodang.proof.statistics import Estimate, Outcome, outcome, ratio
 from seodang.recipe import Tolerance
-from seodang.types import SourceRole
+from seodang.types import Lengths, SourceRole
 
+Estimator = Callable[..., Estimate]  # `statistics.ratio` with its settings
 Unit = Literal["nats per token", "bits per byte"]
 
 
@@ -64,6 +66,7 @@ def source_loss(
     is_trained: bool,
     same_tokenizer: bool,
     level: float,
+    effective_share: float | None = None,
 ) -> SourceLoss:
     """One source's losses, from those of its rows that prove.
 
@@ -72,11 +75,13 @@ def source_loss(
     Args:
         rows: of one source, at least one.
         level: of the intervals.
+        effective_share: of the source's rows, by their lengths (`statistics.ratio`).
     """
+    estimate = partial(ratio, level=level, effective_share=effective_share)
     is_text = role == "retention" or not any(row.end_tokens for row in rows)
     in_bytes = (is_text or not same_tokenizer) and all(row.num_bytes for row in rows)
     unit: Unit = "bits per byte" if in_bytes else "nats per token"
-    change = _bits_change(rows, level) if in_bytes else _change(rows, _all_loss, _all_tokens, level)
+    change = _bits_change(rows, estimate) if in_bytes else _change(rows, _all_loss, _all_tokens, estimate)
     assert change, f"{rows[0].source}: no supervised token"
     kept_up_to = None if role == "domain" else tolerance.retention if in_bytes else tolerance.general
     return SourceLoss(
@@ -89,9 +94,9 @@ def source_loss(
         tuned=_model_loss(rows, lambda row: row.tuned),
         unit=unit,
         change=change,
-        content=_change(rows, lambda loss: loss.content, lambda row: row.content_tokens, level),
-        ending=_change(rows, lambda loss: loss.ending, lambda row: row.end_tokens, level),
-        kl=_kl(rows, level),
+        content=_change(rows, lambda loss: loss.content, lambda row: row.content_tokens, estimate),
+        ending=_change(rows, lambda loss: loss.ending, lambda row: row.end_tokens, partial(ratio, level=level)),
+        kl=_kl(rows, estimate),
         tolerance=kept_up_to,
         outcome=outcome(change, aim="gain")
         if kept_up_to is None
@@ -102,6 +107,15 @@ def source_loss(
 def proving(rows: Sequence[MeasuredRow]) -> list[MeasuredRow]:
     """The rows that the proof's figures are from: those that chose no checkpoint, or all where there are too few."""
     return [row for row in rows if row.half != "choose"]
+
+
+def effective_shares(lengths: Lengths) -> dict[str, float]:
+    """Source → how many rows of equal length weigh as much as one of its rows, 0 to 1, by all lengths that are known.
+
+    A small holdout may lack the long rows that decide; most rows are trained on, where any are.
+    """
+    known = {**lengths.holdout, **lengths.train}
+    return {name: 1 / (1 + (row.supervised.std / row.supervised.mean) ** 2) for name, row in known.items()}
 
 
 def _all_loss(loss: RowLoss) -> float:
@@ -125,22 +139,25 @@ def _model_loss(rows: Sequence[MeasuredRow], model: Callable[[MeasuredRow], RowL
 
 
 def _change(
-    rows: Sequence[MeasuredRow], loss: Callable[[RowLoss], float], tokens: Callable[[MeasuredRow], int], level: float
+    rows: Sequence[MeasuredRow],
+    loss: Callable[[RowLoss], float],
+    tokens: Callable[[MeasuredRow], int],
+    estimate: Estimator,
 ) -> Estimate | None:
     if not any(map(tokens, rows)):
         return None
     changes = [loss(row.tuned) - loss(row.base) for row in rows]
-    return ratio(changes, [tokens(row) for row in rows], [row.cluster for row in rows], level=level)
+    return estimate(changes, [tokens(row) for row in rows], [row.cluster for row in rows])
 
 
-def _bits_change(rows: Sequence[MeasuredRow], level: float) -> Estimate:
+def _bits_change(rows: Sequence[MeasuredRow], estimate: Estimator) -> Estimate:
     changes = [(row.tuned.content - row.base.content) / math.log(2) for row in rows]
-    return ratio(changes, [row.num_bytes for row in rows], [row.cluster for row in rows], level=level)
+    return estimate(changes, [row.num_bytes for row in rows], [row.cluster for row in rows])
 
 
-def _kl(rows: Sequence[MeasuredRow], level: float) -> Estimate | None:
+def _kl(rows: Sequence[MeasuredRow], estimate: Estimator) -> Estimate | None:
     measured = [(row.kl, row.kl_tokens, row.cluster) for row in rows if row.kl is not None and row.kl_tokens]
     if not measured:
         return None
     sums, tokens, clusters = zip(*measured, strict=True)
-    return ratio(sums, tokens, clusters, level=level)
+    return estimate(sums, tokens, clusters)

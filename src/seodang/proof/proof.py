@@ -83,6 +83,7 @@ def prove_rows(
     roles: Mapping[str, SourceRole],
     trained: Sequence[str] = (),
     tolerance: Tolerance | None = None,
+    effective_shares: Mapping[str, float] | None = None,
     temperature: float | None = None,
 ) -> Proof:
     """The proof that follows from what was measured.
@@ -92,8 +93,10 @@ def prove_rows(
         roles: source → what it stands for.
         trained: sources of which other rows were trained on.
         tolerance: by default the recipe's own default.
+        effective_shares: source → share, from `losses.effective_shares`; by default the rows' own.
         temperature: at which the repeated question was asked.
     """
+    shares = effective_shares or {}
     by_source = {source: proving([row for row in rows if row.source == source]) for source in roles}
     by_source = {source: own for source, own in by_source.items() if own}
     level = headline_level(len(by_source))
@@ -105,10 +108,15 @@ def prove_rows(
             is_trained=source in trained,
             same_tokenizer=compared.same_tokenizer,
             level=level,
+            effective_share=shares.get(source),
         )
         for source, own in by_source.items()
     }
-    parts = {source: found for source, own in by_source.items() if (found := gain_parts(own, level=level))}
+    parts = {
+        source: found
+        for source, own in by_source.items()
+        if (found := gain_parts(own, level=level, effective_share=shares.get(source)))
+    }
     unmeasured = {source: why for source, own in by_source.items() if (why := skipped(own))}
     described = behaviour(answers, {row.row_id: row.cluster for row in rows})
     examples = _examples(rows, answers)

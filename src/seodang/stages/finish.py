@@ -12,6 +12,7 @@ from seodang.json_values import json_text, to_json
 from seodang.model.load import weight_files, weights_are_here
 from seodang.model.save import describe
 from seodang.proof.divergence import HiddenStates
+from seodang.proof.losses import effective_shares
 from seodang.proof.measured_rows import write_rows
 from seodang.proof.proof import Compared, Training, prove_rows, turned_at
 from seodang.proof.questions import repeat_settings
@@ -24,7 +25,7 @@ from seodang.run.manifest import Manifest, changed_inputs, changed_surroundings,
 from seodang.run.start import create
 from seodang.show import console, tables
 from seodang.show.report import report
-from seodang.stages.measure import EvaluationSet, Measured, rows_of
+from seodang.stages.measure import EvaluationSet, Measured, rows_in_common, rows_of
 from seodang.types import Finding, Placement
 
 
@@ -130,6 +131,7 @@ def finish_run(
     *,
     base: str | None = None,
     tuned: str,
+    of_base: EvaluationSet | None = None,
 ) -> None:
     """Write proof, manifest and report; show the verdict and the answers. Only the main rank does this.
 
@@ -138,12 +140,13 @@ def finish_run(
         seconds: stage → time taken.
         base: where the base is from; by default the recipe's model.
         tuned: where the tuned model is.
+        of_base: what the base was measured on, where it has another tokenizer.
     """
     with distributed.agreed():
         if not distributed.is_main():
             return
         answers = [*before.answers, *after.answers]
-        rows = rows_of(held_out, before, after)
+        rows = rows_in_common(held_out, after, of_base, before) if of_base else rows_of(held_out, before, after)
         proof = prove_rows(
             rows,
             answers,
@@ -151,6 +154,7 @@ def finish_run(
                 name=recipe.name,
                 base=base or recipe.model.path,
                 tuned=tuned,
+                same_tokenizer=of_base is None,
                 base_has_template=held_out.has_trained_template,
                 is_quick=held_out.is_quick,
                 training=training_of(run),
@@ -158,6 +162,7 @@ def finish_run(
             roles={source.name: source.role for source in recipe.sources},
             trained=[source.name for source in recipe.sources if source.is_trained],
             tolerance=recipe.prove.tolerance,
+            effective_shares=effective_shares(evidence.read_lengths(run)),
             temperature=repeat_settings(recipe.ask).temperature,
         )
         found = to_json(proof)

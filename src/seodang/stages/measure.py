@@ -181,15 +181,20 @@ def measure_base(
     return found
 
 
-def measure_tuned(run: Run, model: PreTrainedModel, engine: Engine, held_out: EvaluationSet) -> Measured:
+def measure_tuned(
+    run: Run, model: PreTrainedModel, engine: Engine, held_out: EvaluationSet, *, has_same_tokenizer: bool = True
+) -> Measured:
     """Measure a model on what its base was measured on, and how far it is from the base.
+
+    Args:
+        has_same_tokenizer: whether the base read the same tokens: else its distance is not measured.
 
     Raises:
         RunError: a loss is NaN or infinite.
     """
     rows: dict[str, list[ModelRow]] = {}
     divergences: dict[str, Mapping[int, float]] = {}
-    base = _base_states(run, model, engine, held_out)
+    base = _base_states(run, model, engine, held_out) if has_same_tokenizer else {}
     with _counting("tuned", held_out, choose_form=False) as advance:
         for source in held_out.sources:
             rows[source.name], divergences[source.name] = measure_source(
@@ -208,6 +213,35 @@ def rows_of(held_out: EvaluationSet, base: Measured, tuned: Measured) -> list[Me
             source, base.rows[source.name], tuned.rows[source.name], tuned.divergences.get(source.name, {})
         )
     ]
+
+
+def rows_in_common(
+    held_out: EvaluationSet, tuned: Measured, of_base: EvaluationSet, base: Measured
+) -> list[MeasuredRow]:
+    """Rows that two models read with tokenizers of their own: losses over the same bytes, nothing token by token."""
+    rows = []
+    other = {source.name: source for source in of_base.sources}
+    for source in held_out.sources:
+        theirs = zip(other[source.name].rows, base.rows[source.name], strict=True) if source.name in other else ()
+        losses = {row.row_id: measured.loss for row, measured in theirs}
+        rows += [
+            MeasuredRow(
+                row_id=row.row_id,
+                source=source.name,
+                where=row.where,
+                cluster=row.cluster,
+                half=row.half,
+                content_tokens=row.content_tokens,
+                end_tokens=row.end_tokens,
+                num_bytes=row.num_bytes,
+                base=losses[row.row_id],
+                tuned=measured.loss,
+                no_contrast="different tokenizers",
+            )
+            for row, measured in zip(source.rows, tuned.rows[source.name], strict=True)
+            if row.row_id in losses
+        ]
+    return rows
 
 
 def _measure_base(

@@ -39,6 +39,8 @@ from seodang.train.resources import MemoryPlan
 from seodang.train.setup import Optimizer, choose_optimizer, is_worth_compiling, pack_tokens, total_steps
 from seodang.types import Checkpointing, Finding, Placement
 
+TRIED_ROWS = 32  # of each holdout, on which two tokenizers are compared
+
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
@@ -99,6 +101,26 @@ def has_template(spec: recipe.Model, path: str) -> bool:
     """Whether a base came with a chat template, so that it may have been trained on it."""
     tokenizer = load_tokenizer(path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
     return bool(tokenizer.chat_template)
+
+
+def reads_alike(base: Base, path: str, prepared: Prepared) -> bool:
+    """Whether another model reads text as this one does: tokens that one of them has added do not matter.
+
+    Tried on contents of held-out rows.
+    """
+    spec = base.spec
+    other = load_tokenizer(path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+    own_ids, other_ids = base.tokenizer.get_vocab().items(), other.get_vocab().items()
+    if not (own_ids <= other_ids or other_ids <= own_ids):
+        return False
+    texts = [
+        text
+        for rows in prepared.holdouts.values()
+        for row in rows.select(range(min(len(rows), TRIED_ROWS)))
+        for text in ([turn.get("content") or "" for turn in row["messages"]] or [row["text"]])
+    ]
+    own, theirs = (one(texts, add_special_tokens=False)["input_ids"] for one in (base.tokenizer, other))
+    return bool(own == theirs)
 
 
 def plan_training(base: Base, settings: recipe.Train, renderer: Renderer, rows: Dataset) -> TrainingPlan:
