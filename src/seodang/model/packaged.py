@@ -94,6 +94,27 @@ def packaged_folder(name: str, *, progress: bool = True) -> Path:
     return folder
 
 
+def packaged_gguf(name: str) -> Path:
+    """The GGUF file of a packaged model, for programs that read such files: one of several parts is joined once.
+
+    Raises:
+        ModelError: its package is missing or damaged.
+        ResourceError: no room or no right to write.
+    """
+    content = _content(name)
+    path = cache_folder() / "models" / f"{name}.gguf"
+    if not path.is_file() or path.stat().st_size != len(content):
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{name}-")) / path.name
+            try:
+                aside.write_bytes(content)
+                aside.replace(path)
+            finally:
+                shutil.rmtree(aside.parent, ignore_errors=True)
+    return path
+
+
 def _content(name: str) -> bytes:
     """The GGUF file, whole and checked."""
     model = PACKAGED[name]

@@ -160,6 +160,20 @@ def stream(
     return _completion(tokenizer, ids, answers[0], stops, stop)
 
 
+@torch.no_grad()
+def answer_logits(model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int]) -> Tensor:
+    """What the model makes of an answer that something else wrote: the logits in front of each of its tokens.
+
+    Returns:
+        [len(answer) + 1, vocabulary], float32: the last row is what would follow.
+    """
+    input_ids = torch.tensor([[*prompt, *answer]], device=model.device)
+    with _BUSY, _generating(model):
+        forget_lengths(dynamic_rope(model))
+        logits: Tensor = model(input_ids, use_cache=False, logits_to_keep=len(answer) + 1).logits
+    return logits[0].float().cpu()
+
+
 def prompt_ids(
     tokenizer: PreTrainedTokenizerBase, prompt: Prompt, template_kwargs: Mapping[str, Any] | None = None
 ) -> list[int]:

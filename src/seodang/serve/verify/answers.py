@@ -1,0 +1,151 @@
+"""Greedy answers of the server against the run's, and what the run's model makes of each served token."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from seodang.model.generate.batch import answer_logits
+from seodang.model.save import end_ids
+from seodang.serve.verify.endpoint import Endpoint, Reply
+from seodang.serve.verify.prompts import Render
+from seodang.serve.verify.reference import Expected, Reference
+from seodang.serve.verify.result import AnswerCheck
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PENALTIES = tuple(step / 100 for step in range(50, 201) if step % 5 == 0 or 100 <= step <= 130)  # that are tried
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """One question, the run's answer and the server's."""
+
+    expected: Expected
+    reply: Reply
+    ids: tuple[int, ...]  # of the served text
+    first_difference: int | None  # where the texts' tokens part; None: the same text
+
+    @property
+    def is_same(self) -> bool:
+        return self.first_difference is None and self.expected.stopped == self.reply.stopped
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forced:
+    """A served answer as the run's model sees it, token by token."""
+
+    gaps: tuple[float, ...]  # nats by which its own choice is likelier than the served token; 0: the same token
+    missed_stop: float | None  # gap where the model would have ended the answer but the server went on
+    early_stop: float | None  # gap where the server ended the answer but the model would have gone on
+    noise: float | None  # root mean square of served minus own log-probabilities; None: the engine gives none
+    misfits: tuple[int, ...]  # for each of PENALTIES: tokens that are not the likeliest under it
+
+
+def ask_all(reference: Reference, endpoint: Endpoint, number: int) -> list[Asked]:
+    """Ask the server what the run's model was asked, greedily.
+
+    Raises:
+        SeodangError: the server refuses, or the run's model is needed and cannot be loaded.
+    """
+    found = []
+    for expected in reference.expected(number):
+        turns = [{"role": "user", "content": expected.question}]
+        reply = endpoint.reply(turns, max_tokens=expected.max_tokens, temperature=0)
+        ids = reference.text_ids(reply.text)
+        own = reference.text_ids(expected.text)
+        if not expected.stopped:  # it was cut off there, perhaps within a word
+            length = min(len(own), len(ids))
+            own, ids = own[:length], ids[:length]
+        parted = next((place for place, pair in enumerate(zip(own, ids, strict=False)) if pair[0] != pair[1]), None)
+        if parted is None and len(own) != len(ids):
+            parted = min(len(own), len(ids))
+        found.append(Asked(expected=expected, reply=reply, ids=tuple(ids), first_difference=parted))
+    return found
+
+
+def force(reference: Reference, asked: Asked, render: Render) -> Forced:
+    """Give a served answer to the run's own model.
+
+    Args:
+        render: makes the prompt that the server was given.
+    """
+    import torch
+
+    chat_model = reference.load()
+    prompt = render([{"role": "user", "content": asked.expected.question}], None)
+    plain = answer_logits(chat_model.model, prompt, asked.ids)  # [answer + 1, vocabulary]
+    ends = end_ids(chat_model.model, chat_model.turn_end_id)
+    seen = _seen(prompt, asked.ids, plain.shape[1])
+    scores = torch.log_softmax(_penalized(plain, seen, reference.penalty), dim=-1)
+    best, top = scores.max(dim=-1)
+    is_end = torch.isin(top, torch.tensor(ends))
+    steps = len(asked.ids)
+    # behind a stop that the server did not make its text is no longer what it wrote: end tokens leave no text
+    until = int(is_end[:steps].nonzero()[0]) if bool(is_end[:steps].any()) else steps
+    targets = torch.tensor(asked.ids[:until], dtype=torch.long)
+    gaps = (best[:until] - scores[:until].gather(1, targets[:, None])[:, 0]).tolist()
+    missed = early = None
+    if until < steps:
+        missed = float(best[until] - scores[until, asked.ids[until]])
+    elif asked.reply.stopped and not bool(is_end[steps]):
+        early = float(best[steps] - scores[steps, ends].max())
+    return Forced(
+        gaps=tuple(gaps),
+        missed_stop=missed,
+        early_stop=early,
+        noise=_noise(asked.reply.logprobs, torch.log_softmax(plain, dim=-1), targets),
+        misfits=tuple(_misfits(plain[:until], seen[:until], targets, penalty) for penalty in PENALTIES),
+    )
+
+
+def answer_check(asked: Asked, forced: Forced | None) -> AnswerCheck:
+    """One line of the result."""
+    place, gap = asked.first_difference, None
+    if forced and place is not None:
+        beyond = forced.missed_stop if forced.missed_stop is not None else forced.early_stop
+        gap = forced.gaps[place] if place < len(forced.gaps) else beyond
+    return AnswerCheck(
+        question=asked.expected.question,
+        expected=asked.expected.text,
+        served=asked.reply.text,
+        tokens=len(asked.ids),
+        first_difference=place,
+        gap=gap,
+        expected_stop=asked.expected.stopped,
+        served_stop=asked.reply.stopped,
+    )
+
+
+def _seen(prompt: Sequence[int], answer: Sequence[int], vocabulary: int) -> "Tensor":
+    """[answer + 1, vocabulary] bool: the tokens that stand in front of each position, which a penalty counts."""
+    import torch
+
+    seen = torch.zeros(len(answer) + 1, vocabulary, dtype=torch.bool)
+    seen[:, torch.tensor(prompt, dtype=torch.long)] = True
+    for place, token in enumerate(answer):
+        seen[place + 1 :, token] = True
+    return seen
+
+
+def _penalized(logits: "Tensor", seen: "Tensor", penalty: float) -> "Tensor":
+    """As transformers' repetition penalty: positive logits are divided, negative ones multiplied."""
+    import torch
+
+    if penalty == 1.0:
+        return logits
+    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+
+
+def _misfits(logits: "Tensor", seen: "Tensor", targets: "Tensor", penalty: float) -> int:
+    return int((_penalized(logits, seen, penalty).argmax(dim=-1) != targets).sum())
+
+
+def _noise(served: Sequence[float], scores: "Tensor", targets: "Tensor") -> float | None:
+    """How far served log-probabilities are from the model's own, over the tokens of both."""
+    import torch
+
+    if len(served) < len(targets) or not len(targets):
+        return None
+    own = scores[: len(targets)].gather(1, targets[:, None])[:, 0]
+    return float((torch.tensor(served[: len(targets)]) - own).square().mean().sqrt())

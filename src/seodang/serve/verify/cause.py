@@ -1,0 +1,158 @@
+"""From what differs to the likely cause. Pure: it knows neither server nor model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from seodang.serve.verify.answers import PENALTIES, Asked, Forced
+from seodang.serve.verify.result import Cause
+
+QUANTIZED = "quantized"  # the run's own weights are those of a GGUF file, whose products engines round to 8 bits
+# Nats between two tokens that rounding alone can exchange, by the dtype of the run's weights. Measured: other kernels
+# in float32 move a log-probability by 1e-5 to 1e-3, bfloat16 by some hundredths.
+NEAR_TIE = {"float32": 0.01, "float16": 0.05, "bfloat16": 0.3, QUANTIZED: 0.5}
+# the same of served log-probabilities as a whole (root mean square)
+SAME_NOISE = {"float32": 0.003, "float16": 0.02, "bfloat16": 0.06, QUANTIZED: 0.1}
+DTYPE_GAP, QUANTIZED_GAP = 0.5, 3.0  # nats: the largest exchanges seen under 16 bits, under 4 bits
+DTYPE_NOISE, QUANTIZED_NOISE = 0.06, 0.7  # nats, root mean square
+QUANTIZED_MISFITS = 0.2  # share of served tokens that another rounding of the same weights would not choose
+SURE = 3  # times fewer misfits that a penalty must leave to be named
+_FULL = {"float32": ("F32",), "float16": ("F16",), "bfloat16": ("BF16",)}  # llama.cpp's names of what is not quantized
+
+_RESAVE = "serve the run's model folder, in the dtype that its config.json names"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """All answers, compared."""
+
+    asked: Sequence[Asked]
+    forced: Sequence[Forced]  # of those that differ, or whose log-probabilities do; empty: the weights were not loaded
+    dtype: str  # of the run's weights, or QUANTIZED
+    penalty: float  # that is expected
+    weights: str | None  # how the engine says that it stores them
+    is_drawn: bool  # the same question was answered in two ways
+
+
+def is_near_tie(comparison: Comparison) -> bool:
+    """Whether each answer that differs parts from the run's where rounding may choose."""
+    tie = NEAR_TIE.get(comparison.dtype, NEAR_TIE["float32"])
+    return all(_largest(forced) <= tie for forced in comparison.forced)
+
+
+def causes(comparison: Comparison) -> list[Cause]:
+    """Why answers differ, given that prompts do not; empty: they do not, or at near-ties only."""
+    different = [asked for asked in comparison.asked if not asked.is_same]
+    if not different:
+        noise = _noise(comparison)
+        is_same = noise is None or noise <= SAME_NOISE.get(comparison.dtype, SAME_NOISE["float32"])
+        return [] if is_same else [_of_noise(noise or 0.0)]
+    if comparison.is_drawn:
+        hint = "let the server draw nothing at temperature 0: pass the temperature on, or correct its defaults"
+        return [Cause(name="sampling", what="asked twice at temperature 0, the server gives two answers", hint=hint)]
+    found = [cause for cause in (_stop(comparison), _penalty(comparison)) if cause]
+    if found:
+        return found
+    if comparison.forced and is_near_tie(comparison):
+        return []
+    told = _told(comparison)
+    if told or not comparison.forced:
+        return [told or _by_text(different)]
+    return [_of_weights(comparison)]
+
+
+def _largest(forced: Forced) -> float:
+    return max(*forced.gaps, forced.missed_stop or 0.0, forced.early_stop or 0.0, 0.0, 0.0)
+
+
+def _stop(comparison: Comparison) -> Cause | None:
+    """Answers that go on behind their end, or end where the model would go on."""
+    tie = NEAR_TIE.get(comparison.dtype, NEAR_TIE["float32"])
+    missed = sum(forced.missed_stop is not None and forced.missed_stop > tie for forced in comparison.forced)
+    if not comparison.forced:
+        missed = sum(
+            asked.expected.stopped
+            and len(asked.reply.text) > len(asked.expected.text)
+            and asked.reply.text.startswith(asked.expected.text)
+            for asked in comparison.asked
+        )
+    ends = sum(asked.expected.stopped for asked in comparison.asked)
+    if missed and 2 * missed >= min(ends, len(comparison.asked)):
+        what = f"{missed} of {len(comparison.asked)} answers go on behind the end of the turn"
+        hint = "let the server stop at eos_token_id of generation_config.json: the end of a turn is the first of them"
+        return Cause(name="no stop token", what=what, hint=hint)
+    early = sum(forced.early_stop is not None and forced.early_stop > DTYPE_GAP for forced in comparison.forced)
+    if early and early == len(comparison.forced) and all(_largest_gap(forced) <= tie for forced in comparison.forced):
+        what = f"{early} answers end where the run's model would go on"
+        return Cause(name="another stop", what=what, hint="remove stop strings and a smaller limit from the server")
+    return None
+
+
+def _largest_gap(forced: Forced) -> float:
+    return max((*forced.gaps, 0.0))
+
+
+def _penalty(comparison: Comparison) -> Cause | None:
+    """A penalty that explains the served tokens better than the one that is expected."""
+    if not comparison.forced:
+        return None
+    misfits = [sum(column) for column in zip(*(forced.misfits for forced in comparison.forced), strict=True)]
+    expected = sum(sum(gap > 0 for gap in forced.gaps) for forced in comparison.forced)
+    fewest = min(misfits)
+    best = [penalty for penalty, count in zip(PENALTIES, misfits, strict=True) if count == fewest]
+    middle = min(best, key=lambda penalty: abs(penalty - (best[0] + best[-1]) / 2))
+    if expected < 2 or SURE * fewest > expected or middle == comparison.penalty:
+        return None
+    what = f"the served tokens are those of a repetition penalty of about {middle:g}, not {comparison.penalty:g}"
+    hint = f"set the server's repetition penalty to {comparison.penalty:g}, as generation_config.json says"
+    return Cause(name="repetition penalty", what=what, hint=hint)
+
+
+def _told(comparison: Comparison) -> Cause | None:
+    """What the engine itself says of its weights."""
+    kind = (comparison.weights or "").removeprefix("all ").split(" ")[0].upper()
+    if not kind or comparison.dtype == QUANTIZED or kind in _FULL.get(comparison.dtype, ()):
+        return None
+    if kind in {name for names in _FULL.values() for name in names}:
+        what = f"the engine holds the weights as {kind}, the run was proven in {comparison.dtype}"
+        return None if kind == "F32" else Cause(name="other dtype", what=what, hint=_RESAVE)
+    what = f"the engine says that its weights are {kind}, the run was proven in {comparison.dtype}"
+    hint = "serve the run's own weights, or prove the quantized model before it is used"
+    return Cause(name="quantization", what=what, hint=hint)
+
+
+def _noise(comparison: Comparison) -> float | None:
+    known = [forced.noise for forced in comparison.forced if forced.noise is not None]
+    return sorted(known)[len(known) // 2] if known else None
+
+
+def _of_noise(noise: float) -> Cause:
+    what = f"served log-probabilities are {noise:.2g} nats away from the run's (root mean square)"
+    if noise <= DTYPE_NOISE:
+        return Cause(name="other dtype", what=what, hint=_RESAVE)
+    if noise <= QUANTIZED_NOISE:
+        hint = "serve the run's own weights, or prove the quantized model before it is used"
+        return Cause(name="quantization", what=what, hint=hint)
+    return Cause(name="another model", what=what, hint="serve the run's model folder")
+
+
+def _of_weights(comparison: Comparison) -> Cause:
+    """The size of the differences tells roundings of the same weights from other weights."""
+    tokens = sum(len(forced.gaps) for forced in comparison.forced)
+    misfits = sum(sum(gap > 0 for gap in forced.gaps) for forced in comparison.forced)
+    largest = max(map(_largest, comparison.forced))
+    what = (
+        f"{misfits} of {tokens} served tokens are not the run's choice, which is likelier by up to {largest:.2g} nats"
+    )
+    noise = _noise(comparison)
+    is_rounded = misfits <= QUANTIZED_MISFITS * tokens if noise is None else noise <= QUANTIZED_NOISE
+    if is_rounded and (largest <= DTYPE_GAP if noise is None else noise <= DTYPE_NOISE):
+        return Cause(name="other dtype", what=what, hint=_RESAVE)
+    if is_rounded and largest <= 2 * QUANTIZED_GAP:
+        hint = "serve the run's own weights, or prove the quantized model before it is used"
+        return Cause(name="quantization", what=what, hint=hint)
+    return Cause(name="another model", what=what, hint="serve the run's model folder: check the path, and /v1/models")
+
+
+def _by_text(different: Sequence[Asked]) -> Cause:
+    what = f"{len(different)} answers differ; the run's weights, which would tell why, are not here"
+    return Cause(name="another model", what=what, hint="verify where runs/NAME/model is, or serve it again")
