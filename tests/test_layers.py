@@ -18,7 +18,7 @@ MOST_MODULES, MOST_LINES, MOST_FUNCTION_LINES = 15, 450, 60  # of a folder, a mo
 LATE_IMPORTERS = {"pipeline.py", "cli.py", "__init__.py", "serve/chat_model.py"}  # what the call at hand needs
 LATE_PACKAGES = {  # optional, or needed by some calls only and slow to import
     *("peft", "bitsandbytes", "flash_attn", "gguf", "prompt_toolkit", "datasets", "matplotlib", "sacrebleu", "torch"),
-    *("transformers", "jinja2", "rich", "filelock", "pyarrow", "safetensors", "tokenizers"),
+    *("transformers", "jinja2", "rich", "filelock", "pyarrow", "safetensors", "tokenizers", "xllamacpp"),
 }
 
 

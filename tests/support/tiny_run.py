@@ -38,7 +38,14 @@ def make_run(
     folder.mkdir(parents=True)
     write_text(folder / "recipe.yaml", dump_recipe(made))
     model = make_model(make_config("llama", len(tokenizer)), seed=1)
-    save_model(model, tokenizer, run.model, turn_end_id=found.turn_end_id)
+    save_model(
+        model,
+        tokenizer,
+        run.model,
+        turn_end_id=found.turn_end_id,
+        system=made.system,
+        sampling=made.ask.generate,
+    )
     return run
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seodang import recipe
+from seodang.data.template.default_system import without_default_system
 from seodang.data.template.find import find_template
 from seodang.data.template.jinja import Turn, compile_template, run
 from seodang.errors import RunError, TemplateError
@@ -171,7 +172,8 @@ def _of_run(found: Run, name: str, base: bool, trust_remote_code: bool) -> ChatM
         name=name,
         model=model,
         tokenizer=tokenizer,
-        template=compile_template(tokenizer.get_chat_template()),
+        # without the system text that the saved one brings: whoever asks may leave it out
+        template=compile_template(without_default_system(tokenizer.get_chat_template(), made.system or "")),
         turn_end_id=tokenizer.eos_token_id,  # what `apply_template` made it
         system=made.system,
         settings=made.ask.generate,

@@ -36,7 +36,7 @@ class Forced:
     """A served answer as the run's model sees it, token by token."""
 
     gaps: tuple[float, ...]  # nats by which its own choice is likelier than the served token; 0: the same token
-    missed_stop: float | None  # gap where the model would have ended the answer but the server went on
+    missed_stop: float | None  # where the server went on: nats by which the model would rather have ended the answer
     early_stop: float | None  # gap where the server ended the answer but the model would have gone on
     noise: float | None  # root mean square of served minus own log-probabilities; None: the engine gives none
     misfits: tuple[int, ...]  # for each of PENALTIES: tokens that are not the likeliest under it
@@ -52,9 +52,9 @@ def ask_all(reference: Reference, endpoint: Endpoint, number: int) -> list[Asked
     for expected in reference.expected(number):
         turns = [{"role": "user", "content": expected.question}]
         reply = endpoint.reply(turns, max_tokens=expected.max_tokens, temperature=0)
-        ids = reference.text_ids(reply.text)
-        own = reference.text_ids(expected.text)
-        if not expected.stopped:  # it was cut off there, perhaps within a word
+        ids = _whole_ids(reference, reply.text, stopped=reply.stopped)
+        own = _whole_ids(reference, expected.text, stopped=expected.stopped)
+        if not expected.stopped:
             length = min(len(own), len(ids))
             own, ids = own[:length], ids[:length]
         parted = next((place for place, pair in enumerate(zip(own, ids, strict=False)) if pair[0] != pair[1]), None)
@@ -87,7 +87,8 @@ def force(reference: Reference, asked: Asked, render: Render) -> Forced:
     gaps = (best[:until] - scores[:until].gather(1, targets[:, None])[:, 0]).tolist()
     missed = early = None
     if until < steps:
-        missed = float(best[until] - scores[until, asked.ids[until]])
+        others = scores[until].index_fill(0, torch.tensor(ends), float("-inf"))
+        missed = float(best[until] - others.max())  # not the served token: an end may stand there as text
     elif asked.reply.stopped and not bool(is_end[steps]):
         early = float(best[steps] - scores[steps, ends].max())
     return Forced(
@@ -115,6 +116,12 @@ def answer_check(asked: Asked, forced: Forced | None) -> AnswerCheck:
         expected_stop=asked.expected.stopped,
         served_stop=asked.reply.stopped,
     )
+
+
+def _whole_ids(reference: Reference, text: str, *, stopped: bool) -> list[int]:
+    """Ids of a text; of one that was cut off, perhaps within a word or a character, without what may be half of one."""
+    ids = reference.text_ids(text.rstrip("\N{REPLACEMENT CHARACTER}"))
+    return ids if stopped else ids[:-1]
 
 
 def _seen(prompt: Sequence[int], answer: Sequence[int], vocabulary: int) -> "Tensor":

@@ -67,7 +67,10 @@ def _largest(forced: Forced) -> float:
 def _stop(comparison: Comparison) -> Cause | None:
     """Answers that go on behind their end, or end where the model would go on."""
     tie = NEAR_TIE.get(comparison.dtype, NEAR_TIE["float32"])
-    missed = sum(forced.missed_stop is not None and forced.missed_stop > tie for forced in comparison.forced)
+    missed = sum(
+        forced.missed_stop is not None and forced.missed_stop > tie and _largest_gap(forced) <= DTYPE_GAP
+        for forced in comparison.forced
+    )
     if not comparison.forced:
         missed = sum(
             asked.expected.stopped

@@ -1,0 +1,137 @@
+"""Eight planted faults behind a real server and in folders: each is found and named; what is right is the same."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from command import seodang
+from faulty_model import FAULTS, GENERATION, copy_with_fault
+from seodang.errors import ModelError, SeodangError
+from seodang.run.folder import Run
+from seodang.serve.server import free_port
+from seodang.serve.verify.endpoint import Endpoint
+from seodang.serve.verify.reference import Reference, load_reference
+from seodang.serve.verify.result import Verification
+from seodang.serve.verify.verify import verify, verify_endpoint
+from tiny_run import make_run
+
+SYSTEM = "의사처럼 답하세요."
+STOPS_AFTER = 12  # tokens: where a random model's answers are made to end
+
+
+@pytest.fixture(scope="module")
+def run(tiny_folder: Path, _tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with a system text whose random model's answers end by themselves."""
+    folder = tmp_path_factory.mktemp("runs") / "demo"
+    made = make_run(folder, tiny_folder, _tokenizer, system=SYSTEM, ask={"generate": {"max_new_tokens": 12}})
+    _let_answers_end(made)
+    return made
+
+
+def _let_answers_end(run: Run) -> None:
+    """Count what a random model likes to write among the ends of an answer."""
+    reference = load_reference(run.folder)
+    texts = [expected.text for expected in reference.expected(8)]
+    likely = [reference.text_ids(text)[STOPS_AFTER:][:1] for text in texts]
+    path = run.model / GENERATION
+    config = json.loads(path.read_text())
+    ends = {token for tokens in likely for token in tokens}
+    path.write_text(json.dumps({**config, "eos_token_id": [*config["eos_token_id"], *sorted(ends)]}))
+
+
+@pytest.fixture(scope="module")
+def reference(run: Run) -> Reference:
+    return load_reference(run.folder)
+
+
+@pytest.fixture(scope="module")
+def faulty(run: Run, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> "dict[str, Path]":
+    """Fault → a copy of the run's model with it."""
+    place = tmp_path_factory.mktemp("faulty")
+    gemma = files("seodang.templates").joinpath("gemma.jinja").read_text()
+    given = {"template": gemma, "weights": tiny_folder / "model.safetensors"}
+    return {fault: copy_with_fault(run.model, place / fault.replace(" ", "-"), fault, **given) for fault in FAULTS}
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """One `transformers serve`, which loads the folder that a request names."""
+    port = free_port()
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", "--port", str(port)]
+    process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stderr=subprocess.DEVNULL)
+    try:
+        while process.poll() is None:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health")
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _served(url: str, folder: Path, reference: Reference) -> Verification:
+    return verify_endpoint(Endpoint(url=url, model=str(folder)), reference, questions=8)
+
+
+@pytest.mark.slow
+def test_the_run_s_own_model_is_the_same(url: str, run: Run, reference: Reference) -> None:
+    """Served by transformers, the folder gives the run's prompts and answers."""
+    found = _served(url, run.model, reference)
+    assert (found.verdict, found.causes) == ("same", ())
+    assert len(found.prompts) == 5
+    assert all(check.served_tokens == check.expected_tokens for check in found.prompts)
+    assert any(check.served_stop for check in found.answers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_found_and_named(url: str, faulty: "dict[str, Path]", reference: Reference, fault: str) -> None:
+    """The server gives no token ids and no log-probabilities: counts, answers and the run's weights suffice."""
+    found = _served(url, faulty[fault], reference)
+    assert found.verdict == "different"
+    assert fault in [cause.name for cause in found.causes], found.causes
+    assert all(cause.hint for cause in found.causes)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_found_in_a_folder(faulty: "dict[str, Path]", reference: Reference, fault: str) -> None:
+    """Files alone show each fault, and no other one."""
+    found = verify(faulty[fault], Path(reference.name))
+    assert [cause.name for cause in found.causes] == [fault], found.causes
+    assert found.verdict == "different"
+
+
+def test_a_copy_of_the_folder_is_the_same(run: Run, reference: Reference) -> None:
+    """The run's own folder has nothing to report."""
+    found = verify(run.model, run.folder)
+    assert (found.verdict, found.causes) == ("same", ())
+
+
+def test_the_command_s_exit_code_and_json(run: Run, faulty: "dict[str, Path]") -> None:
+    """Different is exit code 1; the JSON holds the verdict and the cause."""
+    assert seodang("verify", run.model, run.folder).code == 0
+    ended = seodang("verify", faulty["doubled BOS"], run.folder, "--json")
+    assert ended.code == 1
+    found = json.loads(ended.out)
+    assert (found["schema_version"], found["verdict"]) == (1, "different")
+    assert [cause["name"] for cause in found["causes"]] == ["doubled BOS"]
+
+
+def test_what_cannot_be_compared_is_one_error(run: Run, tmp_path: Path) -> None:
+    """A folder without a model, and a server that is not there."""
+    with pytest.raises(ModelError, match=r"config\.json"):
+        verify(tmp_path, run.folder)
+    with pytest.raises(SeodangError, match="cannot be asked"):
+        verify(f"http://127.0.0.1:{free_port()}", run.folder)
