@@ -1,16 +1,20 @@
 """Writes a run's folder as far as chatting needs it: a recipe, and a random model with its template."""
 
 import copy
+import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerFast
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from seodang.data.template.find import apply_template, find_template
 from seodang.model.save import save_model
 from seodang.recipe import Recipe, Template
 from seodang.run.folder import Run, write_text
 from seodang.run.start import dump_recipe
+from seodang.types import IGNORED
 from tiny import make_config, make_model
 
 SETTINGS = {"max_new_tokens": 12, "repetition_penalty": 1.1}
@@ -47,6 +51,31 @@ def make_run(
         sampling=made.ask.generate,
     )
     return run
+
+
+def train_a_little(run: Run, *, steps: int, rows: int) -> None:
+    """Teach a run's model sample answers, so that it writes words and ends."""
+    lines = (files("seodang") / "samples" / "en_medical.jsonl").read_text(encoding="utf-8").splitlines()
+    tokenizer = AutoTokenizer.from_pretrained(run.model)
+    model = AutoModelForCausalLM.from_pretrained(run.model)
+    turns = [_turns(json.loads(line)) for line in lines[:rows]]
+    prompts = [tokenizer.apply_chat_template(each[:1], add_generation_prompt=True)["input_ids"] for each in turns]
+    answers = [[*tokenizer(each[1]["content"])["input_ids"][1:], tokenizer.eos_token_id] for each in turns]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for step in range(steps):
+            prompt, answer = prompts[step % rows], answers[step % rows]
+            labels = torch.tensor([[IGNORED] * len(prompt) + answer])
+            model(input_ids=torch.tensor([prompt + answer]), labels=labels).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    model.save_pretrained(run.model)
+
+
+def _turns(row: dict[str, Any]) -> list[dict[str, str]]:
+    question, answer = row["question"], row["answer"]
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer.split(".")[0][:48] + "."}]
 
 
 def _nothing_to_borrow(path: str) -> PreTrainedTokenizerFast:

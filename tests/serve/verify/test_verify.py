@@ -11,10 +11,9 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from transformers import PreTrainedTokenizerFast
 
 from command import seodang
-from faulty_model import FAULTS, GENERATION, copy_with_fault
+from faulty_model import FAULTS, copy_with_fault
 from seodang.errors import ModelError, SeodangError
 from seodang.run.folder import Run
 from seodang.serve.server import free_port
@@ -22,30 +21,24 @@ from seodang.serve.verify.endpoint import Endpoint
 from seodang.serve.verify.reference import Reference, load_reference
 from seodang.serve.verify.result import Verification
 from seodang.serve.verify.verify import verify, verify_endpoint
-from tiny_run import make_run
+from tiny import CONTROL_TOKENS, PLAIN_TOKENS, make_config, make_model, make_tokenizer
+from tiny_run import make_run, train_a_little
 
 SYSTEM = "의사처럼 답하세요."
-STOPS_AFTER = 12  # tokens: where a random model's answers are made to end
+WITHOUT_MERGES = len(CONTROL_TOKENS) + len(PLAIN_TOKENS) + 256  # entries of the vocabulary
+STEPS, ROWS = 200, 24  # until a tiny model writes words and ends its answers, but is sure of little
 
 
 @pytest.fixture(scope="module")
-def run(tiny_folder: Path, _tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run with a system text whose random model's answers end by themselves."""
+def run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with a system text whose tiny model was trained a little, so that it writes letters and ends.
+
+    Its vocabulary has no merges: what so small a model writes would be read in other tokens than it was written in.
+    """
     folder = tmp_path_factory.mktemp("runs") / "demo"
-    made = make_run(folder, tiny_folder, _tokenizer, system=SYSTEM, ask={"generate": {"max_new_tokens": 12}})
-    _let_answers_end(made)
+    made = make_run(folder, tiny_folder, make_tokenizer(WITHOUT_MERGES), system=SYSTEM, ask={"holdout": 0})
+    train_a_little(made, steps=STEPS, rows=ROWS)
     return made
-
-
-def _let_answers_end(run: Run) -> None:
-    """Count what a random model likes to write among the ends of an answer."""
-    reference = load_reference(run.folder)
-    texts = [expected.text for expected in reference.expected(8)]
-    likely = [reference.text_ids(text)[STOPS_AFTER:][:1] for text in texts]
-    path = run.model / GENERATION
-    config = json.loads(path.read_text())
-    ends = {token for tokens in likely for token in tokens}
-    path.write_text(json.dumps({**config, "eos_token_id": [*config["eos_token_id"], *sorted(ends)]}))
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +47,13 @@ def reference(run: Run) -> Reference:
 
 
 @pytest.fixture(scope="module")
-def faulty(run: Run, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> "dict[str, Path]":
+def faulty(run: Run, tmp_path_factory: pytest.TempPathFactory) -> "dict[str, Path]":
     """Fault → a copy of the run's model with it."""
     place = tmp_path_factory.mktemp("faulty")
     gemma = files("seodang.templates").joinpath("gemma.jinja").read_text()
-    given = {"template": gemma, "weights": tiny_folder / "model.safetensors"}
+    other = make_model(make_config("llama", WITHOUT_MERGES), seed=2)
+    other.save_pretrained(place / "other")
+    given = {"template": gemma, "weights": place / "other" / "model.safetensors"}
     return {fault: copy_with_fault(run.model, place / fault.replace(" ", "-"), fault, **given) for fault in FAULTS}
 
 
@@ -67,7 +62,8 @@ def url() -> Iterator[str]:
     """One `transformers serve`, which loads the folder that a request names."""
     port = free_port()
     command = [sys.executable, "-m", "transformers.cli.transformers", "serve", "--port", str(port)]
-    process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stderr=subprocess.DEVNULL)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, **quiet)
     try:
         while process.poll() is None:
             try:

@@ -13,7 +13,9 @@ from seodang.serve.verify.result import AnswerCheck
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
+_CANDIDATES = 8  # likelier tokens that are looked at, to see whether a text was written in them
 PENALTIES = tuple(step / 100 for step in range(50, 201) if step % 5 == 0 or 100 <= step <= 130)  # that are tried
 
 
@@ -40,6 +42,16 @@ class Forced:
     early_stop: float | None  # gap where the server ended the answer but the model would have gone on
     noise: float | None  # root mean square of served minus own log-probabilities; None: the engine gives none
     misfits: tuple[int, ...]  # for each of PENALTIES: tokens that are not the likeliest under it
+
+    @property
+    def first_gap(self) -> float:
+        """Nats at the first token that is not the model's choice: later ones follow another text."""
+        beyond = self.missed_stop if self.missed_stop is not None else self.early_stop
+        return next((gap for gap in self.gaps if gap > 0), beyond or 0.0)
+
+    @property
+    def misfit_share(self) -> float:
+        return sum(gap > 0 for gap in self.gaps) / max(1, len(self.gaps))
 
 
 def ask_all(reference: Reference, endpoint: Endpoint, number: int) -> list[Asked]:
@@ -74,17 +86,17 @@ def force(reference: Reference, asked: Asked, render: Render) -> Forced:
 
     chat_model = reference.load()
     prompt = render([{"role": "user", "content": asked.expected.question}], None)
-    plain = answer_logits(chat_model.model, prompt, asked.ids)  # [answer + 1, vocabulary]
+    ids, plain = _tokens_of(reference, chat_model.model, prompt, asked.ids)  # plain: [answer + 1, vocabulary]
     ends = end_ids(chat_model.model, chat_model.turn_end_id)
-    seen = _seen(prompt, asked.ids, plain.shape[1])
+    seen = _seen(prompt, ids, plain.shape[1])
     scores = torch.log_softmax(_penalized(plain, seen, reference.penalty), dim=-1)
     best, top = scores.max(dim=-1)
     is_end = torch.isin(top, torch.tensor(ends))
-    steps = len(asked.ids)
+    steps = len(ids)
     # behind a stop that the server did not make its text is no longer what it wrote: end tokens leave no text
     until = int(is_end[:steps].nonzero()[0]) if bool(is_end[:steps].any()) else steps
-    targets = torch.tensor(asked.ids[:until], dtype=torch.long)
-    gaps = (best[:until] - scores[:until].gather(1, targets[:, None])[:, 0]).tolist()
+    targets = torch.tensor(ids[:until], dtype=torch.long)
+    gaps = best[:until] - scores[:until].gather(1, targets[:, None])[:, 0]
     missed = early = None
     if until < steps:
         others = scores[until].index_fill(0, torch.tensor(ends), float("-inf"))
@@ -92,7 +104,7 @@ def force(reference: Reference, asked: Asked, render: Render) -> Forced:
     elif asked.reply.stopped and not bool(is_end[steps]):
         early = float(best[steps] - scores[steps, ends].max())
     return Forced(
-        gaps=tuple(gaps),
+        gaps=tuple(gaps.tolist()),
         missed_stop=missed,
         early_stop=early,
         noise=_noise(asked.reply.logprobs, torch.log_softmax(plain, dim=-1), targets),
@@ -104,8 +116,7 @@ def answer_check(asked: Asked, forced: Forced | None) -> AnswerCheck:
     """One line of the result."""
     place, gap = asked.first_difference, None
     if forced and place is not None:
-        beyond = forced.missed_stop if forced.missed_stop is not None else forced.early_stop
-        gap = forced.gaps[place] if place < len(forced.gaps) else beyond
+        gap = forced.first_gap
     return AnswerCheck(
         question=asked.expected.question,
         expected=asked.expected.text,
@@ -116,6 +127,38 @@ def answer_check(asked: Asked, forced: Forced | None) -> AnswerCheck:
         expected_stop=asked.expected.stopped,
         served_stop=asked.reply.stopped,
     )
+
+
+def _tokens_of(
+    reference: Reference, model: "PreTrainedModel", prompt: Sequence[int], ids: Sequence[int]
+) -> "tuple[list[int], Tensor]":
+    """The tokens that a text was most likely written in, and the logits in front of each and behind the last.
+
+    A model may write a text in other tokens than the tokenizer reads it in. Where a likelier token begins the rest of
+    the text, that one is taken, and the rest is read anew.
+    """
+    tokenizer, found, start = reference.tokenizer, list(ids), 0
+    text = tokenizer.decode(found, clean_up_tokenization_spaces=False)
+    for _ in range(len(ids) + 1):
+        logits = answer_logits(model, prompt, found)
+        other = None
+        for place in range(start, len(found)):
+            likelier = logits[place].topk(_CANDIDATES)
+            floor = logits[place, found[place]]
+            for score, token in zip(likelier.values.tolist(), likelier.indices.tolist(), strict=True):
+                if score <= floor:
+                    break
+                written = tokenizer.decode([*found[:place], token], clean_up_tokenization_spaces=False)
+                if text.startswith(written) and len(written) > len(tokenizer.decode(found[:place])):
+                    other = [*found[:place], token, *reference.text_ids(text[len(written) :])]
+                    start = place + 1
+                    break
+            if other:
+                break
+        if other is None:
+            break
+        found = other
+    return found, logits
 
 
 def _whole_ids(reference: Reference, text: str, *, stopped: bool) -> list[int]:

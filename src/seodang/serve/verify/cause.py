@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from seodang.serve.verify.answers import PENALTIES, Asked, Forced
 from seodang.serve.verify.result import Cause
@@ -12,10 +13,12 @@ QUANTIZED = "quantized"  # the run's own weights are those of a GGUF file, whose
 NEAR_TIE = {"float32": 0.01, "float16": 0.05, "bfloat16": 0.3, QUANTIZED: 0.5}
 # the same of served log-probabilities as a whole (root mean square)
 SAME_NOISE = {"float32": 0.003, "float16": 0.02, "bfloat16": 0.06, QUANTIZED: 0.1}
-DTYPE_GAP, QUANTIZED_GAP = 0.5, 3.0  # nats: the largest exchanges seen under 16 bits, under 4 bits
+# Nats at the first difference, and the share of tokens that are not the run's choice: half of all answers are below
+# these under 16 bits, under 4 bits. An answer may hide a control token, so that no answer counts for all.
+DTYPE_GAP, QUANTIZED_GAP = 0.5, 1.5
+DTYPE_SHARE, QUANTIZED_SHARE = 0.2, 0.4
 DTYPE_NOISE, QUANTIZED_NOISE = 0.06, 0.7  # nats, root mean square
-QUANTIZED_MISFITS = 0.2  # share of served tokens that another rounding of the same weights would not choose
-SURE = 3  # times fewer misfits that a penalty must leave to be named
+EXPLAINED_SHARE = 0.03  # of an answer's tokens that may contradict a penalty that explains it
 _FULL = {"float32": ("F32",), "float16": ("F16",), "bfloat16": ("BF16",)}  # llama.cpp's names of what is not quantized
 
 _RESAVE = "serve the run's model folder, in the dtype that its config.json names"
@@ -36,7 +39,7 @@ class Comparison:
 def is_near_tie(comparison: Comparison) -> bool:
     """Whether each answer that differs parts from the run's where rounding may choose."""
     tie = NEAR_TIE.get(comparison.dtype, NEAR_TIE["float32"])
-    return all(_largest(forced) <= tie for forced in comparison.forced)
+    return all(forced.first_gap <= tie for forced in comparison.forced)
 
 
 def causes(comparison: Comparison) -> list[Cause]:
@@ -60,15 +63,11 @@ def causes(comparison: Comparison) -> list[Cause]:
     return [_of_weights(comparison)]
 
 
-def _largest(forced: Forced) -> float:
-    return max(*forced.gaps, forced.missed_stop or 0.0, forced.early_stop or 0.0, 0.0, 0.0)
-
-
 def _stop(comparison: Comparison) -> Cause | None:
     """Answers that go on behind their end, or end where the model would go on."""
     tie = NEAR_TIE.get(comparison.dtype, NEAR_TIE["float32"])
     missed = sum(
-        forced.missed_stop is not None and forced.missed_stop > tie and _largest_gap(forced) <= DTYPE_GAP
+        forced.missed_stop is not None and forced.missed_stop > tie and forced.misfit_share <= DTYPE_SHARE
         for forced in comparison.forced
     )
     if not comparison.forced:
@@ -84,30 +83,33 @@ def _stop(comparison: Comparison) -> Cause | None:
         hint = "let the server stop at eos_token_id of generation_config.json: the end of a turn is the first of them"
         return Cause(name="no stop token", what=what, hint=hint)
     early = sum(forced.early_stop is not None and forced.early_stop > DTYPE_GAP for forced in comparison.forced)
-    if early and early == len(comparison.forced) and all(_largest_gap(forced) <= tie for forced in comparison.forced):
+    if early and early == len(comparison.forced) and not any(forced.misfit_share for forced in comparison.forced):
         what = f"{early} answers end where the run's model would go on"
         return Cause(name="another stop", what=what, hint="remove stop strings and a smaller limit from the server")
     return None
 
 
-def _largest_gap(forced: Forced) -> float:
-    return max((*forced.gaps, 0.0))
-
-
 def _penalty(comparison: Comparison) -> Cause | None:
-    """A penalty that explains the served tokens better than the one that is expected."""
-    if not comparison.forced:
+    """A penalty that explains most answers, of which the expected one explains few."""
+    different = [forced for forced in comparison.forced if forced.misfit_share > 0]
+    if not different:
         return None
-    misfits = [sum(column) for column in zip(*(forced.misfits for forced in comparison.forced), strict=True)]
-    expected = sum(sum(gap > 0 for gap in forced.gaps) for forced in comparison.forced)
-    fewest = min(misfits)
-    best = [penalty for penalty, count in zip(PENALTIES, misfits, strict=True) if count == fewest]
+    explained = [
+        sum(forced.misfits[number] <= EXPLAINED_SHARE * len(forced.gaps) for forced in different)
+        for number in range(len(PENALTIES))
+    ]
+    most, now = max(explained), explained[_nearest(comparison.penalty)]
+    best = [penalty for penalty, count in zip(PENALTIES, explained, strict=True) if count == most]
     middle = min(best, key=lambda penalty: abs(penalty - (best[0] + best[-1]) / 2))
-    if expected < 2 or SURE * fewest > expected or middle == comparison.penalty:
+    if 2 * most <= len(different) or 2 * now > most:
         return None
-    what = f"the served tokens are those of a repetition penalty of about {middle:g}, not {comparison.penalty:g}"
+    what = f"{most} of {len(different)} answers are those of a repetition penalty of about {middle:g}"
     hint = f"set the server's repetition penalty to {comparison.penalty:g}, as generation_config.json says"
     return Cause(name="repetition penalty", what=what, hint=hint)
+
+
+def _nearest(penalty: float) -> int:
+    return min(range(len(PENALTIES)), key=lambda number: abs(PENALTIES[number] - penalty))
 
 
 def _told(comparison: Comparison) -> Cause | None:
@@ -140,17 +142,15 @@ def _of_noise(noise: float) -> Cause:
 
 def _of_weights(comparison: Comparison) -> Cause:
     """The size of the differences tells roundings of the same weights from other weights."""
-    tokens = sum(len(forced.gaps) for forced in comparison.forced)
-    misfits = sum(sum(gap > 0 for gap in forced.gaps) for forced in comparison.forced)
-    largest = max(map(_largest, comparison.forced))
-    what = (
-        f"{misfits} of {tokens} served tokens are not the run's choice, which is likelier by up to {largest:.2g} nats"
-    )
+    different = [forced for forced in comparison.forced if forced.first_gap > 0]
+    gap, share = (median(values) for values in zip(*((f.first_gap, f.misfit_share) for f in different), strict=True))
+    what = f"answers part where the run prefers its own token by {gap:.2g} nats (median); {share:.0%} of tokens differ"
     noise = _noise(comparison)
-    is_rounded = misfits <= QUANTIZED_MISFITS * tokens if noise is None else noise <= QUANTIZED_NOISE
-    if is_rounded and (largest <= DTYPE_GAP if noise is None else noise <= DTYPE_NOISE):
+    if noise is not None:
+        return _of_noise(noise)
+    if gap <= DTYPE_GAP and share <= DTYPE_SHARE and max(f.first_gap for f in different) <= 2 * DTYPE_GAP:
         return Cause(name="other dtype", what=what, hint=_RESAVE)
-    if is_rounded and largest <= 2 * QUANTIZED_GAP:
+    if gap <= QUANTIZED_GAP and share <= QUANTIZED_SHARE:
         hint = "serve the run's own weights, or prove the quantized model before it is used"
         return Cause(name="quantization", what=what, hint=hint)
     return Cause(name="another model", what=what, hint="serve the run's model folder: check the path, and /v1/models")
