@@ -16,7 +16,7 @@ from seodang.serve.verify.endpoint import Endpoint, open_endpoint
 from seodang.serve.verify.prompts import PromptFindings, check_prompts
 from seodang.serve.verify.reference import Reference, load_reference
 from seodang.serve.verify.result import Cause, Verdict, Verification
-from seodang.serve.verify.sampling import check_sampling
+from seodang.serve.verify.sampling_defaults import check_sampling
 from seodang.serve.verify.weights import verify_folder
 from seodang.show.console import get_console
 from seodang.show.formatting import visible
