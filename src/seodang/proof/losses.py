@@ -112,10 +112,13 @@ def proving(rows: Sequence[MeasuredRow]) -> list[MeasuredRow]:
 def effective_shares(lengths: Lengths) -> dict[str, float]:
     """Source → how many rows of equal length weigh as much as one of its rows, 0 to 1, by all lengths that are known.
 
-    A small holdout may lack the long rows that decide; most rows are trained on, where any are.
+    A small holdout may lack the long rows that decide: known are those of sources that are trained on.
     """
-    known = {**lengths.holdout, **lengths.train}
-    return {name: 1 / (1 + (row.supervised.std / row.supervised.mean) ** 2) for name, row in known.items()}
+    return {
+        name: 1 / (1 + (row.supervised.std / row.supervised.mean) ** 2)
+        for name, row in lengths.train.items()
+        if row.supervised.mean
+    }
 
 
 def _all_loss(loss: RowLoss) -> float:

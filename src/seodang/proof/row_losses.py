@@ -55,6 +55,11 @@ class HeldOutSource:
         return self._half([row.chooses for row in self.rows])
 
     @property
+    def proving(self) -> Dataset:
+        """The rows that the proof's figures are from."""
+        return self._half([row.proves for row in self.rows])
+
+    @property
     def kl_tokens(self) -> int:
         """Scored tokens of `kl_rows`."""
         return sum(self.rows[number].content_tokens + self.rows[number].end_tokens for number in self.kl_rows)

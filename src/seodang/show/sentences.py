@@ -172,8 +172,8 @@ def _limits(proof: Proof) -> Iterator[str]:
         if loss.change.interval is None
     ]:
         yield (
-            f"Too few rows for an interval, which takes {FEWEST_ALONE}, and {FEWEST_CLUSTERS:g} effective ones: "
-            f"{listing(few)}."
+            f"Too few rows for an interval, which takes {FEWEST_CLUSTERS:g} effective ones, and {FEWEST_ALONE} where "
+            f"no other row of the source is known: {listing(few)}."
         )
     if shared := [name for name, loss in proof.sources.items() if loss.is_trained and loss.half == "both"]:
         yield (

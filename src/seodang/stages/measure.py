@@ -95,21 +95,22 @@ def make_evaluation_set(
     if is_quick:
         sizes, ask = QUICK_SIZES, ask.model_copy(update={"holdout": min(ask.holdout, QUICK_QUESTIONS)})
         holdouts = {name: rows.select(range(min(len(rows), QUICK_ROWS))) for name, rows in holdouts.items()}
-        prepared = replace(prepared, holdouts=holdouts)
+    found = [
+        held_out_source(
+            name,
+            rows,
+            renderer,
+            sizes=sizes,
+            max_tokens=recipe.train.max_tokens,
+            seed=recipe.split.seed,
+            has_context=has_context(by_name[name], prepared.counts),
+        )
+        for name, rows in holdouts.items()
+    ]
+    asked = {source.name: source.proving for source in found if by_name[source.name].role != "retention"}
     return EvaluationSet(
-        sources=[
-            held_out_source(
-                name,
-                rows,
-                renderer,
-                sizes=sizes,
-                max_tokens=recipe.train.max_tokens,
-                seed=recipe.split.seed,
-                has_context=has_context(by_name[name], prepared.counts),
-            )
-            for name, rows in holdouts.items()
-        ],
-        questions=all_questions(ask, recipe.sources, prepared, renderer),
+        sources=found,
+        questions=questions_of(ask, asked, renderer),
         renderer=renderer,
         pack_tokens=pack_tokens,
         chosen_loss=best_loss(recipe.train.best_by, recipe.sources, holdouts),
