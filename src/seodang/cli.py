@@ -56,7 +56,7 @@ JsonOption = Annotated[
 
 
 def _role(name: str, holds: str) -> Any:
-    return typer.Option(f"--{name}", metavar="FILE", help=f"A file of {holds}; may be repeated.")
+    return typer.Option(f"--{name}", metavar="FILE|FOLDER", help=f"A file or folder of {holds}; may be repeated.")
 
 
 def _version(value: bool) -> None:
@@ -82,17 +82,26 @@ def demo(out: OutOption = None) -> None:
 
 @app.command()
 def init(
-    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE...", help="Your data files.")] = None,
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE|FOLDER...", help="Your data.")] = None,
     domain: Annotated[list[Path] | None, _role("domain", "the field's questions and answers")] = None,
     general: Annotated[list[Path] | None, _role("general", "general questions and answers")] = None,
     retention: Annotated[list[Path] | None, _role("retention", "plain text that must not be forgotten")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Of the run.")] = None,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The recipe to write.")] = Path("recipe.yaml"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe, write nothing.")] = False,
 ) -> None:
-    """Write a starter recipe from your files."""
+    """Write a starter recipe from your files, folders or archives."""
     from seodang.pipeline import init
 
-    init(files or (), domain=domain or (), general=general or (), retention=retention or (), name=name, out=out)
+    init(
+        files or (),
+        domain=domain or (),
+        general=general or (),
+        retention=retention or (),
+        name=name,
+        out=out,
+        dry_run=dry_run,
+    )
 
 
 @app.command()

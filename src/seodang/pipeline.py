@@ -152,8 +152,13 @@ def init(
     retention: Sequence[str | Path] = (),
     name: str | None = None,
     out: Path = Path("recipe.yaml"),
+    dry_run: bool = False,
 ) -> Path:
     """Write a starter recipe from data files; roles that are not given are asked on a terminal, guessed elsewhere.
+
+    Args:
+        files: files, folders, archives, or patterns.
+        dry_run: print the recipe, write nothing.
 
     Raises:
         SeodangError: a file that cannot be used, or a recipe that is there already.
@@ -173,10 +178,12 @@ def init(
         memory_gb=main,
         gpu_gb=gpu,
         out=out,
+        is_dry_run=dry_run,
     )
-    written = write_starter(starter)
-    tables.show_starter(written, starter.yaml, starter.remarks)
-    return written
+    if not dry_run:
+        write_starter(starter)
+    tables.show_starter(starter.path, starter.yaml, starter.remarks, is_written=not dry_run)
+    return starter.path
 
 
 @guarded()

@@ -20,8 +20,9 @@ from seodang.data.split import Splits, separate, split
 from seodang.errors import RecipeError, RunError, SeodangError, SourceError
 from seodang.recipe import Recipe, load_recipe
 from seodang.starter import settings
-from seodang.starter.file_profile import TURN_TOKENS, profile_file
+from seodang.starter.file_profile import TURN_TOKENS, FileProfile, profile_file
 from seodang.starter.propose import Starter, propose, write_starter
+from seodang.starter.walk import Part
 
 
 def lines(rows: Sequence[Any]) -> bytes:
@@ -161,6 +162,10 @@ ACCEPTED = {
         [{"question": f"<end_of_turn>{n}\u0000\u0085?", "answer": f"a\u2028{n}"} for n in range(40)]
     ),
 }
+
+
+def profile(path: str, **options: Any) -> FileProfile:
+    return profile_file(Part(paths=(path,), is_whole=True), **options)
 
 
 def prepared(recipe: Recipe) -> dict[str, Splits]:
@@ -420,7 +425,7 @@ def test_a_missing_package_is_named_with_its_command(tmp_path: Path, monkeypatch
 def test_big_files_are_looked_at_in_their_first_rows(tmp_path: Path) -> None:
     """Rows beyond the limit are not read: a fault there is inspect's to find."""
     path = put(tmp_path, "big.jsonl", lines(pairs(3000)) + b"{broken\n" * 2)
-    seen = profile_file(path, max_rows=2000)
+    seen = profile(path, max_rows=2000)
     assert seen.num_rows == 2000
     assert not seen.whole
     starter = propose(
@@ -487,7 +492,7 @@ def test_estimated_tokens_are_near_the_real_ones(shared: Path) -> None:
         ]
         real = sum(len(found.ids) for found in tokenizer.encode_batch(["\n".join(texts) for texts in turns]))
         around = TURN_TOKENS * sum(1 if "text" in row else len(row.get("messages", "12")) for row in rows)
-        assert 0.85 < (profile_file(str(path), max_rows=200).tokens.sum() - around) / real < 1.4, name
+        assert 0.85 < (profile(str(path), max_rows=200).tokens.sum() - around) / real < 1.4, name
 
 
 def _guessed(folder: Path, columns: list[str], rows: int = 40, **longer: int) -> str:
@@ -495,7 +500,7 @@ def _guessed(folder: Path, columns: list[str], rows: int = 40, **longer: int) ->
     texts = [[f"{name} {number} " + "글 " * longer.get(name, 3) for name in columns] for number in range(rows)]
     lines = [",".join(columns), *(",".join(row) for row in texts)]
     path = put(folder, "d.csv", ("\n".join(lines) + "\n").encode())
-    keys = profile_file(path).keys
+    keys = profile(str(path)).keys
     return f"{keys.get('question')} → {keys.get('answer')}"
 
 
@@ -532,7 +537,7 @@ def test_a_terminal_is_not_asked_about_wrong_answers(tmp_path: Path) -> None:
     lines = "Question,Best Answer,Correct Answers,Incorrect Answers\n" + "".join(
         f"질문 {n}?,답 {n},맞는 답 {n},틀린 긴 답 {n} {'글 ' * 40}\n" for n in range(30)
     )
-    profile_file(put(tmp_path, "d.csv", lines.encode()), ask=ask)
+    profile(put(tmp_path, "d.csv", lines.encode()), ask=ask)
     assert asked == [["Best Answer", "Correct Answers"]]
 
 

@@ -73,7 +73,9 @@ def show_plan(recipe: Recipe, placement: "Placement | None" = None, *, out: Cons
     out.print(grid)
 
 
-def show_starter(path: Path, yaml: str, remarks: Sequence[str], *, out: Console | None = None) -> None:
+def show_starter(
+    path: Path, yaml: str, remarks: Sequence[str], *, is_written: bool = True, out: Console | None = None
+) -> None:
     """The recipe that was written, what was guessed, and the next two commands."""
     out = out or get_console()
     out.print(Text(visible(yaml.rstrip())), soft_wrap=True)
@@ -81,6 +83,9 @@ def show_starter(path: Path, yaml: str, remarks: Sequence[str], *, out: Console 
     for remark in remarks:
         out.print(Text("· " + visible(remark), style="dim"))
     name = visible_line(str(path))
+    if not is_written:
+        out.print(Text(f"not written (--dry-run): {name}"))
+        return
     out.print(Text(f"written {name}; now: seodang inspect {name}, then seodang tune {name}"))
 
 

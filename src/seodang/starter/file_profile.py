@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seodang.data.read.clean import question_hash
-from seodang.data.read.conversation import Conversation, read_row
+from seodang.data.read.column_names import ANSWER, column_key
+from seodang.data.read.containers.same_layout import answers_without_questions
+from seodang.data.read.conversation import PARTS, Conversation, read_row
 from seodang.data.read.layout import Layout, find_layout
 from seodang.data.read.raw_rows import RawRows
 from seodang.data.read.sources import read
@@ -18,6 +20,7 @@ from seodang.data.read.unusable import UnusableRowError
 from seodang.errors import SourceError
 from seodang.recipe import Source
 from seodang.starter.guess_columns import Ask, guess_columns
+from seodang.starter.walk import Part
 
 MAX_ROWS = 20_000  # of one file: more would change the profile little
 MAX_CHARS = 30_000_000
@@ -34,7 +37,8 @@ ENGLISH = re.compile(r"\b(the|and|what|how|you|are|with|that|is|to)\b", re.IGNOR
 class FileProfile:
     """What is known of the rows of one file, as far as they were read."""
 
-    path: str  # as given
+    path: str  # as given; what messages call it
+    paths: tuple[str, ...]  # as the recipe names them
     layout: Layout
     keys: Mapping[str, str]  # recipe keys for columns whose names alone do not say what they are
     tokens: NDArray[np.int64]  # [usable rows] estimated tokens as rendered
@@ -42,7 +46,7 @@ class FileProfile:
     num_questions: int  # different ones
     questions: tuple[str, ...]  # the first different ones
     language: str  # Korean, English or "another language"
-    plain_turns: float  # share of the rows where user and assistant alternate and no tool is called
+    plain_turns: float  # share of the rows where user and assistant alternate without tools and thoughts
     remarks: tuple[str, ...]
 
     @property
@@ -51,23 +55,31 @@ class FileProfile:
         return len(self.tokens)
 
     @property
+    def is_answers_alone(self) -> bool:
+        """Answers whose questions are not in these rows, read as plain text."""
+        return self.layout.text is not None and column_key(self.layout.text) in ANSWER
+
+    @property
     def is_text(self) -> bool:
         """Plain text instead of questions and answers."""
         return self.layout.format == "text"
 
 
-def profile_file(path: str, *, max_rows: int = MAX_ROWS, ask: Ask | None = None) -> FileProfile:
-    """Read the first rows of a file as `convert` would.
+def profile_file(part: Part, *, max_rows: int = MAX_ROWS, ask: Ask | None = None) -> FileProfile:
+    """Read the first rows of files as `convert` would.
 
     Args:
         ask: decides between columns that could be meant; without it the likeliest are taken, with a remark.
 
     Raises:
-        SourceError: it cannot be read, its columns are not recognised, or none of these rows can be used.
+        SourceError: they cannot be read, their columns are not recognised, or none of these rows can be used.
     """
-    _refuse_unwritable(path)
-    raw = read(_source(path, {}))
-    layout, keys = _find(raw, path, ask)
+    for path in part.paths:
+        _refuse_unwritable(path)
+    raw = read(_source(part, {}))
+    layout, keys = _find(raw, part, ask)
+    if keys:  # rows are read otherwise where the recipe names columns
+        raw = read(_source(part, keys))
     tally = _Tally()
     chars = 0
     whole = True
@@ -87,10 +99,10 @@ def profile_file(path: str, *, max_rows: int = MAX_ROWS, ask: Ask | None = None)
         reasons = ", ".join(f"{count} × {reason}" for reason, count in tally.dropped.most_common(3))
         raise SourceError(
             f"none of the first {tally.rows} rows can be used: {reasons}",
-            where=tally.where or path,
+            where=tally.where or part.label,
             hint="mend the file, or leave it out",
         )
-    return tally.profile(path, layout, keys, raw.remarks, whole=whole)
+    return tally.profile(part, layout, keys, raw.remarks, whole=whole)
 
 
 def _refuse_unwritable(path: str) -> None:
@@ -102,21 +114,30 @@ def _refuse_unwritable(path: str) -> None:
         ) from None
 
 
-def _source(path: str, keys: Mapping[str, str]) -> Source:
-    return Source.model_validate({"name": "file", "role": "domain", "path": path, **keys})
+def _source(part: Part, keys: Mapping[str, str]) -> Source:
+    return Source.model_validate({"name": "file", "role": "domain", "path": part.paths, **keys})
 
 
-def _find(raw: RawRows, path: str, ask: Ask | None) -> tuple[Layout, Mapping[str, str]]:
+def _find(raw: RawRows, part: Part, ask: Ask | None) -> tuple[Layout, Mapping[str, str]]:
     """The layout, by the columns' names; else by their contents."""
     try:
-        return find_layout(raw, _source(path, {})), {}
+        return find_layout(raw, _source(part, {})), {}
     except SourceError as refused:
-        keys = guess_columns(raw, ask)
+        keys = _answers_in_parts(raw) or guess_columns(raw, ask)
         if keys is None:
             names_keys = ":`" in refused.hint  # of a recipe, which is only about to be written
             hint = refused.hint + "; for `init`, name them so in the file (question, answer)" * names_keys
             raise SourceError(refused.what, where=refused.where, hint=hint) from None
-    return find_layout(raw, _source(path, keys)), keys
+    return find_layout(raw, _source(part, keys)), keys
+
+
+def _answers_in_parts(raw: RawRows) -> dict[str, str] | None:
+    """Answers in parts that have no questions beside them, as AI Hub's health answers: readable as plain text."""
+    if not answers_without_questions(raw.columns):
+        return None
+    answer = next(name for name in raw.columns if column_key(name) in ANSWER)
+    cells = [row.fields.get(answer) for row in islice(raw.rows(), LANGUAGE_ROWS)]
+    return {"text": answer} if any(isinstance(cell, dict) and cell.keys() <= PARTS for cell in cells) else None
 
 
 @dataclass
@@ -155,7 +176,7 @@ class _Tally:
         self.letters["english"] += sum(map(len, ENGLISH.findall(text)))
 
     def profile(
-        self, path: str, layout: Layout, keys: Mapping[str, str], remarks: Sequence[str], *, whole: bool
+        self, part: Part, layout: Layout, keys: Mapping[str, str], remarks: Sequence[str], *, whole: bool
     ) -> FileProfile:
         """What was counted."""
         all_remarks = [*remarks]
@@ -167,7 +188,8 @@ class _Tally:
             reasons = ", ".join(f"{count:,} × {reason}" for reason, count in self.dropped.most_common(3))
             all_remarks.append(f"rows that will be dropped: {reasons}")
         return FileProfile(
-            path=path,
+            path=part.label,
+            paths=part.paths,
             layout=layout,
             keys=keys,
             tokens=np.array(self.tokens),
@@ -176,7 +198,7 @@ class _Tally:
             questions=tuple(self.questions),
             language=self._language(),
             plain_turns=self.plain / len(self.tokens),
-            remarks=tuple(f"{path}: {remark}" for remark in all_remarks),
+            remarks=tuple(f"{part.label}: {remark}" for remark in all_remarks),
         )
 
     def _language(self) -> str:
@@ -195,9 +217,11 @@ def _tokens(text: str) -> int:
 
 
 def _alternates(conversation: Conversation) -> bool:
-    """Whether every template can render it: user and assistant in turn, no tools."""
+    """Whether every template can render it: user and assistant in turn, no tools, no thoughts."""
     roles = [message.role for message in conversation.messages if message.role != "system"]
     system = [index for index, message in enumerate(conversation.messages) if message.role == "system"]
-    called = conversation.tools is not None or any(message.tool_calls for message in conversation.messages)
+    called = conversation.tools is not None or any(
+        message.tool_calls or message.reasoning is not None for message in conversation.messages
+    )
     expected = ("user", "assistant") * (len(roles) // 2 + 1)
     return not called and tuple(roles) == tuple(islice(expected, len(roles))) and system in ([], [0])

@@ -43,9 +43,12 @@ RIGHT = (
 RIGHT_KOREAN = (("정답", "모범", "채택"), ("옳은", "올바른", "맞는"), ("해설", "풀이", "설명"))
 ABOUT = _set(  # last words of names of columns that describe others
     "id ids idx index uuid key url link source date time file category label tag type score rating rank count number "
-    "length difficulty level language lang split license author flag"
+    "length difficulty level language lang split license author flag name names filename intention intent department "
+    "domain topic speaker"
 )
-ABOUT_KOREAN = tuple(_set("여부 번호 유형 난이도 분류 출처 날짜 일자 점수 등급 코드 작성자 과목"))
+ABOUT_KOREAN = tuple(
+    _set("여부 번호 유형 난이도 분류 출처 날짜 일자 점수 등급 코드 작성자 과목 파일명 제품명 질환명 병명 의도 진료과")
+)
 
 
 @dataclass(frozen=True, kw_only=True)

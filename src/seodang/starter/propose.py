@@ -2,11 +2,13 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
 
+from seodang.data.read.containers.data_file import ending
+from seodang.data.read.containers.find_files import ARCHIVE_NAMES, ROW_NAMES, refuse_impossible
 from seodang.errors import RunError, SourceError
 from seodang.recipe import Recipe, load_recipe
 from seodang.starter.file_profile import MAX_ROWS, FileProfile, profile_file
@@ -14,6 +16,7 @@ from seodang.starter.guess_columns import Ask
 from seodang.starter.recipe_yaml import Draft, Entry, as_mapping, recipe_text
 from seodang.starter.roles import RoleAssignment, assign_roles
 from seodang.starter.settings import LIMITS, Base, Settings, choose_base, choose_holdout, choose_settings, cpu_minutes
+from seodang.starter.walk import Part, parts_of
 from seodang.types import SourceRole
 
 ALL_ROWS = 60_000  # profiled in all files together
@@ -21,6 +24,7 @@ ASKED = 2  # questions a role
 QUESTION_CHARS = 4, 120  # of a question that is asked
 LONGEST_NAME = 40
 SAMPLES = {"Korean": "ko", "English": "en"}  # language → prefix of the samples that ship
+KNOWN_ENDINGS = ROW_NAMES | ARCHIVE_NAMES  # no part of a source's name
 TAKEN_NAMES = ("all", "seed")  # mean something else in best_by and mix
 
 
@@ -45,27 +49,31 @@ def propose(
     memory_gb: float | None = None,
     gpu_gb: float | None = None,
     out: Path = Path("recipe.yaml"),
+    is_dry_run: bool = False,
 ) -> Starter:
     """A recipe for these files, with a model that fits this machine.
 
     Args:
-        files: paths; those that a role is given for may be repeated here.
+        files: paths of files, folders, archives, or patterns; those that a role is given for may be repeated here.
         domain, general, retention: files whose role the user gives.
         name: of the run; by default after the first file of the domain.
         ask: asked for what cannot be known (a role, a column), the guess first; without it the guess is taken.
         memory_gb: main memory; None: unknown.
         gpu_gb: memory of one GPU; None: there is none.
         out: where the recipe will be written: its paths are relative to that folder.
+        is_dry_run: it will not be written, so that a file may be there.
 
     Raises:
         SourceError: a file that cannot be used, or none that can be trained on.
         RunError: there is a file at `out`.
         RecipeError: a name that no run can have.
     """
-    _refuse_existing(out)
+    if not is_dry_run:
+        _refuse_existing(out)
     paths, given = _files(files, {"domain": domain, "general": general, "retention": retention})
-    rows_each = min(MAX_ROWS, max(1000, ALL_ROWS // len(paths)))
-    assigned = assign_roles([profile_file(path, max_rows=rows_each, ask=ask) for path in paths], given, ask)
+    parts, roles, walk_remarks = _parts(paths, given)
+    profiles, aside = _profiles(parts, ask)
+    assigned = assign_roles(profiles, roles, ask)
     samples, sample_remarks = _samples(assigned)
     assigned += samples
     trained = [one.profile for one in assigned if one.role != "retention"]
@@ -76,9 +84,11 @@ def propose(
     text = recipe_text(draft)
     return Starter(
         path=out,
-        recipe=load_recipe(as_mapping(text, {entry.name: entry.assignment.profile.path for entry in draft.entries})),
+        recipe=load_recipe(as_mapping(text, {entry.name: entry.assignment.profile.paths for entry in draft.entries})),
         yaml=text,
         remarks=(
+            *walk_remarks,
+            *aside,
             *(remark for one in assigned for remark in one.profile.remarks),
             *(f"{one.profile.path}: {one.role} ({one.why})" for one in assigned if one.why),
             *sample_remarks,
@@ -87,13 +97,51 @@ def propose(
     )
 
 
+def _parts(
+    paths: Sequence[str], given: Mapping[str, SourceRole]
+) -> tuple[list[Part], dict[str, SourceRole], list[str]]:
+    """(parts of all paths, label → role as far as given, what was left aside)."""
+    parts: list[Part] = []
+    roles: dict[str, SourceRole] = {}
+    remarks: list[str] = []
+    for path in paths:
+        refuse_impossible(path)
+        found, aside = parts_of(path)
+        parts += found
+        remarks += aside
+        if path in given:
+            roles |= {part.label: given[path] for part in found}
+    return parts, roles, remarks
+
+
+def _profiles(parts: Sequence[Part], ask: Ask | None) -> tuple[list[FileProfile], list[str]]:
+    """(profiles, why parts of a folder were left aside).
+
+    Raises:
+        SourceError: a file that was named by itself cannot be used, or nothing can.
+    """
+    rows_each = min(MAX_ROWS, max(1000, ALL_ROWS // len(parts)))
+    profiles: list[FileProfile] = []
+    refused: list[SourceError] = []
+    for part in parts:
+        try:
+            profiles.append(profile_file(part, max_rows=rows_each, ask=ask))
+        except SourceError as error:
+            if part.is_whole:
+                raise
+            refused.append(error)
+    if not profiles:
+        raise refused[0]
+    return profiles, [f"left aside, {error.where}: {error.what}" for error in refused]
+
+
 def _draft(assigned: Sequence[RoleAssignment], base: Base, settings: Settings, name: str | None, out: Path) -> Draft:
     names = _names(assigned)
     entries = [
         Entry(
             assignment=one,
             name=names[one.profile.path],
-            path=_from(one.profile.path, out),
+            paths=tuple(_from(path, out) for path in one.profile.paths),
             holdout=choose_holdout(one, has_gpu=settings.step_seconds is None),
         )
         for one in assigned
@@ -188,7 +236,9 @@ def _samples(assigned: Sequence[RoleAssignment]) -> tuple[list[RoleAssignment], 
     paths = {role: f"sample:{SAMPLES[language]}_{kind}" for role, kind in missing.items()}
     return [
         RoleAssignment(
-            profile=profile_file(path), role=role, why=f"ships with seodang; {role} data of your own is better"
+            profile=profile_file(Part(paths=(path,), is_whole=True)),
+            role=role,
+            why=f"ships with seodang; {role} data of your own is better",
         )
         for role, path in paths.items()
         if path not in given
@@ -199,7 +249,8 @@ def _names(assigned: Sequence[RoleAssignment]) -> dict[str, str]:
     """path → source name, each once."""
     names: dict[str, str] = {}
     for one in assigned:
-        stem = normalize("NFC", Path(one.profile.path.removeprefix("sample:")).stem)
+        path = Path(one.profile.paths[0].removeprefix("sample:"))
+        stem = normalize("NFC", path.stem if ending(path.name) in KNOWN_ENDINGS else path.name)
         plain = re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:LONGEST_NAME].strip("-.") or one.role
         name, number = plain, 2
         while name in names.values() or name in TAKEN_NAMES:

@@ -20,7 +20,7 @@ class Entry:
 
     assignment: RoleAssignment
     name: str
-    path: str  # as the recipe holds it
+    paths: tuple[str, ...]  # as the recipe holds them
     holdout: int | None  # None: the default
 
 
@@ -74,12 +74,16 @@ def _source(entry: Entry) -> list[str]:
         f"  - name: {_value(entry.name)} # {more}{profile.num_rows:,} {kind}, {profile.language}, "
         f"~{tokens:,} tokens each",
         f"    role: {entry.assignment.role}" + (f" # {_comment(why)}" if why else ""),
-        f"    path: {_value(entry.path)}",
+        f"    path: {_paths(entry.paths)}",
     ]
     lines += [f"    {key}: {_value(column)} # a guess, please check" for key, column in profile.keys.items()]
     if entry.holdout is not None:
         lines.append(f"    holdout: {entry.holdout}")
     return lines
+
+
+def _paths(paths: Sequence[str]) -> str:
+    return _value(paths[0]) if len(paths) == 1 else f"[{', '.join(map(_inner_value, paths))}]"
 
 
 def _train(draft: Draft) -> list[str]:
@@ -136,13 +140,13 @@ def _comment(text: str) -> str:
     return "".join(mark if mark.isprintable() else " " for mark in text)
 
 
-def as_mapping(text: str, paths: Mapping[str, str]) -> dict[str, Any]:
+def as_mapping(text: str, paths: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """The keys of a recipe's text, each source with the path that holds here.
 
     Args:
-        paths: source name → path.
+        paths: source name → paths.
     """
     data: dict[str, Any] = yaml.safe_load(text)
     for source in data["sources"]:
-        source["path"] = paths[source["name"]]
+        source["path"] = list(paths[source["name"]])
     return data

@@ -62,6 +62,8 @@ def assign_roles(
             guess = replace(guess, role=_asked(one, guess.role, ask), why="")
         assigned.append(guess)
     if all(one.role == "retention" for one in assigned):
+        assigned = [_trained_text(one) if one.profile.path not in given else one for one in assigned]
+    if all(one.role == "retention" for one in assigned):
         texts = all(one.profile.is_text for one in assigned)
         raise SourceError(
             "nothing to train on: " + ("plain text holds no answers" if texts else "retention is only measured"),
@@ -69,6 +71,14 @@ def assign_roles(
             hint="add a file of questions and answers; text itself is trained on where you say --domain FILE",
         )
     return assigned
+
+
+def _trained_text(one: RoleAssignment) -> RoleAssignment:
+    """Answers of the field that have no questions, where there is nothing else: they are learnt as plain text."""
+    if not one.profile.is_answers_alone:
+        return one
+    why = "answers without their questions, and nothing else to train on: learnt as plain text"
+    return RoleAssignment(profile=one.profile, role="domain", why=why)
 
 
 def _asked(one: FileProfile, guess: SourceRole, ask: Ask) -> SourceRole:
@@ -98,7 +108,8 @@ def _guess(profiles: Sequence[FileProfile], *, has_domain: bool) -> dict[str, Ro
 
 def _guess_alone(one: FileProfile) -> RoleAssignment:
     if one.is_text:
-        return RoleAssignment(profile=one, role="retention", why="a guess: plain text")
+        what = "answers without their questions, as plain text" if one.is_answers_alone else "plain text"
+        return RoleAssignment(profile=one, role="retention", why=f"a guess: {what}")
     name = normalize("NFC", Path(one.path).stem).casefold()
     if GENERAL_NAMES.search(name):
         return RoleAssignment(profile=one, role="general", why="a guess: its name")

@@ -98,7 +98,8 @@ def _packaged(name: str, why: str, has_tools: bool) -> Base:
     if has_tools and name == GEMMA:
         template = "{borrow: qwen3, add_tokens: true}"
         remarks.append(
-            "some rows call tools or do not alternate, which Gemma's template cannot render: borrowed Qwen3's"
+            "some rows call tools, hold thoughts or do not alternate, which Gemma's template cannot render: "
+            "borrowed Qwen3's"
         )
     return Base(path=PREFIX + name, why=why, learning_rate=SMALL_RATE, template=template, remarks=tuple(remarks))
 

@@ -42,7 +42,7 @@ class DataFile:
     @property
     def ending(self) -> str:
         """The name's ending that tells the kind of rows: of `a.jsonl.gz` it is `.jsonl`."""
-        return ending(self.name if self.sheet is None else self.member or self.path.name)
+        return ending(self.member or self.path.name)
 
     def open(self) -> BinaryIO:
         """The bytes, unpacked.

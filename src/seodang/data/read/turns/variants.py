@@ -22,7 +22,14 @@ def plain_turns(turns: Sequence[Any], roles: Mapping[str, str], changes: set[str
     """
     plain: list[Any] = []
     for turn in turns:
-        if turn.__class__ is dict and turn.get("content").__class__ is str and turn.get("role") in ROLES and not roles:
+        if (
+            turn.__class__ is dict
+            and not roles
+            and (
+                (turn.get("content").__class__ is str and turn.get("role") in ROLES)
+                or (turn.get("value").__class__ is str and turn.get("from") in ROLES)
+            )
+        ):
             plain.append(turn)
         elif isinstance(turn, dict):
             plain += _read(turn, roles, changes)

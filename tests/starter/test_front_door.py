@@ -1,0 +1,210 @@
+"""From what users hold in their hands to a tuned model, with no edit between: trees, archives, spreadsheets, tables."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from made_files import write_objects, write_xlsx, zip_folder
+from seodang.errors import RunError, SourceError
+from seodang.pipeline import init, inspect, tune
+from seodang.recipe import Recipe, load_recipe
+from seodang.starter.propose import Starter, propose, write_starter
+
+QA_ROWS = [
+    {"question": f"{n}번 환자의 두통은 어떻게 치료하나요?", "answer": f"{n}번은 물을 마시고 쉬는 것이 좋습니다."}
+    for n in range(60)
+]
+SMALL = [  # what makes the starter's run take seconds on the tiny model
+    *("train.steps=2", "train.eval_every=2", "train.examples_per_step=2", "ask.holdout=2"),
+    *("ask.holdout_tokens=4", "ask.generate.max_new_tokens=4", "model.dtype=float32", "model.device=cpu"),
+]
+
+
+def table(rows: list[list[str]]) -> bytes:
+    out = io.StringIO()
+    csv.writer(out).writerows(rows)
+    return out.getvalue().encode("cp949")
+
+
+def medical_tree(folder: Path) -> Path:
+    """AI Hub's medical knowledge: zips of labels and of sources, for training and for validation."""
+    labels = [
+        {"qa_id": n, "domain": n % 9, "q_type": 2 if n % 5 else 1, **row}
+        if n % 5
+        else {"qa_id": n, "domain": 1, "q_type": 1, "question": f"{n}? 1) 가 2) 나 3) 다 4) 라", "answer": "2) 나"}
+        for n, row in enumerate(QA_ROWS)
+    ]
+    texts = [{"c_id": n, "source": "교과서", "content": f"두통 {n}은 머리의 통증이다. " * 9} for n in range(20)]
+    root = folder / "의학지식"
+    for split, mark in (("Training", "T"), ("Validation", "V")):
+        for name, rows, file in (("02.라벨링데이터", labels, "QA_{}.json"), ("01.원천데이터", texts, "C_{}.json")):
+            (root / split / name).mkdir(parents=True)
+            packed = write_objects(folder / "made" / split / name, rows, file)
+            zip_folder(packed, root / split / name / f"{mark}{'L' if rows is labels else 'S'}_내과.zip")
+    return root
+
+
+def health_tree(folder: Path) -> Path:
+    """AI Hub's health questions and answers: two trees without a common id."""
+    names = {"disease_name": {"kor": "두통"}, "intention": "치료"}
+    asked = [{"fileName": f"Q{n}", **names, "question": row["question"]} for n, row in enumerate(QA_ROWS)]
+    parts = {"body": "물을 마시고 쉬면 낫습니다.", "conclusion": "진료를 받으세요."}
+    answered = [{"fileName": f"A{n}", **names, "answer": {"intro": f"두통 {n}입니다.", **parts}} for n in range(60)]
+    root = folder / "헬스케어" / "Training"
+    for name, rows in (("1.질문", asked), ("2.답변", answered)):
+        for part in range(3):
+            write_objects(root / name / f"진료과{part}", rows[part::3], "HC_{:03}.json")
+    return folder / "헬스케어"
+
+
+def objects(folder: Path) -> Path:
+    return write_objects(folder / "rows", QA_ROWS, "{:04}.json")
+
+
+def xlsx(folder: Path) -> Path:
+    rows: list[list[str | float | None]] = [["상담 기록", None, None], ["번호", "질문", "답변"]]
+    rows += [[n, row["question"], row["answer"]] for n, row in enumerate(QA_ROWS)]
+    return write_xlsx(folder / "상담.xlsx", {"표지": [["상담"]], "자료": rows})
+
+
+def korean_csv(folder: Path) -> Path:
+    path = folder / "상담.csv"
+    path.write_bytes(table([["질문", "답변"], *([row["question"], row["answer"]] for row in QA_ROWS)]))
+    return path
+
+
+def korquad(folder: Path) -> Path:
+    answers = [{"text": "휴식", "answer_start": 9}]
+    paragraphs = [
+        {
+            "context": f"두통에는 {n}번 휴식이 좋다.",
+            "qas": [{"id": str(n), "question": f"{n}번 두통에 무엇이 좋은가?", "answers": answers}],
+        }
+        for n in range(40)
+    ]
+    data = {"version": "x", "data": [{"title": "두통", "paragraphs": paragraphs}]}
+    path = folder / "KorQuAD_like.json"
+    path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def utterances(folder: Path) -> Path:
+    rows = [["대화ID", "순번", "화자", "발화"]]
+    for n, row in enumerate(QA_ROWS):
+        rows += [[str(n), "1", "환자", row["question"]], [str(n), "2", "의사", row["answer"]]]
+    path = folder / "대화.csv"
+    path.write_bytes(table(rows))
+    return path
+
+
+def zipped(make: Callable[[Path], Path]) -> Callable[[Path], Path]:
+    def made(folder: Path) -> Path:
+        tree = make(folder)
+        return zip_folder(tree, folder / "all.zip")
+
+    return made
+
+
+MADE: dict[str, Callable[[Path], Path]] = {
+    "medical tree": medical_tree,
+    "health tree": health_tree,
+    "zip of the health tree": zipped(health_tree),
+    "one-object files": objects,
+    "zip of one-object files": zipped(objects),
+    "xlsx": xlsx,
+    "CP949 CSV": korean_csv,
+    "KorQuAD": korquad,
+    "utterances": utterances,
+}
+
+
+def started(kind: str, folder: Path, model: Path) -> tuple[Starter, Recipe]:
+    starter = propose([str(MADE[kind](folder))], out=folder / "recipe.yaml")
+    recipe = load_recipe(write_starter(starter), [f"model.path={model}", *SMALL])
+    return starter, recipe
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_what_init_writes_can_be_inspected(kind: str, tmp_path: Path, tiny_folder: Path) -> None:
+    """Whatever is given, the recipe names it, and every source of it has rows to train on or to measure with."""
+    starter, recipe = started(kind, tmp_path, tiny_folder)
+    assert {source.role for source in recipe.sources} >= {"domain", "general"}
+    prepared = inspect(recipe)
+    assert len(prepared.rows["train"]) > 20
+    assert set(prepared.holdouts) == {source.name for source in recipe.sources}
+    assert "a guess, please check" not in starter.yaml or kind.endswith("health tree")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", MADE)
+def test_what_init_writes_can_be_tuned(kind: str, tmp_path: Path, tiny_folder: Path) -> None:
+    """From the user's files to a tuned model with its proof, and no edit between."""
+    _, recipe = started(kind, tmp_path, tiny_folder)
+    tune(recipe, out=tmp_path / "run")
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def sources(starter: Starter) -> dict[str, Any]:
+    return {source.role: source for source in starter.recipe.sources}
+
+
+def test_a_tree_of_labels_and_texts_becomes_sources_by_their_folders(tmp_path: Path) -> None:
+    """Labels are the field, texts are measured; the publisher's validation split and choices stay out, named."""
+    tree = medical_tree(tmp_path)
+    starter = propose([str(tree)], out=tmp_path / "recipe.yaml")
+    found = sources(starter)
+    assert found["domain"].path == (f"{tree}/Training/02.라벨링데이터",)
+    assert found["retention"].path == (f"{tree}/Training/01.원천데이터",)
+    remarks = "\n".join(starter.remarks)
+    assert "the split that its publisher keeps for measuring" in remarks
+    assert "12 × a multiple-choice question" in remarks
+
+
+def test_health_answers_are_texts_and_questions_are_left_aside(tmp_path: Path) -> None:
+    """Nothing is paired: the answers are learnt as plain text, the questions are named with the reason."""
+    tree = health_tree(tmp_path)
+    starter = propose([str(tree)], out=tmp_path / "recipe.yaml")
+    domain = sources(starter)["domain"]
+    assert domain.path == (f"{tree}/Training/2.답변",)
+    assert (domain.text, domain.question, domain.answer) == ("answer", None, None)
+    remarks = "\n".join(starter.remarks)
+    assert "left aside" in remarks
+    assert "rows without answers" in remarks or "no column is known to hold answers" in remarks
+    assert "learnt as plain text" in remarks
+
+
+def test_layouts_in_one_folder_are_told_apart_by_a_pattern(tmp_path: Path) -> None:
+    """Where no folder holds one layout alone, names do; where names do not either, the files are left aside."""
+    write_objects(tmp_path / "all", QA_ROWS, "Q_{}.json")
+    write_objects(tmp_path / "all", [{"content": f"글 {n} " * 40} for n in range(30)], "C_{}.json")
+    found = sources(propose([str(tmp_path / "all")], out=tmp_path / "recipe.yaml"))
+    assert found["domain"].path == (f"{tmp_path}/all/**/Q_*.json",)
+    assert found["retention"].path == (f"{tmp_path}/all/**/C_*.json",)
+    write_objects(tmp_path / "mixed", QA_ROWS, "{}.json")
+    write_objects(tmp_path / "mixed/sub", [{"content": f"글 {n} " * 40} for n in range(30)], "{}.json")
+    for number in range(100, 130):
+        (tmp_path / f"mixed/sub/{number}.json").write_text(json.dumps(QA_ROWS[0]), encoding="utf-8")
+    with pytest.raises(SourceError, match="nothing that a recipe could name"):
+        propose([str(tmp_path / "mixed")], out=tmp_path / "recipe.yaml")
+
+
+def test_a_dry_run_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The recipe is printed; a recipe that is there already stays, and is no hindrance."""
+    monkeypatch.chdir(tmp_path)
+    path = korean_csv(tmp_path)
+    init([path], dry_run=True)
+    assert "sources:" in capsys.readouterr().out
+    assert not (tmp_path / "recipe.yaml").exists()
+    init([path])
+    before = (tmp_path / "recipe.yaml").read_bytes()
+    init([path], dry_run=True)
+    assert (tmp_path / "recipe.yaml").read_bytes() == before
+    with pytest.raises(RunError):
+        init([path])
