@@ -48,11 +48,9 @@ TrustOption = Annotated[
 
 GateOption = Annotated[
     bool,
-    typer.Option("--gate", help="End with exit code 1 if the domain did not improve, or something was lost."),
+    typer.Option("--gate", help="Exit code 1 unless the domain improved with nothing lost beyond tolerance."),
 ]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print the proof as JSON to stdout, everything else to stderr.")
-]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the proof as JSON to stdout, the rest to stderr.")]
 
 
 def _role(name: str, holds: str) -> Any:
@@ -120,9 +118,7 @@ def tune(
     out: OutOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped or killed.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Prepare and print everything, train nothing.")] = False,
-    seeds: Annotated[
-        int, typer.Option("--seeds", min=1, help="Train this often, with other seeds: runs NAME-s1, NAME-s2 …")
-    ] = 1,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Train with so many seeds: runs NAME-s1, NAME-s2 …")] = 1,
     gate: GateOption = False,
     as_json: JsonOption = False,
 ) -> None:
