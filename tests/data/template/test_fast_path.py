@@ -51,9 +51,11 @@ def test_a_template_that_passes_texts_on_is_filled_in(text: str) -> None:
     fast_path, template = _fast_path(text), compile_template(text)
     turned = [dict(reversed(turn.items())) for turn in TALK]
     for talk, prompt in product((TALK, TALK[1:3], TALK[:1], turned), (False, True)):
-        filled = fast_path.render(talk, add_generation_prompt=prompt)
+        rendered = run(template, talk, variables={"bos_token": "<s>"}, add_generation_prompt=prompt)
+        assert fast_path.text(talk, add_generation_prompt=prompt) == rendered
+        filled = fast_path.render(talk)
         assert filled is not None
-        assert filled.text == run(template, talk, variables={"bos_token": "<s>"}, add_generation_prompt=prompt)
+        assert prompt or filled.text == rendered
 
 
 LOOKS = (
@@ -84,7 +86,8 @@ LOOKS = (
 def test_a_template_that_could_look_at_a_text_is_rendered(body: str) -> None:
     """Whatever it asks of a text, or of what it has written: nothing is taken for proven."""
     fast_path = _fast_path(_each(body))
-    assert [fast_path.render(TALK, add_generation_prompt=prompt) for prompt in (False, True)] == [None, None]
+    assert fast_path.render(TALK) is None
+    assert [fast_path.text(TALK, add_generation_prompt=prompt) for prompt in (False, True)] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -116,13 +119,55 @@ def test_the_fast_path_changes_nothing(
     talks += [[{"role": "system", "content": " 짧게.\n"}, *talk] for talk in talks[:20]]
     talks += [talk[1:] for talk in talks[:20]]
     filled = [_outcome(renderer, talk) for talk in talks]
-    monkeypatch.setattr(FastPath, "render", lambda *_, **__: None)
+    monkeypatch.setattr(FastPath, "render", lambda *_: None)
+    monkeypatch.setattr(FastPath, "text", lambda *_, **__: None)
     assert filled == [_outcome(renderer, talk) for talk in talks]
 
 
-def test_a_skeleton_is_made_once(tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
+ASKED = (" a b", "q", "aq\n", "\n\nq", "\nb\n", "q\n", "\n q")
+QUESTIONS = {  # a template → which of the texts hold what it looks for
+    "{% if '</think>' in m.content %}x{% else %}{{ m.content }}{% endif %}": (),
+    "{% if 'q' not in m.content | trim %}{{ m.content }}{% endif %}": (1, 2, 3, 5, 6),
+    "{% if m.content.startswith('\\n') %}x{% else %}{{ m.content.lstrip('\\n') }}{% endif %}": (3, 4, 6),
+    "{% if m.content.lstrip('\\n').startswith('q') %}x{% endif %}{{ m.content }}": (1, 3, 5),
+    "{{ m.content.split('q')[0] if m.content.endswith('q') else m.content.strip() }}": (1, 3, 6),
+    "{% if m.role == 'user' and 'q' in m.content %}x{% endif %}{{ m.content }}": (1, 2, 3, 5, 6),
+}
+
+
+@pytest.mark.parametrize(("body", "holding"), QUESTIONS.items())
+def test_a_text_that_holds_what_the_template_looks_for_is_rendered(body: str, holding: tuple[int, ...]) -> None:
+    """Any other is filled in, to the same text."""
+    fast_path, template = _fast_path(_each(body)), compile_template(_each(body))
+    rendered = []
+    for number, text in enumerate(ASKED):
+        talk = [*TALK[:3], {"role": "assistant", "content": text}, {"role": "user", "content": text}]
+        filled = fast_path.render(talk)
+        if filled is None:
+            rendered.append(number)
+        else:
+            assert filled.text == run(template, talk, variables={"bos_token": "<s>"})
+    assert tuple(rendered) == holding
+
+
+def test_questions_of_a_served_prompt_are_those_of_the_whole_conversation() -> None:
+    """What is proven to be served as it stands holds for the texts at hand: `q` is looked for in prompts alone."""
+    text = _each("{{ m.content }}") + (
+        "{% if add_generation_prompt %}{{ 'x' if 'q' in messages[0].content else '<assistant>' }}{% endif %}"
+    )
+    fast_path = _fast_path(text)
+    filled = fast_path.render(TALK)
+    assert filled is not None
+    assert fast_path.prompt_ends(TALK, filled, "<end>") == {}
+
+
+@pytest.mark.parametrize("name", ["gemma", "qwen3", "deepseek"])
+def test_a_skeleton_is_made_once(
+    tiny_tokenizer: PreTrainedTokenizerFast, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second conversation of a signature is not rendered."""
-    renderer = Renderer(*dressed(tiny_tokenizer, next(style for style in STYLES if style.name == "gemma")))
+    style = next(style for style in STYLES if style.name == name)
+    renderer = Renderer(*dressed(with_style_tokens(tiny_tokenizer), style))
     renderer.render(TALK)
     monkeypatch.setattr(module, "run", lambda *_, **__: pytest.fail("rendered"))
     monkeypatch.setattr("seodang.data.template.fast_path.run", lambda *_, **__: pytest.fail("rendered"))

@@ -1,8 +1,10 @@
 """Conversations of one signature rendered once, where a template provably passes texts on unread. Knows no tokenizer.
 
 A template is given opaque texts in place of contents. They can be written, joined to other text, trimmed, and asked
-whether they are texts; whatever else a template tries with one ends the proof, and so does a template that could read
-what it has written (a macro, a block …). Nothing that it writes then depends on more than the roles::
+whether they are texts. Asked whether they contain, begin or end with something ("</think>", "<tool_response>"), they
+say no, and the skeleton holds for texts of which that is true. Whatever else a template tries with one ends the proof,
+and so does a template that could read what it has written (a macro, a block …). Nothing that it writes then depends on
+more than the roles::
 
     roles       user, assistant
     skeleton    <start_of_turn>user\\n|⟨0⟩|<end_of_turn>\\n<start_of_turn>model\\n|⟨1⟩|<end_of_turn>\\n
@@ -13,6 +15,7 @@ so that each conversation of these roles is this skeleton with its own texts, tr
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, NamedTuple, NoReturn
 
 import jinja2
@@ -26,8 +29,10 @@ from seodang.errors import TemplateError
 
 CACHED_SKELETONS = 1024
 _Signature = tuple[tuple[str, ...], ...]  # the keys of each message, in their order, and its role
-_Part = str | tuple[int, bool]  # text of the template; a message's content, and whether it is trimmed
-_PLACEHOLDER = re.compile(f"{TEXT}([0-9]+)(t?){CLOSE}")
+_Content = tuple[int, str]  # of which message, and how it is trimmed: a key of _TRIMMED
+_Part = str | _Content  # text of the template, or of a message
+_TRIMMED: Mapping[str, Callable[[str], str]] = {"": str, "t": str.strip, "l": lambda text: text.lstrip("\n")}
+_PLACEHOLDER = re.compile(f"{TEXT}([0-9]+)([tl]?){CLOSE}")
 _READS_OUTPUT = (  # or escapes it, or writes what another template says
     nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.AssignBlock, nodes.Block, nodes.EvalContextModifier,
     nodes.ScopedEvalContextModifier, nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends,
@@ -35,11 +40,25 @@ _READS_OUTPUT = (  # or escapes it, or writes what another template says
 _VARIES = frozenset({"random", "lipsum", "strftime_now", "sameas"})  # filters, functions and tests
 
 
+class _Denied(NamedTuple):
+    """A question that a template asked of a text, which was answered with no."""
+
+    content: _Content
+    method: str  # of str: __contains__, startswith or endswith
+    wanted: str
+
+    def is_wrong(self, messages: Sequence[Turn]) -> bool:
+        """Whether the answer is yes in this conversation."""
+        number, trim = self.content
+        return bool(getattr(_TRIMMED[trim](messages[number]["content"]), self.method)(self.wanted))
+
+
 class Skeleton(NamedTuple):
     """What a template writes for conversations of one signature."""
 
     literals: tuple[str, ...]  # before, between and after the placeholders
-    placeholders: tuple[tuple[int, bool], ...]  # whose content stands there, and whether it is trimmed
+    placeholders: tuple[_Content, ...]  # what stands there
+    denied: frozenset[_Denied] = frozenset()  # it holds for conversations in which none of these is wrong
 
 
 class Filled(NamedTuple):
@@ -65,12 +84,15 @@ class FastPath:
         self._skeleton: Callable[[_Signature, bool], Skeleton | None] = lru_cache(CACHED_SKELETONS)(self._prove)
         self._served = lru_cache(CACHED_SKELETONS)(self._find_served)
 
-    def render(self, messages: Sequence[Turn], *, add_generation_prompt: bool = False) -> Filled | None:
-        """As `run` of a conversation without tools; None where that is not proven to be the same."""
-        if not all(_is_plain(turn.get("content")) for turn in messages):
-            return None
-        skeleton = self._skeleton(tuple([(*turn, turn["role"]) for turn in messages]), add_generation_prompt)
+    def render(self, messages: Sequence[Turn]) -> Filled | None:
+        """A conversation without tools, and where its answers are; None where `run` is not proven to write the same."""
+        skeleton = self._proven(messages, add_generation_prompt=False)
         return skeleton and _fill(skeleton, messages)
+
+    def text(self, messages: Sequence[Turn], *, add_generation_prompt: bool = False) -> str | None:
+        """As `run` of a conversation without tools; None where that is not proven to be the same."""
+        skeleton = self._proven(messages, add_generation_prompt=add_generation_prompt)
+        return skeleton and "".join(_written(skeleton, messages))
 
     def prompt_ends(self, messages: Sequence[Turn], filled: Filled, turn_end: str) -> dict[int, int]:
         """Assistant turn → where the prompt ends that is served for it, in characters.
@@ -81,6 +103,15 @@ class FastPath:
         found = self._served(tuple([(*turn, turn["role"]) for turn in messages]), turn_end)
         return {message: filled.literal_starts[literal] + length for message, literal, length in found}
 
+    def _proven(self, messages: Sequence[Turn], *, add_generation_prompt: bool) -> Skeleton | None:
+        signature = []
+        for turn in messages:
+            if not _is_plain(turn.get("content")):
+                return None
+            signature.append((*turn, turn["role"]))
+        skeleton = self._skeleton(tuple(signature), add_generation_prompt)
+        return None if skeleton is None or any(denied.is_wrong(messages) for denied in skeleton.denied) else skeleton
+
     def _find_served(self, signature: _Signature, turn_end: str) -> tuple[tuple[int, int, int], ...]:
         """(message, last literal of its prompt, length of that) of the turns that `prompt_ends` names."""
         whole = self._skeleton(signature, False)
@@ -89,15 +120,18 @@ class FastPath:
             if role != "assistant" or whole is None:
                 continue
             prompt, alone = self._skeleton(signature[:number], True), self._skeleton(signature[: number + 1], False)
-            if prompt and alone and _begins(prompt, whole) and _answers_alike(alone, whole, turn_end):
+            if not prompt or not alone or not prompt.denied | alone.denied <= whole.denied:
+                continue
+            if _begins(prompt, whole) and _answers_alike(alone, whole, turn_end):
                 found.append((number, len(prompt.placeholders), len(prompt.literals[-1])))
         return tuple(found)
 
     def _prove(self, signature: _Signature, add_generation_prompt: bool) -> Skeleton | None:
         if self._opaque is None or any({*keys} != {"role", "content"} for *keys, _ in signature):
             return None
+        denied: set[_Denied] = set()
         messages = [
-            {key: role if key == "role" else _OpaqueText((number, False)) for key in keys}
+            {key: role if key == "role" else _OpaqueText(denied, (number, "")) for key in keys}
             for number, (*keys, role) in enumerate(signature)
         ]
         try:
@@ -105,10 +139,10 @@ class FastPath:
         except (TemplateError, _ReadError):
             return None
         parts = _PLACEHOLDER.split(text)
-        placeholders = tuple(
-            (int(number), trimmed == "t") for number, trimmed in zip(parts[1::3], parts[2::3], strict=True)
-        )
-        return None if RESERVED.search("".join(parts[::3])) else Skeleton(tuple(parts[::3]), placeholders)
+        if RESERVED.search("".join(parts[::3])):
+            return None
+        placeholders = tuple((int(number), trim) for number, trim in zip(parts[1::3], parts[2::3], strict=True))
+        return Skeleton(tuple(parts[::3]), placeholders, frozenset(denied))
 
 
 def _is_plain(content: object) -> bool:
@@ -116,20 +150,22 @@ def _is_plain(content: object) -> bool:
     return isinstance(content, str) and "think>" not in content and content != "" and not content.isspace()
 
 
+def _written(skeleton: Skeleton, messages: Sequence[Turn]) -> list[str]:
+    """Literals and contents by turns."""
+    written = [skeleton.literals[0]]
+    for (number, trim), after in zip(skeleton.placeholders, skeleton.literals[1:], strict=True):
+        written += (_TRIMMED[trim](messages[number]["content"]), after)
+    return written
+
+
 def _fill(skeleton: Skeleton, messages: Sequence[Turn]) -> Filled:
-    written, length = [skeleton.literals[0]], len(skeleton.literals[0])
-    literal_starts = [0]
+    written = _written(skeleton, messages)
+    starts = [0, *accumulate(map(len, written[:-1]))]
     pieces: dict[int, list[tuple[int, str]]] = {}  # assistant turn → where its text begins, each time it is written
-    for (number, is_trimmed), after in zip(skeleton.placeholders, skeleton.literals[1:], strict=True):
-        content = messages[number]["content"]
-        inner = content.strip()
+    for (number, _), start, text in zip(skeleton.placeholders, starts[1::2], written[1::2], strict=True):
         if messages[number]["role"] == "assistant":
-            start = length + (0 if is_trimmed else content.index(inner))
-            pieces.setdefault(number, []).append((start, inner))
-        written += (inner if is_trimmed else content, after)
-        length += len(written[-2])
-        literal_starts.append(length)
-        length += len(after)
+            inner = text.strip()
+            pieces.setdefault(number, []).append((start + text.index(inner), inner))
     turns = [
         AnswerSpan(
             message=number,
@@ -140,7 +176,7 @@ def _fill(skeleton: Skeleton, messages: Sequence[Turn]) -> Filled:
         )
         for number, found in pieces.items()
     ]
-    return Filled("".join(written), turns, literal_starts)
+    return Filled("".join(written), turns, starts[::2])
 
 
 def _begins(part: Skeleton, whole: Skeleton) -> bool:
@@ -168,25 +204,57 @@ class _ReadError(BaseException):
 
 
 class _OpaqueText:
-    """A text that is not known: contents of messages, maybe with text around them. None is blank."""
+    """A text that is not known: contents of messages, maybe with text around them. None is blank.
 
-    def __init__(self, *parts: _Part) -> None:
-        self._parts = parts
+    Args:
+        denied: takes the questions that it answers with no.
+    """
+
+    def __init__(self, denied: set[_Denied], *parts: _Part) -> None:
+        self._denied, self._parts = denied, parts
 
     def __add__(self, after: object) -> "_OpaqueText":
-        return _OpaqueText(*self._parts, *_parts_of(after))
+        return _OpaqueText(self._denied, *self._parts, *_parts_of(after))
 
     def __radd__(self, before: object) -> "_OpaqueText":
-        return _OpaqueText(*_parts_of(before), *self._parts)
+        return _OpaqueText(self._denied, *_parts_of(before), *self._parts)
 
     def __bool__(self) -> bool:
         return True
 
+    def __contains__(self, part: object) -> bool:
+        return self._deny("__contains__", part)
+
+    def startswith(self, beginning: object) -> bool:
+        """No."""
+        return self._deny("startswith", beginning)
+
+    def endswith(self, end: object) -> bool:
+        """No."""
+        return self._deny("endswith", end)
+
     def strip(self) -> "_OpaqueText":
         """Without white space around it."""
+        return _OpaqueText(self._denied, (self._content()[0], "t"))
+
+    def lstrip(self, characters: object) -> "_OpaqueText":
+        """Without line breaks before it; without other characters it could be blank."""
+        number, trim = self._content()
+        if characters != "\n":
+            raise _ReadError
+        return _OpaqueText(self._denied, (number, trim or "l"))
+
+    def _content(self) -> _Content:
+        """Of one message alone, without text around it."""
         if len(self._parts) > 1 or isinstance(self._parts[0], str):
             raise _ReadError
-        return _OpaqueText((self._parts[0][0], True))
+        return self._parts[0]
+
+    def _deny(self, method: str, wanted: object) -> bool:
+        if not isinstance(wanted, str):
+            raise _ReadError
+        self._denied.add(_Denied(self._content(), method, wanted))
+        return False
 
 
 def _read(*_: object) -> NoReturn:
@@ -194,7 +262,7 @@ def _read(*_: object) -> NoReturn:
 
 
 for _name in (
-    "getattr", "getitem", "contains", "len", "iter", "reversed", "eq", "ne", "lt", "le", "gt", "ge", "hash",
+    "getattr", "getitem", "len", "iter", "reversed", "eq", "ne", "lt", "le", "gt", "ge", "hash",
     "str", "repr", "format", "int", "float", "complex", "index",
 ):  # fmt: skip
     setattr(_OpaqueText, f"__{_name}__", _read)
@@ -226,9 +294,7 @@ def _for_opaque(template: jinja2.Template, text: str) -> jinja2.Template | None:
 def _with_placeholders(value: object) -> object:
     if not isinstance(value, _OpaqueText):
         return value
-    return "".join(
-        part if isinstance(part, str) else f"{TEXT}{part[0]}{'t' if part[1] else ''}{CLOSE}" for part in value._parts
-    )
+    return "".join(part if isinstance(part, str) else f"{TEXT}{part[0]}{part[1]}{CLOSE}" for part in value._parts)
 
 
 def _trim(value: Any, chars: str | None = None) -> Any:

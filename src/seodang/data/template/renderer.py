@@ -375,15 +375,13 @@ class Renderer:
 
     def _text(self, messages: Sequence[Turn], tools: Tools) -> str:
         messages = for_template(messages)
-        filled = self._fast_path.render(messages) if tools is None else None
-        return filled.text if filled else run(self._jinja, messages, tools, variables=self._variables)
+        text = self._fast_path.text(messages) if tools is None else None
+        return text or run(self._jinja, messages, tools, variables=self._variables)
 
     def _prompt(self, messages: Sequence[Turn], tools: Tools) -> str:
         messages = for_template(messages)
-        filled = self._fast_path.render(messages, add_generation_prompt=True) if tools is None else None
-        if filled:
-            return filled.text
-        return run(self._jinja, messages, tools, variables=self._variables, add_generation_prompt=True)
+        text = self._fast_path.text(messages, add_generation_prompt=True) if tools is None else None
+        return text or run(self._jinja, messages, tools, variables=self._variables, add_generation_prompt=True)
 
 
 def parse_tools(tools: str | None) -> list[dict[str, Any]] | None:

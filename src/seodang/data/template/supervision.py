@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from seodang.data.template.jinja import Turn
 from seodang.errors import TemplateError
 
-KEYS = ("supervised", "prefill")
+_KEYS = frozenset({"supervised", "prefill"})
 
 Span = tuple[int, int]  # [start, end) in characters
 
@@ -17,7 +17,7 @@ Span = tuple[int, int]  # [start, end) in characters
 def for_template(messages: Sequence[Turn]) -> list[Turn]:
     """The turns as a template gets them: without what they say about their loss."""
     return [
-        {key: value for key, value in turn.items() if key not in KEYS} if any(key in turn for key in KEYS) else turn
+        turn if _KEYS.isdisjoint(turn) else {key: value for key, value in turn.items() if key not in _KEYS}
         for turn in messages
     ]
 
