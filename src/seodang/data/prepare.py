@@ -27,6 +27,7 @@ from seodang.types import Counts, Finding, Lengths, Sample
 THOUGHT = re.compile(
     r"\s*<think>\s*(?!</think>)\S.*?</think>|(?!\s*<think>)\s*\S.*?\n\s*</think>[ \t]*(\n|\Z)", re.DOTALL
 )
+THOUGHT_SIGNS = ('"reasoning_content"', "/think>")  # in the JSON text of a turn that may come with a thought
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,9 +198,13 @@ def has_thoughts(rows: Dataset) -> bool:
     """Whether any assistant turn comes with a thought. A question that speaks of the tags has none."""
     for chunk in rows.data.column("messages").chunks:
         turns = chunk.flatten().storage
-        signs = [pc.match_substring(turns, sign) for sign in ('"reasoning_content"', "/think>")]
-        if any(map(_has_thought, map(json.loads, turns.filter(pc.or_(*signs)).to_pylist()))):
-            return True
+        texts = turns.buffers()[2]  # end to end: most chunks hold no sign at all
+        written = texts.to_pybytes() if texts else b""
+        for sign in THOUGHT_SIGNS:
+            if sign.encode() in written:
+                found = turns.filter(pc.match_substring(turns, sign)).to_pylist()
+                if any(map(_has_thought, map(json.loads, found))):
+                    return True
     return False
 
 

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from datasets import Dataset
 
+from seodang.data.arrow import block, read_columns
+from seodang.data.encode.rows import messages_of
 from seodang.model.generate.batch import Completion
 from seodang.recipe import Ask, Generate
 from seodang.types import Answer
@@ -61,8 +63,9 @@ def _from_holdout(ask: Ask, tests: Mapping[str, Dataset], prompt: PromptFn) -> l
     settings = ask.generate.model_copy(update={"max_new_tokens": ask.holdout_tokens})
     found: list[Question] = []
     for name, rows in tests.items():
-        for row in rows.select(range(min(ask.holdout, len(rows)))):
-            turns = row["messages"]
+        chosen = rows.select(_one_of_each(rows)[: ask.holdout])
+        table = block(chosen, 0, len(chosen))
+        for row, turns in zip(table.select(["row_id", "tools"]).to_pylist(), messages_of(table), strict=True):
             if not turns:  # a plain text asks nothing
                 continue
             last = max(i for i, turn in enumerate(turns) if turn["role"] == "assistant")
@@ -80,6 +83,16 @@ def _from_holdout(ask: Ask, tests: Mapping[str, Dataset], prompt: PromptFn) -> l
                 )
             )
     return found
+
+
+def _one_of_each(rows: Dataset) -> list[int]:
+    """Indices of the rows: first one example of each conversation, then the others; both in their order.
+
+    The examples of one conversation bear its row_id, from the second on with "#2" and so forth behind it.
+    """
+    conversations = [row_id.split("#")[0] for row_id in read_columns(rows, "row_id")["row_id"].to_pylist()]
+    first = {name: index for index, name in reversed(list(enumerate(conversations)))}
+    return sorted(range(len(rows)), key=lambda index: (first[conversations[index]] != index, index))
 
 
 def answer(asked: Sequence[Question], model: Literal["base", "tuned"], generate: GenerateFn) -> list[Answer]:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from chat_styles import (
     with_style_tokens,
 )
 from qa_rows import data_set, key
-from seodang.data.encode.rows import LOSSY, UNKNOWN, Renderer, render
+from seodang.data.encode import tokenize
+from seodang.data.encode.rows import LOSSY, TOO_LARGE, UNKNOWN, Renderer, render
 from seodang.data.encode.tokenize import FAULTY_BOUNDARY, Encoder
 from seodang.data.template.find import ChatTemplate, apply_template, find_template
 from seodang.data.template.renderer import KEPT
@@ -505,6 +507,37 @@ def test_a_tokenizer_with_a_hole_in_its_ids_is_taken(tiny_tokenizer: PreTrainedT
     row, _ = _one(_dressed(base), _talk("고혈압이 있는 사람은?", "고혈압이 있는 사람은 짠 음식을 줄여야 합니다."))
     assert max(row["input_ids"]) >= len(base)
     assert row["largest_id"] == max(row["input_ids"])
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_huge_plain_text_is_encoded_in_pieces(
+    tiny_tokenizer: PreTrainedTokenizerFast, is_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the ids of the whole text; where a tokenizer is not known to allow it, the row is dropped and counted."""
+    text = "짠 음식을 줄이세요. " * 40 + "\n\n물을\t드세요."
+    renderer = _dressed(tiny_tokenizer)
+    whole, _ = render(_texts(text), renderer, max_tokens=50)
+    sizes: list[int] = []
+    encode = Encoder.encode
+    monkeypatch.setattr(Encoder, "encode", lambda self, texts: sizes.extend(map(len, texts)) or encode(self, texts))
+    monkeypatch.setattr(tokenize, "PIECE", 20)
+    monkeypatch.setattr(tokenize, "MOST_AT_ONCE", 40)
+    monkeypatch.setattr(tokenize, "words_of", lambda *_: _Blanks() if is_known else None)
+    rows, counts = render(_texts(text, "짧은 글."), renderer, max_tokens=50)
+    assert max(sizes) < 40
+    if is_known:
+        assert rows["input_ids"][:-1] == whole["input_ids"]
+        assert rows["text"][:-1] == whole["text"]
+    else:
+        assert rows["text"] == ["짧은 글."]
+        assert list(counts.dropped) == [TOO_LARGE]
+
+
+class _Blanks:
+    """Cuts before blanks, which the tiny tokenizer allows."""
+
+    def pieces(self, text: str, size: int) -> list[str]:
+        return [part for part in re.split("(?= )", text) if part]
 
 
 @pytest.mark.parametrize("too_long", ["drop", "cut_question"])

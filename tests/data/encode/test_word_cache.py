@@ -107,6 +107,24 @@ def test_texts_with_an_entry_that_goes_across_a_blank_are_left_to_the_whole() ->
     assert _check(tokenizer, words, ["a > </b>", "a > <b>", "a >x </b>"]) == 4
 
 
+@pytest.mark.parametrize("kind", ["sentencepiece", "crossing", *range(len(_RULES))])
+def test_pieces_of_a_long_text_give_what_the_whole_text_gives(kind: str | int) -> None:
+    """Whatever white space stands in it, and whatever entries of the vocabulary go across a blank."""
+    tokenizer = _byte_level(_RULES[kind], normalizer=normalizers.NFC()) if isinstance(kind, int) else _sentencepiece()
+    if kind == "crossing":
+        tokenizer = _sentencepiece("e▁", "e▁q", "s▁", ".▁")
+    words = words_of(tokenizer, MARKERS)
+    assert words is not None
+    cut = 0
+    for text in _texts(400):
+        pieces = words.pieces(text, 3)
+        assert "".join(pieces) == text
+        cut += len(pieces) > 2
+        ids = [id for piece in pieces for id in tokenizer.encode(piece, add_special_tokens=False).ids]
+        assert ids == tokenizer.encode(text, add_special_tokens=False).ids
+    assert cut > 50
+
+
 def test_other_tokenizers_are_left_alone() -> None:
     """Another rule, a prefix blank, a token that strips, drop-out: nothing is known of them."""
     assert words_of(_byte_level(r"\s+|\S+"), MARKERS) is None

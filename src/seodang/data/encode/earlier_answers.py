@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
 
+from seodang.data.arrow import block
+from seodang.data.encode.rows import messages_of
 from seodang.data.encode.tokenize import Encoder
 from seodang.data.template.renderer import Renderer, parse_tools
 from seodang.errors import TemplateError
@@ -65,14 +68,16 @@ def _measure(sources: Mapping[str, Dataset], renderer: Renderer, max_tokens: int
         chosen = np.unique(np.linspace(0, max(len(rows) - 1, 0), min(SAMPLE, len(rows))).astype(int))
         weight = len(rows) / max(len(chosen), 1)
         found.is_sample = found.is_sample or len(chosen) < len(rows)
-        for row in _conversations(rows.select(chosen)):
+        for row in _conversations(block(rows.select(chosen), 0, len(chosen))):
             _add(found, row, weight, renderer, encoder, max_tokens)
     return found
 
 
-def _conversations(rows: Dataset) -> Iterator[dict[str, Any]]:
-    columns = rows.select_columns(["file", "row", "messages", "tools"])
-    return (row for row in columns if row["messages"])
+def _conversations(table: pa.Table) -> Iterator[dict[str, Any]]:
+    others = table.select(["file", "row", "tools"]).to_pylist()
+    for row, messages in zip(others, messages_of(table), strict=True):
+        if messages:
+            yield {**row, "messages": messages}
 
 
 def _add(

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +14,7 @@ from datasets import Dataset, Features, List, Value
 from numpy.typing import NDArray
 
 from seodang.data.arrow import block, read_columns, writing
-from seodang.data.encode.tokenize import Encoded, Encoder, windows
+from seodang.data.encode.tokenize import MOST_AT_ONCE, Encoded, Encoder, windows
 from seodang.data.read.raw_rows import Number
 from seodang.data.template.find import adds_bos
 from seodang.data.template.jinja import Turn
@@ -32,6 +32,7 @@ MAX_NOTES = 1000  # dropped rows that are listed by name; all are counted
 CHARACTERS = 8  # for each token that is allowed: texts that are longer are looked at before they are encoded whole
 MAX_CUTS = 8  # a shortened question can tokenize to a little more than was aimed at
 ROUND_TRIPS = 2000  # rows of each source whose ids are decoded again
+TOO_LARGE = f"a text of more than {MOST_AT_ONCE:,} characters that cannot be cut: make several rows of it"
 UNKNOWN = "supervised text that the vocabulary does not have"
 LOSSY = "text that the tokenizer does not give back as it was"
 CUT = "question cut at its beginning to fit max_tokens"
@@ -160,7 +161,7 @@ class _BlockRenderer:
     def __call__(self, start: int) -> tuple[pa.Table, _Outcome]:
         table = block(self.rows, start, start + BATCH)
         outcome = _Outcome(rows_in=len(table))
-        messages = _messages(table)
+        messages = messages_of(table)
         done: dict[int, list[_Line] | str] = {}  # the row's lines, or why it is dropped
         done.update(self._conversations(messages, [parse_tools(tools) for tools in table["tools"].to_pylist()]))
         texts = table["text"].to_pylist()
@@ -193,12 +194,15 @@ class _BlockRenderer:
     def _looked_at(self, lines: Sequence[tuple[int, int, _Line]], start: int) -> list[tuple[int, int, _Line]]:
         """The lines, with what was lost in their ids as a change."""
         unknown = self.renderer.tokenizer.unk_token_id
-        ids = [line.input_ids for _, _, line in lines] if start < ROUND_TRIPS else []
-        decoded: list[str | None] = [*self.encoder.decode(ids)] if ids else [None] * len(lines)
+        labels = [line.labels for _, _, line in lines]
+        has_unknown = unknown is not None and bool(labels) and bool((np.concatenate(labels) == unknown).any())
+        is_decoded = [start < ROUND_TRIPS and line.num_messages > 0 for _, _, line in lines]
+        decoded = iter(self.encoder.decode([line.input_ids for *_, line in compress(lines, is_decoded)]))
         made = []
-        for (number, part, line), text in zip(lines, decoded, strict=True):
-            is_unknown = unknown is not None and bool((line.labels == unknown).any())
-            is_lossy = text is not None and line.num_messages > 0 and _inked(text) != _inked(line.text)
+        for (number, part, line), has_text in zip(lines, is_decoded, strict=True):
+            text = next(decoded) if has_text else None
+            is_unknown = has_unknown and bool((line.labels == unknown).any())
+            is_lossy = text is not None and _inked(text) != _inked(line.text)
             more = (UNKNOWN,) if is_unknown else (LOSSY,) if is_lossy else ()
             made.append((number, part, line._replace(changes=(*line.changes, *more)) if more else line))
         return made
@@ -232,7 +236,7 @@ class _BlockRenderer:
         """Whether a text has more than twice the tokens that are allowed: known from its beginning alone."""
         size = CHARACTERS * self.max_tokens
         while size < len(text):
-            if len(self.encoder.encode([text[:size]])[0][0]) > 2 * self.max_tokens:
+            if self.encoder.num_tokens(text[:size]) > 2 * self.max_tokens:
                 return True
             size *= 2
         return False
@@ -270,7 +274,7 @@ class _BlockRenderer:
         """The end of a text, with more than twice the tokens that are allowed."""
         size = CHARACTERS * self.max_tokens
         while size < len(text):
-            if len(self.encoder.encode([text[-size:]])[0][0]) > 2 * self.max_tokens:
+            if self.encoder.num_tokens(text[-size:]) > 2 * self.max_tokens:
                 return text[-size:]
             size *= 2
         return text
@@ -284,11 +288,14 @@ class _BlockRenderer:
                 done[number] = error.what
             if not text.strip():
                 done[number] = "empty text"
-        sound = {number: text for number, text in texts.items() if number not in done}
-        for (number, text), (ids, offsets) in zip(
-            sound.items(), self.encoder.encode(list(sound.values())), strict=True
-        ):
-            parts = windows(text, ids, offsets, max_tokens=self.max_tokens, bos_id=self.bos_id)
+        for number, text in texts.items():
+            if number in done:
+                continue
+            encoded = self.encoder.encode_long(text)
+            if encoded is None:
+                done[number] = TOO_LARGE
+                continue
+            parts = windows(text, *encoded, max_tokens=self.max_tokens, bos_id=self.bos_id)
             done[number] = [
                 _Line(text=window, input_ids=own, labels=labels, num_bytes=len(window.encode()), part=part)
                 for part, (window, own, labels) in enumerate(parts, start=1)
@@ -296,8 +303,10 @@ class _BlockRenderer:
         return done
 
 
-def _messages(table: pa.Table) -> list[list[dict[str, Any]]]:
-    """The conversations of a block of rows, parsed all at once, which is faster."""
+def messages_of(table: pa.Table) -> list[list[dict[str, Any]]]:
+    """The conversations of a block of rows, parsed all at once, which is faster; numbers keep their text."""
+    if not len(table):  # which has no chunks to combine
+        return []
     column = table["messages"].combine_chunks()
     turns = iter(json.loads(f"[{','.join(column.flatten().storage.to_pylist())}]", parse_float=Number))
     return [list(islice(turns, number or 0)) for number in column.value_lengths().to_pylist()]
@@ -310,6 +319,8 @@ def _inked(text: str) -> str:
 
 def _joined(lines: Sequence[_Line | str]) -> list[_Line] | str:
     """The examples of one conversation that are left; why it is dropped if none is."""
+    if len(lines) == 1:
+        return lines[0] if isinstance(lines[0], str) else [lines[0]]
     kept = [line._replace(part=part) for part, line in enumerate(lines, start=1) if not isinstance(line, str)]
     reasons = [line for line in lines if isinstance(line, str)]
     if not kept:
@@ -331,7 +342,8 @@ def _line(row: Example, ids: Encoded, *changes: str) -> _Line:
 
 def _table(table: pa.Table, lines: Sequence[tuple[int, int, _Line]]) -> pa.Table:
     """The rows that `lines` name, in their order, with the new columns."""
-    taken = table.take(pa.array([number for number, _, _ in lines], pa.int64()))
+    without_text = _with_column(table, "text", pa.nulls(len(table), pa.string()))  # each window would take it whole
+    taken = without_text.take(pa.array([number for number, _, _ in lines], pa.int64()))
     if any(part > 1 for _, part, _ in lines):
         names = [
             f"{name}#{part}" if part > 1 else name

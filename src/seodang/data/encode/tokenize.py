@@ -1,7 +1,7 @@
 """Renders → ids and labels: one tokenization of each row, checked at every token boundary. Knows no data set."""
 
 from collections.abc import Sequence
-from itertools import chain, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CACHED_TAILS = 4096
+PIECE = 1 << 18  # characters of a long text that are tokenized at once, where it can be cut
+MOST_AT_ONCE = 1 << 22  # where it cannot
 FAULTY_BOUNDARY = "the answer's first token merges with the header"
 FAULTY_END = "the turn end is not one token there"
 
@@ -53,7 +55,8 @@ class Encoder:
         self._backend = _untrimmed(tokenizer)
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._words = words_of(self._backend, [name for name, _ in template.markers]) if by_words else None
+        self._markers = [name for name, _ in template.markers]
+        self._words = words_of(self._backend, self._markers) if by_words else None
         names = dict(template.markers)
         self._ends = [(template.turn_end, template.turn_end_id)]
         if template.call_end:
@@ -73,6 +76,26 @@ class Encoder:
             )
             for row in rows
         ]
+
+    def encode_long(self, text: str) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
+        """As `encode` of one text, in bounded memory; None where that is not provably the same.
+
+        Some 250 bytes are in use for each character that the tokenizer takes at once.
+        """
+        pieces = [text]
+        if len(text) > PIECE:
+            self._words = self._words or words_of(self._backend, self._markers)
+            pieces = self._words.pieces(text, PIECE) if self._words else pieces
+        if max(map(len, pieces)) > MOST_AT_ONCE:
+            return None
+        begins = accumulate(map(len, pieces), initial=0)
+        ids, offsets = zip(*[self.encode([piece])[0] for piece in pieces], strict=True)
+        moved = [part + np.int32(begin) for part, begin in zip(offsets, begins, strict=False)]
+        return np.concatenate(ids), np.concatenate(moved)
+
+    def num_tokens(self, text: str) -> int:
+        """How many tokens a text has."""
+        return len(self._tokens([text])[0][0])
 
     def decode(self, ids: Sequence[NDArray[np.int32]]) -> list[str]:
         """The texts of rows, control tokens included."""

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+_SAFE = re.compile(r"(?<=\n)(?=[^\s▁])|(?<=[^\s▁])(?= )")  # such a place, whatever white space stands elsewhere
 CACHED_WORDS = 1 << 18  # words; some 60 MB, and as many that were in use before
 MAX_CROSSING = 16  # entries of a vocabulary that go across; texts that hold one are tokenized whole
 _ACROSS = re.compile(r"[^ \n] |\n[^ \n]")  # such a place inside
@@ -70,6 +71,18 @@ class WordCache:
             self._known.forget()
         odd = self._odd_ones(texts)
         return _unpacked([None if number in odd else self._packed(text) for number, text in enumerate(texts)])
+
+    def pieces(self, text: str, size: int) -> list[str]:
+        """The text cut at places b and c, into pieces of `size` characters and what is left of a word."""
+        pieces, begin = [], 0
+        reach = max(map(len, self._crossing), default=0)
+        while len(text) - begin > size:
+            places = (found.start() for found in _SAFE.finditer(text, begin + size))
+            sound = (at for at in places if not any(some in text[at - reach : at + reach] for some in self._crossing))
+            end = next(sound, len(text))
+            pieces.append(text[begin:end])
+            begin = end
+        return [*pieces, text[begin:]] if begin < len(text) else pieces
 
     def _packed(self, text: str) -> bytes | None:
         try:

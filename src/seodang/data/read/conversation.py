@@ -85,9 +85,9 @@ def read_row(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> Co
 
 def _refuse_other_rows(layout: Layout, fields: Mapping[str, Any]) -> None:
     """Refuse rows that hold no cell of the layout, but others; and a table's header that stands once more."""
-    used = [column for column in (layout.messages, layout.text, layout.question, layout.answer) if column is not None]
+    used = layout.contents
     cells = [fields.get(column) for column in used]
-    if all(cell is None for cell in cells):
+    if cells.count(None) == len(cells):
         others = [name for name, value in fields.items() if value is not None and name not in layout.used]
         if any(column_key(name) in KNOWN_COLUMNS for name in others) or (others and fields.keys().isdisjoint(used)):
             raise UnusableRowError("a row of another format", hint=OTHER_FORMAT_HINT)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -45,6 +46,12 @@ class Layout:
         named = ("question", "answer", "reasoning", "context", "input", "history", "messages", "text", "system")
         single = {what: name for what in named if (name := getattr(self, what)) is not None}
         return single | ({"tools": ", ".join(self.tools)} if self.tools else {})
+
+    @cached_property
+    def contents(self) -> tuple[str, ...]:
+        """The columns one of which each row fills: turns, a text, or question and answer."""
+        columns = (self.messages, self.text, self.question, self.answer)
+        return tuple(column for column in columns if column is not None)
 
     @property
     def used(self) -> frozenset[str]:

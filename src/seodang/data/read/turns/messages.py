@@ -33,6 +33,7 @@ _CALL_KEYS = frozenset(CALL_KEYS)
 TOOLS_KEYS = ("tools", "functions")
 _CONTENT_KEYS = frozenset({"content", "value", *CALL_KEYS})  # a turn has at least one of these keys
 _KNOWN_KEYS = frozenset({"role", "from", "content", "value"}) | FLAGS
+_PLAIN_KEYS, _PLAIN_ROLES = frozenset({"role", "content"}), ("user", "assistant")
 _KEYS_OF_ROLE = {
     "assistant": _KNOWN_KEYS | {*THOUGHT_KEYS, *CALL_KEYS},
     FUNCTION_CALL: _KNOWN_KEYS | {*THOUGHT_KEYS},
@@ -130,6 +131,8 @@ def _role(turn: Mapping[str, Any]) -> Any:
 
 
 def _read_turn(turn: Mapping[str, Any], changes: set[str]) -> Message | None:
+    if (plain := _plain_turn(turn, changes)) is not None:
+        return plain
     if not is_turn(turn):
         raise UnusableRowError("a turn without role or content", hint=TURN_HINT)
     written = str(_role(turn)).strip()
@@ -157,6 +160,16 @@ def _read_turn(turn: Mapping[str, Any], changes: set[str]) -> Message | None:
         tool_call_id=_label(turn.get("tool_call_id"), changes) if role == "tool" else None,
         name=_label(turn.get("name"), changes) if role == "tool" else None,
     )
+
+
+def _plain_turn(turn: Mapping[str, Any], changes: set[str]) -> Message | None:
+    """A turn of nothing but a known role and a text, as most are; None: it takes a closer look."""
+    if not isinstance(turn, dict) or turn.keys() != _PLAIN_KEYS:
+        return None
+    role, content = turn["role"], turn["content"]
+    if role not in _PLAIN_ROLES or not isinstance(content, str) or not content or opens_value(content):
+        return None
+    return Message(role=role, content=clean(content, changes))
 
 
 def _read_answer(turn: Mapping[str, Any], content: Any, role: str, *, supervised: bool, changes: set[str]) -> Message:
