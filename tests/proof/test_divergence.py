@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from seodang.model.engine import linear_cross_entropy
 from seodang.model.engine.linear_cross_entropy import target_losses
 from seodang.proof.divergence import Comparison, Head, HiddenStates
 from tiny import make_config, make_model
@@ -27,9 +28,12 @@ def _kl(base_SD: torch.Tensor, base: Head, tuned_SD: torch.Tensor, tuned: Head) 
 
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("vocabulary", [50, 9000])
-def test_it_is_that_of_full_logits(vocabulary: int, bias: bool, softcap: float | None) -> None:
-    """Equal to torch's kl_div in float64, with a soft-cap, a scale and a bias, in one tile and in several."""
+@pytest.mark.parametrize(("vocabulary", "tiled"), [(50, True), (9000, True), (9000, False)])
+def test_it_is_that_of_full_logits(
+    vocabulary: int, tiled: bool, bias: bool, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal to torch's kl_div in float64, with a soft-cap, a scale and a bias; in tiles, and whole as on a GPU."""
+    monkeypatch.setattr(linear_cross_entropy, "_is_tiled", lambda device, compiled: tiled)
     base, tuned = (_head(vocabulary, seed=seed, softcap=softcap, bias=bias) for seed in (1, 2))
     hidden = [torch.randn(7, 16) * 2 for _ in range(2)]
     found = _kl(hidden[0], base, hidden[1], tuned)

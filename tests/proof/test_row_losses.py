@@ -1,6 +1,8 @@
 """What each held-out row costs both models: equal to plain transformers, exactly 0 of a base against itself."""
 
+import json
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +10,20 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from held_out import measure_both, qa, source
+from held_out import measure_both, prepared, qa, renderer, source
 from seodang.json_values import from_json, to_json
 from seodang.model.engine.engine import choose_engine
 from seodang.proof.contrast import Contrast
 from seodang.proof.divergence import HiddenStates
 from seodang.proof.measured_rows import MeasuredRow, read_rows, write_rows
-from seodang.proof.row_losses import HeldOutSource, SampleSizes, keep_hidden_states, metric_of
+from seodang.proof.row_losses import (
+    HeldOutSource,
+    SampleSizes,
+    held_out_source,
+    keep_hidden_states,
+    measure_source,
+    metric_of,
+)
 from seodang.run.folder import Run
 from tiny import make_config, make_model
 
@@ -50,6 +59,27 @@ def test_losses_of_rows_are_those_of_plain_transformers(held_out: HeldOutSource,
             assert loss.ending == pytest.approx(expected[-1], abs=1e-4)
         assert (row.content_tokens, row.end_tokens) == (len(scored) - 1, 1)
         assert row.num_bytes == len(line["messages"][-1]["content"].encode())
+
+
+def test_real_rows_and_texts_cost_what_transformers_says(tmp_path: Path) -> None:
+    """The sample's own rows and texts, in float32: each scored token to 1e-4, the sums of both halves of a loss."""
+    own, model = renderer(), TWO[0]
+    engine = choose_engine(model, [np.arange(20, 60, dtype=np.int32)])
+    for name in ("ko_medical", "ko_general", "ko_text"):
+        lines = files("seodang.samples").joinpath(f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[:8]
+        (folder := tmp_path / name).mkdir()
+        dataset = prepared(folder, [json.loads(line) for line in lines], own)
+        held_out = held_out_source(name, dataset, own, sizes=SampleSizes(), max_tokens=512, seed=1)
+        found, _ = measure_source(model, engine, held_out, pack_tokens=1024, choose_form=True)
+        assert len(found) == len(dataset) >= 6
+        for row, measured, planned in zip(dataset, found, held_out.rows, strict=True):
+            ids, labels = np.array(row["input_ids"]), np.array(row["labels"])
+            (scored,) = np.nonzero(labels >= 0)
+            expected = _plain(model, ids[: scored[-1] + 1], int(scored[0]))
+            assert len(expected) == planned.content_tokens + planned.end_tokens
+            total = measured.loss.content + measured.loss.ending
+            assert total == pytest.approx(sum(expected), abs=1e-4 * len(expected))
+            assert (measured.loss.ending > 0) == (name != "ko_text")
 
 
 def test_answers_behind_foreign_prompts_are_those_of_plain_transformers(
