@@ -114,13 +114,14 @@ def scored_hash(sources: Sequence[HeldOutSource], *, has_trained_template: bool)
     """Names everything that is scored: ids and labels of all rows, and the prompts that answers are put behind."""
     digest = sha256(f"{has_trained_template}".encode())
     for source in sources:
-        digest.update(source.name.encode())
+        digest.update(f"{source.name} {sorted(source.ends)}".encode())
         for _, examples in blocks(source.dataset):
             for example in examples:
                 digest.update(example.input_ids.tobytes() + example.labels.tobytes())
         for contrast in source.contrasts.rows:
             digest.update(b"".join(ids.tobytes() for ids in (*contrast.template, *contrast.plain)))
-        digest.update(repr([asked.number for asked in source.contrasts.choosing]).encode())
+        asked = ([row.asked for row in source.contrasts.rows], source.contrasts.choosing)
+        digest.update(repr([[one.number for one in some] for some in asked]).encode())
     return digest.hexdigest()
 
 
