@@ -115,7 +115,7 @@ class Source(Part):
     name: FileName = Field(pattern=r"^[\w.-]+$", description="what reports and other keys call it")
     role: SourceRole = Field(
         description="domain: the field to learn; general: replayed, so that the rest is not forgotten; "
-        "retention: measured only"
+        "retention: measured only; replay: trained on and reported, with no say in the verdict"
     )
     path: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_many)] | None = Field(
         None,

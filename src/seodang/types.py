@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-SourceRole = Literal["domain", "general", "retention"]
+SourceRole = Literal["domain", "general", "retention", "replay"]
 LossOn = Literal["answers", "last_answer", "all"]
 EarlierAnswers = Literal["auto", "split", "context", "keep"]  # examples of their own, unsupervised, trained as they are
 Checkpointing = Literal["none", "selective", "full"]  # which layers are computed again in the backward pass

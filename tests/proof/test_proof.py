@@ -134,12 +134,14 @@ def test_rows_that_chose_do_not_prove() -> None:
 def test_text_that_was_trained_says_nothing_of_retention() -> None:
     """A retention source that is also trained on is reported, but not what the verdict on retention is from."""
     rows = [*noisy_rows(40), *text_rows(40, change=1.0), *text_rows(40, "replayed", change=-1.0)]
-    roles: dict[str, SourceRole] = {"medical": "domain", "wiki": "retention", "replayed": "retention"}
-    proof = proved(*rows, roles=roles, trained=["medical", "replayed"])
-    assert proof.sources["replayed"].is_trained
-    assert proof.verdict.retention == "lost"
-    alone = proved(*rows, roles={"medical": "domain", "replayed": "retention"}, trained=["medical", "replayed"])
-    assert alone.verdict.retention == "not measured"
+    for role in ("retention", "replay"):
+        roles: dict[str, SourceRole] = {"medical": "domain", "wiki": "retention", "replayed": role}
+        proof = proved(*rows, roles=roles, trained=["medical", "replayed"])
+        assert proof.sources["replayed"].is_replayed
+        assert proof.sources["replayed"].unit == "bits per byte"
+        assert proof.verdict.retention == "lost"
+        alone = proved(*rows, roles={"medical": "domain", "replayed": role}, trained=["medical", "replayed"])
+        assert alone.verdict.retention == "not measured"
     assert "what was forgotten" in " ".join(alone.verdict.not_measured)
 
 

@@ -48,6 +48,11 @@ class SourceLoss:
     outcome: Outcome
 
     @property
+    def is_replayed(self) -> bool:
+        """Whether it is reported apart: what was trained on again says little of what was forgotten."""
+        return self.role == "replay" or (self.role == "retention" and self.is_trained)
+
+    @property
     def before(self) -> float | None:
         """The base's loss, in `unit`."""
         return self.base.bits_per_byte if self.unit == "bits per byte" else self.base.nats_per_token

@@ -68,10 +68,7 @@ def verdict(
 
 
 def _of_role(losses: Mapping[str, SourceLoss], role: str) -> Shown:
-    """Text that was also trained on says nothing of what is forgotten."""
-    outcomes = [
-        loss.outcome for loss in losses.values() if loss.role == role and not (role == "retention" and loss.is_trained)
-    ]
+    outcomes = [loss.outcome for loss in losses.values() if loss.role == role and not loss.is_replayed]
     return _common(outcomes, good="kept", bad="lost")
 
 
@@ -105,7 +102,7 @@ def _not_measured(
     losses: Mapping[str, SourceLoss], parts: Mapping[str, GainParts], skipped: Mapping[str, Mapping[str, int]]
 ) -> list[str]:
     found = []
-    if not any(loss.role == "retention" and not loss.is_trained for loss in losses.values()):
+    if not any(loss.role == "retention" and not loss.is_replayed for loss in losses.values()):
         found.append("what was forgotten: no plain text that was never trained on is held out (role retention)")
     for source, loss in losses.items():
         if loss.role in ("domain", "general") and source not in parts:

@@ -31,13 +31,13 @@ def headline(proof: Proof) -> tuple[tuple[Tone, str], ...]:
     """The clauses of one sentence: whether the answers can be used, then the domain, then what it cost."""
     if not proof.sources:
         return (("broken", "nothing was measured"),)
-    order = {"domain": 0, "general": 1, "retention": 2}
+    order = {"domain": 0, "general": 1, "retention": 2, "replay": 3}
     sources = sorted(proof.sources.items(), key=lambda item: order[item[1].role])
     why = proof.verdict.why_not_usable
     broken: list[tuple[Tone, str]] = [("broken", f"the answers are not usable ({'; '.join(why)})")] if why else []
     return (
         *broken,
-        *((TONES[loss.outcome], _clause(name, loss)) for name, loss in sources if not _is_replayed_text(loss)),
+        *((TONES[loss.outcome], _clause(name, loss)) for name, loss in sources if not loss.is_replayed),
     )
 
 
@@ -85,10 +85,6 @@ def share_text(model: AnswerBehaviour) -> str:
 def subject(name: str, loss: SourceLoss) -> str:
     """What a source's loss is a loss on."""
     return f"plain text ({name})" if loss.ending is None else f"{name} answers"
-
-
-def _is_replayed_text(loss: SourceLoss) -> bool:
-    return loss.role == "retention" and loss.is_trained
 
 
 def _clause(name: str, loss: SourceLoss) -> str:
@@ -139,7 +135,7 @@ def _composition(name: str, parts: GainParts) -> str:
 def _format(proof: Proof) -> Iterator[str]:
     general = [name for name, loss in proof.sources.items() if loss.role == "general"]
     if general and not proof.compared.base_has_template:
-        text = [name for name, loss in proof.sources.items() if loss.role == "retention" and not loss.is_trained]
+        text = [name for name, loss in proof.sources.items() if loss.role == "retention" and not loss.is_replayed]
         yield (
             f"Part of any fall on {listing(general)} is the chat format itself, which this base was not trained on"
             + (f"; what it still knows shows on plain text ({listing(text)})." if text else ".")
@@ -180,7 +176,7 @@ def _limits(proof: Proof) -> Iterator[str]:
             f"On {listing(shared)} the rows that chose the model kept also prove it: with fewer than 100 held-out "
             "questions there are not enough for both."
         )
-    if replayed := [name for name, loss in proof.sources.items() if _is_replayed_text(loss)]:
+    if replayed := [name for name, loss in proof.sources.items() if loss.is_replayed]:
         yield f"Other rows of {listing(replayed)} were trained on: what became of it says little of what was forgotten."
     if few_answers := [
         f"{group.source} ({group.tuned.answers})"

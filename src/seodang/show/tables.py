@@ -322,7 +322,7 @@ def _axes(proof: Proof) -> Table:
     for name, loss in proof.sources.items():
         table.add_row(
             Text(visible(name), style="bold"),
-            f"{loss.role}{', trained' if loss.role == 'retention' and loss.is_trained else ''}",
+            f"{loss.role}{', trained' if loss.is_replayed else ''}",
             loss.unit.replace(" per ", "/"),
             number(loss.before),
             number(loss.after),
