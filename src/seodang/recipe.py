@@ -124,7 +124,7 @@ class Source(Part):
     )
     hub: str | None = Field(None, validate_default=True, description="data set id on the hub")
     config: str | None = Field(None, description="of a hub data set")
-    split: str = Field("train", description="of a hub data set")
+    split: str = Field("train", description="of a hub data set, or of a folder that `save_to_disk` wrote")
     revision: str | None = Field(None, description="of a hub data set")
     format: RowFormat = Field("auto", description="how rows are read; auto: by the columns' names")
     question: Columns | None = Field(

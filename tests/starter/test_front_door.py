@@ -193,6 +193,39 @@ def test_layouts_in_one_folder_are_told_apart_by_a_pattern(tmp_path: Path) -> No
         propose([str(tmp_path / "mixed")], out=tmp_path / "recipe.yaml")
 
 
+def test_a_pattern_never_takes_more_than_it_matches(tmp_path: Path) -> None:
+    """Of what a pattern matched, layouts are named by their folders only where these hold nothing else."""
+    write_objects(tmp_path / "a", QA_ROWS, "Q_{}.json")
+    write_objects(tmp_path / "b", [{"content": f"글 {n} " * 40} for n in range(30)], "Q_{}.json")
+    (tmp_path / "a" / "other.json").write_text("{}", encoding="utf-8")
+    found = sources(propose([f"{tmp_path}/**/Q_*.json"], out=tmp_path / "recipe.yaml"))
+    assert found["retention"].path == (f"{tmp_path}/b",)
+    assert found["domain"].path == (f"{tmp_path}/a/Q_*.json",)
+
+
+def test_runs_in_a_folder_are_no_data(tmp_path: Path) -> None:
+    """`init .` beside earlier runs takes none of their answers."""
+    korean_csv(tmp_path)
+    run = tmp_path / "runs" / "first"
+    run.mkdir(parents=True)
+    for name in ("recipe.yaml", "manifest.json", "answers.jsonl"):
+        (run / name).write_text('{"question": "q", "text": "t"}', encoding="utf-8")
+    starter = propose([str(tmp_path)], out=tmp_path / "recipe.yaml")
+    assert sources(starter)["domain"].path == (str(tmp_path),)
+    assert any("a run of seodang" in remark for remark in starter.remarks)
+
+
+def test_speakers_who_go_on_are_merged(tmp_path: Path) -> None:
+    """Where only consecutive turns of one speaker keep user and assistant from alternating, the recipe merges them."""
+    rows = [["대화ID", "화자", "발화"]]
+    for n, row in enumerate(QA_ROWS):
+        rows += [[str(n), "환자", "안녕하세요."], [str(n), "환자", row["question"]], [str(n), "의사", row["answer"]]]
+    (tmp_path / "d.csv").write_bytes(table(rows))
+    starter = propose([str(tmp_path / "d.csv")], out=tmp_path / "recipe.yaml")
+    assert sources(starter)["domain"].merge_turns
+    assert starter.recipe.template.borrow == "gemma"
+
+
 def test_a_dry_run_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

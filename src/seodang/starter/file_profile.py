@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -16,6 +16,7 @@ from seodang.data.read.conversation import PARTS, Conversation, read_row
 from seodang.data.read.layout import Layout, find_layout
 from seodang.data.read.raw_rows import RawRows
 from seodang.data.read.sources import read
+from seodang.data.read.turns.merge import merge_turns
 from seodang.data.read.unusable import UnusableRowError
 from seodang.errors import SourceError
 from seodang.recipe import Source
@@ -26,6 +27,7 @@ MAX_ROWS = 20_000  # of one file: more would change the profile little
 MAX_CHARS = 30_000_000
 KEPT_QUESTIONS = 200
 LANGUAGE_ROWS = 500
+PLAIN_TURNS = 0.95  # share of rows that every template must be able to render
 TURN_TOKENS = 6  # what a template writes around a turn
 HANGUL = re.compile("[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e]")
 LATIN = re.compile("[A-Za-z]")
@@ -47,6 +49,7 @@ class FileProfile:
     questions: tuple[str, ...]  # the first different ones
     language: str  # Korean, English or "another language"
     plain_turns: float  # share of the rows where user and assistant alternate without tools and thoughts
+    merge_turns: bool  # speakers go on in turns of their own: merged, user and assistant alternate
     remarks: tuple[str, ...]
 
     @property
@@ -151,6 +154,7 @@ class _Tally:
     keys: set[str] = field(default_factory=set)
     questions: list[str] = field(default_factory=list)
     plain: int = 0
+    merged: int = 0  # rows that would be plain with the turns of one role merged
     letters: Counter[str] = field(default_factory=Counter)
 
     def add(self, conversation: Conversation) -> int:
@@ -164,7 +168,11 @@ class _Tally:
             self.keys.add(key)
             if len(self.questions) < KEPT_QUESTIONS and conversation.text is None:
                 self.questions.append(conversation.question)
-        self.plain += _alternates(conversation)
+        is_plain = _alternates(conversation)
+        self.plain += is_plain
+        self.merged += is_plain or _alternates(
+            replace(conversation, messages=tuple(merge_turns(conversation.messages, set())))
+        )
         if len(self.tokens) <= LANGUAGE_ROWS:
             self._count_letters(TAGS.sub(" ", whole[:5000]))
         return len(whole)
@@ -180,6 +188,10 @@ class _Tally:
     ) -> FileProfile:
         """What was counted."""
         all_remarks = [*remarks]
+        rows = len(self.tokens)
+        merge = self.plain < PLAIN_TURNS * rows <= self.merged
+        if merge:
+            all_remarks.append("consecutive turns of one role are merged: merge_turns")
         if keys:
             all_remarks.append(
                 f"the columns are a guess, please check: {', '.join(f'{k}: {v}' for k, v in keys.items())}"
@@ -197,7 +209,8 @@ class _Tally:
             num_questions=len(self.keys),
             questions=tuple(self.questions),
             language=self._language(),
-            plain_turns=self.plain / len(self.tokens),
+            plain_turns=(self.merged if merge else self.plain) / rows,
+            merge_turns=merge,
             remarks=tuple(f"{part.label}: {remark}" for remark in all_remarks),
         )
 

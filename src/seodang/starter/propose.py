@@ -71,9 +71,7 @@ def propose(
     if not is_dry_run:
         _refuse_existing(out)
     paths, given = _files(files, {"domain": domain, "general": general, "retention": retention})
-    parts, roles, walk_remarks = _parts(paths, given)
-    profiles, aside = _profiles(parts, ask)
-    assigned = assign_roles(profiles, roles, ask)
+    assigned, aside = _assigned(paths, given, ask)
     samples, sample_remarks = _samples(assigned)
     assigned += samples
     trained = [one.profile for one in assigned if one.role != "retention"]
@@ -87,7 +85,6 @@ def propose(
         recipe=load_recipe(as_mapping(text, {entry.name: entry.assignment.profile.paths for entry in draft.entries})),
         yaml=text,
         remarks=(
-            *walk_remarks,
             *aside,
             *(remark for one in assigned for remark in one.profile.remarks),
             *(f"{one.profile.path}: {one.role} ({one.why})" for one in assigned if one.why),
@@ -95,6 +92,20 @@ def propose(
             *base.remarks,
         ),
     )
+
+
+def _assigned(
+    paths: Sequence[str], given: Mapping[str, SourceRole], ask: Ask | None
+) -> tuple[list[RoleAssignment], list[str]]:
+    """(every part that can be used, in its role; what was left aside)."""
+    parts, roles, aside = _parts(paths, given)
+    profiles, refused = _profiles(parts, ask)
+    aside += refused
+    try:
+        return assign_roles(profiles, roles, ask), aside
+    except SourceError as error:
+        left = f" ({'; '.join(aside)})" if aside else ""
+        raise SourceError(error.what + left, where=error.where, hint=error.hint) from None
 
 
 def _parts(

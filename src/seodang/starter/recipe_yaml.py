@@ -77,6 +77,8 @@ def _source(entry: Entry) -> list[str]:
         f"    path: {_paths(entry.paths)}",
     ]
     lines += [f"    {key}: {_value(column)} # a guess, please check" for key, column in profile.keys.items()]
+    if profile.merge_turns:
+        lines.append("    merge_turns: true # who speaks often goes on in a turn of its own")
     if entry.holdout is not None:
         lines.append(f"    holdout: {entry.holdout}")
     return lines

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seodang.model.packaged import PACKAGED, PREFIX
-from seodang.starter.file_profile import FileProfile
+from seodang.starter.file_profile import PLAIN_TURNS, FileProfile
 from seodang.starter.roles import RoleAssignment
 from seodang.user_cache import cache_folder
 
@@ -17,7 +17,6 @@ GEMMA, SMOLLM = "gemma-3-270m", "smollm2-135m-instruct"
 GPU_BASES = ((72, "Qwen/Qwen3-4B-Base", 1e-5), (36, "Qwen/Qwen3-1.7B-Base", 2e-5), (22, "google/gemma-3-1b-pt", 2e-5))
 GPU_SMALL, SMALL_GB = "Qwen/Qwen3-0.6B-Base", 14
 CPU_GB = 8.0  # what Gemma 3 270M takes there
-PLAIN_TURNS = 0.95  # share of rows that Gemma's template must be able to render
 SMALL_RATE = 5e-5  # of models below a billion parameters
 
 LIMITS = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 32768)  # of max_tokens

@@ -1,5 +1,6 @@
 """What `init` is given (a file, a folder, an archive, a pattern) → parts of one layout each, as a recipe names them."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,7 +46,8 @@ def parts_of(given: str) -> tuple[list[Part], list[str]]:
         return [Part(paths=(given,), is_whole=True)], []
     groups, found = group_by_layout(given)
     everything = [file.name for file in found.files]
-    aside = {name for name in everything if _is_evaluation(name, given)}
+    root = _root(given, everything)
+    aside = {name for name in everything if _is_evaluation(name, root)}
     remarks = [f"{given}: {remark}" for remark in found.remarks()]
     if 0 < len(aside) < len(everything):
         remarks.append(f"{_some([name for name in everything if name in aside])}: {EVALUATION_ASIDE}")
@@ -56,7 +58,7 @@ def parts_of(given: str) -> tuple[list[Part], list[str]]:
         wanted = [file.name for file in group if file.name not in aside]
         if not wanted:
             continue
-        paths = _cover(wanted, everything, given.rstrip("/"))
+        paths = (given,) if len(wanted) == len(everything) else _cover(wanted, everything, root)
         if paths is None:
             remarks.append(f"{_some(wanted)}: {MIXED}")
         else:
@@ -66,24 +68,32 @@ def parts_of(given: str) -> tuple[list[Part], list[str]]:
     return parts, remarks
 
 
-def _is_evaluation(name: str, given: str) -> bool:
-    return any(map(EVALUATION.fullmatch, name[len(given.rstrip("/")) :].strip("/").split("/")))
+def _root(given: str, everything: Sequence[str]) -> str:
+    """The folder or archive that all files are in: what was given, or what stands before its wildcards."""
+    root = given.rstrip("/")
+    if all(name.startswith(f"{root}/") for name in everything):
+        return root
+    return os.path.commonpath([name.rpartition("/")[0] for name in everything])
+
+
+def _is_evaluation(name: str, root: str) -> bool:
+    return any(map(EVALUATION.fullmatch, name[len(root) :].strip("/").split("/")))
 
 
 def _cover(wanted: Sequence[str], everything: Sequence[str], root: str) -> tuple[str, ...] | None:
     """The fewest folders, archives and files that hold the wanted files and no other; else patterns; else None."""
-    if len(wanted) == len(everything):
-        return (root or "/",)
     whole = _whole_folders(wanted, everything, root)
     highest = (next((above for above in _above(name, root) if above in whole), name) for name in wanted)
     paths = tuple(dict.fromkeys(highest))
-    if len(paths) <= MOST_PATHS:
+    if len(paths) <= MOST_PATHS and set(_found(paths)) == set(wanted):
         return paths
-    names = dict.fromkeys(re.sub(r"\d+", "*", PurePosixPath(name).name) for name in wanted)
-    patterns = tuple(f"{root}/**/{name}" for name in names)
-    if len(patterns) > MOST_PATHS:
-        return None
-    return patterns if set(_found(patterns)) == set(wanted) else None
+    shapes = [(name.rpartition("/")[0], re.sub(r"\d+", "*", PurePosixPath(name).name)) for name in wanted]
+    anywhere = tuple(dict.fromkeys("/".join(filter(None, (root, "**", shape))) for _, shape in shapes))
+    by_folder = tuple(dict.fromkeys("/".join(filter(None, shape)) for shape in shapes))
+    for patterns in (anywhere, by_folder):
+        if len(patterns) <= MOST_PATHS and set(_found(patterns)) == set(wanted):
+            return patterns
+    return None
 
 
 def _whole_folders(wanted: Sequence[str], everything: Sequence[str], root: str) -> set[str]:
@@ -96,7 +106,7 @@ def _above(name: str, root: str) -> Iterator[str]:
     """The folders and archives below the root that a file is in, the highest first."""
     parts = name[len(root) :].strip("/").split("/")
     for number in range(1, len(parts)):
-        yield "/".join((root, *parts[:number]))
+        yield "/".join((*filter(None, (root,)), *parts[:number]))
 
 
 def _found(patterns: Iterable[str]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from made_files import write_objects
+from made_files import write_objects, write_xlsx
 from seodang.data.read.convert import convert
 from seodang.data.read.sources import read
 from seodang.errors import SourceError
@@ -330,3 +330,5 @@ def test_columns_that_are_questions_are_asked_about_the_thing_of_the_row(tmp_pat
         [("user", "제품명: 나정\n\n이 약의 효능은 무엇입니까?"), ("assistant", "열에 씁니다.")],
     ]
     assert any("columns that are questions, asked about 제품명" in remark for remark in counts.remarks)
+    book = write_xlsx(tmp_path / "d.xlsx", {"e약은요": [["의약품 정보"], *rows]})
+    assert [spoken(row) for row in conversations(book)[0]] == [spoken(row) for row in found]

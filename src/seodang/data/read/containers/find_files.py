@@ -35,6 +35,7 @@ SPLIT_ARCHIVE = "a part of a split archive: join the parts (cat NAME.part* > NAM
 INNER_ARCHIVE = "an archive inside an archive: unpack it first"
 OTHER_ARCHIVE = "an archive that is no zip: unpack it first"
 ABOUT = "a description of the data"
+RUN, RUN_FILES = "a run of seodang, whose answers are no data", ("recipe.yaml", "manifest.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +191,8 @@ def _walked(folder: Path, name: str, split: str) -> Iterator[Entry]:
         if item.is_dir():
             if _is_hidden(item.name):
                 yield HIDDEN, shown
+            elif all((Path(item.path) / file).is_file() for file in RUN_FILES):
+                yield RUN, shown
             elif not item.is_symlink():
                 yield from _walked(Path(item.path), shown, split)
             continue

@@ -42,6 +42,7 @@ def read_objects(files: Sequence[DataFile], read_table: ReadTable) -> tuple[RawR
         SourceError: a file that cannot be read.
     """
     found: list[FileColumns] = []
+    known: dict[tuple[str, ...], tuple[str, ...]] = {}  # a million files share a few sets of columns
     for file in files:
         rows = _plain_rows(file)
         if rows is None:
@@ -49,7 +50,7 @@ def read_objects(files: Sequence[DataFile], read_table: ReadTable) -> tuple[RawR
             found.append(FileColumns(file=file, columns=table.columns, remarks=table.remarks))
         else:
             columns = tuple(dict.fromkeys(name for row in rows for name in row.fields))
-            found.append(FileColumns(file=file, columns=columns, remarks=()))
+            found.append(FileColumns(file=file, columns=known.setdefault(columns, columns), remarks=()))
     blocks = partial(_blocks, files, read_table)
     table = RawRows(
         where=files[0].name,
