@@ -16,9 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
 FEWEST_CLUSTERS = 12.0  # clusters: below, no interval is shown
-FEWEST_ALONE = (
-    40  # clusters of unequal lengths, where no other row of the source is known: long ones may all be missing
-)
+FEWEST_ALONE = 40  # clusters of unequal lengths, where no more of the source is known: long ones may be missing
 MOST_T = 20.0  # standard errors to either side of a value: a wider interval is none
 RESAMPLES = 4999
 POWER = 0.8  # with which a change of `Estimate.detectable` would have been seen
