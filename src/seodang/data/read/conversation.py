@@ -148,6 +148,8 @@ def _with_thoughts(answer: list[Message], thoughts: str) -> list[Message]:
 def _history(value: Any, changes: set[str]) -> list[Message]:
     """Earlier exchanges: a list of turns, or of pairs of a question and its answer."""
     turns = turn_list(value)
+    if turns is None and value not in (None, "", {}):
+        raise UnusableRowError("history holds no list of turns", hint="write it as [[question, answer], …]")
     if not turns:
         return []
     if all(isinstance(pair, list) and len(pair) == 2 for pair in turns):

@@ -143,7 +143,7 @@ def _read_file(file: DataFile, source: Source) -> RawRows:
             return read_parquet(file)
         if head.startswith(ARROW_STARTS):
             return read_arrow(file)
-        if head.startswith(SHEET_STARTS) and _may_be_sheet(file):
+        if head.startswith(SHEET_STARTS) and _may_be_sheet(file, head):
             return read_spreadsheet(file, named_columns(source))
         refuse_binary(file)
         encoding, remark = find_encoding(file, source.encoding)
@@ -153,8 +153,12 @@ def _read_file(file: DataFile, source: Source) -> RawRows:
         raise SourceError(f"cannot be read: {reason}", where=file.name, hint="check the file's permissions") from None
 
 
-def _may_be_sheet(file: DataFile) -> bool:
-    return file.ending in SHEET_NAMES or file.member is None  # `find_files` has looked at what lies on disk
+def _may_be_sheet(file: DataFile, head: bytes) -> bool:
+    """Whether bytes that begin as those of an Office file may be a spreadsheet, whatever the file's name says."""
+    if file.ending in SHEET_NAMES:
+        return True
+    with file.path.open("rb") as stored:
+        return file.member is None and stored.read(len(head)) == head  # not packed: `find_files` has looked at it
 
 
 def _read_text(file: DataFile, encoding: str, source: Source) -> RawRows:

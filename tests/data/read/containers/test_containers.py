@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -146,6 +147,13 @@ def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-30])
 
 
+def _twice(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.jsonl", LINES)
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("a.jsonl", LINES)
+
+
 def _bomb(path: Path) -> None:
     write_zip(path, {f"{n}.jsonl": bytes(1 << 20) for n in range(64)})
 
@@ -155,6 +163,7 @@ BAD_ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
     "other method": (_method, "packed by a method"),
     "damaged": (_damaged, "cannot be unpacked"),
     "cut": (_cut, "cannot be unpacked: File is not a zip file"),
+    "one name twice": (_twice, "two files of one name"),
     "bomb": (_bomb, "more than 300 times its size"),
     "outside": (lambda path: write_zip(path, {"../../etc/a.jsonl": LINES}), "leads out of the archive"),
     "absolute": (lambda path: write_zip(path, {"/etc/a.jsonl": LINES}), "leads out of the archive"),
@@ -168,6 +177,10 @@ BAD_ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
     "word": (
         lambda path: write_zip(path, {"[Content_Types].xml": b"", "word/document.xml": b""}),
         "this is a Word document",
+    ),
+    "packed archive": (
+        lambda path: path.write_bytes(gzip.compress(write_zip(path.with_suffix(".in"), {"b": b""}).read_bytes())),
+        "inside another",
     ),
     "hidden archive": (
         lambda path: write_zip(path, {"a.jsonl": write_zip(path.with_suffix(".in"), {"b": b""}).read_bytes()}),
@@ -240,6 +253,11 @@ def test_patterns_choose_files(tmp_path: Path) -> None:
     assert len(places(rows(folder / "a*.jsonl"), folder)) == 6
     assert places(rows(folder / "**/a*.jsonl"), folder)[::3] == ["a1.jsonl:1", "a2.jsonl:1", "in/a3.jsonl:1"]
     assert "no file has a name like this pattern" in error_of(folder / "c*.jsonl")
+    assert "no pattern of names" in error_of(folder / "**a/*.jsonl")
+    write_zip(folder / "x.zip", {"in/a.jsonl": LINES})
+    write_zip(folder / "y.zip", {"out/a.jsonl": LINES})
+    assert len(places(rows(folder / "*.zip/in/*.jsonl"), folder)) == 3, "an archive without such a file is passed over"
+    assert "no pattern of names" in error_of(folder / "x.zip/[z-a]*")
 
 
 def test_one_object_files_are_rows(tmp_path: Path) -> None:
@@ -288,6 +306,16 @@ def test_a_folder_that_save_to_disk_wrote_is_read(tmp_path: Path) -> None:
     assert len(list(rows(tmp_path / "both").rows())) == 3
     assert len(list(rows(tmp_path / "both", split="test").rows())) == 1
     assert any("left aside, not the split 'test'" in remark for remark in rows(tmp_path / "both", split="test").remarks)
+    state = tmp_path / "one" / "state.json"
+    for damaged in (
+        "{",
+        "[]",
+        '{"_data_files": 3}',
+        '{"_data_files": [3]}',
+        '{"_data_files": [{"filename": "../../x"}]}',
+    ):
+        state.write_text(damaged, encoding="utf-8")
+        assert "state.json is damaged" in error_of(tmp_path / "one")
     assert "give `split:` train or test" in error_of(tmp_path / "both", split="dev")
 
 

@@ -146,6 +146,15 @@ def test_korquad_is_a_row_for_each_question(tmp_path: Path) -> None:
     assert [row.row for row in read(source_of(tmp_path / "d.json")).rows()] == [1, 2]
 
 
+def test_a_history_that_is_none_drops_its_row(tmp_path: Path) -> None:
+    """Earlier exchanges that cannot be read are not left out silently."""
+    row = {"instruction": Q, "output": A}
+    rows = [{**row, "history": history} for history in ([], None, "", [["가", "나"]], "가", {"a": 1})]
+    found, counts = conversations(write(tmp_path, "d.jsonl", rows))
+    assert [len(row) for row in found] == [2, 2, 2, 4]
+    assert counts.dropped == {"history holds no list of turns": 2}
+
+
 def answers_only() -> list[dict[str, Any]]:
     return [
         {

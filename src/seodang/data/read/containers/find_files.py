@@ -63,6 +63,8 @@ def find_files(given: str, split: str = "train") -> Found:
     refuse_impossible(given)
     try:
         found = _found(given, split)
+    except (ValueError, re.error) as error:  # of pathlib and re
+        raise SourceError(f"no pattern of names: {error}", where=given[:200], hint="check its * and [ ]") from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise SourceError(f"cannot be read: {reason}", where=given[:200], hint="check the path") from None
@@ -208,7 +210,7 @@ def _walked(folder: Path, name: str, split: str) -> Iterator[Entry]:
 
 def _split_folder(folder: Path, name: str, split: str) -> Iterator[Entry]:
     """One split of a `DatasetDict` that `save_to_disk` wrote."""
-    splits = [str(known) for known in _json(folder / "dataset_dict.json", name).get("splits", [])]
+    splits = _texts(_json(folder / "dataset_dict.json", name).get("splits"), "dataset_dict.json", name)
     if split not in splits:
         raise SourceError(
             f"holds no split {split!r}{nearest(split, splits)}", where=name, hint=f"give `split:` {' or '.join(splits)}"
@@ -221,10 +223,18 @@ def _split_folder(folder: Path, name: str, split: str) -> Iterator[Entry]:
 
 def _saved(folder: Path, name: str) -> Iterator[Entry]:
     """The files of one data set that `save_to_disk` wrote, in its order."""
-    state = _json(folder / "state.json", name)
-    for described in state.get("_data_files", []):
-        file = str(described["filename"])
+    described = _json(folder / "state.json", name).get("_data_files")
+    described = described if isinstance(described, list) else [None]
+    listed = [one.get("filename") if isinstance(one, dict) else None for one in described]
+    for file in _texts(listed, "state.json", name):
         yield DataFile(name=f"{name}/{file}", path=folder / file)
+
+
+def _texts(values: Any, file: str, name: str) -> list[str]:
+    """Names of files or folders beside a description."""
+    if not isinstance(values, list) or not all(isinstance(one, str) and "/" not in one for one in values):
+        raise _damaged(file, name)
+    return values
 
 
 def _json(path: Path, name: str) -> dict[str, Any]:
@@ -234,7 +244,11 @@ def _json(path: Path, name: str) -> dict[str, Any]:
             return found
     except ValueError:
         pass
-    raise SourceError(f"{path.name} is damaged", where=name, hint="write the data set again with `save_to_disk`")
+    raise _damaged(path.name, name)
+
+
+def _damaged(file: str, name: str) -> SourceError:
+    return SourceError(f"{file} is damaged", where=name, hint="write the data set again with `save_to_disk`")
 
 
 def _members(path: Path, name: str) -> Iterator[Entry]:
@@ -277,6 +291,19 @@ def _inside(path: Path, name: str, inner: str) -> Found:
         if ending(path.name) in SHEET_NAMES:
             return Found(files=(file,), is_single=True)
         raise SourceError("is a file, no folder", where=name, hint="name the file itself")
+    found = _part(path, name, inner)
+    if found.files or found.left_aside:
+        return found
+    names = [_name_of(entry)[len(name) + 1 :] for entry in _members(path, name)]
+    raise SourceError(
+        f"the archive holds nothing of this name{nearest(inner, names)}",
+        where=f"{name}/{inner}",
+        hint=f"it holds {_some(names) or 'nothing'}",
+    )
+
+
+def _part(path: Path, name: str, inner: str) -> Found:
+    """The files of an archive that a name, a folder's name or a pattern means; maybe none."""
     wanted = unicodedata.normalize("NFC", inner)
     entries = list(_members(path, name))
     skip = len(name) + 1
@@ -290,14 +317,7 @@ def _inside(path: Path, name: str, inner: str) -> Found:
         if (inside := _name_of(entry)[skip:]).startswith(f"{wanted.rstrip('/')}/")
         or (matches is not None and matches(inside))
     ]
-    if kept:
-        return _collected(kept, is_single=False)
-    names = [_name_of(entry)[skip:] for entry in entries]
-    raise SourceError(
-        f"the archive holds nothing of this name{nearest(inner, names)}",
-        where=f"{name}/{inner}",
-        hint=f"it holds {_some(names)}",
-    )
+    return _collected(kept, is_single=False)
 
 
 def _name_of(entry: Entry) -> str:
@@ -342,7 +362,7 @@ def _matched(folder: Path, name: str, pattern: Sequence[str], split: str, given:
         if path.is_dir() and cut == len(pattern):
             entries += _walked(path, shown, split)
         elif path.is_file():
-            found = _inside(path, shown, "/".join(pattern[cut:])) if cut < len(pattern) else _file(path, shown)
+            found = _part(path, shown, "/".join(pattern[cut:])) if cut < len(pattern) else _file(path, shown)
             entries += found.files
             entries += [(reason, inner) for reason, names in found.left_aside.items() for inner in names]
     if not entries:

@@ -50,6 +50,8 @@ def zip_members(path: Path, name: str) -> list[Member]:
         if entry.compress_type not in METHODS:
             what = f"is packed by a method that Python's zip reader does not have (number {entry.compress_type})"
             raise SourceError(what, where=f"{name}/{member.name}", hint=UNPACK)
+    if len({member.name for member in members}) < len(members):
+        raise SourceError("holds two files of one name", where=name, hint=UNPACK)
     return sorted(members, key=lambda member: member.name)
 
 
