@@ -37,6 +37,11 @@ def run(tiny_folder: Path, _tokenizer: PreTrainedTokenizerFast, tmp_path_factory
 
 
 @pytest.fixture(scope="module")
+def tools_run(tiny_folder: Path, _tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return make_run(tmp_path_factory.mktemp("tools") / "demo", tiny_folder, _tokenizer, template="qwen3")
+
+
+@pytest.fixture(scope="module")
 def llm(run: Run) -> ChatSeodang:
     return ChatSeodang(model=str(run.folder))
 
@@ -75,6 +80,11 @@ class _Standard:
         """Those that mean something without a server."""
         return {"temperature": 0, "max_tokens": 12, "stop": []}
 
+    @pytest.fixture(scope="class")
+    def run(self, tools_run: Run) -> Run:
+        """A run whose template has tools."""
+        return tools_run
+
 
 class TestStandardUnit(_Standard, ChatModelUnitTests):
     """LangChain's unit tests."""
@@ -83,7 +93,22 @@ class TestStandardUnit(_Standard, ChatModelUnitTests):
 @pytest.mark.asyncio
 @pytest.mark.filterwarnings("ignore:.*is not an async function")
 class TestStandard(_Standard, ChatModelIntegrationTests):
-    """LangChain's integration tests, on a model that is here."""
+    """LangChain's integration tests, on a model that is here.
+
+    Those of tools want a model that decides what to call, which a random one does not; test_tools.py has a taught one.
+    """
+
+    @property
+    def has_tool_calling(self) -> bool:
+        return False
+
+    @property
+    def has_tool_choice(self) -> bool:
+        return False
+
+    @property
+    def has_structured_output(self) -> bool:
+        return False
 
 
 def test_batch_is_one_generation(llm: ChatSeodang, steps: list[int]) -> None:

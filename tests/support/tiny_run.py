@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -57,20 +58,23 @@ def train_a_little(run: Run, *, steps: int, rows: int) -> None:
     """Teach a run's model sample answers, so that it writes words and ends."""
     lines = (files("seodang") / "samples" / "en_medical.jsonl").read_text(encoding="utf-8").splitlines()
     tokenizer = AutoTokenizer.from_pretrained(run.model)
-    model = AutoModelForCausalLM.from_pretrained(run.model)
     turns = [_turns(json.loads(line)) for line in lines[:rows]]
     prompts = [tokenizer.apply_chat_template(each[:1], add_generation_prompt=True)["input_ids"] for each in turns]
     answers = [[*tokenizer(each[1]["content"])["input_ids"][1:], tokenizer.eos_token_id] for each in turns]
+    teach(run.model, list(zip(prompts, answers, strict=True)), steps=steps)
+
+
+def teach(folder: Path, examples: Sequence[tuple[list[int], list[int]]], *, steps: int) -> None:
+    """Train a model's folder on (prompt, answer) ids, one after the other."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for step in range(steps):
-            prompt, answer = prompts[step % rows], answers[step % rows]
-            labels = torch.tensor([[IGNORED] * len(prompt) + answer])
-            model(input_ids=torch.tensor([prompt + answer]), labels=labels).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-    model.save_pretrained(run.model)
+    for step in range(steps):
+        prompt, answer = examples[step % len(examples)]
+        labels = torch.tensor([[IGNORED] * len(prompt) + answer])
+        model(input_ids=torch.tensor([prompt + answer]), labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
 
 
 def _turns(row: dict[str, Any]) -> list[dict[str, str]]:

@@ -4,6 +4,7 @@ import json
 import unicodedata
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from seodang.errors import RunError, TemplateError
 from seodang.recipe import Generate
 from seodang.run.folder import Run
 from seodang.run.sealed import refuse_unsaved
+from seodang.serve.tool_calls import CallFormat, call_format
 
 if TYPE_CHECKING:
     import jinja2
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
     from seodang.model.generate.batch import Completion
 
+Tools = Sequence[Mapping[str, Any]] | None
+_KNOWS_TOOLS = "use a model whose template knows tools"
 _PROBE = "seodangprobe"  # stands for a tool's result, to see whether a template writes it
 
 
@@ -37,16 +41,40 @@ class ChatModel:
     system: str | None  # of the run's recipe
     settings: Generate  # of the run's recipe
 
-    def prompt(self, turns: Sequence[Turn]) -> list[int]:
+    def prompt(self, turns: Sequence[Turn], tools: Tools = None, *, beginning: str = "") -> list[int]:
         """A conversation's ids, rendered once (NFC), up to where the answer begins.
 
+        Args:
+            tools: JSON schemas of the tools that the model may call.
+            beginning: of the answer, which is given.
+
         Raises:
-            TemplateError: the template refuses the conversation, or would leave a tool turn out.
+            TemplateError: the template refuses the conversation, or would leave tools or a tool turn out.
         """
         turns = [_nfc(turn) for turn in turns]
-        text = self._render(turns)
+        text = self._render(turns, tools)
         self._check_tools(turns, text)
-        return self._token_ids(text)
+        if tools and text == self._render(turns):
+            raise TemplateError("the chat template leaves tools out", where=self.name, hint=_KNOWS_TOOLS)
+        return self._token_ids(text + beginning)
+
+    @cached_property
+    def call_format(self) -> CallFormat | None:
+        """How the template writes a model's calls of tools; None: it writes none."""
+        variables = self.tokenizer.special_tokens_map
+        return call_format(
+            lambda turns, prompt: run(self.template, turns, variables=variables, add_generation_prompt=prompt)
+        )
+
+    def written(self, completion: "Completion") -> str:
+        """All that an answer holds, control tokens included, but not what ended it."""
+        from seodang.model.save import end_ids
+
+        ids = list(completion.token_ids)
+        if completion.stopped and ids and ids[-1] in end_ids(self.model, self.turn_end_id):
+            ids.pop()
+        text: str = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        return text
 
     def token_ids(self, text: str) -> list[int]:
         """A text's ids by itself, in NFC as all that is asked, no special tokens added."""
@@ -62,7 +90,7 @@ class ChatModel:
 
         return max_positions(self.model.config)
 
-    def count_tokens(self, turns: Sequence[Turn]) -> int:
+    def count_tokens(self, turns: Sequence[Turn], tools: Tools = None) -> int:
         """Number of ids in the conversation's prompt, in whichever order its turns are given.
 
         A part of a conversation that the template refuses counts turn by turn, each as a prompt of its own: a few too
@@ -71,7 +99,7 @@ class ChatModel:
         if any(turn["role"] == "user" for turn in turns):
             for ordered in (turns, turns[::-1]):  # LangChain's trim_messages counts from the newest message backwards
                 try:
-                    return len(self.prompt(ordered))
+                    return len(self.prompt(ordered, tools))
                 except TemplateError:
                     continue
         return sum(len(self.prompt([{"role": "user", "content": _all_text(turn)}])) for turn in turns)
@@ -109,10 +137,10 @@ class ChatModel:
         """Itself: whoever copies its owner wants other settings, not the weights twice."""
         return self
 
-    def _render(self, turns: Sequence[Turn]) -> str:
+    def _render(self, turns: Sequence[Turn], tools: Tools = None) -> str:
         variables = self.tokenizer.special_tokens_map
         try:
-            return run(self.template, turns, variables=variables, add_generation_prompt=True)
+            return run(self.template, turns, tools, variables=variables, add_generation_prompt=True)
         except TemplateError as error:
             hint = "ask in the order and the roles that this template knows"
             raise TemplateError(error.what, where=self.name, hint=hint) from None
@@ -125,8 +153,7 @@ class ChatModel:
             probed = self._render([{**turn, "content": _PROBE} if turn["role"] == "tool" else turn for turn in turns])
             lost += ["a tool's result"] if _PROBE not in probed else []
         if lost:
-            hint = "use a model whose template knows tools"
-            raise TemplateError(f"the chat template leaves out {', '.join(lost)}", where=self.name, hint=hint)
+            raise TemplateError(f"the chat template leaves out {', '.join(lost)}", where=self.name, hint=_KNOWS_TOOLS)
 
 
 def load_chat_model(path: str | Path, *, base: bool = False, trust_remote_code: bool = False) -> ChatModel:

@@ -1,7 +1,7 @@
 """A seodang model as LangChain's chat model. Needs langchain-core, which the extra `langchain` brings."""
 
 import difflib
-import warnings
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Annotated, Any, Self
+from uuid import uuid4
 from weakref import WeakValueDictionary
 
 from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from seodang.data.template.jinja import Turn
-from seodang.errors import SeodangError
+from seodang.errors import SeodangError, TemplateError
 from seodang.recipe import Generate
 from seodang.serve.chat_model import ChatModel, load_chat_model, with_system
+from seodang.serve.tool_calls import CallFormat, parse_calls
 from seodang.types import Message
 
 try:
@@ -25,9 +27,11 @@ try:
     from langchain_core.language_models.chat_models import BaseChatModel
     from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ChatMessage, ToolMessage
     from langchain_core.messages.ai import UsageMetadata
+    from langchain_core.messages.tool import invalid_tool_call, tool_call
     from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
-    from langchain_core.runnables import RunnableConfig
+    from langchain_core.runnables import Runnable, RunnableConfig
     from langchain_core.runnables.config import get_config_list
+    from langchain_core.utils.function_calling import convert_to_openai_tool
 except ImportError as error:
     raise ImportError("ChatSeodang needs langchain-core: pip install 'seodang[langchain]'") from error
 
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
     from seodang.model.generate.batch import Completion
 
 _ROLES = {"system": "system", "developer": "system", "human": "user", "ai": "assistant", "tool": "tool"}
+_CHOICES = ("auto", "none", "any", "required")  # of tools, beside their names
+_OF_TOOLS = ("tools", "tool_choice")
 _ELSEWHERE = ("tool_use", "tool_call", "function_call", "reasoning", "thinking")  # blocks that are no part of the text
 _SETTINGS = tuple(Generate.model_fields)
 # (path, trusted) → model: instances with other settings share it
@@ -88,11 +94,36 @@ class ChatSeodang(BaseChatModel):
         """
         if self.custom_get_token_ids is not None or not messages:
             return super().get_num_tokens_from_messages(messages, tools)
-        if tools is not None:
-            warnings.warn("tools are not part of the prompt and are not counted", stacklevel=2)
+        schemas = [convert_to_openai_tool(tool) for tool in tools or ()] or None
         turns = [_turn(message) for message in messages]
         own = any(turn["role"] == "system" for turn in turns)  # wherever it stands: trim_messages reverses
-        return self._chat_model.count_tokens(turns if own else self._with_system(turns))
+        return self._chat_model.count_tokens(turns if own else self._with_system(turns), schemas)
+
+    def bind_tools(
+        self, tools: Sequence[Any], *, tool_choice: str | bool | dict[str, Any] | None = None, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """The model with tools: their schemas go into the prompt, and calls in an answer become `tool_calls`.
+
+        A call that cannot be read stands in `invalid_tool_calls`. `with_structured_output` builds on this.
+
+        Args:
+            tools: functions, pydantic classes, LangChain tools or JSON schemas.
+            tool_choice: the name of a tool that has to be called; "any", "required" or True: one of them has to be;
+                "auto" or None: the model decides; "none": tools are left out.
+
+        Raises:
+            TemplateError: the model's template knows no tools, or no format of calls that can be read.
+            ValueError: there is no tool of this name.
+        """
+        if self._chat_model.call_format is None:
+            hint = "use a model whose template writes tool calls as JSON, such as Qwen3's"
+            raise TemplateError("the chat template writes no tool calls", where=self.model, hint=hint)
+        schemas = [convert_to_openai_tool(tool) for tool in tools]
+        names = [schema["function"]["name"] for schema in schemas]
+        chosen = tool_choice["function"]["name"] if isinstance(tool_choice, dict) else tool_choice
+        if isinstance(chosen, str) and chosen not in (*_CHOICES, *names):
+            raise ValueError(f"no tool is named {chosen!r}; there are: {', '.join(names)}")
+        return self.bind(tools=schemas, tool_choice="any" if chosen is True else chosen or None, **kwargs)
 
     @property
     def _llm_type(self) -> str:
@@ -153,12 +184,7 @@ class ChatSeodang(BaseChatModel):
         completion = batch.answer(request) if batch else None
         if completion is None:
             (completion,) = self._chat_model.answer([request.prompt], request.settings, stop=request.stop)
-        message = AIMessage(
-            content=completion.text,
-            usage_metadata=_usage(completion),
-            response_metadata=self._response_metadata(completion),
-        )
-        return ChatResult(generations=[ChatGeneration(message=message)])
+        return ChatResult(generations=[ChatGeneration(message=self._message(request, completion))])
 
     def _stream(
         self,
@@ -168,6 +194,10 @@ class ChatSeodang(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         request = self._request(messages, stop, kwargs)
+        if request.form:  # a call is read when it is whole
+            (whole,) = self._chat_model.answer([request.prompt], request.settings, stop=request.stop)
+            yield ChatGenerationChunk(message=_as_chunk(self._message(request, whole)))
+            return
         pieces = self._chat_model.stream(request.prompt, request.settings, stop=request.stop)
         while True:
             try:
@@ -187,9 +217,36 @@ class ChatSeodang(BaseChatModel):
     def _request(
         self, messages: Sequence[BaseMessage], stop: Sequence[str] | str | None, changes: Mapping[str, Any]
     ) -> "_Request":
-        prompt = self._chat_model.prompt(self._with_system([_turn(message) for message in messages]))
-        strings = _stop_strings(self.stop if stop is None else stop)
-        return _Request(prompt=tuple(prompt), settings=self._settings(changes), stop=strings)
+        tools, choice = changes.get("tools"), changes.get("tool_choice")
+        form = self._chat_model.call_format if tools and choice != "none" else None
+        beginning = _beginning(form, tools, choice) if form and tools else ""
+        turns = self._with_system([_turn(message) for message in messages])
+        prompt = self._chat_model.prompt(turns, tools if form else None, beginning=beginning)
+        return _Request(
+            prompt=tuple(prompt),
+            settings=self._settings({name: value for name, value in changes.items() if name not in _OF_TOOLS}),
+            stop=_stop_strings(self.stop if stop is None else stop),
+            form=form,
+            beginning=beginning,
+        )
+
+    def _message(self, request: "_Request", completion: "Completion") -> AIMessage:
+        """An answer, its calls taken out of its text where there are tools."""
+        message = AIMessage(
+            content=completion.text,
+            usage_metadata=_usage(completion),
+            response_metadata=self._response_metadata(completion),
+        )
+        if request.form is None:
+            return message
+        found = parse_calls(request.beginning + self._chat_model.written(completion), request.form)
+        if found.calls or found.malformed:
+            message.content = found.text
+        message.tool_calls = [tool_call(name=call.name, args=dict(call.arguments), id=_id()) for call in found.calls]
+        message.invalid_tool_calls = [
+            invalid_tool_call(name=None, args=each.text, id=_id(), error=each.why) for each in found.malformed
+        ]
+        return message
 
     def _with_system(self, turns: Sequence[Turn]) -> list[Turn]:
         return with_system(turns, self._chat_model.system if self.system is None else self.system)
@@ -222,7 +279,7 @@ class ChatSeodang(BaseChatModel):
             return
 
         def requests() -> Iterator[_Request]:
-            changes = {name: value for name, value in given.items() if name in (*_SETTINGS, "max_tokens")}
+            changes = {name: value for name, value in given.items() if name in (*_SETTINGS, "max_tokens", *_OF_TOOLS)}
             for messages in conversations:
                 try:
                     yield self._request(messages, given.get("stop"), changes)
@@ -243,6 +300,8 @@ class _Request:
     prompt: tuple[int, ...]
     settings: Generate
     stop: tuple[str, ...]
+    form: CallFormat | None = None  # of the calls that the answer may hold
+    beginning: str = ""  # of the answer, where it has to be a call
 
 
 @dataclass(kw_only=True)
@@ -330,6 +389,37 @@ def _text(message: BaseMessage) -> str:
         elif kind not in _ELSEWHERE:
             raise ValueError(f"ChatSeodang reads text; a {message.type} message holds {kind!r}")
     return "".join(pieces)
+
+
+def _beginning(form: CallFormat, tools: Sequence[Mapping[str, Any]], choice: str | None) -> str:
+    """How an answer has to begin; nothing where the model decides."""
+    if choice in (None, "auto"):
+        return ""
+    if choice in _CHOICES:
+        return form.forced(tools[0]["function"]["name"]) if len(tools) == 1 else form.opening
+    return form.forced(str(choice))
+
+
+def _as_chunk(message: AIMessage) -> AIMessageChunk:
+    """A whole message as the only one of a stream."""
+    calls: list[tuple[str | None, str | None, str | None]] = [
+        (call["name"], json.dumps(call["args"], ensure_ascii=False), call["id"]) for call in message.tool_calls
+    ]
+    calls += [(None, call["args"], call["id"]) for call in message.invalid_tool_calls]
+    return AIMessageChunk(
+        content=message.content,
+        tool_call_chunks=[
+            {"name": name, "args": text, "id": own, "index": number, "type": "tool_call_chunk"}
+            for number, (name, text, own) in enumerate(calls)
+        ],
+        usage_metadata=message.usage_metadata,
+        response_metadata=message.response_metadata,
+        chunk_position="last",
+    )
+
+
+def _id() -> str:
+    return f"call_{uuid4().hex[:24]}"
 
 
 def _usage(completion: "Completion") -> UsageMetadata:
