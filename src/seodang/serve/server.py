@@ -20,9 +20,10 @@ from typing import Any
 
 from rich.text import Text
 
-from seodang.errors import ModelError, ResourceError, RunError, SeodangError
+from seodang.errors import ModelError, ResourceError, SeodangError
 from seodang.model.packaged import PREFIX, packaged_folder, packaged_gguf
-from seodang.run.folder import RECIPE, Run
+from seodang.run.folder import Run
+from seodang.run.sealed import refuse_unsaved
 from seodang.serve.engines import API_KEY, Address, Engine, Launch, SamplingDefaults, ServedModel, choose_engine, launch
 from seodang.show.console import get_console, show_note
 
@@ -126,8 +127,7 @@ def served_model(model: str | Path, *, gguf: Path | None = None, trust_remote_co
     if gguf is not None and not gguf.is_file():
         raise ModelError("no such file", where=str(gguf), hint="give a GGUF file by --gguf FILE")
     if run.exists:
-        if not run.is_trained:
-            raise RunError("its training has not ended", where=text, hint=f"seodang tune {text}/{RECIPE} --resume")
+        refuse_unsaved(run)
         made = run.trusted_recipe(trust_remote_code=trust_remote_code)
         return _folder(made.name, run.model, gguf, trust_remote_code)
     if text.startswith(PREFIX):
