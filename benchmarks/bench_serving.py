@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--engine", default="transformers")
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--tokens", type=int, default=24, help="of the longest answer")
+    parser.add_argument("--too-long", type=int, default=40_000, help="words of a prompt that exceeds the context")
     given = parser.parse_args()
     log: list[str] = []
     with serving(given.model, engine=given.engine, address=Address(port=free_port()), log=log.append) as server:
@@ -39,7 +40,7 @@ def main() -> None:
         alone = {(question, tokens): _text(_ask(server, _body(server, question, tokens)))
                  for question in QUESTIONS for tokens in (4, given.tokens)}  # fmt: skip
         _four_clients(server, alone, given.tokens)
-        _mixed(server, alone, given.requests)
+        _mixed(server, alone, given.requests, given.too_long)
         begun = time.perf_counter()
     print(f"ended in {time.perf_counter() - begun:.1f} s, exit code {server.process.returncode}")
     faults = Counter(line.strip()[:110] for line in log if "Error" in line or "exception" in line.lower())
@@ -56,11 +57,10 @@ def _four_clients(server: Server, alone: dict[tuple[str, int], str], tokens: int
     print(f"{CLIENTS} clients at once: {whole} whole answers in {time.perf_counter() - begun:.1f} s")
 
 
-def _mixed(server: Server, alone: dict[tuple[str, int], str], number: int) -> None:
+def _mixed(server: Server, alone: dict[tuple[str, int], str], number: int, too_long: int) -> None:
     draw = random.Random(0)
     work = [
-        (draw.choices(list(KINDS), list(KINDS.values()))[0], draw.choice(list(alone)), draw.random())
-        for _ in range(number)
+        (draw.choices(list(KINDS), list(KINDS.values()))[0], draw.choice(list(alone)), too_long) for _ in range(number)
     ]
     begun = time.perf_counter()
     with ThreadPoolExecutor(CLIENTS) as pool:
@@ -71,7 +71,7 @@ def _mixed(server: Server, alone: dict[tuple[str, int], str], number: int) -> No
         print(f"  {kind}: {end}: {count}")
 
 
-def _one(server: Server, alone: dict[tuple[str, int], str], kind: str, asked: tuple[str, int], _: float) -> Any:
+def _one(server: Server, alone: dict[tuple[str, int], str], kind: str, asked: tuple[str, int], too_long: int) -> Any:
     body = _body(server, *asked)
     try:
         if kind == "bad JSON":
@@ -79,7 +79,7 @@ def _one(server: Server, alone: dict[tuple[str, int], str], kind: str, asked: tu
         if kind == "no messages":
             return kind, f"status {_status(server, json.dumps({'model': server.model}))}"
         if kind == "too long":
-            return kind, f"status {_status(server, json.dumps(_body(server, '물 ' * 40_000, 2)))}"
+            return kind, f"status {_status(server, json.dumps(_body(server, '물 ' * too_long, 2)))}"
         if kind == "cancelled":
             connection = _open(server, json.dumps({**body, "stream": True}))
             connection.getresponse().read(64)

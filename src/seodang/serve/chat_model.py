@@ -16,7 +16,7 @@ from seodang.errors import RunError, TemplateError
 from seodang.recipe import Generate
 from seodang.run.folder import Run
 from seodang.run.sealed import refuse_unsaved
-from seodang.serve.tool_calls import CallFormat, call_format
+from seodang.serve.call_format import CallFormat, call_format
 
 if TYPE_CHECKING:
     import jinja2

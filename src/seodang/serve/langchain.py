@@ -17,8 +17,8 @@ from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, PrivateAt
 from seodang.data.template.jinja import Turn
 from seodang.errors import SeodangError, TemplateError
 from seodang.recipe import Generate
+from seodang.serve.call_format import CallFormat, parse_calls
 from seodang.serve.chat_model import ChatModel, load_chat_model, with_system
-from seodang.serve.tool_calls import CallFormat, parse_calls
 from seodang.types import Message
 
 try:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from seodang.data.template.jinja import compile_template, run
-from seodang.serve.tool_calls import Call, CallFormat, Render, call_format, parse_calls
+from seodang.serve.call_format import Call, CallFormat, Render, call_format, parse_calls
 
 HERMES = CallFormat(opening="<tool_call>\n", closing="\n</tool_call>", arguments="arguments", is_list=False)
 LLAMA = CallFormat(opening="", closing="", arguments="parameters", is_list=False)
