@@ -251,6 +251,13 @@ def test_a_source_is_trained_if_its_role_or_train_says_so() -> None:
     assert [source.holdout_share for source in recipe.sources] == [float("inf"), 0.05, 0.05]
 
 
+@pytest.mark.parametrize("source", [{**WIKI, "holdout": 0}, {**MEDICAL, "train": False, "holdout": 0}])
+def test_a_source_that_nothing_uses_is_refused(source: dict[str, Any]) -> None:
+    """Neither trained on nor held out, a source is a mistake of the recipe, not a run without it."""
+    with pytest.raises(RecipeError, match="not used at all"):
+        load_recipe(keys(sources=[{**MEDICAL, "name": "used"}, GENERAL, source]))
+
+
 @pytest.mark.parametrize(
     ("text", "place", "what"),
     [

@@ -148,7 +148,7 @@ class Source(Part):
     take: Annotated[str | None, BeforeValidator(_number_as_text)] = Field(
         None, description="of the training rows: a shard such as 1/3, a fraction such as 0.25, or a number of rows"
     )
-    train: bool | None = Field(None, description="default: true, for retention false")
+    train: bool | None = Field(None, validate_default=True, description="default: true, for retention false")
 
     @field_validator("hub")
     @classmethod
@@ -177,6 +177,14 @@ class Source(Part):
         if shards and int(shard) > int(shards):
             raise ValueError(f"{take!r} asks for shard {shard} of {shards}")
         return take
+
+    @field_validator("train")
+    @classmethod
+    def _is_used(cls, train: bool | None, info: ValidationInfo) -> bool | None:
+        role, holdout = info.data.get("role"), info.data.get("holdout")
+        if role and holdout == 0 and not is_trained({"role": role, "train": train}):
+            raise ValueError("with `holdout: 0`, an untrained source is not used at all: remove one of the two")
+        return train
 
     @property
     def is_trained(self) -> bool:
