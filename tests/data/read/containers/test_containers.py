@@ -295,6 +295,16 @@ def test_files_of_different_layouts_are_never_mixed(tmp_path: Path) -> None:
     assert len(named) == 2, "files that the recipe names one by one are its own choice, and counted by convert"
 
 
+def test_columns_of_no_known_meaning_may_be_missing_in_some_files(tmp_path: Path) -> None:
+    """Files whose names say nothing belong together as long as some have but fewer columns than others."""
+    for number in range(20):
+        row = {"증상": f"두통 {number}", "소견": "휴식"} | ({"비고": "없음"} if number % 3 else {})
+        write_objects(tmp_path / "all", [row], f"{number:02}.json")
+    assert len(list(rows(tmp_path / "all").rows())) == 20
+    write_objects(tmp_path / "all", [{"장소": "가", "시간": "나"}] * 9, "x{}.json")
+    assert "2 different layouts" in error_of(tmp_path / "all")
+
+
 def test_a_folder_that_save_to_disk_wrote_is_read(tmp_path: Path) -> None:
     """A data set, or the split of a `DatasetDict` that `split:` names: Arrow files with their schema."""
     table = Dataset.from_list([{**PAIR, "score": 1.5}] * 3)

@@ -155,6 +155,19 @@ def test_a_history_that_is_none_drops_its_row(tmp_path: Path) -> None:
     assert counts.dropped == {"history holds no list of turns": 2}
 
 
+def test_rows_of_another_structure_are_counted(tmp_path: Path) -> None:
+    """Files that a recipe joins may differ: what a structure does not hold is dropped by count, never passed over."""
+    plain = write(tmp_path, "plain.jsonl", [{"말": "가", "글": "나"}] * 2)
+    asked = write(tmp_path, "asked.csv", table([["제품명", "무엇에 씁니까?", "어떻게 씁니까?"], ["가", "나", "다"]]))
+    turns = write(tmp_path, "turns.csv", table(UTTERANCES))
+    nested = write(tmp_path, "nested.json", json.dumps(SQUAD))
+    for path, kept in ((asked, 2), (turns, 2), (nested, 2)):
+        source = Source(name="s", role="domain", path=(str(path), str(plain)))
+        made, counts = convert(read(source), source)
+        assert len(made) == counts.kept == kept
+        assert counts.dropped == {"a row of another format": 2}, path
+
+
 def answers_only() -> list[dict[str, Any]]:
     return [
         {
@@ -326,7 +339,7 @@ def test_tool_blocks_are_calls_and_results(tmp_path: Path) -> None:
 
 
 def test_columns_that_are_questions_are_asked_about_the_thing_of_the_row(tmp_path: Path) -> None:
-    """e약은요's table, in CP949: a drug's name is the context, each question a row; empty cells are not asked."""
+    """e약은요's table, in CP949: a drug's name is the context, each question a row; an empty cell is no answer."""
     rows = [
         ["업체명", "제품명", "이 약의 효능은 무엇입니까?", "이 약은 어떻게 사용합니까?"],
         ["가제약", "가정", "두통에 씁니다.", "하루 세 번 먹습니다."],
@@ -338,6 +351,7 @@ def test_columns_that_are_questions_are_asked_about_the_thing_of_the_row(tmp_pat
         [("user", "제품명: 가정\n\n이 약은 어떻게 사용합니까?"), ("assistant", "하루 세 번 먹습니다.")],
         [("user", "제품명: 나정\n\n이 약의 효능은 무엇입니까?"), ("assistant", "열에 씁니다.")],
     ]
+    assert counts.dropped == {"empty answer": 1}
     assert any("columns that are questions, asked about 제품명" in remark for remark in counts.remarks)
     book = write_xlsx(tmp_path / "d.xlsx", {"e약은요": [["의약품 정보"], *rows]})
     assert [spoken(row) for row in conversations(book)[0]] == [spoken(row) for row in found]

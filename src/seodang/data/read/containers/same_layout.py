@@ -43,7 +43,17 @@ def group_files(files: Iterable[FileColumns], named: Iterable[str]) -> Mapping[S
     wanted = tuple(named)
     for file in files:
         groups.setdefault(signature(file.columns, wanted), []).append(file)
-    return groups
+    merged: dict[Signature, list[FileColumns]] = {}
+    for columns, together in sorted(groups.items(), key=lambda group: -len(group[0])):
+        wider = next((other for other in merged if _is_part(columns, other)), columns)
+        merged.setdefault(wider, []).extend(together)
+    return merged
+
+
+def _is_part(columns: Signature, wider: Signature) -> bool:
+    """Whether columns of no known meaning are some of others: rows of one layout may leave some out."""
+    known = column_names.QUESTION | column_names.ANSWER | column_names.TURNS | column_names.TEXT
+    return known.isdisjoint(map(column_key, wider)) and {*columns} <= {*wider}
 
 
 def refuse_several(groups: Mapping[Signature, Sequence[FileColumns]], where: str) -> None:

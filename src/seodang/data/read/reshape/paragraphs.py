@@ -29,19 +29,23 @@ def _is_article(row: RawRow) -> bool:
 
 
 def _questions(raw: RawRows) -> Iterator[RawRow]:
+    """Rows that hold no question pass unchanged, so that they are counted where rows are read."""
     file, number = "", 0
     for article in raw.rows():
         if article.file != file:
             file, number = article.file, 0
+        found = False
         for paragraph in _objects(article.fields.get("paragraphs")):
             for question in _objects(paragraph.get("qas")):
-                number += 1
+                found, number = True, number + 1
                 fields = {
                     "title": article.fields.get("title"),
                     "context": paragraph.get("context"),
                     **{name: question.get(name) for name in ("question", "answers", "id")},
                 }
                 yield raw_row(file, number, fields, article.changed)
+        if not found:
+            yield article
 
 
 def _objects(value: Any) -> Iterator[Mapping[str, Any]]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from seodang.data.read import column_names
-from seodang.data.read.clean import is_blank
 from seodang.data.read.column_names import column_key, is_question
 from seodang.data.read.raw_rows import RawRow, RawRows
 from seodang.data.read.reshape.nested import mapped
@@ -37,12 +36,12 @@ def question_columns(raw: RawRows, sample: Sequence[RawRow]) -> RawRows | None:
 
 def _asked(table: _Table, rows: Iterator[RawRow]) -> Iterator[RawRow]:
     for row in rows:
+        if row.fields.keys().isdisjoint(table.questions):  # of another file: counted where rows are read
+            yield row
+            continue
         thing = row.fields.get(table.name)
+        context = f"{table.name}: {thing}" if thing else None
+        kept = {name: row.fields.get(name) for name in table.kept}
         for question in table.questions:
-            answer = row.fields.get(question)
-            if answer is None or (isinstance(answer, str) and is_blank(answer)):
-                continue  # the table asks every question of every thing
-            context = f"{table.name}: {thing}" if thing else None
-            kept = {name: row.fields.get(name) for name in table.kept}
-            fields = {"question": question, "answer": answer, "context": context, **kept}
+            fields = {"question": question, "answer": row.fields.get(question), "context": context, **kept}
             yield RawRow(file=row.file, row=row.row, fields=fields, changed=row.changed)

@@ -81,6 +81,9 @@ def _conversations(raw: RawRows, columns: _Columns, kept: Sequence[str]) -> Iter
     seen: set[int] = set()
     for conversation, together in groupby(raw.rows(), key=lambda row: (row.file, _id(row, columns.conversation))):
         turns = list(together)
+        if all(turn.fields.keys().isdisjoint((columns.role, columns.content)) for turn in turns):
+            yield from turns  # of another file: counted where rows are read
+            continue
         if (known := hash(conversation)) in seen:
             raise SourceError(
                 f"rows of the conversation {conversation[1]!r} stand apart",
