@@ -9,6 +9,7 @@ import run_folder
 from planted_rows import in_both_halves, measured_row, noisy_rows, text_rows
 from seodang.errors import SeodangError
 from seodang.json_values import to_json
+from seodang.proof.losses import effective_shares
 from seodang.proof.measured_rows import MeasuredRow
 from seodang.proof.proof import Compared, Proof, prove_rows, read_proof
 from seodang.proof.statistics import Interval
@@ -191,3 +192,16 @@ def test_best_and_worst_answers_are_those_whose_loss_moved_most() -> None:
     assert proof.best[0].change == pytest.approx(-1)
     few = prove_rows(rows, answers(["약"] * 3), COMPARED, roles=ROLES)
     assert [example.row_id[-1] for example in (*few.best, *few.worst)] == ["0", "1", "2"]
+
+
+def test_lengths_that_are_known_decide_whether_there_is_an_interval() -> None:
+    """20 rows of a source whose other rows are known to be very unequal are too few; of even ones, enough."""
+    rows = noisy_rows(20)
+    for share, has_interval in ((0.9, True), (0.3, False)):
+        found = proved(*rows, effective_shares={"medical": share}).sources["medical"].change
+        assert (found.interval is not None) == has_interval
+        assert found.n_eff <= 20 * share
+    lengths = run_folder.run_lengths()
+    shares = effective_shares(lengths)
+    assert set(shares) == {"의료_질문", "일반대화"}, "those that are trained on"
+    assert all(0 < share < 1 for share in shares.values())

@@ -14,10 +14,11 @@ import run_folder
 from events import eval_event, train_event
 from seodang.data.template.find import ChatTemplate
 from seodang.errors import SourceError
+from seodang.proof.seeds import compare_seeds
 from seodang.recipe import load_recipe
 from seodang.run.events import NoteEvent, SpeedEvent
 from seodang.show import console, tables
-from seodang.types import Answer, Counts, Finding, Sample
+from seodang.types import Answer, Counts, Finding, ProofCost, Sample
 
 
 def printed(show: str, *values: object, width: int = 100, color: bool = False) -> str:
@@ -31,6 +32,8 @@ def printed(show: str, *values: object, width: int = 100, color: bool = False) -
     return file.getvalue()
 
 
+SEEDS = compare_seeds({Path(name): run_folder.run_proof() for name in ("runs/a-s1", "runs/a-s2")})
+COST = ProofCost(sequences=300, tokens=40_000, answers=38, answer_tokens=4_864, seconds=190.0, gflops=80.0)
 PLACEMENT = SimpleNamespace(reasons=("no CUDA device: CPU",))
 ANSWERS = list(run_folder.run_answers())
 SHOWN = [
@@ -40,6 +43,8 @@ SHOWN = [
     ("show_lengths", (run_folder.run_lengths(),), ["above 320", "의료_질문", "holdout"]),
     ("show_samples", (run_folder.run_samples(),), ["⟦성인은 1회", "식후에 복용합니다.<end_of_turn>⟧"]),
     ("show_proof", (run_folder.run_proof(),), ["fell by 0.906", "−1.052 to −0.760", "+0.096", "0% → 100%"]),
+    ("show_seeds", (SEEDS,), ["2 runs", "With every seed: domain improved", "retention lost", "−0.906 −0.906"]),
+    ("show_cost", (COST,), ["about 3 min 10 s", "300 sequences", "38 answers of at most 4,864"]),
     ("show_answers", (ANSWERS,), ["안토시아닌", "cut off at 256", "3× 감기약은", "and 2 more different answers"]),
 ]  # fmt: skip
 
