@@ -155,12 +155,6 @@ def read_answers(run: Run) -> list[Answer]:
     return [Answer(**row) for row in run.read_lines(ANSWERS)]
 
 
-def read_proof(run: Run) -> dict[str, Any]:
-    """What was gained and what was lost."""
-    found: dict[str, Any] = run.read_json(PROOF)
-    return found
-
-
 def _manifest(path: Path, damaged: list[str]) -> Manifest | None:
     value = _value(path, damaged)
     return None if value is None else from_json(Manifest, value, where=str(path))
