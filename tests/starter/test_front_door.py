@@ -206,13 +206,13 @@ def test_a_pattern_never_takes_more_than_it_matches(tmp_path: Path) -> None:
 def test_runs_in_a_folder_are_no_data(tmp_path: Path) -> None:
     """`init .` beside earlier runs takes none of their answers."""
     korean_csv(tmp_path)
-    run = tmp_path / "runs" / "first"
-    run.mkdir(parents=True)
-    for name in ("recipe.yaml", "manifest.json", "answers.jsonl"):
-        (run / name).write_text('{"question": "q", "text": "t"}', encoding="utf-8")
+    for run in (tmp_path / "runs" / "first", tmp_path / "second"):
+        (run / "model").mkdir(parents=True)
+        for name in ("recipe.yaml", "answers.jsonl"):
+            (run / name).write_text('{"question": "q", "text": "t"}', encoding="utf-8")
     starter = propose([str(tmp_path)], out=tmp_path / "recipe.yaml")
     assert sources(starter)["domain"].path == (str(tmp_path),)
-    assert any("a run of seodang" in remark for remark in starter.remarks)
+    assert any("a run of seodang" in remark and "second" in remark for remark in starter.remarks)
 
 
 def test_speakers_who_go_on_are_merged(tmp_path: Path) -> None:

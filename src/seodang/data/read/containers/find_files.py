@@ -35,7 +35,7 @@ SPLIT_ARCHIVE = "a part of a split archive: join the parts (cat NAME.part* > NAM
 INNER_ARCHIVE = "an archive inside an archive: unpack it first"
 OTHER_ARCHIVE = "an archive that is no zip: unpack it first"
 ABOUT = "a description of the data"
-RUN, RUN_FILES = "a run of seodang, whose answers are no data", ("recipe.yaml", "manifest.json")
+RUN = "a run of seodang, whose answers are no data"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +193,7 @@ def _walked(folder: Path, name: str, split: str) -> Iterator[Entry]:
         if item.is_dir():
             if _is_hidden(item.name):
                 yield HIDDEN, shown
-            elif all((Path(item.path) / file).is_file() for file in RUN_FILES):
+            elif _is_run(Path(item.path)):
                 yield RUN, shown
             elif not item.is_symlink():
                 yield from _walked(Path(item.path), shown, split)
@@ -206,6 +206,11 @@ def _walked(folder: Path, name: str, split: str) -> Iterator[Entry]:
             yield from ((reason, inner) for reason, names in found.left_aside.items() for inner in names)
         else:
             yield DataFile(name=shown, path=Path(item.path))
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder looks like a run's: a recipe, with the tuned model beside it or in the usual place."""
+    return (folder / "recipe.yaml").is_file() and (folder.parent.name == "runs" or (folder / "model").is_dir())
 
 
 def _split_folder(folder: Path, name: str, split: str) -> Iterator[Entry]:
