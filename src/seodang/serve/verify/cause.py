@@ -52,9 +52,9 @@ def causes(comparison: Comparison) -> list[Cause]:
     if comparison.is_drawn:
         hint = "let the server draw nothing at temperature 0: pass the temperature on, or correct its defaults"
         return [Cause(name="sampling", what="asked twice at temperature 0, the server gives two answers", hint=hint)]
-    found = [cause for cause in (_stop(comparison), _penalty(comparison)) if cause]
+    found = [cause for cause in (_base(different), _stop(comparison), _penalty(comparison)) if cause]
     if found:
-        return found
+        return found[:1]  # the first explains what the others would
     if comparison.forced and is_near_tie(comparison):
         return []
     told = _told(comparison)
@@ -63,11 +63,21 @@ def causes(comparison: Comparison) -> list[Cause]:
     return [_of_weights(comparison)]
 
 
+def _base(different: Sequence[Asked]) -> Cause | None:
+    """Answers that the base gave, where the run's folder has them."""
+    known = [(asked.expected.base, asked.reply.text) for asked in different if asked.expected.base]
+    same = sum(bool(served) and (base.startswith(served) or served.startswith(base)) for base, served in known)
+    if not known or 2 * same <= len(known):
+        return None
+    what = f"{same} of {len(known)} answers that differ are those of the base model, before it was tuned"
+    return Cause(name="another model", what=what, hint="serve the run's model folder, not its base")
+
+
 def _stop(comparison: Comparison) -> Cause | None:
     """Answers that go on behind their end, or end where the model would go on."""
     tie = NEAR_TIE.get(comparison.dtype, NEAR_TIE["float32"])
     missed = sum(
-        forced.missed_stop is not None and forced.missed_stop > tie and forced.misfit_share <= DTYPE_SHARE
+        forced.missed_stop is not None and forced.missed_stop > tie and max((*forced.gaps, 0.0)) <= tie
         for forced in comparison.forced
     )
     if not comparison.forced:
@@ -99,7 +109,13 @@ def _penalty(comparison: Comparison) -> Cause | None:
         for number in range(len(PENALTIES))
     ]
     most, now = max(explained), explained[_nearest(comparison.penalty)]
-    best = [penalty for penalty, count in zip(PENALTIES, explained, strict=True) if count == most]
+    misfits = [sum(forced.misfits[number] for forced in different) for number in range(len(PENALTIES))]
+    fewest = min(count for count, enough in zip(misfits, explained, strict=True) if enough == most)
+    best = [
+        penalty
+        for penalty, count, enough in zip(PENALTIES, misfits, explained, strict=True)
+        if enough == most and count == fewest
+    ]
     middle = min(best, key=lambda penalty: abs(penalty - (best[0] + best[-1]) / 2))
     if 2 * most <= len(different) or 2 * now > most:
         return None

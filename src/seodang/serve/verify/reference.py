@@ -43,6 +43,7 @@ class Expected:
     text: str
     stopped: bool
     max_tokens: int  # to ask the server for
+    base: str | None = None  # the base's answer, where the run folder has it
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -152,6 +153,7 @@ def _with_answers(own: Reference, found: Run) -> Reference:
         if answer.question and len(_asked(own, answer.question) or ()) == answer.prompt_tokens
     ]
     questions = tuple(dict.fromkeys(answer.question for answer in alone))
+    before = {answer.question: answer.text for answer in read_answers(found) if answer.model == "base"}
     is_greedy = settings.generate.temperature is None
     is_served = (settings.generate.repetition_penalty or 1.0) == own.penalty
     stored = [
@@ -160,6 +162,7 @@ def _with_answers(own: Reference, found: Run) -> Reference:
             text=answer.text,
             stopped=answer.stopped,
             max_tokens=min(answer.new_tokens + BEYOND, limits.get(answer.kind, settings.generate.max_new_tokens)),
+            base=before.get(answer.question),
         )
         for answer in alone
         if is_greedy and is_served
