@@ -116,10 +116,10 @@ def _penalty(comparison: Comparison) -> Cause | None:
         for penalty, count, enough in zip(PENALTIES, misfits, explained, strict=True)
         if enough == most and count == fewest
     ]
-    middle = min(best, key=lambda penalty: abs(penalty - (best[0] + best[-1]) / 2))
+    about = f"about {best[0]:g}" if best[-1] - best[0] <= 0.05 else f"{best[0]:g} to {best[-1]:g}"
     if 2 * most <= len(different) or 2 * now > most:
         return None
-    what = f"{most} of {len(different)} answers are those of a repetition penalty of about {middle:g}"
+    what = f"{most} of {len(different)} answers are those of a repetition penalty of {about}"
     hint = f"set the server's repetition penalty to {comparison.penalty:g}, as generation_config.json says"
     return Cause(name="repetition penalty", what=what, hint=hint)
 
