@@ -636,7 +636,7 @@ def _with_run(*arguments: str) -> Callable[[Workplace], Sequence[object]]:
 RUNS = (
     Bad(
         kind="run that exists", make=_with_run(), where="runs/mine", what="exists and is never overwritten",
-        hint="--resume, or give another folder (--out) or name (name=NEW)",
+        hint="--resume; or give another folder (--out) or name (name=NEW)",
     ),
     Bad(
         kind="file as run folder", make=lambda place: [*place.recipe(), "--out", "data.jsonl"], where="data.jsonl",

@@ -32,13 +32,19 @@ FindTokens = Callable[[str], Sequence[str]]  # text → its control tokens, in t
 def with_last_end(text: str, variables: Mapping[str, Any], find_tokens: FindTokens) -> str:
     """The template as it ends the last answer with what ends the earlier ones; as it is where it ends it already.
 
+    A template that closes a question with a token of its own, but no answer, has a mistake, and stays as it is too.
+
     Args:
         text: the template.
         variables: what it is rendered with.
     """
     template = compile_template(text)
     end = _opening(template, _ANSWERED, _NEXT, NEXT, variables, find_tokens)
-    if not end or end.strip() == variables.get("bos_token"):
+    if (
+        not end
+        or end.strip() == variables.get("bos_token")
+        or _closes_questions_alone(template, end, variables, find_tokens)
+    ):
         return text
     call_end = _opening(template, _CALLED, _REPORT, REPORT, variables, find_tokens)
     # one line break at the end of a template is not written; an expression keeps the white space in front of it
@@ -47,6 +53,15 @@ def with_last_end(text: str, variables: Mapping[str, Any], find_tokens: FindToke
         + "{{ '' if add_generation_prompt or not messages or messages[-1]['role'] != 'assistant' else "
         + f"{literal(call_end)} if messages[-1]['tool_calls'] else {literal(end)} }}}}"
     )
+
+
+def _closes_questions_alone(
+    template: "Template", end: str, variables: Mapping[str, Any], find_tokens: FindTokens
+) -> bool:
+    """Whether a question ends with a token that does not end answers."""
+    asked = run(template, [_USER], variables=variables)
+    closing = find_tokens(asked[asked.index(_USER["content"]) + len(_USER["content"]) :])
+    return bool(closing) and closing[0] != end.strip()
 
 
 def _opening(
