@@ -174,11 +174,14 @@ def _hit(trial: Trial, pid: int, delay: float) -> str:
 def _fill_disk(trial: Trial, pid: int) -> str:
     """Leave nothing, or a little, of the disk; the start has to end with one message or as if nothing had been."""
     filler = trial.folder / "disk" / "filler"
-    free = shutil.disk_usage(filler.parent).free
     left = trial.luck.choice((0, 4096, 65536, 262144))
     if _is_mounted(trial):
+        os.kill(pid, signal.SIGSTOP)  # so that it takes no space that was just counted as free
+        free = shutil.disk_usage(filler.parent).free
         with filler.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, free - left))
+            if free > left:
+                os.posix_fallocate(file.fileno(), 0, free - left)
+        os.kill(pid, signal.SIGCONT)
     else:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (left, left))
     status = _ended(pid)
