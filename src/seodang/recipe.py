@@ -90,8 +90,8 @@ class Template(Part):
 
     borrow: str | None = Field(
         None,
-        description="built-in name (gemma, chatml, llama3, qwen3, plain), folder, hub id or .jinja file; "
-        "none: the tokenizer's own, else the first built-in whose markers the vocabulary has",
+        description="built-in name (gemma, llama3, qwen3, chatml, exaone3, exaone4, solar_open, plain), folder, hub id "
+        "or .jinja file; none: the tokenizer's own, else the first built-in whose markers the vocabulary has",
     )
     add_tokens: bool = Field(False, description="add the template's missing markers to the vocabulary and train them")
     earlier_answers: EarlierAnswers = Field(

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 OWN = "the tokenizer's own"
 MOST_BYTES = 1_000_000  # of a template file
-BUILT_IN = ("gemma", "llama3", "qwen3", "chatml", "plain")  # in the order a base tokenizer is tried
+BUILT_IN = (  # in the order a base tokenizer is tried
+    *("gemma", "llama3", "qwen3", "chatml"),
+    *("exaone4", "exaone3", "solar_open", "plain"),
+)
 _ALWAYS_BOS = ("gemma", "llama3")  # their makers write it; the others only where the tokenizer adds it by itself
 _PADS = (  # tokens that no text uses, best first
     r"<pad>|<\|pad\|>|\[PAD\]",

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 QUESTION, ANSWER, THOUGHT = "what is blue", "the sky is", "let me look up"  # " the" is one token nearly everywhere
 CALL: Mapping[str, Any] = {"name": "look_up", "arguments": {"word": "blue"}}
 CALL_ID = "call00001"  # of nine letters and digits, as Mistral's templates want it
-OTHER_HINT = "choose another template (built-in: gemma, llama3, qwen3, chatml, plain)"
+OTHER_HINT = "choose another template (built-in: gemma, llama3, qwen3, chatml, exaone4, exaone3, solar_open, plain)"
 MOST_CHARACTERS = 200_000  # of the small conversation; the longest templates write some 20,000
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
-_LOOKS_SPECIAL = re.compile(r"<\|[^|<>\s]{1,60}\|>|<｜[^｜<>\s]{1,60}｜>|</?[A-Za-z_]\w{0,60}>|\[/?[A-Z_]{2,60}\]")
+_LOOKS_SPECIAL = re.compile(
+    r"<\|[^|<>\s]{1,60}\|>|<｜[^｜<>\s]{1,60}｜>|</?[A-Za-z_]\w{0,60}>|\[/?[A-Z_]{2,60}\]|\[\|\w{1,60}\|\]"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
