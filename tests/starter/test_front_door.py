@@ -113,6 +113,7 @@ def zipped(make: Callable[[Path], Path]) -> Callable[[Path], Path]:
 MADE: dict[str, Callable[[Path], Path]] = {
     "medical tree": medical_tree,
     "health tree": health_tree,
+    "zip of the medical tree": zipped(medical_tree),
     "zip of the health tree": zipped(health_tree),
     "one-object files": objects,
     "zip of one-object files": zipped(objects),
@@ -162,6 +163,18 @@ def test_a_tree_of_labels_and_texts_becomes_sources_by_their_folders(tmp_path: P
     assert found["retention"].path == (f"{tree}/Training/01.원천데이터",)
     remarks = "\n".join(starter.remarks)
     assert "the split that its publisher keeps for measuring" in remarks
+    assert "12 × a multiple-choice question" in remarks
+
+
+def test_a_zip_of_a_tree_with_zips_becomes_the_sources_of_the_tree(tmp_path: Path) -> None:
+    """A download as its publisher packs it: training labels and texts, by their folders in it; Validation stays out."""
+    path = zipped(medical_tree)(tmp_path)
+    starter = propose([str(path)], out=tmp_path / "recipe.yaml")
+    found = sources(starter)
+    assert found["domain"].path == (f"{path}/Training/02.라벨링데이터",)
+    assert found["retention"].path == (f"{path}/Training/01.원천데이터",)
+    remarks = "\n".join(starter.remarks)
+    assert f"80 files ({path}/Validation/01.원천데이터/VS_내과.zip/C_1.json …): the split that its publisher" in remarks
     assert "12 × a multiple-choice question" in remarks
 
 

@@ -16,6 +16,7 @@ from datasets import Dataset, DatasetDict
 
 from made_files import write_objects, write_xlsx, write_zip
 from seodang.data.read.containers import data_file
+from seodang.data.read.containers.find_files import find_files
 from seodang.data.read.convert import convert
 from seodang.data.read.raw_rows import RawRows
 from seodang.data.read.sources import local_files, read
@@ -93,6 +94,68 @@ def test_a_zip_gives_all_its_files_and_any_part_of_it(tmp_path: Path) -> None:
     assert local_files(source(path, f"{path}/train")) == [path]
 
 
+def zip_bytes(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+def write_stored(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("write", [write_zip, write_stored])
+def test_archives_in_an_archive_are_read(
+    write: Callable[[Path, dict[str, bytes]], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One level: places lead through both archives, names and patterns reach into them, no temporary file is listed."""
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    medical = zip_bytes({"1.json": LINES[: len(LINES) // 3], "2.csv": CSV, "3.parquet": parquet_bytes()})
+    other = zip_bytes({"in/1.jsonl.gz": gzip.compress(LINES)})
+    files = {"data/TL_medical.zip": medical, "data/TL_other.zip": other, "data/VL_x.zip": other, "a.jsonl": LINES}
+    path = write(tmp_path / "outer.zip", files)
+    inner = ["data/TL_medical.zip/1.json:1", "data/TL_medical.zip/2.csv:1", "data/TL_medical.zip/3.parquet:1"]
+    others = [f"data/TL_other.zip/in/1.jsonl.gz:{row}" for row in (1, 2, 3)]
+
+    def found(named: str) -> list[str]:
+        return [place.removeprefix("outer.zip/") for place in places(rows(f"{tmp_path}/{named}"), tmp_path)]
+
+    assert [file.name for file in find_files(str(path)).files][:2] == [f"{path}/a.jsonl", f"{path}/{inner[0][:-2]}"]
+    assert found("outer.zip/data/TL_medical.zip/1.json") == inner[:1]
+    assert found("outer.zip/data/TL_medical.zip/2.csv") == inner[1:2]
+    assert found("outer.zip/data/TL_medical.zip/3.parquet") == inner[2:]
+    assert found("outer.zip/data/TL_other.zip") == found("*.zip/data/TL_other.zip/in") == others
+    assert found("outer.zip/**/TL_o*.zip") == found("outer.zip/**/TL_*.zip/**/*.gz") == others
+    assert len(find_files(f"{path}/**/TL_*.zip").files) == 4
+    assert "did you mean 'data/TL_medical.zip/1.json'" in error_of(f"{path}/data/TL_medical.zip/1.jsn")
+    assert local_files(source(f"{path}/data")) == [path]
+    assert not list(temporary.iterdir())
+
+
+def test_an_archive_that_is_not_asked_for_is_not_opened(tmp_path: Path) -> None:
+    """A damaged archive beside the one that the path names is no obstacle; packed ones stay closed, and say why."""
+    deep = zip_bytes({"b.jsonl": LINES})
+    path = write_zip(tmp_path / "a.zip", {"x.zip": b"PK", "y.zip": zip_bytes({"b.zip": deep}), "z.zip": deep})
+    assert len(places(rows(f"{path}/z.zip"), tmp_path)) == 3
+    for inside in ("y.zip", "y.zip/b.zip", "y.zip/b.zip/b.jsonl"):
+        assert "an archive inside an archive: unpack it first" in error_of(f"{path}/{inside}")
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An archive inside that must be unpacked, and finds no room: the message says where room is needed."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    path = write_zip(tmp_path / "a.zip", {"x.zip": zip_bytes({"b.jsonl": LINES})})
+    with pytest.raises(SourceError, match="cannot be unpacked to") as caught:
+        rows(path)
+    assert "TMPDIR" in (caught.value.hint or "")
+
+
 def test_a_table_in_a_zip_is_read_as_one_on_disk(tmp_path: Path) -> None:
     """Encodings are recognised inside archives, and readers that jump about in a file get a copy on disk."""
     path = write_zip(tmp_path / "a.zip", {"a.csv": CSV, "b.parquet": parquet_bytes()})
@@ -158,6 +221,11 @@ def _bomb(path: Path) -> None:
     write_zip(path, {f"{n}.jsonl": bytes(1 << 20) for n in range(64)})
 
 
+def _bomb_of_two(path: Path) -> None:
+    """Each of the archives is harmless beside the limit of 1 MiB here; both together are not."""
+    write_zip(path, {f"{n}.zip": zip_bytes({"a.jsonl": bytes(600 << 10)}) for n in range(2)})
+
+
 BAD_ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
     "encrypted": (_encrypted, "is encrypted"),
     "other method": (_method, "packed by a method"),
@@ -168,10 +236,28 @@ BAD_ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
     "outside": (lambda path: write_zip(path, {"../../etc/a.jsonl": LINES}), "leads out of the archive"),
     "absolute": (lambda path: write_zip(path, {"/etc/a.jsonl": LINES}), "leads out of the archive"),
     "drive": (lambda path: write_zip(path, {"C:\\a.jsonl": LINES}), "leads out of the archive"),
-    "archive inside": (
-        lambda path: write_zip(path, {"in.zip": b"PK\x03\x04"}),
+    "archive inside one inside": (
+        lambda path: write_zip(path, {"in.zip": zip_bytes({"deep.zip": zip_bytes({"a.jsonl": LINES})})}),
         "an archive inside an archive: unpack it",
     ),
+    "damaged archive inside": (
+        lambda path: write_zip(path, {"in.zip": b"PK\x03\x04"}),
+        "in.zip: cannot be unpacked: File is not a zip file",
+    ),
+    "damaged stored archive inside": (
+        lambda path: write_stored(path, {"in.zip": zip_bytes({"a.jsonl": LINES})[:-30]}),
+        "in.zip: cannot be unpacked: File is not a zip file",
+    ),
+    "outside, from inside": (
+        lambda path: write_zip(path, {"in.zip": zip_bytes({"../../a.jsonl": LINES})}),
+        "leads out of the archive",
+    ),
+    "bomb inside": (
+        lambda path: write_zip(path, {"in.zip": zip_bytes({f"{n}.jsonl": bytes(1 << 20) for n in range(64)})}),
+        "more than 300 times its size",
+    ),
+    "bomb of two archives": (_bomb_of_two, "more than 300 times its size"),
+    "empty archive inside": (lambda path: write_zip(path, {"in.zip": zip_bytes({})}), "an archive that holds nothing"),
     "no rows": (lambda path: write_zip(path, {"a.png": b"x"}), "holds no file of rows"),
     "empty": (lambda path: write_zip(path, {}), "holds no file of rows"),
     "word": (

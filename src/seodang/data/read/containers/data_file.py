@@ -2,20 +2,17 @@
 
 import gzip
 import io
-import os
 import shutil
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, TextIO, cast
 
 import pyarrow as pa
 
+from seodang.data.read.containers.archive import BUFFER_BYTES, UNPACKING_ERRORS, damaged, open_archive
 from seodang.errors import SourceError
 
 PACKED = (".gz", ".zst")
@@ -24,10 +21,6 @@ MOST_TIMES = (
     300  # that data unpacks to more than it is packed; text stays below 30, and what only fills a disk is 1,000
 )
 HARMLESS_BYTES = 1 << 30  # below this, no ratio is looked at
-BUFFER_BYTES = 1 << 18
-DAMAGED_HINT = "download or pack it again"
-# what the readers of archives raise for damaged ones
-UNPACKING_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile, pa.ArrowException, NotImplementedError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +30,7 @@ class DataFile:
     name: str  # for messages, as the recipe gives it: data/a.zip/b.json
     path: Path  # on this machine: the file, or the archive that holds it
     member: str | None = None  # its name in the archive's own directory
+    nested: str | None = None  # the archive inside of the one at `path` that holds it, by its name in the directory
     sheet: str | None = None  # of a spreadsheet; none: the one that looks like a table
 
     @property
@@ -89,15 +83,15 @@ class DataFile:
         if self.member is None:
             return self.path.open("rb")
         try:
-            stored = open_archive(self.path, self.name).open(self.member)
+            stored = open_archive(self.path, self.name, self.nested).open(self.member)
         except (*UNPACKING_ERRORS, KeyError, RuntimeError) as error:
-            raise _damaged(error, self.name) from None
+            raise damaged(error, self.name) from None
         return cast(BinaryIO, io.BufferedReader(_Unpacking(stored, self.name, None), BUFFER_BYTES))
 
     def _stored_bytes(self) -> int:
         if self.member is None:
             return self.path.stat().st_size
-        return open_archive(self.path, self.name).getinfo(self.member).file_size
+        return open_archive(self.path, self.name, self.nested).getinfo(self.member).file_size
 
 
 def ending(name: str) -> str:
@@ -143,7 +137,7 @@ class _Unpacking(io.RawIOBase):
         try:
             found = self._stream.read(len(buffer))
         except (*UNPACKING_ERRORS, OSError) as error:
-            raise _damaged(error, self._name) from None
+            raise damaged(error, self._name) from None
         self._read += len(found)
         if self._most is not None and self._read > self._most:
             raise SourceError(
@@ -157,28 +151,3 @@ class _Unpacking(io.RawIOBase):
     def close(self) -> None:
         self._stream.close()
         super().close()
-
-
-def _damaged(error: Exception, name: str) -> SourceError:
-    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return SourceError(f"cannot be unpacked: {reason}", where=name, hint=DAMAGED_HINT)
-
-
-def open_archive(path: Path, name: str) -> zipfile.ZipFile:
-    """A zip archive, which stays open: its directory is read once, also where it holds a million files.
-
-    Raises:
-        OSError: the file cannot be opened.
-        SourceError: it is damaged.
-    """
-    status = path.stat()
-    try:
-        return _archive(path, status.st_size, status.st_mtime_ns, os.getpid())
-    except UNPACKING_ERRORS as error:
-        raise _damaged(error, name) from None
-
-
-@lru_cache(maxsize=8)
-def _archive(path: Path, size: int, time: int, process: int) -> zipfile.ZipFile:
-    """One for each process: a forked one would move its parent's position in the file."""
-    return zipfile.ZipFile(path)

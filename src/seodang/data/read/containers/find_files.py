@@ -14,7 +14,7 @@ from typing import Any
 
 from seodang.data.read.column_names import nearest
 from seodang.data.read.containers.data_file import DataFile, ending
-from seodang.data.read.containers.zip_members import office_kind, zip_members
+from seodang.data.read.containers.zip_members import Member, office_kind, zip_members
 from seodang.errors import SourceError
 from seodang.recipe_file import expanded
 
@@ -33,6 +33,8 @@ WILDCARD = re.compile(r"[*?[]")
 NO_ROWS, HIDDEN = "no kind of file that holds rows", "hidden"
 SPLIT_ARCHIVE = "a part of a split archive: join the parts (cat NAME.part* > NAME) and unpack or name the whole"
 INNER_ARCHIVE = "an archive inside an archive: unpack it first"
+EMPTY_ARCHIVE = "an archive that holds nothing"
+NOT_NAMED = "an archive that the path does not lead into"
 OTHER_ARCHIVE = "an archive that is no zip: unpack it first"
 ABOUT = "a description of the data"
 RUN = "a run of seodang, whose answers are no data"
@@ -256,17 +258,38 @@ def _damaged(file: str, name: str) -> SourceError:
     return SourceError(f"{file} is damaged", where=name, hint="write the data set again with `save_to_disk`")
 
 
-def _members(path: Path, name: str) -> Iterator[Entry]:
-    for member in zip_members(path, name):
-        shown = f"{name}/{member.name}"
-        *folders, last = member.name.split("/")
-        why = HIDDEN if any(map(_is_hidden, folders)) else _why_aside(last)
-        if why is not None:
-            yield why, shown
-        elif ending(last) == ".zip":
-            yield INNER_ARCHIVE, shown
+def _members(path: Path, name: str, wanted: str = "") -> Iterator[Entry]:
+    """The files of an archive, and of the archives in it that a name or pattern may lead into."""
+    members = zip_members(path, name)
+    unpacked = sum(member.size for member in members)
+    for member in members:
+        entry = _member(path, name, member)
+        if isinstance(entry, DataFile) or entry[0] != INNER_ARCHIVE or not member.name.lower().endswith(".zip"):
+            yield entry
+        elif not _may_lead_into(wanted, member.name):
+            yield NOT_NAMED, entry[1]
         else:
-            yield DataFile(name=shown, path=path, member=member.stored_name)
+            inner = zip_members(path, entry[1], member.stored_name, unpacked)
+            unpacked += sum(one.size for one in inner)
+            yield from (_member(path, entry[1], one, member.stored_name) for one in inner)
+            if not inner:
+                yield EMPTY_ARCHIVE, entry[1]
+
+
+def _member(path: Path, name: str, member: Member, nested: str | None = None) -> Entry:
+    """A file in the archive that is called so; archives are left to the caller."""
+    shown = f"{name}/{member.name}"
+    *folders, last = member.name.split("/")
+    why = HIDDEN if any(map(_is_hidden, folders)) else _why_aside(last)
+    if why is None and ending(last) == ".zip":
+        why = INNER_ARCHIVE
+    return DataFile(name=shown, path=path, member=member.stored_name, nested=nested) if why is None else (why, shown)
+
+
+def _may_lead_into(wanted: str, archive: str) -> bool:
+    """Whether what a name or pattern means may lie in this archive, as far as it says before its first wildcard."""
+    start = WILDCARD.split(wanted, maxsplit=1)[0]
+    return f"{archive}/".startswith(start) or start.startswith(f"{archive}/")
 
 
 def _is_hidden(name: str) -> bool:
@@ -299,7 +322,7 @@ def _inside(path: Path, name: str, inner: str) -> Found:
     found = _part(path, name, inner)
     if found.files or found.left_aside:
         return found
-    names = [_name_of(entry)[len(name) + 1 :] for entry in _members(path, name)]
+    names = [_name_of(entry)[len(name) + 1 :] for entry in _members(path, name, inner)]
     raise SourceError(
         f"the archive holds nothing of this name{nearest(inner, names)}",
         where=f"{name}/{inner}",
@@ -310,7 +333,7 @@ def _inside(path: Path, name: str, inner: str) -> Found:
 def _part(path: Path, name: str, inner: str) -> Found:
     """The files of an archive that a name, a folder's name or a pattern means; maybe none."""
     wanted = unicodedata.normalize("NFC", inner)
-    entries = list(_members(path, name))
+    entries = list(_members(path, name, wanted))
     skip = len(name) + 1
     exact = [entry for entry in entries if isinstance(entry, DataFile) and entry.name[skip:] == wanted]
     if exact:
@@ -320,9 +343,15 @@ def _part(path: Path, name: str, inner: str) -> Found:
         entry
         for entry in entries
         if (inside := _name_of(entry)[skip:]).startswith(f"{wanted.rstrip('/')}/")
-        or (matches is not None and matches(inside))
+        or (isinstance(entry, tuple) and f"{wanted}/".startswith(f"{inside}/"))  # named itself: the reason is said
+        or (matches is not None and any(map(matches, (inside, *_archives_above(inside)))))
     ]
     return _collected(kept, is_single=False)
+
+
+def _archives_above(inside: str) -> Iterator[str]:
+    """The names of the archives that a file in an archive lies in: a pattern that matches one means all its files."""
+    return (inside[: found.start() + 4] for found in re.finditer(r"\.zip/", inside, re.IGNORECASE))
 
 
 def _name_of(entry: Entry) -> str:

@@ -1,13 +1,13 @@
-"""The files in a zip archive, refused as a whole where it cannot be read safely. Unpacks nothing to disk."""
+"""The files in a zip archive, refused as a whole where it cannot be read safely."""
 
 import re
 import unicodedata
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seodang.data.read.containers.data_file import DAMAGED_HINT, HARMLESS_BYTES, MOST_TIMES, open_archive
+from seodang.data.read.containers.archive import DAMAGED_HINT, open_archive
+from seodang.data.read.containers.data_file import HARMLESS_BYTES, MOST_TIMES
 from seodang.errors import SourceError
 
 UTF_8_NAME, ENCRYPTED = 0x800, 0x1  # bits of an entry's flags
@@ -23,20 +23,23 @@ class Member:
 
     name: str  # as people read it
     stored_name: str  # as the archive's directory has it
+    size: int  # bytes once it is unpacked
 
 
-def zip_members(path: Path, name: str) -> list[Member]:
+def zip_members(path: Path, name: str, nested: str | None = None, unpacked: int = 0) -> list[Member]:
     """The files in an archive, in the order of their names.
 
     Args:
         name: of the archive, for messages.
+        nested: the archive inside of the one at `path` that is meant, by its name in the directory there.
+        unpacked: bytes that what was found before in the file at `path` unpacks to.
 
     Raises:
         SourceError: damaged or encrypted, names that lead out of the archive, or more than data can unpack to.
     """
-    entries = [entry for entry in open_archive(path, name).infolist() if not entry.is_dir()]
-    _refuse_bomb(entries, path, name)
-    members = [Member(name=_readable(entry), stored_name=entry.filename) for entry in entries]
+    entries = [entry for entry in open_archive(path, name, nested).infolist() if not entry.is_dir()]
+    _refuse_bomb(unpacked + sum(entry.file_size for entry in entries), path, name)
+    members = [Member(name=_readable(entry), stored_name=entry.filename, size=entry.file_size) for entry in entries]
     for entry, member in zip(entries, members, strict=True):
         if OUTSIDE.search(member.name.replace("\\", "/")):
             what = f"holds a name that leads out of the archive: {member.name[:100]!r}"
@@ -65,8 +68,7 @@ def office_kind(path: Path, name: str) -> str | None:
     return next((kind for start, kind in DOCUMENTS.items() if any(entry.startswith(start) for entry in names)), None)
 
 
-def _refuse_bomb(entries: Sequence[zipfile.ZipInfo], path: Path, name: str) -> None:
-    unpacked = sum(entry.file_size for entry in entries)
+def _refuse_bomb(unpacked: int, path: Path, name: str) -> None:
     if unpacked > max(HARMLESS_BYTES, MOST_TIMES * path.stat().st_size):
         raise SourceError(
             f"would unpack to {unpacked / 1e9:,.0f} GB, more than {MOST_TIMES} times its size: this is no data",
