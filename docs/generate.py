@@ -167,7 +167,8 @@ def _default(field: FieldInfo) -> str:
         return "as there"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    return f"`{_number(value)}`" if isinstance(value, float) else f"`{value}`"
+    shown = _number(value) if isinstance(value, float) else str(value).replace("\n", "\\n")  # a row is one line
+    return f"`{shown}`"
 
 
 def _number(value: float) -> str:

@@ -85,6 +85,15 @@ class Model(Part):
     )
 
 
+class Headers(Part):
+    """A plain-text format: what stands in front of each turn. The tokenizer's own end of text ends an answer."""
+
+    user: str = Field(pattern=r"\S", description="in front of a question, as `### User:\\n`")
+    assistant: str = Field(pattern=r"\S", description="in front of an answer")
+    system: str | None = Field(None, description="in front of a system text, may be blank; none: it is refused")
+    between: str = Field("\n\n", description="between two turns")
+
+
 class Template(Part):
     """Where the chat template comes from when the base tokenizer has none."""
 
@@ -93,6 +102,7 @@ class Template(Part):
         description="built-in name (gemma, llama3, qwen3, chatml, exaone3, exaone4, solar_open, plain), folder, hub id "
         "or .jinja file; none: the tokenizer's own, else the first built-in whose markers the vocabulary has",
     )
+    headers: Headers | None = Field(None, description="a plain-text format instead, as `### User:` … `### Assistant:`")
     add_tokens: bool = Field(False, description="add the template's missing markers to the vocabulary and train them")
     earlier_answers: EarlierAnswers = Field(
         "auto",

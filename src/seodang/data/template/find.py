@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seodang import recipe
+from seodang.data.template.headers import ORIGIN, from_headers
 from seodang.data.template.jinja import PINNED_DATE, compile_template, fixed, pinned, variables_of
 from seodang.data.template.limits import limited
 from seodang.data.template.next_turn import with_last_end
@@ -91,6 +92,8 @@ def find_template(
         _verified, tokenizer, spec.add_tokens, num_embeddings=num_embeddings, system=system, thinking=thinking
     )
     borrow = spec.borrow
+    if spec.headers is not None:
+        return verified(_with_bos(tokenizer, from_headers(spec.headers)), ORIGIN, donor=tokenizer)
     if borrow is None and (own := _own_text(tokenizer)):
         return verified(own, OWN, donor=tokenizer)
     if borrow is None:
@@ -263,7 +266,12 @@ def _first_built_in(verified: Callable[[str], ChatTemplate]) -> ChatTemplate:
 
 def _built_in(tokenizer: "PreTrainedTokenizerBase", name: str) -> str:
     text = files("seodang.templates").joinpath(f"{name}.jinja").read_text(encoding="utf-8")
-    return text if name in _ALWAYS_BOS or adds_bos(tokenizer) else fixed(text, {"bos_token": ""})
+    return text if name in _ALWAYS_BOS else _with_bos(tokenizer, text)
+
+
+def _with_bos(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
+    """A template that writes BOS only where the tokenizer puts it in front of plain text, too."""
+    return text if adds_bos(tokenizer) else fixed(text, {"bos_token": ""})
 
 
 def adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:

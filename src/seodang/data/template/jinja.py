@@ -158,7 +158,7 @@ def fixed(text: str, values: Mapping[str, str]) -> str:
 
 def literal(value: str) -> str:
     """A text as a string of a template."""
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
     return f"'{escaped}'"
 
 
