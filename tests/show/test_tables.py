@@ -208,3 +208,12 @@ def test_answers_are_not_dimmed() -> None:
     line = next(line for line in text.splitlines() if "1. 기저 인슐린" in line)
     assert line.rstrip().endswith("맞습니다.")
     assert "\x1b[2m" not in line.partition("1. 기저")[0].rpartition("\x1b[0m")[2]
+
+
+def test_a_setting_of_several_lines_stands_on_one() -> None:
+    """Headers of a template end in line breaks, and may be blank: shown as a recipe writes them."""
+    headers = {"system": "", "user": "### User:\n", "assistant": "A:"}
+    source = {"name": "a", "path": "a.jsonl", "role": "domain"}
+    recipe = load_recipe({"name": "x", "model": "m", "template": {"headers": headers}, "sources": [source]})
+    text = printed("show_plan", recipe)
+    assert 'headers={user: ### User:\\n, assistant: A:, system: "", between: \\n\\n}' in text

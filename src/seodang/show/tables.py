@@ -408,4 +408,4 @@ def _setting(value: Any) -> str:
         return ",".join(map(_setting, value))
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value).replace("\n", "\\n") or '""'
