@@ -67,6 +67,16 @@ def test_of_experts_those_that_a_token_takes_count() -> None:
     assert many - few == 6 * 2 * 64 * 4 * sum(length - 1 for length in LENGTHS)
 
 
+def test_layers_of_shapes_of_their_own_count_by_themselves() -> None:
+    """In a model whose layers differ, each one's heads count, and its configuration may be asked."""
+    model = make_model(make_config("llama"))
+    alike, config = step_flops(model, _packs()), model.config
+    heads, head_dim = config.num_attention_heads, config.head_dim
+    config.per_layer_config = {1: {"num_attention_heads": 2 * heads}}
+    squares = sum((length - 1) ** 2 for length in LENGTHS)
+    assert step_flops(model, _packs()) - alike == 6 * heads * head_dim * squares
+
+
 def test_rates_are_measured() -> None:
     """The matrix rate and the copy rate of this machine are plausible numbers."""
     assert 1e8 < matrix_rate(sizes=(128,)) < 1e15

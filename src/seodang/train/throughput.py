@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,15 +75,23 @@ def step_flops(model: PreTrainedModel, packs: Sequence[Pack]) -> float:
         model: its shapes count, and which weights are trained; its tensors may be on `meta`.
     """
     config = model.config.get_text_config()
-    heads = getattr(config, "num_attention_heads", None)
-    is_attention = isinstance(heads, int) and heads > 0  # else layers that keep a state, or heads that differ by layer
-    width = (getattr(config, "head_dim", None) or config.hidden_size // heads) * heads if is_attention else 0
+    is_mixed = getattr(config, "is_heterogeneous", False)  # its layers have shapes of their own
+    layers = config.per_layer_config if is_mixed else [config] * int(config.num_hidden_layers)
+    width = sum(map(_attention_width, layers))
     body, head = _per_position(model)
     positions = sum(pack.input_ids.size for pack in packs)
     supervised = sum(int((pack.targets != IGNORED).sum()) for pack in packs)
     squares = sum(float(np.square(np.diff(pack.cu_seqlens).astype(np.float64)).sum()) for pack in packs)
-    attention = 6.0 * int(config.num_hidden_layers) * int(width) * squares
+    attention = 6.0 * width * squares
     return body * positions + head * supervised + attention
+
+
+def _attention_width(layer: Any) -> int:
+    """Hidden size of all heads of a layer; 0 of one that keeps a state, or whose heads are described otherwise."""
+    heads = getattr(layer, "num_attention_heads", None)
+    if not isinstance(heads, int) or heads < 1:
+        return 0
+    return int(getattr(layer, "head_dim", None) or layer.hidden_size // heads) * heads
 
 
 def _per_position(model: PreTrainedModel) -> tuple[float, float]:
