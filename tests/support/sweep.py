@@ -86,7 +86,7 @@ def tiny_base(kind: str, folder: Path) -> Path:
         small = copy.config
         text = small.get_text_config()
         text.vocab_size, text.pad_token_id, text.bos_token_id, text.eos_token_id = 512, 0, 2, 1
-        for other in ("vocab_size_per_layer_input", "unpadded_vocab_size"):  # a second embedding; a head without padding
+        for other in ("vocab_size_per_layer_input", "unpadded_vocab_size", "decoder_vocab_size"):  # of other tables
             if getattr(text, other, None):
                 setattr(text, other, text.vocab_size)
         small._attn_implementation = None
