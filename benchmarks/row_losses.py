@@ -29,8 +29,8 @@ from seodang.model.packaged import packaged_folder
 from seodang.proof.statistics import union_clusters
 
 HOLDOUT = {"ko_medical": 550, "ko_general": 960}
-TRAINED = 100  # rows of each source
-STEPS, WARMUP, ROWS_PER_STEP, LEARNING_RATE = 50, 3, 4, 5e-5
+TRAINED = 20  # rows of each source
+STEPS, WARMUP, ROWS_PER_STEP, LEARNING_RATE = 10, 2, 4, 8e-5
 MAX_TOKENS = 512  # of prompt and reply; longer rows are passed over (fewer than 1 in 100)
 BLOCK = 100  # rows, drawn at random, whose lengths are batched together
 BATCH_TOKENS = 2048
