@@ -79,3 +79,12 @@ def tmp_path_with_model(run: Run) -> Path:
     run.model.mkdir()
     (run.model / "config.json").write_text("{}")
     return run.folder
+
+
+def test_a_line_that_is_no_json_is_named(tmp_path: Path) -> None:
+    """Only a last line may be cut off by a kill; any other is damage, and says which file to look at."""
+    run = Run(folder=tmp_path)
+    (tmp_path / "a.jsonl").write_text('{"step": 1}\n{"step": 2, "loss{"step": 3}\n{"st', encoding="utf-8")
+    with pytest.raises(RunError, match="damaged") as caught:
+        run.read_lines("a.jsonl")
+    assert caught.value.where == str(tmp_path / "a.jsonl")

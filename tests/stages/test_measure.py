@@ -1,5 +1,6 @@
 """What the base measured is not measured again: by a resumed run, or by another under the same settings."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +73,18 @@ def test_a_resumed_proof_begins_where_it_was_interrupted(run: Run, held_out: Eva
     assert set(tuned.divergences["medical"].values()) == {0.0}
     assert len(tuned.divergences["medical"]) == 20
     assert [row.loss for row in tuned.rows["medical"]] == [row.loss for row in before.rows["medical"]]
+
+
+@pytest.mark.parametrize("name", ["medical/0.json", "medical/0.npy", "head.npy", "key.txt"])
+@pytest.mark.parametrize("share", [0.0, 0.6])
+def test_damaged_hidden_states_are_written_again(run: Run, held_out: EvaluationSet, name: str, share: float) -> None:
+    """A file of theirs that was cut short is no error and no other figure: the base is asked again."""
+    _measure(run, held_out)
+    file = run.hidden_states / name
+    os.truncate(file, int(file.stat().st_size * share))
+    _measure(run, held_out)
+    tuned = measure_tuned(run, make_model(make_config("gemma3", 512), seed=0), ENGINE, held_out)
+    assert list(tuned.divergences["medical"].values()) == [0.0] * 20
 
 
 def test_hidden_states_of_another_base_are_not_taken(run: Run, held_out: EvaluationSet) -> None:

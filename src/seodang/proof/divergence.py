@@ -127,7 +127,9 @@ class HiddenStates:
 
     @property
     def has_head(self) -> bool:
-        return (self.folder / HEAD).is_file()
+        """Whether the base's head is there, as long as it was written."""
+        paths = [self.folder / HEAD, *self.folder.glob(BIAS)]
+        return all(map(_is_whole, paths))
 
     def keep_head(self, model: PreTrainedModel) -> None:
         """Write the base's head."""
@@ -204,9 +206,22 @@ class HiddenReader:
 
 
 def _index(path: Path) -> dict[int, tuple[int, int]]:
+    """What a file holds; nothing where it or its index was not closed, or is damaged: the base is asked again then."""
     index = path.with_suffix(f".{INDEX}")
-    places = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
-    return {int(row): (first, last) for row, (first, last) in places.items()}
+    try:
+        places = json.loads(index.read_text(encoding="utf-8")) if _is_whole(path) else {}
+        return {int(row): (int(first), int(last)) for row, (first, last) in places.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether an array can be read from a file that was not cut short."""
+    try:
+        np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return True
 
 
 def _save(path: Path, tensor: Tensor) -> None:

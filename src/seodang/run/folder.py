@@ -155,20 +155,26 @@ class Run:
         try:
             return json.loads((self.folder / name).read_text(encoding="utf-8"))
         except ValueError as error:
-            what, hint = f"is damaged: {error}", "remove it, and resume or prove the run again"
-            raise RunError(what, where=str(self.folder / name), hint=hint) from None
+            raise _damaged(self.folder / name, error) from None
 
     def write_lines(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         path = self.folder / name
         write_text(path, "".join(json_text(row, where=str(path)) + "\n" for row in rows))
 
     def read_lines(self, name: str) -> list[dict[str, Any]]:
-        """Rows of a JSON Lines file; a last line that a kill cut off is left out."""
+        """Rows of a JSON Lines file; a last line that a kill cut off is left out.
+
+        Raises:
+            RunError: the file is damaged.
+        """
         path = self.folder / name
         if not path.is_file():
             return []
         text = path.read_text(encoding="utf-8", errors="replace")  # cut off, perhaps within a character
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line.strip()]
+        try:
+            return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line.strip()]
+        except ValueError as error:
+            raise _damaged(path, error) from None
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         path = self.folder / name
@@ -228,3 +234,8 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def _damaged(path: Path, error: ValueError) -> RunError:
+    hint = "remove it, and resume or prove the run again"
+    return RunError(f"is damaged: {error}", where=str(path), hint=hint)
