@@ -237,3 +237,14 @@ def test_broken_characters_and_deep_nesting_end_in_a_count(tmp_path: Path) -> No
     assert table["messages"][0] == [USER, RIGHT]
     assert counts.kept + sum(counts.dropped.values()) == 3
     "\n".join([*counts.remarks, *counts.changed, *counts.dropped]).encode()
+
+
+@pytest.mark.parametrize("keys", [("role", "content"), ("from", "value")])
+@pytest.mark.parametrize("role", [{"name": "user"}, ["user"], 3, True])
+def test_a_role_that_is_no_text_drops_its_row(tmp_path: Path, keys: tuple[str, str], role: object) -> None:
+    """Also in the shape that most turns have: the row is counted, the others are read."""
+    good = [dict(zip(keys, pair, strict=True)) for pair in (("user", "1+1?"), ("assistant", "2"))]
+    bad = [{**good[0], keys[0]: role}, good[1]]
+    rows, counts = converted(tmp_path, {"messages": good}, {"messages": bad}, {"messages": good})
+    assert rows == [[USER, RIGHT], [USER, RIGHT]]
+    assert sum(counts.dropped.values()) == 1

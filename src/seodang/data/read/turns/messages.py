@@ -167,7 +167,9 @@ def _plain_turn(turn: Mapping[str, Any], changes: set[str]) -> Message | None:
     if not isinstance(turn, dict) or turn.keys() != _PLAIN_KEYS:
         return None
     role, content = turn["role"], turn["content"]
-    if role not in _PLAIN_ROLES or not isinstance(content, str) or not content or opens_value(content):
+    if not (isinstance(role, str) and role in _PLAIN_ROLES and isinstance(content, str)):
+        return None
+    if not content or opens_value(content):
         return None
     return Message(role=role, content=clean(content, changes))
 

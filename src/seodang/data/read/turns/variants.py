@@ -26,8 +26,8 @@ def plain_turns(turns: Sequence[Any], roles: Mapping[str, str], changes: set[str
             turn.__class__ is dict
             and not roles
             and (
-                (turn.get("content").__class__ is str and turn.get("role") in ROLES)
-                or (turn.get("value").__class__ is str and turn.get("from") in ROLES)
+                (turn.get("content").__class__ is str and _is_known(turn.get("role")))
+                or (turn.get("value").__class__ is str and _is_known(turn.get("from")))
             )
         ):
             plain.append(turn)
@@ -36,6 +36,10 @@ def plain_turns(turns: Sequence[Any], roles: Mapping[str, str], changes: set[str
         else:
             plain.append(turn)
     return plain
+
+
+def _is_known(role: Any) -> bool:
+    return role.__class__ is str and role in ROLES  # an object or a list is in no set
 
 
 def is_variant(value: Any) -> bool:
