@@ -7,6 +7,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from seodang.data.pack import pack
 from seodang.model.engine.engine import Engine
+from seodang.model.engine.loss import logits_loss, on_device
 from tiny import make_config, make_model
 
 
@@ -32,3 +33,17 @@ def test_a_router_loss_is_trained_as_the_model_defines_it(router_loss: bool) -> 
     assert (theirs.aux_loss is not None) == router_loss
     torch.testing.assert_close(trained, theirs.loss)
     torch.testing.assert_close(measured, theirs.loss - 0.5 * theirs.aux_loss if router_loss else theirs.loss)
+
+
+def test_a_model_that_keeps_all_logits_has_the_same_loss() -> None:
+    """Some architectures know no `logits_to_keep` (ProphetNet): the supervised positions are taken from all of them."""
+    model = make_model(make_config("llama"))
+    row = np.arange(20, 60, dtype=np.int32)
+    (packed,) = pack([row], [np.where(row < 40, -100, row).astype(np.int32)], budget=0)
+    tensors = on_device(packed, model.device)
+
+    def ignoring(*, logits_to_keep: torch.Tensor, **inputs: object) -> object:
+        return model(**inputs)
+
+    with torch.no_grad():
+        torch.testing.assert_close(logits_loss(model, tensors, ignoring), logits_loss(model, tensors, model.forward))

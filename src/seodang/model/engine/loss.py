@@ -100,7 +100,7 @@ def linear_cross_entropy_tokens(
 @torch.no_grad()
 def logits_tokens(tensors: PackTensors, forward: Callable[..., Any]) -> TokenLosses:
     """The same by the model's own forward."""
-    logits_SV = forward(**tensors.inputs, logits_to_keep=tensors.supervised).logits[0]
+    logits_SV = _supervised_logits(forward(**tensors.inputs, logits_to_keep=tensors.supervised), tensors)
     losses_S = F.cross_entropy(logits_SV.float(), tensors.targets, reduction="none")
     return TokenLosses(losses_S=losses_S, hidden_SD=None)
 
@@ -133,11 +133,18 @@ def logits_loss(model: PreTrainedModel, tensors: PackTensors, forward: Callable[
     In training, a mixture of experts whose configuration asks for it adds its router's loss, for each supervised token.
     """
     output = forward(**tensors.inputs, logits_to_keep=tensors.supervised)
-    loss = F.cross_entropy(output.logits[0].float(), tensors.targets, reduction="sum")
+    loss = F.cross_entropy(_supervised_logits(output, tensors).float(), tensors.targets, reduction="sum")
     if model.training and (router_loss := getattr(output, "aux_loss", None)) is not None:
         coefficient: float = model.config.get_text_config().router_aux_loss_coef
         loss = loss + coefficient * router_loss * len(tensors.targets)
     return loss
+
+
+def _supervised_logits(output: Any, tensors: PackTensors) -> Tensor:
+    """[S, V]; a model that knows no `logits_to_keep` gives those of all positions."""
+    logits: Tensor = output.logits[0]
+    is_kept = len(logits) == len(tensors.supervised)
+    return logits if is_kept else logits.index_select(0, tensors.supervised)
 
 
 def has_router_loss(model: PreTrainedModel) -> bool:
