@@ -116,7 +116,7 @@ def exchange(value: T, error: BaseException | None = None) -> list[T]:
     try:
         distributed.all_gather_object(gathered, (value, _picklable(error)), group=_joined.group)
     except RuntimeError:  # the connection to a rank is lost
-        raise error or RunError("another process of this run has ended", hint="see what it said") from None
+        raise error or RunError("another process of this run has ended", hint="see its output") from None
     _shared_error = next((found for found in (error, *(other for _, other in gathered)) if found is not None), None)
     if _shared_error is not None:
         raise _shared_error

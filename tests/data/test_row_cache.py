@@ -378,13 +378,13 @@ def test_the_second_start_shows_the_same_screen_but_for_one_line(tmp_path: Path,
     path.write_text(json.dumps(recipe), encoding="utf-8")
     first, second = command("inspect", path), command("inspect", path)
     assert (first.code, second.code) == (0, 0), first.err
-    changing = ("tokenised and masked", " GB ")  # how much memory is there changes too
+    changing = ("tokenized and masked", " GB ")  # how much memory is there changes too
     lines = [
         [line for line in run.out.splitlines() if not any(part in line for part in changing)] for run in (first, second)
     ]
     assert lines[0] == lines[1]
-    assert "as prepared before" in second.out
-    assert "as prepared before" not in first.out
+    assert "loaded from cache" in second.out
+    assert "loaded from cache" not in first.out
     assert seodang.inspect(load_recipe(path)).samples["medical"]["train"].supervised
 
 

@@ -78,7 +78,7 @@ def test_a_forged_checkpoint_with_a_forged_seal_is_passed_over(name: str, tmp_pa
     seal(newest)
     found = newest_intact(run)
     assert found.folder == before
-    assert f"checkpoint-4 cannot be used: {name} is no " in found.remarks[0]
+    assert f"checkpoint-4 cannot be used: {name} is not a " in found.remarks[0]
 
 
 def test_a_checkpoint_needs_the_best_one_too(tmp_path: Path) -> None:

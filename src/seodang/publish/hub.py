@@ -118,7 +118,7 @@ def _evidence(run: Path) -> tuple[Evidence, Recipe]:
             raise RunError(f"holds no {name}", where=str(run), hint="give a folder that `seodang tune` wrote")
     if damaged := [what for what in evidence.damaged if not what.startswith(NOT_IN_CARD)]:
         raise RunError(
-            f"cannot be told in a card: {damaged[0]}", where=str(run), hint=f"seodang prove {run}, then push"
+            f"no model card can be written: {damaged[0]}", where=str(run), hint=f"seodang prove {run}, then push"
         )
     refuse(leaks(RECIPE, run / RECIPE, {}, paths=False), str(run))  # with its line; loading it would refuse it, too
     proof_of(evidence, where=str(run / PROOF))
@@ -128,7 +128,7 @@ def _evidence(run: Path) -> tuple[Evidence, Recipe]:
 def _remarks(evidence: Evidence, base: Base) -> list[str]:
     remarks = []
     if evidence.proof is None:
-        remarks.append("this run has no proof: its card says that nothing was measured")
+        remarks.append("this run has no proof: its card states that nothing was measured")
     if not base.license:
         remarks.append(f"the licence of {base.name} is not known here: state it in the card")
     return remarks

@@ -56,7 +56,7 @@ def _unreadable(checkpoint: Path) -> str | None:
             try:
                 read(path)
             except Exception:  # torch, safetensors and json raise nearly every class there is
-                return f"{path.name} is no {_KINDS[path.suffix]}"
+                return f"{path.name} is not a {_KINDS[path.suffix]}"
     return None
 
 

@@ -140,7 +140,7 @@ def _evaluation(event: EvalEvent) -> Text:
 def _speed(event: SpeedEvent) -> Text:
     line = f"speed: {event.tokens_per_second:,.0f} tokens/s"
     if share := event.limit_share:
-        line += f", {percent(share)} of this machine's floor ({event.matrix_gflops:,.0f} GFLOP/s in matrix products)"
+        line += f", {percent(share)} of the hardware limit ({event.matrix_gflops:,.0f} GFLOP/s in matrix products)"
     return Text(line, style="dim")
 
 

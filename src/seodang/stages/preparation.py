@@ -99,7 +99,7 @@ def encode(rows: SourceRows, renderer: Renderer, settings: Train, row_cache: Sto
         nonlocal made
         made = True
         gathered = rows.gather()
-        with console.counting("rows rendered, tokenised and masked", gathered.num_rows) as advance:
+        with console.counting("rows rendered, tokenized and masked", gathered.num_rows) as advance:
             return render_sources(
                 gathered,
                 renderer,
@@ -112,7 +112,7 @@ def encode(rows: SourceRows, renderer: Renderer, settings: Train, row_cache: Sto
     key = rows_key(rows.key, renderer, max_tokens=settings.max_tokens, too_long=settings.too_long)
     encoded = row_cache.get(key, make)
     if not made:
-        console.show_line(f"rows rendered, tokenised and masked: as prepared before, in {row_cache.folder}")
+        console.show_line(f"rows rendered, tokenized and masked: loaded from cache ({row_cache.folder})")
     return encoded
 
 

@@ -177,7 +177,7 @@ def save_adapter(adapted: "PeftModel", folder: Path) -> None:
 def merge(adapted: "PeftModel", folder: Path) -> PreTrainedModel:
     """The adapted model as a plain one with the same logits, in evaluation mode.
 
-    LoRA is merged in place. What is quantised stays as it is: a copy on the CPU gets the weights that the 4 bits stand
+    LoRA is merged in place. What is quantized stays as it is: a copy on the CPU gets the weights that the 4 bits stand
     for, since the adapter was trained on those, and merging into 4 bits would round the adapter away.
 
     Args:
