@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def test_questions_changed_on_resume_are_answered_by_both_models(place: Path) ->
     seodang.tune(changed, out=run.folder, resume=True)
     after = read_base(run)
     assert after
-    assert after.metrics == before.metrics
+    assert after.rows == before.rows
     asked: dict[str, list[tuple[str, str]]] = {"base": [], "tuned": []}
     for row in run.read_lines("answers.jsonl"):
         asked[row["model"]].append((row["kind"], row["question"]))
@@ -183,15 +184,19 @@ def test_a_base_that_was_measured_in_another_precision_is_measured_again(place: 
     run = Run(folder=place / "run")
     stored = run.read_json("base.json")
     stored["settings"]["compute_dtype"] = "bfloat16"
-    stored["metrics"]["medical"]["loss_sum"] = 1.0
+    for row in stored["rows"]["medical"]:
+        row["loss"]["content"] = 0.001
     run.write_json("base.json", stored)
     seodang.tune(load_recipe(place / "recipe.yaml"), out=run.folder, resume=True)
     found = read_base(run)
     assert found
-    assert found.metrics["medical"].loss_sum > 1
+    assert all(row.loss.content > 1 for row in found.rows["medical"])
     assert found.settings.compute_dtype == "float32"
+    rows = [row for row in run.read_lines("rows.jsonl") if row["source"] == "medical"]
+    assert [row["base"] for row in rows] == [asdict(row.loss) for row in found.rows["medical"]]
+    tokens = sum(row["content_tokens"] + row["end_tokens"] for row in rows)
     proof = run.read_json("proof.json")["sources"]["medical"]["base"]["nats_per_token"]
-    assert proof == pytest.approx(found.metrics["medical"].loss)
+    assert proof == pytest.approx(sum(row.loss.total for row in found.rows["medical"]) / tokens)
 
 
 def test_damaged_files_do_not_stand_in_the_way(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

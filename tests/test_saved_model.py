@@ -113,14 +113,14 @@ def test_a_run_killed_before_its_model_had_its_name_is_saved_again(run: Run) -> 
 
 
 def test_an_intact_model_is_only_measured(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    """The file that was saved stays where it is; a run that was never sealed says that it cannot be checked."""
+    """The file that was saved stays where it is; of a run without a seal, a note says that it cannot be checked."""
     weights = run.model / "model.safetensors"
     number = weights.stat().st_ino
     _resume(run)
     assert "damaged" not in capsys.readouterr().out
     (run.folder / "model_files.json").unlink()
     _resume(run)
-    assert "was never sealed" in " ".join(capsys.readouterr().out.split())
+    assert "cannot be checked for damage: model_files.json is missing" in " ".join(capsys.readouterr().out.split())
     assert weights.stat().st_ino == number
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from seodang import distributed
 from seodang.errors import GateError, RunError
 from seodang.json_values import json_text, to_json
-from seodang.recipe import Recipe, Template, Train, load_recipe
+from seodang.recipe import Recipe, Template, load_recipe
 from seodang.run.clock import StageClock
 from seodang.run.folder import Run
 from seodang.run.lock import acquire, guarded
@@ -31,11 +31,10 @@ from seodang.run.start import open_run
 from seodang.types import Finding
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, TrainerCallback
+    from transformers import TrainerCallback
 
     from seodang.data.prepare import Prepared
     from seodang.data.template.renderer import Renderer
-    from seodang.model.engine.engine import Engine
     from seodang.proof.seeds import SeedsProof
     from seodang.stages.measure import EvaluationSet
     from seodang.stages.preflight import Base
@@ -254,7 +253,7 @@ def prove(
         run = trained if trained and not out else open_run(folder, wanted, resume=False)
         if run is trained and distributed.is_main():
             acquire(run)
-    from seodang.stages import finish, measure
+    from seodang.stages import finish, measure, preflight
 
     clock = StageClock()
     with clock.stage("prepare"):
@@ -265,11 +264,13 @@ def prove(
     if run is not trained:
         finish.begin_run(run, wanted, placement, renderer, prepared, ours.findings)
     with clock.stage("base"):  # one model in memory at a time
-        loaded = _load(theirs, base_path, wanted.train)
+        loaded = preflight.load_measured(
+            theirs.base, base_path, theirs.held_out.renderer, theirs.prepared, wanted.train
+        )
         before = measure.measure_base(run, *loaded, theirs.held_out, placement, will_train=False, use_cache=use_cache)
         del loaded
     with clock.stage("tuned"):
-        model, engine = _load(ours, asked.model.path, wanted.train)
+        model, engine = preflight.load_measured(ours.base, asked.model.path, renderer, prepared, wanted.train)
         after = measure.measure_tuned(run, model, engine, ours.held_out, has_same_tokenizer=ours is theirs)
     finish.finish_run(
         run, wanted, ours.held_out, before, after, model, clock.total,
@@ -279,23 +280,13 @@ def prove(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Side:
-    """What one of two compared models is measured on; both are on the same side where their tokenizers are the same."""
+class _ProofInputs:
+    """What a model is measured with: the same value for both models where their tokenizers are the same."""
 
     base: "Base"
     prepared: "Prepared"
     findings: "Sequence[Finding]"
     held_out: "EvaluationSet"
-
-
-def _load(side: _Side, path: str, settings: Train) -> "tuple[PreTrainedModel, Engine]":
-    """One of the two models that are compared, and how packs run on it."""
-    from seodang.stages import preflight
-
-    with distributed.agreed():
-        spec = side.base.spec.model_copy(update={"path": path})
-        model = preflight.load_base(replace(side.base, spec=spec), side.held_out.renderer, seed=settings.seed)
-    return model, preflight.make_engine(model, side.base, settings, side.prepared)
 
 
 def plan_proof(
@@ -322,20 +313,22 @@ def plan_proof(
     return cost
 
 
-def _prepare_proof(wanted: Recipe, asked: Recipe, base_path: str, *, is_quick: bool) -> tuple[_Side, _Side]:
-    """The sides of the tuned model and of the base. A base with another tokenizer is asked in its own template."""
+def _prepare_proof(
+    wanted: Recipe, asked: Recipe, base_path: str, *, is_quick: bool
+) -> tuple[_ProofInputs, _ProofInputs]:
+    """Inputs of the tuned model and of the base. A base with another tokenizer is asked in its own template."""
     from seodang.show import console
     from seodang.stages import preflight
 
-    ours = _prepare_side(wanted, asked, base_path, is_quick=is_quick)
+    ours = _prepare_inputs(wanted, asked, base_path, is_quick=is_quick)
     if preflight.reads_alike(ours.base, base_path, ours.prepared):
         return ours, ours
     console.show_note("base and tuned model have different tokenizers: each is measured with its own")
     model = asked.model.model_copy(update={"path": base_path})
-    return ours, _prepare_side(wanted, asked.model_copy(update={"model": model}), base_path, is_quick=is_quick)
+    return ours, _prepare_inputs(wanted, asked.model_copy(update={"model": model}), base_path, is_quick=is_quick)
 
 
-def _prepare_side(wanted: Recipe, asked: Recipe, base_path: str, *, is_quick: bool) -> _Side:
+def _prepare_inputs(wanted: Recipe, asked: Recipe, base_path: str, *, is_quick: bool) -> _ProofInputs:
     """A model without its weights, the rows as its template renders them, and what is measured on them."""
     from seodang.stages import measure, preflight
     from seodang.train.setup import pack_tokens
@@ -352,7 +345,7 @@ def _prepare_side(wanted: Recipe, asked: Recipe, base_path: str, *, is_quick: bo
         has_trained_template=preflight.has_template(asked.model, base_path),
         is_quick=is_quick,
     )
-    return _Side(base=base, prepared=prepared, findings=findings, held_out=held_out)
+    return _ProofInputs(base=base, prepared=prepared, findings=findings, held_out=held_out)
 
 
 def _proof_recipes(

@@ -92,23 +92,7 @@ def test_text_and_passages_have_no_contrast(tmp_path: Path) -> None:
 
 def test_scripts_are_kept_apart(tmp_path: Path) -> None:
     """An English question is put behind English prompts alone, in an English plain form."""
-    words = [
-        "rest",
-        "water",
-        "doctor",
-        "soup",
-        "sleep",
-        "walk",
-        "tea",
-        "honey",
-        "salt",
-        "air",
-        "light",
-        "bread",
-        "fruit",
-        "milk",
-        "rice",
-    ]
+    words = ["rest", "water", "doctor", "soup", "sleep", "walk", "tea", "honey", "salt", "air", "light", "bread"]
     rng = np.random.default_rng(0)
     english = [
         {"question": f"What helps against {n} colds?", "answer": " ".join(rng.permutation(words)[:6])}
@@ -126,6 +110,7 @@ def test_scripts_are_kept_apart(tmp_path: Path) -> None:
     [("감기 cold", "HANGUL"), ("What is 감기 in English here?", "LATIN"), ("12?", ""), ("感冒", "CJK")],
 )
 def test_the_script_is_that_of_most_letters(text: str, script: str) -> None:
+    """A fifth of the letters outweighs Latin ones, as a syllable is worth several; a text without letters has none."""
     assert script_of(text) == script
 
 

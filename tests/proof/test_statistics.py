@@ -11,10 +11,10 @@ from seodang.proof.statistics import (
     Estimate,
     Interval,
     Outcome,
+    PairedShare,
     common_outcome,
     effective_clusters,
     headline_level,
-    mcnemar,
     outcome,
     paired_share,
     ratio,
@@ -34,6 +34,18 @@ def _estimate(low: float, high: float, value: float | None = None) -> Estimate:
     middle = (low + high) / 2 if value is None else value
     interval = Interval(low=low, high=high, level=0.95)
     return Estimate(value=middle, interval=interval, clusters=40, n_eff=30.0, detectable=0.1)
+
+
+def _changed(only_first: int, only_second: int) -> PairedShare:
+    """Of rows that changed either way, and three that did not."""
+    first = [True] * only_first + [False] * only_second + [True] * 3
+    second = [False] * only_first + [True] * only_second + [True] * 3
+    return paired_share(first, second, range(len(first)))
+
+
+def _coins(fewer: int, changed: int) -> float:
+    """Two-sided p of so many fair coins."""
+    return 2 * sum(math.comb(changed, k) for k in range(fewer + 1)) / 2**changed
 
 
 def _rows(count: int = 60, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -195,14 +207,14 @@ def test_wilson(successes: int, n: int, level: float, low: float, high: float) -
      (0, 0, 1.0)],
 )  # fmt: skip
 def test_mcnemar(only_first: int, only_second: int, p: float) -> None:
-    """The exact p is that of statsmodels 0.15, `mcnemar(exact=True)`."""
-    assert mcnemar(only_first, only_second) == pytest.approx(p)
+    """Where each row is a cluster, p is that of statsmodels 0.15, `mcnemar(exact=True)`."""
+    assert _changed(only_first, only_second).p == pytest.approx(p)
 
 
 def test_mcnemar_of_many_rows() -> None:
-    """Thousands of changed rows are counted exactly too."""
-    assert mcnemar(5000, 5000) == 1
-    assert 0 < mcnemar(4800, 5200) < 1e-3
+    """Hundreds of changed rows are counted exactly too."""
+    assert _changed(500, 500).p == pytest.approx(1)
+    assert _changed(450, 550).p == pytest.approx(_coins(450, 1000))
 
 
 def test_paired_shares_of_single_rows() -> None:
@@ -212,7 +224,7 @@ def test_paired_shares_of_single_rows() -> None:
     found = paired_share(first, second, range(24))
     assert (found.first, found.second) == (9 / 24, 15 / 24)
     assert (found.only_first, found.only_second) == (1, 7)
-    assert found.p == pytest.approx(mcnemar(1, 7))
+    assert found.p == pytest.approx(_coins(1, 8))
     fell, rose = 2 / 26, 8 / 26
     half = 1.959964 * math.sqrt((fell + rose - (rose - fell) ** 2) / 26)
     assert found.interval is not None

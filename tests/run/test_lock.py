@@ -81,6 +81,7 @@ def test_a_child_does_not_keep_its_parents_lock(tmp_path: Path) -> None:
     try:
         with lock.guarded():
             lock.acquire(run)
+            assert json.loads((tmp_path / ".seodang.lock").read_text())["pid"] == os.getpid()
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

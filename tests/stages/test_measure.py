@@ -110,7 +110,7 @@ def test_a_base_is_measured_once_for_all_runs(
     calls.clear()
     second = _measure(others[0], held_out, use_cache=True)
     assert calls == []
-    assert (second.rows, second.metrics) == (first.rows, first.metrics)
+    assert second.rows == first.rows
     assert others[0].read_json("base.json") == run.read_json("base.json")
     _measure(others[1], held_out, use_cache=False)
     assert calls == ["medical"]

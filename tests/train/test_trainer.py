@@ -85,7 +85,6 @@ def test_the_best_checkpoint_is_what_remains(tmp_path: Path) -> None:
     engine = choose_engine(model, [np.arange(20, 40, dtype=np.int32)])
     again = evaluate(model, engine, {"medical": tiny_rows(6, 1)}, pack_tokens=64)
     assert again["medical"].loss == best.loss
-    assert trained.best_metrics == again
     assert len(list((tmp_path / "checkpoints").glob("checkpoint-*"))) <= 3
 
 

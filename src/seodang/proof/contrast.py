@@ -75,6 +75,11 @@ class SourceContrasts:
     choosing: tuple[Asked, ...] = ()  # by these the form is chosen in which the base is asked
     reasons: Mapping[int, str] = field(default_factory=dict)  # number of each other row → why it has no contrast
 
+    @property
+    def asked(self) -> dict[int, Asked]:
+        """Every row that is contrasted or helps to choose the form, by its number."""
+        return {asked.number: asked for asked in (*(row.asked for row in self.rows), *self.choosing)}
+
 
 def plan_contrasts(
     rows: Dataset,

@@ -31,6 +31,11 @@ class HeldOutRow:
     num_bytes: int  # UTF-8 bytes of the content
 
     @property
+    def tokens(self) -> int:
+        """All supervised tokens."""
+        return self.content_tokens + self.end_tokens
+
+    @property
     def proves(self) -> bool:
         """Whether the proof's figures are from this row."""
         return self.half != "choose"
@@ -83,7 +88,7 @@ def drawn_tokens(rows: Sequence[HeldOutRow], most: int, *, seed: int) -> list[in
     """Numbers of proving rows of at most so many scored tokens together, ascending."""
     taken, total = [], 0
     for number in drawn(rows, seed=seed).tolist():
-        size = rows[number].content_tokens + rows[number].end_tokens
+        size = rows[number].tokens
         if rows[number].proves and size and total + size <= most:
             taken.append(number)
             total += size

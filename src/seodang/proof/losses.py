@@ -86,14 +86,18 @@ def source_loss(
     is_text = role == "retention" or not any(row.end_tokens for row in rows)
     in_bytes = (is_text or not same_tokenizer) and all(row.num_bytes for row in rows)
     unit: Unit = "bits per byte" if in_bytes else "nats per token"
-    change = _bits_change(rows, estimate) if in_bytes else _change(rows, _all_loss, _all_tokens, estimate)
+    change = (
+        _bits_change(rows, estimate)
+        if in_bytes
+        else _change(rows, lambda loss: loss.total, lambda row: row.tokens, estimate)
+    )
     assert change, f"{rows[0].source}: no supervised token"
     kept_up_to = None if role == "domain" else tolerance.retention if in_bytes else tolerance.general
     return SourceLoss(
         role=role,
         is_trained=is_trained,
         rows=len(rows),
-        tokens=sum(map(_all_tokens, rows)),
+        tokens=sum(row.tokens for row in rows),
         half="both" if any(row.half == "both" for row in rows) else "prove",
         base=_model_loss(rows, lambda row: row.base),
         tuned=_model_loss(rows, lambda row: row.tuned),
@@ -124,14 +128,6 @@ def effective_shares(lengths: Lengths) -> dict[str, float]:
         for name, row in lengths.train.items()
         if row.supervised.mean
     }
-
-
-def _all_loss(loss: RowLoss) -> float:
-    return loss.content + loss.ending
-
-
-def _all_tokens(row: MeasuredRow) -> int:
-    return row.content_tokens + row.end_tokens
 
 
 def _model_loss(rows: Sequence[MeasuredRow], model: Callable[[MeasuredRow], RowLoss]) -> ModelLoss:

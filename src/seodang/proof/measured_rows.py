@@ -52,6 +52,11 @@ class MeasuredRow:
     contrast: RowContrast | None = None
     no_contrast: str = ""  # why there is none: "tools", "too long", "fewer than 16 clusters" …
 
+    @property
+    def tokens(self) -> int:
+        """All supervised tokens."""
+        return self.content_tokens + self.end_tokens
+
 
 def write_rows(run: Run, rows: Sequence[MeasuredRow]) -> None:
     """Write rows.jsonl, whole or not at all."""

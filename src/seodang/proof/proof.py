@@ -179,13 +179,13 @@ def _examples(rows: Sequence[MeasuredRow], answers: Sequence[Answer]) -> list[Ex
     answered = {answer.row_id for answer in answers if answer.model == "tuned"}
     answered &= {answer.row_id for answer in answers if answer.model == "base"}
     examples = [
-        Example(row_id=row.row_id, source=row.source, where=row.where, change=_row_change(row))
+        Example(
+            row_id=row.row_id,
+            source=row.source,
+            where=row.where,
+            change=(row.tuned.total - row.base.total) / row.tokens,
+        )
         for row in rows
         if row.row_id in answered
     ]
     return sorted(examples, key=lambda example: (example.change, example.row_id))
-
-
-def _row_change(row: MeasuredRow) -> float:
-    change = row.tuned.content + row.tuned.ending - row.base.content - row.base.ending
-    return change / (row.content_tokens + row.end_tokens)

@@ -5,7 +5,7 @@ hidden states the divergence.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
@@ -62,13 +62,12 @@ class HeldOutSource:
     @property
     def kl_tokens(self) -> int:
         """Scored tokens of `kl_rows`."""
-        return sum(self.rows[number].content_tokens + self.rows[number].end_tokens for number in self.kl_rows)
+        return sum(self.rows[number].tokens for number in self.kl_rows)
 
     def num_sequences(self, *, choose_form: bool) -> int:
         """How many sequences a model reads."""
-        rows = self.contrasts.rows
-        plain = {one.number for one in (*(row.asked for row in rows), *self.contrasts.choosing)}
-        return len(self.rows) + sum(len(row.prompts) for row in rows) + (len(plain) if choose_form else 0)
+        foreign = sum(len(row.prompts) for row in self.contrasts.rows)
+        return len(self.rows) + foreign + (len(self.contrasts.asked) if choose_form else 0)
 
     def _half(self, is_in: Sequence[bool]) -> Dataset:
         return self.dataset if all(is_in) else self.dataset.select(np.flatnonzero(is_in))
@@ -208,19 +207,10 @@ def measured_rows(
     """Both models' losses on one source, row by row."""
     prompts = {contrast.asked.number: contrast for contrast in source.contrasts.rows}
     return [
-        MeasuredRow(
-            row_id=row.row_id,
-            source=source.name,
-            where=row.where,
-            cluster=row.cluster,
-            half=row.half,
-            content_tokens=row.content_tokens,
-            end_tokens=row.end_tokens,
-            num_bytes=row.num_bytes,
-            base=base[number].loss,
-            tuned=tuned[number].loss,
+        replace(
+            measured_row(source, row, base[number].loss, tuned[number].loss),
             kl=divergences.get(number),
-            kl_tokens=row.content_tokens + row.end_tokens if number in divergences else 0,
+            kl_tokens=row.tokens if number in divergences else 0,
             contrast=_row_contrast(prompts[number], source.ends, base[number].answer, tuned[number].answer)
             if number in prompts
             else None,
@@ -228,6 +218,22 @@ def measured_rows(
         )
         for number, row in enumerate(source.rows)
     ]
+
+
+def measured_row(source: HeldOutSource, row: HeldOutRow, base: RowLoss, tuned: RowLoss) -> MeasuredRow:
+    """Both models' losses on one row, with neither divergence nor contrast."""
+    return MeasuredRow(
+        row_id=row.row_id,
+        source=source.name,
+        where=row.where,
+        cluster=row.cluster,
+        half=row.half,
+        content_tokens=row.content_tokens,
+        end_tokens=row.end_tokens,
+        num_bytes=row.num_bytes,
+        base=base,
+        tuned=tuned,
+    )
 
 
 def metric_of(source: HeldOutSource, rows: Sequence[ModelRow], *, choosing: bool) -> Metric:
@@ -239,8 +245,8 @@ def metric_of(source: HeldOutSource, rows: Sequence[ModelRow], *, choosing: bool
     ]
     return Metric(
         source=source.name,
-        loss_sum=sum(loss.content + loss.ending for _, loss in pairs),
-        tokens=sum(row.content_tokens + row.end_tokens for row, _ in pairs),
+        loss_sum=sum(loss.total for _, loss in pairs),
+        tokens=sum(row.tokens for row, _ in pairs),
         rows=len(pairs),
         num_bytes=sum(row.num_bytes for row, _ in pairs),
     )
@@ -276,13 +282,13 @@ class _Answers:
     def measure(self, *, choose_form: bool) -> dict[int, AnswerLosses]:
         """Row → its losses."""
         rows, choosing = self.source.contrasts.rows, self.source.contrasts.choosing
-        own = {asked.number: self._own(asked) for asked in (*(row.asked for row in rows), *choosing)}
+        asked = self.source.contrasts.asked
+        own = {number: self._own(one) for number, one in asked.items()}
         plain: dict[int, float] = {}
         form: Form = "template"
         if choose_form and rows:
-            wanted = {asked.number: asked for asked in (*(row.asked for row in rows), *choosing)}
-            behind = self._losses([_Sequence(prompt=one.plain, answer=one.answer) for one in wanted.values()])
-            plain = {number: content for number, (content, _) in zip(wanted, behind, strict=True)}
+            behind = self._losses([_Sequence(prompt=one.plain, answer=one.answer) for one in asked.values()])
+            plain = {number: content for number, (content, _) in zip(asked, behind, strict=True)}
             difference = sum(plain[one.number] - own[one.number][0] for one in choosing)
             form = "plain" if difference < 0 else "template"
         sequences = [

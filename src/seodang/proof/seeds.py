@@ -55,9 +55,9 @@ def compare_seeds(proofs: Mapping[Path, Proof]) -> SeedsProof:
         base=found[0].compared.base,
         level=found[0].level,
         sources={name: _source(name, found) for name in found[0].sources},
-        domain=_common([verdict.domain for verdict in verdicts]),
-        general=_common([verdict.general for verdict in verdicts]),
-        retention=_common([verdict.retention for verdict in verdicts]),
+        domain=common_outcome([verdict.domain for verdict in verdicts]),
+        general=common_outcome([verdict.general for verdict in verdicts]),
+        retention=common_outcome([verdict.retention for verdict in verdicts]),
     )
 
 
@@ -72,10 +72,6 @@ def _source(name: str, proofs: list[Proof]) -> SeedsSource:
         outcome=common_outcome([loss.outcome for loss in losses]),
         substance=spread(parts) if len(parts) == len(proofs) else None,
     )
-
-
-def _common(shown: list[Shown]) -> Shown:
-    return shown[0] if len(set(shown)) == 1 else "not shown"
 
 
 def _refuse_other(first: Path, one: Proof, folder: Path, other: Proof) -> None:

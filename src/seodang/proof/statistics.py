@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, stdev
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +23,7 @@ POWER = 0.8  # with which a change of `Estimate.detectable` would have been seen
 _CELLS = 4_000_000  # resample × cluster, held in memory at once
 
 Outcome = Literal["improved", "worse", "kept", "lost", "not shown"]
+T = TypeVar("T", bound=str)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,17 +161,11 @@ def wilson(successes: float, n: float, *, level: float = LEVEL) -> Interval:
     return Interval(low=max(0.0, middle - half), high=min(1.0, middle + half), level=level)
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided p of McNemar's test: without an effect, each changed row goes either way by a fair coin."""
-    changed, fewer = only_first + only_second, min(only_first, only_second)
-    ways = sum(math.comb(changed, k) for k in range(fewer + 1))
-    return min(1.0, ways / 2 ** (changed - 1)) if changed else 1.0
-
-
 def paired_share(first: ArrayLike, second: ArrayLike, clusters: ArrayLike, *, level: float = LEVEL) -> PairedShare:
     """The difference of two shares on the same rows.
 
-    p is exact over the flips of whole clusters: McNemar's where each row is a cluster of its own.
+    p is exact over the flips of whole clusters: without an effect, each goes either way by a fair coin. That is
+    McNemar's test where each row is a cluster of its own.
 
     Args:
         first, second: [rows] whether it holds.
@@ -207,7 +202,7 @@ def outcome(estimate: Estimate, *, tolerance: float = 0.0, aim: Literal["gain", 
     return "kept" if interval.high <= tolerance else "lost" if interval.low > tolerance else "not shown"
 
 
-def common_outcome(outcomes: Sequence[Outcome]) -> Outcome:
+def common_outcome(outcomes: Sequence[T]) -> T | Literal["not shown"]:
     """The one verdict of several seeds: what all of them show."""
     return outcomes[0] if len(set(outcomes)) == 1 else "not shown"
 

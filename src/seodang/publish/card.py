@@ -71,7 +71,7 @@ def card(evidence: Evidence, recipe: Recipe, base: Base, *, repo: str, adapter: 
     )
     environment.filters |= {function.__name__: function for function in filters}
     proof = proof_of(evidence)
-    data = data_rows(evidence, recipe)
+    data = [_data_row(evidence, proof, source) for source in recipe.sources]
     shown = published_recipe(recipe)
     return environment.get_template("card.md.jinja").render(
         metadata=metadata(recipe, base, languages(evidence.answers), adapter=adapter),
@@ -123,11 +123,6 @@ def languages(answers: Sequence[Answer]) -> list[str]:
     return [language for language in ("ko", "en") if counts[language] > LANGUAGE_SHARE * len(texts)]
 
 
-def data_rows(evidence: Evidence, recipe: Recipe) -> list[DataRow]:
-    """One row for each source of the recipe."""
-    return [_data_row(evidence, source) for source in recipe.sources]
-
-
 def published_recipe(recipe: Recipe) -> str:
     """The recipe as YAML without its defaults, and without the folders of its files."""
     shown = recipe.model_dump(mode="json", exclude_defaults=True)
@@ -168,14 +163,13 @@ def _data_name(path: str) -> str:
     return path if path.startswith("sample:") else file_name(path)
 
 
-def _data_row(evidence: Evidence, source: Source) -> DataRow:
+def _data_row(evidence: Evidence, proof: Proof | None, source: Source) -> DataRow:
     counts = [row for row in evidence.counts if row.source == source.name]
     lengths = evidence.lengths
 
     def rows(measured: Mapping[str, SourceLengths]) -> int:
         return measured[source.name].tokens.count if source.name in measured else 0
 
-    proof = proof_of(evidence)
     measured = proof.sources.get(source.name) if proof else None
     left_out, changed = _added(row.dropped for row in counts), _added(row.changed for row in counts)
     effects = [f"left out: {left_out}"] if left_out else []
@@ -212,7 +206,7 @@ def _limits(proof: Proof | None) -> list[str]:
     if not proof:
         return []
     limits = [
-        "The loss says how expected the reference answers are, not whether the model's own answers are right: "
+        "The loss measures how expected the reference answers are, not whether the model's own answers are right: "
         "no answer was judged for correctness.",
         "They come from one run with one seed: the intervals say what other rows of these sources would give, "
         "not what another seed would.",

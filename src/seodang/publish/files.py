@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seodang.errors import RunError
-from seodang.run.folder import ADAPTER, CHECKPOINT, MODEL, Run
+from seodang.run.folder import CHECKPOINT, MODEL, Run
 from seodang.run.sealed import adapter_damage, is_sealed, refuse_unsaved
 
 CARD = "README.md"
+WITHOUT_ADAPTER = "push the whole model without --adapter"
 KINDS = (".safetensors", ".json", ".jinja", ".txt", ".model", ".py")  # no pickles: they run code and hide settings
 LEGAL = re.compile(r"(?:LICENSE|NOTICE|USE_POLICY)(?:\.\w+)?")
 PRIVATE = re.compile(r"optimizer|scheduler|rng_state|training_args|trainer_state")  # of training; may hold a login
@@ -35,14 +36,14 @@ def outgoing(run: Path, *, adapter: bool) -> tuple[tuple[File, ...], tuple[str, 
     Raises:
         RunError: there is no complete model (or adapter) in the run.
     """
-    folder = run / (ADAPTER if adapter else MODEL)
+    saved = Run(folder=run)
+    folder = saved.adapter if adapter else saved.model
     if not folder.is_dir():
         what = "holds no adapter" if adapter else "holds no model: its training has not ended"
-        hint = "push the whole model without --adapter" if adapter else Run(folder=run).resume_command
-        raise RunError(what, where=str(run), hint=hint)
-    refuse_unsaved(Run(folder=run))
-    if adapter and is_sealed(Run(folder=run)) and (damage := adapter_damage(Run(folder=run))):
-        raise RunError(f"the adapter is damaged: {damage}", where=str(run), hint=Run(folder=run).resume_command)
+        raise RunError(what, where=str(run), hint=WITHOUT_ADAPTER if adapter else saved.resume_command)
+    refuse_unsaved(saved)
+    if adapter and is_sealed(saved) and (damage := adapter_damage(saved)):
+        raise RunError(f"the adapter is damaged: {damage}", where=str(run), hint=WITHOUT_ADAPTER)
     there = sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
     names = {path.relative_to(folder).as_posix(): path for path in there}
     files = [File(name=name, content=path) for name, path in names.items() if _goes(name, path)]

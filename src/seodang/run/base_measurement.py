@@ -6,10 +6,10 @@ A run that is resumed under other settings measures it again. All losses are sum
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from seodang.types import Answer, Metric, Placement
+from seodang.types import Answer, Placement
 
 Form = Literal["template", "plain"]  # the trained chat template; a plain question/answer form in the data's language
 
@@ -20,6 +20,11 @@ class RowLoss:
 
     content: float
     ending: float  # of the turn-end tokens; 0 where none is supervised
+
+    @property
+    def total(self) -> float:
+        """Of all supervised tokens."""
+        return self.content + self.ending
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +69,7 @@ class MeasurementSettings:
 
     def same_losses(self, other: "MeasurementSettings") -> bool:
         """Whether losses measured under the other settings are the same."""
-        keys = ("device", "dtype", "compute_dtype", "attention", "four_bit", "weights", "rows")
-        return all(getattr(self, key) == getattr(other, key) for key in keys)
+        return replace(self, questions_sha256=other.questions_sha256) == other
 
     @property
     def key(self) -> str:
@@ -80,7 +84,6 @@ class BaseMeasurement:
     SCHEMA_VERSION: ClassVar[int] = 2
     settings: MeasurementSettings
     rows: Mapping[str, tuple[ModelRow, ...]]  # source → its holdout, in its order
-    metrics: Mapping[str, Metric]  # source → loss on its holdout
     answers: tuple[Answer, ...]
 
 

@@ -1,7 +1,7 @@
 """Folders that are sealed: sizes and hashes of all files, written down once and compared before they are used."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import file_digest
@@ -46,12 +46,12 @@ def files_below(folder: Path, prefix: str = "") -> dict[str, Path]:
     return {prefix + path.relative_to(folder).as_posix(): path for path in paths}
 
 
-def find_damage(folder: Path, seal: Path, parts: Iterable[str] = ("",)) -> str | None:
+def find_damage(folder: Path, seal: Path, prefix: str = "") -> str | None:
     """The first file that is not as it was written; none: all are.
 
     Args:
         seal: the file that `write_seal` wrote.
-        parts: beginnings of the paths that count.
+        prefix: of the paths that count.
     """
     try:
         sealed = from_json(SealedFiles, json.loads(seal.read_text(encoding="utf-8")), where=seal.name)
@@ -59,7 +59,7 @@ def find_damage(folder: Path, seal: Path, parts: Iterable[str] = ("",)) -> str |
         return f"{seal.name} is missing"
     except (OSError, ValueError, RecursionError, SeodangError):
         return f"{seal.name} is damaged"
-    files = {name: file for name, file in sealed.files.items() if name.startswith(tuple(parts))}
+    files = {name: file for name, file in sealed.files.items() if name.startswith(prefix)}
     with ThreadPoolExecutor() as pool:
         found = pool.map(lambda name: _damage(folder, name, files[name]), files)
         return next((damage for damage in found if damage), None)
@@ -77,7 +77,14 @@ def is_sealed(run: Run) -> bool:
 
 def model_damage(run: Run) -> str | None:
     """What is not as it was saved in `model/`; none: it is, or was never sealed."""
-    return find_damage(run.folder, run.folder / MODEL_FILES, (f"{MODEL}/",)) if is_sealed(run) else None
+    return find_damage(run.folder, run.folder / MODEL_FILES, f"{MODEL}/") if is_sealed(run) else None
+
+
+def adapter_damage(run: Run) -> str | None:
+    """The same of `adapter/`; of a run that has none, that it is missing."""
+    if not run.adapter.is_dir():
+        return f"{ADAPTER} is missing"
+    return find_damage(run.folder, run.folder / MODEL_FILES, f"{ADAPTER}/")
 
 
 def refuse_unsaved(run: Run) -> None:
@@ -87,17 +94,10 @@ def refuse_unsaved(run: Run) -> None:
         RunError: training has not ended, or a file is missing, cut short or of other bytes.
     """
     if damage := model_damage(run):
-        hint = f"have it saved again: {run.resume_command}; to use it as it is, give {run.model}"
+        hint = f"save it again: {run.resume_command}; to use it as it is, give {run.model}"
         raise RunError(f"the tuned model is damaged: {damage}", where=str(run.folder), hint=hint)
     if not run.is_trained:
         raise RunError("its training has not ended", where=str(run.folder), hint=run.resume_command)
-
-
-def adapter_damage(run: Run) -> str | None:
-    """The same of `adapter/`; of a run that has none, that it is missing."""
-    if not run.adapter.is_dir():
-        return f"{ADAPTER} is missing"
-    return find_damage(run.folder, run.folder / MODEL_FILES, (f"{ADAPTER}/",))
 
 
 def _damage(folder: Path, name: str, file: SealedFile) -> str | None:

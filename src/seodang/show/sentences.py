@@ -24,34 +24,35 @@ PART_WORDS = {
 }
 Tone = Literal["gained", "same", "lost", "broken"]
 TONES: dict[str, Tone] = {"improved": "gained", "kept": "same", "not shown": "same", "worse": "lost", "lost": "lost"}
+NOT_JUDGED = "No answer was judged: neither a person nor a model has checked whether they are right."
 ADVISED_ANSWERS = 32  # of a source: of fewer, shares are known to a fifth or worse
 
 
 def headline(proof: Proof) -> tuple[tuple[Tone, str], ...]:
     """The clauses of one sentence: whether the answers can be used, then the domain, then what it cost."""
     if not proof.sources:
-        return (("broken", "nothing was measured"),)
+        return (("broken", "Nothing was measured"),)
     order = {"domain": 0, "general": 1, "retention": 2, "replay": 3}
     sources = sorted(proof.sources.items(), key=lambda item: order[item[1].role])
     why = proof.verdict.why_not_usable
-    broken: list[tuple[Tone, str]] = [("broken", f"the answers are not usable ({'; '.join(why)})")] if why else []
-    return (
-        *broken,
-        *((TONES[loss.outcome], _clause(name, loss)) for name, loss in sources if not loss.is_replayed),
-    )
+    clauses: list[tuple[Tone, str]] = [("broken", f"the answers are not usable ({'; '.join(why)})")] if why else []
+    clauses += [(tone(loss), _clause(name, loss)) for name, loss in sources if not loss.is_replayed]
+    if not clauses:
+        return (("broken", "Nothing but replayed text was measured"),)
+    (first_tone, first), *others = clauses
+    return (first_tone, first[:1].upper() + first[1:]), *others
 
 
 def headline_sentence(proof: Proof) -> str:
     """The headline as one sentence."""
-    text = "; ".join(clause for _, clause in headline(proof))
-    return f"{text[:1].upper()}{text[1:]}."
+    return "; ".join(clause for _, clause in headline(proof)) + "."
 
 
 def not_judged(proof: Proof) -> str:
-    """What stands directly under the headline: no figure says that an answer is right."""
+    """The sentence directly under the headline: no figure shows that an answer is right."""
     if proof.verdict.answers == "not asked":
         return "No question was asked: how the tuned model answers is not known."
-    return "No answer was judged: neither a person nor a model has read whether they are right."
+    return NOT_JUDGED
 
 
 def sentences(proof: Proof) -> list[str]:
@@ -71,27 +72,32 @@ def tone(loss: SourceLoss) -> Tone:
     return TONES[loss.outcome]
 
 
+def p_value(p: float) -> str:
+    """`p = 0.012`, `p < 0.001`."""
+    return f"p = {number(p)}" if p >= 0.001 else "p < 0.001"
+
+
 def group_name(group: GroupBehaviour) -> str:
     """What a group of questions is called."""
     return f"{KINDS[group.kind]}: {group.source}" if group.source else KINDS[group.kind]
 
 
-def share_text(model: AnswerBehaviour) -> str:
+def _share_text(model: AnswerBehaviour) -> str:
     """`20 of 24 (64% to 93%)`: how many answers ended by themselves."""
     found = model.stopped
     return f"{found.count} of {found.of}" + (f" ({_percents(found.interval)})" if found.interval else "")
 
 
-def subject(name: str, loss: SourceLoss) -> str:
+def _subject(name: str, loss: SourceLoss) -> str:
     """What a source's loss is a loss on."""
     return f"plain text ({name})" if loss.ending is None else f"{name} answers"
 
 
 def _clause(name: str, loss: SourceLoss) -> str:
-    about, interval = subject(name, loss), loss.change.interval
+    about, interval = _subject(name, loss), loss.change.interval
     if loss.outcome in ("improved", "worse", "lost"):
         assert interval, f"{name}: {loss.outcome} without an interval"
-        return f"loss on {about} {moved(loss.change.value, interval, loss.unit)}" + (
+        return f"loss on {about} {_moved(loss.change.value, interval, loss.unit)}" + (
             f", beyond the tolerance of {loss.tolerance:g}" if loss.outcome == "lost" else ""
         )
     if loss.outcome == "kept":
@@ -100,7 +106,7 @@ def _clause(name: str, loss: SourceLoss) -> str:
     return f"that the loss on {about} {wanted} is not shown"
 
 
-def moved(value: float, interval: Interval, unit: str) -> str:
+def _moved(value: float, interval: Interval, unit: str) -> str:
     """`fell by 0.598 nats per token (0.512 to 0.684)`; only for an interval without 0."""
     if interval.high < 0:
         return f"fell by {number(-value)} {unit} ({number(-interval.high)} to {number(-interval.low)})"
@@ -145,10 +151,9 @@ def _format(proof: Proof) -> Iterator[str]:
 def _stops(groups: Sequence[GroupBehaviour]) -> Iterator[str]:
     for group in groups:
         if group.base and group.tuned and group.stops:
-            p = f", p = {group.stops.p:.3f}" if group.stops.p >= 0.001 else ", p < 0.001"
             yield (
-                f"Answers to {group_name(group)} that end by themselves: base {share_text(group.base)}, "
-                f"tuned {share_text(group.tuned)}{p}."
+                f"Answers to {group_name(group)} that end by themselves: base {_share_text(group.base)}, "
+                f"tuned {_share_text(group.tuned)}, {p_value(group.stops.p)}."
             )
 
 
@@ -177,7 +182,7 @@ def _limits(proof: Proof) -> Iterator[str]:
             "questions there are not enough for both."
         )
     if replayed := [name for name, loss in proof.sources.items() if loss.is_replayed]:
-        yield f"Other rows of {listing(replayed)} were trained on: what became of it says little of what was forgotten."
+        yield f"Other rows of {listing(replayed)} were trained on: this change shows little of what was forgotten."
     if few_answers := [
         f"{group.source} ({group.tuned.answers})"
         for group in proof.behaviour

@@ -93,7 +93,7 @@ def show_counts(counts: Sequence[Counts], *, out: Console | None = None) -> None
     """What each stage kept, dropped and changed, per source."""
     out = out or get_console()
     _title(out, "data")
-    table = _table("source", "step", "in>", "kept>", "dropped and changed")
+    table = _table("source", "stage", "in>", "kept>", "dropped and changed")
     for source in dict.fromkeys(count.source for count in counts):
         for place, count in enumerate(row for row in counts if row.source == source):
             effects = Text()
@@ -228,8 +228,7 @@ def show_proof(proof: Proof, *, out: Console | None = None) -> None:
     clauses = sentences.headline(proof)
     line = Text()
     for place, (tone, clause) in enumerate(clauses):
-        text = clause if place else clause[:1].upper() + clause[1:]
-        line.append(visible(text), style=f"bold {TONES[tone]}").append("; " if place < len(clauses) - 1 else ".")
+        line.append(visible(clause), style=f"bold {TONES[tone]}").append("; " if place < len(clauses) - 1 else ".")
     out.print(line)
     out.print(Text(sentences.not_judged(proof), style="bold"))
     for sentence in sentences.sentences(proof):
@@ -247,7 +246,7 @@ def show_seeds(found: SeedsProof, *, out: Console | None = None) -> None:
     shown = {"domain": found.domain, "general": found.general, "retention": found.retention}
     verdict = "; ".join(f"{role} {outcome}" for role, outcome in shown.items())
     out.print(Text(f"With every seed: {verdict}.", style="bold"))
-    out.print(Text("No answer was judged: neither a person nor a model has read whether they are right.", style="bold"))
+    out.print(Text(sentences.NOT_JUDGED, style="bold"))
     table = _table("source", "loss in", "change by seed>", "mean>", "sd>", "within rows>", "shown")
     for name, source in found.sources.items():
         change = source.change

@@ -28,6 +28,7 @@ from seodang.proof.row_losses import (
     held_out_source,
     keep_hidden_states,
     measure_source,
+    measured_row,
     measured_rows,
     metric_of,
     scored_hash,
@@ -38,13 +39,12 @@ from seodang.run.base_measurement import BaseMeasurement, MeasurementSettings, M
 from seodang.run.folder import Run
 from seodang.show import console
 from seodang.train.metrics import evaluation_event
-from seodang.train.setup import best_loss
+from seodang.train.setup import ChosenLoss, best_loss
 from seodang.types import Answer, Counts, Metric, Placement
 
 CONTEXT = re.compile(r"read as \w+ \([^)]*\bcontext: ")  # of what conversion says about the columns it has found
 QUICK_SIZES, QUICK_ROWS, QUICK_QUESTIONS = SampleSizes(contrast_rows=24, kl_tokens=4_000), 200, 8  # a source
 ModelName = Literal["base", "tuned"]
-ChosenLoss = Callable[[Mapping[str, Metric]], float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,6 @@ class Measured:
     """One model, measured."""
 
     rows: Mapping[str, tuple[ModelRow, ...]]  # source → its holdout, in its order
-    metrics: Mapping[str, Metric]  # source → loss on its rows that prove
     answers: Sequence[Answer]
     divergences: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # source → row → Σ KL(base‖model)
 
@@ -165,7 +164,7 @@ def measure_base(
     stored = distributed.exchange(stored)[0]
     if (known := stored.measured) and known.settings == settings:
         _keep_hidden_states(run, model, engine, held_out, settings)
-        found = _measured(held_out, known.rows, known.answers)
+        found = Measured(rows=known.rows, answers=known.answers)
     elif known and known.settings.same_losses(settings):  # the questions alone are others
         _keep_hidden_states(run, model, engine, held_out, settings)
         found = _with_answers(model, held_out, "base", known.rows, {})
@@ -173,9 +172,7 @@ def measure_base(
         found = _measure_base(run, model, engine, held_out, settings)
     with distributed.agreed():
         if distributed.is_main() and not stored.is_recorded:
-            measured = BaseMeasurement(
-                settings=settings, rows=found.rows, metrics=found.metrics, answers=tuple(found.answers)
-            )
+            measured = BaseMeasurement(settings=settings, rows=found.rows, answers=tuple(found.answers))
             _record_base(run, measured, held_out, will_train=will_train)
             if use_cache:
                 base_cache.keep(measured, console.show_note)
@@ -226,17 +223,8 @@ def rows_in_common(
         theirs = zip(other[source.name].rows, base.rows[source.name], strict=True) if source.name in other else ()
         losses = {row.row_id: measured.loss for row, measured in theirs}
         rows += [
-            MeasuredRow(
-                row_id=row.row_id,
-                source=source.name,
-                where=row.where,
-                cluster=row.cluster,
-                half=row.half,
-                content_tokens=row.content_tokens,
-                end_tokens=row.end_tokens,
-                num_bytes=row.num_bytes,
-                base=losses[row.row_id],
-                tuned=measured.loss,
+            replace(
+                measured_row(source, row, losses[row.row_id], measured.loss),
                 no_contrast="different tokenizers",
             )
             for row, measured in zip(source.rows, tuned.rows[source.name], strict=True)
@@ -272,28 +260,17 @@ def _with_answers(
     rows: Mapping[str, Sequence[ModelRow]],
     divergences: Mapping[str, Mapping[int, float]],
 ) -> Measured:
-    found = _measured(held_out, rows, (), divergences)
     with distributed.agreed():
-        check_finite(found.metrics, name)
-        check_finite({one.name: metric_of(one, rows[one.name], choosing=True) for one in held_out.sources}, name)
+        for choosing in (False, True):
+            check_finite(_metrics(held_out, rows, choosing=choosing), name)
     with console.counting(f"{name}: answers", len(held_out.questions)) as advance:
         answers = answers_of(model, held_out.renderer, name, held_out.questions, on_progress=advance)
-    return replace(found, answers=answers)
+    return Measured(rows={source: tuple(own) for source, own in rows.items()}, answers=answers, divergences=divergences)
 
 
-def _measured(
-    held_out: EvaluationSet,
-    rows: Mapping[str, Sequence[ModelRow]],
-    answers: Sequence[Answer],
-    divergences: Mapping[str, Mapping[int, float]] | None = None,
-) -> Measured:
-    metrics = {source.name: metric_of(source, rows[source.name], choosing=False) for source in held_out.sources}
-    return Measured(
-        rows={name: tuple(of) for name, of in rows.items()},
-        metrics=metrics,
-        answers=answers,
-        divergences=divergences or {},
-    )
+def _metrics(held_out: EvaluationSet, rows: Mapping[str, Sequence[ModelRow]], *, choosing: bool) -> dict[str, Metric]:
+    """Source → the loss on its rows that choose, or on those that prove."""
+    return {source.name: metric_of(source, rows[source.name], choosing=choosing) for source in held_out.sources}
 
 
 def _settings(
@@ -312,9 +289,7 @@ def _record_base(run: Run, measured: BaseMeasurement, held_out: EvaluationSet, *
     """Record the base's measures; where it is to be trained, also as the evaluation of step 0."""
     event = None
     if will_train:
-        metrics = {
-            source.name: metric_of(source, measured.rows[source.name], choosing=True) for source in held_out.sources
-        }
+        metrics = _metrics(held_out, measured.rows, choosing=True)
         loss = held_out.chosen_loss(metrics) if held_out.chosen_loss else None
         event = evaluation_event(metrics, loss, step=0, epoch=0.0)
     record.record_base(run, measured, event)

@@ -4,7 +4,7 @@ Placement, configuration, optimizer, token budget and gradient checkpointing are
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow.compute as pc
@@ -209,10 +209,24 @@ def load_base(base: Base, renderer: Renderer, *, seed: int, four_bit: bool = Fal
     """
     model = load_model(base.spec, base.placement, four_bit=four_bit)
     if four_bit:
-        console.show_note("the base is measured in 4 bits, as it is trained beside; `seodang prove` takes it whole")
+        console.show_note("the base is measured in 4 bits, as in training; `seodang prove` measures its whole weights")
     added = len(renderer.tokenizer) if renderer.template.added else 0
     grow_vocabulary(model, max(base.num_embeddings, added), seed=seed)
     return model
+
+
+def load_measured(
+    base: Base, path: str, renderer: Renderer, prepared: Prepared, settings: recipe.Train
+) -> tuple[PreTrainedModel, Engine]:
+    """One of two models that are compared, and how packs run on it.
+
+    Args:
+        path: of its weights, where `base` stands for both models.
+    """
+    with distributed.agreed():
+        spec = base.spec.model_copy(update={"path": path})
+        model = load_base(replace(base, spec=spec), renderer, seed=settings.seed)
+    return model, make_engine(model, base, settings, prepared)
 
 
 def check_tensors(model: PreTrainedModel, base: Base) -> None:

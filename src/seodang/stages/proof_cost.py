@@ -1,6 +1,5 @@
 """What a proof takes, before it is begun: what each model reads and writes, and about how long that is."""
 
-from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -47,11 +46,8 @@ def _read_tokens(source: HeldOutSource, *, choose_form: bool) -> int:
     """Tokens of all sequences that a model reads: the rows, and answers behind other prompts."""
     own = int(read_columns(source.dataset, "num_tokens")["num_tokens"].to_numpy().sum())
     behind = sum(len(prompt) + len(row.asked.answer) for row in source.contrasts.rows for prompt in row.template)
-    asked: Sequence[int] = ()
-    if choose_form:
-        contrasted = (*(row.asked for row in source.contrasts.rows), *source.contrasts.choosing)
-        asked = [len(one.plain) + len(one.answer) for one in {one.number: one for one in contrasted}.values()]
-    return own + behind + sum(asked)
+    plain = sum(len(one.plain) + len(one.answer) for one in source.contrasts.asked.values()) if choose_form else 0
+    return own + behind + plain
 
 
 @cache

@@ -14,7 +14,7 @@ from seodang.model.save import round_weights, save_model
 from seodang.recipe import Ask, Save, Train
 from seodang.run import record
 from seodang.run.checkpoints import newest_intact
-from seodang.run.folder import ADAPTER, Run
+from seodang.run.folder import ADAPTER, MODEL_FILES, Run
 from seodang.run.sealed import adapter_damage, is_sealed, model_damage, seal_model
 from seodang.show import console
 from seodang.stages.preflight import Base
@@ -38,7 +38,7 @@ def check_saved(run: Run) -> None:
         if not distributed.is_main():
             return
         if run.is_trained and not is_sealed(run):
-            console.show_note(f"whether {run.model} is as it was saved is not known: it was never sealed")
+            console.show_note(f"{run.model} cannot be checked for damage: {MODEL_FILES} is missing")
         if not (damage := model_damage(run)):
             return
         checkpoint = newest_intact(run).folder
@@ -60,6 +60,16 @@ def has_kept_adapter(run: Run) -> bool:
     return distributed.exchange(found)[0]
 
 
+def record_end(run: Run, trainee: "PreTrainedModel | PeftModel", settings: Train, *, best_step: int | None) -> None:
+    """Record how training ended; save the adapter, if there is one."""
+    with distributed.agreed():
+        if distributed.is_main():
+            record.record_training(run, best_step=best_step, best_by=settings.best_by)
+    with distributed.agreed():
+        if settings.adapter and distributed.is_main():
+            save_adapter(trainee, run.adapter)
+
+
 def save_tuned(
     run: Run,
     trainee: "PreTrainedModel | PeftModel",
@@ -68,32 +78,11 @@ def save_tuned(
     settings: Train,
     ask: Ask,
     save: Save,
-    *,
-    best_step: int | None,
 ) -> None:
-    """Record how training ended; save the adapter, if there is one, and the whole model.
+    """Save the whole model, an adapter merged into it.
 
     The model in memory becomes the one that is saved: merged and rounded in place.
     """
-    with distributed.agreed():
-        if distributed.is_main():
-            record.record_training(run, best_step=best_step, best_by=settings.best_by)
-    with distributed.agreed():
-        if settings.adapter and distributed.is_main():
-            save_adapter(trainee, run.adapter)
-    save_merged(run, trainee, base, renderer, settings, ask, save)
-
-
-def save_merged(
-    run: Run,
-    trainee: "PreTrainedModel | PeftModel",
-    base: Base,
-    renderer: Renderer,
-    settings: Train,
-    ask: Ask,
-    save: Save,
-) -> None:
-    """Save the whole model, an adapter merged into it."""
     dtype = None if save.dtype == "auto" else getattr(torch, save.dtype)
     with distributed.agreed():
         if settings.adapter and (distributed.is_main() or not settings.is_four_bit):

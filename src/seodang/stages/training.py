@@ -21,7 +21,7 @@ from seodang.run.folder import Run
 from seodang.show import console
 from seodang.stages.measure import EvaluationSet, answers_of, questions_of
 from seodang.stages.preflight import Base, TrainingPlan, load_base, new_token_ids
-from seodang.stages.saved_model import has_kept_adapter, load_saved, save_merged, save_tuned
+from seodang.stages.saved_model import has_kept_adapter, load_saved, record_end, save_tuned
 from seodang.train.adapter import adapter_remark, add_adapter, load_adapter
 from seodang.train.callbacks import AskCallback
 from seodang.train.metrics import MetricsLog
@@ -56,7 +56,7 @@ def train_model(
     """
     renderer = held_out.renderer
     if is_saved_again := has_kept_adapter(run):
-        save_merged(run, load_adapter(model, run.adapter), base, renderer, settings, ask, save)
+        save_tuned(run, load_adapter(model, run.adapter), base, renderer, settings, ask, save)
     if is_saved_again or run.is_trained:
         return load_saved(run, base, model, four_bit=settings.is_four_bit)
     trainee = make_trainee(model, settings, renderer)
@@ -83,7 +83,8 @@ def train_model(
         _end_interrupted(run, f"stopped after step {result.steps} of {setup.total_steps}")
     if distributed.is_sharded(model):
         trainee = model = make_whole(model, load_base(base, renderer, seed=settings.seed))
-    save_tuned(run, trainee, base, renderer, settings, ask, save, best_step=result.best_step)
+    record_end(run, trainee, settings, best_step=result.best_step)
+    save_tuned(run, trainee, base, renderer, settings, ask, save)
     if result.interrupted:
         _end_interrupted(run, f"training has ended after step {result.steps}, the model is saved")
     return load_saved(run, base, model, four_bit=True) if settings.is_four_bit else model

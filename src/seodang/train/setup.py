@@ -31,6 +31,7 @@ PACK_TOKENS = {"cpu": 1024, "cuda": 8192, "mps": 2048}  # positions of one forwa
 CHECKPOINTED_LAYERS = {"selective": 2, "full": 1}  # every n-th layer keeps only its input for the backward pass
 COMPILED_POSITIONS = 3_000_000  # of a run: compiling takes 20 s of an H200, and saves 9 to 12 µs a position
 MIN_ADAPTER_RATE, MAX_WEIGHTS_RATE = 5e-5, 2e-4  # usual learning rates lie inside
+ChosenLoss = Callable[[Mapping[str, Metric]], float]  # evaluation, source → metric → the loss that picks a checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +99,7 @@ def make_setup(
     )
 
 
-def best_loss(
-    best_by: str, sources: Sequence[Source], measured: Collection[str]
-) -> Callable[[Mapping[str, Metric]], float] | None:
+def best_loss(best_by: str, sources: Sequence[Source], measured: Collection[str]) -> ChosenLoss | None:
     """The loss that picks the best checkpoint, or None if no holdout measures it.
 
     Args:
@@ -176,7 +175,7 @@ def schedule_remarks(settings: Train, steps: int, *, has_evaluation: bool) -> It
         and (num := -(-steps // eval_every(settings, steps))) <= settings.early_stopping.patience
     ):
         patience = settings.early_stopping.patience
-        yield f"early_stopping: cannot take place: {_count(num, 'evaluation')}, patience {patience}"
+        yield f"early_stopping: cannot happen with {_count(num, 'evaluation')}, patience {patience}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -41,13 +41,12 @@ from seodang.train.callbacks import Interrupt, Schedule
 from seodang.train.metrics import evaluation_event
 from seodang.train.out_of_memory import OutOfMemoryRetry, explaining_out_of_memory
 from seodang.train.random_state import unchanged_random_state
-from seodang.train.setup import Setup, save_interval
+from seodang.train.setup import ChosenLoss, Setup, save_interval
 from seodang.train.throughput import step_flops
 from seodang.types import Metric, Step
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
 
 NAMED_ROWS = 5  # of a step, in an error
 
@@ -59,7 +58,6 @@ class TrainingResult:
     steps: int
     best_step: int | None
     best_loss: float | None
-    best_metrics: Mapping[str, Metric] | None  # of the weights at the end, if they were measured since the last start
     stopped: bool  # by Ctrl-C, SIGTERM or SIGHUP before its end: to be resumed
     interrupted: bool = False  # a signal came, before the end or with it
 
@@ -71,7 +69,7 @@ def train(
     setup: Setup,
     *,
     measure: Callable[[], Mapping[str, Metric]],
-    chosen_loss: Callable[[Mapping[str, Metric]], float] | None,
+    chosen_loss: ChosenLoss | None,
     on_event: Callable[[Event], None],
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingResult:
@@ -90,7 +88,6 @@ def train(
             without, or the other way round.
         ResourceError: out of memory.
     """
-
     on_event, measure = unchanged_random_state()(on_event), unchanged_random_state()(measure)
 
     def note(what: str) -> None:
@@ -116,7 +113,6 @@ def train(
         steps=state.global_step,
         best_step=state.best_global_step if has_best else state.global_step,
         best_loss=state.best_metric if has_best else None,
-        best_metrics=trainer.measured.get(state.best_global_step) if has_best else None,
         stopped=stopped,
         interrupted=interrupt.requested,
     )
@@ -127,7 +123,7 @@ def _make_trainer(
     rows: Dataset,
     settings: recipe.Train,
     setup: Setup,
-    chosen_loss: Callable[[Mapping[str, Metric]], float] | None,
+    chosen_loss: ChosenLoss | None,
     callbacks: Sequence[TrainerCallback],
 ) -> "_StepTrainer":
     plan = Plan(num_rows=len(rows), examples_per_step=settings.examples_per_step, seed=settings.seed)
@@ -140,7 +136,7 @@ def _make_trainer(
         callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.chosen_loss, trainer.measured, trainer.keep_checkpoints = chosen_loss, {}, settings.keep_checkpoints
+    trainer.chosen_loss, trainer.keep_checkpoints = chosen_loss, settings.keep_checkpoints
     trainer.rows_of_step = lambda step: _row_names(rows, step)
     if settings.early_stopping and chosen_loss:
         stopping = settings.early_stopping
@@ -171,13 +167,12 @@ class _StepTrainer(Trainer):
     """Trainer whose batch is a whole optimizer step."""
 
     measure: Callable[[], Mapping[str, Metric]]
-    chosen_loss: Callable[[Mapping[str, Metric]], float] | None
+    chosen_loss: ChosenLoss | None
     on_event: Callable[[Event], None]
     rows_of_step: Callable[[Step | None], str]
     retry: OutOfMemoryRetry
     interrupt: Interrupt
     keep_checkpoints: int
-    measured: dict[int, Mapping[str, Metric]]  # step → its evaluation
     had_ended: bool = False  # before this start
     _step: Step | None = None
     _unlogged_steps: tuple[Step, ...] = ()  # steps since the last training event
@@ -244,7 +239,7 @@ class _StepTrainer(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Loss of every source, token-weighted, in Trainer's names."""
         return_freed_memory()
-        self.measured[self.state.global_step] = metrics = self.measure()
+        metrics = self.measure()
         if self.chosen_loss is None:
             raise AssertionError("evaluation without a loss to choose by")
         loss = self.chosen_loss(metrics)
