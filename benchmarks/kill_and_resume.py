@@ -106,13 +106,11 @@ def _unbroken(folder: Path, variant: str) -> tuple[bytes, float]:
     seconds = time.perf_counter() - begun
     if status != 0:
         raise AssertionError(f"the unbroken run ended with {status}:\n{_log(trial)}")
-    state = json.loads(
-        (trial.run.last_checkpoint() or Path() / "trainer_state.json").joinpath("trainer_state.json").read_text()
-    )
-    print(
-        f"unbroken, {variant}: {seconds:.1f} s, {state['global_step']} steps, best {state['best_global_step']}",
-        flush=True,
-    )
+    checkpoint = trial.run.last_checkpoint()
+    assert checkpoint, _log(trial)
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    steps, best = state["global_step"], state["best_global_step"]
+    print(f"unbroken, {variant}: {seconds:.1f} s, {steps} steps, best {best}", flush=True)
     return _weights(trial.run), seconds
 
 

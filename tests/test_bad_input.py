@@ -490,8 +490,8 @@ MODELS = (
         where="base", what="Python code that comes with the model", hint="trust_remote_code: true",
     ),
     Bad(
-        kind="quantised weights", make=_model(_config(quantization_config={"quant_method": "awq"})), where="base",
-        what="quantised (awq)", hint="give the unquantised model",
+        kind="quantized weights", make=_model(_config(quantization_config={"quant_method": "awq"})), where="base",
+        what="quantized (awq)", hint="give the unquantized model",
     ),
     Bad(
         kind="no tokenizer", make=_model(_without_tokenizer), where="base", what="no tokenizer",
@@ -730,7 +730,7 @@ def test_a_report_on_a_full_disk(place: Workplace) -> None:
     run = _run(place)
     (run / "report.html.part").symlink_to("/dev/full")
     ended = seodang("report", run)
-    check_message(ended, "disk", "no space left on device", "free some space; a run goes on with --resume")
+    check_message(ended, "disk", "no space left on device", "free some space; to resume a run, use --resume")
 
 
 Usage = namedtuple("Usage", "total used free")

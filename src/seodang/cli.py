@@ -72,7 +72,7 @@ def _main(
 
 @app.command()
 def demo(out: OutOption = None) -> None:
-    """Run the whole line on a packaged model and sample data, offline."""
+    """Run the whole pipeline on a packaged model and sample data, offline."""
     from seodang.pipeline import demo
 
     demo(out=out)
@@ -84,7 +84,7 @@ def init(
     domain: Annotated[list[Path] | None, _role("domain", "the field's questions and answers")] = None,
     general: Annotated[list[Path] | None, _role("general", "general questions and answers")] = None,
     retention: Annotated[list[Path] | None, _role("retention", "plain text that must not be forgotten")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Of the run.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Run name.")] = None,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The recipe to write.")] = Path("recipe.yaml"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe, write nothing.")] = False,
 ) -> None:
@@ -116,9 +116,11 @@ def tune(
     recipe: RecipeArg,
     overrides: OverridesArg = None,
     out: OutOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped or killed.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume a run that was stopped or killed.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Prepare and print everything, train nothing.")] = False,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Train with so many seeds: runs NAME-s1, NAME-s2 …")] = 1,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="Train with this many seeds, as runs NAME-s1, NAME-s2 …")
+    ] = 1,
     gate: GateOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -139,9 +141,7 @@ def tune(
 def prove(
     runs: Annotated[
         list[str],
-        typer.Argument(
-            metavar="RUN|MODEL...", help="A run's folder, or a model. Several runs: what they show together."
-        ),
+        typer.Argument(metavar="RUN|MODEL...", help="A run's folder, or a model; several runs are evaluated together."),
     ],
     against: Annotated[
         str | None, typer.Option("--against", metavar="MODEL", help="Its base. [default: the run's]")
@@ -155,7 +155,7 @@ def prove(
         bool, typer.Option("--dry-run", help="Print what would be read and how long it would take; measure nothing.")
     ] = False,
     cache: Annotated[
-        bool, typer.Option("--cache/--no-cache", help="Take what the base measured in an earlier run.")
+        bool, typer.Option("--cache/--no-cache", help="Reuse what was measured of the base in an earlier run.")
     ] = True,
     gate: GateOption = False,
     as_json: JsonOption = False,
@@ -265,7 +265,7 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Is what is served what was proven? Exit code 1 if it is different.
+    """Check whether what is served is what was proven; exit code 1 if it is different.
 
     The server's API key is taken from the environment variable SEODANG_API_KEY.
     """
@@ -318,7 +318,7 @@ def main() -> None:
             _report_bug(error)
         hint = "free some space" if error.errno in NO_ROOM else "check its permissions, or give another folder"
         what = (error.strerror or str(error)).lower()
-        _refuse(ResourceError(what, where=str(error.filename or "disk"), hint=f"{hint}; a run goes on with --resume"))
+        _refuse(ResourceError(what, where=str(error.filename or "disk"), hint=f"{hint}; to resume a run, use --resume"))
     except Exception as error:
         _report_bug(error)
     except SystemExit as ended:

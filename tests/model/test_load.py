@@ -108,7 +108,7 @@ def test_hub_errors_are_told() -> None:
 
     cases = {
         errors.GatedRepoError: r"accept it at https://huggingface\.co/google/gemma-3-1b-pt, then log in: hf auth login",
-        errors.RepositoryNotFoundError: "mend the name",
+        errors.RepositoryNotFoundError: "check the name",
         errors.RevisionNotFoundError: "no revision 'v9'",
     }
     for kind, told in cases.items():
@@ -138,10 +138,10 @@ def test_other_kinds_of_models(tmp_path: Path) -> None:
     refused(tmp_path / "t5", "T5ForConditionalGeneration is no causal")
 
 
-def test_quantised_weights(folder: Path) -> None:
-    """Quantised weights cannot be trained, and are refused with the method's name."""
+def test_quantized_weights(folder: Path) -> None:
+    """Quantized weights cannot be trained, and are refused with the method's name."""
     edit(folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
-    refused(folder, r"quantised \(gptq\)")
+    refused(folder, r"quantized \(gptq\)")
 
 
 def test_damaged_weights(folder: Path) -> None:

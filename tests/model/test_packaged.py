@@ -20,7 +20,7 @@ from tiny import make_config, make_model
 pytest.importorskip("gguf")
 from seodang.errors import ModelError, ResourceError
 from seodang.model import gguf_to_transformers, packaged
-from seodang.model.packaged import PACKAGED, Packaged, packaged_folder
+from seodang.model.packaged import PACKAGED, Packaged, packaged_folder, packaged_gguf
 from seodang.user_cache import cache_folder
 from tiny_gguf import gemma_tokens, write_gemma
 
@@ -117,7 +117,7 @@ def test_two_at_once(tiny_package: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_damaged_package(tiny_package: Path) -> None:
-    """A changed byte is noticed, and the mend names every package that holds a part."""
+    """A changed byte is noticed, and the hint names every package that holds a part."""
     content = bytearray(tiny_package.read_bytes())
     content[-1] ^= 1
     tiny_package.write_bytes(content)
@@ -145,6 +145,8 @@ def test_unknown_name(cache: Path) -> None:
         packaged_folder("package:gemma-270m")
     with pytest.raises(ModelError, match="package:gemma-3-270m, package:smollm2-135m-instruct"):
         packaged_folder("package:xyz")
+    with pytest.raises(ModelError, match=r"did you mean package:gemma-3-270m\?"):
+        packaged_gguf("package:gemma-270m")
 
 
 def test_full_disk(tiny_package: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Device and precision: chosen with reasons, refused with a mend."""
+"""Device and precision: chosen with reasons, refused with a hint."""
 
 import pytest
 import torch

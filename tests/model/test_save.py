@@ -75,7 +75,7 @@ print(json.dumps({"ids": ids, "eos": model.generation_config.eos_token_id, "pad"
 
 
 def test_packed_attention_is_not_saved(tmp_path: Path, tuned_tokenizer: PreTrainedTokenizerFast) -> None:
-    """A model saved amid training under packed attention names no attention of seodang's in its config."""
+    """A model saved during training under packed attention names no attention of seodang's in its config."""
     model = make_model(make_config("gemma3", len(tuned_tokenizer)))
     with attention(model, PACKED):
         folder = saved(model, tuned_tokenizer, tmp_path / "model")

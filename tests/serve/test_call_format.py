@@ -67,11 +67,11 @@ def test_several_calls_and_the_text_around_them() -> None:
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        ('{"name": "find", "arguments": {"n": }}', "no JSON"),
-        ('{"name": "find", "arguments": 3}', "no JSON object"),
+        ('{"name": "find", "arguments": {"n": }}', "not JSON"),
+        ('{"name": "find", "arguments": 3}', "not a JSON object"),
         ('{"arguments": {}}', "names no tool"),
         ('"find"', "names no tool"),
-        ('{"name": "find"', "no JSON"),
+        ('{"name": "find"', "not JSON"),
     ],
 )
 def test_a_broken_call_is_kept_and_the_next_one_read(body: str, why: str) -> None:

@@ -123,8 +123,8 @@ def test_without_tools_nothing_is_parsed(llm: ChatSeodang) -> None:
 def test_what_cannot_be_bound_is_refused(
     llm: ChatSeodang, tiny_folder: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    """A tool that there is not, and a template without tools."""
-    with pytest.raises(ValueError, match="no tool is named 'other'"):
+    """An unknown tool, and a template without tools."""
+    with pytest.raises(ValueError, match="unknown tool 'other'"):
         llm.bind_tools([Find, magic], tool_choice="other")
     make_run(tmp_path / "plain", tiny_folder, tiny_tokenizer)
     with pytest.raises(TemplateError, match="writes no tool calls"):

@@ -11,10 +11,8 @@ import gguf
 import torch
 from safetensors.torch import load_file, save_file
 
-TEMPLATE, GENERATION, CONFIG, WEIGHTS = (
-    *("chat_template.jinja", "generation_config.json"),
-    *("config.json", "model.safetensors"),
-)
+TEMPLATE, GENERATION = "chat_template.jinja", "generation_config.json"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 def copy_with_fault(model: Path, folder: Path, fault: str, **given: Any) -> Path:

@@ -67,15 +67,12 @@ def source(
     rows: Sequence[dict[str, Any]],
     *,
     sizes: SampleSizes | None = None,
-    max_tokens: int = 512,
     **keys: Any,
 ) -> HeldOutSource:
     """What is measured on these rows."""
     own = renderer()
     rows_of_them = prepared(folder, rows, own, **keys)
-    return held_out_source(
-        "medical", rows_of_them, own, sizes=sizes or SampleSizes(), max_tokens=512, seed=42
-    )  # fmt: skip
+    return held_out_source("medical", rows_of_them, own, sizes=sizes or SampleSizes(), max_tokens=512, seed=42)
 
 
 def measure_both(

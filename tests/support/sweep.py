@@ -144,7 +144,7 @@ def _silent() -> Iterator[None]:
 
 
 def main(kinds: list[str]) -> int:
-    """Sweep the given architectures, or all; how many failed unexpectedly."""
+    """Sweep the given architectures, or all; 1 if any failed unexpectedly."""
     # the tiny tokenizer is not the one that transformers forces upon some architectures
     load._check_class = lambda *_: None
     finish.report = lambda folder: folder  # pictures take most of a run's time, and are the same of every architecture

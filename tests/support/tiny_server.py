@@ -1,4 +1,4 @@
-"""Tiny random models as run folders, as GGUF files, and behind real servers."""
+"""Models behind a real server."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

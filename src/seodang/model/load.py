@@ -301,8 +301,8 @@ def _check_config(config: Mapping[str, Any], spec: recipe.Model) -> None:
         what = f"{names[0] if names else kind} is no causal language model"
         raise ModelError(what, where=spec.path, hint="give a decoder such as Gemma, Qwen or Llama")
     if method := (config.get("quantization_config") or {}).get("quant_method"):
-        what = f"its weights are quantised ({method}), and cannot be trained"
-        raise ModelError(what, where=spec.path, hint="give the unquantised model")
+        what = f"its weights are quantized ({method}), and cannot be trained"
+        raise ModelError(what, where=spec.path, hint="give the unquantized model")
 
 
 # sizes beyond every model's: what works through them, layer by layer or tile by tile, would never end
@@ -381,7 +381,7 @@ def _explained(error: BaseException, path: str, revision: str | None) -> ModelEr
             "its licence has to be accepted first", where=path, hint=f"accept it at {page}, then log in: hf auth login"
         )
     if has(hub.RepositoryNotFoundError):
-        hint = "mend the name; if it is private, log in: hf auth login"
+        hint = "check the name; if it is private, log in: hf auth login"
         return ModelError("neither a folder here nor a model on the hub that you can see", where=path, hint=hint)
     if has(hub.RevisionNotFoundError):
         return ModelError(f"has no revision {revision!r}", where=path, hint=f"see the revisions at {page}/tree/main")
@@ -392,7 +392,7 @@ def _explained(error: BaseException, path: str, revision: str | None) -> ModelEr
     if has(hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled):
         what = "no such folder here, not in the hub's cache, and the hub cannot be reached"
         return ModelError(
-            what, where=path, hint=f"mend the path, or go online (or unset HF_HUB_OFFLINE) to fetch {page}"
+            what, where=path, hint=f"check the path, or go online (or unset HF_HUB_OFFLINE) to fetch {page}"
         )
     if has(json.JSONDecodeError) and (damaged := _damaged_json(path)):
         return ModelError(f"{damaged} is no whole JSON", where=path, hint="fetch or copy the folder again")

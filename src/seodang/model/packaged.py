@@ -75,11 +75,7 @@ def packaged_folder(name: str, *, progress: bool = True) -> Path:
         ModelError: no such model, its package is missing or damaged.
         ResourceError: no room or no right to write.
     """
-    name = name.removeprefix(PREFIX)
-    if name not in PACKAGED:
-        close = difflib.get_close_matches(name, PACKAGED, n=1)
-        hint = f"did you mean {PREFIX}{close[0]}?" if close else "there are: " + ", ".join(PREFIX + n for n in PACKAGED)
-        raise ModelError("no packaged model has this name", where=PREFIX + name, hint=hint)
+    name = _known_name(name)
     folder = cache_folder() / "models" / f"{name}-v{_CONVERSION}"
     if folder.is_dir():
         return folder
@@ -98,9 +94,10 @@ def packaged_gguf(name: str) -> Path:
     """The GGUF file of a packaged model, for programs that read such files: one of several parts is joined once.
 
     Raises:
-        ModelError: its package is missing or damaged.
+        ModelError: no such model, its package is missing or damaged.
         ResourceError: no room or no right to write.
     """
+    name = _known_name(name)
     content = _content(name)
     path = cache_folder() / "models" / f"{name}.gguf"
     if not path.is_file() or path.stat().st_size != len(content):
@@ -113,6 +110,15 @@ def packaged_gguf(name: str) -> Path:
             finally:
                 shutil.rmtree(aside.parent, ignore_errors=True)
     return path
+
+
+def _known_name(name: str) -> str:
+    name = name.removeprefix(PREFIX)
+    if name not in PACKAGED:
+        close = difflib.get_close_matches(name, PACKAGED, n=1)
+        hint = f"did you mean {PREFIX}{close[0]}?" if close else "there are: " + ", ".join(PREFIX + n for n in PACKAGED)
+        raise ModelError("no packaged model has this name", where=PREFIX + name, hint=hint)
+    return name
 
 
 def _content(name: str) -> bytes:

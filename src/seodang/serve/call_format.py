@@ -125,7 +125,7 @@ def _read_one(text: str, form: CallFormat) -> tuple[str, list[Call | MalformedCa
         value, length = json.JSONDecoder().raw_decode(text)
     except ValueError as error:
         body, _, after = text.partition(closing) if closing else (text, "", "")
-        return after, [MalformedCall(text=body.strip(), why=f"no JSON: {error}")]
+        return after, [MalformedCall(text=body.strip(), why=f"not JSON: {error}")]
     after = text[length:].lstrip()
     return after.removeprefix(closing), [_call(one, form) for one in (value if isinstance(value, list) else [value])]
 
@@ -141,5 +141,5 @@ def _call(value: Any, form: CallFormat) -> Call | MalformedCall:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         return MalformedCall(text=text, why="it names no tool")
     if not isinstance(arguments, dict):
-        return MalformedCall(text=text, why=f"its {form.arguments} are no JSON object")
+        return MalformedCall(text=text, why=f"its {form.arguments} are not a JSON object")
     return Call(name=value["name"], arguments=arguments)

@@ -101,7 +101,7 @@ def choose_engine(
     """The engine that was asked for, or the fastest that is installed and fits the model and the hardware.
 
     Raises:
-        SeodangError: it is unknown, not installed, or needs a GGUF file that there is not.
+        SeodangError: it is unknown, not installed, or does not serve what is given.
     """
     where = "--engine"
     if wanted != "auto":
@@ -109,10 +109,11 @@ def choose_engine(
             raise SeodangError(f"unknown engine {wanted!r} (choose from auto, {', '.join(ENGINES)})", where=where)
         if not installed(wanted):
             raise SeodangError(f"{wanted} is not installed", where=where, hint=_INSTALL[wanted])
-        if (wanted == "llama.cpp") != (model.gguf is not None):
-            hint = "give the GGUF file by --gguf FILE, or take another engine"
-            what = "llama.cpp serves GGUF files" if model.gguf is None else f"{wanted} serves model folders, not GGUF"
-            raise ModelError(what, where=where, hint=hint if model.gguf is None else "take --engine llama.cpp")
+        if wanted == "llama.cpp" and model.gguf is None:
+            hint = "give the GGUF file with --gguf FILE, or choose another engine"
+            raise ModelError("llama.cpp serves GGUF files", where=where, hint=hint)
+        if wanted != "llama.cpp" and model.gguf is not None:
+            raise ModelError(f"{wanted} serves model folders, not GGUF", where=where, hint="use --engine llama.cpp")
         return wanted
     fitting: tuple[Engine, ...] = ("vllm", "sglang", "transformers") if has_gpu else ("transformers",)
     for engine in ("llama.cpp",) if model.gguf else fitting:
@@ -184,7 +185,7 @@ def _llama_cpp(model: ServedModel, address: Address, api_key: str | None) -> Lau
 
 def _transformers(model: ServedModel, address: Address, api_key: str | None) -> Launch:
     if api_key:
-        hint = f"unset {API_KEY} and listen on 127.0.0.1 only, or take an engine that checks keys"
+        hint = f"unset {API_KEY} and listen on 127.0.0.1 only, or choose an engine that checks keys"
         raise SeodangError("transformers serve checks no API key, and one is set", where=API_KEY, hint=hint)
     is_folder = Path(model.path).is_absolute()
     # requests name a model as the command does: a link gives a folder the run's name

@@ -113,7 +113,7 @@ class ChatSeodang(BaseChatModel):
 
         Raises:
             TemplateError: the model's template knows no tools, or no format of calls that can be read.
-            ValueError: there is no tool of this name.
+            ValueError: `tool_choice` is unknown.
         """
         if self._chat_model.call_format is None:
             hint = "use a model whose template writes tool calls as JSON, such as Qwen3's"
@@ -122,7 +122,7 @@ class ChatSeodang(BaseChatModel):
         names = [schema["function"]["name"] for schema in schemas]
         chosen = tool_choice["function"]["name"] if isinstance(tool_choice, dict) else tool_choice
         if isinstance(chosen, str) and chosen not in (*_CHOICES, *names):
-            raise ValueError(f"no tool is named {chosen!r}; there are: {', '.join(names)}")
+            raise ValueError(f"unknown tool {chosen!r} (choose from {', '.join(names)})")
         return self.bind(tools=schemas, tool_choice="any" if chosen is True else chosen or None, **kwargs)
 
     @property
@@ -258,8 +258,8 @@ class ChatSeodang(BaseChatModel):
             changes["max_new_tokens"] = changes.pop("max_tokens")
         if unknown := [name for name in changes if name not in _SETTINGS]:
             close = difflib.get_close_matches(unknown[0], _SETTINGS, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join((*_SETTINGS, 'stop'))}"
-            raise TypeError(f"ChatSeodang knows no setting {unknown[0]!r}; {hint}")
+            hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join((*_SETTINGS, 'stop'))}"
+            raise TypeError(f"unknown setting {unknown[0]!r} ({hint})")
         own = {name: getattr(self, name) for name in _SETTINGS}
         given = {name: value for name, value in {**own, **changes}.items() if value is not None}
         for name in ("temperature", "top_k"):

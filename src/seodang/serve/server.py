@@ -9,7 +9,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -69,7 +68,7 @@ def serve(
     key = os.environ.get(API_KEY) or None
     address = Address(host=host, port=port or free_port(host))
     if address.is_exposed and not key:
-        show_note(f"everyone who reaches {host}:{address.port} can use the model: set {API_KEY}, or leave --host out")
+        show_note(f"anyone who can reach {host}:{address.port} can use the model: set {API_KEY}, or leave --host out")
     with serving(
         model, engine=engine, address=address, gguf=gguf, api_key=key, trust_remote_code=trust_remote_code
     ) as server:
@@ -102,7 +101,7 @@ def serving(
         SeodangError: as `serve`.
     """
     if gguf is None and engine == "llama.cpp" and str(model).startswith(PREFIX):
-        gguf = packaged_gguf(str(model).removeprefix(PREFIX))
+        gguf = packaged_gguf(str(model))
     served = served_model(model, gguf=gguf, trust_remote_code=trust_remote_code)
     chosen = choose_engine(engine, served, has_gpu=_has_gpu())
     how = launch(chosen, served, address, api_key=api_key)
@@ -120,7 +119,7 @@ def served_model(model: str | Path, *, gguf: Path | None = None, trust_remote_co
 
     Raises:
         RunError: the run's training has not ended.
-        ModelError: a GGUF file that there is not.
+        ModelError: there is no such GGUF file.
     """
     text = str(model)
     run = Run(folder=Path(text).expanduser())
@@ -149,7 +148,7 @@ def examples(server: Server, *, has_key: bool) -> str:
     imports = "import os\n" if has_key else ""
     body = json.dumps({"model": server.model, "messages": [{"role": "user", "content": "…"}]}, ensure_ascii=False)
     return f"""\
-{server.model} is served by {server.engine} at {server.url}/v1 (Ctrl-C ends it)
+{server.model} is served by {server.engine} at {server.url}/v1 (Ctrl-C stops it)
 
 curl {server.url}/v1/chat/completions -H "Content-Type: application/json" \\
 {header}  -d '{body}'
@@ -175,7 +174,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 def _folder(name: str, folder: Path, gguf: Path | None, trust_remote_code: bool) -> ServedModel:
     path = folder.resolve()
     name = re.sub(r"[^\w.-]", "-", name)  # it stands in URLs, and transformers reads @ and : in it
-    config, generation = _read(path / "config.json"), _read(path / "generation_config.json")
+    config, generation = (read_json_object(path / f"{file}.json") for file in ("config", "generation_config"))
     template = path / "chat_template.jinja"
     drawn = bool(generation.get("do_sample"))
     return ServedModel(
@@ -194,7 +193,12 @@ def _folder(name: str, folder: Path, gguf: Path | None, trust_remote_code: bool)
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a model's folder; empty where there is no such file, or something else in it.
+
+    Raises:
+        ModelError: it is no JSON.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -221,7 +225,7 @@ def _check_port(address: Address) -> None:
             listener.bind((address.host, address.port))
     except (OSError, OverflowError) as error:
         what = getattr(error, "strerror", None) or str(error)
-        hint = "take another one by --port N (0: any that is free)"
+        hint = "choose another with --port N (0: any free port)"
         raise ResourceError(
             f"cannot listen: {what.lower()}", where=f"{address.host}:{address.port}", hint=hint
         ) from None
@@ -287,7 +291,7 @@ def _not_started(engine: Engine, code: int, lines: list[str]) -> SeodangError:
     why = (errors or lines or ["it wrote no log"])[-1]
     what = f"{engine} ended before it was ready (exit code {code}): {why}"
     return ModelError(
-        what, where="seodang serve", hint="its log is above; `seodang chat` tells whether the model loads"
+        what, where="seodang serve", hint="its log is above; `seodang chat` shows whether the model loads"
     )
 
 
@@ -295,5 +299,5 @@ def _is_healthy(url: str) -> bool:
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=5.0) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+    except OSError:
         return False

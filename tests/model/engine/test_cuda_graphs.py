@@ -157,7 +157,7 @@ def test_a_weight_that_takes_no_part_has_no_gradient(again: list[str]) -> None:
 
 
 def test_what_takes_no_gradients_is_not_recorded(again: list[str]) -> None:
-    """Evaluations amid training run as written."""
+    """Evaluations during training run as written."""
     model = make_model(make_config("llama"))
     with REPLAYED.installed(model), torch.no_grad():
         for _ in range(3):

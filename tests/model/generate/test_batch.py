@@ -196,7 +196,7 @@ def test_repetition_penalty(
 def test_model_is_left_as_it_was(
     tiny_tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]], model: PreTrainedModel
 ) -> None:
-    """Amid training under packed attention, generation runs under a plain one, and the model goes on as before."""
+    """During training under packed attention, generation runs under a plain one, and the model goes on as before."""
     expected = answers(model, tiny_tokenizer, prompts)
     model.train()
     with attention(model, PACKED):

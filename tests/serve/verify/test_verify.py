@@ -126,8 +126,9 @@ def test_the_command_s_exit_code_and_json(run: Run, faulty: "dict[str, Path]") -
 
 
 def test_what_cannot_be_compared_is_one_error(run: Run, tmp_path: Path) -> None:
-    """A folder without a model, and a server that is not there."""
+    """A folder without a model, a server that is not there, and an address that is none."""
     with pytest.raises(ModelError, match=r"config\.json"):
         verify(tmp_path, run.folder)
-    with pytest.raises(SeodangError, match="cannot be asked"):
-        verify(f"http://127.0.0.1:{free_port()}", run.folder)
+    for url in (f"http://127.0.0.1:{free_port()}", "http://127.0.0.1:port"):
+        with pytest.raises(SeodangError, match="cannot be reached"):
+            verify(url, run.folder)

@@ -93,11 +93,13 @@ class Engine:
 
         graphs = CudaGraphs(model, run, on_note) if self.cuda_graphs else None
 
-        def forward(*args: Any, pack: Pack | None = None, per_token: bool = False, **kwargs: Any) -> Any:
+        def forward(
+            *args: Any, pack: Pack | None = None, per_token: bool = False, on_tile: OnTile | None = None, **kwargs: Any
+        ) -> Any:
             if pack is None:
                 return own(*args, **kwargs)
             if per_token:
-                return tokens(on_device(pack, model.device), kwargs.get("on_tile"))
+                return tokens(on_device(pack, model.device), on_tile)
             if graphs and torch.is_grad_enabled() and not model.is_activation_checkpointing:
                 return graphs.loss(pack)
             return run(on_device(pack, model.device))

@@ -26,7 +26,7 @@ class Asked:
     expected: Expected
     reply: Reply
     ids: tuple[int, ...]  # of the served text
-    first_difference: int | None  # where the texts' tokens part; None: the same text
+    first_difference: int | None  # token position; None: the same text
 
     @property
     def is_same(self) -> bool:
@@ -38,8 +38,8 @@ class Forced:
     """A served answer as the run's model sees it, token by token."""
 
     gaps: tuple[float, ...]  # nats by which its own choice is likelier than the served token; 0: the same token
-    missed_stop: float | None  # where the server went on: nats by which the model would rather have ended the answer
-    early_stop: float | None  # gap where the server ended the answer but the model would have gone on
+    missed_stop: float | None  # where the server continued: nats by which the model would rather have ended the answer
+    early_stop: float | None  # gap where the server ended the answer but the model would have continued
     noise: float | None  # root mean square of served minus own log-probabilities; None: the engine gives none
     misfits: tuple[int, ...]  # for each of PENALTIES: tokens that are not the likeliest under it
 
@@ -113,17 +113,15 @@ def force(reference: Reference, asked: Asked, render: Render) -> Forced:
 
 
 def answer_check(asked: Asked, forced: Forced | None) -> AnswerCheck:
-    """One line of the result."""
-    place, gap = asked.first_difference, None
-    if forced and place is not None:
-        gap = forced.first_gap
+    """One answer of the result."""
+    place = asked.first_difference
     return AnswerCheck(
         question=asked.expected.question,
         expected=asked.expected.text,
         served=asked.reply.text,
         tokens=len(asked.ids),
         first_difference=place,
-        gap=gap,
+        gap=forced.first_gap if forced and place is not None else None,
         expected_stop=asked.expected.stopped,
         served_stop=asked.reply.stopped,
     )
@@ -144,9 +142,9 @@ def _tokens_of(
         other = None
         for place in range(start, len(found)):
             likelier = logits[place].topk(_CANDIDATES)
-            floor = logits[place, found[place]]
+            served = logits[place, found[place]]
             for score, token in zip(likelier.values.tolist(), likelier.indices.tolist(), strict=True):
-                if score <= floor:
+                if score <= served:
                     break
                 written = tokenizer.decode([*found[:place], token], clean_up_tokenization_spaces=False)
                 if text.startswith(written) and len(written) > len(tokenizer.decode(found[:place])):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, median_high
 
 from seodang.serve.verify.answers import PENALTIES, Asked, Forced
 from seodang.serve.verify.result import Cause
@@ -22,6 +22,7 @@ EXPLAINED_SHARE = 0.03  # of an answer's tokens that may contradict a penalty th
 _FULL = {"float32": ("F32",), "float16": ("F16",), "bfloat16": ("BF16",)}  # llama.cpp's names of what is not quantized
 
 _RESAVE = "serve the run's model folder, in the dtype that its config.json names"
+_PROVE = "serve the run's own weights, or prove the quantized model before it is used"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,14 +33,8 @@ class Comparison:
     forced: Sequence[Forced]  # of those that differ, or whose log-probabilities do; empty: the weights were not loaded
     dtype: str  # of the run's weights, or QUANTIZED
     penalty: float  # that is expected
-    weights: str | None  # how the engine says that it stores them
+    weights: str | None  # how the engine reports that it stores them
     is_drawn: bool  # the same question was answered in two ways
-
-
-def is_near_tie(comparison: Comparison) -> bool:
-    """Whether each answer that differs parts from the run's where rounding may choose."""
-    tie = NEAR_TIE.get(comparison.dtype, NEAR_TIE["float32"])
-    return all(forced.first_gap <= tie for forced in comparison.forced)
 
 
 def causes(comparison: Comparison) -> list[Cause]:
@@ -50,17 +45,22 @@ def causes(comparison: Comparison) -> list[Cause]:
         is_same = noise is None or noise <= SAME_NOISE.get(comparison.dtype, SAME_NOISE["float32"])
         return [] if is_same else [_of_noise(noise or 0.0)]
     if comparison.is_drawn:
-        hint = "let the server draw nothing at temperature 0: pass the temperature on, or correct its defaults"
-        return [Cause(name="sampling", what="asked twice at temperature 0, the server gives two answers", hint=hint)]
+        hint = "make the server greedy at temperature 0: pass the request's temperature on, or correct its defaults"
+        what = "the same question, asked twice at temperature 0, gets two different answers"
+        return [Cause(name="sampling", what=what, hint=hint)]
     found = [cause for cause in (_base(different), _stop(comparison), _penalty(comparison)) if cause]
     if found:
         return found[:1]  # the first explains what the others would
-    if comparison.forced and is_near_tie(comparison):
-        return []
-    told = _told(comparison)
-    if told or not comparison.forced:
-        return [told or _by_text(different)]
+    if comparison.forced and all(forced.first_gap <= _near_tie(comparison) for forced in comparison.forced):
+        return []  # they diverge where rounding may choose
+    reported = _reported(comparison)
+    if reported or not comparison.forced:
+        return [reported or _by_text(different)]
     return [_of_weights(comparison)]
+
+
+def _near_tie(comparison: Comparison) -> float:
+    return NEAR_TIE.get(comparison.dtype, NEAR_TIE["float32"])
 
 
 def _base(different: Sequence[Asked]) -> Cause | None:
@@ -74,8 +74,8 @@ def _base(different: Sequence[Asked]) -> Cause | None:
 
 
 def _stop(comparison: Comparison) -> Cause | None:
-    """Answers that go on behind their end, or end where the model would go on."""
-    tie = NEAR_TIE.get(comparison.dtype, NEAR_TIE["float32"])
+    """Answers that continue past their end, or end where the model would continue."""
+    tie = _near_tie(comparison)
     missed = sum(
         forced.missed_stop is not None and forced.missed_stop > tie and max((*forced.gaps, 0.0)) <= tie
         for forced in comparison.forced
@@ -89,12 +89,12 @@ def _stop(comparison: Comparison) -> Cause | None:
         )
     ends = sum(asked.expected.stopped for asked in comparison.asked)
     if missed and 2 * missed >= min(ends, len(comparison.asked)):
-        what = f"{missed} of {len(comparison.asked)} answers go on behind the end of the turn"
+        what = f"{missed} of {len(comparison.asked)} answers continue past the end of the turn"
         hint = "let the server stop at eos_token_id of generation_config.json: the end of a turn is the first of them"
         return Cause(name="no stop token", what=what, hint=hint)
     early = sum(forced.early_stop is not None and forced.early_stop > DTYPE_GAP for forced in comparison.forced)
     if early and early == len(comparison.forced) and not any(forced.misfit_share for forced in comparison.forced):
-        what = f"{early} answers end where the run's model would go on"
+        what = f"{early} answers end where the run's model would continue"
         return Cause(name="another stop", what=what, hint="remove stop strings and a smaller limit from the server")
     return None
 
@@ -128,22 +128,21 @@ def _nearest(penalty: float) -> int:
     return min(range(len(PENALTIES)), key=lambda number: abs(PENALTIES[number] - penalty))
 
 
-def _told(comparison: Comparison) -> Cause | None:
-    """What the engine itself says of its weights."""
+def _reported(comparison: Comparison) -> Cause | None:
+    """What the engine itself reports of its weights."""
     kind = (comparison.weights or "").removeprefix("all ").split(" ")[0].upper()
     if not kind or comparison.dtype == QUANTIZED or kind in _FULL.get(comparison.dtype, ()):
         return None
     if kind in {name for names in _FULL.values() for name in names}:
-        what = f"the engine holds the weights as {kind}, the run was proven in {comparison.dtype}"
+        what = f"the engine holds the weights as {kind}; the run was proven in {comparison.dtype}"
         return None if kind == "F32" else Cause(name="other dtype", what=what, hint=_RESAVE)
-    what = f"the engine says that its weights are {kind}, the run was proven in {comparison.dtype}"
-    hint = "serve the run's own weights, or prove the quantized model before it is used"
-    return Cause(name="quantization", what=what, hint=hint)
+    what = f"the engine reports its weights as {kind}; the run was proven in {comparison.dtype}"
+    return Cause(name="quantization", what=what, hint=_PROVE)
 
 
 def _noise(comparison: Comparison) -> float | None:
     known = [forced.noise for forced in comparison.forced if forced.noise is not None]
-    return sorted(known)[len(known) // 2] if known else None
+    return median_high(known) if known else None
 
 
 def _of_noise(noise: float) -> Cause:
@@ -151,27 +150,26 @@ def _of_noise(noise: float) -> Cause:
     if noise <= DTYPE_NOISE:
         return Cause(name="other dtype", what=what, hint=_RESAVE)
     if noise <= QUANTIZED_NOISE:
-        hint = "serve the run's own weights, or prove the quantized model before it is used"
-        return Cause(name="quantization", what=what, hint=hint)
+        return Cause(name="quantization", what=what, hint=_PROVE)
     return Cause(name="another model", what=what, hint="serve the run's model folder")
 
 
 def _of_weights(comparison: Comparison) -> Cause:
-    """The size of the differences tells roundings of the same weights from other weights."""
+    """The size of the differences separates roundings of the same weights from other weights."""
     different = [forced for forced in comparison.forced if forced.first_gap > 0]
     gap, share = (median(values) for values in zip(*((f.first_gap, f.misfit_share) for f in different), strict=True))
-    what = f"answers part where the run prefers its own token by {gap:.2g} nats (median); {share:.0%} of tokens differ"
+    what = f"answers diverge at tokens that the run's model finds {gap:.2g} nats less likely than its own (median); "
+    what += f"{share:.0%} of tokens differ"
     noise = _noise(comparison)
     if noise is not None:
         return _of_noise(noise)
     if gap <= DTYPE_GAP and share <= DTYPE_SHARE and max(f.first_gap for f in different) <= 2 * DTYPE_GAP:
         return Cause(name="other dtype", what=what, hint=_RESAVE)
     if gap <= QUANTIZED_GAP and share <= QUANTIZED_SHARE:
-        hint = "serve the run's own weights, or prove the quantized model before it is used"
-        return Cause(name="quantization", what=what, hint=hint)
+        return Cause(name="quantization", what=what, hint=_PROVE)
     return Cause(name="another model", what=what, hint="serve the run's model folder: check the path, and /v1/models")
 
 
 def _by_text(different: Sequence[Asked]) -> Cause:
-    what = f"{len(different)} answers differ; the run's weights, which would tell why, are not here"
-    return Cause(name="another model", what=what, hint="verify where runs/NAME/model is, or serve it again")
+    what = f"{len(different)} answers differ; the run's weights, which would show why, cannot be loaded"
+    return Cause(name="another model", what=what, hint="verify where the run's model is, or serve its folder again")

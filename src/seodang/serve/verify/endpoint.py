@@ -1,5 +1,6 @@
-"""An OpenAI-compatible endpoint of any engine: what it says of its prompts, answers and settings."""
+"""An OpenAI-compatible endpoint of any engine: what it reports of its prompts, answers and settings."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -11,6 +12,7 @@ from seodang.errors import SeodangError
 
 TIMEOUT_SECONDS = 600.0  # a long answer on a slow machine
 TOP_LOGPROBS = 5
+_OPENAI = "give the address of an OpenAI-compatible server"
 Turns = Sequence[Mapping[str, Any]]
 
 
@@ -69,7 +71,7 @@ class Endpoint:
         return self._try("/props") or {}
 
     def weights(self) -> str | None:
-        """How the served weights are stored, where the engine says it: llama.cpp's Q4_K, F16 …"""
+        """How the served weights are stored, where the engine reports it: llama.cpp's Q4_K, F16 …"""
         for model in (self._try("/v1/models") or {}).get("data") or ():
             kind = (model.get("meta") or {}).get("ftype")
             if model.get("id") == self.model and isinstance(kind, str):
@@ -114,7 +116,7 @@ def ask(url: str, body: Mapping[str, Any] | None, api_key: str | None) -> Any:
     """JSON of a GET (without a body) or a POST.
 
     Raises:
-        EndpointError: the server cannot be reached, refuses, or answers something else than JSON.
+        EndpointError: the server cannot be reached, refuses, or does not answer in JSON.
     """
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {api_key}"} if api_key else {})}
     data = None if body is None else json.dumps(body).encode()
@@ -124,10 +126,12 @@ def ask(url: str, body: Mapping[str, Any] | None, api_key: str | None) -> Any:
     except urllib.error.HTTPError as error:
         text = error.read(2000).decode("utf-8", "replace")
         hint = "set the environment variable SEODANG_API_KEY" if error.code in (401, 403) else "see the server's log"
-        raise EndpointError(f"the server answers {error.code}: {text}", where=url, hint=hint) from None
-    except (OSError, ValueError) as error:
+        raise EndpointError(f"the server returned status {error.code}: {text}", where=url, hint=hint) from None
+    except json.JSONDecodeError:
+        raise EndpointError("expected JSON, got something else", where=url, hint=_OPENAI) from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise EndpointError(f"cannot be asked: {reason}", where=url, hint="is the server running there?") from None
+        raise EndpointError(f"cannot be reached: {reason}", where=url, hint="is the server running there?") from None
 
 
 def _reply(found: Any, url: str) -> Reply:
@@ -141,5 +145,5 @@ def _reply(found: Any, url: str) -> Reply:
             logprobs=tuple(float(token["logprob"]) for token in content),
         )
     except (KeyError, IndexError, TypeError, AttributeError):
-        what = f"answers something else than a chat completion: {str(found)[:200]}"
-        raise EndpointError(what, where=url, hint="give the address of an OpenAI-compatible server") from None
+        what = f"expected a chat completion, got {str(found)[:200]}"
+        raise EndpointError(what, where=url, hint=_OPENAI) from None

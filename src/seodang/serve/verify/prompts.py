@@ -39,14 +39,14 @@ Render = Callable[[Sequence[Mapping[str, Any]], Any], list[int]]  # turns and to
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """A conversation that the run's template takes, and what the server makes of it."""
+    """A conversation that the run's template takes, and the prompt that is served for it."""
 
     name: str
     turns: Sequence[Mapping[str, Any]]
     tools: Sequence[Any] | None
     ids: tuple[int, ...]  # by the run's template
-    served_ids: tuple[int, ...] | None  # None: not shown
-    served_tokens: int | None  # None: not said, or refused
+    served_ids: tuple[int, ...] | None  # None: not shown; of a folder whose template refuses: empty
+    served_tokens: int | None  # None: not reported, or refused
 
     def is_made_by(self, render: Render) -> bool:
         """Whether another rendering gives what is served."""
@@ -74,11 +74,11 @@ def check_prompts(reference: Reference, endpoint: Endpoint) -> PromptFindings:
         EndpointError: the server does not answer the simplest question.
     """
     probes = [probe(reference, endpoint, name, turns, tools) for name, turns, tools in conversations(reference)]
-    checks = tuple(map(_check, probes))
+    checks = tuple(map(prompt_check, probes))
     notes = _notes(probes)
-    known = [one for one in probes if one.served_tokens is not None or not _is_counted(probes)]
     if all(check.is_same for check in checks):
         return PromptFindings(checks=checks, causes=(), render=reference.ids, notes=notes)
+    known = [one for one in probes if one.served_tokens is not None]
     for cause, render in explanations(reference):
         if all(one.is_made_by(render) for one in known):
             return PromptFindings(checks=checks, causes=(cause,), render=render, notes=notes)
@@ -145,7 +145,7 @@ def explanations(reference: Reference) -> list[tuple[Cause, Render]]:
         what = "each prompt lacks the BOS token that was trained"
         found.append((Cause(name="missing BOS", what=what, hint=again), of(None, (), 1)))
         if without is not None:
-            what = "the system text that was trained is missing, and BOS stands twice"
+            what = "the system text that was trained is missing, and each prompt begins with the BOS token twice"
             found.append((Cause(name="doubled BOS", what=what, hint=again), of(without, [bos])))
     for name in _TEMPLATES:
         text = files("seodang.templates").joinpath(f"{name}.jinja").read_text(encoding="utf-8")
@@ -162,7 +162,8 @@ def _takes(reference: Reference, turns: Sequence[Mapping[str, Any]]) -> bool:
     return True
 
 
-def _check(one: Probe) -> PromptCheck:
+def prompt_check(one: Probe) -> PromptCheck:
+    """One prompt of the result."""
     difference = None
     if one.served_ids is not None and one.served_ids != one.ids:
         pairs = enumerate(zip(one.ids, one.served_ids, strict=False))
@@ -177,15 +178,11 @@ def _check(one: Probe) -> PromptCheck:
     )
 
 
-def _is_counted(probes: Sequence[Probe]) -> bool:
-    return any(one.served_tokens is not None for one in probes)
-
-
 def _notes(probes: Sequence[Probe]) -> tuple[str, ...]:
-    if not _is_counted(probes):
-        return ("the server says nothing of its prompts: they were not compared",)
     lost = [one.name for one in probes if one.served_tokens is None]
-    notes = [f"the server refuses or does not count: {', '.join(lost)}"] if lost else []
+    if len(lost) == len(probes):
+        return ("the server reports nothing about its prompts: they were not compared",)
+    notes = [f"the server refuses these prompts or reports no token count: {', '.join(lost)}"] if lost else []
     if any(one.served_ids is None and one.served_tokens is not None for one in probes):
         notes.append("the server shows no token ids: prompts were compared by their number of tokens")
     return tuple(notes)

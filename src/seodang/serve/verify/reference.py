@@ -145,15 +145,16 @@ def _with_answers(own: Reference, found: Run) -> Reference:
     """The questions of a run, and its answers where they were generated greedily under the served penalty."""
     settings = found.recipe().ask
     limits = {"holdout": settings.holdout_tokens}
-    answers = [answer for answer in read_answers(found) if answer.model == "tuned" and answer.kind != "repeat"]
-    # a question of several turns is stored by its last one: only its number of tokens tells
+    answers = read_answers(found)
+    # a question of several turns is stored by its last one: only its number of tokens shows it
     alone = [
         answer
         for answer in answers
-        if answer.question and len(_asked(own, answer.question) or ()) == answer.prompt_tokens
+        if answer.model == "tuned" and answer.kind != "repeat" and answer.question
+        if len(_asked(own, answer.question) or ()) == answer.prompt_tokens
     ]
     questions = tuple(dict.fromkeys(answer.question for answer in alone))
-    before = {answer.question: answer.text for answer in read_answers(found) if answer.model == "base"}
+    before = {answer.question: answer.text for answer in answers if answer.model == "base"}
     is_greedy = settings.generate.temperature is None
     is_served = (settings.generate.repetition_penalty or 1.0) == own.penalty
     stored = [

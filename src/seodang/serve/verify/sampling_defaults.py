@@ -1,4 +1,4 @@
-"""How the server draws answers when a request does not say: as the run's folder says?"""
+"""How the server samples answers when a request does not say: as the run's folder says?"""
 
 from collections.abc import Sequence
 
@@ -29,14 +29,14 @@ def check_sampling(
     if isinstance(shown, dict):
         return _compare(expected, shown.get("params", shown)), ()
     if expected.temperature > 0:
-        return (), ("the server shows no sampling defaults: whether it draws as the run does was not checked",)
+        return (), ("the server shows no sampling defaults: they were not compared",)
     same = next((each for each in asked if each.is_same), None)
     if same is None:
         return (), ()
     turns = [{"role": "user", "content": same.expected.question}]
     if endpoint.reply(turns, max_tokens=same.expected.max_tokens).text == same.reply.text:
         return (), ()
-    what = "without a temperature in the request, answers are drawn; the run's are greedy"
+    what = "without a temperature in the request, answers are sampled; the run's are greedy"
     return (Cause(name="sampling", what=what, hint=_HINT),), ()
 
 

@@ -104,7 +104,7 @@ def _forced(
 ) -> tuple[dict[int, Forced], list[str]]:
     """What the run's model makes of the answers that differ, and of some others where the engine gives logprobs."""
     if prompts.render is None:
-        return {}, ["which prompts are served is not known: answers were compared as texts"]
+        return {}, ["the served prompts are unknown: answers were compared as texts"]
     places = [place for place, each in enumerate(asked) if not each.is_same]
     if not reference.stored:
         with_logprobs = [place for place, each in enumerate(asked) if each.is_same and each.reply.logprobs]
@@ -144,6 +144,6 @@ def _answer_table(found: Verification) -> Table:
     for check in found.answers:
         place = "–" if check.first_difference is None else str(check.first_difference)
         gap = "–" if check.gap is None else f"{check.gap:.2g}"
-        stops = "alike" if check.expected_stop == check.served_stop else "otherwise"
+        stops = "same" if check.expected_stop == check.served_stop else "different"
         table.add_row(visible(check.question)[:40], str(check.tokens), place, gap, stops)
     return table

@@ -1,8 +1,6 @@
 """A model's folder against a run's: template, stops, sampling settings and every tensor. Generates nothing."""
 
-import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,17 +8,19 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from seodang.errors import ModelError, SeodangError, TemplateError
+from seodang.data.row_cache import file_sha256
+from seodang.errors import ModelError, TemplateError
 from seodang.model.checkpoint import tensor_files
 from seodang.model.load import load_tokenizer
-from seodang.serve.server import served_model
-from seodang.serve.verify.prompts import conversations, explanations
+from seodang.serve.server import read_json_object, served_model
+from seodang.serve.verify.prompts import Probe, conversations, explanations, prompt_check
 from seodang.serve.verify.reference import Reference
 from seodang.serve.verify.result import Cause, PromptCheck, Verification
 
 _BLOCK, _LEVELS = 32, 16  # values of a weight that share a scale, and how many different ones 4 bits hold
 _GRID_SHARE = 0.95  # of blocks that have no more, to call a tensor quantized
 _RESAVE = "serve the run's own model folder"
+_PROVE = "prove the quantized model before it is used"
 
 
 def verify_folder(folder: Path, reference: Reference) -> Verification:
@@ -31,7 +31,9 @@ def verify_folder(folder: Path, reference: Reference) -> Verification:
         SeodangError: its tokenizer or template cannot be read.
     """
     if not (folder / "config.json").is_file():
-        raise ModelError("holds no config.json", where=str(folder), hint="give a model's folder, or a server's URL")
+        raise ModelError(
+            "holds no config.json", where=str(folder), hint="give a model's folder, or a server's URL (http://…)"
+        )
     own = Path(reference.served.path)
     if not own.is_dir():
         raise ModelError(
@@ -55,21 +57,22 @@ def _prompts(folder: Path, reference: Reference) -> tuple[list[PromptCheck], lis
     if not tokenizer.chat_template:
         return [], [Cause(name="another template", what="the folder has no chat template", hint=hint)]
     theirs = replace(reference, tokenizer=tokenizer, template=tokenizer.get_chat_template())
-    rendered = []
+    probes = []
     for name, turns, tools in conversations(reference):
         try:
-            served = theirs.ids(turns, tools)
+            served = tuple(theirs.ids(turns, tools))
         except TemplateError:
-            served = []
-        rendered.append((name, turns, tools, reference.ids(turns, tools), served))
-    checks = [
-        PromptCheck(name=name, expected_tokens=len(own), served_tokens=len(served), is_same=own == served)
-        for name, _, _, own, served in rendered
-    ]
+            served = None
+        own = tuple(reference.ids(turns, tools))
+        tokens = None if served is None else len(served)
+        probes.append(
+            Probe(name=name, turns=turns, tools=tools, ids=own, served_ids=served or (), served_tokens=tokens)
+        )
+    checks = list(map(prompt_check, probes))
     if all(check.is_same for check in checks):
         return checks, []
     for cause, render in explanations(reference):
-        if all(_is_made_by(render, turns, tools, served) for _, turns, tools, _, served in rendered):
+        if all(one.is_made_by(render) for one in probes):
             return checks, [cause]
     texts = ["감기에 걸렸어요.", "The capital of France", "3.14 × 2 = 6.28"]
     if any(theirs.text_ids(text) != reference.text_ids(text) for text in texts):
@@ -77,15 +80,10 @@ def _prompts(folder: Path, reference: Reference) -> tuple[list[PromptCheck], lis
     return checks, [Cause(name="another template", what="conversations have other token ids", hint=hint)]
 
 
-def _is_made_by(render: Any, turns: Any, tools: Any, served: list[int]) -> bool:
-    try:
-        return bool(render(turns, tools) == served)
-    except TemplateError:
-        return not served
-
-
 def _stops(own: Path, folder: Path) -> list[Cause]:
-    proven, served = (_ids(_read(path / "generation_config.json").get("eos_token_id")) for path in (own, folder))
+    proven, served = (
+        _ids(read_json_object(path / "generation_config.json").get("eos_token_id")) for path in (own, folder)
+    )
     if lost := [token for token in proven if token not in served]:
         what = f"generation_config.json does not end answers at {', '.join(map(str, lost))}"
         hint = "copy generation_config.json from the run's model folder"
@@ -106,16 +104,18 @@ def _sampling(own: Path, folder: Path) -> list[Cause]:
 
 def _weights(own: Path, folder: Path) -> list[Cause]:
     """The same files; else tensor by tensor: cast, rounded to few values, or others."""
-    config = _read(folder / "config.json")
+    config = read_json_object(folder / "config.json")
     if method := config.get("quantization_config"):
         what = f"the folder's weights are quantized ({method.get('quant_method', 'unknown method')})"
-        return [Cause(name="quantization", what=what, hint="prove the quantized model before it is used")]
+        return [Cause(name="quantization", what=what, hint=_PROVE)]
     proven, served = tensor_files(own), tensor_files(folder)
-    if _hashes(own) == _hashes(folder):
+    if _hashes(proven.values()) == _hashes(served.values()):
         return []
     if set(proven) != set(served):
         odd = sorted(set(proven) ^ set(served))
-        return [Cause(name="another model", what=f"{len(odd)} tensors are in one of both only: {odd[0]}", hint=_RESAVE)]
+        return [
+            Cause(name="another model", what=f"{len(odd)} tensors are in only one of the two: {odd[0]}", hint=_RESAVE)
+        ]
     different: list[tuple[str, torch.Tensor, torch.Tensor]] = []
     dtypes: set[str] = set()
     for name in proven:
@@ -145,8 +145,8 @@ def _of_tensors(different: list[tuple[str, torch.Tensor, torch.Tensor]], dtypes:
     matrices = [tensor for _, _, tensor in different if tensor.ndim > 1]
     if matrices and all(map(_is_on_grid, matrices)):
         what = f"at least {len(matrices)} of {count} tensors are rounded to few values ({name}: {distance:.1%} off)"
-        return [Cause(name="quantization", what=what, hint="prove the quantized model before it is used")]
-    what = f"at least {len(different)} of {count} tensors are others ({name}: {distance:.2g} of its norm away)"
+        return [Cause(name="quantization", what=what, hint=_PROVE)]
+    what = f"at least {len(different)} of {count} tensors differ ({name}: by {distance:.2g} of its norm)"
     return [Cause(name="another model", what=what, hint=_RESAVE)]
 
 
@@ -174,24 +174,10 @@ def _tensor(file: Path, name: str) -> torch.Tensor:
         return found
 
 
-def _hashes(folder: Path) -> Mapping[str, str]:
-    """SHA-256 of the files that hold weights."""
-    found = {}
-    for path in sorted(set(tensor_files(folder).values())):
-        with path.open("rb") as file:
-            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+def _hashes(files: Iterable[Path]) -> Mapping[str, str]:
+    """SHA-256 of the files that hold weights, by name."""
+    return {path.name: file_sha256(path) for path in set(files)}
 
 
 def _ids(value: Any) -> list[int]:
     return [value] if isinstance(value, int) else list(value or ())
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise SeodangError(f"is damaged: {error}", where=str(path), hint="write the folder again") from None
-    return found if isinstance(found, dict) else {}
