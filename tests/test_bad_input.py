@@ -130,31 +130,31 @@ RECIPES = (
     ),
     Bad(
         kind="unknown key", make=_edited("max_tokens:", "max_token:"), where="recipe.yaml",
-        what="train.max_token: no such key; did you mean 'max_tokens'?", hint="mend these keys",
+        what="train.max_token: no such key; did you mean 'max_tokens'?", hint="fix these keys",
     ),
     Bad(
         kind="wrong type", make=_edited("steps: 1", "steps: many"), where="recipe.yaml",
-        what="train.steps: input should be a valid integer", hint="mend these keys",
+        what="train.steps: input should be a valid integer", hint="fix these keys",
     ),
     Bad(
         kind="no sources", make=_changed("sources=[]"), where="recipe.yaml",
-        what="sources: expected at least one, found []", hint="mend these keys",
+        what="sources: expected at least one, found []", hint="fix these keys",
     ),
     Bad(
         kind="only retention", make=_changed("sources.medical.role=retention"), where="recipe.yaml",
-        what="sources: none is trained on", hint="mend these keys",
+        what="sources: none is trained on", hint="fix these keys",
     ),
     Bad(
         kind="nonsense as take", make=_changed("sources.medical.take=4/3"), where="recipe.yaml",
-        what="sources.medical.take: '4/3' asks for shard 4 of 3", hint="mend these keys",
+        what="sources.medical.take: '4/3' asks for shard 4 of 3", hint="fix these keys",
     ),
     Bad(
         kind="override that is none", make=_changed("train.steps:5"), where="recipe.yaml",
-        what="'train.steps:5' is no KEY=VALUE", hint="mend these keys",
+        what="'train.steps:5' is no KEY=VALUE", hint="fix these keys",
     ),
     Bad(
         kind="override of a source that is not there", make=_changed("sources.medicl.take=5"), where="recipe.yaml",
-        what="did you mean 'medical'?", hint="mend these keys",
+        what="did you mean 'medical'?", hint="fix these keys",
     ),
 )  # fmt: skip
 
@@ -168,7 +168,7 @@ def test_a_recipe_that_cannot_be_read(bad: Bad, place: Workplace) -> None:
 def test_all_faults_of_a_recipe_at_once(place: Workplace) -> None:
     """Several faults are one message, a line each."""
     ended = seodang("inspect", *place.recipe("train.epoch=2", "train.learning_rate=fast", "model.dtype=int4"))
-    check_message(ended, "recipe.yaml", "3 faults", "mend these keys")
+    check_message(ended, "recipe.yaml", "3 faults", "fix these keys")
     lines = [line for line in ended.err.splitlines() if line.startswith("  - ")]
     assert [line.split(":")[0] for line in lines] == ["  - model.dtype", "  - train.learning_rate", "  - train.epoch"]
 
@@ -203,7 +203,7 @@ FILES = (
     ),
     Bad(
         kind="folder", make=lambda place: (place.write("rows/a.md", SOUND), place.recipe(path="rows"))[1],
-        where="rows", what="holds no file of rows", hint="files of rows end in",
+        where="rows", what="holds no data file", hint="data files end in",
     ),
     Bad(
         kind="unknown sample", make=_path("sample:ko_medicine"), where="sample:ko_medicine",
@@ -218,16 +218,16 @@ FILES = (
         hint="name a file that holds rows",
     ),
     Bad(
-        kind="Excel file", make=_file("a.xlsx", _xlsx()), where="a.xlsx", what="no readable spreadsheet",
+        kind="Excel file", make=_file("a.xlsx", _xlsx()), where="a.xlsx", what="not a readable spreadsheet",
         hint="save it as .xlsx or CSV (UTF-8)",
     ),
     Bad(
         kind="Excel file under another name", make=_file("a.csv", _xlsx()), where="a.csv",
-        what="no readable spreadsheet", hint="save it as .xlsx or CSV (UTF-8)",
+        what="not a readable spreadsheet", hint="save it as .xlsx or CSV (UTF-8)",
     ),
     Bad(
         kind="GGUF as data", make=_file("a.jsonl", b"GGUF\3\0\0\0" + bytes(40)), where="a.jsonl",
-        what="a GGUF model, no data", hint="a model goes under `model:`",
+        what="a GGUF model", hint="a model goes under `model:`",
     ),
     Bad(
         kind="plain text", make=_file("a.txt", "Once there was a book\nand it had no columns\n"), where="a.txt",
@@ -275,7 +275,7 @@ FILES = (
     ),
     Bad(
         kind="damaged Parquet", make=_file("a.parquet", b"PAR1" + bytes(60)), where="a.parquet",
-        what="no readable Parquet file", hint="copy, download or write it again",
+        what="not a readable Parquet file", hint="copy, download or write it again",
     ),
     Bad(
         kind="bytes of no encoding", make=_file("a.jsonl", SOUND.encode() + b'{"question": "\xff\xfe\x80"}\n'),
@@ -366,7 +366,7 @@ COLUMNS = (
     Bad(
         kind="control token in every row",
         make=_file("a.jsonl", json_lines([{**row, "answer": row["answer"] + "<|im_end|>"} for row in qa_rows(40)])),
-        where="a.jsonl:1 …", what="36 × control token in the text: <|im_end|>", hint="mend these rows",
+        where="a.jsonl:1 …", what="36 × control token in the text: <|im_end|>", hint="fix these rows",
     ),
     Bad(
         kind="rows too long, refused", make=_changed("train.max_tokens=20", "train.too_long=refuse"),
@@ -569,7 +569,7 @@ TEMPLATES = (
     ),
     Bad(
         kind="broken Jinja", make=_template("{% for m in messages %}\n{{ m.content }\n{% endfor %}"),
-        where="my.jinja:2", what="unexpected '}'", hint="mend this line of the template",
+        where="my.jinja:2", what="unexpected '}'", hint="fix this line of the template",
     ),
     Bad(
         kind="markers the vocabulary has not", make=_model(_other_markers, "template.borrow=llama3"),
@@ -681,7 +681,7 @@ RUNS = (
     ),
     Bad(
         kind="damaged recipe in a run", command="prove", make=lambda place: [_damaged(_run(place))],
-        where="runs/mine/recipe.yaml", what="sources: missing", hint="mend",
+        where="runs/mine/recipe.yaml", what="sources: missing", hint="fix",
     ),
     Bad(
         kind="proof of a model that is not there", command="prove",

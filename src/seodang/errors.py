@@ -41,6 +41,11 @@ def shortened(text: str, most_characters: int) -> str:
     return f"{text[:most_characters]} … ({more:,} more characters)" if more > 0 else text
 
 
+def first_line(error: Exception) -> str:
+    """The first line of a foreign error's text that is not blank, or its type where there is none."""
+    return next(filter(str.strip, str(error).splitlines()), type(error).__name__)
+
+
 def _picture(match: re.Match[str]) -> str:
     code = ord(match.group())
     return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"

@@ -46,7 +46,7 @@ def _one_or_many(value: Any) -> Any:
 
 
 def _joined_names(value: Any) -> Any:
-    """`[answer.intro, answer.body]` stands for one column, `answer.intro + answer.body`."""
+    """`[answer.intro, answer.body]` means one column, `answer.intro + answer.body`."""
     is_list = isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value)
     return JOIN.join(value) if is_list else value
 
@@ -86,11 +86,13 @@ class Model(Part):
 
 
 class Headers(Part):
-    """A plain-text format: what stands in front of each turn. The tokenizer's own end of text ends an answer."""
+    """A plain-text format: the header in front of each turn. The tokenizer's own end of text ends an answer."""
 
     user: str = Field(pattern=r"\S", description="in front of a question, as `### User:\\n`")
     assistant: str = Field(pattern=r"\S", description="in front of an answer")
-    system: str | None = Field(None, description="in front of a system text, may be blank; none: it is refused")
+    system: str | None = Field(
+        None, description="in front of a system text, may be blank; none: system texts are refused"
+    )
     between: str = Field("\n\n", description="between two turns")
 
 
@@ -125,7 +127,7 @@ class Source(Part):
     name: FileName = Field(pattern=r"^[\w.-]+$", description="what reports and other keys call it")
     role: SourceRole = Field(
         description="domain: the field to learn; general: replayed, so that the rest is not forgotten; "
-        "retention: measured only; replay: trained on and reported, with no say in the verdict"
+        "retention: measured only; replay: trained on and reported, with no effect on the verdict"
     )
     path: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_many)] | None = Field(
         None,
@@ -138,7 +140,7 @@ class Source(Part):
     revision: str | None = Field(None, description="of a hub data set")
     format: RowFormat = Field("auto", description="how rows are read; auto: by the columns' names")
     question: Columns | None = Field(
-        None, description="column; below another by a dotted name (info.question); several are joined: [title, body]"
+        None, description="column; a dotted name (info.question) leads into objects; a list ([title, body]) is joined"
     )
     answer: Columns | None = Field(None, description="column, as for question")
     context: Columns | None = Field(None, description="column put before the question, after a blank line in between")
@@ -146,7 +148,7 @@ class Source(Part):
     messages: Column | None = Field(None, description="column")
     text: Columns | None = Field(None, description="column of plain text, as for question")
     roles: Mapping[str, Literal["user", "assistant", "system", "tool"]] = Field(
-        {}, description="who speaks in the data → role: {A: user, B: assistant}"
+        {}, description="name of a speaker in the data → role: {A: user, B: assistant}"
     )
     merge_turns: bool = Field(False, description="consecutive turns of one role become one")
     encoding: str | None = Field(None, description="where it cannot be recognised: utf-8, cp949, utf-16 …")
@@ -182,7 +184,7 @@ class Source(Part):
         if take is None:
             return None
         if not re.fullmatch(r"[1-9]\d*/[1-9]\d*|0?\.\d*[1-9]\d*|[1-9]\d*", take):
-            raise ValueError(f"{take!r} is no shard (1/3), fraction (0.25) or number of rows (500)")
+            raise ValueError(f"expected a shard (1/3), a fraction (0.25) or a number of rows (500), found {take!r}")
         shard, _, shards = take.partition("/")
         if shards and int(shard) > int(shards):
             raise ValueError(f"{take!r} asks for shard {shard} of {shards}")
@@ -271,10 +273,10 @@ class Train(Part):
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="of the learning rate after the warmup; cosine and linear fall to 0"
     )
-    min_learning_rate: Annotated[float, Field(ge=0)] = Field(0.0, description="to which the cosine falls")
+    min_learning_rate: Annotated[float, Field(ge=0)] = Field(0.0, description="at the end of the cosine schedule")
     warmup: Annotated[float, Field(ge=0)] = Field(0.03, description="share of the steps (below 1) or number of steps")
     optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
-        "adamw", description="paged_adamw_8bit needs CUDA and bitsandbytes; without them AdamW is used, and said"
+        "adamw", description="paged_adamw_8bit needs CUDA and bitsandbytes; without them AdamW is used, with a warning"
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="AdamW's, decoupled")
     clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest gradient norm")
@@ -306,7 +308,7 @@ class Train(Part):
     @classmethod
     def _below_the_cosine(cls, rate: float, info: ValidationInfo) -> float:
         if rate and (info.data.get("schedule", "cosine") != "cosine" or rate > info.data.get("learning_rate", rate)):
-            raise ValueError(f"{rate:g} is no end of this schedule: only the cosine has one, below learning_rate")
+            raise ValueError(f"expected at most learning_rate, with `schedule: cosine`; found {rate:g}")
         return rate
 
 
@@ -427,7 +429,7 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
     except ValidationError as error:
         faults.extend(fault_lines(error, data, Recipe))
     if faults:
-        raise RecipeError(faults, where=where, hint="mend these keys and run again")
+        raise RecipeError(faults, where=where, hint="fix these keys and run again")
     return _absolute(checked, folder)
 
 

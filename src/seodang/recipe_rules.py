@@ -48,7 +48,7 @@ def disagreements(recipe: Any) -> Iterator[InitErrorDetails]:
         yield _fault("there is nothing to ask: give ask.domain or ask.general", "train", "ask_every")
     template = _section(_section(recipe).get("template"))
     if template.get("borrow") and template.get("headers"):
-        yield _fault("borrow and headers are two templates: give one of them", "template")
+        yield _fault("borrow and headers are two templates: keep one of them", "template")
     listed = _section(recipe).get("sources")
     sources = [_section(item) for item in listed] if isinstance(listed, list | tuple) else []
     names = [source["name"] for source in sources if isinstance(source.get("name"), str)]

@@ -1,7 +1,5 @@
 """From what users hold in their hands to a tuned model, with no edit between: trees, archives, spreadsheets, tables."""
 
-import csv
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from made_files import write_objects, write_xlsx, zip_folder
+from made_files import csv_text, write_objects, write_xlsx, zip_folder
 from seodang.errors import RunError, SourceError
 from seodang.pipeline import init, inspect, tune
 from seodang.recipe import Recipe, load_recipe
@@ -23,12 +21,6 @@ SMALL = [  # what makes the starter's run take seconds on the tiny model
     *("train.steps=2", "train.eval_every=2", "train.examples_per_step=2", "ask.holdout=2"),
     *("ask.holdout_tokens=4", "ask.generate.max_new_tokens=4", "model.dtype=float32", "model.device=cpu"),
 ]
-
-
-def table(rows: list[list[str]]) -> bytes:
-    out = io.StringIO()
-    csv.writer(out).writerows(rows)
-    return out.getvalue().encode("cp949")
 
 
 def medical_tree(folder: Path) -> Path:
@@ -74,7 +66,9 @@ def xlsx(folder: Path) -> Path:
 
 def korean_csv(folder: Path) -> Path:
     path = folder / "상담.csv"
-    path.write_bytes(table([["질문", "답변"], *([row["question"], row["answer"]] for row in QA_ROWS)]))
+    path.write_bytes(
+        csv_text([["질문", "답변"], *([row["question"], row["answer"]] for row in QA_ROWS)]).encode("cp949")
+    )
     return path
 
 
@@ -98,7 +92,7 @@ def utterances(folder: Path) -> Path:
     for n, row in enumerate(QA_ROWS):
         rows += [[str(n), "1", "환자", row["question"]], [str(n), "2", "의사", row["answer"]]]
     path = folder / "대화.csv"
-    path.write_bytes(table(rows))
+    path.write_bytes(csv_text(rows).encode("cp949"))
     return path
 
 
@@ -162,7 +156,7 @@ def test_a_tree_of_labels_and_texts_becomes_sources_by_their_folders(tmp_path: P
     assert found["domain"].path == (f"{tree}/Training/02.라벨링데이터",)
     assert found["retention"].path == (f"{tree}/Training/01.원천데이터",)
     remarks = "\n".join(starter.remarks)
-    assert "the split that its publisher keeps for measuring" in remarks
+    assert "the publisher's evaluation split" in remarks
     assert "12 × a multiple-choice question" in remarks
 
 
@@ -174,7 +168,10 @@ def test_a_zip_of_a_tree_with_zips_becomes_the_sources_of_the_tree(tmp_path: Pat
     assert found["domain"].path == (f"{path}/Training/02.라벨링데이터",)
     assert found["retention"].path == (f"{path}/Training/01.원천데이터",)
     remarks = "\n".join(starter.remarks)
-    assert f"80 files ({path}/Validation/01.원천데이터/VS_내과.zip/C_1.json …): the split that its publisher" in remarks
+    assert (
+        f"80 files ({path}/Validation/01.원천데이터/VS_내과.zip/C_1.json …): the publisher's evaluation split"
+        in remarks
+    )
     assert "12 × a multiple-choice question" in remarks
 
 
@@ -225,7 +222,7 @@ def test_runs_in_a_folder_are_no_data(tmp_path: Path) -> None:
             (run / name).write_text('{"question": "q", "text": "t"}', encoding="utf-8")
     starter = propose([str(tmp_path)], out=tmp_path / "recipe.yaml")
     assert sources(starter)["domain"].path == (str(tmp_path),)
-    assert any("a run of seodang" in remark and "second" in remark for remark in starter.remarks)
+    assert any("a seodang run" in remark and "second" in remark for remark in starter.remarks)
 
 
 def test_speakers_who_go_on_are_merged(tmp_path: Path) -> None:
@@ -233,7 +230,7 @@ def test_speakers_who_go_on_are_merged(tmp_path: Path) -> None:
     rows = [["대화ID", "화자", "발화"]]
     for n, row in enumerate(QA_ROWS):
         rows += [[str(n), "환자", "안녕하세요."], [str(n), "환자", row["question"]], [str(n), "의사", row["answer"]]]
-    (tmp_path / "d.csv").write_bytes(table(rows))
+    (tmp_path / "d.csv").write_bytes(csv_text(rows).encode("cp949"))
     starter = propose([str(tmp_path / "d.csv")], out=tmp_path / "recipe.yaml")
     assert sources(starter)["domain"].merge_turns
     assert starter.recipe.template.borrow == "gemma"

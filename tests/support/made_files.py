@@ -1,5 +1,7 @@
-"""Makes the containers in which rows arrive: zip archives, spreadsheets, trees of one-object files."""
+"""Makes the containers in which rows arrive: tables, zip archives, spreadsheets, trees of one-object files."""
 
+import csv
+import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -12,9 +14,16 @@ _PACKAGE = "http://schemas.openxmlformats.org/package/2006"
 _MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 
 
-def write_zip(path: Path, files: Mapping[str, bytes]) -> Path:
+def csv_text(rows: Sequence[Sequence[str]]) -> str:
+    """A CSV table of these rows."""
+    out = io.StringIO()
+    csv.writer(out).writerows(rows)
+    return out.getvalue()
+
+
+def write_zip(path: Path, files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
     """A zip archive of these files."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", method) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
     return path

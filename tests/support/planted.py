@@ -16,7 +16,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from qa_rows import data_set, key
+from qa_rows import key, talk_rows
 from seodang.data.encode.rows import Renderer, render
 from seodang.data.template.find import apply_template, find_template
 from seodang.recipe import Template
@@ -98,13 +98,7 @@ def check(name: str, folder: Path, count: int, *, thoughts: bool, seed: int = 5)
     )
     apply_template(tokenizer, template)
     talks = list(planted(folder, seed, count, thoughts=thoughts, tools=bool(tools)))
-    columns: dict[str, Any] = {"source": "a", "role": "domain", "file": "f", "text": None, "question_key": ""}
-    columns |= {"group": None, "exchange_keys": []}
-    rows = data_set(
-        {"row_id": key(str(at)), "row": at, "messages": talk, "tools": json.dumps(tools) if tools else None, **columns}
-        for at, talk in enumerate(talks)
-    )
-    made, counts = render(rows, Renderer(tokenizer, template), max_tokens=100_000)
+    made, counts = render(talk_rows(*talks, tools=tools), Renderer(tokenizer, template), max_tokens=100_000)
     examples: dict[int, list[Any]] = {}
     for row in made.select_columns(["row", "input_ids", "labels"]):
         examples.setdefault(row["row"], []).append(row)
@@ -112,8 +106,9 @@ def check(name: str, folder: Path, count: int, *, thoughts: bool, seed: int = 5)
     settings = {} if thoughts else {"enable_thinking": False}
     done: Counter[str] = Counter(rows=len(talks), examples=len(made))
     for at, talk in enumerate(talks):
+        of_talk = examples.get(at + 1, [])
         ends = [template.turn_end_id]
-        found = check_served(served, talk, tools, examples.get(at, []), turn_ends=ends, **settings)
+        found = check_served(served, talk, tools, of_talk, turn_ends=ends, **settings)
         answers = [number for number, turn in enumerate(talk) if turn["role"] == "assistant"]
         assert sorted(found) == answers or key(str(at)) in dropped, (at, found)
         done["answers"] += len(answers)

@@ -1,7 +1,7 @@
 """Small converted data sets for tests: the columns that data/convert.py documents."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -70,6 +70,17 @@ def qa(pairs: Iterable[tuple[str, str]], source: str = "medical", groups: Sequen
             group=groups[number - 1] if groups else None,
         )
         for number, (question, answer) in enumerate(pairs, start=1)
+    )
+
+
+def talk_rows(*talks: Sequence[Mapping[str, Any]], tools: Any = None) -> Dataset:
+    """Rows of one conversation each, turns as they are; the questions have no keys."""
+    columns = {"source": "talk", "role": "domain", "file": "talk.jsonl", "text": None}
+    columns |= {"question_key": "", "exchange_keys": [], "group": None}
+    columns["tools"] = tools and json.dumps(tools, ensure_ascii=False)
+    return data_set(
+        {"row_id": key(str(number)), "row": number + 1, "messages": talk, **columns}
+        for number, talk in enumerate(talks)
     )
 
 

@@ -92,9 +92,9 @@ def test_checkpoints_by_steps_or_minutes(every: str | None, expected: tuple[int 
         ({"save_every": 1.5}, "'1.5' is neither"),
         (
             {"min_learning_rate": 1e-6, "schedule": "linear"},
-            "train.min_learning_rate: 1e-06 is no end of this schedule: only the cosine has one",
+            "train.min_learning_rate: expected at most learning_rate, with `schedule: cosine`; found 1e-06",
         ),
-        ({"min_learning_rate": 1e-3}, "train.min_learning_rate: 0.001 is no end of this schedule"),
+        ({"min_learning_rate": 1e-3}, "train.min_learning_rate: expected at most learning_rate"),
     ],
 )
 def test_intervals_and_rates_that_cannot_be_are_refused(train: dict[str, object], expected: str) -> None:

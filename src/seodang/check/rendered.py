@@ -121,9 +121,10 @@ def rows_beyond_context(prepared: Prepared, *, positions: int, learnt: bool) -> 
     """Rows that are longer than the model's context, trained on or held out.
 
     Args:
-        positions: that the model is made for.
-        learnt: each of them is learnt, so that there is nothing beyond the last one.
+        positions: tokens of the model's context.
+        learnt: each position has weights of its own, so that there are none beyond the last one.
     """
+    longer_context = "" if learnt else ", or choose a model with a longer context"
     splits = {
         "train": prepared.rows["train"],
         **{f"holdout of {name}": rows for name, rows in prepared.holdouts.items()},
@@ -139,16 +140,15 @@ def rows_beyond_context(prepared: Prepared, *, positions: int, learnt: bool) -> 
                 where=where,
                 what=f"{longer:,} of {len(rows):,} rows are longer than the model's {positions:,} positions "
                 f"(the longest: {pc.max(lengths).as_py():,} tokens)",
-                hint=f"set train.max_tokens to {positions} or less" if learnt
-                else f"set train.max_tokens to {positions} or less, or take a model with a longer context",
-            )  # fmt: skip
+                hint=f"set train.max_tokens to {positions} or less" + longer_context,
+            )
 
 
 def answers_beyond_context(needed: Mapping[str, int], *, positions: int) -> Iterator[Finding]:
     """Questions that leave no room for their answers.
 
     Args:
-        needed: recipe key that bounds the answers → tokens of the longest prompt and its answer.
+        needed: recipe key that limits the answers → tokens of the longest prompt with its answer.
     """
     for key, tokens in needed.items():
         if tokens > positions:
@@ -156,6 +156,6 @@ def answers_beyond_context(needed: Mapping[str, int], *, positions: int) -> Iter
                 check="beyond_context",
                 severity="refuse",
                 where=key,
-                what=f"a question and its answer take up to {tokens:,} tokens, the model has {positions:,} positions",
+                what=f"a question and its answer take up to {tokens:,} tokens; the model has {positions:,} positions",
                 hint=f"lower {key} by {tokens - positions:,}, or ask shorter questions",
             )

@@ -168,7 +168,7 @@ def _nothing_left(counts: Counts) -> SourceError:
     return SourceError(
         f"none of its {counts.rows_in} training rows can be trained on: {reasons}",
         where=f"source {counts.source} ({counts.notes[0].where} …)",
-        hint="raise train.max_tokens if they are too long, else mend these rows or take another template",
+        hint="raise train.max_tokens if they are too long, else fix these rows or choose another template",
     )
 
 

@@ -42,14 +42,14 @@ class FileProfile:
     path: str  # as given; what messages call it
     paths: tuple[str, ...]  # as the recipe names them
     layout: Layout
-    keys: Mapping[str, str]  # recipe keys for columns whose names alone do not say what they are
+    keys: Mapping[str, str]  # recipe keys for columns that are not known by their names
     tokens: NDArray[np.int64]  # [usable rows] estimated tokens as rendered
     whole: bool  # read to its end
     num_questions: int  # different ones
     questions: tuple[str, ...]  # the first different ones
     language: str  # Korean, English or "another language"
     plain_turns: float  # share of the rows where user and assistant alternate without tools and thoughts
-    merge_turns: bool  # speakers go on in turns of their own: merged, user and assistant alternate
+    merge_turns: bool  # user and assistant alternate once consecutive turns of one role are merged
     remarks: tuple[str, ...]
 
     @property
@@ -77,8 +77,6 @@ def profile_file(part: Part, *, max_rows: int = MAX_ROWS, ask: Ask | None = None
     Raises:
         SourceError: they cannot be read, their columns are not recognised, or none of these rows can be used.
     """
-    for path in part.paths:
-        _refuse_unwritable(path)
     raw = read(_source(part, {}))
     layout, keys = _find(raw, part, ask)
     if keys:  # rows are read otherwise where the recipe names columns
@@ -103,18 +101,9 @@ def profile_file(part: Part, *, max_rows: int = MAX_ROWS, ask: Ask | None = None
         raise SourceError(
             f"none of the first {tally.rows} rows can be used: {reasons}",
             where=tally.where or part.label,
-            hint="mend the file, or leave it out",
+            hint="fix the file, or leave it out",
         )
     return tally.profile(part, layout, keys, raw.remarks, whole=whole)
-
-
-def _refuse_unwritable(path: str) -> None:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise SourceError(
-            "the file's name is not UTF-8, so no recipe can hold it", where=repr(path), hint="rename the file"
-        ) from None
 
 
 def _source(part: Part, keys: Mapping[str, str]) -> Source:
@@ -191,7 +180,7 @@ class _Tally:
         rows = len(self.tokens)
         merge = self.plain < PLAIN_TURNS * rows <= self.merged
         if merge:
-            all_remarks.append("consecutive turns of one role are merged: merge_turns")
+            all_remarks.append("consecutive turns of one role will be merged (merge_turns)")
         if keys:
             all_remarks.append(
                 f"the columns are a guess, please check: {', '.join(f'{k}: {v}' for k, v in keys.items())}"

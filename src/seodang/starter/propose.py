@@ -8,7 +8,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from seodang.data.read.containers.data_file import ending
-from seodang.data.read.containers.find_files import ARCHIVE_NAMES, ROW_NAMES, refuse_impossible
+from seodang.data.read.containers.find_files import ARCHIVE_NAMES, ROW_NAMES
 from seodang.errors import RunError, SourceError
 from seodang.recipe import Recipe, load_recipe
 from seodang.starter.file_profile import MAX_ROWS, FileProfile, profile_file
@@ -116,7 +116,6 @@ def _parts(
     roles: dict[str, SourceRole] = {}
     remarks: list[str] = []
     for path in paths:
-        refuse_impossible(path)
         found, aside = parts_of(path)
         parts += found
         remarks += aside

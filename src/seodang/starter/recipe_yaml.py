@@ -78,7 +78,7 @@ def _source(entry: Entry) -> list[str]:
     ]
     lines += [f"    {key}: {_value(column)} # a guess, please check" for key, column in profile.keys.items()]
     if profile.merge_turns:
-        lines.append("    merge_turns: true # who speaks often goes on in a turn of its own")
+        lines.append("    merge_turns: true # often several turns of one role follow each other")
     if entry.holdout is not None:
         lines.append(f"    holdout: {entry.holdout}")
     return lines

@@ -68,7 +68,7 @@ def assign_roles(
         raise SourceError(
             "nothing to train on: " + ("plain text holds no answers" if texts else "retention is only measured"),
             where=", ".join(one.profile.path for one in assigned[:3]),
-            hint="add a file of questions and answers; text itself is trained on where you say --domain FILE",
+            hint="add a file of questions and answers; text itself is trained on with --domain FILE",
         )
     return assigned
 

@@ -7,19 +7,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from seodang.data.read.containers.find_files import Found, find_files
+from seodang.data.read.containers.find_files import find_files
 from seodang.data.read.sources import group_by_layout
 from seodang.errors import SourceError
 
-MOST_PATHS = 12  # of one source: more are no recipe that people read
-# a folder, archive or file of the split that its publisher keeps for measuring: Validation, 2.Test, VL_1.zip
+MOST_PATHS = 12  # of one source: people do not read recipes with more
+# a folder, archive or file of the publisher's evaluation split: Validation, 2.Test, VL_1.zip
 EVALUATION = re.compile(
     r"(\d+[._ -]*)?(validation|valid|val|dev|test|eval|검증|평가)([._ -].*)?|(vl|vs)[_ ].*", re.IGNORECASE
 )
-EVALUATION_ASIDE = (
-    "the split that its publisher keeps for measuring is left out of training: name it by itself to use it"
-)
-MIXED = "lies among files of other layouts in a way that no folder and no pattern tells apart: move these files"
+EVALUATION_ASIDE = "the publisher's evaluation split, left out of training: name it by itself to use it"
+MIXED = "mixed with files of other layouts, which no folder and no pattern separates: move these files"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +42,6 @@ def parts_of(given: str) -> tuple[list[Part], list[str]]:
     found = find_files(given)
     if found.is_single:
         return [Part(paths=(given,), is_whole=True)], []
-    groups, found = group_by_layout(given)
     everything = [file.name for file in found.files]
     root = _root(given, everything)
     aside = {name for name in everything if _is_evaluation(name, root)}
@@ -54,7 +51,7 @@ def parts_of(given: str) -> tuple[list[Part], list[str]]:
     else:
         aside = set()
     parts: list[Part] = []
-    for group in groups:
+    for group in group_by_layout(found.files):
         wanted = [file.name for file in group if file.name not in aside]
         if not wanted:
             continue
@@ -112,7 +109,7 @@ def _above(name: str, root: str) -> Iterator[str]:
 def _found(patterns: Iterable[str]) -> Iterator[str]:
     for pattern in patterns:
         try:
-            found: Found = find_files(pattern)
+            found = find_files(pattern)
         except SourceError:
             continue
         yield from (file.name for file in found.files)

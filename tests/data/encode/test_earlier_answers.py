@@ -1,14 +1,12 @@
 """Every supervised answer stands behind what is served for it, or the user knows that it does not."""
 
-import json
 from typing import Any
 
 import pytest
-from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from chat_styles import CHATML_LIKE, STYLES, Conversation, Style, conversations, dressed, with_style_tokens
-from qa_rows import data_set, key
+from qa_rows import key, talk_rows
 from seodang.data.encode.earlier_answers import choose_earlier_answers
 from seodang.data.encode.rows import Renderer, render
 from seodang.data.template.find import apply_template, find_template
@@ -48,23 +46,6 @@ LAST_ENDS_OTHERWISE = (  # another token ends the last answer than the earlier o
 )
 
 
-def _rows(*talks: Conversation, tools: Any = None) -> Dataset:
-    columns: dict[str, Any] = {
-        "source": "talk",
-        "role": "domain",
-        "file": "talk.jsonl",
-        "text": None,
-        "question_key": "",
-        "group": None,
-        "exchange_keys": [],
-    }
-    tools = tools and json.dumps(tools, ensure_ascii=False)
-    return data_set(
-        {"row_id": key(str(number)), "row": number + 1, "messages": talk, "tools": tools, **columns}
-        for number, talk in enumerate(talks)
-    )
-
-
 def _renderer(
     tokenizer: PreTrainedTokenizerFast, borrow: str | None, *, thinking: bool = False, **settings: Any
 ) -> Renderer:
@@ -93,7 +74,7 @@ def test_split_answers_are_trained_behind_what_is_served(tiny_tokenizer: PreTrai
     """Over random conversations and many templates: each answer of a kept row is supervised once, as served."""
     tokenizer, template = dressed(with_style_tokens(tiny_tokenizer), style)
     talks = list(conversations(seed=11, count=40))
-    rows, counts = render(_rows(*talks), Renderer(tokenizer, template), max_tokens=4096)
+    rows, counts = render(talk_rows(*talks), Renderer(tokenizer, template), max_tokens=4096)
     assert counts.kept >= 10
     for number, talk in enumerate(talks, start=1):
         examples = rows.filter(lambda row, number=number: row["row"] == number)
@@ -113,7 +94,7 @@ def test_calls_and_thoughts_are_trained_behind_what_is_served(
     if not thinking:
         talk = [{name: value for name, value in turn.items() if name != "reasoning_content"} for turn in AGENT]
     renderer = _renderer(tiny_tokenizer, "qwen3", thinking=thinking)
-    rows, counts = render(_rows(talk, tools=TOOLS), renderer, max_tokens=4096)
+    rows, counts = render(talk_rows(talk, tools=TOOLS), renderer, max_tokens=4096)
     ends = [renderer.template.turn_end_id]
     found = check_served(tiny_tokenizer, talk, TOOLS, rows, turn_ends=ends, **renderer.template.kwargs)
     assert sorted(found) == [1, 3, 5, 7]
@@ -128,7 +109,7 @@ def test_the_messages_of_an_example_end_with_its_answer(tiny_tokenizer: PreTrain
     """What a row's last answer answers can still be read off its messages; the system turn of the recipe is not one."""
     renderer = _renderer(tiny_tokenizer, "qwen3", system="짧게.")
     talk = _talk("왜?", "네.", "또?", "아뇨.")
-    rows, _ = render(_rows(_talk("q", "a"), talk), renderer, max_tokens=4096)
+    rows, _ = render(talk_rows(_talk("q", "a"), talk), renderer, max_tokens=4096)
     assert rows["messages"] == [_talk("q", "a"), talk, talk[:2]]
     assert rows["row_id"] == [key("0"), key("1"), f"{key('1')}#2"]
     assert rows["row"] == [1, 2, 2]
@@ -150,7 +131,7 @@ def test_other_ways_to_serve_otherwise_are_found(
     """A think tag of the prompt is not supervised; another turn end and a missing line break are noticed."""
     talk = [{name: value for name, value in turn.items() if value is not None} for turn in talk]
     renderer = _own(tiny_tokenizer, text, thinking=text == PROMPT_OPENS_THOUGHT)
-    rows, counts = render(_rows(talk), renderer, max_tokens=999)
+    rows, counts = render(talk_rows(talk), renderer, max_tokens=999)
     found = check_served(tiny_tokenizer, talk, None, rows, turn_ends=[renderer.template.turn_end_id])
     assert sorted(found) == [1, 3]
     assert counts.changed.get(RESPACED, 0) == (1 if text == NEWLINE_AFTER_LAST_TOOL else 0)
@@ -166,7 +147,7 @@ def test_an_earlier_answer_that_ends_otherwise_is_kept_without_its_end(tiny_toke
 def test_earlier_answers_can_be_context(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """One example, the last answer alone supervised, and counted."""
     renderer = _renderer(tiny_tokenizer, "qwen3", earlier_answers="context")
-    rows, counts = render(_rows(_talk("왜?", "네.", "또?", "아뇨.")), renderer, max_tokens=999)
+    rows, counts = render(talk_rows(_talk("왜?", "네.", "또?", "아뇨.")), renderer, max_tokens=999)
     ends = [renderer.template.turn_end_id]
     talk = _talk("왜?", "네.", "또?", "아뇨.")
     assert check_served(tiny_tokenizer, talk, None, rows, turn_ends=ends, enable_thinking=False) == [3]
@@ -177,14 +158,14 @@ def test_a_split_answer_that_cannot_be_trained_is_left_out_and_counted(tiny_toke
     """A thought cannot be served with thinking off; the other answers stay. So do those of examples that fit."""
     talk = [AGENT[6], {**THOUGHT_TURN, "content": "아뇨."}, *_talk("왜?", "네. " * 20)]
     renderer = _renderer(tiny_tokenizer, "qwen3")
-    rows, counts = render(_rows(talk), renderer, max_tokens=999)
+    rows, counts = render(talk_rows(talk), renderer, max_tokens=999)
     reason = "the served prompt is not the beginning of the trained text"
     assert dict(counts.changed) == {SPLIT: 1, f"an answer is left out: {reason}": 1}
     assert [(note.where, note.reason) for note in counts.notes] == [
         ("talk.jsonl:1", f"an answer is left out: {reason}")
     ]
     assert len(rows) == 1
-    rows, counts = render(_rows(_talk("왜?", "네.", "왜?", "네. " * 40)), renderer, max_tokens=60)
+    rows, counts = render(talk_rows(_talk("왜?", "네.", "왜?", "네. " * 40)), renderer, max_tokens=60)
     assert (rows["row_id"], rows["messages"]) == ([f"{key('0')}#2"], [_talk("왜?", "네.")])
     assert counts.kept == 1
     assert counts.changed["an answer is left out: longer than 60 tokens"] == 1
@@ -194,16 +175,16 @@ def test_auto_splits_where_that_is_cheap_and_says_what_it_costs(tiny_tokenizer: 
     """At most twice the tokens: split. More: kept, with a warning. Few such conversations among many: split."""
     renderer = _renderer(tiny_tokenizer, "qwen3")
     short, long = _talk("왜?", "네.", "또?", "아뇨."), _talk(*["왜 그런가요?", "그렇습니다."] * 8)
-    choice, finding = choose_earlier_answers({"a": _rows(short)}, renderer, max_tokens=999)
+    choice, finding = choose_earlier_answers({"a": talk_rows(short)}, renderer, max_tokens=999)
     assert finding is not None
     assert (choice, finding.severity, finding.rows) == ("split", "fixed", ("talk.jsonl:1",))
-    choice, finding = choose_earlier_answers({"a": _rows(long)}, renderer, max_tokens=999)
+    choice, finding = choose_earlier_answers({"a": talk_rows(long)}, renderer, max_tokens=999)
     assert finding is not None
     assert (choice, finding.severity, finding.check) == ("keep", "warn", "earlier_answers")
     assert "7 of 8 answers (88%)" in finding.what
     assert "'<think>\\n\\n</think>\\n\\n'" in finding.what
     assert "times the tokens" in finding.hint
-    many = {"a": _rows(long), "b": _rows(*[_talk("왜?", f"네. {n} " * 9) for n in range(50)])}
+    many = {"a": talk_rows(long), "b": talk_rows(*[_talk("왜?", f"네. {n} " * 9) for n in range(50)])}
     assert choose_earlier_answers(many, renderer, max_tokens=999)[0] == "split"
     assert choose_earlier_answers(many, renderer.with_earlier_answers("context"), max_tokens=999)[0] == "context"
 
@@ -211,7 +192,7 @@ def test_auto_splits_where_that_is_cheap_and_says_what_it_costs(tiny_tokenizer: 
 def test_nothing_is_found_where_templates_serve_what_they_train(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """ChatML writes every answer alike: one example a conversation, no finding, nothing counted."""
     renderer = _own(tiny_tokenizer, CHATML_LIKE)
-    rows = _rows(_talk("왜?", "네.", "또?", "아뇨."))
+    rows = talk_rows(_talk("왜?", "네.", "또?", "아뇨."))
     assert choose_earlier_answers({"a": rows}, renderer, max_tokens=999) == ("split", None)
     made, counts = render(rows, renderer, max_tokens=999)
     assert (len(made), dict(counts.changed)) == (1, {})
@@ -221,12 +202,12 @@ def test_only_the_last_answer_asks_for_no_choice(tiny_tokenizer: PreTrainedToken
     """With loss_on last_answer or all, a conversation is one example."""
     for loss_on in ("last_answer", "all"):
         renderer = _renderer(tiny_tokenizer, "qwen3", loss_on=loss_on)
-        rows, counts = render(_rows(_talk("왜?", "네.", "또?", "아뇨.")), renderer, max_tokens=999)
+        rows, counts = render(talk_rows(_talk("왜?", "네.", "또?", "아뇨.")), renderer, max_tokens=999)
         assert (len(rows), dict(counts.changed)) == (1, {})
 
 
 def test_kept_answers_are_counted(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """Rows, in the counts of the stage."""
     renderer = _renderer(tiny_tokenizer, "qwen3", earlier_answers="keep")
-    _, counts = render(_rows(_talk("왜?", "네.", "또?", "아뇨."), _talk("왜?", "네.")), renderer, max_tokens=999)
+    _, counts = render(talk_rows(_talk("왜?", "네.", "또?", "아뇨."), _talk("왜?", "네.")), renderer, max_tokens=999)
     assert dict(counts.changed) == {KEPT: 1}

@@ -3,7 +3,6 @@
 import copy
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from chat_styles import (
     trimming,
     with_style_tokens,
 )
-from qa_rows import data_set, key
+from qa_rows import key, talk_rows
 from seodang.data.encode import tokenize
 from seodang.data.encode.rows import LOSSY, TOO_LARGE, UNKNOWN, Renderer, render
 from seodang.data.encode.tokenize import FAULTY_BOUNDARY, Encoder
@@ -45,27 +44,8 @@ TOOL_TALK: Conversation = [
 ]
 
 
-def _rows(conversations: Sequence[Conversation], tools: str | None = None) -> Dataset:
-    return data_set(
-        {
-            "row_id": key(str(number)),
-            "source": "talk",
-            "role": "domain",
-            "file": "talk.jsonl",
-            "row": number + 1,
-            "messages": turns,
-            "tools": tools,
-            "text": None,
-            "question_key": "",
-            "exchange_keys": [],
-            "group": None,
-        }
-        for number, turns in enumerate(conversations)
-    )
-
-
 def _texts(*texts: str) -> Dataset:
-    empty = _rows([[] for _ in texts])
+    empty = talk_rows(*[[] for _ in texts])
     return empty.remove_columns("text").add_column("text", list(texts)).cast(empty.features)
 
 
@@ -88,10 +68,8 @@ def _dressed(tokenizer: PreTrainedTokenizerFast, text: str | None = None, **sett
     return Renderer(tokenizer, template, **settings)
 
 
-def _one(
-    renderer: Renderer, turns: Conversation, tools: str | None = None, **settings: Any
-) -> tuple[dict[str, Any], Counts]:
-    rows, counts = render(_rows([turns], tools), renderer, **{"max_tokens": 4096, **settings})
+def _one(renderer: Renderer, turns: Conversation, tools: Any = None, **settings: Any) -> tuple[dict[str, Any], Counts]:
+    rows, counts = render(talk_rows(turns, tools=tools), renderer, **{"max_tokens": 4096, **settings})
     return (rows[0] if len(rows) else {}), counts
 
 
@@ -120,7 +98,7 @@ def test_supervised_tokens_are_the_answers_and_their_turn_ends(
     tokenizer, template = dressed(trimming(base) if trims else base, style)
     talks = list(conversations(seed=7, count=60))
     renderer = Renderer(tokenizer, template, earlier_answers="keep")
-    rows, counts = render(_rows(talks), renderer, max_tokens=4096)
+    rows, counts = render(talk_rows(*talks), renderer, max_tokens=4096)
     for row in rows:
         turns = talks[row["row"] - 1]
         *earlier, last = (turn["content"] for turn in turns if turn["role"] == "assistant")
@@ -157,7 +135,7 @@ def test_a_tokenizer_with_blanks_as_characters_is_masked_alike() -> None:
     tokenizer.chat_template = style.text
     renderer = _dressed(tokenizer, style.text)
     talks = [_talk(*QUESTIONS[:1], *ANSWERS[:1]), _talk(QUESTIONS[2], ANSWERS[2] + " 뷁 é", QUESTIONS[1], ANSWERS[3])]
-    rows, _ = render(_rows(talks), renderer, max_tokens=4096)
+    rows, _ = render(talk_rows(*talks), renderer, max_tokens=4096)
     for row, turns in zip(rows, talks, strict=True):
         answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
         decoded = [text.strip() for text in _supervised(row, tokenizer, renderer.template.turn_end_id)]
@@ -200,7 +178,7 @@ def test_the_loss_can_be_on_everything_after_bos(tiny_tokenizer: PreTrainedToken
 def test_tool_calls_are_supervised_and_tool_results_are_not(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """A call whose content is null is an answer too; the tool's report is none."""
     renderer = Renderer(*_qwen(tiny_tokenizer), earlier_answers="keep")
-    row, counts = _one(renderer, TOOL_TALK, json.dumps(TOOLS, ensure_ascii=False))
+    row, counts = _one(renderer, TOOL_TALK, TOOLS)
     assert _supervised(row, tiny_tokenizer) == [
         '<tool_call>\n{"name": "find_drug", "arguments": {"이름": "타이레놀", "n": 2}}\n</tool_call><|im_end|>',
         "찾았어요.<|im_end|>",
@@ -306,7 +284,7 @@ def test_rows_that_the_template_refuses_are_counted_with_its_own_words(tiny_toke
     """Two user turns in a row: Gemma's template says why it does not take them."""
     tokenizer, template = dressed(tiny_tokenizer, STYLES[0])
     turns = [_talk("a", "b"), [{"role": "user", "content": "x"}, *_talk("a", "b")]]
-    rows, counts = render(_rows(turns), Renderer(tokenizer, template), max_tokens=99)
+    rows, counts = render(talk_rows(*turns), Renderer(tokenizer, template), max_tokens=99)
     assert dict(counts.dropped) == {"the template refuses it: turns must alternate between user and assistant": 1}
     assert rows["row"] == [1]
 
@@ -324,7 +302,7 @@ def test_calls_that_a_template_leaves_out_are_dropped(tiny_tokenizer: PreTrained
     """A template that knows only contents would train silence or a lone remark in place of the call."""
     renderer = _dressed(tiny_tokenizer, CHATML_LIKE)
     talks = [TOOL_TALK, [TOOL_TALK[0], {**TOOL_TALK[1], "content": "찾을게요."}], _talk("q", "a")]
-    rows, counts = render(_rows(talks, json.dumps(TOOLS)), renderer, max_tokens=999)
+    rows, counts = render(talk_rows(*talks, tools=TOOLS), renderer, max_tokens=999)
     assert dict(counts.dropped) == {"the template leaves out answers": 1, "the template leaves out tool calls": 1}
     assert dict(counts.changed) == {"the template leaves out tool definitions": 1}
     assert len(rows) == 1
@@ -353,7 +331,7 @@ def test_an_answer_that_the_template_alters_is_counted(tiny_tokenizer: PreTraine
 def test_an_answer_whose_first_token_merges_with_the_header_is_dropped(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """An answer that begins with a line break would share a token with the header's own."""
     rows, counts = render(
-        _rows([_talk("q", "\n\nfoo"), _talk("q", "foo")]), _line_breaking(tiny_tokenizer), max_tokens=99
+        talk_rows(_talk("q", "\n\nfoo"), _talk("q", "foo")), _line_breaking(tiny_tokenizer), max_tokens=99
     )
     assert dict(counts.dropped) == {FAULTY_BOUNDARY: 1}
     assert rows["row"] == [2]
@@ -367,7 +345,7 @@ def _line_breaking(tokenizer: PreTrainedTokenizerFast) -> Renderer:
 
 def test_rows_above_max_tokens_are_dropped_and_listed(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """An answer is never cut: the row goes, by name."""
-    rows, counts = render(_rows([_talk("q", "a " * 50), _talk("q", "a")]), _dressed(tiny_tokenizer), max_tokens=40)
+    rows, counts = render(talk_rows(_talk("q", "a " * 50), _talk("q", "a")), _dressed(tiny_tokenizer), max_tokens=40)
     assert rows["row"] == [2]
     assert dict(counts.dropped) == {"longer than 40 tokens": 1}
     assert [(note.where, note.reason) for note in counts.notes] == [("talk.jsonl:1", "longer than 40 tokens")]
@@ -375,7 +353,7 @@ def test_rows_above_max_tokens_are_dropped_and_listed(tiny_tokenizer: PreTrained
 
 def test_rows_above_max_tokens_can_be_refused(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """The error names the rows."""
-    rows = _rows([_talk("q", "a"), _talk("q", "a " * 50)])
+    rows = talk_rows(_talk("q", "a"), _talk("q", "a " * 50))
     with pytest.raises(GateError, match=r"1 rows are longer than 40 tokens: talk\.jsonl:2"):
         render(rows, _dressed(tiny_tokenizer), max_tokens=40, too_long="refuse")
 
@@ -429,14 +407,14 @@ def test_plain_texts_without_bos_or_with_control_tokens(tiny_tokenizer: PreTrain
 def test_empty_answers_and_conversations_without_answers_are_dropped(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """Silence is not trained."""
     talks = [_talk("q"), _talk("q", "  "), _talk("q", "<think>\n</think>")]
-    _, counts = render(_rows(talks), _dressed(tiny_tokenizer), max_tokens=99)
+    _, counts = render(talk_rows(*talks), _dressed(tiny_tokenizer), max_tokens=99)
     assert dict(counts.dropped) == {"no answer": 1, "empty answer": 2}
 
 
 def test_no_rows_give_no_rows(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """An empty part and a part of which nothing is left both keep their columns."""
     renderer = _dressed(tiny_tokenizer)
-    for rows in (_rows([_talk("q", "a")]).select([]), _rows([_talk("q")])):
+    for rows in (talk_rows(_talk("q", "a")).select([]), talk_rows(_talk("q"))):
         done, counts = render(rows, renderer, max_tokens=99)
         assert len(done) == counts.kept == 0
         assert {"text", "input_ids", "labels", "num_tokens", "num_supervised"} <= set(done.column_names)
@@ -447,7 +425,7 @@ def test_rows_on_disk_and_in_any_order_are_rendered_alike(
 ) -> None:
     """A memory-mapped, shuffled data set over several batches gives each row what it gets alone; no stale cache."""
     talks = [_talk(f"질문 {number}?", f"대답 {number}.") for number in range(2100)]
-    _rows(talks).save_to_disk(tmp_path / "rows")
+    talk_rows(*talks).save_to_disk(tmp_path / "rows")
     rows = load_from_disk(tmp_path / "rows").shuffle(seed=1)
     renderer = _dressed(tiny_tokenizer)
     done, counts = render(rows, renderer, max_tokens=99)
@@ -479,7 +457,7 @@ def test_unknown_tokens_in_answers_are_counted_by_row() -> None:
     tokenizer = sentencepiece_like(byte_fallback=False)
     renderer = _dressed(tokenizer, next(style for style in STYLES if style.name == "mistral").text)
     talks = [_talk(QUESTIONS[0], ANSWERS[0]), _talk(QUESTIONS[0], "⟦ż ☃⟧"), _talk("⟦ż ☃⟧", ANSWERS[0])]
-    rows, counts = render(_rows(talks), renderer, max_tokens=999)
+    rows, counts = render(talk_rows(*talks), renderer, max_tokens=999)
     assert len(rows) == 3
     assert dict(counts.changed) == {UNKNOWN: 1, LOSSY: 1}
     assert [(note.where, note.reason) for note in counts.notes] == [
@@ -491,7 +469,7 @@ def test_unknown_tokens_in_answers_are_counted_by_row() -> None:
 def test_a_tokenizer_that_changes_texts_is_noticed(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """Lower case, accents, other Unicode forms: what is trained is not what was written."""
     renderer = _dressed(_lowering(tiny_tokenizer))
-    _, counts = render(_rows([_talk("q", "Paris"), _talk("q", "paris")]), renderer, max_tokens=999)
+    _, counts = render(talk_rows(_talk("q", "Paris"), _talk("q", "paris")), renderer, max_tokens=999)
     assert dict(counts.changed) == {LOSSY: 1}
     assert [note.where for note in counts.notes] == ["talk.jsonl:1"]
 
@@ -550,7 +528,7 @@ def test_a_huge_row_is_not_encoded_whole(
     monkeypatch.setattr(Encoder, "encode", lambda self, texts: lengths.extend(map(len, texts)) or encode(self, texts))
     renderer = _dressed(tiny_tokenizer)
     talks = [_talk("q", "짠 음식 " * 200_000), _talk("짠 음식 " * 200_000 + "왜?", "네."), _talk("q", "a")]
-    rows, counts = render(_rows(talks), renderer, max_tokens=50, too_long=too_long)
+    rows, counts = render(talk_rows(*talks), renderer, max_tokens=50, too_long=too_long)
     assert max(lengths) < 5000
     assert rows["row"] == ([3] if too_long == "drop" else [2, 3])
     assert sum(counts.dropped.values()) == 3 - len(rows)

@@ -130,7 +130,7 @@ def test_a_header_that_stands_once_more_is_dropped(tmp_path: Path) -> None:
     """Files that were joined with their headers: no row asks 'question'."""
     table, counts = convert_rows(tmp_path, "question,answer\na,b\nquestion,answer\nc,d\n", name="d.csv")
     assert table["row"][:] == [1, 3]
-    assert counts.dropped == {"the header once more": 1}
+    assert counts.dropped == {"a repeated header": 1}
 
 
 ONE_A_ROW = [

@@ -289,7 +289,7 @@ UNUSABLE_CONVERSATIONS: list[tuple[Any, str]] = [
     ([CONVERSATION[0], {"role": "assistant", "content": " "}, *CONVERSATION], "empty answer"),
     ([{"role": "user", "content": ""}, CONVERSATION[1]], "empty question"),
     ([{"role": "critic", "content": "x"}, *CONVERSATION], "unknown role"),
-    ([{"role": "user", "content": [{"type": "image_url"}]}, CONVERSATION[1]], "content that is no text: image_url"),
+    ([{"role": "user", "content": [{"type": "image_url"}]}, CONVERSATION[1]], "content that is not text: image_url"),
     ([{"role": "user", "content": {"a": 1}}, CONVERSATION[1]], "the content of a turn is an object"),
     ([{"role": "user"}, CONVERSATION[1]], "a turn without role or content"),
     (["a", "b"], "a turn without role or content"),

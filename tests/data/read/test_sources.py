@@ -319,14 +319,14 @@ JSON_FAULTS = {
         "d.jsonl",
         f'{LINES}{{"question" "b"}}\n{LINES}',
         ":3: broken JSON in line 3, character 13",
-        "mend",
+        "fix",
     ),
     "Python's way": ("d.jsonl", f"{ROW}\n{ROW}\n", ":1: broken JSON", "json.dumps"),
     "Python's None": ("d.jsonl", f'{ITEM}\n{{"answer": None}}\n', ":2: broken JSON", "json.dumps"),
     "key twice": (
         "d.jsonl",
         f'{ITEM}\n{{"answer": "a", "answer": "b"}}\n',
-        ":2: the key 'answer' stands twice",
+        ":2: duplicate key 'answer'",
         "keep",
     ),
     "keys alike": ("d.json", '[{"answer": "a", "answer ": "b"}]', ":1: two columns have the same name", "rename"),
@@ -350,12 +350,12 @@ JSON_FAULTS = {
     "key twice among many": (
         "d.jsonl",
         '{"a": 1, ' + ", ".join(f'"k{number}": 1' for number in range(50_000)) + ', "k49999": 2}\n' + ITEM,
-        ":1: the key 'k49999' stands twice",
+        ":1: duplicate key 'k49999'",
         "keep",
     ),
     "too deep": ("d.jsonl", '{"a": ' + "[" * 100_000 + "\n" + ITEM, ":1: too deeply nested", "flatten"),
     "too long a number": ("d.jsonl", f'{ITEM}\n{{"a": {"1" * 5000}}}\n', ":2: ", "in quotes"),
-    "no JSON": ("d.json", "hello", ":1: no JSON: the file starts with 'hello'", "write"),
+    "no JSON": ("d.json", "hello", ":1: not JSON: the file starts with 'hello'", "write"),
 }
 
 
@@ -382,7 +382,7 @@ def test_keys_that_are_no_text_are_escaped(tmp_path: Path) -> None:
     raw = read_path(write(tmp_path, "d.json", r'[{"question": "a", "\ud800": "b", "x\u0000y": "c", "\udc80": "d"}]'))
     assert raw.columns == ("question", r"\ud800", r"x\x00y", r"\udc80")
     message = error_of(write(tmp_path, "d.json", r'[{"\ud800": "a", "\ud800": "b"}]'))
-    assert r"the key '\ud800' stands twice" in message
+    assert r"duplicate key '\ud800'" in message
 
 
 def test_a_list_of_turns_in_each_line(tmp_path: Path) -> None:
@@ -418,14 +418,14 @@ NO_DATA = {
     "x.json": (b"GGUF\x03\x00", "GGUF"),
     "d.csv": (b"%PDF-1.7", "PDF"),
     "d.jsonl": (b"\x1f\x8b\x08\x00", "cannot be unpacked: Compressed file ended"),
-    "d.bin": (bytes(range(256)) * 8, "no text file"),
-    "zero.json": (b"\x00" * 512, "no text file"),
+    "d.bin": (bytes(range(256)) * 8, "not a text file"),
+    "zero.json": (b"\x00" * 512, "not a text file"),
     "page.json": (b"<!DOCTYPE html><html>", "HTML"),
     "lfs.csv": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
     "note.txt": ("그냥 글입니다\n또 글\n".encode(), "neither JSON nor a table"),
     "empty.jsonl": (b"", "empty"),
     "blank.csv": (b"\xef\xbb\xbf \n\n", "nothing but blanks"),
-    "magic.parquet": (b"PAR1nothing", "no readable Parquet file"),
+    "magic.parquet": (b"PAR1nothing", "not a readable Parquet file"),
 }
 
 
@@ -447,20 +447,20 @@ def test_missing_files_and_folders_get_a_hint(tmp_path: Path) -> None:
     assert "holds medical.jsonl" in error_of(tmp_path / "*.csv")
     assert "hub: beomi/KoAlpaca-RealQA" in error_of("beomi/KoAlpaca-RealQA")
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "gone.jsonl")
-    assert "the link leads nowhere" in error_of(tmp_path / "link.jsonl")
+    assert "is a broken link" in error_of(tmp_path / "link.jsonl")
 
 
 @pytest.mark.parametrize(
     ("path", "what"),
     [
         ("~data/x.jsonl", "no such file"),
-        ("a\0b.jsonl", "this is no path"),
-        ("", "this is no path"),
+        ("a\0b.jsonl", "not a path"),
+        ("", "not a path"),
         ("x" * 5000, "File name too long"),
         ("a/" * 3000 + "x.jsonl", "File name too long"),
         ("\ud800.jsonl", "not UTF-8"),
-        ("sample:\0", "this is no path"),
-        ("sample:" + "x" * 10_000, "no sample has this name"),
+        ("sample:\0", "not a path"),
+        ("sample:" + "x" * 10_000, "unknown sample"),
         ("/dev/zero", "no plain file"),
     ],
 )
@@ -520,7 +520,7 @@ def test_parquet_is_read_by_content_with_scalars_as_text(tmp_path: Path) -> None
         {"question": "b", "n": None, "b": None, "turns": None},
     ]
     broken = write(tmp_path, "cut.parquet", path.read_bytes()[:-30])
-    assert "no readable Parquet file" in error_of(broken)
+    assert "not a readable Parquet file" in error_of(broken)
 
 
 def test_samples_ship(tmp_path: Path) -> None:
@@ -558,13 +558,13 @@ def test_a_hub_data_set_is_read_through_datasets(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("hub", "what"),
     [
-        ("", "no data set id"),
-        (" ", "no data set id"),
-        ("a/b/c", "no data set id"),
-        ("a\0b", "no data set id"),
-        ("\ud800", "no data set id"),
-        ("hf://datasets/a", "no data set id"),
-        ("x" * 5000, "no data set id"),
+        ("", "not a data set id"),
+        (" ", "not a data set id"),
+        ("a/b/c", "not a data set id"),
+        ("a\0b", "not a data set id"),
+        ("\ud800", "not a data set id"),
+        ("hf://datasets/a", "not a data set id"),
+        ("x" * 5000, "not a data set id"),
         ("text", "the name of a file format"),
         ("webdataset", "the name of a file format"),
         ("json", "the name of a file format"),

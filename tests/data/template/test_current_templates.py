@@ -7,7 +7,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from chat_styles import Conversation
-from qa_rows import data_set, key
+from qa_rows import talk_rows
 from seodang.data.encode.rows import Renderer, render
 from seodang.data.template.find import apply_template, find_template
 from seodang.data.template.renderer import REPROMPTED
@@ -113,12 +113,6 @@ def _plain(talk: Conversation) -> Conversation:
     return [{name: value for name, value in turn.items() if name != "reasoning_content"} for turn in talk]
 
 
-def _rows(talk: Conversation) -> Any:
-    row: dict[str, Any] = {"row_id": key("0"), "row": 1, "messages": talk, "tools": None, "source": "a", "file": "f"}
-    row |= {"role": "domain", "text": None, "question_key": "", "group": None, "exchange_keys": []}
-    return data_set([row])
-
-
 @pytest.mark.parametrize("thinking", [False, True])
 @pytest.mark.parametrize("loss_on", ["answers", "last_answer"])
 def test_calls_and_answers_that_end_in_different_tokens(
@@ -126,12 +120,10 @@ def test_calls_and_answers_that_end_in_different_tokens(
 ) -> None:
     """GPT-OSS: every turn as it is served, with its thought, and its own end: call, return."""
     tiny_tokenizer.add_tokens(list(HARMONY_TOKENS), special_tokens=True)
-    talk = AGENT
-    if not thinking:
-        talk = [{name: value for name, value in turn.items() if name != "reasoning_content"} for turn in AGENT]
+    talk = AGENT if thinking else _plain(AGENT)
     renderer = _renderer(tiny_tokenizer, HARMONY, thinking=thinking, loss_on=loss_on)
     assert (renderer.template.turn_end, renderer.template.call_end) == ("<|return|>", "<|call|>")
-    rows, counts = render(_rows(talk), renderer, max_tokens=999)
+    rows, counts = render(talk_rows(talk), renderer, max_tokens=999)
     ends = tiny_tokenizer.convert_tokens_to_ids(["<|return|>", "<|call|>"])
     turns = [{**turn, "thinking": turn["reasoning_content"]} if "reasoning_content" in turn else turn for turn in talk]
     assert not counts.dropped
@@ -145,8 +137,7 @@ def test_arguments_are_json_text_where_a_template_cannot_write_objects(
 ) -> None:
     """DeepSeek's refuses an object; another would write it as Python does: {'이름': …}."""
     renderer = _renderer(tiny_tokenizer, TEXT_ARGUMENTS.replace("JOIN", join))
-    talk = [{name: value for name, value in turn.items() if name != "reasoning_content"} for turn in AGENT]
-    rendered = renderer.render(talk)
+    rendered = renderer.render(_plain(AGENT))
     text = rendered.text[slice(*rendered.spans[0])]
     assert text == "<tool_call>find_drug\n" + json.dumps(CALL["function"]["arguments"], ensure_ascii=False) + (
         "</tool_call><|im_end|>"
@@ -156,7 +147,7 @@ def test_arguments_are_json_text_where_a_template_cannot_write_objects(
 
 def _check(tokenizer: PreTrainedTokenizerFast, renderer: Renderer, talk: Conversation, **settings: Any) -> list[int]:
     """The answers that are supervised, each checked against what is served."""
-    rows, counts = render(_rows(talk), renderer, max_tokens=9999)
+    rows, counts = render(talk_rows(talk), renderer, max_tokens=9999)
     assert not counts.dropped
     ends = [renderer.template.turn_end_id, renderer.template.call_end_id]
     return sorted(check_served(tokenizer, talk, None, rows, turn_ends=[end for end in ends if end], **settings))
@@ -214,7 +205,7 @@ def test_a_prompt_that_the_trained_text_does_not_have(tiny_tokenizer: PreTrained
     talk = [{"role": "system", "content": "짧게."}, *_plain(AGENT)[-2:], {"role": "user", "content": "더?"}]
     talk.append({"role": "assistant", "content": "아니요."})
     assert _check(tiny_tokenizer, renderer, talk) == [2, 4]
-    _, counts = render(_rows(talk), renderer, max_tokens=99)
+    _, counts = render(talk_rows(talk), renderer, max_tokens=99)
     assert counts.changed[REPROMPTED] == 1
     parts = [example.rendered.text for example in renderer.examples(talk)]
     assert parts[0].endswith("[INST]고마워[/INST] 네.</s>[INST]짧게.\n\n더?[/INST] 아니요.</s>")

@@ -97,7 +97,7 @@ def test_a_template_that_closes_every_turn_but_the_last_closes_that_too(
     template = _find(tiny_tokenizer)
     apply_template(tiny_tokenizer, template)
     assert template.turn_end == "<|im_end|>"
-    assert template.origin == "the tokenizer's own, the last turn ended as the earlier ones are"
+    assert template.origin == "the tokenizer's own, its last turn ended as the earlier ones are"
     assert not template.is_new
     served = tiny_tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, tokenize=False)
     assert served == "<|im_start|>user\n왜 아파요?<|im_end|>\n<|im_start|>assistant\n"

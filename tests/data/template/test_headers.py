@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from chat_styles import Conversation
-from qa_rows import data_set, key
+from qa_rows import talk_rows
 from seodang.data.encode.rows import Renderer, render
 from seodang.data.template.find import ChatTemplate, apply_template, find_template
 from seodang.errors import RecipeError, TemplateError
@@ -58,12 +58,6 @@ def _find(tokenizer: PreTrainedTokenizerFast, headers: Headers, *, system: str |
     return template
 
 
-def _rows(talk: Conversation) -> Any:
-    row: dict[str, Any] = {"row_id": key("0"), "row": 1, "messages": talk, "tools": None, "source": "a", "file": "f"}
-    row |= {"role": "domain", "text": None, "question_key": "", "group": None, "exchange_keys": []}
-    return data_set([row])
-
-
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("bos", [None, "<bos>"])
 def test_mask_served_prompt_and_saved_template_agree(
@@ -82,7 +76,7 @@ def test_mask_served_prompt_and_saved_template_agree(
     saved = AutoTokenizer.from_pretrained(tmp_path)
     served = saved.apply_chat_template(talk[:-3], tokenize=False, add_generation_prompt=True)
     assert served.removeprefix(bos or "") == prompt
-    rows, counts = render(_rows(talk), renderer, max_tokens=999)
+    rows, counts = render(talk_rows(talk), renderer, max_tokens=999)
     assert not counts.dropped
     found = check_served(saved, talk, None, rows, turn_ends=[template.turn_end_id])
     assert found == [number for number, turn in enumerate(talk) if turn["role"] == "assistant"]
@@ -98,7 +92,7 @@ def test_quotes_and_backslashes_stand_as_they_are(tiny_tokenizer: PreTrainedToke
 
 def test_a_system_text_without_its_header_is_refused(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """The recipe's system text would be left out."""
-    with pytest.raises(TemplateError, match="none for a turn of the role system"):
+    with pytest.raises(TemplateError, match="no header for the role system"):
         _find(tiny_tokenizer, BLANK, system="짧게.")
 
 

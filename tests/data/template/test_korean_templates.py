@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from chat_styles import Conversation
-from qa_rows import data_set, key
+from qa_rows import talk_rows
 from seodang.data.encode.rows import Renderer, render
 from seodang.data.template.find import ChatTemplate, apply_template, find_template
 from seodang.recipe import Template
@@ -95,12 +95,6 @@ def _dressed(
     return template
 
 
-def _rows(talk: Conversation) -> Any:
-    row: dict[str, Any] = {"row_id": key("0"), "row": 1, "messages": talk, "tools": None, "source": "a", "file": "f"}
-    row |= {"role": "domain", "text": None, "question_key": "", "group": None, "exchange_keys": []}
-    return data_set([row])
-
-
 @each
 def test_what_is_written_is_what_the_maker_publishes(tiny_tokenizer: PreTrainedTokenizerFast, golden: Golden) -> None:
     """Two rounds, with and without a system text, and the prompt that is served."""
@@ -127,7 +121,7 @@ def test_every_answer_stands_behind_the_prompt_that_is_served_for_it(
     renderer = Renderer(tiny_tokenizer, template, loss_on="answers")
     rendered = renderer.render(TALK)
     assert tuple(rendered.text[begin:end] for begin, end in rendered.spans) == golden.answers
-    rows, counts = render(_rows(TALK), renderer, max_tokens=999)
+    rows, counts = render(talk_rows(TALK), renderer, max_tokens=999)
     assert not counts.dropped
     assert check_served(tiny_tokenizer, TALK, None, rows, turn_ends=[template.turn_end_id]) == [1, 3]
 
@@ -165,6 +159,6 @@ def test_exaone4_trains_thoughts_behind_the_opening_that_is_served(tiny_tokenize
     begin, end = rendered.spans[0]
     assert rendered.text[:begin].endswith("[|assistant|]\n<think>\n")
     assert rendered.text[begin:end] == "어제부터라면 급성.\n</think>\n\n물을 드세요.[|endofturn|]"
-    rows, _ = render(_rows(THOUGHTFUL), renderer, max_tokens=999)
+    rows, _ = render(talk_rows(THOUGHTFUL), renderer, max_tokens=999)
     found = check_served(tiny_tokenizer, THOUGHTFUL, None, rows, turn_ends=[template.turn_end_id])
     assert found == [3]

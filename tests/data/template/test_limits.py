@@ -39,7 +39,7 @@ def _find(tokenizer: PreTrainedTokenizerFast, text: str | None = None, borrow: s
         ("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "nested too deeply"),
         ("{% if true %}" * 600 + "{% endif %}" * 600, "nested too deeply|outside of a loop|IndentationError"),
         ("{{ '\ud800' }}", "half of a surrogate pair"),
-        ("{{ strftime_now('\ud800') }}", "surrogate|no format of a date"),
+        ("{{ strftime_now('\ud800') }}", "surrogate|unknown date format"),
     ],
 )
 def test_a_hostile_template_is_refused(

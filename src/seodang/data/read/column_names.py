@@ -45,9 +45,8 @@ TURN_ORDER = (
     "turn", "turn_id", "turn_no", "turn_index", "turn_number", "utterance_id", "utterance_no", "seq", "order", "index",
     "순번", "순서", "발화번호", "발화_번호", "발화순번", "턴", "문장번호",
 )  # fmt: skip
-THING = _words(
-    "제품명 품목명 약품명 의약품명 item_name itemname product_name name 이름 명칭 질환명 병명"
-)  # what questions ask about
+# what the questions of a table ask about, where each of its columns is one
+THING = _words("제품명 품목명 약품명 의약품명 item_name itemname product_name name 이름 명칭 질환명 병명")
 CHOICES = _words("choices options candidates 선택지 보기")
 KNOWN_COLUMNS = QUESTION | ANSWER | CONTEXT | TEXT | TURNS | SYSTEM | TOOLS | CHOICES
 
@@ -59,8 +58,7 @@ ROLES = {
         "user": "user human usr customer prompter humanmessage patient client 사용자 질문자 고객 환자 내담자 문의자 "
         "보호자",
         "assistant": "assistant gpt chatgpt bot model ai chatbot aimessage doctor physician therapist counselor agent "
-        "상담원 챗봇 "
-        "답변자 의사 전문의 의료진 상담사 상담자 약사",
+        "상담원 챗봇 답변자 의사 전문의 의료진 상담사 상담자 약사",
         "system": "system developer systemmessage 시스템",
         "tool": "tool function observation function_response tool_response function_result tool_result ipython",
         FUNCTION_CALL: "function_call tool_call",

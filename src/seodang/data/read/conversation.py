@@ -84,7 +84,7 @@ def read_row(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> Co
 
 
 def _refuse_other_rows(layout: Layout, fields: Mapping[str, Any]) -> None:
-    """Refuse rows that hold no cell of the layout, but others; and a table's header that stands once more."""
+    """Refuse rows that hold no cell of the layout, but others; and a table's header that is repeated."""
     used = layout.contents
     cells = [fields.get(column) for column in used]
     if cells.count(None) == len(cells):
@@ -95,7 +95,7 @@ def _refuse_other_rows(layout: Layout, fields: Mapping[str, Any]) -> None:
         isinstance(cell, str) and len(cell) <= len(column) + 2 and cell.strip() == column
         for cell, column in zip(cells, used, strict=True)
     ):
-        raise UnusableRowError("the header once more", hint="leave repeated header lines out")
+        raise UnusableRowError("a repeated header", hint="leave repeated header lines out")
 
 
 def _turns(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> tuple[list[Any], list[Message]]:
@@ -222,7 +222,7 @@ def _cell(layout: Layout, column: str | None, fields: Mapping[str, Any], changes
         value = None
     if isinstance(value, list | dict):
         what = "a list" if isinstance(value, list) else "an object"
-        raise UnusableRowError(f"{column} holds {what}, no text", hint="write one text into each of these cells")
+        raise UnusableRowError(f"{column} holds {what}, not text", hint="write one text into each of these cells")
     return clean(value, changes) if value else ""
 
 

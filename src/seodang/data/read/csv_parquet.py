@@ -3,7 +3,9 @@
 import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import TextIO
 
 import pyarrow as pa
@@ -15,18 +17,22 @@ from seodang.data.read.column_names import KNOWN_COLUMNS, SHORT_ANSWER, SHORT_QU
 from seodang.data.read.containers.data_file import DataFile
 from seodang.data.read.csv_dialect import DELIMITERS, SAMPLE_CHARS, Dialect, find_dialect
 from seodang.data.read.raw_rows import RawRow, RawRows, column_name, raw_row, refuse_duplicates
-from seodang.errors import SourceError
+from seodang.errors import SourceError, first_line
 
 BLANK_AND_QUOTE = ' "'
 QUOTES_KEPT = "quotes after a blank kept as text: the rows before have none"
-PARQUET_BATCH = 512  # rows decoded at a time
+ROWS_AT_ONCE = 512  # decoded from Parquet and Arrow
 BATCH_BYTES = 1 << 24  # a batch of huge rows has fewer
 ARROW_FILE = b"ARROW1"  # first bytes of a file with an index
 MAX_COLUMNS = 10_000  # a table of questions and answers has a few
 LISTED = 10  # names in a remark
 LONG_NAME = 60  # characters: longer than any column's name
 SENTENCE = re.compile(r".[.?!。？！…]$|.* .*(다|요|까)$")
+UNREADABLE = (arrow.ArrowException, OSError, ValueError)  # what Arrow raises
+WRITE_AGAIN = "copy, download or write it again"
 ADD_HEADER = "add a first line with the columns' names, such as: question,answer"
+
+BatchesOf = Callable[[Path], AbstractContextManager[tuple[pa.Schema, Iterator[pa.RecordBatch]]]]
 
 
 def read_csv(path: str, open_text: Callable[[], TextIO], named: Sequence[str]) -> RawRows:
@@ -139,7 +145,7 @@ def _looks_like_data(cells: list[str]) -> str | None:
             return "a sentence"
         if re.fullmatch(r"[-+]?[\d.,]+", cell):
             return "a number"
-    return "a value stands twice" if len(set(filter(None, cells))) < len(list(filter(None, cells))) else None
+    return "a duplicate value" if len(set(filter(None, cells))) < len(list(filter(None, cells))) else None
 
 
 def read_parquet(data: DataFile) -> RawRows:
@@ -148,34 +154,7 @@ def read_parquet(data: DataFile) -> RawRows:
     Raises:
         SourceError: a file that Arrow cannot read.
     """
-
-    def rows() -> Iterator[RawRow]:
-        row = 0
-        try:
-            with data.on_disk() as path, parquet.ParquetFile(path) as table:
-                reader = ArrowRows(data.name, table.schema_arrow)
-                for batch in table.iter_batches(batch_size=_batch_rows(table.metadata)):
-                    for read in reader.read(batch, row + 1):
-                        row += 1
-                        yield read
-        except (arrow.ArrowException, OSError, ValueError) as error:
-            raise SourceError(
-                f"the Parquet file cannot be read after row {row}: {_first_line(error)}",
-                where=f"{data.name}:{row + 1}",
-                hint="copy, download or write it again",
-            ) from None
-
-    try:
-        with data.on_disk() as path, parquet.ParquetFile(path) as table:
-            columns = [column_name(name) for name in table.schema_arrow.names]
-    except (arrow.ArrowException, OSError, ValueError) as error:
-        raise SourceError(
-            f"no readable Parquet file: {_first_line(error)}",
-            where=data.name,
-            hint="copy, download or write it again",
-        ) from None
-    refuse_duplicates(columns, data.name, "rename one of them")
-    return RawRows(where=data.name, columns=tuple(columns), rows=rows)
+    return _read_batches(data, "Parquet", _parquet)
 
 
 def read_arrow(data: DataFile) -> RawRows:
@@ -184,51 +163,60 @@ def read_arrow(data: DataFile) -> RawRows:
     Raises:
         SourceError: a file that Arrow cannot read.
     """
+    return _read_batches(data, "Arrow", _arrow)
 
+
+def _read_batches(data: DataFile, kind: str, batches_of: BatchesOf) -> RawRows:
     def rows() -> Iterator[RawRow]:
         row = 0
         try:
-            with data.on_disk() as path, pa.memory_map(str(path)) as mapped:
-                batches, schema = _batches(mapped)
+            with data.on_disk() as path, batches_of(path) as (schema, batches):
                 reader = ArrowRows(data.name, schema)
                 for batch in batches:
-                    for start in range(0, len(batch), PARQUET_BATCH):
-                        yield from reader.read(batch.slice(start, PARQUET_BATCH), row + start + 1)
-                    row += len(batch)
-        except (arrow.ArrowException, OSError, ValueError) as error:
+                    for read in reader.read(batch, row + 1):
+                        row += 1
+                        yield read
+        except UNREADABLE as error:
             raise SourceError(
-                f"the Arrow file cannot be read after row {row}: {_first_line(error)}",
+                f"the {kind} file cannot be read after row {row}: {first_line(error)}",
                 where=f"{data.name}:{row + 1}",
-                hint="copy, download or write it again",
+                hint=WRITE_AGAIN,
             ) from None
 
     try:
-        with data.on_disk() as path, pa.memory_map(str(path)) as mapped:
-            columns = [column_name(name) for name in _batches(mapped)[1].names]
-    except (arrow.ArrowException, OSError, ValueError) as error:
+        with data.on_disk() as path, batches_of(path) as (schema, _):
+            columns = [column_name(name) for name in schema.names]
+    except UNREADABLE as error:
         raise SourceError(
-            f"no readable Arrow file: {_first_line(error)}", where=data.name, hint="copy, download or write it again"
+            f"not a readable {kind} file: {first_line(error)}", where=data.name, hint=WRITE_AGAIN
         ) from None
     refuse_duplicates(columns, data.name, "rename one of them")
     return RawRows(where=data.name, columns=tuple(columns), rows=rows)
 
 
-def _batches(mapped: pa.MemoryMappedFile) -> tuple[Iterator[pa.RecordBatch], pa.Schema]:
-    """The batches of an Arrow file and their schema: streams, as `datasets` writes them, and files with an index."""
-    if mapped.read(len(ARROW_FILE)) == ARROW_FILE:
-        file = pa.ipc.open_file(mapped)
-        return (file.get_batch(number) for number in range(file.num_record_batches)), file.schema
-    mapped.seek(0)
-    stream = pa.ipc.open_stream(mapped)
-    return iter(stream), stream.schema
+@contextmanager
+def _parquet(path: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+    with parquet.ParquetFile(path) as table:
+        yield table.schema_arrow, table.iter_batches(batch_size=_batch_rows(table.metadata))
+
+
+@contextmanager
+def _arrow(path: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+    """Of a stream, as `datasets` writes them, or of a file with an index."""
+    with pa.memory_map(str(path)) as mapped:
+        batches: Iterator[pa.RecordBatch]
+        if mapped.read(len(ARROW_FILE)) == ARROW_FILE:
+            file = pa.ipc.open_file(mapped)
+            schema, batches = file.schema, map(file.get_batch, range(file.num_record_batches))
+        else:
+            mapped.seek(0)
+            stream = pa.ipc.open_stream(mapped)
+            schema, batches = stream.schema, iter(stream)
+        yield schema, (batch.slice(at, ROWS_AT_ONCE) for batch in batches for at in range(0, len(batch), ROWS_AT_ONCE))
 
 
 def _batch_rows(metadata: parquet.FileMetaData) -> int:
     """How many rows are decoded at a time: few where they are large."""
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     largest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
-    return max(1, min(PARQUET_BATCH, BATCH_BYTES // max(largest, 1)))
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return max(1, min(ROWS_AT_ONCE, BATCH_BYTES // max(largest, 1)))

@@ -38,7 +38,7 @@ BINARY = (
     (b"PK\x03\x04", "a zip or Office file inside another", UNPACK),
     (b"\xd0\xcf\x11\xe0", "an old Excel, Word or Hangul (HWP) file", SAVE_AS_CSV),
     (b"%PDF", "a PDF file", EXPORT),
-    (b"GGUF", "a GGUF model, no data", "name a data file here; a model goes under `model:`"),
+    (b"GGUF", "a GGUF model", "name a data file here; a model goes under `model:`"),
     (b"\x1f\x8b", "a gzip file inside another", UNPACK),
     (b"\x28\xb5\x2f\xfd", "a Zstandard file inside another", UNPACK),
     (b"BZh", "a bzip2 archive", UNPACK),
@@ -81,7 +81,7 @@ NUL_SHARE = 0.1  # of the bytes: more is no UTF-8 text
 
 
 def refuse_binary(data: DataFile) -> None:
-    """Refuse a file whose first bytes say that it is no text.
+    """Refuse a file whose first bytes show that it is not text.
 
     Raises:
         SourceError: with the kind of file that it is.
@@ -89,7 +89,7 @@ def refuse_binary(data: DataFile) -> None:
     head = first_bytes(data)
     for magic, kind, hint in BINARY:
         if head.startswith(magic):
-            raise SourceError(f"this is {kind}, whatever its name says", where=data.name, hint=hint)
+            raise SourceError(f"cannot be read as data: this is {kind}", where=data.name, hint=hint)
     if head.startswith(b"version https://git-lfs"):
         raise SourceError("this is a Git LFS pointer, not the data", where=data.name, hint="run `git lfs pull` first")
 
@@ -137,7 +137,7 @@ def _named_encoding(data: DataFile, named: str, mark: str | None) -> str:
             pass
     except (LookupError, ValueError):  # ValueError: NUL or a surrogate in the name
         raise SourceError(
-            f"encoding: Python knows no text encoding {named[:40]!r}",
+            f"encoding: unknown text encoding {named[:40]!r}",
             where=data.name,
             hint="use a name such as utf-8, cp949 or utf-16, or leave `encoding:` out to have it recognised",
         ) from None
@@ -237,7 +237,7 @@ def _utf_8_or_recognised(data: DataFile) -> tuple[str, str | None]:
     if bad * 4 < len(NOT_ASCII.findall(replaced)) - bad:  # mostly UTF-8: taking another encoding would garble the rest
         raise _undecodable(data, "UTF-8", bad_offset)
     if b"\0" in first_bytes(data):
-        raise SourceError("this is no text file", where=data.name, hint=EXPORT)
+        raise SourceError("not a text file", where=data.name, hint=EXPORT)
     where = f"{data.name}:{_line_of(data, bad_offset)}"
     doubts = {candidate: _doubt_of(sample, candidate) for candidate in CANDIDATES}
     plausible = [candidate for candidate, doubt in doubts.items() if doubt is None]
@@ -384,5 +384,5 @@ def _undecodable(data: DataFile, name: str, offset: int) -> SourceError:
     return SourceError(
         f"line {_line_of(data, offset)} holds bytes that are not {name} (byte {offset} of the file)",
         where=f"{data.name}:{_line_of(data, offset)}",
-        hint="mend that line or write the file again; if it is another encoding, name it: `encoding: cp949`",
+        hint="fix that line or write the file again; if it is another encoding, name it: `encoding: cp949`",
     )

@@ -61,7 +61,7 @@ def _rows_of(
         with open_text() as file:
             first, second = [*islice(filter(None, (line.strip(BLANK_CHARS) for line in file)), 2), "", ""][:2]
     if first[:1] != "{":
-        raise SourceError(f"no JSON: the file starts with {first[:20]!r}", where=f"{path}:1", hint=WRITE_JSON)
+        raise SourceError(f"not JSON: the file starts with {first[:20]!r}", where=f"{path}:1", hint=WRITE_JSON)
     if second and (_is_object(first.rstrip(",")) or (by_line and second[0] == "{")):
         blocks = partial(_line_blocks, path, open_text)
         return lambda: (row for block in blocks() for row in block()), blocks, None
@@ -128,7 +128,7 @@ def _array_rows(path: str, open_text: OpenText) -> Iterator[RawRow]:
             yield from _array_items(scanner, path)
         if scanner.peek():
             raise SourceError(
-                f"line {scanner.line}: something stands after the closing bracket of the list",
+                f"line {scanner.line}: text after the closing bracket of the list",
                 where=path,
                 hint="keep one list in the file, or write one object a line (.jsonl)",
             )
@@ -142,7 +142,7 @@ def _array_items(scanner: "_Scanner", path: str) -> Iterator[RawRow]:
             what = (
                 "the list is never closed" if not delimiter else f"found {delimiter!r} where a comma or ] should stand"
             )
-            hint = "mend that place: objects of a list are separated by one comma" if delimiter else CUT_OFF
+            hint = "fix that place: objects of a list are separated by one comma" if delimiter else CUT_OFF
             raise SourceError(
                 f"broken JSON in line {scanner.line} after row {row}: {what}", where=f"{path}:{row}", hint=hint
             )
@@ -327,7 +327,7 @@ def _is_incomplete(error: Exception, text: str) -> bool:
 def _broken(error: Exception, where: str, place: str, rest: str, *, cut_off: bool) -> SourceError:
     """The error for JSON that cannot be read, with the hint that fits the text after the fault."""
     if isinstance(error, DuplicateKeyError):
-        return SourceError(f"the key {str(error)!r} stands twice in one object ({place})", where=where, hint="keep one")
+        return SourceError(f"duplicate key {str(error)!r} in one object ({place})", where=where, hint="keep one")
     if isinstance(error, RecursionError):
         return SourceError(f"too deeply nested JSON ({place})", where=where, hint="flatten that row")
     if not isinstance(error, json.JSONDecodeError):
@@ -339,7 +339,7 @@ def _broken(error: Exception, where: str, place: str, rest: str, *, cut_off: boo
     elif rest.lstrip(", \t\r\n")[:1] in ("}", "]") and not error.msg.startswith(("Extra", "Unterminated")):
         hint = "remove the comma before the closing bracket"
     else:
-        hint = CUT_OFF if cut_off else "mend that place, or write the file again with a JSON library"
+        hint = CUT_OFF if cut_off else "fix that place, or write the file again with a JSON library"
     return SourceError(f"broken JSON in {place}: {error.msg[:1].lower()}{error.msg[1:]}", where=where, hint=hint)
 
 

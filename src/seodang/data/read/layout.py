@@ -33,7 +33,7 @@ class Layout:
     text: str | None = None
     reasoning: str | None = None  # the thoughts that led to the answer
     history: str | None = None  # earlier exchanges, as LLaMA-Factory's alpaca rows have them
-    question_type: str | None = None  # says of each row whether it is a multiple-choice question
+    question_type: str | None = None  # whether a row is a multiple-choice question
     system: str | None = None
     tools: tuple[str, ...] = ()  # a row has them in one of these
     roles: Mapping[str, str] = field(default_factory=dict)  # name in the data, in lower case → role
@@ -304,7 +304,7 @@ def _refuse_single_turns(raw: RawRows, source: Source, sample: Sequence[RawRow])
             f"each row is a single turn, not a conversation ({role}, {content})",
             where=raw.where,
             hint='join the turns of a conversation into one row: {"messages": [{"role": "user", "content": "…"}, …]}; '
-            "or give them a column conversation_id",
+            "or add a column conversation_id",
         )
 
 
@@ -316,7 +316,7 @@ def _refuse_choices(layout: Layout, raw: RawRows, sample: Sequence[RawRow]) -> N
     answers = [row.fields.get(layout.answer) for row in sample]
     if all(isinstance(answer, str) and len(answer.strip()) == 1 for answer in answers):
         raise SourceError(
-            f"these are multiple-choice rows: {layout.answer!r} holds the number of a choice ({answers[0]}), no answer",
+            f"these are multiple-choice rows: {layout.answer!r} holds numbers of choices ({answers[0]}), not answers",
             where=raw.where,
             hint="write the choice's text into a column and name it: `answer: COLUMN`",
         )
@@ -344,9 +344,8 @@ def _not_one_reading(found: list[Layout], raw: RawRows, source: Source) -> Sourc
         )
     if answers and not questions and source.format not in CONVERSATION_FORMATS:
         return SourceError(
-            f"no column is known to hold questions (columns: {listed}); {answers[0]!r} seems to hold answers. If the "
-            "questions lie in other files without a key that both share, nothing says which belong together: the order "
-            "of files or rows does not",
+            f"no column is known to hold questions (columns: {listed}); {answers[0]!r} seems to hold answers. "
+            "Questions in other files cannot be matched without a key in both: the order of rows is never used",
             where=raw.where,
             hint=f"name the column with `question:`; or train the answers as plain text: `text: {answers[0]}`",
         )

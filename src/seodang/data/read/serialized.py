@@ -21,7 +21,7 @@ _QUOTED_NUMBER = re.compile(r'"\\u0000(-?[0-9][0-9.eE+-]*)\\u0000"')
 
 
 class DuplicateKeyError(ValueError):
-    """A key that stands twice in one object: readers would keep the last one silently."""
+    """A duplicate key in one object: readers would keep the last one silently."""
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def parse_json(text: str) -> Any:
     """The value of a JSON text; numbers keep their text (`Number`).
 
     Raises:
-        ValueError: it is no JSON, or (DuplicateKeyError) a key stands twice.
+        ValueError: it is not JSON, or (DuplicateKeyError) has a duplicate key.
         RecursionError: it is too deeply nested.
     """
     value = DECODER.decode(text)
@@ -83,7 +83,7 @@ def parse_text(text: str) -> Any:
     """The value that a text holds as JSON, as JSON Lines (a list), or as Python or NumPy print it.
 
     Raises:
-        ValueError: it is none of these, nested too deeply, or (DuplicateKeyError) a key stands twice.
+        ValueError: it is none of these, nested too deeply, or (DuplicateKeyError) has a duplicate key.
     """
     text = text.strip().removeprefix("\ufeff")
     for parse in (parse_json, _parse_lines, _parse_python):

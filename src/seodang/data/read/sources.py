@@ -1,6 +1,6 @@
 """Sources → raw rows: files of any usual kind and encoding, data sets on the hub, the samples that ship.
 
-Reads what is there and says how; knows nothing of questions and answers (`convert` does).
+Reads what is there and remarks how; knows nothing of questions and answers (`convert` does).
 """
 
 import re
@@ -18,7 +18,6 @@ from seodang.data.read.containers.find_files import (
     LINE_NAMES,
     SHEET_NAMES,
     TABLE_NAMES,
-    Found,
     find_files,
     shipped_samples,
 )
@@ -31,13 +30,13 @@ from seodang.data.read.encoding import find_encoding, first_bytes, refuse_binary
 from seodang.data.read.json_files import BLANK_CHARS, read_json, starts_like_json
 from seodang.data.read.raw_rows import Block, RawRow, RawRows, column_name
 from seodang.data.read.reshape.reshape import named_columns, reshape
-from seodang.errors import SourceError
+from seodang.errors import SourceError, first_line
 from seodang.recipe import Source
 from seodang.recipe_file import expanded
 
 ARROW_STARTS = (b"ARROW1", b"\xff\xff\xff\xff")  # an Arrow file, an Arrow stream
 SHEET_STARTS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
-START_CHARS = 1 << 16  # of a file's first line, which tell its kind
+START_CHARS = 1 << 16  # of a file's first line, which show its kind
 BATCH_ROWS = 512  # of a hub data set decoded at a time
 KINDS = "JSON, JSON Lines, CSV, TSV, Parquet, Arrow or a spreadsheet"
 MEDIA = frozenset({"Audio", "Image", "Video", "Pdf"})  # features of hub data sets that are decoded at a price
@@ -62,16 +61,15 @@ def local_files(source: Source) -> list[Path]:
     return list(dict.fromkeys(file.path for one in found for file in one.files))
 
 
-def group_by_layout(given: str) -> tuple[list[list[DataFile]], Found]:
-    """The files that a path means, those together that can be read together; and what was found there.
+def group_by_layout(files: Sequence[DataFile]) -> list[list[DataFile]]:
+    """Files in groups of one layout each, which can be read together.
 
     Raises:
-        SourceError: nothing was found, or a file cannot be read.
+        SourceError: a file cannot be read.
     """
-    source = Source(name="files", role="domain", path=(given,))
-    found = find_files(given)
-    groups = group_files((one for _, brought in _read_files(found.files, source) for one in brought), ())
-    return [[one.file for one in files] for files in groups.values()], found
+    source = Source(name="files", role="domain", path=tuple(file.name for file in files[:1]))
+    groups = group_files((one for _, brought in _read_files(files, source) for one in brought), ())
+    return [[one.file for one in together] for together in groups.values()]
 
 
 def _table(given: str, source: Source) -> RawRows:
@@ -168,7 +166,7 @@ def _read_text(file: DataFile, encoding: str, source: Source) -> RawRows:
     if not start:
         raise SourceError("the file holds nothing but blanks", where=given, hint="name a file that holds rows")
     if "\0" in start[:1] or start.count("\0") > len(start) // 10:
-        raise SourceError("this is no text file", where=given, hint=f"name a file of {KINDS}")
+        raise SourceError("not a text file", where=given, hint=f"name a file of {KINDS}")
     if start[:1] == "<" and ending not in TABLE_NAMES:
         what = "this is an HTML or XML page, perhaps a download that failed"
         raise SourceError(what, where=given, hint=f"name a file of {KINDS}")
@@ -216,7 +214,7 @@ def _load_hub(source: Source) -> Any:
     try:
         return datasets.load_dataset(name, source.config, split=source.split, revision=source.revision)
     except Exception as error:  # `datasets` and the readers below it raise all kinds
-        raise SourceError(_first_line(error), where=f"hub:{source.hub}", hint=_hub_hint(error, source)) from None
+        raise SourceError(first_line(error), where=f"hub:{source.hub}", hint=_hub_hint(error, source)) from None
 
 
 def _hub_name(hub: str) -> str:
@@ -236,7 +234,7 @@ def _hub_name(hub: str) -> str:
         raise SourceError(what, where=where, hint="name your files under `path:`, or give an id such as OWNER/NAME")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?", hub, re.ASCII):
         raise SourceError(
-            "this is no data set id", where=where, hint="give an id such as OWNER/NAME, or name files under `path:`"
+            "not a data set id", where=where, hint="give an id such as OWNER/NAME, or name files under `path:`"
         )
     if Path(hub).is_dir():
         what = "there is a folder of this name here, which would be read instead of the hub"
@@ -277,7 +275,3 @@ def _hub_hint(error: Exception, source: Source) -> str:
     if "onfig" in text:
         return "give one of these as `config:`"
     return "check the id on https://huggingface.co/datasets, and `config:`, `split:` and `revision:`"
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -187,7 +187,7 @@ def _verified(
 def _changed(names: frozenset[str], source: str, text: str) -> list[str]:
     """What was changed in a template, for people."""
     changed = [f"its date fixed at {PINNED_DATE.isoformat()}"] if "strftime_now" in names else []
-    return changed if text.endswith(source) else [*changed, "the last turn ended as the earlier ones are"]
+    return changed if text.endswith(source) else [*changed, "its last turn ended as the earlier ones are"]
 
 
 def _settings(names: frozenset[str], *, thinking: bool) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def from_headers(headers: recipe.Headers) -> str:
         f"{{%- set between = {literal(headers.between)} -%}}\n"
         "{%- for turn in messages -%}\n"
         "    {%- if turn.role not in headers -%}\n"
-        "        {{- raise_exception('template.headers has none for a turn of the role ' + turn.role) -}}\n"
+        "        {{- raise_exception('template.headers has no header for the role ' + turn.role) -}}\n"
         "    {%- endif -%}\n"
         "    {%- if turn.tool_calls or turn.content is not string -%}\n"
         "        {{- raise_exception('this template has no tool calls') -}}\n"

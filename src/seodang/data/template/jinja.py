@@ -33,7 +33,7 @@ def compile_template(text: str, *, where: str = "chat template") -> "jinja2.Temp
     """The template, compiled in transformers' own environment (its `tojson`, `raise_exception`, loop controls …).
 
     Raises:
-        TemplateError: the text is no Jinja template.
+        TemplateError: the text is not a Jinja template.
     """
     import jinja2
     from transformers.utils.chat_template_utils import _compile_jinja_template
@@ -42,7 +42,7 @@ def compile_template(text: str, *, where: str = "chat template") -> "jinja2.Temp
         template: jinja2.Template = _compile_jinja_template(text)
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(
-            f"{error.message}", where=f"{where}:{error.lineno}", hint="mend this line of the template"
+            f"{error.message}", where=f"{where}:{error.lineno}", hint="fix this line of the template"
         ) from None
     except (SyntaxError, UnicodeError, ValueError, RecursionError, MemoryError, OverflowError) as error:
         what = _UNCOMPILED.get(type(error)) or f"{type(error).__name__}: {error}"  # of the Python code made from it
@@ -76,7 +76,7 @@ def run(
 
     A call without content (`content: null`) is tried without the key first, as transformers does, then as an empty
     string: Qwen3's own template knows only the latter. Arguments of calls are objects; where a template cannot write
-    those, as DeepSeek's, they are JSON text.
+    objects, as DeepSeek's cannot, they are JSON text.
 
     Raises:
         TemplateError: the template refuses the conversation; carries the template's own message.
@@ -213,5 +213,5 @@ def _pinned_date(form: str) -> str:
         return PINNED_DATE.strftime(form)
     except (ValueError, UnicodeError):
         raise TemplateError(
-            f"no format of a date: {form[:40]!r}", where="strftime_now", hint="fix the template"
+            f"unknown date format {form[:40]!r}", where="strftime_now", hint="fix the template"
         ) from None

@@ -5,7 +5,7 @@ GLM's, for example: the model stops when it writes who speaks next::
     <|user|>\nq<|assistant|>\na<|user|>\n…          after an answer
     <|assistant|>\n<tool_call>f</tool_call><|observation|>\n…   after a call
 
-In such a template nothing follows the last answer of a conversation, so it would not be learnt to stop there. The
+In such a template nothing follows the last answer of a conversation, so the model would not learn to stop there. The
 template is made to write that token behind the last answer too. What it writes for a prompt stays as it is.
 """
 
@@ -13,18 +13,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from seodang.data.template.jinja import Turn, compile_template, literal, run
+from seodang.data.template.probe import ANSWER, CALL, QUESTION
 from seodang.errors import TemplateError
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-ANSWER, REPORT, NEXT = "the sky is", "it is a colour", "and what is green"
-_CALL = {"type": "function", "id": "call00001", "function": {"name": "look_up", "arguments": {"word": "blue"}}}
-_USER: Turn = {"role": "user", "content": "what is blue"}
+REPORT, NEXT = "it is a colour", "and what is green"
+_USER: Turn = {"role": "user", "content": QUESTION}
 _ANSWERED: Sequence[Turn] = (_USER, {"role": "assistant", "content": ANSWER})
-_CALLED: Sequence[Turn] = (_USER, {"role": "assistant", "content": "", "tool_calls": [_CALL]})
+_CALLED: Sequence[Turn] = (_USER, {"role": "assistant", "content": "", "tool_calls": [CALL]})
 _NEXT: Turn = {"role": "user", "content": NEXT}
-_REPORT: Turn = {"role": "tool", "content": REPORT, "name": "look_up", "tool_call_id": "call00001"}
+_REPORT: Turn = {"role": "tool", "content": REPORT, "name": CALL["function"]["name"], "tool_call_id": CALL["id"]}
 
 FindTokens = Callable[[str], Sequence[str]]  # text → its control tokens, in their order
 
@@ -72,8 +72,9 @@ def _opening(
     variables: Mapping[str, Any],
     find_tokens: FindTokens,
 ) -> str:
-    """What follows the last turn where another comes after it, up to its first control token; blank if that is no token
-    at once, or something follows the last turn already.
+    """What is written behind the last turn where another comes after it: up to the control token that opens that one.
+
+    Blank if no control token opens it, or if something ends the last turn already.
 
     Args:
         content: of the turn after it.

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 QUESTION, ANSWER, THOUGHT = "what is blue", "the sky is", "let me look up"  # " the" is one token nearly everywhere
-CALL: Mapping[str, Any] = {"name": "look_up", "arguments": {"word": "blue"}}
-CALL_ID = "call00001"  # of nine letters and digits, as Mistral's templates want it
+CALL: Mapping[str, Any] = {
+    "type": "function",
+    "id": "call00001",  # nine letters and digits, as Mistral's templates want it
+    "function": {"name": "look_up", "arguments": {"word": "blue"}},
+}
 OTHER_HINT = "choose another template (built-in: gemma, llama3, qwen3, chatml, exaone4, exaone3, solar_open, plain)"
 MOST_CHARACTERS = 200_000  # of the small conversation; the longest templates write some 20,000
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -109,12 +112,12 @@ def _call_end(
     donor: "PreTrainedTokenizerBase | None",
 ) -> str:
     """The control token that ends a tool call; blank if it is the turn end, or the template has no calls."""
-    call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "id": CALL_ID, "function": CALL}]}
+    called = {"role": "assistant", "content": "", "tool_calls": [CALL]}
     try:
-        text = run(template, [*asked, call], variables=variables).rstrip()
+        text = run(template, [*asked, called], variables=variables).rstrip()
     except TemplateError:
         return ""
-    if CALL["name"] not in text or text.endswith(turn_end):
+    if CALL["function"]["name"] not in text or text.endswith(turn_end):
         return ""
     special = [str(token.content) for token in donor.added_tokens_decoder.values() if token.special] if donor else []
     names = special if donor else _LOOKS_SPECIAL.findall(text)
@@ -182,7 +185,7 @@ def control_tokens(text: str, donor: "PreTrainedTokenizerBase | None", *, conten
 def _turn_end(tail: str, candidates: Sequence[str], where: str) -> str:
     found = [name for name in candidates if name and tail.lstrip().startswith(name)]
     if not found:
-        what = f"text that is no control token: {tail[:40]!r}" if tail.strip() else "nothing"
+        what = f"text that is not a control token: {tail[:40]!r}" if tail.strip() else "nothing"
         raise TemplateError(
             f"after the last answer the template writes {what}; the model would not learn to stop",
             where=where,

@@ -45,8 +45,8 @@ Tools = Sequence[Mapping[str, Any]] | None
 SPLIT = "earlier answers are served behind another prompt: each trained in an example of its own"
 MASKED = "earlier answers are served behind another prompt: not supervised"
 LEFT_OUT = "an answer is left out: "
-RESPACED = "white space before an answer set as it is served"
-REPROMPTED = "what stands before an answer set as it is served"
+RESPACED = "white space before an answer replaced by what is served"
+REPROMPTED = "text before an answer replaced by what is served"
 KEPT = "earlier answers are trained behind a prompt that is not served"
 
 
@@ -289,7 +289,7 @@ class Renderer:
         for turn in whole.turns:
             body = whole.served.get(turn.message)
             if body is None and turn.start == LOST:
-                raise TemplateError("an earlier answer stands elsewhere in the text that is served")
+                raise TemplateError("an earlier answer is at another place in the text that is served")
             if body is None:
                 at = whole.text.rfind(header, previous_end, turn.start) if header.strip() else -1
                 if at < 0:

@@ -6,6 +6,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,7 @@ def test_a_zip_gives_all_its_files_and_any_part_of_it(tmp_path: Path) -> None:
     raw = rows(path)
     inner = ("test/c.jsonl", "train/a.jsonl.gz", "train/b.jsonl")
     assert places(raw, tmp_path) == [f"a.zip/{name}:{row}" for name in inner for row in (1, 2, 3)]
-    assert any(
-        "left aside, no kind of file that holds rows" in remark and "읽기.txt" in remark for remark in raw.remarks
-    )
+    assert any("left aside, not a data file" in remark and "읽기.txt" in remark for remark in raw.remarks)
     assert places(rows(f"{path}/train/b.jsonl"), tmp_path) == [f"a.zip/train/b.jsonl:{row}" for row in (1, 2, 3)]
     assert len(places(rows(f"{path}/train"), tmp_path)) == 6
     assert len(places(rows(f"{path}/t*/*.jsonl"), tmp_path)) == 6
@@ -102,24 +101,15 @@ def zip_bytes(files: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
-def write_stored(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
-@pytest.mark.parametrize("write", [write_zip, write_stored])
-def test_archives_in_an_archive_are_read(
-    write: Callable[[Path, dict[str, bytes]], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_archives_in_an_archive_are_read(method: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One level: places lead through both archives, names and patterns reach into them, no temporary file is listed."""
     (temporary := tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     medical = zip_bytes({"1.json": LINES[: len(LINES) // 3], "2.csv": CSV, "3.parquet": parquet_bytes()})
     other = zip_bytes({"in/1.jsonl.gz": gzip.compress(LINES)})
     files = {"data/TL_medical.zip": medical, "data/TL_other.zip": other, "data/VL_x.zip": other, "a.jsonl": LINES}
-    path = write(tmp_path / "outer.zip", files)
+    path = write_zip(tmp_path / "outer.zip", files, method)
     inner = ["data/TL_medical.zip/1.json:1", "data/TL_medical.zip/2.csv:1", "data/TL_medical.zip/3.parquet:1"]
     others = [f"data/TL_other.zip/in/1.jsonl.gz:{row}" for row in (1, 2, 3)]
 
@@ -231,7 +221,7 @@ BAD_ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
     "other method": (_method, "packed by a method"),
     "damaged": (_damaged, "cannot be unpacked"),
     "cut": (_cut, "cannot be unpacked: File is not a zip file"),
-    "one name twice": (_twice, "two files of one name"),
+    "one name twice": (_twice, "two files of the same name"),
     "bomb": (_bomb, "more than 300 times its size"),
     "outside": (lambda path: write_zip(path, {"../../etc/a.jsonl": LINES}), "leads out of the archive"),
     "absolute": (lambda path: write_zip(path, {"/etc/a.jsonl": LINES}), "leads out of the archive"),
@@ -245,7 +235,7 @@ BAD_ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
         "in.zip: cannot be unpacked: File is not a zip file",
     ),
     "damaged stored archive inside": (
-        lambda path: write_stored(path, {"in.zip": zip_bytes({"a.jsonl": LINES})[:-30]}),
+        lambda path: write_zip(path, {"in.zip": zip_bytes({"a.jsonl": LINES})[:-30]}, zipfile.ZIP_STORED),
         "in.zip: cannot be unpacked: File is not a zip file",
     ),
     "outside, from inside": (
@@ -257,9 +247,9 @@ BAD_ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
         "more than 300 times its size",
     ),
     "bomb of two archives": (_bomb_of_two, "more than 300 times its size"),
-    "empty archive inside": (lambda path: write_zip(path, {"in.zip": zip_bytes({})}), "an archive that holds nothing"),
-    "no rows": (lambda path: write_zip(path, {"a.png": b"x"}), "holds no file of rows"),
-    "empty": (lambda path: write_zip(path, {}), "holds no file of rows"),
+    "empty archive inside": (lambda path: write_zip(path, {"in.zip": zip_bytes({})}), "an empty archive"),
+    "no rows": (lambda path: write_zip(path, {"a.png": b"x"}), "holds no data file"),
+    "empty": (lambda path: write_zip(path, {}), "holds no data file"),
     "word": (
         lambda path: write_zip(path, {"[Content_Types].xml": b"", "word/document.xml": b""}),
         "this is a Word document",
@@ -287,6 +277,19 @@ def test_an_archive_that_cannot_be_read_safely_is_one_clear_error(
     message = error_of(path)
     assert message.startswith(str(path))
     assert what in message
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_anywhere_in_an_archive_is_a_source_error(tmp_path: Path, method: int) -> None:
+    """Whatever the reader of its method raises: a file is refused as damaged, or what is left of it is read."""
+    sound = write_zip(tmp_path / "sound.zip", {"a.jsonl": LINES}, method).read_bytes()
+    for at, byte in enumerate(sound):
+        path = tmp_path / f"{at}.zip"
+        path.write_bytes(sound[:at] + bytes([byte ^ 0xFF]) + sound[at + 1 :])
+        with suppress(SourceError):
+            for file in find_files(str(path)).files:
+                with file.open() as opened:
+                    opened.read()
 
 
 def test_a_packed_bomb_ends_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,16 +321,16 @@ def test_a_folder_is_walked_in_the_order_of_names(tmp_path: Path) -> None:
     assert places(raw, tmp_path)[::3] == ["a.csv:1", "b/deep/x.jsonl:3", "c.zip/y.jsonl:3"]
     aside = "\n".join(raw.remarks)
     for name, why in (
-        ("README.md", "no kind of file"),
+        ("README.md", "not a data file"),
         ("big.zip.part0", "a part of a split archive"),
-        ("old.7z", "no zip"),
+        ("old.7z", "not a zip archive"),
         ("dataset_info.json", "a description"),
         ("__MACOSX", "hidden"),
     ):
         assert name in aside
         assert why in aside
     (tmp_path / "none").mkdir()
-    assert "holds no file of rows" in error_of(tmp_path / "none")
+    assert "holds no data file" in error_of(tmp_path / "none")
 
 
 def test_patterns_choose_files(tmp_path: Path) -> None:
@@ -338,12 +341,12 @@ def test_patterns_choose_files(tmp_path: Path) -> None:
         (folder / name).write_bytes(LINES)
     assert len(places(rows(folder / "a*.jsonl"), folder)) == 6
     assert places(rows(folder / "**/a*.jsonl"), folder)[::3] == ["a1.jsonl:1", "a2.jsonl:1", "in/a3.jsonl:1"]
-    assert "no file has a name like this pattern" in error_of(folder / "c*.jsonl")
-    assert "no pattern of names" in error_of(folder / "**a/*.jsonl")
+    assert "no file matches this pattern" in error_of(folder / "c*.jsonl")
+    assert "not a valid pattern" in error_of(folder / "**a/*.jsonl")
     write_zip(folder / "x.zip", {"in/a.jsonl": LINES})
     write_zip(folder / "y.zip", {"out/a.jsonl": LINES})
     assert len(places(rows(folder / "*.zip/in/*.jsonl"), folder)) == 3, "an archive without such a file is passed over"
-    assert "no pattern of names" in error_of(folder / "x.zip/[z-a]*")
+    assert "not a valid pattern" in error_of(folder / "x.zip/[z-a]*")
 
 
 def test_one_object_files_are_rows(tmp_path: Path) -> None:
@@ -358,7 +361,7 @@ def test_one_object_files_are_rows(tmp_path: Path) -> None:
 
 
 def test_a_broken_file_among_many_is_named(tmp_path: Path) -> None:
-    """Files that are read together are told apart where one is damaged, in another encoding, or several rows."""
+    """Files that are read together are distinguished where one is damaged, in another encoding, or several rows."""
     write_objects(tmp_path / "many", [PAIR] * 20, "{:02}.json")
     (tmp_path / "many/05.json").write_bytes(json.dumps(PAIR, ensure_ascii=False).encode("cp949"))
     (tmp_path / "many/06.json").write_bytes(json.dumps([PAIR, PAIR]).encode())
@@ -432,7 +435,7 @@ def test_a_spreadsheet_names_its_sheet_and_its_rows(tmp_path: Path) -> None:
     assert any("sheet '자료' is read; not the others (표지, 코드)" in remark for remark in raw.remarks)
     assert raw.columns == ("질문", "답변", "번호")
     assert next(iter(rows(f"{path}/코드").rows())).fields == {"코드": "1", "이름": "가"}
-    assert "no sheet has this name; did you mean '자료'" in error_of(f"{path}/자료1")
+    assert "unknown sheet '자료1'; did you mean '자료'" in error_of(f"{path}/자료1")
     zipped = write_zip(tmp_path / "a.zip", {"in/a.xlsx": path.read_bytes()})
     assert places(rows(zipped), tmp_path)[0] == "a.zip/in/a.xlsx/자료:4"
 
@@ -440,5 +443,5 @@ def test_a_spreadsheet_names_its_sheet_and_its_rows(tmp_path: Path) -> None:
 def test_a_spreadsheet_that_is_none_is_one_clear_error(tmp_path: Path) -> None:
     """An old Office file of another kind, or a workbook without rows."""
     (tmp_path / "a.xls").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600))
-    assert "no readable spreadsheet" in error_of(tmp_path / "a.xls")
+    assert "not a readable spreadsheet" in error_of(tmp_path / "a.xls")
     assert "no sheet holds rows" in error_of(write_xlsx(tmp_path / "b.xlsx", {"빈": []}))

@@ -1,7 +1,5 @@
 """Layouts of published data sets, rows of our own in their form: each is read by its structure, nothing is invented."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from made_files import write_objects, write_xlsx
+from made_files import csv_text, write_objects, write_xlsx
 from seodang.data.read.convert import convert
 from seodang.data.read.sources import read
 from seodang.errors import SourceError
@@ -40,12 +38,6 @@ def write(folder: Path, name: str, content: Any, encoding: str = "utf-8") -> Pat
     )
     (folder / name).write_bytes(text.encode(encoding))
     return folder / name
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    out = io.StringIO()
-    csv.writer(out).writerows(rows)
-    return out.getvalue()
 
 
 SQUAD = {
@@ -158,8 +150,8 @@ def test_a_history_that_is_none_drops_its_row(tmp_path: Path) -> None:
 def test_rows_of_another_structure_are_counted(tmp_path: Path) -> None:
     """Files that a recipe joins may differ: what a structure does not hold is dropped by count, never passed over."""
     plain = write(tmp_path, "plain.jsonl", [{"말": "가", "글": "나"}] * 2)
-    asked = write(tmp_path, "asked.csv", table([["제품명", "무엇에 씁니까?", "어떻게 씁니까?"], ["가", "나", "다"]]))
-    turns = write(tmp_path, "turns.csv", table(UTTERANCES))
+    asked = write(tmp_path, "asked.csv", csv_text([["제품명", "무엇에 씁니까?", "어떻게 씁니까?"], ["가", "나", "다"]]))
+    turns = write(tmp_path, "turns.csv", csv_text(UTTERANCES))
     nested = write(tmp_path, "nested.json", json.dumps(SQUAD))
     for path, kept in ((asked, 2), (turns, 2), (nested, 2)):
         source = Source(name="s", role="domain", path=(str(path), str(plain)))
@@ -203,7 +195,7 @@ def test_questions_and_answers_without_a_common_key_are_never_paired(tmp_path: P
     """AI Hub's health questions and answers lie in trees of their own, with no id in both: refused, and explained."""
     write_objects(tmp_path / "tree/1.질문/신경과", questions_only())
     write_objects(tmp_path / "tree/2.답변/신경과", answers_only())
-    with pytest.raises(SourceError, match="the order of the files does not, and is never used"):
+    with pytest.raises(SourceError, match="the order of the files is never used"):
         conversations(tmp_path / "tree")
     with pytest.raises(SourceError, match="rows without answers cannot teach"):
         conversations(tmp_path / "tree/1.질문")
@@ -232,7 +224,7 @@ def test_parts_of_an_answer_are_named_and_joined(tmp_path: Path) -> None:
 
 def test_a_column_whose_own_name_has_a_dot_comes_first(tmp_path: Path) -> None:
     """`json_normalize` writes such columns: they are read, and no object is looked into."""
-    path = write(tmp_path, "d.csv", table([["info.question", "info.answer"], [Q, A]]))
+    path = write(tmp_path, "d.csv", csv_text([["info.question", "info.answer"], [Q, A]]))
     assert spoken(conversations(path)[0][0]) == TURNS
     assert spoken(conversations(path, question="info.question", answer="info.answer")[0][0]) == TURNS
 
@@ -264,21 +256,21 @@ UTTERANCES = [
 
 def test_a_row_for_each_turn_becomes_a_row_for_each_conversation(tmp_path: Path) -> None:
     """Rows with the id of their conversation are joined, in the order of their numbers; the first row is the place."""
-    path = write(tmp_path, "d.csv", table(UTTERANCES), "cp949")
+    path = write(tmp_path, "d.csv", csv_text(UTTERANCES), "cp949")
     found, counts = conversations(path)
     assert [spoken(row) for row in found] == [TURNS, [("user", "열이 나요."), ("assistant", "네.")]]
     assert counts.changed["turns put into the order of their numbers"] == 1
     assert counts.changed["role 의사 read as assistant"] == 2
     assert [row.row for row in read(source_of(path)).rows()] == [1, 3]
-    apart = write(tmp_path, "apart.csv", table([*UTTERANCES, ["c1", "3", "환자", "네", "가"]]))
-    with pytest.raises(SourceError, match=r"apart\.csv:5: rows of the conversation 'c1' stand apart"):
+    apart = write(tmp_path, "apart.csv", csv_text([*UTTERANCES, ["c1", "3", "환자", "네", "가"]]))
+    with pytest.raises(SourceError, match=r"apart\.csv:5: the rows of conversation 'c1' are not consecutive"):
         conversations(apart)
 
 
 def test_roles_of_the_data_are_mapped_by_the_recipe(tmp_path: Path) -> None:
     """A and B say nothing by themselves: refused until `roles:` says who answers."""
     rows = [["dialog_id", "speaker", "text"], ["1", "A", Q], ["1", "B", A]]
-    path = write(tmp_path, "d.csv", table(rows))
+    path = write(tmp_path, "d.csv", csv_text(rows))
     with pytest.raises(SourceError):
         conversations(path)
     found, counts = conversations(path, roles={"A": "user", "B": "assistant"})
@@ -345,13 +337,13 @@ def test_columns_that_are_questions_are_asked_about_the_thing_of_the_row(tmp_pat
         ["가제약", "가정", "두통에 씁니다.", "하루 세 번 먹습니다."],
         ["나제약", "나정", "열에 씁니다.", ""],
     ]
-    found, counts = conversations(write(tmp_path, "d.csv", table(rows), "cp949"))
+    found, counts = conversations(write(tmp_path, "d.csv", csv_text(rows), "cp949"))
     assert [spoken(row) for row in found] == [
         [("user", "제품명: 가정\n\n이 약의 효능은 무엇입니까?"), ("assistant", "두통에 씁니다.")],
         [("user", "제품명: 가정\n\n이 약은 어떻게 사용합니까?"), ("assistant", "하루 세 번 먹습니다.")],
         [("user", "제품명: 나정\n\n이 약의 효능은 무엇입니까?"), ("assistant", "열에 씁니다.")],
     ]
     assert counts.dropped == {"empty answer": 1}
-    assert any("columns that are questions, asked about 제품명" in remark for remark in counts.remarks)
+    assert any("2 columns are questions about 제품명" in remark for remark in counts.remarks)
     book = write_xlsx(tmp_path / "d.xlsx", {"e약은요": [["의약품 정보"], *rows]})
     assert [spoken(row) for row in conversations(book)[0]] == [spoken(row) for row in found]

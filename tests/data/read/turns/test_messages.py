@@ -223,7 +223,7 @@ def test_drop_reasons_hold_no_text_of_the_row(tmp_path: Path) -> None:
     rows = [{"messages": [{"role": f"critic {number}", "content": "x"}, USER, RIGHT]} for number in range(300)]
     rows += [{"messages": [{"role": "user", "content": [{"type": f"odd{n}"}]}, RIGHT]} for n in range(300)]
     _, counts = converted(tmp_path, *rows, {"messages": [USER, RIGHT]})
-    assert counts.dropped == {"unknown role": 300, "content that is no text": 300}
+    assert counts.dropped == {"unknown role": 300, "content that is not text": 300}
     assert counts.notes[7].reason == "unknown role: 'critic 7'"
 
 

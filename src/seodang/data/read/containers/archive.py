@@ -1,7 +1,7 @@
 """Zip archives that stay open while their files are read: on disk, or one inside another. Knows bytes, no names."""
 
-import gzip
 import io
+import lzma
 import os
 import shutil
 import struct
@@ -10,23 +10,27 @@ import zipfile
 import zlib
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import pyarrow as pa
 
-from seodang.errors import SourceError
+from seodang.errors import SourceError, first_line
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 BUFFER_BYTES = 1 << 18
 LOCAL_HEADER = struct.Struct("<26xHH")  # of a file in a zip: the lengths of its name and extra field, which follow
 DAMAGED_HINT = "download or pack it again"
-# what the readers of archives raise for damaged ones
-UNPACKING_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile, pa.ArrowException, NotImplementedError)
+UNPACKING_ERRORS = (  # what the readers of archives raise for damaged ones, beside OSError
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, pa.ArrowException),
+    *(ValueError, RuntimeError, KeyError),  # offsets outside; encrypted, or an unknown method; changed since listed
+)
 
 
 def damaged(error: Exception, name: str) -> SourceError:
     """The error for what cannot be unpacked."""
-    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return SourceError(f"cannot be unpacked: {reason}", where=name, hint=DAMAGED_HINT)
+    return SourceError(f"cannot be unpacked: {first_line(error)}", where=name, hint=DAMAGED_HINT)
 
 
 def open_archive(path: Path, name: str, nested: str | None = None) -> zipfile.ZipFile:
@@ -38,7 +42,7 @@ def open_archive(path: Path, name: str, nested: str | None = None) -> zipfile.Zi
 
     Raises:
         OSError: the file cannot be opened.
-        SourceError: it is damaged, or finds no room in the folder for temporary files.
+        SourceError: it is damaged, or there is no space for it in the folder for temporary files.
     """
     status = path.stat()
     state = (status.st_size, status.st_mtime_ns)
@@ -46,7 +50,7 @@ def open_archive(path: Path, name: str, nested: str | None = None) -> zipfile.Zi
         if nested is None:
             return _archive(path, *state, os.getpid())
         return _nested_archive(path, *state, os.getpid(), nested)
-    except (*UNPACKING_ERRORS, struct.error) as error:
+    except UNPACKING_ERRORS as error:
         raise damaged(error, name) from None
 
 
@@ -80,25 +84,47 @@ def _spooled(outer: zipfile.ZipFile, entry: zipfile.ZipInfo) -> "_Part":
             shutil.copyfileobj(packed, copy, BUFFER_BYTES)
     except OSError as error:
         raise SourceError(
-            f"an archive in it cannot be unpacked to {tempfile.gettempdir()}: {error.strerror or error}",
+            f"an archive inside it cannot be unpacked to {tempfile.gettempdir()}: {error.strerror or error}",
             where=str(outer.filename),
-            hint=f"set TMPDIR to a folder with {entry.file_size / 1e9:,.1f} GB of room, or unpack the outer archive",
+            hint=f"set TMPDIR to a folder with {entry.file_size / 1e9:,.1f} GB free, or unpack the outer archive",
         ) from None
     return _Part(copy, 0, entry.file_size)
 
 
-class _Part(io.RawIOBase):
-    """A part of a file as a file: an archive that is stored in another as it is. Moving about in it costs nothing.
+class RawReader(io.RawIOBase):
+    """A stream of the bytes that `_take` reads from an open file, which is closed with it."""
 
-    (zipfile's own stream reads from the start again wherever it is to go back.)
-    """
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
 
-    def __init__(self, file: IO[bytes], start: int, size: int) -> None:
-        self._file, self._start, self._size = file, start, size
-        self._at = 0
+    def _take(self, count: int) -> bytes:
+        """At most so many bytes; none at the end."""
+        return self._file.read(count)
 
     def readable(self) -> bool:
         return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        view = memoryview(buffer).cast("B")
+        found = self._take(len(view))
+        view[: len(found)] = found
+        return len(found)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _Part(RawReader):
+    """A part of a file as a file: an archive that is stored in another as it is. Seeking in it costs nothing.
+
+    (zipfile's own stream reads from the start again whenever it seeks backwards.)
+    """
+
+    def __init__(self, file: IO[bytes], start: int, size: int) -> None:
+        super().__init__(file)
+        self._start, self._size = start, size
+        self._at = 0
 
     def seekable(self) -> bool:
         return True
@@ -113,13 +139,8 @@ class _Part(io.RawIOBase):
     def tell(self) -> int:
         return self._at
 
-    def readinto(self, buffer: "memoryview[int]") -> int:  # type: ignore[override]
+    def _take(self, count: int) -> bytes:
         self._file.seek(self._start + self._at)
-        found = self._file.read(max(0, min(len(buffer), self._size - self._at)))
-        buffer[: len(found)] = found
+        found = self._file.read(max(0, min(count, self._size - self._at)))
         self._at += len(found)
-        return len(found)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+        return found

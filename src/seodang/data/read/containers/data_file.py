@@ -12,30 +12,28 @@ from typing import IO, BinaryIO, TextIO, cast
 
 import pyarrow as pa
 
-from seodang.data.read.containers.archive import BUFFER_BYTES, UNPACKING_ERRORS, damaged, open_archive
+from seodang.data.read.containers.archive import BUFFER_BYTES, UNPACKING_ERRORS, RawReader, damaged, open_archive
 from seodang.errors import SourceError
 
 PACKED = (".gz", ".zst")
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-MOST_TIMES = (
-    300  # that data unpacks to more than it is packed; text stays below 30, and what only fills a disk is 1,000
-)
-HARMLESS_BYTES = 1 << 30  # below this, no ratio is looked at
+MOST_TIMES = 300  # its size that a file may unpack to: text stays below 30, decompression bombs reach 1,000
+HARMLESS_BYTES = 1 << 30  # below this, any ratio is accepted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataFile:
-    """A file of rows; what it holds is what stands in it once it is unpacked."""
+    """A file of rows; its contents are those after unpacking."""
 
     name: str  # for messages, as the recipe gives it: data/a.zip/b.json
     path: Path  # on this machine: the file, or the archive that holds it
     member: str | None = None  # its name in the archive's own directory
-    nested: str | None = None  # the archive inside of the one at `path` that holds it, by its name in the directory
+    nested: str | None = None  # the archive inside the one at `path` that holds it, by its name in the directory
     sheet: str | None = None  # of a spreadsheet; none: the one that looks like a table
 
     @property
     def ending(self) -> str:
-        """The name's ending that tells the kind of rows: of `a.jsonl.gz` it is `.jsonl`."""
+        """The name's ending that shows the kind of rows: of `a.jsonl.gz` it is `.jsonl`."""
         return ending(self.member or self.path.name)
 
     def open(self) -> BinaryIO:
@@ -48,27 +46,31 @@ class DataFile:
         stored = self._stored()
         head = stored.read(4)
         stored.seek(0)
-        if head[:2] != GZIP and head != ZSTD:
+        if not head.startswith((GZIP, ZSTD)):
             return stored
         packed: IO[bytes] = (
             cast(BinaryIO, gzip.GzipFile(fileobj=stored))
-            if head[:2] == GZIP
+            if head.startswith(GZIP)
             else pa.CompressedInputStream(pa.PythonFile(stored, mode="r"), "zstd")
         )
         return cast(BinaryIO, io.BufferedReader(_Unpacking(packed, self.name, self._stored_bytes()), BUFFER_BYTES))
 
     def open_text(self, encoding: str, newline: str | None = None) -> TextIO:
-        """The text, unpacked and decoded."""
-        if self.member is None and not self.name.lower().endswith(PACKED):
-            with self.path.open("rb") as file:
-                head = file.read(4)
-            if head[:2] != GZIP and head != ZSTD:
-                return self.path.open(encoding=encoding, newline=newline)
-        return io.TextIOWrapper(self.open(), encoding=encoding, newline=newline)
+        """The text, unpacked and decoded.
+
+        Raises:
+            LookupError, ValueError: there is no such text encoding.
+        """
+        file = self.open()
+        try:
+            return io.TextIOWrapper(file, encoding=encoding, newline=newline)
+        except (LookupError, ValueError):
+            file.close()
+            raise
 
     @contextmanager
     def on_disk(self) -> Iterator[Path]:
-        """A path that holds the unpacked bytes, for readers that jump about in a file; a copy is gone at the end."""
+        """A path that holds the unpacked bytes, for readers that seek; a copy is gone at the end."""
         with self.open() as file:
             if isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO):
                 yield self.path
@@ -84,7 +86,7 @@ class DataFile:
             return self.path.open("rb")
         try:
             stored = open_archive(self.path, self.name, self.nested).open(self.member)
-        except (*UNPACKING_ERRORS, KeyError, RuntimeError) as error:
+        except UNPACKING_ERRORS as error:
             raise damaged(error, self.name) from None
         return cast(BinaryIO, io.BufferedReader(_Unpacking(stored, self.name, None), BUFFER_BYTES))
 
@@ -109,45 +111,39 @@ def skip_bytes(file: BinaryIO, count: int) -> None:
         count -= passed
 
 
-class _Unpacking(io.RawIOBase):
-    """A stream that is unpacked while it is read: damage and bombs end in one message.
+class _Unpacking(RawReader):
+    """A stream that is unpacked while it is read: damage and decompression bombs are one clear error.
 
     Args:
         packed_bytes: the size before unpacking; None: the ratio is known to be harmless.
     """
 
     def __init__(self, stream: IO[bytes], name: str, packed_bytes: int | None) -> None:
-        self._stream, self._name = stream, name
+        super().__init__(stream)
+        self._name = name
         self._most = None if packed_bytes is None else max(HARMLESS_BYTES, MOST_TIMES * packed_bytes)
         self._read = 0
-
-    def readable(self) -> bool:
-        return True
 
     def seekable(self) -> bool:
         return self._most is None  # zipfile's own stream, which starts over where it must
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._stream.seek(offset, whence)
+        return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        return self._stream.tell()
+        return self._file.tell()
 
-    def readinto(self, buffer: "memoryview[int]") -> int:  # type: ignore[override]
+    def _take(self, count: int) -> bytes:
         try:
-            found = self._stream.read(len(buffer))
+            found = super()._take(count)
         except (*UNPACKING_ERRORS, OSError) as error:
             raise damaged(error, self._name) from None
         self._read += len(found)
         if self._most is not None and self._read > self._most:
             raise SourceError(
-                f"unpacks to {self._read / 1e9:,.1f} GB and more, {MOST_TIMES} times its size: this is no data",
+                f"unpacks to over {self._read / 1e9:,.1f} GB, more than {MOST_TIMES} times its size: "
+                "this looks like a decompression bomb",
                 where=self._name,
                 hint="leave this file out",
             )
-        buffer[: len(found)] = found
-        return len(found)
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
+        return found

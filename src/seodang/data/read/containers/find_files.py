@@ -25,19 +25,19 @@ SHEET_NAMES = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 ROW_NAMES = frozenset({*JSON_NAMES, *TABLE_NAMES, *SHEET_NAMES, ".parquet", ".arrow"})
 ARCHIVE_NAMES = frozenset({".zip", ".7z", ".rar", ".tar", ".tgz", ".alz", ".egg"})
 ABOUT_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
-ZIP = b"PK"
+ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")  # of an archive with files, and of an empty one
 NOT_UTF_8_NAME = "the file's name is not UTF-8, so no recipe can hold it"
 LISTED = 6  # names in a message
 WILDCARD = re.compile(r"[*?[]")
 # why a file in a folder is left aside
-NO_ROWS, HIDDEN = "no kind of file that holds rows", "hidden"
+NOT_DATA, HIDDEN = "not a data file", "hidden"
 SPLIT_ARCHIVE = "a part of a split archive: join the parts (cat NAME.part* > NAME) and unpack or name the whole"
 INNER_ARCHIVE = "an archive inside an archive: unpack it first"
-EMPTY_ARCHIVE = "an archive that holds nothing"
+EMPTY_ARCHIVE = "an empty archive"
 NOT_NAMED = "an archive that the path does not lead into"
-OTHER_ARCHIVE = "an archive that is no zip: unpack it first"
+OTHER_ARCHIVE = "not a zip archive: unpack it first"
 ABOUT = "a description of the data"
-RUN = "a run of seodang, whose answers are no data"
+RUN = "a seodang run: its answers are not data"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,25 +62,25 @@ def find_files(given: str, split: str = "train") -> Found:
     Raises:
         SourceError: there are none, the path cannot be one, or an archive cannot be read safely.
     """
-    refuse_impossible(given)
+    _refuse_impossible(given)
     try:
         found = _found(given, split)
     except (ValueError, re.error) as error:  # of pathlib and re
-        raise SourceError(f"no pattern of names: {error}", where=given[:200], hint="check its * and [ ]") from None
+        raise SourceError(f"not a valid pattern: {error}", where=given[:200], hint="check its * and [ ]") from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise SourceError(f"cannot be read: {reason}", where=given[:200], hint="check the path") from None
     if not found.files:
         aside = "; ".join(found.remarks())
         raise SourceError(
-            "holds no file of rows" + (f" ({aside})" if aside else ""),
+            "holds no data file" + (f" ({aside})" if aside else ""),
             where=given,
-            hint=f"files of rows end in {', '.join(sorted(ROW_NAMES))}, or in .gz or .zst after that, or lie in a .zip",
+            hint=f"data files end in {', '.join(sorted(ROW_NAMES))}, also with .gz or .zst behind it or inside a .zip",
         )
     return found
 
 
-def refuse_impossible(given: str) -> None:
+def _refuse_impossible(given: str) -> None:
     """Check that a text can be a path.
 
     Raises:
@@ -91,7 +91,7 @@ def refuse_impossible(given: str) -> None:
     except UnicodeEncodeError:
         raise SourceError(NOT_UTF_8_NAME, where=readable(given), hint="rename the file") from None
     if "\0" in given or not given.strip():
-        raise SourceError("this is no path", where=repr(given[:100]), hint="name a file that holds rows")
+        raise SourceError("not a path", where=repr(given[:100]), hint="name a file that holds rows")
 
 
 def readable(name: str) -> str:
@@ -120,7 +120,7 @@ def _found(given: str, split: str) -> Found:
     if path.is_file():
         return _file(path, given)
     if path.is_dir():
-        return _collected(_walked(path, given.rstrip("/") or "/", split), is_single=False)
+        return _collected(_walked(path, given.rstrip("/") or "/", split))
     if (composed := _composed(path)) is not None:
         return _file(composed, given)
     prefix, rest = _longest_prefix(path)
@@ -136,7 +136,7 @@ def _sample(given: str) -> Path:
     name = given.removeprefix("sample:")
     if name not in shipped_samples():
         raise SourceError(
-            f"no sample has this name{nearest(name, shipped_samples())}",
+            f"unknown sample {name[:100]!r}{nearest(name, shipped_samples())}",
             where=given[:100],
             hint=f"samples that ship: {', '.join(f'sample:{known}' for known in shipped_samples())}",
         )
@@ -152,22 +152,22 @@ def _file(path: Path, name: str) -> Found:
         return Found(files=(DataFile(name=name, path=path),), is_single=True)
     if kind is not None:
         raise SourceError(
-            f"this is {kind}, whatever its name says",
+            f"cannot be read as data: this is {kind}",
             where=name,
             hint="write the rows as JSON Lines (.jsonl) or a spreadsheet, and name that file",
         )
-    return _collected(_members(path, name), is_single=False)
+    return _collected(_members(path, name))
 
 
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(2) == ZIP and (file.read(2) in (b"\x03\x04", b"\x05\x06"))
+        return file.read(4) in ZIP_STARTS
 
 
 Entry = DataFile | tuple[str, str]  # a file of rows, or (why it is left aside, its name)
 
 
-def _collected(entries: Iterable[Entry], *, is_single: bool) -> Found:
+def _collected(entries: Iterable[Entry]) -> Found:
     found: list[DataFile] = []
     aside: dict[str, list[str]] = defaultdict(list)
     for entry in entries:
@@ -175,9 +175,13 @@ def _collected(entries: Iterable[Entry], *, is_single: bool) -> Found:
             found.append(entry)
         else:
             aside[entry[0]].append(entry[1])
-    return Found(
-        files=tuple(found), is_single=is_single, left_aside={reason: tuple(names) for reason, names in aside.items()}
-    )
+    left_aside = {reason: tuple(names) for reason, names in aside.items()}
+    return Found(files=tuple(found), is_single=False, left_aside=left_aside)
+
+
+def _entries(found: Found) -> Iterator[Entry]:
+    yield from found.files
+    yield from ((reason, name) for reason, names in found.left_aside.items() for name in names)
 
 
 def _walked(folder: Path, name: str, split: str) -> Iterator[Entry]:
@@ -203,9 +207,7 @@ def _walked(folder: Path, name: str, split: str) -> Iterator[Entry]:
         if (why := _why_aside(item.name)) is not None:
             yield why, shown
         elif ending(item.name) == ".zip":
-            found = _file(Path(item.path), shown)
-            yield from found.files
-            yield from ((reason, inner) for reason, names in found.left_aside.items() for inner in names)
+            yield from _entries(_file(Path(item.path), shown))
         else:
             yield DataFile(name=shown, path=Path(item.path))
 
@@ -309,7 +311,7 @@ def _why_aside(name: str) -> str | None:
         return OTHER_ARCHIVE
     if name.lower().endswith((".tar.gz", ".tar.zst")):
         return OTHER_ARCHIVE
-    return None if kind in ROW_NAMES or kind == ".zip" else NO_ROWS
+    return None if kind in ROW_NAMES or kind == ".zip" else NOT_DATA
 
 
 def _inside(path: Path, name: str, inner: str) -> Found:
@@ -318,7 +320,7 @@ def _inside(path: Path, name: str, inner: str) -> Found:
         file = DataFile(name=f"{name}/{inner}", path=path, sheet=inner)
         if ending(path.name) in SHEET_NAMES:
             return Found(files=(file,), is_single=True)
-        raise SourceError("is a file, no folder", where=name, hint="name the file itself")
+        raise SourceError("is a file, not a folder", where=name, hint="name the file itself")
     found = _part(path, name, inner)
     if found.files or found.left_aside:
         return found
@@ -343,10 +345,10 @@ def _part(path: Path, name: str, inner: str) -> Found:
         entry
         for entry in entries
         if (inside := _name_of(entry)[skip:]).startswith(f"{wanted.rstrip('/')}/")
-        or (isinstance(entry, tuple) and f"{wanted}/".startswith(f"{inside}/"))  # named itself: the reason is said
+        or (isinstance(entry, tuple) and f"{wanted}/".startswith(f"{inside}/"))  # named itself: with its reason
         or (matches is not None and any(map(matches, (inside, *_archives_above(inside)))))
     ]
-    return _collected(kept, is_single=False)
+    return _collected(kept)
 
 
 def _archives_above(inside: str) -> Iterator[str]:
@@ -396,18 +398,17 @@ def _matched(folder: Path, name: str, pattern: Sequence[str], split: str, given:
         if path.is_dir() and cut == len(pattern):
             entries += _walked(path, shown, split)
         elif path.is_file():
-            found = _part(path, shown, "/".join(pattern[cut:])) if cut < len(pattern) else _file(path, shown)
-            entries += found.files
-            entries += [(reason, inner) for reason, names in found.left_aside.items() for inner in names]
+            inside = "/".join(pattern[cut:])
+            entries += _entries(_part(path, shown, inside) if inside else _file(path, shown))
     if not entries:
         listed = _some([readable(item.name) for item in sorted(folder.iterdir())]) if folder.is_dir() else "nothing"
         raise SourceError(
-            "no file has a name like this pattern",
+            "no file matches this pattern",
             where=given,
             hint=f"{folder} holds {listed}; ** goes through folders",
         )
     unique = {_name_of(entry): entry for entry in entries}  # `**` may find a folder and what is in it
-    return _collected(unique.values(), is_single=False)
+    return _collected(unique.values())
 
 
 def _composed(path: Path) -> Path | None:
@@ -435,7 +436,7 @@ def _missing(path: Path, given: str) -> SourceError:
     elif not path.suffix and len(given) < 200:
         hint += f"; a data set on the hub goes under `hub:`, as in hub: {'/'.join(path.parts[-2:])}"
     if path.name in siblings:
-        what = "is no plain file" if path.exists() else "the link leads nowhere"
+        what = "is not a regular file" if path.exists() else "is a broken link"
         return SourceError(what, where=given, hint="name the file itself")
     missing = nearest(path.name, siblings) if path.parent.is_dir() else f", and no folder {path.parent}"
     return SourceError(f"no such file{missing}", where=given, hint=hint)

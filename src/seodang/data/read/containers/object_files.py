@@ -36,7 +36,7 @@ def read_objects(files: Sequence[DataFile], read_table: ReadTable) -> tuple[RawR
     """The rows of many small JSON files, and what each of them brings.
 
     Args:
-        read_table: reads a file that is anything but plain UTF-8 JSON, and raises what is to be said of a broken one.
+        read_table: reads a file that is not plain UTF-8 JSON, and raises the error of a broken one.
 
     Raises:
         SourceError: a file that cannot be read.

@@ -11,9 +11,9 @@ from seodang.recipe import JOIN
 EXAMPLES = 3  # files named for a layout
 LAYOUTS = 4  # named in a message
 LISTED = 8  # columns
-PAIRED_BY_ORDER = (
-    "questions and answers lie in files of their own. Without a key in both, nothing says which belong together: "
-    "the order of the files does not, and is never used"
+NEVER_PAIRED = (
+    "Questions and answers are in separate files. Without a key in both they cannot be matched: "
+    "the order of the files is never used"
 )
 
 Signature = tuple[str, ...]
@@ -70,7 +70,7 @@ def refuse_several(groups: Mapping[Signature, Sequence[FileColumns]], where: str
         for columns, files in sorted(groups.items(), key=lambda group: -len(group[1]))
     ]
     more = f"; {len(listed) - LAYOUTS} more" if len(listed) > LAYOUTS else ""
-    split = f". {PAIRED_BY_ORDER[:1].upper()}{PAIRED_BY_ORDER[1:]}" if _is_split(groups) else ""
+    split = f". {NEVER_PAIRED}" if _is_split(groups) else ""
     raise SourceError(
         f"the files have {len(groups)} different layouts: {'; '.join(listed[:LAYOUTS])}{more}{split}",
         where=where,
@@ -79,18 +79,17 @@ def refuse_several(groups: Mapping[Signature, Sequence[FileColumns]], where: str
     )
 
 
-def asks_without_answers(columns: Iterable[str]) -> bool:
-    """Whether columns hold questions, and no answers."""
-    keys = set(map(column_key, columns))
-    return bool(keys & column_names.QUESTION) and not keys & column_names.ANSWER
-
-
 def answers_without_questions(columns: Iterable[str]) -> bool:
     """Whether columns hold answers, and no questions."""
     keys = set(map(column_key, columns))
     return bool(keys & column_names.ANSWER) and not keys & column_names.QUESTION
 
 
+def _questions_without_answers(columns: Iterable[str]) -> bool:
+    keys = set(map(column_key, columns))
+    return bool(keys & column_names.QUESTION) and not keys & column_names.ANSWER
+
+
 def _is_split(groups: Iterable[Signature]) -> bool:
     found = list(groups)
-    return any(map(asks_without_answers, found)) and any(map(answers_without_questions, found))
+    return any(map(_questions_without_answers, found)) and any(map(answers_without_questions, found))

@@ -11,7 +11,7 @@ from python_calamine import CalamineError, CalamineSheet, CalamineWorkbook, Pass
 from seodang.data.read.column_names import KNOWN_COLUMNS, SHORT_ANSWER, SHORT_QUESTION, column_key, nearest
 from seodang.data.read.containers.data_file import DataFile
 from seodang.data.read.raw_rows import RawRow, RawRows, column_name, raw_row, refuse_duplicates
-from seodang.errors import SourceError
+from seodang.errors import SourceError, first_line
 
 HEADER_ROWS = 20  # looked at: titles and remarks may stand above the columns' names
 SAVE_AGAIN = "open it in the program it comes from and save it as .xlsx or CSV (UTF-8)"
@@ -48,9 +48,9 @@ def read_spreadsheet(file: DataFile, named: Sequence[str]) -> RawRows:
         names = [file.sheet] if file.sheet is not None else visible or workbook.sheet_names
         if file.sheet is not None and file.sheet not in workbook.sheet_names:
             raise SourceError(
-                f"no sheet has this name{nearest(file.sheet, workbook.sheet_names)}",
+                f"unknown sheet {file.sheet[:100]!r}{nearest(file.sheet, workbook.sheet_names)}",
                 where=file.name,
-                hint=f"sheets there are: {', '.join(workbook.sheet_names[:20])}",
+                hint=f"choose from: {', '.join(workbook.sheet_names[:20])}",
             )
         tables = [table for name in names if (table := _table(_sheet(workbook, name, book), named)) is not None]
         if not tables:
@@ -62,7 +62,7 @@ def read_spreadsheet(file: DataFile, named: Sequence[str]) -> RawRows:
     if others := [name for name in workbook.sheet_names if name != table.sheet]:
         remarks[0] += f"; not the others ({', '.join(others[:10])}): name one as {book}/SHEET"
     if (above := table.first_row + table.header) > 1:
-        remarks.append(f"the columns' names stand in row {above}")
+        remarks.append(f"the column names are in row {above}")
     return RawRows(
         where=where, columns=table.columns, rows=lambda: _rows(file, book, table, where), remarks=tuple(remarks)
     )
@@ -74,14 +74,14 @@ def _opened(path: str, book: str) -> CalamineWorkbook:
     except PasswordError:
         raise SourceError("is protected by a password", where=book, hint="save it without the password") from None
     except (CalamineError, OSError) as error:
-        raise SourceError(f"no readable spreadsheet: {_first_line(error)}", where=book, hint=SAVE_AGAIN) from None
+        raise SourceError(f"not a readable spreadsheet: {first_line(error)}", where=book, hint=SAVE_AGAIN) from None
 
 
 def _sheet(workbook: CalamineWorkbook, name: str, book: str) -> CalamineSheet:
     try:
         return workbook.get_sheet_by_name(name)
     except CalamineError as error:
-        raise SourceError(f"cannot be read: {_first_line(error)}", where=f"{book}/{name}", hint=SAVE_AGAIN) from None
+        raise SourceError(f"cannot be read: {first_line(error)}", where=f"{book}/{name}", hint=SAVE_AGAIN) from None
 
 
 def _table(sheet: CalamineSheet, named: Sequence[str]) -> _Table | None:
@@ -124,7 +124,3 @@ def _value(cell: Any) -> Any:
     if isinstance(cell, datetime) and not (cell.hour or cell.minute or cell.second or cell.microsecond):
         return cell.date()
     return str(cell) if isinstance(cell, timedelta) else cell
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -6,7 +6,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from seodang.data.read.containers.archive import DAMAGED_HINT, open_archive
+from seodang.data.read.containers.archive import open_archive
 from seodang.data.read.containers.data_file import HARMLESS_BYTES, MOST_TIMES
 from seodang.errors import SourceError
 
@@ -31,7 +31,7 @@ def zip_members(path: Path, name: str, nested: str | None = None, unpacked: int 
 
     Args:
         name: of the archive, for messages.
-        nested: the archive inside of the one at `path` that is meant, by its name in the directory there.
+        nested: the archive inside the one at `path` that is meant, by its name in the directory there.
         unpacked: bytes that what was found before in the file at `path` unpacks to.
 
     Raises:
@@ -43,18 +43,18 @@ def zip_members(path: Path, name: str, nested: str | None = None, unpacked: int 
     for entry, member in zip(entries, members, strict=True):
         if OUTSIDE.search(member.name.replace("\\", "/")):
             what = f"holds a name that leads out of the archive: {member.name[:100]!r}"
-            raise SourceError(what, where=name, hint="this is no archive of data; leave it out")
+            raise SourceError(what, where=name, hint="leave this archive out, or pack it again without such names")
         if entry.flag_bits & ENCRYPTED:
             raise SourceError(
                 "is encrypted",
                 where=f"{name}/{member.name}",
-                hint=f"{UNPACK.replace('unpack it', 'unpack it with its password')}",
+                hint="unpack it with its password, and name the folder",
             )
         if entry.compress_type not in METHODS:
             what = f"is packed by a method that Python's zip reader does not have (number {entry.compress_type})"
             raise SourceError(what, where=f"{name}/{member.name}", hint=UNPACK)
     if len({member.name for member in members}) < len(members):
-        raise SourceError("holds two files of one name", where=name, hint=UNPACK)
+        raise SourceError("holds two files of the same name", where=name, hint=UNPACK)
     return sorted(members, key=lambda member: member.name)
 
 
@@ -71,9 +71,10 @@ def office_kind(path: Path, name: str) -> str | None:
 def _refuse_bomb(unpacked: int, path: Path, name: str) -> None:
     if unpacked > max(HARMLESS_BYTES, MOST_TIMES * path.stat().st_size):
         raise SourceError(
-            f"would unpack to {unpacked / 1e9:,.0f} GB, more than {MOST_TIMES} times its size: this is no data",
+            f"would unpack to {unpacked / 1e9:,.0f} GB, more than {MOST_TIMES} times its size: "
+            "this looks like a decompression bomb",
             where=name,
-            hint=f"leave this file out; if it was made by yourself, {DAMAGED_HINT}",
+            hint=f"leave this file out; if you trust it, {UNPACK}",
         )
 
 

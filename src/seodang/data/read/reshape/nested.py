@@ -1,6 +1,5 @@
 """Columns below others, by dotted names, and several joined into one: `answer.body`, `answer.intro + answer.body`."""
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -8,7 +7,7 @@ from typing import Any
 
 from seodang.data.read import column_names
 from seodang.data.read.clean import is_blank
-from seodang.data.read.column_names import column_key
+from seodang.data.read.column_names import column_key, nearest
 from seodang.data.read.raw_rows import Block, RawRow, RawRows, as_text
 from seodang.errors import SourceError
 from seodang.recipe import JOIN
@@ -121,10 +120,9 @@ def _leaves(fields: Mapping[str, Any], above: str = "", levels: int = MOST_LEVEL
 def _nothing_there(part: str, name: str, raw: RawRows) -> SourceError:
     first = next(raw.rows(), None)
     known = [*raw.columns, *(_leaves(first.fields) if first else ())]
-    near = difflib.get_close_matches(part, known, n=1, cutoff=0.6)
     inside = f" (in {name!r})" if part != name else ""
     return SourceError(
-        f"no row has {part!r}{inside}" + (f"; did you mean {near[0]!r}?" if near else ""),
+        f"no row has {part!r}{inside}{nearest(part, known)}",
         where=raw.where,
         hint=f"columns there are: {', '.join(known[:LISTED])}",
     )

@@ -11,7 +11,7 @@ NESTED = "articles with paragraphs (SQuAD, KorQuAD): a row for each question, nu
 
 
 def paragraphs(raw: RawRows, sample: Sequence[RawRow]) -> RawRows | None:
-    """A row for each question; None: the rows are no articles."""
+    """A row for each question; None: the rows are not articles."""
     if "paragraphs" not in raw.columns or not any(map(_is_article, sample)):
         return None
     return replace(

@@ -1,4 +1,4 @@
-"""Tables whose columns are questions about the thing that a row names, as e약은요's drugs → a row for each answer."""
+"""Tables whose columns are questions about what a row names (a drug in e약은요) → a row for each answer."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ class _Table:
 
 
 def question_columns(raw: RawRows, sample: Sequence[RawRow]) -> RawRows | None:
-    """A row for each question and cell, the thing asked about as its context; None: the columns are no questions."""
+    """A row for each question and cell, the thing asked about as its context; None: the columns are not questions."""
     questions = tuple(name for name in raw.columns if is_question(name))
     name = next((column for column in raw.columns if column_key(column) in column_names.THING), None)
     if len(questions) < ENOUGH or name is None:
         return None
     kept = tuple(column for column in raw.columns if column not in questions and column not in COLUMNS)
     table = _Table(name=name, questions=questions, kept=kept)
-    remark = f"columns that are questions, asked about {name}: a row for each of {len(questions)} in a row of the table"
+    remark = f"{len(questions)} columns are questions about {name}: each of their cells is a row"
     return mapped(raw, partial(_asked, table), columns=(*COLUMNS, *kept), remarks=(*raw.remarks, remark))
 
 

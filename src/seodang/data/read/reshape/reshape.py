@@ -1,9 +1,8 @@
 """Rows whose structure is known but not flat → flat rows: what the recipe names, else what the columns show."""
 
-from collections.abc import Iterator
 from itertools import islice
 
-from seodang.data.read.raw_rows import RawRow, RawRows
+from seodang.data.read.raw_rows import RawRows
 from seodang.data.read.reshape.nested import nested_pair, with_nested
 from seodang.data.read.reshape.paragraphs import paragraphs
 from seodang.data.read.reshape.question_columns import question_columns
@@ -18,12 +17,12 @@ def reshape(raw: RawRows, source: Source) -> RawRows:
     that their structure shows.
 
     Raises:
-        SourceError: a name that leads nowhere, or rows of one conversation that stand apart.
+        SourceError: a name that leads nowhere, or rows of one conversation that are not consecutive.
     """
     named = named_columns(source)
     if named:
         return with_nested(raw, named)
-    sample: list[RawRow] = list(_some(raw.rows()))
+    sample = list(islice(raw.rows(), SAMPLE_ROWS))
     shapes = (
         paragraphs(raw, sample),
         turn_rows(raw, sample, source.roles),
@@ -37,7 +36,3 @@ def named_columns(source: Source) -> list[str]:
     """The columns that the recipe names."""
     keys = (source.question, source.answer, source.context, source.messages, source.text, source.reasoning)
     return [name for name in keys if name]
-
-
-def _some(rows: Iterator[RawRow]) -> Iterator[RawRow]:
-    return islice(rows, SAMPLE_ROWS)

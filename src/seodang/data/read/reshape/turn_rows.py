@@ -26,13 +26,13 @@ class _Columns:
 
 
 def turn_rows(raw: RawRows, sample: Sequence[RawRow], roles: Mapping[str, str]) -> RawRows | None:
-    """A row for each conversation; None: the rows are no turns.
+    """A row for each conversation; None: the rows are not turns.
 
     Args:
         roles: of the recipe: name in the data → role.
 
     Raises:
-        SourceError: while reading: rows of one conversation that do not stand together.
+        SourceError: while reading: rows of one conversation that are not consecutive.
     """
     keys = {column_key(name): name for name in reversed(raw.columns)}
     found = [
@@ -43,9 +43,7 @@ def turn_rows(raw: RawRows, sample: Sequence[RawRow], roles: Mapping[str, str]) 
     if conversation is None or role is None or content is None or conversation == content:
         return None
     known = {*ROLES, *(name.casefold() for name in roles)}
-    names = {
-        value if isinstance(value, str) else str(value) for row in sample if (value := row.fields.get(role)) is not None
-    }
+    names = {str(value) for row in sample if (value := row.fields.get(role)) is not None}
     ids = [_id(row, conversation) for row in sample]
     if not names or (len(ids) > 1 and len(set(ids)) == len(ids)):
         return None  # an id of the row, not of a conversation
@@ -66,10 +64,10 @@ def turn_rows(raw: RawRows, sample: Sequence[RawRow], roles: Mapping[str, str]) 
 def _who_answers(unknown: Sequence[str], column: str, raw: RawRows) -> SourceError:
     first = [*unknown, "NAME"][:2]
     return SourceError(
-        f"each row is a turn, and nothing says which of these in {column!r} asks and which answers: "
+        f"each row is one turn, and it is not known which of these in {column!r} asks and which answers: "
         f"{', '.join(unknown[:LISTED])}",
         where=raw.where,
-        hint=f"say it in the recipe: roles: {{{first[0]}: user, {first[1]}: assistant}}",
+        hint=f"map them in the recipe: roles: {{{first[0]}: user, {first[1]}: assistant}}",
     )
 
 
@@ -86,7 +84,7 @@ def _conversations(raw: RawRows, columns: _Columns, kept: Sequence[str]) -> Iter
             continue
         if (known := hash(conversation)) in seen:
             raise SourceError(
-                f"rows of the conversation {conversation[1]!r} stand apart",
+                f"the rows of conversation {conversation[1]!r} are not consecutive",
                 where=turns[0].where,
                 hint=f"sort the rows by {columns.conversation}",
             )

@@ -13,11 +13,11 @@ STARTS_WITH_MARK = re.compile(rf"\s*(?:{MARK}|[1-9A-Ea-e]\s*$)")
 OPTIONS = re.compile(rf"(?:^|\s){MARK}")
 ENOUGH_OPTIONS = 3
 MULTIPLE_CHOICE = "a multiple-choice question, whose answer is one of its choices"
-HINT = "name `question:` and `answer:` in the recipe to train on such rows all the same"
+HINT = "name `question:` and `answer:` in the recipe to train on such rows anyway"
 
 
 def refuse_choice(question_type: Any, question: Any, answer: Any) -> None:
-    """Check that a row is no multiple-choice question, by what its type says or by the choices that it lists.
+    """Check that a row is not a multiple-choice question, by its type or by the choices that it lists.
 
     Raises:
         UnusableRowError: it is one.

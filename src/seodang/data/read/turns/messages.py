@@ -54,7 +54,7 @@ def is_turn(value: Any) -> bool:
 
 
 def turn_list(value: Any) -> list[Any] | None:
-    """The list of turns that a cell holds, as values or as text (JSON, Python's notation); None if it is no list."""
+    """The list of turns that a cell holds, as values or as text (JSON, Python's notation); None if it is not a list."""
     if isinstance(value, str) and opens_value(value):
         try:
             value = parse_text(value)
@@ -277,5 +277,5 @@ def _block_text(block: str | dict[str, Any]) -> str:
     if _kind(block) not in TEXT_BLOCKS or not isinstance(text, str):
         kind = _kind(block) or ""
         what = f": {kind}" if kind in MEDIA_BLOCKS else ""
-        raise UnusableRowError(f"content that is no text{what}", hint=TEXT_HINT, detail="" if what else kind)
+        raise UnusableRowError(f"content that is not text{what}", hint=TEXT_HINT, detail="" if what else kind)
     return text

@@ -9,7 +9,7 @@ from seodang.data.read.serialized import DuplicateKeyError, parse_json, parse_te
 from seodang.data.read.unusable import UnusableRowError
 
 ARGUMENTS = "tool call arguments read as JSON"
-DEFINITIONS = "tool definitions read from a text that is no JSON list"
+DEFINITIONS = "tool definitions read from a text that is not a JSON list"
 SCHEMAS = "tool definitions with an input_schema written as functions"
 MAX_DEPTH = 64  # levels of nesting in a call or definition
 NO_TOOLS = frozenset({"", "none", "null", "nan", "n/a", "[]", "{}"})
@@ -105,7 +105,7 @@ def _arguments(call: Mapping[str, Any], changes: set[str]) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise UnusableRowError("tool call arguments that are no object", hint='write arguments as {"name": value}')
+        raise UnusableRowError("tool call arguments that are not an object", hint='write arguments as {"name": value}')
     return value
 
 
@@ -125,10 +125,10 @@ def _tools(value: Any, changes: set[str]) -> list[Any]:
     if not value:
         return []
     if not isinstance(value, list):
-        raise UnusableRowError("tools are no list of definitions", hint=TOOLS_HINT)
+        raise UnusableRowError("tools are not a list of definitions", hint=TOOLS_HINT)
     tools = [_definitions_in(tool, changes) if isinstance(tool, str) else tool for tool in value]
     if not all(isinstance(tool, dict) for tool in tools):
-        raise UnusableRowError("tools are no list of definitions", hint=TOOLS_HINT)
+        raise UnusableRowError("tools are not a list of definitions", hint=TOOLS_HINT)
     if not all(map(_is_definition, tools)):
         raise UnusableRowError("a tool definition without a name", hint=TOOLS_HINT)
     return [_as_function(tool, changes) for tool in tools]
@@ -165,7 +165,7 @@ def _is_definition(tool: Mapping[str, Any]) -> bool:
 
 def _unreadable(what: str, error: Exception) -> UnusableRowError:
     if isinstance(error, DuplicateKeyError):
-        return UnusableRowError(f"{what} in which a key stands twice", hint="keep one of the keys")
+        return UnusableRowError(f"{what} with a duplicate key", hint="keep one of the keys")
     hint = TOOLS_HINT if what == "tool definitions" else CALL_HINT
     return UnusableRowError(f"{what} that cannot be read", hint=hint)
 
