@@ -204,6 +204,21 @@ def test_broken_tokenizer(folder: Path) -> None:
         load_tokenizer(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("setting", "error"),
+    [
+        ({"model_max_length": "many"}, "model_max_length is 'many', not a number"),
+        ({"model_max_length": [512]}, r"model_max_length is \[512\], not a number"),
+        ({"model_input_names": 3}, "int"),
+    ],
+)
+def test_tokenizer_settings_of_another_type(folder: Path, setting: dict[str, object], error: str) -> None:
+    """A setting that transformers takes as it is and stumbles over later is refused when the tokenizer is loaded."""
+    edit(folder / "tokenizer_config.json", **setting)
+    with pytest.raises(ModelError, match=error):
+        load_tokenizer(str(folder))
+
+
 def test_wrong_tokenizer_class(folder: Path) -> None:
     """A class that splits text otherwise than tokenizer.json is refused: its ids are not those of pretraining."""
     backend = Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -157,7 +157,11 @@ def load_tokenizer(
         if not tokenizer.is_fast:
             what = f"{type(tokenizer).__name__} is a slow tokenizer, which cannot say where a token stands in the text"
             raise ModelError(what, where=path, hint="save it as a fast one (tokenizer.json)")
+        if not isinstance(tokenizer.model_max_length, int | float):
+            what = f"tokenizer_config.json: model_max_length is {tokenizer.model_max_length!r:.40}, not a number"
+            raise ModelError(what, where=path, hint="correct it, or remove the line")
         _check_class(tokenizer, folder, path, revision)
+        tokenizer(_PROBE)  # what else has another type than transformers expects shows only now
     return tokenizer
 
 

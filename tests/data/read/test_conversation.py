@@ -102,7 +102,7 @@ def test_odd_values_end_in_a_count(tmp_path: Path) -> None:
     """An object where a text or a role is expected drops its row or is a text; it never stops the reading."""
     odd = {"text": [{"a": 1}, {"a": 1}], "answer_start": [0, 0]}
     _, counts = convert_rows(tmp_path, [{**QA, "answer": odd}, QA])
-    assert counts.dropped == {"answer holds an object, no text": 1}
+    assert counts.dropped == {"answer holds an object, not text": 1}
     assert convert_rows(tmp_path, [{"role": {"name": "user"}, "content": "글"}] * 2)[1].kept == 2
 
 

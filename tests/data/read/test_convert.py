@@ -377,7 +377,7 @@ UNREADABLE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"question": "a", "choices": ["x", "y"], "answer": 1}, {}, "multiple-choice rows"),
     ({"question": "a", "A": "x", "B": "y", "C": "z", "answer": "B"}, {}, "multiple-choice rows"),
     ({"question": "q", "answer": None}, {}, "none of the 2 rows can be used: 2 × empty answer"),
-    ({"question": "q", "answer": {"text": ["x"]}}, {}, "answer holds an object, no text"),
+    ({"question": "q", "answer": {"text": ["x"]}}, {}, "answer holds an object, not text"),
 ]
 
 
@@ -402,7 +402,7 @@ def test_one_answer_in_a_list_is_taken(tmp_path: Path) -> None:
     table, counts = convert_rows(tmp_path, rows)
     assert table["messages"][:] == [question_and_answer("q", "a")]
     assert counts.changed == {"answers: a list of one text taken as the text": 1}
-    assert counts.dropped == {"answers holds a list, no text": 1}
+    assert counts.dropped == {"answers holds a list, not text": 1}
 
 
 def test_each_call_reads_the_file_again(tmp_path: Path) -> None:

@@ -106,8 +106,8 @@ def test_the_recipes_encoding_wins(tmp_path: Path) -> None:
     assert fields(read_path(path, encoding="cp1251", question="вопрос", answer="ответ"))[0]["вопрос"] == "да"
     assert f"{path}:1: not UTF-8, and no other encoding reads well" in error_of(path)
     assert f"{path}:1: line 1 holds bytes that are not utf-8" in error_of(path, encoding="utf-8")
-    assert "no text encoding 'cp9499'" in error_of(path, encoding="cp9499")
-    assert "no text encoding 'base64'" in error_of(path, encoding="base64")
+    assert "unknown text encoding 'cp9499'" in error_of(path, encoding="cp9499")
+    assert "unknown text encoding 'base64'" in error_of(path, encoding="base64")
 
 
 def test_a_named_encoding_leaves_no_mark_in_the_text(tmp_path: Path) -> None:
@@ -345,7 +345,7 @@ JSON_FAULTS = {
         "question 1, answer 0",
         "one value a row",
     ),
-    "after the list": ("d.json", f"[{ITEM}]\n[{ITEM}]", "line 2: something stands after", "one list"),
+    "after the list": ("d.json", f"[{ITEM}]\n[{ITEM}]", "line 2: text after", "one list"),
     "deeper than code can go": ("d.json", '[{"a": ' + "[" * 500 + "]" * 500 + "}]", ":1: too deeply nested", "flatten"),
     "key twice among many": (
         "d.jsonl",
@@ -461,7 +461,7 @@ def test_missing_files_and_folders_get_a_hint(tmp_path: Path) -> None:
         ("\ud800.jsonl", "not UTF-8"),
         ("sample:\0", "not a path"),
         ("sample:" + "x" * 10_000, "unknown sample"),
-        ("/dev/zero", "no plain file"),
+        ("/dev/zero", "not a regular file"),
     ],
 )
 def test_paths_that_cannot_be_are_one_short_error(path: str, what: str) -> None:

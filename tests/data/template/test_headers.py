@@ -106,7 +106,7 @@ def test_a_tokenizer_without_an_end_of_text_is_refused(tiny_tokenizer: PreTraine
 @pytest.mark.parametrize(
     ("template", "fault"),
     [
-        ({"borrow": "gemma", "headers": {"user": "Q:", "assistant": "A:"}}, "give one of them"),
+        ({"borrow": "gemma", "headers": {"user": "Q:", "assistant": "A:"}}, "keep one of them"),
         ({"headers": {"user": "Q:"}}, "assistant"),
         ({"headers": {"user": "Q:", "assistant": " \n"}}, "assistant"),
     ],

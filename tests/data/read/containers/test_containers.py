@@ -279,7 +279,7 @@ def test_an_archive_that_cannot_be_read_safely_is_one_clear_error(
     assert what in message
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_damage_anywhere_in_an_archive_is_a_source_error(tmp_path: Path, method: int) -> None:
     """Whatever the reader of its method raises: a file is refused as damaged, or what is left of it is read."""
     sound = write_zip(tmp_path / "sound.zip", {"a.jsonl": LINES}, method).read_bytes()

@@ -1,5 +1,6 @@
 """Zip archives that stay open while their files are read: on disk, or one inside another. Knows bytes, no names."""
 
+import errno
 import io
 import lzma
 import os
@@ -50,7 +51,9 @@ def open_archive(path: Path, name: str, nested: str | None = None) -> zipfile.Zi
         if nested is None:
             return _archive(path, *state, os.getpid())
         return _nested_archive(path, *state, os.getpid(), nested)
-    except UNPACKING_ERRORS as error:
+    except (*UNPACKING_ERRORS, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: an offset before the file's start
+            raise
         raise damaged(error, name) from None
 
 

@@ -84,9 +84,10 @@ class DataFile:
     def _stored(self) -> BinaryIO:
         if self.member is None:
             return self.path.open("rb")
+        archive = open_archive(self.path, self.name, self.nested)
         try:
-            stored = open_archive(self.path, self.name, self.nested).open(self.member)
-        except UNPACKING_ERRORS as error:
+            stored = archive.open(self.member)
+        except (*UNPACKING_ERRORS, OSError) as error:
             raise damaged(error, self.name) from None
         return cast(BinaryIO, io.BufferedReader(_Unpacking(stored, self.name, None), BUFFER_BYTES))
 
