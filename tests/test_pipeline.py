@@ -326,7 +326,9 @@ def test_every_shipped_recipe_runs(
         path = source.path
         if source.hub or not path or not path[0].startswith("sample:"):
             path = (str(tmp_path / f"{source.name}.jsonl"),)
-            Path(path[0]).write_text(json_lines(_rows(60, source.name)), encoding="utf-8")
+            texts = [{"text": row["answer"]} for row in _rows(60, source.name)]
+            rows = texts if source.role == "replay" else _rows(60, source.name)
+            Path(path[0]).write_text(json_lines(rows), encoding="utf-8")
         holdout = source.holdout if source.holdout is None or source.holdout < 1 else 4
         sources.append(source.model_copy(update={"hub": None, "path": path, "holdout": holdout}))
     ask = recipe.ask.model_copy(

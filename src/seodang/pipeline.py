@@ -364,7 +364,8 @@ def _proof_recipes(
         )
     wanted = load_recipe(recipe) if recipe else trained.trusted_recipe(trust_remote_code=trust_remote_code)
     model = wanted.model.model_copy(update={"path": str(trained.model if is_run else tuned)})
-    asked = wanted.model_copy(update={"model": model, "template": Template()})
+    template = wanted.template if is_run and not trained.has_template else Template()
+    asked = wanted.model_copy(update={"model": model, "template": template})
     return wanted, asked, trained if is_run else None
 
 

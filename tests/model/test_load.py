@@ -85,7 +85,7 @@ def test_folders_without_a_model(tmp_path: Path) -> None:
             ("m.gguf", "only a GGUF"),
             ("adapter_config.json", "an adapter"),
             ("readme.md", "no config.json"),
-            ("model/config.json", "run folder"),
+            ("recipe.yaml", "no model yet"),
         ]
     ):
         (tmp_path / str(number) / "model").mkdir(parents=True)

@@ -64,7 +64,7 @@ _PROBE = "안녕하세요. 2024년 12월에는  The quick\n\n\tbrown fox's 100% 
 
 
 def resolve_model(path: str) -> str:
-    """What transformers can load: `package:NAME` becomes its folder, converted on first use.
+    """What transformers can load: `package:NAME` becomes its folder, converted on first use; a run's folder its model.
 
     Raises:
         ModelError: no such folder, or a file.
@@ -73,13 +73,14 @@ def resolve_model(path: str) -> str:
         return str(packaged_folder(path))
     local = Path(path).expanduser()
     if local.is_dir():
-        return str(local)
+        tuned = local / "model"
+        return str(tuned if (tuned / "config.json").is_file() and not (local / "config.json").is_file() else local)
     if local.is_file():
         hint = "give a folder with config.json, safetensors and tokenizer"
         if local.suffix == ".gguf":
             hint += "; GGUF is a format to serve models in, its weights are rounded"
         raise ModelError("is a file, not a model's folder", where=path, hint=hint)
-    if path.startswith((".", "~")) or local.is_absolute() or path.count("/") > 1:
+    if path.startswith((".", "~", "runs/")) or local.is_absolute() or path.count("/") > 1:
         near = difflib.get_close_matches(local.name, _folders(local.parent), n=1)
         hint = f"did you mean {local.parent / near[0]}?" if near else "give a folder, a hub id or package:NAME"
         raise ModelError("no such folder", where=path, hint=hint)
@@ -272,8 +273,9 @@ def _check_folder(folder: Path, where: str) -> None:
         raise ModelError("the folder holds only a GGUF file", where=where, hint=hint)
     if (folder / "adapter_config.json").is_file():
         raise ModelError("the folder holds an adapter, no model", where=where, hint="merge it into its base first")
-    if (folder / "model" / "config.json").is_file():
-        raise ModelError("this is a run folder", where=where, hint=f"give its model: {Path(where) / 'model'}")
+    if (folder / "recipe.yaml").is_file():
+        hint = f"finish it first: seodang tune {Path(where) / 'recipe.yaml'} --resume"
+        raise ModelError("this run has no model yet", where=where, hint=hint)
     raise ModelError("no config.json in the folder", where=where, hint="give a folder that save_pretrained wrote")
 
 

@@ -23,9 +23,9 @@ from seodang.types import ModelFacts
 _SAMPLED = 4096  # values of each tensor that enter the fingerprint
 
 
-def end_ids(model: PreTrainedModel, turn_end_id: int, call_end_id: int | None = None) -> list[int]:
+def end_ids(model: PreTrainedModel, turn_end_id: int | None, call_end_id: int | None = None) -> list[int]:
     """The ids that end an answer: the turn end, the end of a turn of calls, then what ended a text for the base."""
-    found = [turn_end_id] if call_end_id is None else [turn_end_id, call_end_id]
+    found = [token for token in (turn_end_id, call_end_id) if token is not None]
     for config in (model.generation_config, model.config.get_text_config()):
         ids = getattr(config, "eos_token_id", None)
         found += [ids] if isinstance(ids, int) else ids or []
@@ -37,7 +37,7 @@ def save_model(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     *,
-    turn_end_id: int,
+    turn_end_id: int | None,
     call_end_id: int | None = None,
     base: Path | None = None,
     system: str | None = None,
@@ -50,6 +50,7 @@ def save_model(
     The folder appears complete or not at all; one that is there is replaced.
 
     Args:
+        turn_end_id: ends an answer; none: nothing but text was trained, which ends as it does for the base.
         call_end_id: ends a turn of tool calls, where it is another.
         base: the folder of the model that was tuned: all that tuning did not change is as it is there.
         system: the text of a system turn that the saved template gives to conversations without one.
@@ -125,7 +126,7 @@ def _generation_config(
         config.validate(strict=True)
     except ValueError:
         config = GenerationConfig()
-    config.eos_token_id = ends
+    config.eos_token_id = ends or None
     config.pad_token_id, config.bos_token_id = tokenizer.pad_token_id, tokenizer.bos_token_id
     if sampling:
         is_drawn = sampling.temperature is not None

@@ -30,6 +30,7 @@ METRICS, BASE, TRAINING, ANSWERS, PROOF = "metrics.jsonl", "base.json", "trainin
 ROWS = "rows.jsonl"  # what each held-out row cost both models
 HIDDEN_STATES = "hidden_states"  # of the base, until the proof is done
 REPORT, PICTURES, TENSORBOARD = "report.html", "pictures", "tensorboard"
+TEMPLATE = "chat_template.jinja"  # of the tuned model, as transformers names it
 CHECKPOINTS, MODEL, ADAPTER = "checkpoints", "model", "adapter"
 CHECKPOINT, UNFINISHED_CHECKPOINT = "checkpoint-", "saving-"  # followed by the step, as transformers names them
 TRAINER_STATE, OPTIMIZER = "trainer_state.json", "optimizer.pt"  # of a checkpoint, as transformers names them
@@ -90,6 +91,11 @@ class Run:
     def is_trained(self) -> bool:
         """Whether training ended and the best model was saved."""
         return (self.model / "config.json").is_file()
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the tuned model has a chat template; one that was trained on text alone has what its base had."""
+        return (self.model / TEMPLATE).is_file()
 
     @property
     def has_begun(self) -> bool:

@@ -191,6 +191,9 @@ def _of_run(found: Run, name: str, base: bool, trust_remote_code: bool) -> ChatM
 
     made = found.trusted_recipe(trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(str(found.model), trust_remote_code=made.model.trust_remote_code)
+    if not tokenizer.chat_template:
+        hint = f"tune it on questions and answers: a recipe with `model: {name}`"
+        raise TemplateError("this run was trained on text alone: it has no chat template", where=name, hint=hint)
     tuned = made.model.model_copy(update={"path": str(found.model), "revision": None})
     model = _model(made.model if base else tuned, is_proven=True)
     if base:  # the template's markers were added to the tuned model alone

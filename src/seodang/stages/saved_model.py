@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from seodang import distributed
 from seodang.data.template.renderer import Renderer
 from seodang.errors import RunError
-from seodang.model.load import base_folder, is_quantized, load_model, load_weights
+from seodang.model.load import base_folder, is_quantized, load_model, load_tokenizer, load_weights
 from seodang.model.save import round_weights, save_model
 from seodang.recipe import Ask, Save, Train
 from seodang.run import record
@@ -78,10 +78,16 @@ def save_tuned(
     settings: Train,
     ask: Ask,
     save: Save,
+    *,
+    has_turns: bool,
 ) -> None:
     """Save the whole model, an adapter merged into it.
 
     The model in memory becomes the one that is saved: merged and rounded in place.
+
+    Args:
+        has_turns: whether conversations were trained; else the tokenizer stays the base's, without a template that
+            the weights do not know.
     """
     dtype = None if save.dtype == "auto" else getattr(torch, save.dtype)
     with distributed.agreed():
@@ -90,14 +96,18 @@ def save_tuned(
         if dtype and not is_quantized(unwrapped(trainee)):
             round_weights(trainee, dtype)
         if distributed.is_main():
+            template, spec = renderer.template, base.spec
+            code, revision = spec.trust_remote_code, spec.revision
             save_model(
                 trainee,
-                renderer.tokenizer,
+                renderer.tokenizer
+                if has_turns
+                else load_tokenizer(spec.path, revision=revision, trust_remote_code=code),
                 run.model,
-                turn_end_id=renderer.template.turn_end_id,
-                call_end_id=renderer.template.call_end_id,
-                base=base_folder(base.spec),
-                system=renderer.system,
+                turn_end_id=template.turn_end_id if has_turns else None,
+                call_end_id=template.call_end_id if has_turns else None,
+                base=base_folder(spec),
+                system=renderer.system if has_turns else None,
                 sampling=ask.generate,
                 dtype=dtype,
                 on_written=lambda written: seal_model(run, written),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, NoReturn
 
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, TrainerCallback
@@ -54,9 +55,10 @@ def train_model(
     Raises:
         KeyboardInterrupt: training was stopped by Ctrl-C, SIGTERM or SIGHUP, and what it had reached is saved.
     """
-    renderer = held_out.renderer
+    renderer, has_turns = held_out.renderer, holds_turns(rows)
     if is_saved_again := has_kept_adapter(run):
-        save_tuned(run, load_adapter(model, run.adapter), base, renderer, settings, ask, save)
+        adapted = load_adapter(model, run.adapter)
+        save_tuned(run, adapted, base, renderer, settings, ask, save, has_turns=has_turns)
     if is_saved_again or run.is_trained:
         return load_saved(run, base, model, four_bit=settings.is_four_bit)
     trainee = make_trainee(model, settings, renderer)
@@ -84,10 +86,16 @@ def train_model(
     if distributed.is_sharded(model):
         trainee = model = make_whole(model, load_base(base, renderer, seed=settings.seed))
     record_end(run, trainee, settings, best_step=result.best_step)
-    save_tuned(run, trainee, base, renderer, settings, ask, save)
+    save_tuned(run, trainee, base, renderer, settings, ask, save, has_turns=has_turns)
     if result.interrupted:
         _end_interrupted(run, f"training has ended after step {result.steps}, the model is saved")
     return load_saved(run, base, model, four_bit=True) if settings.is_four_bit else model
+
+
+def holds_turns(rows: Dataset) -> bool:
+    """Whether any row is a conversation; plain text teaches no chat template."""
+    tables = rows.select_columns(["messages"]).with_format("arrow").iter(batch_size=4096)
+    return any(pc.any(pc.greater(pc.list_value_length(table["messages"]), 0)).as_py() for table in tables)
 
 
 def _end_interrupted(run: Run, what: str) -> NoReturn:
