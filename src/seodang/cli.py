@@ -84,6 +84,10 @@ def init(
     domain: Annotated[list[Path] | None, _role("domain", "the field's questions and answers")] = None,
     general: Annotated[list[Path] | None, _role("general", "general questions and answers")] = None,
     retention: Annotated[list[Path] | None, _role("retention", "plain text that must not be forgotten")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="MODEL", help="The base model. [default: one that fits this machine]"),
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Run name.")] = None,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The recipe to write.")] = Path("recipe.yaml"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe, write nothing.")] = False,
@@ -96,6 +100,7 @@ def init(
         domain=domain or (),
         general=general or (),
         retention=retention or (),
+        model=model,
         name=name,
         out=out,
         dry_run=dry_run,

@@ -149,6 +149,7 @@ def init(
     domain: Sequence[str | Path] = (),
     general: Sequence[str | Path] = (),
     retention: Sequence[str | Path] = (),
+    model: str | None = None,
     name: str | None = None,
     out: Path = Path("recipe.yaml"),
     dry_run: bool = False,
@@ -157,6 +158,7 @@ def init(
 
     Args:
         files: files, folders, archives, or patterns.
+        model: the base: a folder, a run, `package:NAME` or a hub id; by default one that fits this machine.
         dry_run: print the recipe, write nothing.
 
     Raises:
@@ -168,16 +170,18 @@ def init(
 
     main, gpu = memory_gb()
     starter = propose(
-        [str(path) for path in (*files, *domain, *general, *retention)],
-        domain=[str(path) for path in domain],
-        general=[str(path) for path in general],
-        retention=[str(path) for path in retention],
+        files,
+        domain=domain,
+        general=general,
+        retention=retention,
         name=name,
+        model=model,
         ask=console.choose if console.can_ask() else None,
         memory_gb=main,
         gpu_gb=gpu,
         out=out,
         is_dry_run=dry_run,
+        counting=console.watching,
     )
     if not dry_run:
         write_starter(starter)

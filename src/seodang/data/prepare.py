@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 
+from seodang.data.counting import Counting, uncounted
 from seodang.data.encode.earlier_answers import choose_earlier_answers
 from seodang.data.encode.rows import CUT, Renderer, TooLong, render
 from seodang.data.encode.tokenize import Encoder, supervised_spans
@@ -68,8 +69,11 @@ class RenderedSources:
     findings: tuple[Finding, ...] = ()  # of the sources
 
 
-def gather(sources: Sequence[Source], by: Split) -> Gathered:
+def gather(sources: Sequence[Source], by: Split, counting: Counting = uncounted) -> Gathered:
     """Read, convert and split every source.
+
+    Args:
+        counting: shows how many files and rows were read.
 
     Raises:
         SourceError: the first source that cannot be used.
@@ -78,7 +82,7 @@ def gather(sources: Sequence[Source], by: Split) -> Gathered:
     splits: dict[str, Splits] = {}
     has_thinking = False
     for source in sources:
-        rows, converted = convert(read(source), source, by.by)
+        rows, converted = convert(read(source, counting), source, by.by, counting)
         has_thinking = has_thinking or has_thoughts(rows)
         splits[source.name] = split(rows, source, by)
         counts += [converted, splits[source.name].counts]

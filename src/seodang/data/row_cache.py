@@ -32,6 +32,7 @@ from datasets import Dataset
 from filelock import FileLock
 
 from seodang.__version__ import __version__
+from seodang.data.counting import Counting, uncounted
 from seodang.data.encode.rows import TooLong
 from seodang.data.prepare import RenderedSources, rows_file
 from seodang.data.read.sources import hub_fingerprint, local_files
@@ -241,11 +242,14 @@ def _checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def sources_key(sources: Sequence[Source], split: Split) -> str:
+def sources_key(sources: Sequence[Source], split: Split, counting: Counting = uncounted) -> str:
     """Key of the rows as they are gathered: the contents of every file, how they are read and split, and by which code.
 
     Contents are hashed whole (SHA-256): sizes and times can stay the same while a file changes. A hub data set counts
     by the fingerprint that `datasets` gives the revision it found.
+
+    Args:
+        counting: shows how many files were hashed.
 
     Raises:
         SourceError: a source that is not there, or cannot be read.
@@ -258,7 +262,7 @@ def sources_key(sources: Sequence[Source], split: Split) -> str:
             "python": [platform.python_version(), unicodedata.unidata_version],
             "split": split.model_dump(),
             "sources": [source.model_dump() for source in sources],
-            "contents": [_contents(source) for source in sources],
+            "contents": [_contents(source, counting) for source in sources],
         }
     )
 
@@ -286,17 +290,22 @@ def file_sha256(path: Path) -> str:
     return _sha256(path, status.st_size, status.st_mtime_ns)
 
 
-def _contents(source: Source) -> list[str]:
+def _contents(source: Source, counting: Counting) -> list[str]:
     if source.hub is not None:
         return [hub_fingerprint(source)]
     try:
-        return [f"{path.name} {file_sha256(path)}" for path in local_files(source)]
+        paths, hashes = local_files(source), []
+        with counting("files hashed", len(paths)) as advance:
+            for path in paths:
+                hashes.append(f"{path.name} {file_sha256(path)}")
+                advance(1)
+        return hashes
     except OSError as error:
         reason, where = error.strerror or str(error), str(error.filename or source.name)
         raise SourceError(f"cannot be read: {reason}", where=where, hint="check the file's permissions") from None
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1 << 17)
 def _sha256(path: Path, size: int, time: int) -> str:
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,7 @@ Knows no run folder; what is printed of a run's evidence is in `tables`.
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from seodang.show.formatting import duration, number, percent, visible, visible_
 
 NUM_LOG_LINES = 10  # training lines where there is no bar
 CRASH_CHARACTERS = 200  # of an unforeseen error; all of it is in the log file
+LINE_SECONDS = 5.0  # between lines of progress where there is no bar; later a tenth of the time so far
+BAR_SECONDS = 0.2  # between changes of a bar
 LOG_WIDTH = 100  # columns where the output is no terminal
 
 
@@ -90,12 +92,47 @@ def progress() -> Progress:
 
 @contextmanager
 def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar while something is counted up to `total`, and one line when it is done; yields what advances it."""
+    """Progress while something is counted up to `total`, and one line when it is done; yields what advances it."""
     started = time.perf_counter()
-    with progress() as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done: bar.advance(task, done)
+    with _progress_of(title, total, is_shown=True) as advance:
+        yield advance
     show_line(f"{title}: {total:,} in {duration(time.perf_counter() - started)}")
+
+
+def watching(title: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
+    """As `counting` for what is mostly over at once, of which nothing is shown; `total` may be unknown (None)."""
+    return _progress_of(title, total, is_shown=False)
+
+
+@contextmanager
+def _progress_of(title: str, total: int | None, *, is_shown: bool) -> Iterator[Callable[[int], None]]:
+    """A bar, without a terminal a line every few seconds."""
+    bar, done, started = progress(), 0, time.perf_counter()
+    changed = started
+    task = bar.add_task(title, total=total)
+    if is_shown:
+        bar.start()
+
+    def advance(more: int) -> None:
+        nonlocal done, changed, is_shown
+        done += more
+        now = time.perf_counter()
+        if now - changed < (max(LINE_SECONDS, (now - started) / 10) if bar.disable else BAR_SECONDS):
+            return
+        changed = now
+        if bar.disable:
+            show_line(f"{title}: {done:,}" + (f" of {total:,}" if total else ""))
+            return
+        if not is_shown:
+            bar.start()
+            is_shown = True
+        bar.update(task, completed=done)
+
+    try:
+        yield advance
+    finally:
+        if is_shown:
+            bar.stop()
 
 
 @contextmanager

@@ -48,10 +48,10 @@ def read_sources(sources: Sequence[Source], split: Split, row_cache: Store) -> S
 
     @cache
     def gathered() -> Gathered:
-        rows = gather(sources, split)
+        rows = gather(sources, split, console.watching)
         return replace(rows, findings=tuple(audit(rows.splits, split)))
 
-    key = sources_key(sources, split)
+    key = sources_key(sources, split, console.watching)
     known = row_cache.has_thinking(key)
     return SourceRows(key=key, has_thinking=gathered().has_thinking if known is None else known, gather=gathered)
 

@@ -2,13 +2,14 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
+from seodang.data.counting import Counting, uncounted
 from seodang.data.read.clean import question_hash
 from seodang.data.read.column_names import ANSWER, column_key
 from seodang.data.read.containers.same_layout import answers_without_questions
@@ -68,34 +69,25 @@ class FileProfile:
         return self.layout.format == "text"
 
 
-def profile_file(part: Part, *, max_rows: int = MAX_ROWS, ask: Ask | None = None) -> FileProfile:
+def profile_file(
+    part: Part, *, max_rows: int = MAX_ROWS, ask: Ask | None = None, counting: Counting = uncounted
+) -> FileProfile:
     """Read the first rows of files as `convert` would.
 
     Args:
         ask: decides between columns that could be meant; without it the likeliest are taken, with a remark.
+        counting: shows how many files and rows were looked at.
 
     Raises:
         SourceError: they cannot be read, their columns are not recognised, or none of these rows can be used.
     """
-    raw = read(_source(part, {}))
+    raw = read(_source(part, {}), counting)
     layout, keys = _find(raw, part, ask)
     if keys:  # rows are read otherwise where the recipe names columns
-        raw = read(_source(part, keys))
+        raw = read(_source(part, keys), counting)
     tally = _Tally()
-    chars = 0
-    whole = True
-    for row in raw.rows():
-        if tally.rows >= max_rows or chars >= MAX_CHARS:
-            whole = False
-            break
-        try:
-            conversation = read_row(layout, row.fields, set())
-        except UnusableRowError as reason:
-            tally.dropped[str(reason)] += 1
-            tally.where = tally.where or row.where
-        else:
-            chars += tally.add(conversation)
-        tally.rows += 1
+    with counting(f"rows of {part.label} looked at", None) as advance:
+        whole = tally.read(raw, layout, max_rows, advance)
     if not tally.tokens:
         reasons = ", ".join(f"{count} × {reason}" for reason, count in tally.dropped.most_common(3))
         raise SourceError(
@@ -145,6 +137,23 @@ class _Tally:
     plain: int = 0
     merged: int = 0  # rows that would be plain with the turns of one role merged
     letters: Counter[str] = field(default_factory=Counter)
+
+    def read(self, raw: RawRows, layout: Layout, max_rows: int, advance: Callable[[int], None]) -> bool:
+        """Count the first rows; whether these are all."""
+        chars = 0
+        for row in raw.rows():
+            if self.rows >= max_rows or chars >= MAX_CHARS:
+                return False
+            try:
+                conversation = read_row(layout, row.fields, set())
+            except UnusableRowError as reason:
+                self.dropped[str(reason)] += 1
+                self.where = self.where or row.where
+            else:
+                chars += self.add(conversation)
+            self.rows += 1
+            advance(1)
+        return True
 
     def add(self, conversation: Conversation) -> int:
         """Count one row; its characters."""

@@ -3,16 +3,18 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unicodedata import normalize
 
+from seodang.data.counting import Counting, uncounted
 from seodang.data.read.containers.data_file import ending
 from seodang.data.read.containers.find_files import ARCHIVE_NAMES, ROW_NAMES
 from seodang.errors import RunError, SourceError
 from seodang.recipe import Recipe, load_recipe
-from seodang.starter.file_profile import MAX_ROWS, FileProfile, profile_file
+from seodang.starter.file_profile import MAX_ROWS, PLAIN_TURNS, FileProfile, profile_file
 from seodang.starter.guess_columns import Ask
+from seodang.starter.named_base import named_base
 from seodang.starter.recipe_yaml import Draft, Entry, as_mapping, recipe_text
 from seodang.starter.roles import RoleAssignment, assign_roles
 from seodang.starter.settings import LIMITS, Base, Settings, choose_base, choose_holdout, choose_settings, cpu_minutes
@@ -39,17 +41,19 @@ class Starter:
 
 
 def propose(
-    files: Sequence[str],
+    files: Sequence[str | Path],
     *,
-    domain: Sequence[str] = (),
-    general: Sequence[str] = (),
-    retention: Sequence[str] = (),
+    domain: Sequence[str | Path] = (),
+    general: Sequence[str | Path] = (),
+    retention: Sequence[str | Path] = (),
     name: str | None = None,
+    model: str | None = None,
     ask: Ask | None = None,
     memory_gb: float | None = None,
     gpu_gb: float | None = None,
     out: Path = Path("recipe.yaml"),
     is_dry_run: bool = False,
+    counting: Counting = uncounted,
 ) -> Starter:
     """A recipe for these files, with a model that fits this machine.
 
@@ -57,11 +61,13 @@ def propose(
         files: paths of files, folders, archives, or patterns; those that a role is given for may be repeated here.
         domain, general, retention: files whose role the user gives.
         name: of the run; by default after the first file of the domain.
+        model: the base: a folder, a run, `package:NAME` or a hub id; by default one that fits this machine.
         ask: asked for what cannot be known (a role, a column), the guess first; without it the guess is taken.
         memory_gb: main memory; None: unknown.
         gpu_gb: memory of one GPU; None: there is none.
         out: where the recipe will be written: its paths are relative to that folder.
         is_dry_run: it will not be written, so that a file may be there.
+        counting: shows how many files and rows were looked at.
 
     Raises:
         SourceError: a file that cannot be used, or none that can be trained on.
@@ -71,18 +77,20 @@ def propose(
     if not is_dry_run:
         _refuse_existing(out)
     paths, given = _files(files, {"domain": domain, "general": general, "retention": retention})
-    assigned, aside = _assigned(paths, given, ask)
+    assigned, aside = _assigned(paths, given, ask, counting)
     samples, sample_remarks = _samples(assigned)
     assigned += samples
     trained = [one.profile for one in assigned if one.role != "retention"]
     for one in trained:
         _refuse_useless(one)
-    base = choose_base(trained, memory_gb=memory_gb, gpu_gb=gpu_gb)
-    draft = _draft(assigned, base, choose_settings(trained, has_gpu=gpu_gb is not None), name, out)
+    base = _base(model, trained, memory_gb, gpu_gb)
+    settings = choose_settings(trained, has_gpu=gpu_gb is not None, billions=base.billions)
+    draft = _draft(assigned, base, settings, name, out)
     text = recipe_text(draft)
+    named = {entry.name: entry.assignment.profile.paths for entry in draft.entries}
     return Starter(
         path=out,
-        recipe=load_recipe(as_mapping(text, {entry.name: entry.assignment.profile.paths for entry in draft.entries})),
+        recipe=load_recipe(as_mapping(text, base.path, named)),
         yaml=text,
         remarks=(
             *aside,
@@ -94,12 +102,19 @@ def propose(
     )
 
 
+def _base(model: str | None, trained: Sequence[FileProfile], memory_gb: float | None, gpu_gb: float | None) -> Base:
+    if model is None:
+        return choose_base(trained, memory_gb=memory_gb, gpu_gb=gpu_gb)
+    has_tools = any(one.plain_turns < PLAIN_TURNS for one in trained)
+    return named_base(model, has_tools=has_tools, memory_gb=memory_gb, gpu_gb=gpu_gb)
+
+
 def _assigned(
-    paths: Sequence[str], given: Mapping[str, SourceRole], ask: Ask | None
+    paths: Sequence[str], given: Mapping[str, SourceRole], ask: Ask | None, counting: Counting
 ) -> tuple[list[RoleAssignment], list[str]]:
     """(every part that can be used, in its role; what was left aside)."""
-    parts, roles, aside = _parts(paths, given)
-    profiles, refused = _profiles(parts, ask)
+    parts, roles, aside = _parts(paths, given, counting)
+    profiles, refused = _profiles(parts, ask, counting)
     aside += refused
     try:
         return assign_roles(profiles, roles, ask), aside
@@ -109,14 +124,14 @@ def _assigned(
 
 
 def _parts(
-    paths: Sequence[str], given: Mapping[str, SourceRole]
+    paths: Sequence[str], given: Mapping[str, SourceRole], counting: Counting
 ) -> tuple[list[Part], dict[str, SourceRole], list[str]]:
     """(parts of all paths, label → role as far as given, what was left aside)."""
     parts: list[Part] = []
     roles: dict[str, SourceRole] = {}
     remarks: list[str] = []
     for path in paths:
-        found, aside = parts_of(path)
+        found, aside = parts_of(path, counting)
         parts += found
         remarks += aside
         if path in given:
@@ -124,7 +139,7 @@ def _parts(
     return parts, roles, remarks
 
 
-def _profiles(parts: Sequence[Part], ask: Ask | None) -> tuple[list[FileProfile], list[str]]:
+def _profiles(parts: Sequence[Part], ask: Ask | None, counting: Counting) -> tuple[list[FileProfile], list[str]]:
     """(profiles, why parts of a folder were left aside).
 
     Raises:
@@ -135,7 +150,7 @@ def _profiles(parts: Sequence[Part], ask: Ask | None) -> tuple[list[FileProfile]
     refused: list[SourceError] = []
     for part in parts:
         try:
-            profiles.append(profile_file(part, max_rows=rows_each, ask=ask))
+            profiles.append(profile_file(part, max_rows=rows_each, ask=ask, counting=counting))
         except SourceError as error:
             if part.is_whole:
                 raise
@@ -160,12 +175,12 @@ def _draft(assigned: Sequence[RoleAssignment], base: Base, settings: Settings, n
     return Draft(
         name=first if name is None else name,
         file=str(out),
-        base=base,
+        base=replace(base, path=_from(base.path, out)) if Path(base.path).is_dir() else base,
         entries=entries,
         settings=settings,
         domain=_questions(assigned, "domain"),
         general=_questions(assigned, "general"),
-        minutes=cpu_minutes(settings, sum(map(_holdout_tokens, entries))),
+        minutes=cpu_minutes(settings, sum(map(_holdout_tokens, entries))) if base.billions else None,
     )
 
 
@@ -201,17 +216,19 @@ def _refuse_existing(path: Path) -> None:
         raise RunError("is there already", where=str(path), hint="name another file by --out, or remove this one")
 
 
-def _files(files: Sequence[str], flags: dict[SourceRole, Sequence[str]]) -> tuple[list[str], dict[str, SourceRole]]:
+def _files(
+    files: Sequence[str | Path], flags: Mapping[SourceRole, Sequence[str | Path]]
+) -> tuple[list[str], dict[str, SourceRole]]:
     """(every file once, in the order given; file → role, as far as given)."""
     paths: dict[str, str] = {}  # what a path leads to → the path as first given
     roles: dict[str, SourceRole] = {}
     for path in (*files, *(path for listed in flags.values() for path in listed)):
-        paths.setdefault(_target(path), path)
+        paths.setdefault(_target(str(path)), str(path))
     if not paths:
         raise SourceError("no file is named", hint="seodang init FILE…")
     for role, listed in flags.items():
         for given in listed:
-            path = paths[_target(given)]
+            path = paths[_target(str(given))]
             if roles.get(path, role) != role:
                 raise SourceError(f"has two roles: {roles[path]} and {role}", where=path, hint="keep one of them")
             roles[path] = role

@@ -142,13 +142,14 @@ def _comment(text: str) -> str:
     return "".join(mark if mark.isprintable() else " " for mark in text)
 
 
-def as_mapping(text: str, paths: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """The keys of a recipe's text, each source with the path that holds here.
+def as_mapping(text: str, model: str, paths: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The keys of a recipe's text, with the paths that hold here.
 
     Args:
+        model: the base.
         paths: source name → paths.
     """
-    data: dict[str, Any] = yaml.safe_load(text)
+    data: dict[str, Any] = {**yaml.safe_load(text), "model": model}
     for source in data["sources"]:
         source["path"] = list(paths[source["name"]])
     return data

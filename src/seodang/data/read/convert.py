@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from seodang.data.arrow import Sink, writing
+from seodang.data.counting import Counting, uncounted
 from seodang.data.read.clean import (
     canonical_json,
     exchange_hash,
@@ -45,11 +46,14 @@ TOO_DEEP = "nested too deeply"
 ANSWER_FIRST = "that start with an answer (kept)"
 
 
-def convert(raw: RawRows, source: Source, split_by: str = "question") -> tuple["datasets.Dataset", Counts]:
+def convert(
+    raw: RawRows, source: Source, split_by: str = "question", counting: Counting = uncounted
+) -> tuple["datasets.Dataset", Counts]:
     """The rows of a source in one shape, memory-mapped from a file that is gone when the session ends.
 
     Args:
         split_by: `question`, `row`, or the column whose values go into `group`.
+        counting: shows how many rows were read.
 
     Raises:
         SourceError: columns that are ambiguous or missing, or no row that can be used.
@@ -62,15 +66,16 @@ def convert(raw: RawRows, source: Source, split_by: str = "question") -> tuple["
     conversion = _Conversion(layout, source, group, frozenset(raw.columns))
     tally = _Tally()
     new_columns: dict[str, None] = {}
-    with _sink(raw.where) as sink:
+    with _sink(raw.where) as sink, counting(f"rows of {source.name} read", None) as advance:
         for rows, counted, unknown in in_order(conversion, raw.blocks()):
             sink.write(rows)
             tally.add(counted)
+            advance(counted.rows_in)
             new_columns.update(dict.fromkeys(unknown))
     if new_columns:  # JSON rows may bring columns further down than `read` looks ahead
         raw = replace(raw, columns=(*raw.columns, *new_columns))
         if any(column_key(name) in KNOWN_COLUMNS for name in new_columns):
-            return convert(raw, source, split_by)
+            return convert(raw, source, split_by, counting)
     if not tally.kept:
         raise _nothing_left(raw, tally)
     remarks = (*raw.remarks, _layout_remark(layout, raw, group), *tally.remarks())

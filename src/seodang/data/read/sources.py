@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
 
+from seodang.data.counting import Counting, uncounted
 from seodang.data.read.arrow_values import ArrowRows
 from seodang.data.read.containers.data_file import DataFile
 from seodang.data.read.containers.find_files import (
@@ -44,15 +45,18 @@ MEDIA = frozenset({"Audio", "Image", "Video", "Pdf"})  # features of hub data se
 __all__ = ["RawRow", "RawRows", "read", "shipped_samples"]
 
 
-def read(source: Source) -> RawRows:
+def read(source: Source, counting: Counting = uncounted) -> RawRows:
     """The rows of one source; files are joined in the recipe's order, those of a folder in the order of their names.
+
+    Args:
+        counting: shows how many files were looked at.
 
     Raises:
         SourceError: whatever cannot be read, with file and row; faults further down a file come while iterating.
     """
     if source.hub is not None:
         return reshape(_read_hub(source), source)
-    return reshape(_joined([_table(path, source) for path in source.path or ()]), source)
+    return reshape(_joined([_table(path, source, counting) for path in source.path or ()]), source)
 
 
 def local_files(source: Source) -> list[Path]:
@@ -61,21 +65,21 @@ def local_files(source: Source) -> list[Path]:
     return list(dict.fromkeys(file.path for one in found for file in one.files))
 
 
-def group_by_layout(files: Sequence[DataFile]) -> list[list[DataFile]]:
+def group_by_layout(files: Sequence[DataFile], counting: Counting = uncounted) -> list[list[DataFile]]:
     """Files in groups of one layout each, which can be read together.
 
     Raises:
         SourceError: a file cannot be read.
     """
     source = Source(name="files", role="domain", path=tuple(file.name for file in files[:1]))
-    groups = group_files((one for _, brought in _read_files(files, source) for one in brought), ())
+    groups = group_files((one for _, brought in _read_files(files, source, counting) for one in brought), ())
     return [[one.file for one in together] for together in groups.values()]
 
 
-def _table(given: str, source: Source) -> RawRows:
+def _table(given: str, source: Source, counting: Counting) -> RawRows:
     """The rows that a path of the recipe means; in a folder, pattern or archive all files must have one layout."""
     found = find_files(given, source.split)
-    read_files = _read_files(found.files, source)
+    read_files = _read_files(found.files, source, counting)
     table = _joined([table for table, _ in read_files])
     if found.is_single:
         return table
@@ -96,18 +100,22 @@ def _remarks(files: Sequence[FileColumns]) -> list[str]:
     ]
 
 
-def _read_files(files: Sequence[DataFile], source: Source) -> list[tuple[RawRows, list[FileColumns]]]:
+def _read_files(
+    files: Sequence[DataFile], source: Source, counting: Counting
+) -> list[tuple[RawRows, list[FileColumns]]]:
     """Tables with what each file of them brings; many small JSON files are one table."""
     read_table = partial(_read_file, source=source)
     tables: list[tuple[RawRows, list[FileColumns]]] = []
-    for is_small, run in groupby(files, key=is_small_json):
-        together = list(run)
-        if is_small and len(together) >= ENOUGH:
-            tables.append(read_objects(together, read_table))
-            continue
-        for file in together:
-            table = read_table(file)
-            tables.append((table, [FileColumns(file=file, columns=table.columns, remarks=table.remarks)]))
+    with counting("files opened", len(files)) as advance:
+        for is_small, run in groupby(files, key=is_small_json):
+            together = list(run)
+            if is_small and len(together) >= ENOUGH:
+                tables.append(read_objects(together, read_table, advance))
+                continue
+            for file in together:
+                table = read_table(file)
+                tables.append((table, [FileColumns(file=file, columns=table.columns, remarks=table.remarks)]))
+                advance(1)
     return tables
 
 

@@ -32,11 +32,14 @@ def is_small_json(file: DataFile) -> bool:
     return file.member is not None or file.path.stat().st_size <= SMALL_BYTES
 
 
-def read_objects(files: Sequence[DataFile], read_table: ReadTable) -> tuple[RawRows, list[FileColumns]]:
+def read_objects(
+    files: Sequence[DataFile], read_table: ReadTable, advance: Callable[[int], None]
+) -> tuple[RawRows, list[FileColumns]]:
     """The rows of many small JSON files, and what each of them brings.
 
     Args:
         read_table: reads a file that is not plain UTF-8 JSON, and raises the error of a broken one.
+        advance: counts the files.
 
     Raises:
         SourceError: a file that cannot be read.
@@ -51,6 +54,7 @@ def read_objects(files: Sequence[DataFile], read_table: ReadTable) -> tuple[RawR
         else:
             columns = tuple(dict.fromkeys(name for row in rows for name in row.fields))
             found.append(FileColumns(file=file, columns=known.setdefault(columns, columns), remarks=()))
+        advance(1)
     blocks = partial(_blocks, files, read_table)
     table = RawRows(
         where=files[0].name,
