@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -49,6 +49,10 @@ TrustOption = Annotated[
 GateOption = Annotated[
     bool,
     typer.Option("--gate", help="Exit code 1 unless the domain improved with nothing lost beyond tolerance."),
+]
+LanguageOption = Annotated[
+    Literal["auto", "en", "ko"] | None,
+    typer.Option("--language", help="Language of the report; by default the recipe's."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the proof as JSON to stdout, the rest to stderr.")]
 
@@ -194,12 +198,15 @@ def _proven(work: "Callable[[], Run | SeedsProof]", *, gate: bool, as_json: bool
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]) -> None:
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    language: LanguageOption = None,
+) -> None:
     """Write the report again, from the run folder's files."""
     from seodang.show.report import report
 
     if distributed.is_main():  # one page, whatever launched this
-        typer.echo(report(run))
+        typer.echo(report(run, language))
 
 
 def _refuse(error: SeodangError) -> NoReturn:

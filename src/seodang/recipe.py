@@ -24,11 +24,15 @@ from pydantic_core import InitErrorDetails
 from seodang.errors import RecipeError
 from seodang.recipe_file import absolute, fault_lines, is_shipped_template, override, read_recipe
 from seodang.recipe_file import shipped_recipes as shipped_recipes
+from seodang.recipe_rules import JOIN as JOIN
 from seodang.recipe_rules import (
     disagreements,
     file_name,
     is_trained,
+    joined_names,
     long_form,
+    number_as_text,
+    one_or_many,
     refuse_texts,
     steps_or_minutes,
     with_shares,
@@ -37,25 +41,10 @@ from seodang.types import EarlierAnswers, LossOn, SourceRole
 
 RowFormat = Literal["auto", "qa", "alpaca", "messages", "sharegpt", "prompt_completion", "text"]
 Positive = Annotated[int, Field(gt=0)]
-JOIN = " + "  # between the names of columns that are joined
 Column = Annotated[str, AfterValidator(lambda name: unicodedata.normalize("NFC", name.strip()))]  # as rows name it
 
 
-def _one_or_many(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-def _joined_names(value: Any) -> Any:
-    """`[answer.intro, answer.body]` means one column, `answer.intro + answer.body`."""
-    is_list = isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value)
-    return JOIN.join(value) if is_list else value
-
-
-Columns = Annotated[Column, BeforeValidator(_joined_names)]
-
-
-def _number_as_text(value: Any) -> Any:
-    return str(value) if isinstance(value, int | float) else value
+Columns = Annotated[Column, BeforeValidator(joined_names)]
 
 
 FileName = Annotated[str, AfterValidator(file_name)]
@@ -129,7 +118,7 @@ class Source(Part):
         description="domain: the field to learn; general: replayed, so that the rest is not forgotten; "
         "retention: measured only; replay: trained on and reported, with no effect on the verdict"
     )
-    path: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_many)] | None = Field(
+    path: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(one_or_many)] | None = Field(
         None,
         description="files, folders, patterns (data/**/TL_*.zip), archives (.zip, .gz, .zst), spreadsheets; "
         "sample:NAME is data that ships",
@@ -157,7 +146,7 @@ class Source(Part):
         description="share (below 1) or number of rows measured and never trained on; "
         "default 0.05, and every row of a source that is not trained on",
     )
-    take: Annotated[str | None, BeforeValidator(_number_as_text)] = Field(
+    take: Annotated[str | None, BeforeValidator(number_as_text)] = Field(
         None, description="of the training rows: a shard such as 1/3, a fraction such as 0.25, or a number of rows"
     )
     train: bool | None = Field(None, validate_default=True, description="default: true, for retention false")
@@ -251,7 +240,7 @@ class Adapter(Part):
     rank: Positive = Field(16, description="of the matrices: what they can hold")
     alpha: Positive | None = Field(None, description="scale: alpha / rank; none: twice the rank")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="of the matrices' input")
-    targets: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_or_many)] = Field(
+    targets: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(one_or_many)] = Field(
         ("auto",), description="names of linear layers such as q_proj; auto or all-linear: all of them but the head"
     )
 
@@ -291,7 +280,7 @@ class Train(Part):
     ask_every: Positive | None = Field(
         None, description="steps after which the domain and general questions of `ask` are answered again"
     )
-    save_every: Annotated[str | None, AfterValidator(steps_or_minutes), BeforeValidator(_number_as_text)] = Field(
+    save_every: Annotated[str | None, AfterValidator(steps_or_minutes), BeforeValidator(number_as_text)] = Field(
         None, description="steps (50) or minutes (10min) between checkpoints; none: one with each evaluation"
     )
     keep_checkpoints: Positive = Field(3, description="so many stay on disk, the newest and the best always")
@@ -373,6 +362,17 @@ class Save(Part):
     )
 
 
+ReportLanguage = Literal["auto", "en", "ko"]
+
+
+class Report(Part):
+    """How a run is shown to people."""
+
+    language: ReportLanguage = Field(
+        "auto", description="of the report, the verdict and the model card; auto: Korean where most questions are"
+    )
+
+
 class Recipe(Part):
     """One run, from sources to report."""
 
@@ -387,6 +387,7 @@ class Recipe(Part):
     ask: Ask = Ask()
     prove: Prove = Prove()
     save: Save = Save()
+    report: Report = Report()
 
     @model_validator(mode="wrap")
     @classmethod

@@ -16,7 +16,24 @@ from seodang.secrets import leaks
 
 MAX_NAME_BYTES = 200  # of a name that files and folders are called by: file systems take 255 bytes, endings included
 SAVE_EVERY = r"(?P<steps>\d+)|(?P<minutes>\d+(\.\d+)?) ?min(utes?)?"  # between checkpoints
+JOIN = " + "  # between the names of columns that are joined
 SHORT_FORMS = {"model": "path", "template": "borrow"}  # `model: PATH` stands for `model: {path: PATH}`
+
+
+def one_or_many(value: Any) -> Any:
+    """`a` stands for `[a]`."""
+    return [value] if isinstance(value, str) else value
+
+
+def joined_names(value: Any) -> Any:
+    """`[answer.intro, answer.body]` means one column, `answer.intro + answer.body`."""
+    is_list = isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value)
+    return JOIN.join(value) if is_list else value
+
+
+def number_as_text(value: Any) -> Any:
+    """YAML reads `50` as a number where a text is expected."""
+    return str(value) if isinstance(value, int | float) else value
 
 
 def is_trained(source: Mapping[str, Any]) -> bool:

@@ -38,7 +38,7 @@ class Text(HTMLParser):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = run_folder.write_run(tmp_path_factory.mktemp("runs") / "run")
-    report(folder)
+    report(folder, "en")
     return folder
 
 

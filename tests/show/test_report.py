@@ -4,19 +4,25 @@ import json
 import re
 import shutil
 import subprocess
+from base64 import b64encode
+from dataclasses import asdict, replace
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from run_folder import BEST, run_lengths, write_run
+from run_folder import BEST, run_answers, run_findings, run_lengths, write_run
 from seodang.errors import RunError, SeodangError
 from seodang.run.evidence import NAMES, read_evidence
-from seodang.show.formatting import duration, fold, listing, number, percent, signed, size, visible
+from seodang.show.answer_views import AnswerViews, characters, sample
+from seodang.show.formatting import duration, fold, number, percent, signed, size, visible
+from seodang.show.language import ENGLISH
 from seodang.show.report import render, report
+from seodang.types import Answer
 
-VOID = {"meta", "link", "br"}
+VOID = {"meta", "link", "br", "input"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -54,7 +60,7 @@ class Page(HTMLParser):
         self.handle_endtag(tag)
 
     def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
+        if not self.open or self.open[-1] not in ("style", "script"):
             self.text += data
 
 
@@ -62,7 +68,7 @@ class Page(HTMLParser):
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with its report."""
     folder = write_run(tmp_path_factory.mktemp("runs") / "의료")
-    report(folder)
+    report(folder, "en")
     return folder
 
 
@@ -86,7 +92,9 @@ def test_the_page_needs_no_network(html: str) -> None:
     assert not re.search(r"url\(\s*['\"]?(?!#)", html)
     assert "@import" not in html
     assert "default-src 'none'" in html
-    assert "script" not in page.tags
+    assert re.findall(r"<script[^>]*>", html) == ["<script>"]
+    script = html[html.index("<script>") + len("<script>") : html.index("</script>")]
+    assert f"script-src 'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" in html
 
 
 def test_links_lead_somewhere(html: str) -> None:
@@ -97,7 +105,7 @@ def test_links_lead_somewhere(html: str) -> None:
 
 def test_answers_are_escaped(html: str) -> None:
     """HTML in an answer is shown as text and never becomes part of the page."""
-    assert "<script>" not in html
+    assert "<script>console" not in html
     assert "console.error(&#39;escaped badly&#39;)" in html
     assert "<b>당뇨병</b>" in Page(html).text
 
@@ -128,7 +136,7 @@ def test_everything_of_the_run_is_shown(html: str) -> None:
     for expected in (
         "Loss on 의료_질문 answers fell by 0.906 nats per token (0.760 to 1.052); 일반대화 answers kept; loss on plain",
         "No answer was judged", "−1.052 to −0.760", "+0.072", "1.082", "16% the turn end, 22% the chat format",
-        "+2.22 to +3.04", "The loss fell most", "100% → 100%chance 25%",
+        "+2.22 to +3.04", "The loss fell most", "of 100% after (chance 25%",
         f"kept is that of step {BEST}",
         "안토시아닌이라는 붉은 색소",
         "4 of 6",
@@ -157,7 +165,7 @@ def test_equal_answers_stand_once_with_their_number(html: str) -> None:
 
 def test_the_report_is_reproducible(run: Path, html: str) -> None:
     """Written again from the same files, the page is the same."""
-    report(run)
+    report(run, "en")
     assert (run / "report.html").read_text(encoding="utf-8") == html
     assert sorted(path.name for path in (run / "pictures").iterdir()) == [
         f"{name}.{suffix}" for name in ("changes", "lengths", "loss", "parts") for suffix in ("png", "svg")
@@ -170,7 +178,7 @@ def test_any_file_may_be_missing(name: str, tmp_path: Path) -> None:
     """Without any one of the files there is still a well-formed page."""
     run = write_run(tmp_path / "run")
     (run / name).unlink()
-    assert Page(render(read_evidence(run), "run")).open == []
+    assert Page(render(read_evidence(run), "run", ENGLISH)).open == []
 
 
 def test_a_run_that_has_only_begun_says_so(tmp_path: Path) -> None:
@@ -179,7 +187,7 @@ def test_a_run_that_has_only_begun_says_so(tmp_path: Path) -> None:
     for name in NAMES:
         if name != "recipe.yaml":
             (run / name).unlink()
-    text = Page(report(run).read_text(encoding="utf-8")).text
+    text = Page(report(run, "en").read_text(encoding="utf-8")).text
     assert "Not proved yet." in text
     for name in ("metrics.jsonl", "answers.jsonl", "counts.json", "lengths.json", "samples.json", "manifest.json"):
         assert f"{name} is written" in text
@@ -233,7 +241,6 @@ def test_numbers_as_people_read_them() -> None:
     assert [signed(0.028, 2), signed(-0.3624, 2), signed(-0.0001, 2)] == ["+0.03", "−0.36", "0.00"]
     assert [duration(4.23), duration(1262.9), duration(7500)] == ["4.2 s", "21 min 3 s", "2 h 5 min"]
     assert [size(0), size(999), size(2_210_394), size(5e12)] == ["0 B", "999 B", "2.2 MB", "5.0 TB"]
-    assert [listing(["a"]), listing(["a", "b", "c"])] == ["a", "a, b and c"]
 
 
 def test_control_characters_are_shown() -> None:
@@ -249,6 +256,94 @@ def test_fold_loses_nothing_but_space() -> None:
     assert (head + " " + rest).split() == text.split()
     assert fold("가" * 120, 100) == ("가" * 120, "")
     assert fold("가" * 200, 100) == ("가" * 100, "가" * 100)
+
+
+LONG_ANSWER = "감기는 바이러스가 일으키는 병이라 푹 쉬고 물을 자주 마시는 것이 좋습니다. " * 12
+
+
+def large_run(folder: Path) -> Path:
+    """A run with 2,000 answers to holdout questions and 5,000 findings."""
+    run = write_run(folder)
+    asked = [
+        Answer(
+            kind="holdout", model=model, question=f"질문 {number}: 감기에는 무엇이 좋나요?",
+            text=f"{number} {LONG_ANSWER}", stopped=True, prompt_tokens=20, new_tokens=300,
+            reference=LONG_ANSWER, row_id=f"{number:016x}", source="의료_질문",
+        )
+        for number in range(1000)
+        for model in ("base", "tuned")
+    ]  # fmt: skip
+    lines = [json.dumps(asdict(answer), ensure_ascii=False) for answer in [*run_answers(), *asked]]
+    (run / "answers.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    finding = asdict(run_findings()[0])
+    many = [{**finding, "severity": "note", "what": f"finding {number}: " + finding["what"]} for number in range(4999)]
+    (run / "findings.json").write_text(json.dumps([*many, finding]), encoding="utf-8")
+    return run
+
+
+@pytest.mark.slow
+def test_a_large_run_has_a_page_that_can_be_sent(tmp_path: Path) -> None:
+    """2,000 answers and 5,000 findings: below 5 MB, the gravest finding is there, and what is shortened is noted."""
+    html = report(large_run(tmp_path / "run"), "en").read_text(encoding="utf-8")
+    assert len(html.encode()) < 5_000_000
+    text = Page(html).text
+    for expected in ("Long texts are shortened here", "4,000 more are in findings.json", "38 questions have different"):
+        assert expected in text, expected
+    assert "질문 900: 감기에는" in text
+
+
+def test_the_sample_is_drawn_not_picked() -> None:
+    """The same questions each time, in the order of the rows; fewer than six are all shown."""
+    views = AnswerViews(texts=ENGLISH, limit=None)
+    pairs = views.pairs(list(run_answers()), ("holdout",))
+    assert sample(pairs) == pairs
+    many = [replace(pairs[0], row_id=str(number)) for number in range(100)]
+    assert sample(many) == sample(list(many))
+    rows = [int(pair.row_id or "") for pair in sample(many)]
+    assert rows == sorted(rows)
+    assert len(set(rows)) == 6
+
+
+def test_texts_are_shortened_only_where_they_must_be() -> None:
+    """A small run's answers are whole; a large one's are cut at one length for all, and marked."""
+    assert characters(list(run_answers()), ()) is None
+    long = [replace(next(iter(run_answers())), text=LONG_ANSWER * 10) for _ in range(1000)]
+    limit = characters(long, ())
+    assert limit
+    shown = AnswerViews(texts=ENGLISH, limit=limit).shown(long[0].text)
+    assert (shown.head + shown.rest).endswith("[…]")
+    assert len(shown.head + shown.rest) <= limit + 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_lists_are_paged_and_searched(tmp_path: Path) -> None:
+    """Ten questions at a time; a search for two words leaves the ones that hold both."""
+    html = report(large_run(tmp_path / "run"), "en").read_text(encoding="utf-8")
+    html = re.sub(r"<meta http-equiv=[^>]*>", "", html)
+    drive = """
+    const list = document.querySelector("#holdout .list"), seen = [];
+    const note = () => seen.push(list.querySelector("output").textContent + ": "
+      + [...list.querySelectorAll(".items > *")].filter((item) => !item.hidden).length);
+    note(); list.querySelectorAll("button")[1].click(); note();
+    for (const wanted of ["900: 감기에는", "nothing has this"]) {
+      const input = list.querySelector("input");
+      input.value = wanted;
+      input.dispatchEvent(new Event("input"));
+      note();
+    }
+    document.title = seen.join(" | ");"""
+    page = tmp_path / "page.html"
+    page.write_text(html.replace("</body>", f"<script>{drive}</script></body>"), encoding="utf-8")
+    done = subprocess.run(
+        [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    title = re.search(r"<title>(.*?)</title>", done.stdout)
+    assert title
+    assert title.group(1).split(" | ") == [
+        "1 to 10 of 1,000: 10", "11 to 20 of 1,000: 10", "1 to 1 of 1: 1", "Nothing found: 0",
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

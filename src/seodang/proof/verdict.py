@@ -84,28 +84,55 @@ def _dependence(found: Sequence[Dependence]) -> Dependence | Literal["not measur
     return "less" if "less" in found else "more" if set(found) == {"more"} else "not shown"
 
 
-def _not_usable(behaviour: Sequence[GroupBehaviour]) -> tuple[str, ...]:
-    """What the tuned model's answers look like, where that alone makes them unusable."""
+def broken_answers(behaviour: Sequence[GroupBehaviour]) -> tuple[int, int] | None:
+    """(tuned answers that do not end or repeat themselves, all of them) where they are too many to be used."""
     tuned = [group.tuned for group in behaviour if group.tuned and group.kind != "repeat"]
     answers, broken = sum(one.answers for one in tuned), sum(one.broken for one in tuned)
+    return (broken, answers) if answers and broken >= BROKEN_SHARE * answers else None
+
+
+def unlike_references(behaviour: Sequence[GroupBehaviour]) -> list[str]:
+    """Sources whose tuned answers are not shown to be more like their own reference than like another question's."""
+    return [
+        group.source
+        for group in behaviour
+        if group.source
+        and group.tuned
+        and (likeness := group.tuned.likeness)
+        and likeness.interval
+        and likeness.interval.low <= 0
+    ]
+
+
+def _not_usable(behaviour: Sequence[GroupBehaviour]) -> tuple[str, ...]:
+    """What the tuned model's answers look like, where that alone makes them unusable."""
     reasons = []
-    if answers and broken >= BROKEN_SHARE * answers:
-        reasons.append(f"{broken} of {answers} do not end or repeat themselves")
-    for group in behaviour:
-        likeness = group.tuned.likeness if group.tuned else None
-        if likeness and likeness.interval and likeness.interval.low <= 0:
-            reasons.append(f"on {group.source} they are no more like their own reference than like another question's")
+    if broken := broken_answers(behaviour):
+        reasons.append(f"{broken[0]} of {broken[1]} do not end or repeat themselves")
+    if unlike := unlike_references(behaviour):
+        reasons.append(
+            f"on {' and '.join(unlike)} they are no more like their own reference than like another question's"
+        )
     return tuple(reasons)
+
+
+def has_retention(losses: Mapping[str, SourceLoss]) -> bool:
+    """Whether plain text is held out that was never trained on."""
+    return any(loss.role == "retention" and not loss.is_replayed for loss in losses.values())
+
+
+def without_parts(losses: Mapping[str, SourceLoss], parts: Mapping[str, GainParts]) -> list[str]:
+    """Sources of answers whose change was not taken apart."""
+    return [source for source, loss in losses.items() if loss.role in ("domain", "general") and source not in parts]
 
 
 def _not_measured(
     losses: Mapping[str, SourceLoss], parts: Mapping[str, GainParts], skipped: Mapping[str, Mapping[str, int]]
 ) -> list[str]:
     found = []
-    if not any(loss.role == "retention" and not loss.is_replayed for loss in losses.values()):
+    if not has_retention(losses):
         found.append("what was forgotten: no plain text that was never trained on is held out (role retention)")
-    for source, loss in losses.items():
-        if loss.role in ("domain", "general") and source not in parts:
-            reasons = ", ".join(f"{count:,} rows: {reason}" for reason, count in skipped.get(source, {}).items())
-            found.append(f"what the change on {source} is made of" + (f" ({reasons})" if reasons else ""))
+    for source in without_parts(losses, parts):
+        reasons = ", ".join(f"{count:,} rows: {reason}" for reason, count in skipped.get(source, {}).items())
+        found.append(f"what the change on {source} is made of" + (f" ({reasons})" if reasons else ""))
     return found

@@ -21,7 +21,7 @@ from seodang.proof.stability import Stability
 from seodang.publish.base_model import GEMMA_NOTICE, HUB_ID, Base, file_name, is_local
 from seodang.recipe import Recipe, Source
 from seodang.run.evidence import Evidence
-from seodang.show import formatting, sentences
+from seodang.show import formatting, language, sentences
 from seodang.show.report import proof_of
 from seodang.types import Answer, SourceLengths
 
@@ -63,7 +63,7 @@ def card(evidence: Evidence, recipe: Recipe, base: Base, *, repo: str, adapter: 
         formatting.whole,
         formatting.percent,
         formatting.signed,
-        formatting.between,
+        language.ENGLISH.between,
         formatting.duration,
         plain,
         code,

@@ -4,9 +4,9 @@ import math
 
 from seodang.errors import visible as visible
 from seodang.errors import visible_line as visible_line
-from seodang.proof.statistics import Interval
 
 MISSING = "—"
+DURATIONS = ("{:.1f} s", "{} min {} s", "{} h {} min")
 LINE_BREAK_CHARACTERS = 30  # what a line break counts as
 
 
@@ -38,20 +38,19 @@ def signed(value: float | None, digits: int = 3) -> str:
     return f"{rounded:+,.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
 
 
-def between(interval: Interval | None, digits: int = 3, *, sign: bool = True) -> str:
-    """Both ends of an interval: `−0.684 to −0.512`; a dash where there is none."""
-    write = signed if sign else number
-    return f"{write(interval.low, digits)} to {write(interval.high, digits)}" if interval else MISSING
+def duration(seconds: float | None, forms: tuple[str, str, str] = DURATIONS) -> str:
+    """`4.2 s`, `21 min 3 s`, `2 h 5 min`.
 
-
-def duration(seconds: float | None) -> str:
-    """`4.2 s`, `21 min 3 s`, `2 h 5 min`."""
+    Args:
+        forms: of seconds; of minutes and seconds; of hours and minutes.
+    """
     if seconds is None or not math.isfinite(seconds):
         return MISSING
+    short, minutes_form, hours_form = forms
     if seconds < 60:
-        return f"{seconds:.1f} s"
+        return short.format(seconds)
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    return minutes_form.format(minutes, rest) if minutes < 60 else hours_form.format(minutes // 60, minutes % 60)
 
 
 def size(num_bytes: float | None) -> str:
@@ -85,8 +84,3 @@ def fold(text: str, limit: int) -> tuple[str, str]:
     space = max(text.rfind(" ", 0, end), text.rfind("\n", 0, end))
     end = space if space > end // 2 else end
     return text[:end], text[end:].lstrip()
-
-
-def listing(words: list[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -21,6 +21,7 @@ from seodang.proof.gain_parts import PARTS
 from seodang.proof.proof import Proof
 from seodang.run.events import EvalEvent, RecordedEvent, TrainEvent
 from seodang.show.formatting import visible_line, whole
+from seodang.show.language import ENGLISH, Texts
 from seodang.types import Histogram, Lengths, LengthStats
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def lengths_figure(
     order: Sequence[str] = (),
     narrow: bool = False,
     names: Mapping[str, str] | None = None,
+    texts: Texts = ENGLISH,
 ) -> "Figure":
     """Histogram and density of the rows' lengths in tokens, one strip per source, with the `max_tokens` line.
 
@@ -90,7 +92,7 @@ def lengths_figure(
         _titles(
             axes,
             visible_line((names or {}).get(name, name)),
-            _summary(strips[name].tokens, held_out, narrow),
+            _summary(strips[name].tokens, held_out, narrow, texts),
             colors[name],
         )
         axes.set_xlim(0, right)
@@ -98,8 +100,7 @@ def lengths_figure(
             axes.axvline(limit, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
         if number < len(shown) - 1:
             axes.tick_params(labelbottom=False)
-    note = f"   (dashed: max_tokens {limit:,})" if is_near else f"   (max_tokens {limit:,} lies beyond)"
-    figure.axes[-1].set_xlabel(f"tokens per row{note}")
+    figure.axes[-1].set_xlabel(texts("lengths.axis_limit" if is_near else "lengths.axis_beyond", limit=whole(limit)))
     left, top, low = (0.012, 1 - 0.26 / figure.get_figheight(), 0.5 / figure.get_figheight())
     figure.subplots_adjust(left=left, right=1 - left, top=top, bottom=low, hspace=0.62)
     return figure
@@ -114,6 +115,7 @@ def loss_figure(
     turned_at: int | None = None,
     narrow: bool = False,
     names: Mapping[str, str] | None = None,
+    texts: Texts = ENGLISH,
 ) -> "Figure":
     """Training loss and each source's evaluation loss over the steps (nats per token), best and turning step marked.
 
@@ -124,13 +126,13 @@ def loss_figure(
     figure = _figure(narrow, height=above + (2.45 if narrow else 3.1))
     axes = figure.add_subplot()
     figure.subplots_adjust(top=1 - above / figure.get_figheight(), bottom=0.48 / figure.get_figheight())
-    ends = _draw_curves(axes, metrics, order, names or {})
-    marks = {"kept:": best_step, "rose again after": None if turned_at == best_step else turned_at}
-    _mark_steps(axes, marks, _line_height(axes, figure))
+    ends = _draw_curves(axes, metrics, order, names or {}, texts)
+    marks = {"curve.kept": best_step, "curve.turned": None if turned_at == best_step else turned_at}
+    _mark_steps(axes, marks, _line_height(axes, figure), texts)
     axes.grid(axis="y", color=RULE, linewidth=0.6)
     axes.locator_params(axis="x", integer=True)  # there is no half step
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel("loss, nats per token")
+    axes.set_xlabel(texts("curve.step"))
+    axes.set_ylabel(texts("curve.loss"))
     if narrow:
         _name_above(axes, ends, _line_height(axes, figure))
         figure.subplots_adjust(left=0.14, right=0.97)
@@ -143,13 +145,13 @@ def loss_figure(
 
 @_style()
 def changes_figure(
-    proof: Proof, *, order: Sequence[str] = (), narrow: bool = False, names: Mapping[str, str] | None = None
+    proof: Proof, *, order: Sequence[str] = (), names: Mapping[str, str] | None = None, texts: Texts = ENGLISH
 ) -> "Figure":
     """A forest plot: each source's change of loss with its interval, one panel a unit; a tick marks its tolerance."""
     colors = source_colors([*order, *proof.sources])
     units = list(dict.fromkeys(loss.unit for loss in proof.sources.values()))
     sizes = [sum(loss.unit == unit for loss in proof.sources.values()) for unit in units]
-    figure = _figure(narrow, height=sum(0.62 + 0.36 * size for size in sizes))
+    figure = _figure(False, height=sum(0.62 + 0.36 * size for size in sizes))
     panels = figure.subplots(len(units), 1, squeeze=False, height_ratios=[0.4 + size for size in sizes])[:, 0]
     for axes, unit in zip(panels, units, strict=True):
         shown = [(name, loss) for name, loss in proof.sources.items() if loss.unit == unit]
@@ -164,7 +166,7 @@ def changes_figure(
         labels = [visible_line((names or {}).get(name, name)) for name, _ in shown]
         axes.set_yticks([-place for place in range(len(shown))], labels)
         axes.set_ylim(-len(shown) + 0.4, 0.6)
-        axes.set_xlabel(f"tuned − base, {unit}")
+        axes.set_xlabel(texts("picture.change", unit=texts(f"unit.{unit}")))
     left = min(0.4, (0.2 + 0.075 * max(map(_cells, proof.sources), default=0)) / figure.get_figwidth())
     figure.subplots_adjust(left=left, right=0.97, top=0.97, bottom=0.48 / figure.get_figheight(), hspace=1.1)
     return figure
@@ -172,11 +174,11 @@ def changes_figure(
 
 @_style()
 def parts_figure(
-    proof: Proof, *, order: Sequence[str] = (), narrow: bool = False, names: Mapping[str, str] | None = None
+    proof: Proof, *, order: Sequence[str] = (), names: Mapping[str, str] | None = None, texts: Texts = ENGLISH
 ) -> "Figure":
     """A waterfall a source: what each part takes off the loss, up to the whole gain; lines are intervals."""
     colors = source_colors([*order, *proof.sources])
-    figure = _figure(narrow, height=0.3 + 1.75 * len(proof.parts))
+    figure = _figure(False, height=0.3 + 1.75 * len(proof.parts))
     for number, (name, parts) in enumerate(proof.parts.items()):
         axes = figure.add_subplot(len(proof.parts), 1, number + 1)
         reached = 0.0
@@ -194,14 +196,12 @@ def parts_figure(
                 axes.plot([place] * 2, [start + interval.low, start + interval.high], color=INK, linewidth=0.9)
             reached = start + estimate.value
         axes.axhline(0, color=INK, linewidth=0.8)
-        axes.set_xticks(range(len(PARTS) + 1), [*PARTS, "gain"])
-        axes.set_ylabel("nats per token")
+        axes.set_xticks(range(len(PARTS) + 1), [texts(f"part.{part}") for part in (*PARTS, "gain")])
+        axes.set_ylabel(texts("unit.nats per token"))
         axes.grid(axis="y", color=RULE, linewidth=0.6)
-        _titles(axes, visible_line((names or {}).get(name, name)), f"{whole(parts.rows)} rows", colors[name])
+        _titles(axes, visible_line((names or {}).get(name, name)), texts.count("row", parts.rows), colors[name])
     height = figure.get_figheight()
-    figure.subplots_adjust(
-        left=0.17 if narrow else 0.09, right=0.97, top=1 - 0.26 / height, bottom=0.3 / height, hspace=0.5
-    )
+    figure.subplots_adjust(left=0.09, right=0.97, top=1 - 0.26 / height, bottom=0.3 / height, hspace=0.5)
     return figure
 
 
@@ -214,21 +214,27 @@ def write_pictures(
     best_step: int | None = None,
     turned_at: int | None = None,
     proof: Proof | None = None,
+    texts: Texts = ENGLISH,
 ) -> list[Path]:
-    """Write `lengths`, `loss`, `changes` and `parts` as .png and .svg into `folder`; what has no data is left out."""
+    """Write `lengths`, `loss`, `changes` and `parts` as .png and .svg into `folder`; what has no data is left out.
+
+    A PNG is in English where no font here has Hangul.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     found = [*order, *([*lengths.train, *lengths.holdout] if lengths else []), *_sources(metrics)]
     found += proof.sources if proof else ()
     plain = drawable_names(found, korean_font())
     written = []
-    for suffix, names in (("png", plain), ("svg", {})):
-        figures = {"lengths": lengths_figure(lengths, order=order, names=names)} if lengths else {}
+    drawable = texts if korean_font() else ENGLISH
+    for suffix, names, words in (("png", plain, drawable), ("svg", {}, texts)):
+        shared: dict[str, Any] = {"order": order, "names": names, "texts": words}
+        figures = {"lengths": lengths_figure(lengths, **shared)} if lengths else {}
         if metrics:
-            figures["loss"] = loss_figure(metrics, order=order, best_step=best_step, turned_at=turned_at, names=names)
+            figures["loss"] = loss_figure(metrics, best_step=best_step, turned_at=turned_at, **shared)
         if proof and proof.sources:
-            figures["changes"] = changes_figure(proof, order=order, names=names)
+            figures["changes"] = changes_figure(proof, **shared)
         if proof and proof.parts:
-            figures["parts"] = parts_figure(proof, order=order, names=names)
+            figures["parts"] = parts_figure(proof, **shared)
         for name, figure in figures.items():
             path = folder / f"{name}.{suffix}"
             path.write_bytes(_save(figure, suffix, salt=name, paper=PAPER))
@@ -321,10 +327,14 @@ def _titles(axes: "Axes", name: str, summary: str, color: str) -> None:
     axes.text(1, 1.06, summary, transform=axes.transAxes, color=MUTED, ha="right", va="bottom")
 
 
-def _summary(stats: LengthStats, held_out: bool, narrow: bool) -> str:
-    rows = f"{whole(stats.count)} rows" + (" held out" if held_out else "")
-    median = f"median {whole(stats.median)}"
-    return f"{rows} · {median}" if narrow else f"{rows} · {median} · longest {whole(stats.max)}"
+def _summary(stats: LengthStats, held_out: bool, narrow: bool, texts: Texts) -> str:
+    rows = texts.count("row", stats.count)
+    return texts(
+        "lengths.summary_narrow" if narrow else "lengths.summary",
+        rows=texts("lengths.held_out", rows=rows) if held_out else rows,
+        median=whole(stats.median),
+        longest=whole(stats.max),
+    )
 
 
 def _points(pairs: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
@@ -332,7 +342,7 @@ def _points(pairs: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def _draw_curves(
-    axes: "Axes", metrics: Sequence[RecordedEvent], order: Sequence[str], names: Mapping[str, str]
+    axes: "Axes", metrics: Sequence[RecordedEvent], order: Sequence[str], names: Mapping[str, str], texts: Texts
 ) -> dict[str, tuple[float, str]]:
     """Draw the training loss and each source's evaluations; name → (last loss, colour)."""
     ends = {}
@@ -341,7 +351,7 @@ def _draw_curves(
         trend = _smooth(train)
         axes.plot(*zip(*train, strict=True), color=TRAIN, linewidth=0.7, alpha=0.55)
         axes.plot(*zip(*trend, strict=True), color=TRAIN, linewidth=1.6)
-        ends["train"] = (trend[-1][1], TRAIN)
+        ends[texts("curve.train")] = (trend[-1][1], MUTED)
     evals = [event for event in metrics if isinstance(event, EvalEvent)]
     for name, color in source_colors([*order, *_sources(evals)]).items():
         points = _points((event.step, event.sources[name].loss) for event in evals if name in event.sources)
@@ -371,15 +381,15 @@ def _line_height(axes: "Axes", figure: "Figure") -> float:
     return 0.155 / (axes.get_position().height * figure.get_figheight())
 
 
-def _mark_steps(axes: "Axes", marks: Mapping[str, int | None], line_height: float) -> None:
+def _mark_steps(axes: "Axes", marks: Mapping[str, int | None], line_height: float, texts: Texts) -> None:
     """A vertical line per marked step, its words above the axes, each on a level of its own."""
     low, high = axes.get_xlim()
     where = axes.get_xaxis_transform()
-    for level, (word, step) in enumerate((word, step) for word, step in marks.items() if step is not None):
+    for level, (key, step) in enumerate((key, step) for key, step in marks.items() if step is not None):
         axes.axvline(step, color=INK, linewidth=0.7, linestyle=(0, (1, 1.5)) if level else "solid")
         side = "right" if (step - low) / (high - low) > 0.5 else "left"
         y = 1.02 + line_height * level
-        axes.text(step, y, f"{word} step {step:,}", transform=where, color=INK, ha=side, va="bottom")
+        axes.text(step, y, texts(key, step=whole(step)), transform=where, color=INK, ha=side, va="bottom")
 
 
 def _name_ends(axes: "Axes", ends: Mapping[str, tuple[float, str]]) -> None:

@@ -8,61 +8,48 @@ from seodang.proof.gain_parts import PARTS, GainParts
 from seodang.proof.losses import SourceLoss
 from seodang.proof.proof import Proof
 from seodang.proof.statistics import FEWEST_ALONE, FEWEST_CLUSTERS, Interval
-from seodang.show.formatting import between, listing, number, percent, plural, signed
+from seodang.proof.verdict import broken_answers, has_retention, unlike_references, without_parts
+from seodang.show.formatting import number, percent, signed, whole
+from seodang.show.language import ENGLISH, Texts
 
-KINDS = {
-    "domain": "domain questions",
-    "general": "general questions",
-    "repeat": "repeated question",
-    "holdout": "holdout",
-}
-PART_WORDS = {
-    "ending": "the turn end",
-    "format": "the chat format",
-    "style": "style",
-    "substance": "what depends on the question",
-}
 Tone = Literal["gained", "same", "lost", "broken"]
 TONES: dict[str, Tone] = {"improved": "gained", "kept": "same", "not shown": "same", "worse": "lost", "lost": "lost"}
-NOT_JUDGED = "No answer was judged: neither a person nor a model has checked whether they are right."
 ADVISED_ANSWERS = 32  # of a source: of fewer, shares are known to a fifth or worse
 
 
-def headline(proof: Proof) -> tuple[tuple[Tone, str], ...]:
+def headline(proof: Proof, texts: Texts = ENGLISH) -> tuple[tuple[Tone, str], ...]:
     """The clauses of one sentence: whether the answers can be used, then the domain, then what it cost."""
     if not proof.sources:
-        return (("broken", "Nothing was measured"),)
+        return (("broken", texts.start(texts("headline.nothing"))),)
     order = {"domain": 0, "general": 1, "retention": 2, "replay": 3}
     sources = sorted(proof.sources.items(), key=lambda item: order[item[1].role])
-    why = proof.verdict.why_not_usable
-    clauses: list[tuple[Tone, str]] = [("broken", f"the answers are not usable ({'; '.join(why)})")] if why else []
-    clauses += [(tone(loss), _clause(name, loss)) for name, loss in sources if not loss.is_replayed]
+    why = texts("headline.why_join").join(_not_usable(proof, texts))
+    clauses: list[tuple[Tone, str]] = [("broken", texts("headline.not_usable", why=why))] if why else []
+    clauses += [(tone(loss), _clause(name, loss, texts)) for name, loss in sources if not loss.is_replayed]
     if not clauses:
-        return (("broken", "Nothing but replayed text was measured"),)
+        return (("broken", texts.start(texts("headline.only_replay"))),)
     (first_tone, first), *others = clauses
-    return (first_tone, first[:1].upper() + first[1:]), *others
+    return (first_tone, texts.start(first)), *others
 
 
-def headline_sentence(proof: Proof) -> str:
+def headline_sentence(proof: Proof, texts: Texts = ENGLISH) -> str:
     """The headline as one sentence."""
-    return "; ".join(clause for _, clause in headline(proof)) + "."
+    return texts("headline.join").join(clause for _, clause in headline(proof, texts)) + texts("headline.end")
 
 
-def not_judged(proof: Proof) -> str:
+def not_judged(proof: Proof, texts: Texts = ENGLISH) -> str:
     """The sentence directly under the headline: no figure shows that an answer is right."""
-    if proof.verdict.answers == "not asked":
-        return "No question was asked: how the tuned model answers is not known."
-    return NOT_JUDGED
+    return texts("headline.not_asked" if proof.verdict.answers == "not asked" else "headline.not_judged")
 
 
-def sentences(proof: Proof) -> list[str]:
+def sentences(proof: Proof, texts: Texts = ENGLISH) -> list[str]:
     """What a reader needs beside the headline, the most important first."""
     return [
-        *_substance(proof),
-        *_format(proof),
-        *_stops(proof.behaviour),
-        *_training(proof),
-        *_limits(proof),
+        *_substance(proof, texts),
+        *_format(proof, texts),
+        *_stops(proof.behaviour, texts),
+        *_training(proof, texts),
+        *_limits(proof, texts),
         *proof.compared.notes,
     ]
 
@@ -77,125 +64,166 @@ def p_value(p: float) -> str:
     return f"p = {number(p)}" if p >= 0.001 else "p < 0.001"
 
 
-def group_name(group: GroupBehaviour) -> str:
+def role_name(loss: SourceLoss, texts: Texts = ENGLISH) -> str:
+    """What a source stands for, and whether it was trained on where that makes a difference."""
+    role = texts.known("role", loss.role)
+    return texts("role.trained", role=role) if loss.is_replayed else role
+
+
+def group_name(group: GroupBehaviour, texts: Texts = ENGLISH) -> str:
     """What a group of questions is called."""
-    return f"{KINDS[group.kind]}: {group.source}" if group.source else KINDS[group.kind]
+    kind = texts.known("kind", group.kind)
+    return texts("kind.source", kind=kind, source=group.source) if group.source else kind
 
 
-def _share_text(model: AnswerBehaviour) -> str:
+def _not_usable(proof: Proof, texts: Texts) -> Iterator[str]:
+    if found := broken_answers(proof.behaviour):
+        yield texts("headline.broken", broken=found[0], answers=found[1])
+    if unlike := unlike_references(proof.behaviour):
+        yield texts("headline.unlike", sources=texts.listing(unlike))
+
+
+def _share_text(model: AnswerBehaviour, texts: Texts) -> str:
     """`20 of 24 (64% to 93%)`: how many answers ended by themselves."""
     found = model.stopped
-    return f"{found.count} of {found.of}" + (f" ({_percents(found.interval)})" if found.interval else "")
+    if found.interval is None:
+        return texts("sentence.share", count=found.count, of=found.of)
+    return texts("sentence.share_range", count=found.count, of=found.of, range=texts.percents(found.interval))
 
 
-def _subject(name: str, loss: SourceLoss) -> str:
+def _subject(name: str, loss: SourceLoss, texts: Texts) -> str:
     """What a source's loss is a loss on."""
-    return f"plain text ({name})" if loss.ending is None else f"{name} answers"
+    return texts("headline.text" if loss.ending is None else "headline.answers", source=name)
 
 
-def _clause(name: str, loss: SourceLoss) -> str:
-    about, interval = _subject(name, loss), loss.change.interval
+def _clause(name: str, loss: SourceLoss, texts: Texts) -> str:
+    about, interval = _subject(name, loss, texts), loss.change.interval
+    tolerance = f"{loss.tolerance:g}" if loss.tolerance is not None else ""
     if loss.outcome in ("improved", "worse", "lost"):
         assert interval, f"{name}: {loss.outcome} without an interval"
-        return f"loss on {about} {_moved(loss.change.value, interval, loss.unit)}" + (
-            f", beyond the tolerance of {loss.tolerance:g}" if loss.outcome == "lost" else ""
-        )
+        return _moved(loss, about, interval, tolerance, texts)
     if loss.outcome == "kept":
-        return f"{about} kept"
-    wanted = "fell" if loss.tolerance is None else f"rose by {loss.tolerance:g} at most"
-    return f"that the loss on {about} {wanted} is not shown"
+        return texts("headline.kept", about=about)
+    if loss.tolerance is None:
+        return texts("headline.not_shown_fell", about=about)
+    return texts("headline.not_shown_kept", about=about, tolerance=tolerance)
 
 
-def _moved(value: float, interval: Interval, unit: str) -> str:
-    """`fell by 0.598 nats per token (0.512 to 0.684)`; only for an interval without 0."""
-    if interval.high < 0:
-        return f"fell by {number(-value)} {unit} ({number(-interval.high)} to {number(-interval.low)})"
-    return f"rose by {number(value)} {unit} ({number(interval.low)} to {number(interval.high)})"
+def _moved(loss: SourceLoss, about: str, interval: Interval, tolerance: str, texts: Texts) -> str:
+    """`loss on … fell by 0.598 nats per token (0.512 to 0.684)`; only for an interval without 0."""
+    fell = interval.high < 0
+    low, high = (-interval.high, -interval.low) if fell else (interval.low, interval.high)
+    amount = texts.amount(number(abs(loss.change.value)), loss.unit)
+    ends = texts("list.range", low=number(low), high=number(high))
+    if loss.outcome == "lost":
+        return texts("headline.beyond", about=about, amount=amount, range=ends, tolerance=tolerance)
+    return texts("headline.fell" if fell else "headline.rose", about=about, amount=amount, range=ends)
 
 
-def _substance(proof: Proof) -> Iterator[str]:
+def _substance(proof: Proof, texts: Texts) -> Iterator[str]:
+    keys = {"more": "substance_more", "less": "substance_less", "not shown": "substance_not_shown"}
     for name, parts in proof.parts.items():
-        found = parts.substance_per_answer
-        figure = f"{signed(found.value, 2)} nats per answer"
-        figure += f", {between(found.interval, 2)}" if found.interval else ""
-        yield {
-            "more": f"On {name}, the answers depend more on their own question than the base's ({figure}).",
-            "less": f"On {name}, the answers depend less on their own question than the base's ({figure}).",
-            "not shown": f"On {name}, it is not shown that the answers depend more on their own question than the "
-            f"base's ({figure}).",
-        }[parts.dependence]
-        yield _composition(name, parts)
+        found, value = parts.substance_per_answer, signed(parts.substance_per_answer.value, 2)
+        figure = (
+            texts("sentence.per_answer_range", value=value, range=texts.between(found.interval, 2))
+            if found.interval
+            else texts("sentence.per_answer", value=value)
+        )
+        yield texts(f"sentence.{keys[parts.dependence]}", source=name, figure=figure)
+        yield _composition(name, parts, texts)
 
 
-def _composition(name: str, parts: GainParts) -> str:
+def _composition(name: str, parts: GainParts, texts: Texts) -> str:
     """What the gain is made of: in percent only where the gain itself is shown."""
     shares = {part: parts.share(part) for part in PARTS}
-    about = f"on {plural(parts.rows, 'row')} of {name}"
+    words = {part: texts(f"part_words.{part}") for part in PARTS}
+    rows = texts.count("row", parts.rows)
     if any(share is None for share in shares.values()):
-        figures = [f"{PART_WORDS[part]} {signed(getattr(parts, part).value)}" for part in PARTS]
-        return f"A gain {about} is not shown ({signed(parts.gain.value)} nats per token: {listing(figures)})."
-    figures = [f"{percent(share)} {PART_WORDS[part]}" for part, share in shares.items()]
-    return f"Of {number(parts.gain.value)} nats per token gained {about}: {listing(figures)}."
+        figures = [
+            texts("sentence.value_of", part=words[part], value=signed(getattr(parts, part).value)) for part in PARTS
+        ]
+        gain, key = signed(parts.gain.value), "sentence.no_gain"
+    else:
+        figures = [texts("sentence.share_of", part=words[part], share=percent(share)) for part, share in shares.items()]
+        gain, key = number(parts.gain.value), "sentence.made_of"
+    return texts(key, gain=gain, rows=rows, source=name, figures=texts.listing(figures))
 
 
-def _format(proof: Proof) -> Iterator[str]:
+def _format(proof: Proof, texts: Texts) -> Iterator[str]:
     general = [name for name, loss in proof.sources.items() if loss.role == "general"]
-    if general and not proof.compared.base_has_template:
-        text = [name for name, loss in proof.sources.items() if loss.role == "retention" and not loss.is_replayed]
-        yield (
-            f"Part of any fall on {listing(general)} is the chat format itself, which this base was not trained on"
-            + (f"; what it still knows shows on plain text ({listing(text)})." if text else ".")
-        )
+    if not general or proof.compared.base_has_template:
+        return
+    text = [name for name, loss in proof.sources.items() if loss.role == "retention" and not loss.is_replayed]
+    if text:
+        yield texts("sentence.format_text", general=texts.listing(general), text=texts.listing(text))
+    else:
+        yield texts("sentence.format", general=texts.listing(general))
 
 
-def _stops(groups: Sequence[GroupBehaviour]) -> Iterator[str]:
+def _stops(groups: Sequence[GroupBehaviour], texts: Texts) -> Iterator[str]:
     for group in groups:
         if group.base and group.tuned and group.stops:
-            yield (
-                f"Answers to {group_name(group)} that end by themselves: base {_share_text(group.base)}, "
-                f"tuned {_share_text(group.tuned)}, {p_value(group.stops.p)}."
+            yield texts(
+                "sentence.stops",
+                group=group_name(group, texts),
+                base=_share_text(group.base, texts),
+                tuned=_share_text(group.tuned, texts),
+                p=p_value(group.stops.p),
             )
 
 
-def _training(proof: Proof) -> Iterator[str]:
+def _training(proof: Proof, texts: Texts) -> Iterator[str]:
     training = proof.compared.training
     if training and training.best_step is not None:
-        yield f"The model kept is that of step {training.best_step:,}."
+        yield texts("sentence.kept_step", step=whole(training.best_step))
     if training and training.turned_at is not None:
-        yield f"The evaluation loss rose again after step {training.turned_at:,}."
+        yield texts("sentence.turned", step=whole(training.turned_at))
 
 
-def _limits(proof: Proof) -> Iterator[str]:
+def _limits(proof: Proof, texts: Texts) -> Iterator[str]:
     """What the figures cannot show."""
-    if few := [
-        f"{name} ({plural(loss.rows, 'row')}, {number(loss.change.n_eff, 1)} effective)"
-        for name, loss in proof.sources.items()
-        if loss.change.interval is None
-    ]:
-        yield (
-            f"Too few rows for an interval, which takes {FEWEST_CLUSTERS:g} effective ones, and {FEWEST_ALONE} where "
-            f"no other row of the source is known: {listing(few)}."
-        )
+    yield from _few_rows(proof, texts)
     if shared := [name for name, loss in proof.sources.items() if loss.is_trained and loss.half == "both"]:
-        yield (
-            f"On {listing(shared)} the rows that chose the model kept also prove it: with fewer than 100 held-out "
-            "questions there are not enough for both."
-        )
+        yield texts("sentence.same_rows", sources=texts.listing(shared))
     if replayed := [name for name, loss in proof.sources.items() if loss.is_replayed]:
-        yield f"Other rows of {listing(replayed)} were trained on: this change shows little of what was forgotten."
+        yield texts("sentence.replayed", sources=texts.listing(replayed))
     if few_answers := [
         f"{group.source} ({group.tuned.answers})"
         for group in proof.behaviour
         if group.kind == "holdout" and group.tuned and group.tuned.answers < ADVISED_ANSWERS
     ]:
-        yield f"Few questions were asked; {ADVISED_ANSWERS} and more are advised (ask.holdout): {listing(few_answers)}."
-    for what in proof.verdict.not_measured:
-        yield f"Not measured: {what}."
+        yield texts("sentence.few_answers", advised=ADVISED_ANSWERS, sources=texts.listing(few_answers))
+    yield from _not_measured(proof, texts)
     if not proof.compared.same_tokenizer:
-        yield "The two models have different tokenizers: losses are compared in bits per byte of the content."
+        yield texts("sentence.tokenizers")
     if proof.compared.is_quick:
-        yield "A quick proof: fewer rows were measured than by default."
+        yield texts("sentence.quick")
 
 
-def _percents(interval: Interval) -> str:
-    return f"{percent(interval.low)} to {percent(interval.high)}"
+def _few_rows(proof: Proof, texts: Texts) -> Iterator[str]:
+    if few := [
+        texts(
+            "sentence.few_rows_source",
+            source=name,
+            rows=texts.count("row", loss.rows),
+            effective=number(loss.change.n_eff, 1),
+        )
+        for name, loss in proof.sources.items()
+        if loss.change.interval is None
+    ]:
+        yield texts(
+            "sentence.few_rows", effective=f"{FEWEST_CLUSTERS:g}", alone=FEWEST_ALONE, sources=texts.listing(few)
+        )
+
+
+def _not_measured(proof: Proof, texts: Texts) -> Iterator[str]:
+    if not has_retention(proof.sources):
+        yield texts("sentence.no_retention")
+    for name in without_parts(proof.sources, proof.parts):
+        if reasons := [
+            texts("sentence.reason", rows=texts.count("row", count), reason=texts.known("skip", reason))
+            for reason, count in proof.skipped.get(name, {}).items()
+        ]:
+            yield texts("sentence.no_parts_why", source=name, reasons=", ".join(reasons))
+        else:
+            yield texts("sentence.no_parts", source=name)

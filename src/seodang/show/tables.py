@@ -6,7 +6,7 @@ control characters are shown, not obeyed.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seodang.data.template.find import ChatTemplate
-from seodang.proof.behaviour import AnswerBehaviour
+from seodang.proof.behaviour import AnswerBehaviour, Kind
 from seodang.proof.gain_parts import PARTS
 from seodang.proof.proof import Proof
 from seodang.proof.seeds import SeedsProof
@@ -23,7 +23,6 @@ from seodang.recipe import Part, Recipe
 from seodang.show import sentences
 from seodang.show.console import get_console
 from seodang.show.formatting import (
-    between,
     duration,
     fold,
     number,
@@ -34,7 +33,7 @@ from seodang.show.formatting import (
     visible_line,
     whole,
 )
-from seodang.show.sentences import KINDS
+from seodang.show.language import ENGLISH, Texts
 from seodang.types import Answer, Counts, Finding, Lengths, ProofCost, Sample
 
 if TYPE_CHECKING:
@@ -221,19 +220,20 @@ def show_cost(cost: ProofCost, *, out: Console | None = None) -> None:
     (out or get_console()).print(Text(text, style="dim"))
 
 
-def show_proof(proof: Proof, *, out: Console | None = None) -> None:
+def show_proof(proof: Proof, texts: Texts = ENGLISH, *, out: Console | None = None) -> None:
     """The verdict; losses with their intervals, what the gain is made of, and how the answers behave."""
     out = out or get_console()
-    _title(out, "verdict")
-    clauses = sentences.headline(proof)
+    _title(out, texts("table.verdict"))
+    clauses = sentences.headline(proof, texts)
     line = Text()
     for place, (tone, clause) in enumerate(clauses):
-        line.append(visible(clause), style=f"bold {TONES[tone]}").append("; " if place < len(clauses) - 1 else ".")
+        mark = texts("headline.join" if place < len(clauses) - 1 else "headline.end")
+        line.append(visible(clause), style=f"bold {TONES[tone]}").append(mark)
     out.print(line)
-    out.print(Text(sentences.not_judged(proof), style="bold"))
-    for sentence in sentences.sentences(proof):
+    out.print(Text(sentences.not_judged(proof, texts), style="bold"))
+    for sentence in sentences.sentences(proof, texts):
         out.print(Text(visible(sentence), style="dim"))
-    for table in (_axes(proof), _parts(proof), _behaviour(proof)):
+    for table in (_axes(proof, texts), _parts(proof, texts), _behaviour(proof, texts)):
         if table.row_count:
             out.print()
             out.print(table)
@@ -246,17 +246,17 @@ def show_seeds(found: SeedsProof, *, out: Console | None = None) -> None:
     shown = {"domain": found.domain, "general": found.general, "retention": found.retention}
     verdict = "; ".join(f"{role} {outcome}" for role, outcome in shown.items())
     out.print(Text(f"With every seed: {verdict}.", style="bold"))
-    out.print(Text(sentences.NOT_JUDGED, style="bold"))
+    out.print(Text(ENGLISH("headline.not_judged"), style="bold"))
     table = _table("source", "loss in", "change by seed>", "mean>", "sd>", "within rows>", "shown")
     for name, source in found.sources.items():
         change = source.change
         table.add_row(
             Text(visible(name), style="bold"),
-            source.unit.replace(" per ", "/"),
+            ENGLISH(f"unit_short.{source.unit}"),
             " ".join(map(signed, change.values)),
             signed(change.mean),
             number(change.sd),
-            between(change.interval),
+            ENGLISH.between(change.interval),
             Text(source.outcome, style=TONES[sentences.TONES[source.outcome]]),
         )
     out.print()
@@ -270,9 +270,9 @@ def show_answers(answers: Sequence[Answer], *, out: Console | None = None) -> No
     for answer in answers:
         pairs.setdefault((answer.kind, answer.question, answer.row_id), {}).setdefault(answer.model, []).append(answer)
     shown = None
-    for (kind, question, _), models in sorted(pairs.items(), key=lambda item: list(KINDS).index(item[0][0])):
+    for (kind, question, _), models in sorted(pairs.items(), key=lambda item: get_args(Kind).index(item[0][0])):
         if kind != shown:
-            _title(out, KINDS[kind])
+            _title(out, ENGLISH.known("kind", kind))
         else:
             out.print()
         shown = kind
@@ -315,45 +315,55 @@ def _model_answers(model: str, answers: Sequence[Answer]) -> RenderableType:
     return text if answers else Text(f"{model}: no answer", style="dim")
 
 
-def _axes(proof: Proof) -> Table:
+def _axes(proof: Proof, texts: Texts) -> Table:
     level = percent(proof.level, 1).replace(".0%", "%")
-    table = _table("source", "role", "loss in", "base>", "tuned>", "change>", f"{level} interval>", "shown", "rows>")
+    interval = texts("table.interval", level=level)
+    heads = (texts(f"table.{key}") for key in ("source", "role", "loss_in"))
+    numbers = (f"{texts(f'table.{key}')}>" for key in ("base", "tuned", "change"))
+    table = _table(*heads, *numbers, f"{interval}>", texts("table.shown"), f"{texts('table.rows')}>")
     for name, loss in proof.sources.items():
+        style = TONES[sentences.tone(loss)]
         table.add_row(
             Text(visible(name), style="bold"),
-            f"{loss.role}{', trained' if loss.is_replayed else ''}",
-            loss.unit.replace(" per ", "/"),
+            sentences.role_name(loss, texts),
+            texts(f"unit_short.{loss.unit}"),
             number(loss.before),
             number(loss.after),
-            Text(signed(loss.change.value), style=TONES[sentences.tone(loss)]),
-            between(loss.change.interval),
-            Text(loss.outcome, style=TONES[sentences.tone(loss)]),
+            Text(signed(loss.change.value), style=style),
+            texts.between(loss.change.interval),
+            Text(texts.known("outcome", loss.outcome), style=style),
             whole(loss.rows),
         )
     return table
 
 
-def _parts(proof: Proof) -> Table:
-    table = _table("gain of>", *(f"{part}>" for part in ("gain", *PARTS)), "own question wins>", "rows>")
-    table.columns[0].justify = "left"
-    for name, parts in proof.parts.items():
-        wins = parts.own_question_wins
+def _parts(proof: Proof, texts: Texts) -> Table:
+    parts = ("gain", *PARTS)
+    table = _table(
+        texts("table.gain_of"),
+        *(f"{texts(f'part.{part}')}>" for part in parts),
+        f"{texts('table.wins')}>",
+        f"{texts('table.rows')}>",
+    )
+    for name, found in proof.parts.items():
+        wins, chance = found.own_question_wins, texts("table.chance", chance=percent(found.chance))
         table.add_row(
             Text(visible(name), style="bold"),
-            *(signed(getattr(parts, part).value) for part in ("gain", *PARTS)),
-            f"{percent(wins.first)} → {percent(wins.second)} (chance {percent(parts.chance)})",
-            whole(parts.rows),
+            *(signed(getattr(found, part).value) for part in parts),
+            f"{percent(wins.first)} → {percent(wins.second)} ({chance})",
+            whole(found.rows),
         )
     return table
 
 
-def _behaviour(proof: Proof) -> Table:
-    table = _table("base → tuned", "answers>", "end by itself>", "tokens>", "repetition>", "Hangul>", "chrF>")
+def _behaviour(proof: Proof, texts: Texts) -> Table:
+    columns = ("answers", "ends", "tokens", "repetition", "hangul", "chrf")
+    table = _table(texts("table.behaviour"), *(f"{texts(f'table.{column}')}>" for column in columns))
     for group in proof.behaviour:
         either = group.tuned or group.base
         assert either, f"no answers to {group.kind}"
         table.add_row(
-            Text(visible(sentences.group_name(group)), style="bold"),
+            Text(visible(sentences.group_name(group, texts)), style="bold"),
             str(either.answers),
             *(f"{read(group.base)} → {read(group.tuned)}" for read in BEHAVIOUR_COLUMNS),
         )

@@ -24,6 +24,7 @@ from seodang.run.inputs import make_manifest
 from seodang.run.manifest import Manifest, changed_inputs, changed_surroundings, resumed
 from seodang.run.start import create
 from seodang.show import console, tables
+from seodang.show.language import language_of, texts_in
 from seodang.show.report import report
 from seodang.stages.measure import EvaluationSet, Measured, rows_in_common, rows_of
 from seodang.types import Finding, Placement
@@ -174,7 +175,7 @@ def finish_run(
         HiddenStates(folder=run.hidden_states).remove()
         page = report(run.folder)
         tables.show_answers(answers)
-        tables.show_proof(proof)
+        tables.show_proof(proof, texts_in(language_of(recipe.report.language, [one.question for one in answers])))
         tables.show_end(run.folder, page, sum(seconds.values()))
 
 
