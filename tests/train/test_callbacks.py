@@ -175,7 +175,7 @@ def test_the_report_shows_how_an_answer_changed(tmp_path: Path) -> None:
             answer = GivenAnswer(kind="general", question=base.question, text=text, stopped=stopped)
             event = AnswersEvent(step=step, answers=(answer,), seconds=1.0)
             lines.write(json.dumps(to_json(event), ensure_ascii=False) + "\n")
-    page = report(folder).read_text(encoding="utf-8")
+    page = report(folder, "en").read_text(encoding="utf-8")
     course = page[page.index('<section id="course">') : page.index('<section id="repeat">')]
     order = [course.index(f">{when}<") for when in ("base to step 20", "step 40", "step 60 to 80")]
     assert order == sorted(order)
@@ -185,6 +185,6 @@ def test_the_report_shows_how_an_answer_changed(tmp_path: Path) -> None:
 
 def test_a_report_without_such_answers_has_no_such_section(tmp_path: Path) -> None:
     """Nothing is shown, nor missed, where nothing was asked during training."""
-    page = report(write_run(tmp_path / "run")).read_text(encoding="utf-8")
-    assert "#course" not in page
-    assert "Amid training" not in page
+    page = report(write_run(tmp_path / "run"), "en").read_text(encoding="utf-8")
+    assert 'href="#course"' not in page
+    assert "Answers during training" not in page
