@@ -99,7 +99,13 @@ def test_models_with_different_tokenizers_are_compared_by_bytes(place: Workplace
     ended = seodang("prove", "runs/mine-s1", "--against", other, "--out", "two")
     assert ended.code == 0, ended.err
     assert "The two models have different tokenizers" in ended.out
+    shown = " ".join(ended.out.split())
+    assert "KL(base‖tuned) is not measured: the two models have different tokenizers." in shown
+    assert "Not measured: what the change on medical is made of (20 rows: different tokenizers)" in shown
+    measured = json.loads((place.folder / "two" / "base.json").read_text(encoding="utf-8"))
+    assert {row["answer"] for row in measured["rows"]["medical"]} == {None}
     proof = json.loads((place.folder / "two" / "proof.json").read_text(encoding="utf-8"))
+    assert len(proof["compared"]["notes"]) == 1
     loss = proof["sources"]["medical"]
     assert (loss["unit"], loss["kl"], proof["parts"]) == ("bits per byte", None, {})
     assert proof["skipped"] == {"medical": {"different tokenizers": 20}}
@@ -107,3 +113,30 @@ def test_models_with_different_tokenizers_are_compared_by_bytes(place: Workplace
     assert loss["tuned"] == itself["tuned"]
     assert loss["base"] != itself["base"]
     assert loss["change"]["value"] == pytest.approx(loss["tuned"]["bits_per_byte"] - loss["base"]["bits_per_byte"])
+
+
+def test_an_interrupted_proof_of_a_model_is_resumed(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command again, into the folder that the first one began: the base is not measured a second time."""
+    from seodang.stages import measure
+
+    model, again = "runs/mine-s2/model", False
+    base = Path(place.model)
+    command = ("prove", model, "--against", base, "--recipe", "recipe.yaml", "--out", "interrupted", "--no-cache")
+    own, names = measure.measure_source, list[str]()
+
+    def counted(*args, **keys):  # type: ignore[no-untyped-def]
+        names.append("base" if "writer" in keys else "tuned")
+        if names[-1] == "tuned" and not again:
+            raise KeyboardInterrupt
+        return own(*args, **keys)
+
+    monkeypatch.setattr(measure, "measure_source", counted)
+    assert seodang(*command).code == 130
+    again = True
+    ended = seodang(*command)
+    assert ended.code == 0, ended.err
+    assert names == ["base", "tuned", "tuned"]
+    refused = seodang(*command)
+    assert refused.code == 2
+    assert "exists and is never overwritten" in refused.err
+    assert "--resume" not in refused.err

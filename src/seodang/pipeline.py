@@ -15,19 +15,18 @@ first, who writes, and what all wait for.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seodang import distributed
-from seodang.errors import GateError, RunError
+from seodang.errors import GateError
 from seodang.json_values import json_text, to_json
-from seodang.recipe import Recipe, Template, load_recipe
+from seodang.recipe import Recipe, load_recipe
 from seodang.run.clock import StageClock
 from seodang.run.folder import Run
-from seodang.run.lock import acquire, guarded
-from seodang.run.sealed import refuse_unsaved
-from seodang.run.start import open_run
+from seodang.run.lock import guarded
+from seodang.run.start import open_proof, open_run, proof_recipes
 from seodang.types import Finding
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from seodang.data.prepare import Prepared
     from seodang.data.template.renderer import Renderer
     from seodang.proof.seeds import SeedsProof
-    from seodang.stages.measure import EvaluationSet
     from seodang.stages.preflight import Base
     from seodang.types import Placement, ProofCost
 
@@ -64,10 +62,10 @@ def tune(
     with distributed.agreed():
         run = open_run(out or Path("runs") / recipe.name, recipe, resume=resume)
     from seodang.show import tables
-    from seodang.stages import finish, measure, preflight, saved_model
+    from seodang.stages import finish, measure, preflight, preparation, saved_model
     from seodang.stages.proof_cost import proof_cost
 
-    settings, clock = recipe.train, StageClock()
+    settings, four_bit, clock = recipe.train, recipe.train.is_four_bit, StageClock()
     with clock.stage("prepare"):
         with distributed.main_first():
             placement = preflight.place(recipe.model, settings.adapter, will_train=True)
@@ -78,20 +76,21 @@ def tune(
         with distributed.agreed():
             plan = preflight.plan_training(base, settings, renderer, prepared.rows["train"])
             findings += plan.findings
-            show_data(prepared, findings, renderer)
+            preparation.show_data(prepared, findings, renderer)
             preflight.refuse_findings(findings)
             tables.show_memory(plan.memory, as_table=False)
     with clock.stage("load"), distributed.agreed():
-        model = preflight.load_base(base, renderer, seed=settings.seed, four_bit=settings.is_four_bit)
+        model = preflight.load_base(base, renderer, seed=settings.seed, four_bit=four_bit)
         preflight.check_tensors(model, base)
-        preflight.check_disk(run, settings, model, renderer, plan.optimizer)
+        stays = preflight.head_stays(model, settings, recipe.save, renderer)
+        preflight.check_disk(run, settings, model, renderer, plan.optimizer, head_stays=stays)
         engine = preflight.make_engine(model, base, settings, prepared, will_train=not run.is_trained)
     finish.begin_run(run, recipe, placement, renderer, prepared, findings, resume=resume)
     clock.attach(run)
     held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens)
     tables.show_cost(proof_cost(held_out, base))
     with clock.stage("before"):
-        before = measure.measure_base(run, model, engine, held_out, placement, four_bit=settings.is_four_bit)
+        before = measure.measure_base(run, model, engine, held_out, placement, four_bit=four_bit, head_stays=stays)
     with clock.stage("train"):
         from seodang.stages.training import train_model  # brings transformers' Trainer, which takes seconds
 
@@ -130,17 +129,6 @@ def prepare(recipe: Recipe, placement: "Placement") -> "tuple[Base, Renderer, Pr
     asked = measure.all_questions(recipe.ask, recipe.sources, prepared, renderer)
     findings += preflight.check_context(base, prepared, asked)
     return base, renderer, prepared, findings
-
-
-def show_data(prepared: "Prepared", findings: Sequence[Finding], renderer: "Renderer") -> None:
-    """Everything that is known of the rows, in the terminal."""
-    from seodang.show import tables
-
-    tables.show_counts(prepared.counts)
-    tables.show_findings(findings)
-    tables.show_template(renderer.template)
-    tables.show_samples(prepared.samples)
-    tables.show_lengths(prepared.lengths)
 
 
 def init(
@@ -204,7 +192,7 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> "Prepared":
     with distributed.agreed():
         run = open_run(out, recipe, resume=False) if out else None
     from seodang.show import tables
-    from seodang.stages import finish, measure, preflight
+    from seodang.stages import finish, measure, preflight, preparation
     from seodang.stages.proof_cost import proof_cost
 
     with distributed.main_first():
@@ -213,7 +201,7 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> "Prepared":
     with distributed.agreed():
         plan = preflight.plan_training(base, recipe.train, renderer, prepared.rows["train"])
         findings += plan.findings
-        show_data(prepared, findings, renderer)
+        preparation.show_data(prepared, findings, renderer)
         tables.show_memory(plan.memory)
         held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens)
         tables.show_cost(proof_cost(held_out, base))
@@ -249,48 +237,37 @@ def prove(
     Raises:
         SeodangError: the user's mistake, with a hint on how to fix it.
     """
-    wanted, asked, trained = _proof_recipes(tuned, recipe, trust_remote_code=trust_remote_code)
-    base_path = against or wanted.model.path
-    distributed.join(asked.model.device)
+    recipes = proof_recipes(tuned, against=against, recipe=recipe, trust_remote_code=trust_remote_code)
+    wanted, trained = recipes.wanted, recipes.trained
+    distributed.join(wanted.model.device)
     with distributed.agreed():
-        folder = out or Path("runs") / f"{wanted.name}-proof"
-        run = trained if trained and not out else open_run(folder, wanted, resume=False)
-        if run is trained and distributed.is_main():
-            acquire(run)
+        run = open_proof(recipes, out)
     from seodang.stages import finish, measure, preflight
+    from seodang.stages.proof_inputs import proof_inputs
 
     clock = StageClock()
     with clock.stage("prepare"):
-        ours, theirs = _prepare_proof(wanted, asked, base_path, is_quick=is_quick)
+        ours, theirs = proof_inputs(recipes, prepare, is_quick=is_quick)
     placement, renderer, prepared = ours.base.placement, ours.held_out.renderer, ours.prepared
     if trained and recipe is None:
         finish.check_inputs(trained, wanted, placement, renderer, prepared, has_base=against is None, of_rows=False)
     if run is not trained:
-        finish.begin_run(run, wanted, placement, renderer, prepared, ours.findings)
+        finish.begin_run(run, wanted, placement, renderer, prepared, ours.findings, resume=run.exists)
     with clock.stage("base"):  # one model in memory at a time
         loaded = preflight.load_measured(
-            theirs.base, base_path, theirs.held_out.renderer, theirs.prepared, wanted.train
+            theirs.base, recipes.base, theirs.held_out.renderer, theirs.prepared, wanted.train
         )
         before = measure.measure_base(run, *loaded, theirs.held_out, placement, will_train=False, use_cache=use_cache)
         del loaded
     with clock.stage("tuned"):
-        model, engine = preflight.load_measured(ours.base, asked.model.path, renderer, prepared, wanted.train)
-        after = measure.measure_tuned(run, model, engine, ours.held_out, has_same_tokenizer=ours is theirs)
+        tuned_path = recipes.of_tuned.model.path
+        model, engine = preflight.load_measured(ours.base, tuned_path, renderer, prepared, wanted.train)
+        after = measure.measure_tuned(run, model, engine, ours.held_out)
     finish.finish_run(
         run, wanted, ours.held_out, before, after, model, clock.total,
-        base=base_path, tuned=asked.model.path, of_base=None if ours is theirs else theirs.held_out,
+        base=recipes.base, tuned=tuned_path, of_base=None if ours is theirs else theirs.held_out,
     )  # fmt: skip
     return run
-
-
-@dataclass(frozen=True, kw_only=True)
-class _ProofInputs:
-    """What a model is measured with: the same value for both models where their tokenizers are the same."""
-
-    base: "Base"
-    prepared: "Prepared"
-    findings: "Sequence[Finding]"
-    held_out: "EvaluationSet"
 
 
 def plan_proof(
@@ -306,71 +283,16 @@ def plan_proof(
     Raises:
         SeodangError: the user's mistake, with a hint on how to fix it.
     """
-    wanted, asked, _ = _proof_recipes(tuned, recipe, trust_remote_code=trust_remote_code)
-    distributed.join(asked.model.device)
+    recipes = proof_recipes(tuned, against=against, recipe=recipe, trust_remote_code=trust_remote_code)
+    distributed.join(recipes.wanted.model.device)
     from seodang.show import tables
     from seodang.stages.proof_cost import proof_cost
+    from seodang.stages.proof_inputs import proof_inputs
 
-    ours, _ = _prepare_proof(wanted, asked, against or wanted.model.path, is_quick=is_quick)
+    ours, _ = proof_inputs(recipes, prepare, is_quick=is_quick)
     cost = proof_cost(ours.held_out, ours.base)
     tables.show_cost(cost)
     return cost
-
-
-def _prepare_proof(
-    wanted: Recipe, asked: Recipe, base_path: str, *, is_quick: bool
-) -> tuple[_ProofInputs, _ProofInputs]:
-    """Inputs of the tuned model and of the base. A base with another tokenizer is asked in its own template."""
-    from seodang.show import console
-    from seodang.stages import preflight
-
-    ours = _prepare_inputs(wanted, asked, base_path, is_quick=is_quick)
-    if preflight.reads_alike(ours.base, base_path, ours.prepared):
-        return ours, ours
-    console.show_note("base and tuned model have different tokenizers: each is measured with its own")
-    model = asked.model.model_copy(update={"path": base_path})
-    return ours, _prepare_inputs(wanted, asked.model_copy(update={"model": model}), base_path, is_quick=is_quick)
-
-
-def _prepare_inputs(wanted: Recipe, asked: Recipe, base_path: str, *, is_quick: bool) -> _ProofInputs:
-    """A model without its weights, the rows as its template renders them, and what is measured on them."""
-    from seodang.stages import measure, preflight
-    from seodang.train.setup import pack_tokens
-
-    with distributed.main_first():
-        placement = preflight.place(asked.model, wanted.train.adapter, will_train=False)
-        base, renderer, prepared, findings = prepare(asked, placement)
-        show_data(prepared, findings, renderer)
-    held_out = measure.make_evaluation_set(
-        wanted,
-        prepared,
-        renderer,
-        pack_tokens(wanted.train, placement.device),
-        has_trained_template=preflight.has_template(asked.model, base_path),
-        is_quick=is_quick,
-    )
-    return _ProofInputs(base=base, prepared=prepared, findings=findings, held_out=held_out)
-
-
-def _proof_recipes(
-    tuned: str | Path, recipe: str | Path | None, *, trust_remote_code: bool
-) -> tuple[Recipe, Recipe, Run | None]:
-    """(what to measure, the same with the tuned model and its own template, the run if `tuned` is its folder)."""
-    trained = Run(folder=Path(tuned))
-    is_run = trained.exists
-    if is_run:
-        refuse_unsaved(trained)
-    if not is_run and recipe is None:
-        raise RunError(
-            "no run's folder, and no recipe says what to measure a model on",
-            where=str(tuned),
-            hint="give a run's folder such as runs/NAME, or a recipe by --recipe",
-        )
-    wanted = load_recipe(recipe) if recipe else trained.trusted_recipe(trust_remote_code=trust_remote_code)
-    model = wanted.model.model_copy(update={"path": str(trained.model if is_run else tuned)})
-    template = wanted.template if is_run and not trained.has_template else Template()
-    asked = wanted.model_copy(update={"model": model, "template": template})
-    return wanted, asked, trained if is_run else None
 
 
 def tune_seeds(recipe: Recipe, seeds: int, *, out: Path | None = None, resume: bool = False) -> "SeedsProof":

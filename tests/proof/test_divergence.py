@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from seodang.model.engine import linear_cross_entropy
 from seodang.model.engine.linear_cross_entropy import target_losses
@@ -53,16 +54,37 @@ def test_a_model_is_at_no_distance_from_itself() -> None:
     assert _kl(hidden[:0], head, hidden[:0], head) == []
 
 
+def _two(dtype: torch.dtype) -> list[PreTrainedModel]:
+    return [make_model(make_config("llama", 512, tie_word_embeddings=False), seed=seed).to(dtype) for seed in (0, 1)]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_head_is_kept_as_it_is(dtype: torch.dtype, tmp_path: Path) -> None:
     """Written and mapped again, the base's head has the same bits, in 16 bits too; the folder goes with the proof."""
-    model = make_model(make_config("llama", 512, tie_word_embeddings=False)).to(dtype)
+    base, tuned = _two(dtype)
     hidden = HiddenStates(folder=tmp_path / "hidden")
     hidden.folder.mkdir()
-    assert not hidden.has_head
-    hidden.keep_head(model)
-    kept = hidden.head(Head.of(model))
-    assert torch.equal(kept.weight_VD, model.get_output_embeddings().weight)
+    assert not hidden.has_head(stays=False)
+    hidden.keep_head(base)
+    assert hidden.has_head(stays=False)
+    kept = hidden.head(Head.of(tuned))
+    assert kept
+    assert torch.equal(kept.weight_VD, base.get_output_embeddings().weight)
     assert kept.weight_VD.dtype == dtype
     hidden.remove()
     assert not hidden.folder.exists()
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_head_that_is_the_tuned_models_own_is_not_read(stays: bool, tmp_path: Path) -> None:
+    """One copy serves both in memory; on disk there is none where it was known before that training leaves it."""
+    base, tuned = _two(torch.float32)
+    hidden = HiddenStates(folder=tmp_path)
+    hidden.keep_head(base, stays=stays)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".npy"] == [] if stays else ["head.npy"]
+    assert hidden.has_head(stays=True)
+    assert hidden.has_head(stays=False) is not stays
+    kept = hidden.head(own := Head.of(base))
+    assert kept
+    assert kept.weight_VD.data_ptr() == own.weight_VD.data_ptr()
+    assert (hidden.head(Head.of(tuned)) is None) is stays

@@ -75,7 +75,7 @@ def test_a_resumed_proof_begins_where_it_was_interrupted(run: Run, held_out: Eva
     assert [row.loss for row in tuned.rows["medical"]] == [row.loss for row in before.rows["medical"]]
 
 
-@pytest.mark.parametrize("name", ["medical/0.json", "medical/0.npy", "head.npy", "key.txt"])
+@pytest.mark.parametrize("name", ["medical/0.json", "medical/0.npy", "head.npy", "head.json", "key.txt"])
 @pytest.mark.parametrize("share", [0.0, 0.6])
 def test_damaged_hidden_states_are_written_again(run: Run, held_out: EvaluationSet, name: str, share: float) -> None:
     """A file of theirs that was cut short is no error and no other figure: the base is asked again."""
@@ -144,6 +144,20 @@ def test_a_base_with_a_trained_template_is_asked_in_it_alone(run: Run, held_out:
         assert row.contrast
         assert (row.contrast.form, row.contrast.base_plain) == ("template", None)
         assert row.contrast.base == row.contrast.tuned
+
+
+def test_a_head_that_training_leaves_is_not_kept(run: Run, held_out: EvaluationSet) -> None:
+    """The divergence is the same without a copy of the base's head; where the head changed all the same, none."""
+    tuned = make_model(make_config("gemma3", 512), seed=0)
+    tuned.get_parameter("model.norm.weight").data += 0.5
+    measure_base(run, BASE, ENGINE, held_out, CPU, use_cache=False)
+    kept = measure_tuned(run, tuned, ENGINE, held_out)
+    shutil.rmtree(run.hidden_states)
+    measure_base(run, BASE, ENGINE, held_out, CPU, use_cache=False, head_stays=True)
+    assert not list(run.hidden_states.glob("*.npy"))
+    assert measure_tuned(run, tuned, ENGINE, held_out).divergences == kept.divergences
+    assert min(kept.divergences["medical"].values()) > 0
+    assert measure_tuned(run, OTHER, ENGINE, held_out).divergences == {"medical": {}}
 
 
 @pytest.mark.parametrize("why", ["of its own kind", "of different sizes"])

@@ -89,7 +89,9 @@ def measure_both(
     with distributed.agreed():
         if distributed.is_main():
             hidden.keep_head(base)
-    compared = Base(hidden=hidden.reader(held_out.name), head=hidden.head(Head.of(tuned)))
+    head = hidden.head(Head.of(tuned))
+    assert head
+    compared = Base(hidden=hidden.reader(held_out.name), head=head)
     after, kl = measure_source(tuned, engine, held_out, pack_tokens=256, choose_form=False, base=compared)
     return before, measured_rows(held_out, before, after, kl)
 

@@ -1,6 +1,6 @@
 """Training as each of several ranks does it: what tests/test_distributed.py runs in one process and in two.
 
-python rank_jobs.py ddp|fsdp|command FOLDER
+python rank_jobs.py ddp|fsdp|command|gated FOLDER
 """
 
 import json
@@ -150,17 +150,24 @@ def fsdp(folder: Path) -> dict[str, Any]:
 
 def command(folder: Path) -> dict[str, Any]:
     """The command line, twice the same: the second time the folder is in the way."""
-    codes: list[int] = []
     with written_under(folder / "run") as written:
-        for _ in range(2):
-            with patch.object(
-                sys, "argv", ["seodang", "tune", str(folder / "recipe.yaml"), "--out", str(folder / "run")]
-            ):
-                try:
-                    main()
-                except SystemExit as ended:
-                    codes.append(int(ended.code or 0))
+        codes = [_exit_code("tune", folder / "recipe.yaml", "--out", folder / "run") for _ in range(2)]
     return {"codes": codes, "written": written}
+
+
+def gated(folder: Path) -> dict[str, Any]:
+    """Two seeds with a gate that does not hold; then the first of them proven again, with the same gate."""
+    tuned = _exit_code("tune", folder / "recipe.yaml", "--seeds", 2, "--gate", "--json", "--out", folder / "run")
+    return {"codes": [tuned, _exit_code("prove", folder / "run-s1", "--gate")]}
+
+
+def _exit_code(*arguments: object) -> int:
+    with patch.object(sys, "argv", ["seodang", *map(str, arguments)]):
+        try:
+            main()
+        except SystemExit as ended:
+            return int(ended.code or 0)
+    return 0
 
 
 @contextmanager
@@ -203,8 +210,8 @@ def _whole(parameter: torch.Tensor) -> torch.Tensor:
 
 if __name__ == "__main__":
     job, where = sys.argv[1], Path(sys.argv[2])
-    if job != "command":
+    if job in ("ddp", "fsdp"):
         distributed.join("cpu")
-    found = {"ddp": ddp, "fsdp": fsdp, "command": command}[job](where)
+    found = {"ddp": ddp, "fsdp": fsdp, "command": command, "gated": gated}[job](where)
     (where / f"{job}.{os.environ['RANK']}.json").write_text(json.dumps(found), encoding="utf-8")
     distributed.leave()

@@ -14,16 +14,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from seodang import distributed
+from seodang.errors import SeodangError
+from seodang.json_values import from_json, to_json
 from seodang.model.engine.loss import head_scaling
 from seodang.model.engine.trainable_tokens import base_layer
 from seodang.run.folder import write_text
 
-KEY, HEAD, BIAS, INDEX = "key.txt", "head.npy", "bias.npy", "json"
+KEY, HEAD, BIAS, HEAD_FACTS, INDEX = "key.txt", "head.npy", "bias.npy", "head.json", "json"
 
 
 class Head(NamedTuple):
@@ -38,6 +41,16 @@ class Head(NamedTuple):
     def of(cls, model: PreTrainedModel) -> "Head":
         layer: Any = base_layer(model.get_output_embeddings())
         return cls(layer.weight.detach(), getattr(layer, "bias", None), *head_scaling(model))
+
+    @property
+    def digest(self) -> str:
+        """Names its weights."""
+        digest = xxhash.xxh3_128()
+        for tensor in (self.weight_VD, self.bias_V):
+            if tensor is not None:
+                digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+                digest.update(_as_array(tensor.contiguous()).data)
+        return digest.hexdigest()
 
     def put_logits(self, hidden_ND: Tensor, tile: slice, logits_NW: Tensor) -> None:
         """Write the logits of a tile, float32, computed as the engine's head computes them."""
@@ -101,6 +114,15 @@ def _put_exponentials(logits_NW: Tensor) -> Tensor:
     return logits_NW.sub_(top).exp_().sum(-1).log_() + top.squeeze(-1)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _HeadFacts:
+    """What is known of the base's head beside its weights."""
+
+    digest: str
+    softcap: float | None
+    factor: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class HiddenStates:
     """The base's hidden states at the scored positions of some rows, and its head, in files.
@@ -125,26 +147,48 @@ class HiddenStates:
         path = self.folder / KEY
         return path.is_file() and path.read_text(encoding="utf-8") == key
 
-    @property
-    def has_head(self) -> bool:
-        """Whether the base's head is there, as long as it was written."""
-        paths = [self.folder / HEAD, *self.folder.glob(BIAS)]
-        return all(map(_is_whole, paths))
+    def has_head(self, *, stays: bool) -> bool:
+        """Whether the base's head is there, as long as it was written.
 
-    def keep_head(self, model: PreTrainedModel) -> None:
-        """Write the base's head."""
+        Args:
+            stays: the tuned model's head will be the base's own: to know it by is enough.
+        """
+        paths = [] if stays else [self.folder / HEAD, *self.folder.glob(BIAS)]
+        return self._head_facts() is not None and all(map(_is_whole, paths))
+
+    def keep_head(self, model: PreTrainedModel, *, stays: bool = False) -> None:
+        """Write the base's head; only what it is known by, where the tuned model's head will be the same."""
         head = Head.of(model)
-        if head.bias_V is not None:
-            _save(self.folder / BIAS, head.bias_V)
-        _save(self.folder / HEAD, head.weight_VD)
+        if not stays:
+            if head.bias_V is not None:
+                _save(self.folder / BIAS, head.bias_V)
+            _save(self.folder / HEAD, head.weight_VD)
+        facts = _HeadFacts(digest=head.digest, softcap=head.softcap, factor=head.factor)
+        write_text(self.folder / HEAD_FACTS, json.dumps(to_json(facts)))
 
-    def head(self, tuned: Head) -> Head:
-        """The base's head, in the dtype of the tuned model's."""
-        weight_VD = _as_tensor(np.load(self.folder / HEAD, mmap_mode="c"), tuned.weight_VD.dtype)
-        bias_V = None
-        if (self.folder / BIAS).is_file():
-            bias_V = _as_tensor(np.load(self.folder / BIAS), tuned.weight_VD.dtype)
-        return Head(weight_VD, bias_V, tuned.softcap, tuned.factor)
+    def head(self, tuned: Head) -> Head | None:
+        """The base's head, in the dtype of the tuned model's: that one itself, where it is the same.
+
+        None: it was not kept, and the tuned model's is another.
+        """
+        facts = self._head_facts()
+        if facts is None:
+            return None
+        weight_VD, bias_V = tuned.weight_VD, tuned.bias_V
+        if facts.digest != tuned.digest:
+            if not (self.folder / HEAD).is_file():
+                return None
+            dtype, bias = tuned.weight_VD.dtype, self.folder / BIAS
+            weight_VD = _as_tensor(np.load(self.folder / HEAD, mmap_mode="c"), dtype)
+            bias_V = _as_tensor(np.load(bias), dtype) if bias.is_file() else None
+        return Head(weight_VD, bias_V, facts.softcap, facts.factor)
+
+    def _head_facts(self) -> "_HeadFacts | None":
+        path = self.folder / HEAD_FACTS
+        try:
+            return from_json(_HeadFacts, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+        except (OSError, ValueError, SeodangError):  # not written yet, or cut short
+            return None
 
     def writer(self, source: str, num_tokens: int) -> "HiddenWriter":
         """Takes hidden states of at most so many tokens of a source's rows."""

@@ -1,8 +1,9 @@
-"""A run's beginning: its folder is made, or opened to be resumed; one process at a time works there."""
+"""A run's beginning: its folder is made, or opened to be resumed or proven; one process at a time works there."""
 
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,87 @@ import yaml
 
 from seodang import distributed
 from seodang.errors import RunError
-from seodang.recipe import Recipe
+from seodang.recipe import Recipe, Template, load_recipe
 from seodang.run import lock
 from seodang.run.disk import is_disk_full
-from seodang.run.folder import LOCK, Run, write_text
+from seodang.run.folder import LOCK, METRICS, Run, write_text
+from seodang.run.sealed import refuse_unsaved
 
 # what a resumed run may change: it does not move the weights, and is what an error's hint names
 WITHOUT_EFFECT_ON_TRAINING = (
     *("name", "ask", "prove", "report", "train.ask_every"),
     *("train.pack_tokens", "train.checkpointing", "train.keep_checkpoints", "train.save_every"),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofRecipes:
+    """Which two models are compared, and on what."""
+
+    wanted: Recipe  # what is measured
+    of_tuned: Recipe  # the same, read with the tuned model's own template
+    base: str  # path of the base
+    trained: Run | None  # the run whose model is the tuned one
+
+    @property
+    def of_base(self) -> Recipe:
+        """What is measured, read with a template of the base's own."""
+        model = self.of_tuned.model.model_copy(update={"path": self.base})
+        return self.of_tuned.model_copy(update={"model": model})
+
+
+def proof_recipes(
+    tuned: str | Path, *, against: str | None, recipe: str | Path | None, trust_remote_code: bool
+) -> ProofRecipes:
+    """Read what a proof is asked for.
+
+    Args:
+        tuned: a run's folder, or a model.
+        against: path of the base; by default the recipe's.
+        recipe: what to measure; by default the run's own.
+        trust_remote_code: whether Python code that comes with a run's model may run.
+
+    Raises:
+        RecipeError: the recipe cannot be used.
+        RunError: neither a run nor a recipe, or a run whose model was not saved whole.
+    """
+    run = Run(folder=Path(tuned))
+    is_run = run.exists
+    if is_run:
+        refuse_unsaved(run)
+    if not is_run and recipe is None:
+        raise RunError(
+            "no run's folder, and no recipe says what to measure a model on",
+            where=str(tuned),
+            hint="give a run's folder such as runs/NAME, or a recipe by --recipe",
+        )
+    wanted = load_recipe(recipe) if recipe else run.trusted_recipe(trust_remote_code=trust_remote_code)
+    model = wanted.model.model_copy(update={"path": str(run.model if is_run else tuned)})
+    template = wanted.template if is_run and not run.has_template else Template()
+    return ProofRecipes(
+        wanted=wanted,
+        of_tuned=wanted.model_copy(update={"model": model, "template": template}),
+        base=against or wanted.model.path,
+        trained=run if is_run else None,
+    )
+
+
+def open_proof(recipes: ProofRecipes, out: Path | None) -> Run:
+    """The locked folder that a proof is written to: the trained run's own, a new one, or one that a proof began.
+
+    Args:
+        out: the folder; by default the run's, or runs/NAME-proof for a model.
+
+    Raises:
+        RunError: the folder exists, or cannot be written; or the recipe changed since the proof there was begun; or
+            another process works there.
+    """
+    if recipes.trained and not out:
+        if distributed.is_main():
+            lock.acquire(recipes.trained)
+        return recipes.trained
+    run = Run(folder=out or Path("runs") / f"{recipes.wanted.name}-proof")
+    return open_run(run.folder, recipes.wanted, resume=_holds_proof_alone(run) and not run.is_proven)
 
 
 def open_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
@@ -78,9 +150,15 @@ def _refuse_existing(folder: Path) -> None:
         )
 
 
+def _holds_proof_alone(run: Run) -> bool:
+    """Whether a proof was begun here, and no training."""
+    return run.exists and not (run.is_trained or run.all_checkpoints() or (run.folder / METRICS).is_file())
+
+
 def _resume_hint(folder: Path) -> str:
     run = Run(folder=folder)
-    return f"resume it: {run.resume_command}; or " if run.exists else ""
+    may_resume = run.exists and not (run.is_proven and _holds_proof_alone(run))
+    return f"resume it: {run.resume_command}; or " if may_resume else ""
 
 
 @contextmanager

@@ -43,6 +43,7 @@ from seodang.train.setup import ChosenLoss, best_loss
 from seodang.types import Answer, Counts, Metric, Placement
 
 CONTEXT = re.compile(r"read as \w+ \([^)]*\bcontext: ")  # of what conversion says about the columns it has found
+LOSSES_ALONE = SampleSizes(contrast_rows=0, kl_tokens=0)
 QUICK_SIZES, QUICK_ROWS, QUICK_QUESTIONS = SampleSizes(contrast_rows=24, kl_tokens=4_000), 200, 8  # a source
 ModelName = Literal["base", "tuned"]
 
@@ -58,6 +59,12 @@ class EvaluationSet:
     chosen_loss: ChosenLoss | None  # picks the best checkpoint; none: no holdout measures it
     has_trained_template: bool  # whether the base knows the template: else it is asked in a plain form, too
     is_quick: bool = False  # fewer rows and questions than by default
+    losses_alone: bool = False  # neither answers behind other prompts nor KL(base‖tuned): other tokens mean other sums
+
+    @property
+    def has_divergence(self) -> bool:
+        """Whether KL(base‖tuned) is measured on any row."""
+        return any(source.kl_rows for source in self.sources)
 
     @cached_property
     def choosing(self) -> Mapping[str, Dataset]:
@@ -72,6 +79,7 @@ class Measured:
     rows: Mapping[str, tuple[ModelRow, ...]]  # source → its holdout, in its order
     answers: Sequence[Answer]
     divergences: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # source → row → Σ KL(base‖model)
+    notes: tuple[str, ...] = ()  # sentences on what was not measured
 
 
 def make_evaluation_set(
@@ -82,12 +90,14 @@ def make_evaluation_set(
     *,
     has_trained_template: bool | None = None,
     is_quick: bool = False,
+    losses_alone: bool = False,
 ) -> EvaluationSet:
     """The holdouts of all sources, and all questions, rendered as they are served.
 
     Args:
         has_trained_template: none: the base has it if it came with it.
         is_quick: a part of the rows and questions.
+        losses_alone: the two models read other tokens.
     """
     by_name = {source.name: source for source in recipe.sources}
     sizes, ask, holdouts = SampleSizes(), recipe.ask, prepared.holdouts
@@ -99,7 +109,7 @@ def make_evaluation_set(
             name,
             rows,
             renderer,
-            sizes=sizes,
+            sizes=LOSSES_ALONE if losses_alone else sizes,
             max_tokens=recipe.train.max_tokens,
             seed=recipe.split.seed,
             has_context=has_context(by_name[name], prepared.counts),
@@ -115,6 +125,7 @@ def make_evaluation_set(
         chosen_loss=best_loss(recipe.train.best_by, recipe.sources, holdouts),
         has_trained_template=not renderer.template.is_new if has_trained_template is None else has_trained_template,
         is_quick=is_quick,
+        losses_alone=losses_alone,
     )
 
 
@@ -147,6 +158,7 @@ def measure_base(
     placement: Placement,
     *,
     four_bit: bool = False,
+    head_stays: bool = False,
     will_train: bool = True,
     use_cache: bool = True,
 ) -> Measured:
@@ -156,6 +168,7 @@ def measure_base(
 
     Args:
         four_bit: whether the model's weights are held in 4 bits.
+        head_stays: training leaves the output head as it is, so that it need not be kept.
         will_train: record it as the evaluation of step 0.
         use_cache: look for what other runs have measured.
     """
@@ -163,13 +176,13 @@ def measure_base(
     stored = _stored_base(run, settings, use_cache=use_cache) if distributed.is_main() else _Stored()
     stored = distributed.exchange(stored)[0]
     if (known := stored.measured) and known.settings == settings:
-        _keep_hidden_states(run, model, engine, held_out, settings)
+        _keep_hidden_states(run, model, engine, held_out, settings, head_stays=head_stays)
         found = Measured(rows=known.rows, answers=known.answers)
     elif known and known.settings.same_losses(settings):  # the questions alone are others
-        _keep_hidden_states(run, model, engine, held_out, settings)
+        _keep_hidden_states(run, model, engine, held_out, settings, head_stays=head_stays)
         found = _with_answers(model, held_out, "base", known.rows, {})
     else:
-        found = _measure_base(run, model, engine, held_out, settings)
+        found = _measure_base(run, model, engine, held_out, settings, head_stays=head_stays)
     with distributed.agreed():
         if distributed.is_main() and not stored.is_recorded:
             measured = BaseMeasurement(settings=settings, rows=found.rows, answers=tuple(found.answers))
@@ -179,27 +192,23 @@ def measure_base(
     return found
 
 
-def measure_tuned(
-    run: Run, model: PreTrainedModel, engine: Engine, held_out: EvaluationSet, *, has_same_tokenizer: bool = True
-) -> Measured:
+def measure_tuned(run: Run, model: PreTrainedModel, engine: Engine, held_out: EvaluationSet) -> Measured:
     """Measure a model on what its base was measured on, and how far it is from the base.
-
-    Args:
-        has_same_tokenizer: whether the base read the same tokens: else its distance is not measured.
 
     Raises:
         RunError: a loss is NaN or infinite.
     """
     rows: dict[str, list[ModelRow]] = {}
     divergences: dict[str, Mapping[int, float]] = {}
-    base = _base_states(run, model, engine, held_out) if has_same_tokenizer else {}
+    base, note = _base_states(run, model, engine, held_out)
     with _counting("tuned", held_out, choose_form=False) as advance:
         for source in held_out.sources:
             rows[source.name], divergences[source.name] = measure_source(
                 model, engine, source,
                 pack_tokens=held_out.pack_tokens, choose_form=False, on_rows=advance, base=base.get(source.name),
             )  # fmt: skip
-    return _with_answers(model, held_out, "tuned", rows, divergences)
+    measured = _with_answers(model, held_out, "tuned", rows, divergences)
+    return replace(measured, notes=(note,) if note else ())
 
 
 def rows_of(held_out: EvaluationSet, base: Measured, tuned: Measured) -> list[MeasuredRow]:
@@ -234,22 +243,30 @@ def rows_in_common(
 
 
 def _measure_base(
-    run: Run, model: PreTrainedModel, engine: Engine, held_out: EvaluationSet, settings: MeasurementSettings
+    run: Run,
+    model: PreTrainedModel,
+    engine: Engine,
+    held_out: EvaluationSet,
+    settings: MeasurementSettings,
+    *,
+    head_stays: bool,
 ) -> Measured:
     """Losses, with the hidden states that go into the head, and answers."""
+    keeps_states = engine.linear_cross_entropy and held_out.has_divergence
     hidden = _new_hidden_states(run, settings)
     choose_form = not held_out.has_trained_template
     rows: dict[str, list[ModelRow]] = {}
     with _counting("base", held_out, choose_form=choose_form) as advance:
         for source in held_out.sources:
-            writer = hidden.writer(source.name, source.kl_tokens) if engine.linear_cross_entropy else None
+            writer = hidden.writer(source.name, source.kl_tokens) if keeps_states else None
             rows[source.name], _ = measure_source(
                 model, engine, source,
                 pack_tokens=held_out.pack_tokens, choose_form=choose_form, on_rows=advance, writer=writer,
             )  # fmt: skip
             if writer:
                 writer.close()
-    _keep_head(hidden, model, engine)
+    if keeps_states:
+        _keep_head(hidden, model, stays=head_stays)
     return _with_answers(model, held_out, "base", rows, {})
 
 
@@ -329,13 +346,19 @@ def _new_hidden_states(run: Run, settings: MeasurementSettings) -> HiddenStates:
 
 
 def _keep_hidden_states(
-    run: Run, model: PreTrainedModel, engine: Engine, held_out: EvaluationSet, settings: MeasurementSettings
+    run: Run,
+    model: PreTrainedModel,
+    engine: Engine,
+    held_out: EvaluationSet,
+    settings: MeasurementSettings,
+    *,
+    head_stays: bool,
 ) -> None:
     """Write the base's hidden states where its losses are known, and they are not there."""
-    if not engine.linear_cross_entropy:
+    if not (engine.linear_cross_entropy and held_out.has_divergence):
         return
     hidden = HiddenStates(folder=run.hidden_states)
-    is_there = hidden.is_of(settings.key) and hidden.has_head
+    is_there = hidden.is_of(settings.key) and hidden.has_head(stays=head_stays)
     is_there = is_there and all(hidden.reader(source.name).has(source.kl_rows) for source in held_out.sources)
     if distributed.exchange(is_there)[0]:
         return
@@ -344,28 +367,33 @@ def _keep_hidden_states(
         writer = hidden.writer(source.name, source.kl_tokens)
         keep_hidden_states(model, engine, source, writer, pack_tokens=held_out.pack_tokens)
         writer.close()
-    _keep_head(hidden, model, engine)
+    _keep_head(hidden, model, stays=head_stays)
 
 
-def _keep_head(hidden: HiddenStates, model: PreTrainedModel, engine: Engine) -> None:
+def _keep_head(hidden: HiddenStates, model: PreTrainedModel, *, stays: bool) -> None:
     with distributed.agreed():
-        if distributed.is_main() and engine.linear_cross_entropy:
-            hidden.keep_head(model)
+        if distributed.is_main():
+            hidden.keep_head(model, stays=stays)
 
 
-def _base_states(run: Run, model: PreTrainedModel, engine: Engine, held_out: EvaluationSet) -> dict[str, Base]:
-    """Source → the base that the model is compared with; nothing where it cannot be."""
-    hidden = HiddenStates(folder=run.hidden_states)
-    if engine.linear_cross_entropy and hidden.has_head:
+def _base_states(
+    run: Run, model: PreTrainedModel, engine: Engine, held_out: EvaluationSet
+) -> tuple[dict[str, Base], str]:
+    """Source → the base that the model is compared with; nothing where it cannot be, and a sentence that says why."""
+    hidden, why = HiddenStates(folder=run.hidden_states), "the model has a head of its own kind"
+    if held_out.losses_alone:
+        why = "the two models have different tokenizers"
+    elif not held_out.has_divergence:
+        return {}, ""
+    elif engine.linear_cross_entropy:
         tuned = Head.of(model)
         head = hidden.head(tuned)
-        if head.weight_VD.shape == tuned.weight_VD.shape:
-            return {source.name: Base(hidden=hidden.reader(source.name), head=head) for source in held_out.sources}
-        why = "heads of different sizes"
-    else:
-        why = "a head of its own kind"
-    console.show_note(f"KL(base‖tuned) is not measured: {why}")
-    return {}
+        if head and head.weight_VD.shape == tuned.weight_VD.shape:
+            return {source.name: Base(hidden=hidden.reader(source.name), head=head) for source in held_out.sources}, ""
+        why = "the two models have heads of different sizes" if head else "the base's head was not kept"
+    note = f"KL(base‖tuned) is not measured: {why}."
+    console.show_note(note)
+    return {}, note
 
 
 @contextmanager

@@ -239,10 +239,26 @@ def check_tensors(model: PreTrainedModel, base: Base) -> None:
         console.show_note(note)
 
 
+def head_stays(model: PreTrainedModel, settings: recipe.Train, save: recipe.Save, renderer: Renderer) -> bool:
+    """Whether the tuned model is saved with the output head of its base: no adapter stands beside a head."""
+    is_rounded = save.dtype != "auto" and getattr(torch, save.dtype) != model.dtype
+    is_adapted = settings.adapter is not None and not settings.is_four_bit
+    return is_adapted and not is_rounded and not new_token_ids(renderer)
+
+
 def check_disk(
-    run: Run, settings: recipe.Train, model: PreTrainedModel, renderer: Renderer, optimizer: Optimizer
+    run: Run,
+    settings: recipe.Train,
+    model: PreTrainedModel,
+    renderer: Renderer,
+    optimizer: Optimizer,
+    *,
+    head_stays: bool,
 ) -> None:
     """Stop before anything is measured if the disk cannot take what training writes.
+
+    Args:
+        head_stays: the base's head is not kept for the proof.
 
     Raises:
         ResourceError: says how much is free and how much is needed.
@@ -257,7 +273,7 @@ def check_disk(
         weight_bytes=model.dtype.itemsize,
         optimizer=optimizer.name,
         adapter_parameters=num_adapter_parameters(model, adapter, new_token_ids(renderer)) if adapter else None,
-        proof_bytes=model.get_output_embeddings().weight.nbytes,
+        proof_bytes=0 if head_stays else model.get_output_embeddings().weight.nbytes,
     )
 
 

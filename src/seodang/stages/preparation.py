@@ -19,7 +19,7 @@ from seodang.data.template.find import apply_template, find_template
 from seodang.data.template.renderer import Renderer
 from seodang.model.load import load_tokenizer
 from seodang.recipe import Mix, Source, Split, Template, Train
-from seodang.show import console
+from seodang.show import console, tables
 from seodang.types import Finding, LossOn
 from seodang.user_cache import cache_folder
 
@@ -128,3 +128,12 @@ def mix_sources(encoded: RenderedSources, settings: Mix, *, max_tokens: int) -> 
 def check_rows(prepared: Prepared, renderer: Renderer, *, num_embeddings: int) -> list[Finding]:
     """Findings on encoded rows: left out, thinking lost, ids beyond the embedding, text that the template adds."""
     return findings_on_rows(prepared, renderer, num_embeddings=num_embeddings)
+
+
+def show_data(prepared: Prepared, findings: Sequence[Finding], renderer: Renderer) -> None:
+    """Everything that is known of the rows, in the terminal."""
+    tables.show_counts(prepared.counts)
+    tables.show_findings(findings)
+    tables.show_template(renderer.template)
+    tables.show_samples(prepared.samples)
+    tables.show_lengths(prepared.lengths)

@@ -1,0 +1,82 @@
+"""What two models are compared on, before their weights are loaded: the same rows, as each tokenizer reads them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from seodang import distributed
+from seodang.data.prepare import Prepared
+from seodang.data.template.renderer import Renderer
+from seodang.recipe import Recipe
+from seodang.run.start import ProofRecipes
+from seodang.show import console
+from seodang.stages import preflight
+from seodang.stages.measure import EvaluationSet, make_evaluation_set
+from seodang.stages.preflight import Base
+from seodang.stages.preparation import show_data
+from seodang.train.setup import pack_tokens
+from seodang.types import Finding, Placement
+
+Prepare = Callable[[Recipe, Placement], tuple[Base, Renderer, Prepared, list[Finding]]]  # `pipeline.prepare`
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofInputs:
+    """What one model is measured with."""
+
+    base: Base  # the model without its weights
+    prepared: Prepared
+    findings: Sequence[Finding]
+    held_out: EvaluationSet
+
+
+class _Read(NamedTuple):
+    """A model without its weights, and the rows as its template renders them."""
+
+    base: Base
+    renderer: Renderer
+    prepared: Prepared
+    findings: list[Finding]
+
+
+def proof_inputs(recipes: ProofRecipes, prepare: Prepare, *, is_quick: bool) -> tuple[ProofInputs, ProofInputs]:
+    """What the tuned model is measured with, and its base: the same value where their tokenizers are the same.
+
+    A base with another tokenizer is asked in a template of its own, and losses alone are measured of both.
+
+    Args:
+        prepare: everything that comes before a model's weights.
+        is_quick: a part of the rows and questions.
+    """
+    tuned = _read(recipes, recipes.of_tuned, prepare)
+    if preflight.reads_alike(tuned.base, recipes.base, tuned.prepared):
+        inputs = _inputs(recipes, tuned, is_quick=is_quick)
+        return inputs, inputs
+    console.show_note(
+        "base and tuned model have different tokenizers: each reads the rows with its own, and losses alone are "
+        "compared, in bits per byte"
+    )
+    base = _read(recipes, recipes.of_base, prepare)
+    ours, theirs = (_inputs(recipes, one, is_quick=is_quick, losses_alone=True) for one in (tuned, base))
+    return ours, theirs
+
+
+def _read(recipes: ProofRecipes, recipe: Recipe, prepare: Prepare) -> _Read:
+    with distributed.main_first():
+        placement = preflight.place(recipe.model, recipes.wanted.train.adapter, will_train=False)
+        found = _Read(*prepare(recipe, placement))
+        show_data(found.prepared, found.findings, found.renderer)
+    return found
+
+
+def _inputs(recipes: ProofRecipes, read: _Read, *, is_quick: bool, losses_alone: bool = False) -> ProofInputs:
+    held_out = make_evaluation_set(
+        recipes.wanted,
+        read.prepared,
+        read.renderer,
+        pack_tokens(recipes.wanted.train, read.base.placement.device),
+        has_trained_template=preflight.has_template(recipes.of_tuned.model, recipes.base),
+        is_quick=is_quick,
+        losses_alone=losses_alone,
+    )
+    return ProofInputs(base=read.base, prepared=read.prepared, findings=read.findings, held_out=held_out)
