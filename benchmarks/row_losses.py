@@ -48,7 +48,7 @@ STEPS, WARMUP, ROWS_PER_STEP, LEARNING_RATE = 10, 2, 4, 8e-5
 MAX_TOKENS = 512  # of prompt and reply; longer rows are passed over (fewer than 1 in 100)
 BLOCK = 100  # rows, drawn at random, whose lengths are batched together
 BATCH_TOKENS = 2048
-KEYS, SHORT = ("question", "answer", "text"), 160  # what --check reads of a line; characters of a row
+KEYS, SHORT = ("question", "answer", "text"), 100  # what --check reads of a line; characters of a row
 HEAD_POSITIONS = 1024  # logits of so many positions at once
 COLUMNS = "source,cluster,tokens,base_content,base_end,tuned_content,tuned_end"
 

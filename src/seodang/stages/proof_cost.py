@@ -1,6 +1,8 @@
 """What a proof takes, before it is begun: what each model reads and writes, and about how long that is."""
 
+from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedConfig
@@ -14,27 +16,43 @@ from seodang.stages.preflight import Base
 from seodang.train.throughput import matrix_rate
 from seodang.types import ProofCost
 
-READING_SHARE = 0.5  # of the hardware limit, that forward passes over packs are taken to reach
-WRITING_SHARE = {"cpu": 0.15, "cuda": 0.02}  # the same of generating, which waits for memory
+READING_SHARE = {"cpu": 0.65, "cuda": 0.5}  # of the hardware limit, that forward passes over packs are taken to reach
+WRITING_SHARE = {"cpu": 0.3, "cuda": 0.05}  # the same of generating, which waits for memory
 PRODUCT_SIZES = {"cpu": (512,), "cuda": (4096,)}  # of the products by which the limit is measured
+
+
+class _Reading(NamedTuple):
+    """What one model reads."""
+
+    tokens: int
+    scored: int  # of them: a head multiplies these alone
+
+
+class _Weights(NamedTuple):
+    """Weights that are multiplied for a token; those of a mixture's experts all count."""
+
+    body: int  # the embedding aside, which is looked up
+    head: int
 
 
 def proof_cost(held_out: EvaluationSet, base: Base) -> ProofCost:
     """What measuring base and tuned model takes, by the hardware's speed and the shares of it above."""
     device = base.placement.device.split(":")[0]
     choose_form = not held_out.has_trained_template
-    sequences = sum(source.num_sequences(choose_form=choose_form) for source in held_out.sources)
-    tokens = sum(_read_tokens(source, choose_form=choose_form) for source in held_out.sources)
+    first, second = (_reading(held_out.sources, choose_form=form) for form in (choose_form, False))
     answer_tokens = sum(question.settings.max_new_tokens for question in held_out.questions)
     rate = _matrix_rate(base.placement.compute_dtype, base.placement.device)
     seconds = None
-    if parameters := _parameters(base.config, trust_remote_code=base.spec.trust_remote_code):
-        reading = tokens / READING_SHARE
-        writing = answer_tokens / WRITING_SHARE.get(device, WRITING_SHARE["cpu"])
-        seconds = 2 * 2 * parameters * (reading + writing) / rate
+    if weights := _weights(base.config, trust_remote_code=base.spec.trust_remote_code):
+        compared = sum(source.kl_tokens for source in held_out.sources)  # through the base's head once more
+        reading = weights.body * (first.tokens + second.tokens)
+        reading += weights.head * (first.scored + second.scored + compared)
+        writing = 2 * (weights.body + weights.head) * answer_tokens
+        shares = [each.get(device, each["cpu"]) for each in (READING_SHARE, WRITING_SHARE)]
+        seconds = 2 * (reading / shares[0] + writing / shares[1]) / rate
     return ProofCost(
-        sequences=sequences,
-        tokens=tokens,
+        sequences=sum(source.num_sequences(choose_form=choose_form) for source in held_out.sources),
+        tokens=first.tokens,
         answers=len(held_out.questions),
         answer_tokens=answer_tokens,
         seconds=seconds,
@@ -42,12 +60,18 @@ def proof_cost(held_out: EvaluationSet, base: Base) -> ProofCost:
     )
 
 
-def _read_tokens(source: HeldOutSource, *, choose_form: bool) -> int:
-    """Tokens of all sequences that a model reads: the rows, and answers behind other prompts."""
-    own = int(read_columns(source.dataset, "num_tokens")["num_tokens"].to_numpy().sum())
-    behind = sum(len(prompt) + len(row.asked.answer) for row in source.contrasts.rows for prompt in row.template)
-    plain = sum(len(one.plain) + len(one.answer) for one in source.contrasts.asked.values()) if choose_form else 0
-    return own + behind + plain
+def _reading(sources: Sequence[HeldOutSource], *, choose_form: bool) -> _Reading:
+    """All sequences that a model reads: the rows, and answers behind other prompts."""
+    tokens = scored = 0
+    for source in sources:
+        tokens += int(read_columns(source.dataset, "num_tokens")["num_tokens"].to_numpy().sum())
+        scored += sum(row.tokens for row in source.rows)
+        behind = [(prompt, row.asked.answer) for row in source.contrasts.rows for prompt in row.template]
+        if choose_form:
+            behind += [(one.plain, one.answer) for one in source.contrasts.asked.values()]
+        tokens += sum(len(prompt) + len(answer) for prompt, answer in behind)
+        scored += sum(len(answer) for _, answer in behind)
+    return _Reading(tokens=tokens, scored=scored)
 
 
 @cache
@@ -55,11 +79,12 @@ def _matrix_rate(dtype: str, device: str) -> float:
     return matrix_rate(getattr(torch, dtype), device, PRODUCT_SIZES.get(device.split(":")[0], PRODUCT_SIZES["cpu"]))
 
 
-def _parameters(config: PreTrainedConfig, *, trust_remote_code: bool) -> int | None:
-    """Weights that a token passes, the embedding aside, which is looked up; those of a mixture's experts all count."""
+def _weights(config: PreTrainedConfig, *, trust_remote_code: bool) -> _Weights | None:
     try:
         with torch.device("meta"), quiet():
             model = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
-        return int(model.num_parameters() - model.get_input_embeddings().weight.numel()) or None
+        embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        own = 0 if head is embedding else head.numel()
+        return _Weights(body=model.num_parameters() - embedding.numel() - own, head=head.numel())
     except Exception:  # an architecture that cannot be made without its weights; torch and transformers raise anything
         return None
