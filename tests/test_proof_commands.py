@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from command import Ended, Workplace, json_rows, seodang
+from command import Ended, Workplace, json_lines, json_rows, seodang
 from tiny import make_config, make_model, make_tokenizer
 
 
@@ -140,3 +140,30 @@ def test_an_interrupted_proof_of_a_model_is_resumed(place: Workplace, monkeypatc
     assert refused.code == 2
     assert "exists and is never overwritten" in refused.err
     assert "--resume" not in refused.err
+
+
+def test_a_base_against_itself_differs_nowhere(place: Workplace) -> None:
+    """Loaded twice, cache off: every loss the same to the last bit, the domain not shown, the rest kept, no part."""
+    place.write("text.jsonl", json_lines({"text": f"{n}. 물은 {n}번 낮은 곳으로 흐른다."} for n in range(16)))
+    own = json.loads((place.folder / "runs/mine-s1/proof.json").read_text(encoding="utf-8"))["compared"]["tuned"]
+    sources = [
+        {"name": "medical", "role": "domain", "path": "data.jsonl", "holdout": 16},
+        {"name": "general", "role": "general", "path": "data.jsonl", "train": False},
+        {"name": "text", "role": "retention", "path": "text.jsonl"},
+    ]
+    recipe = {"name": "itself", "model": {"path": own}, "sources": sources, "train": {"max_tokens": 128},
+              "ask": {"holdout": 2, "holdout_tokens": 4}}  # fmt: skip
+    place.write("itself.yaml", json.dumps(recipe))
+    ended = seodang("prove", own, "--recipe", "itself.yaml", "--no-cache", "--json")
+    assert ended.code == 0, ended.err
+    proof = json.loads(ended.out)
+    rows = json_rows(place.folder / "runs/itself-proof/rows.jsonl")
+    assert len(rows) == 16 + 40 + 16
+    assert all(row["base"] == row["tuned"] and row["kl"] == 0.0 for row in rows)
+    assert {row["contrast"] is None for row in rows if row["source"] != "text"} == {False}
+    assert {loss["change"]["value"] for loss in proof["sources"].values()} == {0.0}
+    shown = {role: proof["verdict"][role] for role in ("domain", "general", "retention", "substance")}
+    assert shown == {"domain": "not shown", "general": "kept", "retention": "kept", "substance": "not shown"}
+    for parts in proof["parts"].values():
+        names = ("gain", "ending", "format", "style", "substance")
+        assert [parts[name]["value"] for name in names] == [0.0] * 5
