@@ -145,10 +145,12 @@ def test_an_interrupted_proof_of_a_model_is_resumed(place: Workplace, monkeypatc
 def test_a_base_against_itself_differs_nowhere(place: Workplace) -> None:
     """Loaded twice, cache off: every loss the same to the last bit, the domain not shown, the rest kept, no part."""
     place.write("text.jsonl", json_lines({"text": f"{n}. 물은 {n}번 낮은 곳으로 흐른다."} for n in range(16)))
+    other = [{"question": f"{n}번 산은 얼마나 높나요?", "answer": f"{n}번 산은 {n * 31} m입니다."} for n in range(40)]
+    place.write("general.jsonl", json_lines(other))
     own = json.loads((place.folder / "runs/mine-s1/proof.json").read_text(encoding="utf-8"))["compared"]["tuned"]
     sources = [
         {"name": "medical", "role": "domain", "path": "data.jsonl", "holdout": 16},
-        {"name": "general", "role": "general", "path": "data.jsonl", "train": False},
+        {"name": "general", "role": "general", "path": "general.jsonl", "train": False},
         {"name": "text", "role": "retention", "path": "text.jsonl"},
     ]
     recipe = {"name": "itself", "model": {"path": own}, "sources": sources, "train": {"max_tokens": 128},
