@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from command import Ended, Workplace, json_lines, json_rows, seodang
+from held_out import qa
 from tiny import make_config, make_model, make_tokenizer
 
 
@@ -15,7 +16,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Workpl
     place = Workplace(folder=tmp_path_factory.mktemp("place"), model=tiny_folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place.folder)
-        ended = seodang("tune", *place.recipe("sources.medical.holdout=20"), "--seeds", 2, "--json")
+        ended = seodang(
+            "tune", *place.recipe("sources.medical.holdout=20", "report.language=en"), "--seeds", 2, "--json"
+        )
         assert ended.code == 0, ended.err
         place.write("seeds.json", ended.out)
     return place
@@ -100,12 +103,12 @@ def test_models_with_different_tokenizers_are_compared_by_bytes(place: Workplace
     assert ended.code == 0, ended.err
     assert "The two models have different tokenizers" in ended.out
     shown = " ".join(ended.out.split())
-    assert "KL(base‖tuned) is not measured: the two models have different tokenizers." in shown
+    assert "Not measured: KL(base‖tuned): different tokenizers." in shown
     assert "Not measured: what the change on medical is made of (20 rows: different tokenizers)" in shown
     measured = json.loads((place.folder / "two" / "base.json").read_text(encoding="utf-8"))
     assert {row["answer"] for row in measured["rows"]["medical"]} == {None}
     proof = json.loads((place.folder / "two" / "proof.json").read_text(encoding="utf-8"))
-    assert len(proof["compared"]["notes"]) == 1
+    assert proof["compared"]["no_kl"] == "different tokenizers"
     loss = proof["sources"]["medical"]
     assert (loss["unit"], loss["kl"], proof["parts"]) == ("bits per byte", None, {})
     assert proof["skipped"] == {"medical": {"different tokenizers": 20}}
@@ -145,11 +148,11 @@ def test_an_interrupted_proof_of_a_model_is_resumed(place: Workplace, monkeypatc
 def test_a_base_against_itself_differs_nowhere(place: Workplace) -> None:
     """Loaded twice, cache off: every loss the same to the last bit, the domain not shown, the rest kept, no part."""
     place.write("text.jsonl", json_lines({"text": f"{n}. 물은 {n}번 낮은 곳으로 흐른다."} for n in range(16)))
-    other = [{"question": f"{n}번 산은 얼마나 높나요?", "answer": f"{n}번 산은 {n * 31} m입니다."} for n in range(40)]
-    place.write("general.jsonl", json_lines(other))
+    place.write("domain.jsonl", json_lines(qa(80)[:40]))
+    place.write("general.jsonl", json_lines(qa(80)[40:]))
     own = json.loads((place.folder / "runs/mine-s1/proof.json").read_text(encoding="utf-8"))["compared"]["tuned"]
     sources = [
-        {"name": "medical", "role": "domain", "path": "data.jsonl", "holdout": 16},
+        {"name": "medical", "role": "domain", "path": "domain.jsonl", "holdout": 24},
         {"name": "general", "role": "general", "path": "general.jsonl", "train": False},
         {"name": "text", "role": "retention", "path": "text.jsonl"},
     ]
@@ -160,9 +163,9 @@ def test_a_base_against_itself_differs_nowhere(place: Workplace) -> None:
     assert ended.code == 0, ended.err
     proof = json.loads(ended.out)
     rows = json_rows(place.folder / "runs/itself-proof/rows.jsonl")
-    assert len(rows) == 16 + 40 + 16
+    assert len(rows) == 24 + 40 + 16
     assert all(row["base"] == row["tuned"] and row["kl"] == 0.0 for row in rows)
-    assert {row["contrast"] is None for row in rows if row["source"] != "text"} == {False}
+    assert proof["parts"].keys() == {"medical", "general"}
     assert {loss["change"]["value"] for loss in proof["sources"].values()} == {0.0}
     shown = {role: proof["verdict"][role] for role in ("domain", "general", "retention", "substance")}
     assert shown == {"domain": "not shown", "general": "kept", "retention": "kept", "substance": "not shown"}

@@ -54,6 +54,7 @@ class Compared:
     base_has_template: bool = True  # whether the base was trained on the chat template
     is_quick: bool = False  # fewer rows than by default
     training: Training | None = None  # None: the tuned model was not trained here
+    no_kl: str = ""  # why KL(base‖tuned) is not measured; empty where it is
     notes: tuple[str, ...] = ()  # sentences on what was measured otherwise than by default
 
 

@@ -217,6 +217,8 @@ def _few_rows(proof: Proof, texts: Texts) -> Iterator[str]:
 
 
 def _not_measured(proof: Proof, texts: Texts) -> Iterator[str]:
+    if proof.compared.no_kl:
+        yield texts("sentence.no_kl", reason=texts.known("no_kl", proof.compared.no_kl))
     if not has_retention(proof.sources):
         yield texts("sentence.no_retention")
     for name in without_parts(proof.sources, proof.parts):

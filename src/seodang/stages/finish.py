@@ -159,7 +159,7 @@ def finish_run(
                 base_has_template=held_out.has_trained_template,
                 is_quick=held_out.is_quick,
                 training=training_of(run),
-                notes=after.notes,
+                no_kl=after.no_divergences,
             ),
             roles={source.name: source.role for source in recipe.sources},
             trained=[source.name for source in recipe.sources if source.is_trained],

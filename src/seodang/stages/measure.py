@@ -79,7 +79,7 @@ class Measured:
     rows: Mapping[str, tuple[ModelRow, ...]]  # source → its holdout, in its order
     answers: Sequence[Answer]
     divergences: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # source → row → Σ KL(base‖model)
-    notes: tuple[str, ...] = ()  # sentences on what was not measured
+    no_divergences: str = ""  # why they are not measured
 
 
 def make_evaluation_set(
@@ -200,7 +200,7 @@ def measure_tuned(run: Run, model: PreTrainedModel, engine: Engine, held_out: Ev
     """
     rows: dict[str, list[ModelRow]] = {}
     divergences: dict[str, Mapping[int, float]] = {}
-    base, note = _base_states(run, model, engine, held_out)
+    base, why_not = _base_states(run, model, engine, held_out)
     with _counting("tuned", held_out, choose_form=False) as advance:
         for source in held_out.sources:
             rows[source.name], divergences[source.name] = measure_source(
@@ -208,7 +208,7 @@ def measure_tuned(run: Run, model: PreTrainedModel, engine: Engine, held_out: Ev
                 pack_tokens=held_out.pack_tokens, choose_form=False, on_rows=advance, base=base.get(source.name),
             )  # fmt: skip
     measured = _with_answers(model, held_out, "tuned", rows, divergences)
-    return replace(measured, notes=(note,) if note else ())
+    return replace(measured, no_divergences=why_not)
 
 
 def rows_of(held_out: EvaluationSet, base: Measured, tuned: Measured) -> list[MeasuredRow]:
@@ -379,10 +379,10 @@ def _keep_head(hidden: HiddenStates, model: PreTrainedModel, *, stays: bool) -> 
 def _base_states(
     run: Run, model: PreTrainedModel, engine: Engine, held_out: EvaluationSet
 ) -> tuple[dict[str, Base], str]:
-    """Source → the base that the model is compared with; nothing where it cannot be, and a sentence that says why."""
-    hidden, why = HiddenStates(folder=run.hidden_states), "the model has a head of its own kind"
+    """Source → the base that the model is compared with; nothing where it cannot be, and the reason."""
+    hidden, why = HiddenStates(folder=run.hidden_states), "a head of its own kind"
     if held_out.losses_alone:
-        why = "the two models have different tokenizers"
+        why = "different tokenizers"
     elif not held_out.has_divergence:
         return {}, ""
     elif engine.linear_cross_entropy:
@@ -390,10 +390,9 @@ def _base_states(
         head = hidden.head(tuned)
         if head and head.weight_VD.shape == tuned.weight_VD.shape:
             return {source.name: Base(hidden=hidden.reader(source.name), head=head) for source in held_out.sources}, ""
-        why = "the two models have heads of different sizes" if head else "the base's head was not kept"
-    note = f"KL(base‖tuned) is not measured: {why}."
-    console.show_note(note)
-    return {}, note
+        why = "heads of different sizes" if head else "the base's head was not kept"
+    console.show_note(f"KL(base‖tuned) is not measured: {why}")
+    return {}, why
 
 
 @contextmanager
