@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, GenerationConfig
 import seodang
 from command import json_lines
 from seodang.errors import ModelError, TemplateError
+from seodang.publish.hub import push
 from seodang.recipe import Recipe, load_recipe
 from seodang.run.folder import Run
 from seodang.serve.chat_model import load_chat_model
@@ -91,3 +92,11 @@ def test_a_run_that_has_no_model_yet_is_no_base(tiny_folder: Path, tmp_path: Pat
     for path, what in (("runs/begun", r"no model yet(.|\n)*--resume"), ("runs/begin", "no such folder")):
         with pytest.raises(ModelError, match=what):
             seodang.inspect(_recipe(tmp_path, path, ROWS, name="next"))
+
+
+def test_the_card_of_a_model_of_text_promises_no_answers(first: Run) -> None:
+    """Pushed, it is a base model: no chat in its header, in its example, in its intended use."""
+    card = push(first.folder, "me/first", dry_run=True).card
+    assert "A base model, made from" in card
+    assert "continued-pretraining" in card
+    assert not any(word in card for word in ("conversational", "apply_chat_template", "messages", "instruction tuning"))

@@ -397,6 +397,15 @@ def test_no_licence_is_guessed(tmp_path: Path) -> None:
     assert find_base(str(folder), "LlamaForCausalLM").license == {}
 
 
+def test_a_run_as_the_base_hands_on_what_it_was_made_from(run: Path) -> None:
+    """The terms of the first base bind what two runs made of it; weights that are on no hub are not linked to."""
+    for path in (run, run / "model"):
+        base = find_base(str(path), "LlamaForCausalLM")
+        first = find_base(RECIPE["model"]["path"], "LlamaForCausalLM")
+        assert (base.name, base.hub, base.license) == (run.name, None, first.license)
+        assert "the model of an earlier run, made from" in base.remark
+
+
 def test_the_cards_recipe_is_the_runs(run: Path, tmp_path: Path) -> None:
     """The recipe in the card loads to the run's, but for the folders of its files."""
     edit_recipe(run, system="```\n답을 짧게")

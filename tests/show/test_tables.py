@@ -1,12 +1,14 @@
 """terminal: the same evidence at 100 columns, in Korean, with and without colour."""
 
 import io
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -159,6 +161,45 @@ def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str
     with console.progress() as bar:
         bar.advance(bar.add_task("train", total=2), 1)
     assert "".join(capsys.readouterr()) == ""
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So many of so many, or so many where nobody knows how many there are."""
+    monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
+    with console.watching("files opened", 3) as advance:
+        advance(1)
+        advance(2)
+    with console.watching("rows read", None) as advance:
+        advance(4)
+    assert capsys.readouterr().out.splitlines() == ["files opened: 1 of 3", "files opened: 3 of 3", "rows read: 4"]
+
+
+def test_what_is_over_at_once_shows_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of what is mostly over at once nothing is shown; `counting` says when it is done in any case."""
+    with console.watching("files opened", 3) as advance:
+        advance(3)
+    assert "".join(capsys.readouterr()) == ""
+    with console.counting("rows", 3) as advance:
+        advance(3)
+    assert capsys.readouterr().out.startswith("rows: 3 in ")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_bar_comes_late_and_goes_at_the_end(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a terminal a bar is drawn once something was counted, and is gone whatever happens then."""
+    bar = Progress(console=Console(file=io.StringIO(), force_terminal=True), transient=True)
+    monkeypatch.setattr(console, "progress", lambda: bar)
+    monkeypatch.setattr(console, "BAR_SECONDS", 0.0)
+    with suppress(KeyboardInterrupt), console.watching("files opened", 3) as advance:
+        assert not bar.live.is_started
+        advance(2)
+        assert bar.live.is_started
+        assert bar.tasks[0].completed == 2
+        if fails:
+            raise KeyboardInterrupt
+    assert not bar.live.is_started
 
 
 def test_all_of_a_run_is_in_one_stream_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

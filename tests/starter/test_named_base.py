@@ -131,11 +131,13 @@ def test_a_run_is_named_with_the_template_of_its_recipe(tmp_path: Path) -> None:
     assert load_recipe(write_starter(starter)) == starter.recipe
 
 
-@pytest.mark.parametrize("model", ["./models/none", "runs/none", "/no/such", "package:gemma-3-270"])
+@pytest.mark.parametrize(
+    "model", ["./models/none", "runs/none", "/no/such", "package:gemma-3-270", "my model", "x" * 5000, "a\0b", ""]
+)
 def test_what_is_not_there_is_refused(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A path that leads nowhere and an unknown package are mistakes; a hub id is not looked up."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match=r"no such folder|did you mean 'gemma-3-270m'"):
+    with pytest.raises(ModelError, match=r"no such folder|did you mean 'gemma-3-270m'|neither a folder nor a hub id"):
         base(model)
 
 

@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub.repocard import metadata_load
 
 from seodang.model.packaged import PACKAGED, PREFIX
+from seodang.run.folder import Run
 
 GEMMA_NOTICE = PACKAGED["gemma-3-270m"].terms + "."
 # package → (where its weights come from on the hub, licence as the hub names it)
@@ -61,6 +62,11 @@ def find_base(path: str, architecture: str) -> Base:
         )
     if not is_local(path):
         return Base(name=path, hub=path if HUB_ID.fullmatch(path) else None, license=terms)
+    if (run := _run_of(Path(path))) is not None:
+        before = find_base(run.recipe().model.path, architecture)
+        made = f"[{before.hub}](https://huggingface.co/{before.hub})" if before.hub else f"`{before.name}`"
+        remark = f"It is the model of an earlier run, made from {made}."
+        return Base(name=file_name(str(run.folder)), hub=None, license=before.license, remark=remark)
     card = _card(Path(path) / "README.md")
     own = {key: str(card[key]) for key in LICENSE_KEYS if isinstance(card.get(key), str)}
     above = card.get("base_model")
@@ -72,6 +78,12 @@ def find_base(path: str, architecture: str) -> Base:
         remark="It is a model of the author's own"
         + (f", made from [{above}](https://huggingface.co/{above})." if above else ", not named on the hub."),
     )
+
+
+def _run_of(folder: Path) -> Run | None:
+    """The run whose folder this is, or whose model lies in it."""
+    found = (Run(folder=folder), Run(folder=folder.parent))
+    return next((run for run in found if run.exists and folder in (run.folder, run.model)), None)
 
 
 def is_local(path: str) -> bool:

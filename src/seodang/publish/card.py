@@ -44,10 +44,11 @@ class DataRow:
     effects: str  # rows dropped and changed, and why
 
 
-def card(evidence: Evidence, recipe: Recipe, base: Base, *, repo: str, adapter: bool) -> str:
+def card(evidence: Evidence, recipe: Recipe, base: Base, *, repo: str, adapter: bool, has_template: bool = True) -> str:
     """The README.md of a hub repository.
 
     Args:
+        has_template: whether the model was taught to answer; else it was trained on text alone.
         repo: its id, for the example that loads it.
         adapter: whether it holds an adapter rather than the whole model.
     """
@@ -74,11 +75,12 @@ def card(evidence: Evidence, recipe: Recipe, base: Base, *, repo: str, adapter: 
     data = [_data_row(evidence, proof, source) for source in recipe.sources]
     shown = published_recipe(recipe)
     return environment.get_template("card.md.jinja").render(
-        metadata=metadata(recipe, base, languages(evidence.answers), adapter=adapter),
+        metadata=metadata(recipe, base, languages(evidence.answers), adapter=adapter, has_template=has_template),
         recipe=recipe,
         base=base,
         repo=repo,
         adapter=adapter,
+        has_template=has_template,
         manifest=to_json(evidence.manifest) if evidence.manifest else {},
         proof=proof,
         say=sentences,
@@ -87,7 +89,7 @@ def card(evidence: Evidence, recipe: Recipe, base: Base, *, repo: str, adapter: 
         limits=_limits(proof),
         data=data,
         findings=[finding for finding in evidence.findings if finding.severity == "warn"],
-        example=_example(recipe, repo, adapter=adapter),
+        example=_example(recipe, repo, adapter=adapter) if has_template else _continued(recipe, repo),
         recipe_text=shown,
         fence="`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0)),
         is_medical=_is_medical(recipe),
@@ -95,7 +97,7 @@ def card(evidence: Evidence, recipe: Recipe, base: Base, *, repo: str, adapter: 
     )
 
 
-def metadata(recipe: Recipe, base: Base, spoken: Sequence[str], *, adapter: bool) -> str:
+def metadata(recipe: Recipe, base: Base, spoken: Sequence[str], *, adapter: bool, has_template: bool = True) -> str:
     """The card's YAML header, without its dashes; what is not known stays out."""
     hub_data = [source.hub for source in recipe.sources if source.hub and source.is_trained]
     header: dict[str, Any] = {
@@ -106,7 +108,7 @@ def metadata(recipe: Recipe, base: Base, spoken: Sequence[str], *, adapter: bool
         "library_name": "peft" if adapter else "transformers",
         **base.license,
         "pipeline_tag": "text-generation",
-        "tags": [TAG, "instruction-tuning", "conversational"],
+        "tags": [TAG, *(["instruction-tuning", "conversational"] if has_template else ["continued-pretraining"])],
     }
     known = {key: value for key, value in header.items() if value}
     return yaml.safe_dump(known, allow_unicode=True, sort_keys=False)
@@ -221,6 +223,15 @@ def _limits(proof: Proof | None) -> list[str]:
 def _is_medical(recipe: Recipe) -> bool:
     names = " ".join([recipe.name, *(source.name for source in recipe.sources), *recipe.ask.domain]).lower()
     return re.search(r"med(?!i(?:a|um))|health|clinic|pharm|drug|의료|의학|건강|질병|환자|약품|병원", names) is not None
+
+
+def _continued(recipe: Recipe, repo: str) -> str:
+    """Python that loads the model, or its adapter, and has it continue a text."""
+    code = ", trust_remote_code=True" if recipe.model.trust_remote_code else ""
+    return (
+        f'from transformers import pipeline\n\ncontinued = pipeline("text-generation", model="{repo}"{code})\n'
+        'print(continued("…", max_new_tokens=256, do_sample=False)[0]["generated_text"])'
+    )
 
 
 def _example(recipe: Recipe, repo: str, *, adapter: bool) -> str:

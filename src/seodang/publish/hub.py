@@ -21,7 +21,7 @@ from seodang.publish.card import TAG, card
 from seodang.publish.files import CARD, File, outgoing
 from seodang.recipe import Recipe, load_recipe
 from seodang.run.evidence import Evidence, read_evidence
-from seodang.run.folder import DROPPED, MANIFEST, METRICS, PROOF, RECIPE, SAMPLES
+from seodang.run.folder import DROPPED, MANIFEST, METRICS, PROOF, RECIPE, SAMPLES, Run
 from seodang.secrets import Leak, leaks, own_secrets, refuse
 from seodang.show.console import get_console
 from seodang.show.formatting import plural, size, visible
@@ -105,7 +105,8 @@ def _prepare(run: Path, repo: str, *, private: bool, adapter: bool) -> Pushed:
         remarks += more
     if base.is_gemma and not any(file.name.startswith("NOTICE") for file in files):
         files += (File(name="NOTICE", content=f"{GEMMA_NOTICE}\n".encode()),)  # those terms ask for it with every copy
-    text = card(evidence, recipe, base, repo=repo, adapter=adapter)
+    has_template = Run(folder=run).has_template
+    text = card(evidence, recipe, base, repo=repo, adapter=adapter, has_template=has_template)
     files += (File(name=CARD, content=text.encode()),)
     refuse(_leaks(run, files), str(run))
     return Pushed(repo=repo, url=_url(repo), private=private, files=files, left=left, card=text, remarks=tuple(remarks))

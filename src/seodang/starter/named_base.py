@@ -14,9 +14,10 @@ from seodang.model.packaged import PACKAGED, PREFIX
 from seodang.recipe import load_recipe
 from seodang.recipe_file import expanded, nearest
 from seodang.starter.families import known_model
-from seodang.starter.settings import Base, packaged_base, rate_of
+from seodang.starter.settings import Base, packaged_base, rate_of, terms_to_accept
 
 TRAINING_BYTES = 16  # a parameter, in full tuning with float32 masters
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?", re.ASCII)
 WEIGHT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -48,9 +49,10 @@ def named_base(model: str, *, has_tools: bool, memory_gb: float | None, gpu_gb: 
             what = f"no packaged model has this name{nearest(name, list(PACKAGED))}"
             raise ModelError(what, where=model, hint="give a folder, a hub id or one of these")
         return packaged_base(name, "as you named it", has_tools)
-    facts = _of_folder(_folder(model)) if _folder(model).is_dir() else _of_name(model)
+    folder = _folder(model)
+    facts = _of_folder(folder) if folder else _of_name(model)
     known = known_model(facts.names)
-    why, remarks = "as you named it", []
+    why, remarks = "as you named it", list(terms_to_accept(model))
     template = facts.template
     if known:
         why += f"; its licence: {known.licence}"
@@ -69,17 +71,22 @@ def named_base(model: str, *, has_tools: bool, memory_gb: float | None, gpu_gb: 
     return _with_memory(base, memory_gb if gpu_gb is None else gpu_gb, "memory" if gpu_gb is None else "GPU memory")
 
 
-def _folder(model: str) -> Path:
-    """The path that may be meant.
+def _folder(model: str) -> Path | None:
+    """The folder that is meant; None: a hub id.
 
     Raises:
-        ModelError: it can only be a path, and no folder is there.
+        ModelError: no such folder, and it cannot be a hub id either.
     """
     path = expanded(model)
-    looks_like_path = model.startswith((".", "~", "runs/")) or path.is_absolute() or model.count("/") > 1
-    if looks_like_path and not path.is_dir():
-        raise ModelError("no such folder", where=model, hint="give a model's folder, a hub id or package:NAME")
-    return path
+    try:
+        if model.strip() and path.is_dir():
+            return path
+    except OSError:  # a name that is too long
+        pass
+    if model.startswith("runs/") or not HUB_ID.fullmatch(model):
+        what = "no such folder" if "/" in model else "neither a folder nor a hub id"
+        raise ModelError(what, where=model[:200], hint="give a model's folder, a hub id or package:NAME")
+    return None
 
 
 def _of_name(model: str) -> _Facts:
@@ -122,9 +129,8 @@ def _of_run(folder: Path) -> tuple[str, str | None]:
     except SeodangError:
         return "", None
     named = recipe.template.model_dump(exclude_defaults=True)
-    if set(named) == {"borrow"}:
-        return recipe.model.path, str(named["borrow"])
-    text = yaml.safe_dump(named, default_flow_style=True, allow_unicode=True, width=1 << 30).strip()
+    value = named["borrow"] if set(named) == {"borrow"} else named
+    text = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=1 << 30).strip()[1:-1]
     return recipe.model.path, text if named else None
 
 

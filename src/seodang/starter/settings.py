@@ -80,10 +80,15 @@ def choose_base(profiles: Sequence[FileProfile], *, memory_gb: float | None, gpu
 
 
 def _hub_base(path: str, why: str, rate: float) -> Base:
+    template = "gemma" if path.startswith("google/") else None
+    return Base(path=path, why=why, learning_rate=rate, template=template, remarks=terms_to_accept(path))
+
+
+def terms_to_accept(path: str) -> tuple[str, ...]:
+    """What has to be done before a model of the hub is given out: sentences, mostly none."""
     if not path.startswith("google/"):
-        return Base(path=path, why=why, learning_rate=rate)
-    terms = f"accept its terms at https://huggingface.co/{path} and run `hf auth login`"
-    return Base(path=path, why=why, learning_rate=rate, template="gemma", remarks=(f"{path}: {terms}",))
+        return ()
+    return (f"{path}: accept its terms at https://huggingface.co/{path} and run `hf auth login`",)
 
 
 def _cpu_base(has_tools: bool, *, english: bool, memory_gb: float | None) -> Base:
