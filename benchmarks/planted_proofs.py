@@ -14,7 +14,9 @@
 | collapse | ten times the learning rate | plain text lost beyond the tolerance |
 | no-end | the turn end is not trained | at most 10 % of the answers stop; as-is: at least 80 % |
 
-All arms take the same number of steps. Each run folder stays under --out, with its report.
+All arms take the same number of steps, of rows of at most --characters; documents are cut to 800 characters. Arms
+whose answers are judged by nothing generate few. Each run folder stays under --out, with its report. About 8 minutes
+of two cores for each arm and seed.
 """
 
 import argparse
@@ -40,6 +42,8 @@ ARMS = ("as-is", "shuffled", "constant", "replay", "collapse", "no-end")
 ONE_SEED = ("collapse", "no-end")
 CONSTANT = "증상이 계속되면 가까운 병원에서 진료를 받으시기 바랍니다."
 TRAINED_ROWS = 2000
+DOCUMENTS, DOCUMENT_CHARACTERS = 24, 800
+STOPPING = ("as-is-0", "no-end-0")  # their answers show whether they stop
 PARTS = ("ending", "format", "style", "substance")
 
 
@@ -68,10 +72,17 @@ def exchange_answers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return taken
 
 
-def sources(arm: str, folder: Path, holdout: int) -> list[dict[str, Any]]:
+def read_short(name: str, characters: int) -> list[dict[str, Any]]:
+    """Questions and answers of one file that are at most so long together."""
+    rows = [{key: row[key] for key in ("question", "answer")} for row in read(name)]
+    return [row for row in rows if len(row["question"]) + len(row["answer"]) <= characters]
+
+
+def sources(arm: str, folder: Path, holdout: int, characters: int) -> list[dict[str, Any]]:
     """The recipe's sources, with their files."""
-    medical = [{key: row[key] for key in ("question", "answer")} for row in read("ko_medical")][:TRAINED_ROWS]
-    general, text = read("ko_general")[: TRAINED_ROWS * 2], read("cpt_ko_health_law")[:holdout]
+    medical = read_short("ko_medical", characters)[:TRAINED_ROWS]
+    general = read_short("ko_general", characters)[: TRAINED_ROWS * 2]
+    text = [{"text": row["text"][:DOCUMENT_CHARACTERS]} for row in read("cpt_ko_health_law")[:DOCUMENTS]]
     if arm == "shuffled":
         medical = exchange_answers(medical)
     domain: list[dict[str, Any]] = [
@@ -101,13 +112,13 @@ def recipe_of(arm: str, seed: int, folder: Path, options: argparse.Namespace) ->
         "name": f"{arm}-{seed}",
         "model": {"path": options.model},
         "template": {"borrow": "gemma"},
-        "sources": sources(arm, folder, options.holdout),
+        "sources": sources(arm, folder, options.holdout, options.characters),
         "mix": {"seed": seed, **({"shares": {"medical": 0.5, "general": 0.5}} if arm == "replay" else {})},
         "train": {
             "steps": options.steps, "examples_per_step": 8, "max_tokens": 512, "learning_rate": rate, "seed": seed,
             "eval_every": options.steps, "keep_checkpoints": 1,
         },
-        "ask": {"holdout": 50, "holdout_tokens": 160},
+        "ask": {"holdout": 50 if f"{arm}-{seed}" in STOPPING else 2, "holdout_tokens": 96},
     }  # fmt: skip
 
 
@@ -172,9 +183,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("arms", nargs="*", default=ARMS, help=f"of {', '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--holdout", type=int, default=96)
-    parser.add_argument("--learning-rate", type=float, default=5e-5)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--holdout", type=int, default=64)
+    parser.add_argument("--characters", type=int, default=120, help="of a question and its answer together, at most")
+    parser.add_argument("--learning-rate", type=float, default=8e-5)
     parser.add_argument("--model", default="package:gemma-3-270m")
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()

@@ -43,8 +43,8 @@ from seodang.stages.measure import EvaluationSet, make_evaluation_set
 
 MODEL = "gemma-3-270m"
 HOLDOUT = {"ko_medical": 550, "ko_general": 960}
-TRAINED = 20  # rows of each source
-STEPS, WARMUP, ROWS_PER_STEP, LEARNING_RATE = 10, 2, 4, 8e-5
+TRAINED = 100  # rows of each source
+STEPS, WARMUP, ROWS_PER_STEP, LEARNING_RATE = 50, 3, 4, 5e-5
 MAX_TOKENS = 512  # of prompt and reply; longer rows are passed over (fewer than 1 in 100)
 BLOCK = 100  # rows, drawn at random, whose lengths are batched together
 BATCH_TOKENS = 2048

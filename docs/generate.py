@@ -48,9 +48,9 @@ too.
 |---|---|
 | 0 | done |
 | 1 | readable data that must not be trained on: a gate did not hold |
-| 2 | something to mend: one message that says where, what, and the mend |
+| 2 | bad input: one error says where, what is wrong, and how to fix it |
 | 70 | a fault in seodang itself: one line that names a log file to report it with |
-| 130 | interrupted by Ctrl-C; a run goes on with `--resume` |
+| 130 | interrupted by Ctrl-C; `--resume` resumes the run |
 """
 
 

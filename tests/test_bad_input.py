@@ -102,15 +102,15 @@ RECIPES = (
     ),
     Bad(
         kind="bad YAML", make=_text("name: mine\nmodel: {path: a\nsources: []\n"), where="recipe.yaml:3",
-        what="expected ',' or '}'", hint="mend the YAML",
+        what="expected ',' or '}'", hint="fix the YAML",
     ),
     Bad(
         kind="a tab in YAML", make=_text("name: mine\nmodel:\n\tpath: a\n"), where="recipe.yaml:3",
-        what="cannot start any token", hint="mend the YAML",
+        what="cannot start any token", hint="fix the YAML",
     ),
     Bad(
         kind="key twice", make=_text("name: mine\nname: yours\n"), where="recipe.yaml:2",
-        what="key 'name' stands twice", hint="mend the YAML",
+        what="duplicate key 'name'", hint="fix the YAML",
     ),
     Bad(
         kind="empty recipe", make=_text("# later\n"), where="recipe.yaml", what="found nothing",
@@ -130,7 +130,7 @@ RECIPES = (
     ),
     Bad(
         kind="unknown key", make=_edited("max_tokens:", "max_token:"), where="recipe.yaml",
-        what="train.max_token: no such key; did you mean 'max_tokens'?", hint="fix these keys",
+        what="train.max_token: unknown key; did you mean 'max_tokens'?", hint="fix these keys",
     ),
     Bad(
         kind="wrong type", make=_edited("steps: 1", "steps: many"), where="recipe.yaml",
@@ -142,7 +142,7 @@ RECIPES = (
     ),
     Bad(
         kind="only retention", make=_changed("sources.medical.role=retention"), where="recipe.yaml",
-        what="sources: none is trained on", hint="fix these keys",
+        what="sources: no source is trained on", hint="fix these keys",
     ),
     Bad(
         kind="nonsense as take", make=_changed("sources.medical.take=4/3"), where="recipe.yaml",
@@ -150,7 +150,7 @@ RECIPES = (
     ),
     Bad(
         kind="override that is none", make=_changed("train.steps:5"), where="recipe.yaml",
-        what="'train.steps:5' is no KEY=VALUE", hint="fix these keys",
+        what="expected KEY=VALUE, got 'train.steps:5'", hint="fix these keys",
     ),
     Bad(
         kind="override of a source that is not there", make=_changed("sources.medicl.take=5"), where="recipe.yaml",
@@ -342,7 +342,7 @@ COLUMNS = (
     ),
     Bad(
         kind="nothing left to train on", make=_changed("sources.medical.holdout=0.999"), where="source medical",
-        what="no row is left to train on", hint="hold out fewer",
+        what="no training rows left", hint="hold out fewer",
     ),
     Bad(
         kind="no column to split by", make=_changed("split.by=patient"), where="data.jsonl",
@@ -434,7 +434,7 @@ MODELS = (
     ),
     Bad(
         kind="config that is no JSON", make=_model(lambda folder: (folder / "config.json").write_text('{"a": ')),
-        where="base", what="config.json is no whole JSON", hint="fetch or copy the folder again",
+        where="base", what="config.json is not complete JSON", hint="fetch or copy the folder again",
     ),
     Bad(
         kind="GGUF alone", make=_model(_only("base.Q4_K_M.gguf")), where="base", what="only a GGUF file",
@@ -462,7 +462,7 @@ MODELS = (
     ),
     Bad(
         kind="unknown package", make=_changed("model.path=package:gemma-3-270"), where="package:gemma-3-270",
-        what="no packaged model has this name", hint="did you mean package:gemma-3-270m?",
+        what="unknown packaged model", hint="did you mean package:gemma-3-270m?",
     ),
     Bad(
         kind="hub id offline", make=_changed("model.path=nobody-here/no-model"), where="nobody-here/no-model",
@@ -474,12 +474,12 @@ MODELS = (
     ),
     Bad(
         kind="encoder", make=_model(_config(model_type="bert", architectures=["BertForMaskedLM"])), where="base",
-        what="BertForMaskedLM is no causal language model", hint="give a decoder",
+        what="BertForMaskedLM is not a causal language model", hint="give a decoder",
     ),
     Bad(
         kind="encoder and decoder",
         make=_model(_config(model_type="t5", architectures=["T5ForConditionalGeneration"], is_encoder_decoder=True)),
-        where="base", what="is no causal language model", hint="give a decoder",
+        where="base", what="is not a causal language model", hint="give a decoder",
     ),
     Bad(
         kind="unknown architecture", make=_model(_config(model_type="llama9")), where="base",
@@ -499,14 +499,14 @@ MODELS = (
     ),
     Bad(
         kind="damaged tokenizer", make=_model(_cut("tokenizer.json")), where="base",
-        what="tokenizer.json is no whole JSON", hint="fetch or copy the folder again",
+        what="tokenizer.json is not complete JSON", hint="fetch or copy the folder again",
     ),
     Bad(
         kind="tokenizer of a larger model", make=_model(_config(vocab_size=5)), where="chatml",
         what="lies beyond the model's 5 embedding rows", hint="use the tokenizer that belongs to this model",
     ),
     Bad(
-        kind="no such device", make=_changed("model.device=gpu"), where="model.device", what="'gpu' is no device",
+        kind="no such device", make=_changed("model.device=gpu"), where="model.device", what="unknown device 'gpu'",
         hint="use auto, cpu, cuda",
     ),
     Bad(
@@ -635,12 +635,13 @@ def _with_run(*arguments: str) -> Callable[[Workplace], Sequence[object]]:
 
 RUNS = (
     Bad(
-        kind="run that exists", make=_with_run(), where="runs/mine", what="exists and is never overwritten",
+        kind="run that exists", make=_with_run(), where="runs/mine",
+        what="already exists, and runs are never overwritten",
         hint="--resume; or give another folder (--out) or name (name=NEW)",
     ),
     Bad(
         kind="file as run folder", make=lambda place: [*place.recipe(), "--out", "data.jsonl"], where="data.jsonl",
-        what="exists and is never overwritten", hint="give another folder (--out)",
+        what="already exists, and runs are never overwritten", hint="give another folder (--out)",
     ),
     Bad(
         kind="run folder below a file", make=lambda place: [*place.recipe(), "--out", "data.jsonl/run"],
@@ -661,7 +662,7 @@ RUNS = (
     Bad(
         kind="resume of a folder that is no run",
         make=lambda place: [*place.recipe(), "--resume", "--out", str(place.write("notes/a.txt", "a").parent)],
-        where="notes", what="no run lives here", hint="give a run's folder",
+        where="notes", what="not a run folder", hint="give a run's folder",
     ),
     Bad(
         kind="resume with another recipe", make=_with_run("--resume", "train.learning_rate=1", "split.seed=1"),
@@ -669,7 +670,7 @@ RUNS = (
     ),
     Bad(
         kind="inspection over a run", command="inspect", make=_with_run("--out", "runs/mine"), where="runs/mine",
-        what="exists and is never overwritten", hint="give another folder (--out)",
+        what="already exists, and runs are never overwritten", hint="give another folder (--out)",
     ),
     Bad(
         kind="proof of a run that has not ended", command="prove", make=lambda place: [_run(place)], where="runs/mine",
@@ -720,7 +721,9 @@ def test_a_failed_attempt_is_not_in_the_way_of_the_next(place: Workplace) -> Non
     assert seodang("tune", *place.recipe()).code == 0
     assert (place.folder / "runs/mine/model/config.json").is_file()
     before = place.snapshot()
-    check_message(seodang("tune", *place.recipe()), "runs/mine", "exists and is never overwritten", "--resume")
+    check_message(
+        seodang("tune", *place.recipe()), "runs/mine", "already exists, and runs are never overwritten", "--resume"
+    )
     assert place.snapshot() == before
 
 

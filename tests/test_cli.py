@@ -128,7 +128,7 @@ def test_overrides_reach_the_recipe(place: Workplace) -> None:
 def test_shipped_recipes_are_known_by_name(name: str, place: Workplace) -> None:
     """A shipped recipe's name leads to it: only the device that was asked for is at fault."""
     ended = seodang("inspect", name, "model.device=none")
-    assert (ended.code, "model.device: 'none' is no device" in ended.err) == (2, True)
+    assert (ended.code, "model.device: unknown device 'none'" in ended.err) == (2, True)
 
 
 def test_a_dry_run_trains_nothing(place: Workplace) -> None:

@@ -209,7 +209,7 @@ def test_ranks_that_end_with_an_error_do_not_abort(tiny_folder: Path, tmp_path: 
     (tmp_path / "run" / "file").touch()
     ended = launch("-m", "seodang", "tune", tmp_path / "recipe.yaml", "--out", tmp_path / "run", cwd=tmp_path)
     assert [end.code for end in ended] == [2, 2], "\n".join(end.err[-500:] for end in ended)
-    assert ended[0].err.count("exists and is never overwritten") == 1
+    assert ended[0].err.count("already exists, and runs are never overwritten") == 1
     assert ended[1].err == ""
 
 
@@ -219,7 +219,7 @@ def test_the_command_line_on_two_ranks(tiny_folder: Path, tmp_path: Path) -> Non
     reported, ended = _together("command", tmp_path)
     assert [rank["codes"] for rank in reported] == [[0, 2], [0, 2]]
     assert "판정" in ended[0].out  # its questions are Korean
-    assert ended[0].err.count("exists and is never overwritten") == 1
+    assert ended[0].err.count("already exists, and runs are never overwritten") == 1
     assert (ended[1].out, ended[1].err) == ("", "")
     own = {Path(path).name for path in reported[1]["written"] if "hidden_states" not in Path(path).parts}
     assert own <= {"rng_state_1.pth"} | {path for path in own if path.startswith("saving-")}

@@ -60,7 +60,7 @@ class Model(Part):
     """The base model."""
 
     path: str = Field(description="folder, hub id, or package:gemma-3-270m / package:smollm2-135m-instruct")
-    revision: str | None = Field(None, description="of a hub id: branch, tag or commit")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub id")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="of the weights; auto: float32 masters, with bf16 compute where the hardware is fast at it"
     )
@@ -124,9 +124,9 @@ class Source(Part):
         "sample:NAME is data that ships",
     )
     hub: str | None = Field(None, validate_default=True, description="data set id on the hub")
-    config: str | None = Field(None, description="of a hub data set")
-    split: str = Field("train", description="of a hub data set, or of a folder that `save_to_disk` wrote")
-    revision: str | None = Field(None, description="of a hub data set")
+    config: str | None = Field(None, description="configuration of a hub data set")
+    split: str = Field("train", description="split of a hub data set, or of a folder that `save_to_disk` wrote")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub data set")
     format: RowFormat = Field("auto", description="how rows are read; auto: by the columns' names")
     question: Columns | None = Field(
         None, description="column; a dotted name (info.question) leads into objects; a list ([title, body]) is joined"
@@ -206,16 +206,16 @@ class Split(Part):
     by: Column = Field(
         "question",
         min_length=1,
-        description="question: the same question stays on one side; row: as datasets' train_test_split; "
-        "or a column's name: rows that share its value stay on one side",
+        description="question: the same question stays in one split; row: as datasets' train_test_split; "
+        "or a column's name: rows that share its value stay in one split",
     )
-    seed: int = Field(42, description="of holdout and take")
+    seed: int = Field(42, description="seed of holdout and take")
 
 
 class Mix(Part):
     """How the sources are joined."""
 
-    seed: int = Field(42, description="of the shuffles")
+    seed: int = Field(42, description="seed of the shuffles")
     shares: Mapping[str, Annotated[float, Field(gt=0)]] | None = Field(
         None, description="source name → share of the training tokens; may stand beside seed: {medical: 0.7, wiki: 0.3}"
     )
@@ -229,17 +229,17 @@ class Mix(Part):
 class EarlyStopping(Part):
     """Stop when the chosen evaluation loss has not improved."""
 
-    patience: Positive = Field(3, description="evaluations without improvement")
-    min_delta: Annotated[float, Field(ge=0)] = Field(0.0, description="nats per token that count as improvement")
+    patience: Positive = Field(3, description="evaluations without improvement before training stops")
+    min_delta: Annotated[float, Field(ge=0)] = Field(0.0, description="smallest improvement, nats per token")
 
 
 class Adapter(Part):
     """Small trained matrices beside frozen weights, merged into them at the end."""
 
     kind: Literal["lora", "qlora"] = Field("lora", description="qlora: the frozen weights in 4 bits (NF4); needs CUDA")
-    rank: Positive = Field(16, description="of the matrices: what they can hold")
+    rank: Positive = Field(16, description="rank of the adapter's matrices")
     alpha: Positive | None = Field(None, description="scale: alpha / rank; none: twice the rank")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="of the matrices' input")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="dropout of the adapter's inputs")
     targets: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(one_or_many)] = Field(
         ("auto",), description="names of linear layers such as q_proj; auto or all-linear: all of them but the head"
     )
@@ -251,18 +251,18 @@ class Train(Part):
     epochs: Annotated[float, Field(gt=0)] = Field(3.0, description="passes over the training rows")
     steps: Positive | None = Field(None, description="optimizer steps; takes the place of epochs")
     examples_per_step: Positive = Field(16, description="examples that make one optimizer step")
-    max_tokens: Annotated[int, Field(ge=8)] = Field(1024, description="of one rendered row")
+    max_tokens: Annotated[int, Field(ge=8)] = Field(1024, description="longest rendered row, in tokens")
     too_long: Literal["drop", "cut_question", "refuse"] = Field(
         "drop", description="what happens to rows above max_tokens; an answer is never cut"
     )
     pack_tokens: Positive | None = Field(
         None, description="token budget of one forward pass; none: by device and the memory that is there"
     )
-    learning_rate: Annotated[float, Field(gt=0)] = Field(2.0e-5, description="at its highest, after the warmup")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(2.0e-5, description="peak learning rate, after the warmup")
     schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="of the learning rate after the warmup; cosine and linear fall to 0"
+        "cosine", description="shape of the learning rate after the warmup; cosine and linear fall to 0"
     )
-    min_learning_rate: Annotated[float, Field(ge=0)] = Field(0.0, description="at the end of the cosine schedule")
+    min_learning_rate: Annotated[float, Field(ge=0)] = Field(0.0, description="where the cosine schedule ends")
     warmup: Annotated[float, Field(ge=0)] = Field(0.03, description="share of the steps (below 1) or number of steps")
     optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
         "adamw", description="paged_adamw_8bit needs CUDA and bitsandbytes; without them AdamW is used, with a warning"
@@ -283,10 +283,10 @@ class Train(Part):
     save_every: Annotated[str | None, AfterValidator(steps_or_minutes), BeforeValidator(number_as_text)] = Field(
         None, description="steps (50) or minutes (10min) between checkpoints; none: one with each evaluation"
     )
-    keep_checkpoints: Positive = Field(3, description="so many stay on disk, the newest and the best always")
+    keep_checkpoints: Positive = Field(3, description="checkpoints kept on disk; the newest and the best always stay")
     best_by: str = Field("all", description="all (mean over sources that are trained) or a source's name")
     early_stopping: EarlyStopping | None = None
-    seed: int = Field(42, description="of the order of the rows, and of whatever else is random in training")
+    seed: int = Field(42, description="seed of the row order and of all other randomness in training")
 
     @property
     def is_four_bit(self) -> bool:
@@ -311,9 +311,9 @@ class Generate(Part):
     )
     top_k: Positive | None = Field(None, description="draw from this many of the likeliest tokens")
     repetition_penalty: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="above 1: tokens that stand in prompt or answer become less likely"
+        None, description="above 1: tokens already in the prompt or answer become less likely"
     )
-    seed: int = Field(42, description="of the drawing")
+    seed: int = Field(42, description="seed of the sampling")
 
     @field_validator("temperature")
     @classmethod
@@ -344,8 +344,8 @@ class Ask(Part):
 class Tolerance(Part):
     """How much a loss may rise and still count as kept."""
 
-    general: Annotated[float, Field(ge=0)] = Field(0.05, description="of answers to general questions: nats per token")
-    retention: Annotated[float, Field(ge=0)] = Field(0.03, description="of plain text: bits per byte")
+    general: Annotated[float, Field(ge=0)] = Field(0.05, description="allowed rise on general answers, nats per token")
+    retention: Annotated[float, Field(ge=0)] = Field(0.03, description="allowed rise on plain text, bits per byte")
 
 
 class Prove(Part):
@@ -358,7 +358,7 @@ class Save(Part):
     """The tuned model's files."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="of the saved weights, which are what is measured; auto: as they were trained"
+        "auto", description="dtype of the saved weights, which are the ones measured; auto: as trained"
     )
 
 
@@ -430,7 +430,7 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
     except ValidationError as error:
         faults.extend(fault_lines(error, data, Recipe))
     if faults:
-        raise RecipeError(faults, where=where, hint="fix these keys and run again")
+        raise RecipeError(faults, where=where, hint="fix these keys and rerun")
     return _absolute(checked, folder)
 
 

@@ -86,7 +86,9 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError, TypeError) as error:  # PyYAML's own, of `!!bool x`
             tag = node.tag.rpartition(":")[2]
-            what = f"{_short(node.value)} is no {tag}" if isinstance(node, yaml.ScalarNode) else f"no valid {tag}"
+            what = (
+                f"{_short(node.value)} is not a valid {tag}" if isinstance(node, yaml.ScalarNode) else f"no valid {tag}"
+            )
             if tag == "timestamp" and isinstance(error, ValueError):  # month must be in 1..12
                 what += f": {error}"
             raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from None
@@ -97,7 +99,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 continue  # PyYAML itself refuses a list or mapping as a key
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value!r}", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -114,7 +116,7 @@ def parse(text: str, where: str) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}:{mark.line + 1}" if mark else where
         what = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise RecipeError([what], where=place, hint="mend the YAML") from None
+        raise RecipeError([what], where=place, hint="fix the YAML") from None
     if not isinstance(data, dict):
         found = "nothing" if data is None else type(data).__name__
         raise RecipeError(
@@ -136,7 +138,7 @@ def override(data: dict[str, Any], pair: str) -> str | None:
     """Put `a.b=VALUE` into `data`; a fault if it leads nowhere. Items are named: `sources.medical.take=9`."""
     key, equals, value = pair.partition("=")
     if not equals or not key:
-        return f"{_short(pair)} is no KEY=VALUE"
+        return f"expected KEY=VALUE, got {_short(pair)}"
     try:
         parsed = _load(value)
     except yaml.YAMLError:
@@ -170,7 +172,7 @@ def fault_lines(error: ValidationError, data: Mapping[str, Any], model: type[Bas
             continue  # pydantic counts the items without fault; those at fault are reported anyway
         key = dotted_key(location, data)
         if kind == "extra_forbidden":
-            what = f"no such key{nearest(str(location[-1]), _fields(location[:-1], model))}"
+            what = f"unknown key{nearest(str(location[-1]), _fields(location[:-1], model))}"
         elif kind == "missing":
             what = "missing"
         elif "ctx" in fault and ("fault" in fault["ctx"] or "error" in fault["ctx"]):  # our own words

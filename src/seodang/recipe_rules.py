@@ -73,9 +73,9 @@ def disagreements(recipe: Any) -> Iterator[InitErrorDetails]:
         return
     trained = [name for name, source in zip(names, sources, strict=True) if is_trained(source)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        yield _fault(f"two have the name {', '.join(twice)}", "sources")
+        yield _fault(f"duplicate name {', '.join(twice)}", "sources")
     if not trained:
-        yield _fault("none is trained on (role domain or general, or train: true)", "sources")
+        yield _fault("no source is trained on (role domain or general, or train: true)", "sources")
     shares = _section(with_shares(_section(_section(recipe).get("mix"))).get("shares"))
     for name in shares:
         if name not in trained:

@@ -90,7 +90,7 @@ def test_no_holdout_at_all_gives_an_empty_one() -> None:
 def test_nothing_to_train_on_is_an_error() -> None:
     """Sources that are only measured make no training set."""
     splits = {"wiki": split(numbered(20), source("wiki", role="retention"), BY_ROW)}
-    with pytest.raises(SourceError, match="no row is left to train on"):
+    with pytest.raises(SourceError, match="no training rows left"):
         mix(splits, Mix())
 
 

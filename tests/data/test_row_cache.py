@@ -322,7 +322,7 @@ def test_an_entry_that_cannot_be_replaced_is_prepared_without(
     recipe = _recipe(tmp_path)
     rendered = Store(tmp_path / "prepared", warnings.append).get("a-b", _Maker(recipe, renderer))
     assert len(_join(recipe, rendered).rows["train"]) > 20
-    assert [("damaged" in warning, "not kept" in warning) for warning in warnings] == [(True, False), (False, True)]
+    assert [("damaged" in warning, "not cached" in warning) for warning in warnings] == [(True, False), (False, True)]
 
 
 def test_what_fails_leaves_nothing(tmp_path: Path, warnings: list[str]) -> None:
@@ -348,7 +348,7 @@ def test_where_nothing_can_be_kept_rows_are_prepared_all_the_same(
     rendered = Store(tmp_path / "file" / "prepared", warnings.append).get("a-b", make)
     assert len(rendered.splits["medical"].train) > 20
     assert len(warnings) == 1
-    assert "not kept" in warnings[0]
+    assert "not cached" in warnings[0]
 
 
 def test_entries_used_least_recently_make_room(

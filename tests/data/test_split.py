@@ -252,10 +252,10 @@ def test_a_number_of_rows_is_taken_whatever_the_order() -> None:
         ({"holdout": 10}, BY_ROW, "holdout asks for 10 rows, but there are 10"),
         ({"holdout": 11}, BY_QUESTION, "holdout asks for 11 rows, but there are 10"),
         ({"holdout": 11, "train": False}, BY_ROW, "holdout asks for 11 rows, but there are 10"),
-        ({"holdout": 0.99}, BY_ROW, r"no row is left to train on \(10 rows, 10 held out\)"),
-        ({"holdout": 0.9999999}, BY_QUESTION, "no row is left to train on"),
-        ({"holdout": 0, "take": "0.05"}, BY_ROW, r"no row is left to train on \(10 rows, 0 held out, take 0\.05\)"),
-        ({"holdout": 0, "take": "12/12"}, BY_ROW, "no row is left to train on"),
+        ({"holdout": 0.99}, BY_ROW, r"no training rows left \(10 rows, 10 held out\)"),
+        ({"holdout": 0.9999999}, BY_QUESTION, "no training rows left"),
+        ({"holdout": 0, "take": "0.05"}, BY_ROW, r"no training rows left \(10 rows, 0 held out, take 0\.05\)"),
+        ({"holdout": 0, "take": "12/12"}, BY_ROW, "no training rows left"),
     ],
 )
 def test_an_impossible_split_is_an_error(keys: dict[str, Any], by: Split, message: str) -> None:
@@ -307,7 +307,7 @@ def test_separated_rows_are_counted_and_named() -> None:
     before = two_sources()
     splits, (general, medical) = separate(before, BY_QUESTION)
     lost = len(before["general"].train) - len(splits["general"].train)
-    assert general.dropped == {"question stands in the holdout of medical": lost}
+    assert general.dropped == {"question is in the holdout of medical": lost}
     assert lost > 0
     assert len(general.notes) == lost
     kept = set(splits["general"].train["row"])
@@ -331,7 +331,7 @@ def test_a_row_that_two_sources_hold_out_is_counted_once() -> None:
     probes = {probe.name: split(qa([("의료 150", "답")], probe.name), probe, BY_QUESTION) for probe in held}
     medical = split(qa([(f"의료 {number}", "답") for number in range(200)]), source(holdout=0), BY_QUESTION)
     splits, counts = separate({"medical": medical, **probes}, BY_QUESTION)
-    assert counts[0].dropped == {"question stands in the holdout of first": 1}
+    assert counts[0].dropped == {"question is in the holdout of first": 1}
     assert len(splits["medical"].train) == counts[0].kept == 199
 
 
@@ -357,7 +357,7 @@ def test_a_held_out_question_is_not_trained_on_as_a_later_turn(trained_in: str) 
         splits = {"talks": replace(talks_splits, holdout=held)}
     separated, counts = separate(splits, BY_QUESTION)
     assert separated["talks"].train["row"][:] == [2, 3]
-    reason = f"a later turn stands in the holdout of {'talks' if trained_in == 'same' else 'probe'}"
+    reason = f"a later turn is in the holdout of {'talks' if trained_in == 'same' else 'probe'}"
     assert counts[0].dropped == {reason: 1}
     assert [(note.where, note.reason) for note in counts[0].notes] == [("talks.jsonl:1", reason)]
 

@@ -130,12 +130,12 @@ def test_other_kinds_of_models(tmp_path: Path) -> None:
     """Masked, classifying and encoder-decoder models are refused by their name."""
     small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     BertForMaskedLM(BertConfig(vocab_size=300, **small)).save_pretrained(tmp_path / "bert")
-    refused(tmp_path / "bert", "BertForMaskedLM is no causal language model")
+    refused(tmp_path / "bert", "BertForMaskedLM is not a causal language model")
     classifier = AutoModelForSequenceClassification.from_config(make_config("llama"))
     classifier.save_pretrained(tmp_path / "classifier")
-    refused(tmp_path / "classifier", "LlamaForSequenceClassification is no causal")
+    refused(tmp_path / "classifier", "LlamaForSequenceClassification is not a causal")
     T5Config(architectures=["T5ForConditionalGeneration"]).save_pretrained(tmp_path / "t5")
-    refused(tmp_path / "t5", "T5ForConditionalGeneration is no causal")
+    refused(tmp_path / "t5", "T5ForConditionalGeneration is not a causal")
 
 
 def test_quantized_weights(folder: Path) -> None:
@@ -160,7 +160,7 @@ def test_damaged_weights(folder: Path) -> None:
 def test_broken_config(folder: Path) -> None:
     """A config.json that is no JSON is named."""
     (folder / "config.json").write_text('{"model_type": "llama",')
-    refused(folder, r"config\.json is no whole JSON")
+    refused(folder, r"config\.json is not complete JSON")
 
 
 def test_config_alone(folder: Path) -> None:
@@ -200,7 +200,7 @@ def test_real_tokenizers(shared: Path, name: str) -> None:
 def test_broken_tokenizer(folder: Path) -> None:
     """A cut-off tokenizer.json is refused."""
     (folder / "tokenizer.json").write_text('{"version": "1.0", "truncation')
-    with pytest.raises(ModelError, match=r"tokenizer\.json is no whole JSON"):
+    with pytest.raises(ModelError, match=r"tokenizer\.json is not complete JSON"):
         load_tokenizer(str(folder))
 
 

@@ -152,7 +152,7 @@ def test_unknown_name(cache: Path) -> None:
 def test_full_disk(tiny_package: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too little room is told before anything is written."""
     monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1000))
-    with pytest.raises(ResourceError, match=r"takes 0\.\d GB, 0\.0 GB are free"):
+    with pytest.raises(ResourceError, match=r"takes 0\.\d GB; 0\.0 GB are free"):
         packaged_folder(NAME, progress=False)
     assert not [item for item in (cache / "models").iterdir() if item.is_dir()]
 

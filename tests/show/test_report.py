@@ -79,7 +79,7 @@ def html(run: Path) -> str:
 
 
 def test_the_page_is_well_formed(html: str) -> None:
-    """Every element closes where it should, and no id stands twice."""
+    """Every element closes where it should, and ids are unique."""
     page = Page(html)
     assert page.open == []
     assert len(page.ids) == len(set(page.ids))

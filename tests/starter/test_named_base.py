@@ -161,7 +161,7 @@ def test_a_size_is_read_from_the_weights(tmp_path: Path) -> None:
         weights.truncate(4_000_000_000)
     found = base(path, gpu_gb=24.0)
     assert found.billions == 2
-    assert any("over 32 GB of GPU memory, 24 GB are there" in remark for remark in found.remarks)
+    assert any("over 32 GB of GPU memory; 24 GB are available" in remark for remark in found.remarks)
     assert not base(path, gpu_gb=80.0).remarks
 
 

@@ -192,8 +192,8 @@ def _leaks(name: str, facts: Mapping[str, _Facts], by: Split) -> Iterator[Findin
             severity="warn",
             where=f"source {name}",
             what=f"{int(leaked.sum()):,} of {len(held_out):,} holdout rows ask a question that is trained on too "
-            f"(in {', '.join(trained_in)}; split by {by.by}): the measured loss is too good",
-            hint="split: {by: question} keeps a question on one side",
+            f"(in {', '.join(trained_in)}; split by {by.by}): the measured loss is optimistic (leakage)",
+            hint="split: {by: question} keeps a question in one split",
             rows=facts[name].row_places(np.flatnonzero(leaked) + facts[name].num_train),
         )
     yield from _turn_leaks(name, facts, known_rows=leaked)
@@ -220,7 +220,7 @@ def _turn_leaks(name: str, facts: Mapping[str, _Facts], *, known_rows: NDArray[n
             severity="warn",
             where=f"source {name}",
             what=f"{int(leaked.sum()):,} of {len(leaked):,} holdout rows hold a question with its answer that is "
-            f"trained on as a turn of another row (in {', '.join(trained_in)}): the measured loss is too good",
+            f"trained as a turn of another row (in {', '.join(trained_in)}): the measured loss is optimistic (leakage)",
             hint="fine for greetings; else leave these turns out of one of the rows",
             rows=facts[name].row_places(np.flatnonzero(leaked) + facts[name].num_train),
         )

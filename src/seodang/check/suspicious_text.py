@@ -73,7 +73,7 @@ SIGNS = (
     Sign(
         check="thoughts_in_answers",
         what="the answer holds thoughts in tags that no template knows, or an unpaired <think>: trained as answer text",
-        hint="write thoughts as <think>…</think> or into `reasoning_content`, unless the answer shall show these tags",
+        hint="write thoughts as <think>…</think> or into `reasoning_content`, unless answers should contain these tags",
         holds=lambda text: _THOUGHT_TAG.match(text) is not None or _has_unpaired_think(text),
         of_answers=True,
     ),

@@ -24,7 +24,7 @@ def mix(splits: Mapping[str, Splits], mix: Mix) -> tuple[DatasetDict, Counts]:
     """
     trained = {name: one.train for name, one in splits.items() if len(one.train)}
     if not trained:
-        raise SourceError("no row is left to train on", where="sources", hint="see what the earlier steps dropped")
+        raise SourceError("no training rows left", where="sources", hint="see what the earlier stages dropped")
     dropped: dict[str, int] = {}
     changed: dict[str, int] = {}
     remarks: tuple[str, ...] = ()

@@ -115,7 +115,7 @@ class Store:
             lock = FileLock(self.folder / f"{key}.lock")
             lock.acquire()
         except (OSError, NotImplementedError) as error:
-            self.warn(f"prepared rows are not kept for the next start: {self.folder}: {error}")
+            self.warn(f"prepared rows are not cached: {self.folder}: {error}")
             return make(None)
         try:
             return self._found(key) or self._made(key, make)
@@ -129,7 +129,7 @@ class Store:
         try:
             return read(entry)
         except DamagedError as error:
-            self.warn(f"prepared rows in {entry} are damaged ({error}): they are prepared again")
+            self.warn(f"prepared rows in {entry} are damaged ({error}): preparing them again")
             return None
 
     def _made(self, key: str, make: Callable[[Path | None], RenderedSources]) -> RenderedSources:
@@ -142,7 +142,7 @@ class Store:
                 unfinished.rename(self.folder / key)
                 return read(self.folder / key)
             except OSError as error:
-                self.warn(f"prepared rows are not kept for the next start: {self.folder / key}: {error}")
+                self.warn(f"prepared rows are not cached: {self.folder / key}: {error}")
         return make(None)
 
     def _free_space(self) -> None:

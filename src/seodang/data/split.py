@@ -58,7 +58,7 @@ def split(rows: Dataset, source: Source, by: Split) -> Splits:
         taken = f", take {source.take}" if source.take else ""
         has_one_key = by.by != "row" and len(rows) > 1 and len(_keys(rows, by, source.name).unique()) == 1
         raise SourceError(
-            f"no row is left to train on ({len(rows):,} rows, {len(holdout):,} held out{taken})",
+            f"no training rows left ({len(rows):,} rows, {len(holdout):,} held out{taken})",
             where=f"source {source.name}",
             hint=f"all rows share one {by.by}: {BY_ROW_HINT}"
             if has_one_key
@@ -166,14 +166,14 @@ def _without_held_out(one: Splits, held_out: Sequence[_HeldOut], by: Split, name
             notes.extend(_notes(one.train, found, reason))
 
     for other in held_out:
-        drop(pc.is_in(keys, value_set=other.keys).to_numpy(), f"{by.by} stands in the holdout of {other.source}")
+        drop(pc.is_in(keys, value_set=other.keys).to_numpy(), f"{by.by} is in the holdout of {other.source}")
     exchanges = _Exchanges.of(one.train)
     if not exchanges.is_opening.all():
         for other in held_out:
             is_held_out = pc.is_in(exchanges.keys, value_set=other.openings).to_numpy(zero_copy_only=False)
             rows = np.zeros(len(keys), dtype=bool)
             rows[exchanges.row[is_held_out & ~exchanges.is_opening]] = True
-            drop(rows, f"a later turn stands in the holdout of {other.source}")
+            drop(rows, f"a later turn is in the holdout of {other.source}")
     if len(keys) and not is_kept.any():
         raise SourceError(
             f"each of its {len(keys):,} training rows has a {by.by} or turn that another source holds out",

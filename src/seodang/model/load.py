@@ -240,14 +240,14 @@ def check_untaken(model: PreTrainedModel, spec: recipe.Model) -> str | None:
     there = tensor_files(base_folder(spec))
     lost = [name for name in names if name not in there]
     if lost and not spec.allow_lost_tensors:
-        what = f"{len(lost)} of its tensors are no part of {type(model).__name__}, and a tuned model would lack them"
+        what = f"{len(lost)} of its tensors are not part of {type(model).__name__}, and a tuned model would lack them"
         raise ModelError(
             f"{what}: {shortened(lost)}",
             where=spec.path,
             hint="give the base as safetensors, or set allow_lost_tensors: true under model: in the recipe",
         )
     fate = "are missing from the tuned model, as allowed" if lost else "are carried into the tuned model untrained"
-    return f"{len(lost or names)} tensors of the base that are no part of {type(model).__name__} {fate}: " + shortened(
+    return f"{len(lost or names)} tensors of the base that are not part of {type(model).__name__} {fate}: " + shortened(
         lost or names
     )
 
@@ -272,7 +272,7 @@ def _check_folder(folder: Path, where: str) -> None:
         hint = "give the model's safetensors folder or hub id: GGUF weights are rounded, to serve rather than to train"
         raise ModelError("the folder holds only a GGUF file", where=where, hint=hint)
     if (folder / "adapter_config.json").is_file():
-        raise ModelError("the folder holds an adapter, no model", where=where, hint="merge it into its base first")
+        raise ModelError("the folder holds an adapter, not a model", where=where, hint="merge it into its base first")
     if (folder / "recipe.yaml").is_file():
         hint = f"finish it first: seodang tune {Path(where) / 'recipe.yaml'} --resume"
         raise ModelError("this run has no model yet", where=where, hint=hint)
@@ -304,7 +304,7 @@ def _check_config(config: Mapping[str, Any], spec: recipe.Model) -> None:
     names = config.get("architectures") or []
     causal = CONFIG_MAPPING[kind] in MODEL_FOR_CAUSAL_LM_MAPPING and not config.get("is_encoder_decoder")
     if not causal or any(name.endswith(_NOT_CAUSAL) for name in names):
-        what = f"{names[0] if names else kind} is no causal language model"
+        what = f"{names[0] if names else kind} is not a causal language model"
         raise ModelError(what, where=spec.path, hint="give a decoder such as Gemma, Qwen or Llama")
     if method := (config.get("quantization_config") or {}).get("quant_method"):
         what = f"its weights are quantized ({method}), and cannot be trained"
@@ -401,7 +401,7 @@ def _explained(error: BaseException, path: str, revision: str | None) -> ModelEr
             what, where=path, hint=f"check the path, or go online (or unset HF_HUB_OFFLINE) to fetch {page}"
         )
     if has(json.JSONDecodeError) and (damaged := _damaged_json(path)):
-        return ModelError(f"{damaged} is no whole JSON", where=path, hint="fetch or copy the folder again")
+        return ModelError(f"{damaged} is not complete JSON", where=path, hint="fetch or copy the folder again")
     if "backend tokenizer" in str(error):
         return ModelError("no tokenizer", where=path, hint=_GIVE_TOKENIZER)
     if has(SafetensorError):

@@ -117,7 +117,7 @@ def _known_name(name: str) -> str:
     if name not in PACKAGED:
         close = difflib.get_close_matches(name, PACKAGED, n=1)
         hint = f"did you mean {PREFIX}{close[0]}?" if close else "there are: " + ", ".join(PREFIX + n for n in PACKAGED)
-        raise ModelError("no packaged model has this name", where=PREFIX + name, hint=hint)
+        raise ModelError("unknown packaged model", where=PREFIX + name, hint=hint)
     return name
 
 
@@ -161,7 +161,7 @@ def _convert(name: str, content: bytes, folder: Path, progress: bool) -> None:
     total = weight_bytes(source)
     if (free := shutil.disk_usage(folder.parent).free) < total + _SPARE_BYTES:
         raise ResourceError(
-            f"the converted model takes {total / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
+            f"the converted model takes {total / 1e9:.1f} GB; {free / 1e9:.1f} GB are free",
             where=str(folder.parent),
             hint="free some space, or point SEODANG_CACHE to another disk",
         )

@@ -43,7 +43,9 @@ def _device(asked: str) -> tuple[str, str]:
         return "cpu", f"Device: CPU, no CUDA device was found{hint}."
     kind, _, index = asked.partition(":")
     if kind not in ("cpu", "cuda", "mps") or not (index == "" or (kind == "cuda" and index.isdigit())):
-        raise ResourceError(f"{asked!r} is no device", where="model.device", hint="use auto, cpu, cuda, cuda:0 or mps")
+        raise ResourceError(
+            f"unknown device {asked!r}", where="model.device", hint="use auto, cpu, cuda, cuda:0 or mps"
+        )
     if kind == "cuda":
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if found <= int(index or 0):

@@ -123,11 +123,11 @@ class Run:
         """The resolved recipe of the run.
 
         Raises:
-            RunError: no run lives here.
+            RunError: this is not a run folder.
             RecipeError: its recipe.yaml is damaged, or of another version.
         """
         if not self.exists:
-            raise RunError(f"no run lives here: it has no {RECIPE}", where=str(self.folder), hint="give a run's folder")
+            raise RunError(f"not a run folder: {RECIPE} is missing", where=str(self.folder), hint="give a run's folder")
         return load_recipe(self.recipe_file)
 
     def trusted_recipe(self, *, trust_remote_code: bool) -> Recipe:
@@ -138,7 +138,7 @@ class Run:
                 folder says of it gives no permission.
 
         Raises:
-            RunError: no run lives here, or its recipe asks for such code and the caller did not allow it.
+            RunError: this is not a run folder, or its recipe asks for such code and the caller did not allow it.
             RecipeError: its recipe.yaml is damaged, or of another version.
         """
         recipe = self.recipe()

@@ -144,7 +144,7 @@ def _holds_files(folder: Path) -> bool:
 def _refuse_existing(folder: Path) -> None:
     if _holds_files(folder) or (folder.exists() and not folder.is_dir()):
         raise RunError(
-            "exists and is never overwritten",
+            "already exists, and runs are never overwritten",
             where=str(folder),
             hint=f"{_resume_hint(folder)}give another folder (--out) or name (name=NEW)",
         )

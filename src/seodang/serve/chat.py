@@ -256,7 +256,7 @@ def _piped() -> Iterator[str]:
             yield line.removesuffix("\n").removesuffix("\r")
     except UnicodeError:
         hint = "send UTF-8 text, and set PYTHONUTF8=1 where that is not the system's encoding"
-        raise SourceError(f"is no {sys.stdin.encoding} text", where="stdin", hint=hint) from None
+        raise SourceError(f"is not valid {sys.stdin.encoding} text", where="stdin", hint=hint) from None
 
 
 def _joined(lines: Iterator[str]) -> Iterator[str]:

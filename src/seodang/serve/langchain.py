@@ -69,7 +69,7 @@ class ChatSeodang(BaseChatModel):
     max_new_tokens: int | None = Field(None, gt=0, validation_alias=AliasChoices("max_new_tokens", "max_tokens"))
     seed: int | None = None
     stop: list[str] | str | None = Field(
-        None, description="a text that ends an answer and is no part of it, or several"
+        None, description="a text that ends an answer and is not part of it, or several"
     )
     system: str | None = Field(None, description="system text; default the recipe's, empty: none")
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")

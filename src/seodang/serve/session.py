@@ -91,7 +91,7 @@ def parse(line: str) -> Command | None:
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean /{close[0]}?" if close else "/help lists the commands"
-        raise SeodangError("no such command", where=f"/{name}", hint=f"{hint} (a question may begin with a blank)")
+        raise SeodangError("unknown command", where=f"/{name}", hint=f"{hint} (a question may begin with a blank)")
     return Command(name=name, text=text.strip())
 
 
@@ -126,7 +126,9 @@ def times(text: str) -> int:
     if not text:
         return DEFAULT_TIMES
     if not text.isdecimal() or not 2 <= int(text) <= MAX_TIMES:
-        raise SeodangError(f"{text!r} is no number from 2 to {MAX_TIMES}", where="/again", hint="for instance /again 5")
+        raise SeodangError(
+            f"{text!r} is not a number from 2 to {MAX_TIMES}", where="/again", hint="for instance /again 5"
+        )
     return int(text)
 
 

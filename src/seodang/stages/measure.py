@@ -380,7 +380,7 @@ def _base_states(
     run: Run, model: PreTrainedModel, engine: Engine, held_out: EvaluationSet
 ) -> tuple[dict[str, Base], str]:
     """Source → the base that the model is compared with; nothing where it cannot be, and the reason."""
-    hidden, why = HiddenStates(folder=run.hidden_states), "a head of its own kind"
+    hidden, why = HiddenStates(folder=run.hidden_states), "a custom output head"
     if held_out.losses_alone:
         why = "different tokenizers"
     elif not held_out.has_divergence:

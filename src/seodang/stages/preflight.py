@@ -209,7 +209,7 @@ def load_base(base: Base, renderer: Renderer, *, seed: int, four_bit: bool = Fal
     """
     model = load_model(base.spec, base.placement, four_bit=four_bit)
     if four_bit:
-        console.show_note("the base is measured in 4 bits, as in training; `seodang prove` measures its whole weights")
+        console.show_note("the base is evaluated in 4-bit, as in QLoRA training; `seodang prove` uses full precision")
     added = len(renderer.tokenizer) if renderer.template.added else 0
     grow_vocabulary(model, max(base.num_embeddings, added), seed=seed)
     return model

@@ -154,7 +154,7 @@ def _with_memory(base: Base, there_gb: float | None, what: str) -> Base:
         return base
     remark = (
         f"{base.path}: full tuning of about {base.billions:.3g} billion parameters takes over {needed:.0f} GB of "
-        f"{what}, {there_gb:.0f} GB are there: train an adapter (train.adapter: {{kind: lora}}, as in lora-16gb)"
+        f"{what}; {there_gb:.0f} GB are available: train an adapter (train.adapter: {{kind: lora}}, as in lora-16gb)"
     )
     return replace(base, remarks=(*base.remarks, remark))
 

@@ -88,7 +88,7 @@ def _asked(one: FileProfile, guess: SourceRole, ask: Ask) -> SourceRole:
     for role in ROLES:
         if role == answer:
             return role
-    raise SourceError(f"no role is called {answer!r}", where=one.path, hint=f"choose one of {', '.join(ROLES)}")
+    raise SourceError(f"unknown role {answer!r}", where=one.path, hint=f"choose one of {', '.join(ROLES)}")
 
 
 def _guess(profiles: Sequence[FileProfile], *, has_domain: bool) -> dict[str, RoleAssignment]:

@@ -174,7 +174,7 @@ def memory_finding(plan: MemoryPlan, settings: recipe.Train, device: str) -> Fin
         check="memory",
         severity="warn",
         where="train",
-        what=f"training takes about {plan.peak / 1e9:.1f} GB of memory, {plan.available / 1e9:.1f} GB are there",
+        what=f"training needs about {plan.peak / 1e9:.1f} GB of memory; {plan.available / 1e9:.1f} GB are available",
         hint=", or ".join([*hints, "take a smaller model"]),
     )
 
@@ -231,7 +231,7 @@ def check_disk(
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise ResourceError(
-            f"the run's checkpoints and model take up to {needed / 1e9:.2g} GB, {free / 1e9:.2g} GB are free",
+            f"the run's checkpoints and model take up to {needed / 1e9:.2g} GB; {free / 1e9:.2g} GB are free",
             where=str(folder),
             hint="free some space, give another disk by --out, or keep fewer checkpoints (train.keep_checkpoints=1)",
         )

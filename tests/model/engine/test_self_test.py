@@ -86,8 +86,8 @@ def test_what_leaks_runs_one_row_at_a_time_with_a_message(config: PreTrainedConf
     engine = choose_engine(model, _rows())
     assert not engine.packed
     assert engine.budget(1000) == 0
-    assert engine.remarks[0].startswith(f"{type(model).__name__} does not keep packed sequences apart")
-    assert engine.remarks[0].endswith(": one example a row")
+    assert engine.remarks[0].startswith(f"{type(model).__name__} mixes packed sequences")
+    assert engine.remarks[0].endswith(": one example per row")
 
 
 def test_a_copy_shows_what_short_rows_of_the_model_cannot() -> None:

@@ -15,7 +15,7 @@ SAMPLE_RECORDS = 200
 SAMPLE_CHARS = 1 << 20
 MAX_CELL = 2**31 - 1  # csv's own limit of 131,072 characters is below a long document
 QUOTES_ARE_TEXT = "quotes are taken as part of the text: they do not enclose cells here"
-BLANKS_SKIPPED = "blanks between a delimiter and a quote are no part of the cells"
+BLANKS_SKIPPED = "blanks between a delimiter and a quote are not part of the cells"
 SINGLE_QUOTES = "cells are enclosed in single quotes"
 
 

@@ -38,7 +38,7 @@ from seodang.model.engine.trainable_tokens import trainable_tokens_in_place
 from seodang.model.load import is_quantized
 from seodang.types import Pack
 
-SHORT_PROBE = 16  # positions a row: enough to see a leak, or a head of its own kind
+SHORT_PROBE = 16  # positions a row: enough to see a leak, or a custom output head
 LONGEST_PROBE = 1100  # positions, where no tiny copy can be made: the window of Gemma 3 without costing many seconds
 LONGEST_KERNEL_PROBE = 4200  # positions, on a GPU: the window of Mistral too
 
@@ -185,23 +185,23 @@ def choose_engine(
     if packed and (error := _leak(model, rows, tolerance, longest)) is not None:
         packed = False
         by = f" (difference {error:.1e})" if error < math.inf else ""
-        remarks.append(f"{type(model).__name__} does not keep packed sequences apart{by}: one example a row")
+        remarks.append(f"{type(model).__name__} mixes packed sequences{by}: one example per row")
     if packed and hardware_of(model.device).installed:
         error = kernel_error(model, _window_probes(model, rows, longest=LONGEST_KERNEL_PROBE), compute_dtype)
         if not (kernels := error <= TOLERANCE[torch.bfloat16]):
-            what = f"differ (by {error:.1e})" if error < math.inf else "do not run"
-            remarks.append(f"The attention kernels of this device {what}: packed rows go sequence by sequence")
+            what = f"disagree with the reference ({error:.1e})" if error < math.inf else "do not run"
+            remarks.append(f"The attention kernels of this device {what}: using per-sequence attention")
     linear_cross_entropy = (error := linear_cross_entropy_error(model, short[0])) <= tolerance
     if not linear_cross_entropy:
         remarks.append(
-            f"{type(model).__name__} has a head of its own kind (difference {error:.1e}): its logits are used"
+            f"{type(model).__name__} has a custom output head (difference {error:.1e}): using its own logits"
         )
     alone = linear_cross_entropy and on_cuda(model) and distributed.world() == 1 and not is_quantized(model)
     if compiled := compiled and alone:
         error = compile_error(model, _many(rows), compute_dtype)
         if not (compiled := error <= TOLERANCE[torch.bfloat16]):
-            what = f"differ by {error:.1e}" if error < math.inf else "cannot be compiled on this machine"
-            remarks.append(f"Compiled layers {what}: they run as written, and slower")
+            what = f"output differs ({error:.1e})" if error < math.inf else "does not work on this machine"
+            remarks.append(f"torch.compile {what}: running eagerly, slower")
     return Engine(
         packed=packed,
         linear_cross_entropy=linear_cross_entropy,
