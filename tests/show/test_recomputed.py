@@ -4,6 +4,7 @@ import io
 import math
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -16,11 +17,15 @@ from sacrebleu.metrics import CHRF
 
 import run_folder
 from command import json_rows
+from seodang.proof.held_out import HALVED_CLUSTERS
 from seodang.proof.statistics import Interval, ratio, wilson
+from seodang.recipe import Tolerance
 from seodang.show.report import report
+from seodang.show.sentences import ADVISED_ANSWERS
 from seodang.show.tables import show_proof
 
 LEVEL = 1 - 0.05 / 3
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*%?")
 
 
 class Text(HTMLParser):
@@ -165,3 +170,86 @@ def test_best_and_worst(rows: dict[str, list[dict[str, Any]]], run: Path, shown:
     assert all(low <= high for low, high in pairwise(sorted(changes)))
     for change in changes:
         assert f"{signed(change)} nats per token" in shown["report"]
+
+
+def percent(share: float, digits: int = 0) -> str:
+    return f"{100 * share:.{digits}f}%"
+
+
+def bounds(interval: Interval | None, digits: int = 3) -> set[str]:
+    assert interval
+    return {written(abs(end), digits) for end in (interval.low, interval.high)}
+
+
+def of_losses(rows: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
+    """Numbers of the headline and of the table of losses, without their signs."""
+    for name, own in rows.items():
+        is_text = name == "wiki"
+        per = np.array([row["num_bytes"] if is_text else row["content_tokens"] + row["end_tokens"] for row in own])
+        base, tuned = (sums(own, model) / (math.log(2) if is_text else 1) for model in ("base", "tuned"))
+        for total in (base, tuned, tuned - base):
+            yield written(abs(total.sum() / per.sum()))
+        yield from bounds(ratio(tuned - base, per, [row["cluster"] for row in own], level=LEVEL).interval)
+        yield str(len(own))
+
+
+def of_parts(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Numbers of what the gain is made of."""
+    contrasts = [row["contrast"] for row in rows]
+    own = {model: np.array([c[model]["own"] for c in contrasts]) for model in ("base", "tuned")}
+    foreign = {model: np.array([c[model]["foreign"] for c in contrasts]) for model in ("base", "tuned")}
+    ending = np.array([c["base_ending"] - c["tuned_ending"] for c in contrasts])
+    format_ = np.array([c["base_template"] for c in contrasts]) - own["base"]
+    style = foreign["base"].mean(1) - foreign["tuned"].mean(1)
+    substance = foreign["tuned"].mean(1) - own["tuned"] - foreign["base"].mean(1) + own["base"]
+    gain = ending + format_ + style + substance
+    tokens = sum(c["content_tokens"] + 1 for c in contrasts)
+    for part in (ending, format_, style, substance, gain):
+        yield written(abs(part.sum() / tokens))
+        yield percent(abs(part.sum() / gain.sum()))
+    yield written(abs(substance.mean()), 2)
+    yield from bounds(ratio(substance, np.ones(len(rows)), [row["cluster"] for row in rows], level=LEVEL).interval, 2)
+    for model in ("base", "tuned"):
+        yield percent(float(np.mean(own[model] < foreign[model].min(1))))
+    yield percent(1 / (1 + foreign["base"].shape[1]))
+    yield str(len(rows))
+
+
+def of_answers(answers: list[dict[str, Any]]) -> Iterator[str]:
+    """Numbers of the table of answers, and of the sentences on how they end."""
+    groups = defaultdict(lambda: defaultdict(list))
+    for answer in answers:
+        groups[answer["kind"], answer["source"]][answer["model"]].append(answer)
+    metric = CHRF()
+    for models in groups.values():
+        for own in models.values():
+            texts = [answer["text"] for answer in own]
+            stopped = sum(answer["stopped"] for answer in own)
+            interval = wilson(stopped, len(own))
+            yield from (str(stopped), str(len(own)), percent(stopped / len(own)))
+            yield from (percent(interval.low), percent(interval.high))
+            yield f"{np.mean([answer['new_tokens'] for answer in own]):,.0f}"
+            yield percent(float(np.mean([_repetition(text) for text in texts])))
+            letters = [[char for char in text if char.isalpha()] for text in texts]
+            hangul = [np.mean(["가" <= char <= "힣" for char in each]) for each in letters if each]
+            yield percent(float(np.mean(hangul)))
+            if references := [answer["reference"] for answer in own if answer["reference"]]:
+                pairs = zip(texts, references, strict=True)
+                yield f"{np.mean([metric.sentence_score(text, [one]).score for text, one in pairs]):.1f}"
+        changed = [a["stopped"] - b["stopped"] for a, b in zip(models["tuned"], models["base"], strict=True)]
+        if differing := [change for change in changed if change]:
+            fewer = min(differing.count(1), differing.count(-1))
+            tail = sum(math.comb(len(differing), k) for k in range(fewer + 1)) / 2 ** len(differing)
+            yield written(min(1.0, 2 * tail))
+
+
+def test_the_terminal_shows_no_other_number(
+    rows: dict[str, list[dict[str, Any]]], run: Path, shown: dict[str, str]
+) -> None:
+    """Every number of the verdict is one that is recomputed here, a step of training, or a limit that code names."""
+    known = {*of_losses(rows), *of_parts(rows["의료_질문"]), *of_answers(json_rows(run / "answers.jsonl"))}
+    known |= {str(run_folder.BEST), percent(LEVEL, 1), f"{Tolerance().retention:g}"}
+    known |= {str(HALVED_CLUSTERS), str(ADVISED_ANSWERS)}
+    found = NUMBER.findall(shown["terminal"])
+    assert len(found) > 100
+    assert [number for number in found if number not in known] == []
