@@ -1,6 +1,7 @@
 """The base before training: its vocabulary, its tensors, and what is left of both in the tuned model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import seodang
+from held_out import renderer
+from seodang.data.template.find import OWN as OWN_TEMPLATE
 from seodang.errors import GateError, ModelError
 from seodang.model.engine.engine import Engine
 from seodang.model.load import grow_vocabulary, load_model
 from seodang.model.placement import Placement
 from seodang.proof.evaluate import evaluate
-from seodang.recipe import Model, Recipe, Save
+from seodang.recipe import Model, Recipe, Save, Train
 from seodang.run.folder import PROOF, Run
 from seodang.serve.chat_model import load_chat_model, with_system
+from seodang.stages import preflight
 from tiny import make_config, make_model
 from tiny_recipe import tiny_recipe
 
@@ -190,3 +194,23 @@ def test_answers_beyond_the_context(key: str, changes: dict[str, Any], tmp_path:
     with pytest.raises(GateError, match=rf"^{key}: .*the model has 2,048 positions"):
         seodang.tune(made.model_copy(update={"ask": asks}), out=tmp_path / "run")
     assert not (tmp_path / "run" / "base.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("adapter", "saved", "origin", "stays"),
+    [
+        (None, "auto", OWN_TEMPLATE, False),
+        ({"kind": "lora"}, "auto", OWN_TEMPLATE, True),
+        ({"kind": "lora"}, "float32", OWN_TEMPLATE, True),
+        ({"kind": "lora"}, "bfloat16", OWN_TEMPLATE, False),
+        ({"kind": "qlora"}, "auto", OWN_TEMPLATE, False),
+        ({"kind": "lora"}, "auto", "chatml", False),
+    ],
+)
+def test_an_adapter_leaves_the_head(adapter: dict[str, str] | None, saved: str, origin: str, stays: bool) -> None:
+    """Unless it is rounded as it is saved, held in 4 bits, or markers are trained that the base may never have seen."""
+    with_template = renderer()
+    with_template.template = replace(with_template.template, origin=origin)
+    settings = Train.model_validate({"adapter": adapter})
+    save = Save.model_validate({"dtype": saved})
+    assert preflight.head_stays(make_model(make_config("llama")), settings, save, with_template) is stays
