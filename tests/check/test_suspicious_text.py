@@ -14,7 +14,9 @@ SHOWN = {
     "printed_values": ["['답']", "['가', '나']", "{'text': ['답'], 'answer_start': [0]}"],
     "thoughts_in_answers": [
         "<thinking>음</thinking>답", "<reasoning>\n음\n</reasoning>\n답", "<Thought>음</Thought>", "<think>음… 답",
-        "음</think>답", "<think>가<think>나</think>",
+        "음</think>답", "<think>가<think>나</think>", "<Think>음</Think>답",
+        "[THINK]음[/THINK]답", "◁think▷음◁/think▷답", "<seed:think>음</seed:think>답", "<analysis>음</analysis>답",
+        "<|channel|>analysis<|message|>음", "<unused94>thought\n음<unused95>답",
     ],
     "double_encoded": ["ê°€ì§€", "ê°\u0080", "don\u00e2\u20ac\u2122t", "caf\u00c3\u00a9"],
     "escaped_characters": [r"\uc9c8\ubb38", r"답은 \uAC00", r"\u4e2d"],
@@ -23,7 +25,8 @@ SHOWN = {
 }  # fmt: skip
 PLAIN = [
     "없음", "None of these.", "nan 은 숫자가 아니다", "[1] 참고", '["json"]', "it's ['a'] in Python", "café 38°C",
-    "<think>\n음\n</think>\n\n답", "생각 <thinking> 태그", r"C:\users\u00e9", "a_x0_b",
+    "<think>\n음\n</think>\n\n답", "생각 <thinking> 태그", "<thinker> 답", "[think tank] 답", "<code>답</code>",
+    r"C:\users\u00e9", "a_x0_b",
     "{name}", "x^{{2}}", "Ça va", "â", "naïve £5", "3 ×\u00a05", "CAFÉ”",
 ]  # fmt: skip
 

@@ -15,7 +15,11 @@ _NO_VALUE = frozenset(
     | {"#n/a", "#na", "#null!", "#ref!", "#value!", "#name?", "#div/0!", "#num!"}
 )
 _PRINTED = re.compile(r"\s*(?:\[\s*'.*'\s*\]|\{\s*'[^']*'\s*:.*\})\s*", re.DOTALL)
-_THOUGHT_TAG = re.compile(r"\s*<(?:thinking|thoughts?|reasoning|reflection|scratchpad|inner_monologue)>", re.IGNORECASE)
+_THOUGHT_TAG = re.compile(  # in the brackets of several makers; <think> itself is read as a thought
+    r"\s*(?!(?-i:<think>))(?:[<\[◁]\|?(?:\w+:)?(?:think|thinking|thoughts?|reason|reasoning|reflection|scratchpad"
+    r"|analysis|inner_monologue|cot|chain_of_thought)\|?[>\]▷]|<\|channel\|>\s*analysis|<unused\d+>\s*thought)",
+    re.IGNORECASE,
+)
 _ESCAPE = re.compile(  # of a character that nobody would escape in a text: Hangul, kana, CJK
     r"\\u(?:11|3[01]|[4-9][0-9a-f]|a[c-f]|[bc][0-9a-f]|d[0-7])[0-9a-f]{2}", re.IGNORECASE
 )
@@ -72,7 +76,7 @@ SIGNS = (
     ),
     Sign(
         check="thoughts_in_answers",
-        what="the answer holds thoughts in tags that no template knows, or an unpaired <think>: trained as answer text",
+        what="the answer holds thoughts in other tags than <think>, or an unpaired <think>: trained as answer text",
         hint="write thoughts as <think>…</think> or into `reasoning_content`, unless answers should contain these tags",
         holds=lambda text: _THOUGHT_TAG.match(text) is not None or _has_unpaired_think(text),
         of_answers=True,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from seodang import recipe
 from seodang.data.template.default_system import without_default_system
-from seodang.data.template.find import find_template
+from seodang.data.template.find import find_template, own_text
 from seodang.data.template.jinja import Turn, compile_template, run
 from seodang.errors import RunError, TemplateError
 from seodang.recipe import Generate
@@ -214,10 +214,11 @@ def _of_model(path: str, trust_remote_code: bool) -> ChatModel:
     from seodang.model.load import load_tokenizer
 
     tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
-    if not tokenizer.chat_template:
+    text = own_text(tokenizer)
+    if not text:
         hint = "give an instruct model, or a run: `seodang tune` gives a base its template"
         raise TemplateError("the model's tokenizer has no chat template", where=path, hint=hint)
-    template = compile_template(tokenizer.get_chat_template(), where=path)
+    template = compile_template(text, where=path)
     turn_end_id = _turn_end_id(tokenizer, path)
     return ChatModel(
         name=path,

@@ -198,6 +198,19 @@ def test_nothing_is_found_where_templates_serve_what_they_train(tiny_tokenizer: 
     assert (len(made), dict(counts.changed)) == (1, {})
 
 
+def test_answers_without_a_loss_are_not_taken_for_answers_that_are_served_otherwise(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """An answer that its flag, or its place in a prompt, takes out of the loss is no earlier answer to decide about."""
+    talk = _talk("왜?", "네.", "또?", "아뇨.")
+    talk[1]["supervised"] = False
+    assert choose_earlier_answers({"a": talk_rows(talk)}, _own(tiny_tokenizer, CHATML_LIKE), max_tokens=999)[1] is None
+    longer = talk_rows([*talk, *_talk("그럼?", "그래요.")])
+    _, finding = choose_earlier_answers({"a": longer}, _renderer(tiny_tokenizer, "qwen3"), max_tokens=999)
+    assert finding is not None
+    assert finding.what.startswith("1 of 2 answers (50%)")
+
+
 def test_only_the_last_answer_asks_for_no_choice(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """With loss_on last_answer or all, a conversation is one example."""
     for loss_on in ("last_answer", "all"):

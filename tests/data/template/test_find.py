@@ -11,11 +11,27 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from chat_styles import CHATML_LIKE, DATED, DEEPSEEK, NO_LAST_END, STYLES, Style, dressed, with_style_tokens
 from seodang.data.template.find import BUILT_IN, ChatTemplate, apply_template, find_template
 from seodang.data.template.jinja import PINNED_DATE
+from seodang.data.template.renderer import Renderer
 from seodang.errors import TemplateError
 from seodang.recipe import Template
 
 ASKED = [{"role": "user", "content": "왜 아파요?"}]
 ANSWERED = [*ASKED, {"role": "assistant", "content": "쉬세요."}]
+
+CALLED = [
+    *ASKED,
+    {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look_up", "arguments": {"말": "약"}}}]},
+]
+REPORT = {"role": "tool", "name": "look_up", "content": "있음"}
+TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"properties": {"말": {"items": ["a"]}}}}}
+TOOL_USE = (  # with a macro that calls itself, and white space at both ends, which Jinja takes off or keeps
+    "{%- macro names(value) %}{% for key in value %}{{ key }} {% if value[key] is mapping %}{{ names(value[key]) }}"
+    "{% endif %}{% endfor %}{% endmacro %}\n"
+    "  {% for tool in tools %}{{ tool.function.name }}: {{ names(tool.function) }}{% endfor %}\n"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+    "{% for call in m.tool_calls or [] %}{{ '<tool_call>' + (call.function | tojson) + '</tool_call>' }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}\n"
+)
 
 
 def _find(
@@ -61,6 +77,34 @@ def test_the_tokenizers_own_template_comes_first(tiny_tokenizer: PreTrainedToken
     found = _find(tiny_tokenizer)
     assert found.text == CHATML_LIKE
     assert found.origin == "the tokenizer's own"
+
+
+def test_rows_with_tools_get_the_template_that_transformers_chooses(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Of several named templates, tool_use writes conversations with tools, default those without: in one text, which
+    is saved, and for each conversation exactly what `apply_chat_template` writes with the templates by name."""
+    theirs = copy.deepcopy(tiny_tokenizer)
+    theirs.chat_template = {"default": f"\n{CHATML_LIKE}\n", "tool_use": TOOL_USE, "rag": "{{ documents }}"}
+    found = _find(theirs)
+    assert found.origin == "the tokenizer's own"
+    apply_template(tiny_tokenizer, found)
+    assert isinstance(tiny_tokenizer.chat_template, str)
+    theirs.eos_token, theirs.pad_token = tiny_tokenizer.eos_token, tiny_tokenizer.pad_token
+    renderer = Renderer(tiny_tokenizer, found)
+    for tools in (None, [TOOL]):
+        for turns, prompts in ((ASKED, True), (ANSWERED, False), (CALLED, False), ([*CALLED, REPORT], True)):
+            written = theirs.apply_chat_template(turns, tools, tokenize=False, add_generation_prompt=prompts)
+            ours = tiny_tokenizer.apply_chat_template(turns, tools, tokenize=False, add_generation_prompt=prompts)
+            assert ours == written
+            assert ("look_up" in written) == bool(tools), "the two templates differ"
+            if tools or turns in (ASKED, ANSWERED):
+                assert (renderer.prompt(turns, tools) if prompts else renderer.render(turns, tools).text) == written
+
+
+def test_one_named_template_is_taken_as_it_is(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """A single template by name, or two that are the same, need no choice."""
+    for named in ({"default": CHATML_LIKE}, {"default": CHATML_LIKE, "tool_use": CHATML_LIKE}, {"chat": CHATML_LIKE}):
+        tiny_tokenizer.chat_template = named
+        assert _find(tiny_tokenizer).text == CHATML_LIKE
 
 
 def test_a_base_without_template_gets_the_first_built_in_that_fits(tiny_tokenizer: PreTrainedTokenizerFast) -> None:

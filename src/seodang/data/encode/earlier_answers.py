@@ -15,6 +15,7 @@ from seodang.data.arrow import block
 from seodang.data.encode.rows import messages_of
 from seodang.data.encode.tokenize import Encoder
 from seodang.data.template.renderer import Renderer, parse_tools
+from seodang.data.template.supervision import has_loss
 from seodang.errors import TemplateError
 from seodang.types import EarlierAnswers, Finding
 
@@ -31,7 +32,7 @@ SHOWN_IDS = 8
 class _Measured:
     """Sums over conversations, each weighted by the rows of its source that it stands for."""
 
-    answers: float = 0
+    answers: float = 0  # with a loss
     unserved: float = 0
     tokens: float = 0  # of whole conversations
     split_tokens: float = 0  # with the examples that are split off
@@ -92,7 +93,7 @@ def _add(
     if len(texts[0]) > MOST_CHARACTERS * max_tokens:
         return
     sizes = [len(ids) for ids, _ in encoder.encode(texts)]
-    answers = sum(turn["role"] == "assistant" for turn in messages)
+    answers = sum(turn["role"] == "assistant" and has_loss(turn) for turn in messages)
     unserved = answers - len(examples[0].answers)
     found.answers, found.unserved = found.answers + weight * answers, found.unserved + weight * unserved
     found.tokens, found.split_tokens = found.tokens + weight * sizes[0], found.split_tokens + weight * sum(sizes)

@@ -24,7 +24,10 @@ CONTEXT = _words("context passage 맥락 문맥 지문")
 TEXT = _words("text content contents document passage body article 본문 내용 텍스트 원문 문서")
 TURNS = _words("messages conversations conversation dialogue dialog chat turns 대화")
 SYSTEM = _words("system system_prompt system_message 시스템 시스템_프롬프트")
-TOOLS = _words("tools functions")
+TOOLS = _words(
+    "tools functions tool_definitions function_definitions tool_schemas function_schemas available_tools "
+    "available_functions"
+)
 REASONING = _words(
     "complex_cot cot chain_of_thought reasoning reasoning_content thinking thought thoughts 추론 추론과정 추론_과정 "
     "사고과정"

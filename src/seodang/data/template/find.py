@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from seodang import recipe
 from seodang.data.template.headers import ORIGIN, from_headers
-from seodang.data.template.jinja import PINNED_DATE, compile_template, fixed, pinned, variables_of
+from seodang.data.template.jinja import PINNED_DATE, compile_template, fixed, pinned, variables_of, with_tools
 from seodang.data.template.limits import limited
 from seodang.data.template.next_turn import with_last_end
 from seodang.data.template.probe import OTHER_HINT, Probe, control_tokens, probe
@@ -94,7 +94,7 @@ def find_template(
     borrow = spec.borrow
     if spec.headers is not None:
         return verified(_with_bos(tokenizer, from_headers(spec.headers)), ORIGIN, donor=tokenizer)
-    if borrow is None and (own := _own_text(tokenizer)):
+    if borrow is None and (own := own_text(tokenizer)):
         return verified(own, OWN, donor=tokenizer)
     if borrow is None:
         return _first_built_in(lambda name: verified(_built_in(tokenizer, name), f"built-in {name}"))
@@ -111,7 +111,7 @@ def find_template(
             hint=f"{hint}: {', '.join(BUILT_IN)}",
         )
     donor = load_tokenizer(borrow)
-    borrowed = _own_text(donor)
+    borrowed = own_text(donor)
     if not borrowed:
         raise TemplateError(
             f"the tokenizer of {borrow} has no chat template",
@@ -287,11 +287,14 @@ def _exists(path: str) -> bool:
         return False
 
 
-def _own_text(tokenizer: "PreTrainedTokenizerBase") -> str | None:
-    text = tokenizer.chat_template
-    if isinstance(text, dict):  # several templates by name
-        text = text.get("default") or next(iter(text.values()), None)
-    return str(text) if text else None
+def own_text(tokenizer: "PreTrainedTokenizerBase") -> str | None:
+    """The tokenizer's own template; several by name as the one text that writes what transformers chooses of them."""
+    found = tokenizer.chat_template
+    if not isinstance(found, dict):
+        return str(found) if found else None
+    text = found.get("default") or next(iter(found.values()), None)
+    for_tools = found.get("tool_use")
+    return text if not text or not for_tools or for_tools == text else with_tools(for_tools, text)
 
 
 def _read(path: str) -> str:

@@ -156,6 +156,16 @@ def fixed(text: str, values: Mapping[str, str]) -> str:
     return "".join(f"{{%- set {name} = {literal(value)} %}}\n" for name, value in values.items()) + text
 
 
+def with_tools(for_tools: str, text: str) -> str:
+    """One template of two: the first for conversations with tools, the second for those without.
+
+    The line break behind each statement is the one that `trim_blocks` takes off; Jinja itself takes one off the end of
+    a template; `+` keeps the blanks that `lstrip_blocks` would take off in front of a statement.
+    """
+    one, other = for_tools.removesuffix("\n"), text.removesuffix("\n")
+    return f"{{% if tools is defined and tools is not none %}}\n{one}{{%+ else %}}\n{other}{{%+ endif %}}"
+
+
 def literal(value: str) -> str:
     """A text as a string of a template."""
     escaped = value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seodang.data.template.default_system import without_default_system
+from seodang.data.template.find import own_text
 from seodang.data.template.jinja import compile_template, run
 from seodang.errors import TemplateError
 from seodang.model.load import load_tokenizer
@@ -116,10 +117,10 @@ def load_reference(path: str | Path, *, trust_remote_code: bool = False) -> Refe
     """
     served = served_model(path, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(served.path, trust_remote_code=trust_remote_code)
-    if not tokenizer.chat_template:
+    text = own_text(tokenizer)
+    if not text:
         hint = "give a run's folder or an instruct model"
         raise TemplateError("the model's tokenizer has no chat template", where=str(path), hint=hint)
-    text = tokenizer.get_chat_template()
     found = Run(folder=Path(path).expanduser())
     system = found.recipe().system if found.exists else None
     without = without_default_system(text, system) if system else text

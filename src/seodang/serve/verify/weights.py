@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 
 from seodang.data.row_cache import file_sha256
+from seodang.data.template.find import own_text
 from seodang.errors import ModelError, TemplateError
 from seodang.model.checkpoint import tensor_files
 from seodang.model.load import load_tokenizer
@@ -54,9 +55,10 @@ def verify_folder(folder: Path, reference: Reference) -> Verification:
 def _prompts(folder: Path, reference: Reference) -> tuple[list[PromptCheck], list[Cause]]:
     tokenizer = load_tokenizer(str(folder))
     hint = "copy chat_template.jinja and tokenizer files from the run's model folder"
-    if not tokenizer.chat_template:
+    text = own_text(tokenizer)
+    if not text:
         return [], [Cause(name="another template", what="the folder has no chat template", hint=hint)]
-    theirs = replace(reference, tokenizer=tokenizer, template=tokenizer.get_chat_template())
+    theirs = replace(reference, tokenizer=tokenizer, template=text)
     probes = []
     for name, turns, tools in conversations(reference):
         try:

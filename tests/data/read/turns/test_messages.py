@@ -26,6 +26,7 @@ def flagged(flags: dict[str, Any]) -> dict[str, Any]:
         {"train": False}, {"training": False}, {"trainable": "false"}, {"loss": False}, {"loss": 0}, {"loss_mask": 0},
         {"loss_weight": 0.0}, {"mask": True}, {"masked": "True"}, {"mask": 1}, {"weight": 0}, {"weight": "0"},
         {"weight": "0.0"}, {"compute_loss": False}, {"no_loss": True}, {"loss_mask": "0", "weight": 1},
+        {"train_on_turn": False}, {"is_train": 0}, {"include_in_loss": "no"}, {"exclude_from_loss": True},
     ],
 )  # fmt: skip
 def test_an_answer_that_is_flagged_is_context(tmp_path: Path, flags: dict[str, Any]) -> None:
@@ -168,6 +169,10 @@ def test_calls_with_and_without_loss_are_not_joined(tmp_path: Path) -> None:
         {"think": "가\n나"},
         {"reasoning": {"summary": [{"type": "summary_text", "text": "가"}, {"type": "summary_text", "text": "나"}]}},
         {"reasoning_content": " ", "thoughts": ["가", {"content": "나"}]},
+        {"cot": "가\n나"},
+        {"chain_of_thought": "가\n나"},
+        {"reasoning_content": '[{"type": "thinking", "thinking": "가"}, {"type": "text", "text": "나"}]'},
+        {"thinking": "[{'type': 'text', 'text': '가\\n나'}]"},
     ],
 )
 @pytest.mark.parametrize("answer", [RIGHT, {"role": "function_call", "content": CALL_A}])

@@ -119,6 +119,8 @@ def test_numbers_of_arguments_keep_their_text(tmp_path: Path) -> None:
         {"tools": [json.dumps(TOOL)]},
         {"tools": {"tools": [TOOL]}},
         {"tools": [TOOL], "functions": [TOOL]},
+        {"tool_definitions": [TOOL]},
+        {"available_functions": json.dumps([TOOL])},
     ],
 )
 def test_definitions_are_read_wherever_a_row_has_them(tmp_path: Path, more: dict[str, Any]) -> None:

@@ -7,9 +7,12 @@ from seodang.data.read.unusable import UnusableRowError
 
 LOSS_FLAGS = frozenset(  # true or 1: with loss
     {"train", "training", "trainable", "is_trainable", "supervised", "loss", "compute_loss", "loss_mask"}
-    | {"loss_weight", "loss_scale", "weight"}
+    | {"loss_weight", "loss_scale", "weight", "trained", "is_train", "should_train", "train_on", "train_on_turn"}
+    | {"with_loss", "use_loss", "include_in_loss"}
 )
-MASK_FLAGS = frozenset({"mask", "masked", "is_masked", "loss_masked", "no_loss", "ignore_loss"})  # true: without loss
+MASK_FLAGS = frozenset(  # true: without loss
+    {"mask", "masked", "is_masked", "loss_masked", "no_loss", "ignore_loss", "no_train", "exclude_from_loss"}
+)
 DETAILED_FLAGS = frozenset({"train_detail", "training_detail"})  # of characters of a turn
 FLAGS = LOSS_FLAGS | MASK_FLAGS | DETAILED_FLAGS
 _WORDS = {"true": 1.0, "yes": 1.0, "on": 1.0, "false": 0.0, "no": 0.0, "off": 0.0}

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from seodang.data.read.clean import clean, is_blank
+from seodang.data.read.serialized import opens_value, parse_text
 from seodang.data.read.unusable import UnusableRowError
 
 THOUGHT_KEYS = (
     "reasoning_content", "reasoning", "thinking", "reasoning_text", "thinking_content", "reasoning_details",
-    "thought", "thoughts", "think", "thinking_blocks", "reasoning_summary",
+    "thought", "thoughts", "think", "thinking_blocks", "reasoning_summary", "cot", "complex_cot", "chain_of_thought",
 )  # fmt: skip
 _THOUGHT_KEYS = frozenset(THOUGHT_KEYS)
 THOUGHT_BLOCKS = frozenset(
@@ -54,7 +55,8 @@ def thought_text(value: Any, changes: set[str]) -> str:
         UnusableRowError: any other shape.
     """
     if isinstance(value, str):
-        return value
+        blocks = _blocks_in(value) if opens_value(value) else None
+        return value if blocks is None else thought_text(blocks, changes)
     if value is None:
         return ""
     if isinstance(value, list):
@@ -72,3 +74,13 @@ def thought_text(value: Any, changes: set[str]) -> str:
         if not any(item for key, item in value.items() if key not in _BESIDE_TEXT):
             return ""
     raise UnusableRowError("thoughts that cannot be read", hint="write thoughts as a text: `reasoning_content`")
+
+
+def _blocks_in(text: str) -> list[Any] | None:
+    """The blocks that a text holds as JSON or in Python's notation, if it is nothing else."""
+    try:
+        blocks = parse_text(text)
+    except ValueError:
+        return None
+    blocks = blocks if isinstance(blocks, list) else [blocks]
+    return blocks if blocks and all(isinstance(block, dict) and "type" in block for block in blocks) else None
