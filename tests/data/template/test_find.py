@@ -100,6 +100,17 @@ def test_rows_with_tools_get_the_template_that_transformers_chooses(tiny_tokeniz
                 assert (renderer.prompt(turns, tools) if prompts else renderer.render(turns, tools).text) == written
 
 
+def test_the_end_of_calls_is_found_in_the_template_for_tools(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Where `default` writes no calls, their end is read off `tool_use`."""
+    end = "{{ '<|eot_id|>' if m.tool_calls else '<|im_end|>' }}{{ '\n' }}"
+    tiny_tokenizer.chat_template = {
+        "default": CHATML_LIKE,
+        "tool_use": TOOL_USE.replace("{{ '<|im_end|>\n' }}", end),
+    }
+    found = _find(tiny_tokenizer)
+    assert (found.turn_end, found.call_end) == ("<|im_end|>", "<|eot_id|>")
+
+
 def test_one_named_template_is_taken_as_it_is(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """A single template by name, or two that are the same, need no choice."""
     for named in ({"default": CHATML_LIKE}, {"default": CHATML_LIKE, "tool_use": CHATML_LIKE}, {"chat": CHATML_LIKE}):

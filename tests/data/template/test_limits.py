@@ -13,7 +13,9 @@ from seodang.errors import TemplateError
 from seodang.recipe import Template
 
 
-def _find(tokenizer: PreTrainedTokenizerFast, text: str | None = None, borrow: str | None = None) -> ChatTemplate:
+def _find(
+    tokenizer: PreTrainedTokenizerFast, text: str | dict[str, str] | None = None, borrow: str | None = None
+) -> ChatTemplate:
     tokenizer.chat_template = text
     return find_template(
         tokenizer,
@@ -49,6 +51,23 @@ def test_a_hostile_template_is_refused(
     monkeypatch.setattr(limits, "CPU_SECONDS", 2)
     with pytest.raises(TemplateError, match=message):
         _find(tiny_tokenizer, addition + CHATML_LIKE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% if tools %}{{ 'a' * 6000000000 }}{% endif %}" + CHATML_LIKE,
+        "{% if tools %}{% for a in range(9 ** 9) %}{% endfor %}{% endif %}" + CHATML_LIKE,
+        {"default": CHATML_LIKE, "tool_use": "{{ tools | tojson(indent=10 ** 6) }}" + CHATML_LIKE},
+    ],
+)
+def test_what_a_template_takes_for_tools_is_bounded_too(
+    tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, text: str | dict[str, str]
+) -> None:
+    """Rows with tools are rendered outside of the bounds: what they would take shows in the small conversation."""
+    monkeypatch.setattr(limits, "CPU_SECONDS", 2)
+    with pytest.raises(TemplateError, match=r"takes (too much|more)|characters for a small conversation"):
+        _find(tiny_tokenizer, text)
 
 
 def test_a_date_without_a_format_is_pinned_too(tiny_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -26,6 +26,14 @@ CALL: Mapping[str, Any] = {
     "id": "call00001",  # nine letters and digits, as Mistral's templates want it
     "function": {"name": "look_up", "arguments": {"word": "blue"}},
 }
+TOOL: Mapping[str, Any] = {  # of another name than the call, so that it is not taken for it
+    "type": "function",
+    "function": {
+        "name": "find_word",
+        "description": "finds a word",
+        "parameters": {"type": "object", "properties": {"word": {"type": "string", "description": "the word"}}},
+    },
+}
 OTHER_HINT = "choose another template (built-in: gemma, llama3, qwen3, chatml, exaone4, exaone3, solar_open, plain)"
 MOST_CHARACTERS = 200_000  # of the small conversation; the longest templates write some 20,000
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -93,7 +101,10 @@ def probe(
     _check_prompt(full, prompt, header, turn, where)
     markers = control_tokens(full, donor, contents=(answered[-1]["content"], QUESTION, system or ""))
     turn_end = _turn_end(full[turn.end :], [*markers, str(variables.get("eos_token") or "")], where)
-    call_end = _call_end(template, asked, variables, turn_end, donor)
+    try:
+        call_end = _call_end(template, asked, variables, turn_end, donor)
+    except TemplateError as error:
+        raise TemplateError(error.what, where=where, hint=OTHER_HINT) from None
     return Probe(
         text=full,
         prompt=prompt,
@@ -111,17 +122,39 @@ def _call_end(
     turn_end: str,
     donor: "PreTrainedTokenizerBase | None",
 ) -> str:
-    """The control token that ends a tool call; blank if it is the turn end, or the template has no calls."""
-    called = {"role": "assistant", "content": "", "tool_calls": [CALL]}
-    try:
-        text = run(template, [*asked, called], variables=variables).rstrip()
-    except TemplateError:
-        return ""
-    if CALL["function"]["name"] not in text or text.endswith(turn_end):
+    """The control token that ends a tool call; blank if it is the turn end, or the template has no calls.
+
+    Rendered with tools too: some templates know calls only then, and what a template takes then is bounded as well.
+
+    Raises:
+        TemplateError: it takes too much for a small conversation.
+    """
+    called = [*asked, {"role": "assistant", "content": "", "tool_calls": [CALL]}]
+    texts = [_small(template, called, tools, variables).rstrip() for tools in (None, [TOOL])]
+    text = next((text for text in texts if CALL["function"]["name"] in text), "")
+    if not text or text.endswith(turn_end):
         return ""
     special = [str(token.content) for token in donor.added_tokens_decoder.values() if token.special] if donor else []
     names = special if donor else _LOOKS_SPECIAL.findall(text)
     return max((name for name in names if text.endswith(name) and not name.startswith("</")), key=len, default="")
+
+
+def _small(
+    template: "Template", turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None, variables: Mapping[str, Any]
+) -> str:
+    """A small conversation as rendered; blank if the template refuses it.
+
+    Raises:
+        TemplateError: it takes too much.
+    """
+    try:
+        text = run(template, turns, tools, variables=variables)
+    except TemplateError as error:
+        if isinstance(error.__cause__, MemoryError | RecursionError):
+            raise
+        return ""
+    _check_size(text)
+    return text
 
 
 def _check_size(full: str) -> None:
