@@ -57,7 +57,8 @@ def test_a_hostile_template_is_refused(
     "text",
     [
         "{% if tools %}{{ 'a' * 6000000000 }}{% endif %}" + CHATML_LIKE,
-        "{% if tools %}{% for a in range(9 ** 9) %}{% endfor %}{% endif %}" + CHATML_LIKE,
+        "{% if tools %}{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
+        + CHATML_LIKE,
         {"default": CHATML_LIKE, "tool_use": "{{ tools | tojson(indent=10 ** 6) }}" + CHATML_LIKE},
     ],
 )
