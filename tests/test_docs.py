@@ -99,7 +99,8 @@ def test_command_lines_name_commands_and_options_that_there_are(page: Path) -> N
         if words[0] == "COMMAND" or words[0].startswith(("-", "…")):
             continue
         assert words[0] in commands, line
-        known = {option for parameter in commands[words[0]].params for option in parameter.opts} | {"--help"}
+        parameters = commands[words[0]].params
+        known = {option for each in parameters for option in (*each.opts, *each.secondary_opts)} | {"--help"}
         for word in words[1:]:
             if word.startswith("--"):
                 assert word.partition("=")[0] in known, line
