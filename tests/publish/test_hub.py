@@ -33,11 +33,12 @@ from seodang.recipe import Recipe, load_recipe
 from seodang.secrets import leaks, own_secrets
 from seodang.show.console import get_console
 from seodang.show.formatting import visible
+from seodang.show.language import ENGLISH
 from seodang.types import Answer
 
 TEMPLATES = ROOT / "src" / "seodang" / "templates"
 FAKE = "hf_" + "Qm7Rk2Tz9" * 4  # planted: nobody's
-LATE = ("NOTICE", "README.md")  # not in the model's folder, written for the hub
+LATE = ("NOTICE", "README.md", "README.ko.md")  # not in the model's folder, written for the hub
 
 
 @pytest.fixture
@@ -316,13 +317,33 @@ def test_the_card_tells_the_proofs_figures(run: Path) -> None:
     for expected in (
         "| `의료_질문` | domain | 40 | 3.073 | 2.167 | −0.906 | −1.052 to −0.760 | improved |",
         "| `wiki` | retention | 50 | 1.082 | 1.154 | +0.072 | +0.068 to +0.075 | lost |",
-        "| repeated question | 6 | 0% → 100% |", "| `의료_질문` | +0.895 | +0.147 |",
+        "| repeated question | 6 | 0% → 100% |", "| `의료_질문` | +0.895<br>+0.847 to +0.943 | +0.147<br>",
         "Loss on 의료\\_질문 answers fell by 0.906", "beyond the tolerance of 0.03", "No answer was judged",
         "depend more on their own question", "no answer was judged for correctness",
         "4 different answers", "7 empty answer", "`ko_medical.csv`", "4,180", "not medical advice",
         "38 questions have different answers", "seodang 0.1.0", "torch 2.13.0",
     ):  # fmt: skip
         assert expected in card, expected
+
+
+def test_the_card_is_in_korean_too(run: Path) -> None:
+    """README.ko.md holds the same header, figures, use, data, limits and licence; each card leads to the other."""
+    planned = push(run, "me/med", dry_run=True)
+    found = next(file.content for file in planned.files if file.name == "README.ko.md")
+    assert isinstance(found, bytes)
+    card = found.decode()
+    assert header(card) == header(planned.card)
+    assert "[한국어](README.ko.md)" in planned.card
+    for expected in (
+        "[English](README.md)", "의료\\_질문 답변의 손실이 토큰당 0.906 nat 줄었습니다",
+        "| `의료_질문` | 도메인 | 40 | 3.073 | 2.167 | −0.906 | −1.052 ~ −0.760 | 개선 |",
+        "의학적 조언이나 의료기기가 아닙니다",
+        "답변이 옳은지는 사람도 모델도 확인하지 않았습니다.", "## 라이선스", "## 쓰임새", "7 empty answer",
+    ):  # fmt: skip
+        assert expected in card, expected
+    for key, english in ENGLISH.entries.items():
+        if key.startswith("card.") and "{" not in english and len(english) > 12:
+            assert english not in card, key
 
 
 def test_figures_follow_the_proof(run: Path) -> None:

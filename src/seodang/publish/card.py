@@ -21,7 +21,8 @@ from seodang.proof.stability import Stability
 from seodang.publish.base_model import GEMMA_NOTICE, HUB_ID, Base, file_name, is_local
 from seodang.recipe import Recipe, Source
 from seodang.run.evidence import Evidence
-from seodang.show import formatting, language, sentences
+from seodang.show import formatting, sentences
+from seodang.show.language import Texts
 from seodang.show.report import proof_of
 from seodang.types import Answer, SourceLengths
 
@@ -44,8 +45,10 @@ class DataRow:
     effects: str  # rows dropped and changed, and why
 
 
-def card(evidence: Evidence, recipe: Recipe, base: Base, *, repo: str, adapter: bool, has_template: bool = True) -> str:
-    """The README.md of a hub repository.
+def card(
+    evidence: Evidence, recipe: Recipe, base: Base, texts: Texts, *, repo: str, adapter: bool, has_template: bool = True
+) -> str:
+    """The model card of a hub repository, in one language.
 
     Args:
         has_template: whether the model was taught to answer; else it was trained on text alone.
@@ -64,15 +67,13 @@ def card(evidence: Evidence, recipe: Recipe, base: Base, *, repo: str, adapter: 
         formatting.whole,
         formatting.percent,
         formatting.signed,
-        language.ENGLISH.between,
-        formatting.duration,
         plain,
         code,
         address,
     )
     environment.filters |= {function.__name__: function for function in filters}
     proof = proof_of(evidence)
-    data = [_data_row(evidence, proof, source) for source in recipe.sources]
+    data = [_data_row(evidence, proof, source, texts) for source in recipe.sources]
     shown = published_recipe(recipe)
     return environment.get_template("card.md.jinja").render(
         metadata=metadata(recipe, base, languages(evidence.answers), adapter=adapter, has_template=has_template),
@@ -83,10 +84,11 @@ def card(evidence: Evidence, recipe: Recipe, base: Base, *, repo: str, adapter: 
         has_template=has_template,
         manifest=to_json(evidence.manifest) if evidence.manifest else {},
         proof=proof,
+        t=texts,
         say=sentences,
         parts=PARTS,
         alike=proof.stability.tuned if proof else None,
-        limits=_limits(proof),
+        limits=_limits(proof, texts),
         data=data,
         findings=[finding for finding in evidence.findings if finding.severity == "warn"],
         example=_example(recipe, repo, adapter=adapter) if has_template else _continued(recipe, repo),
@@ -165,7 +167,7 @@ def _data_name(path: str) -> str:
     return path if path.startswith("sample:") else file_name(path)
 
 
-def _data_row(evidence: Evidence, proof: Proof | None, source: Source) -> DataRow:
+def _data_row(evidence: Evidence, proof: Proof | None, source: Source, texts: Texts) -> DataRow:
     counts = [row for row in evidence.counts if row.source == source.name]
     lengths = evidence.lengths
 
@@ -174,8 +176,8 @@ def _data_row(evidence: Evidence, proof: Proof | None, source: Source) -> DataRo
 
     measured = proof.sources.get(source.name) if proof else None
     left_out, changed = _added(row.dropped for row in counts), _added(row.changed for row in counts)
-    effects = [f"left out: {left_out}"] if left_out else []
-    effects += [f"changed: {changed}"] if changed else []
+    effects = [texts("card.left_out", rows=left_out)] if left_out else []
+    effects += [texts("card.changed", rows=changed)] if changed else []
     return DataRow(
         name=source.name,
         role=source.role,
@@ -183,7 +185,7 @@ def _data_row(evidence: Evidence, proof: Proof | None, source: Source) -> DataRo
         read=next((row.rows_in for row in counts if row.stage == "convert"), None),
         trained=rows(lengths.train) if lengths else None,
         held_out=measured.rows if measured else rows(lengths.holdout) if lengths else None,
-        effects="; ".join(effects) or "nothing left out",
+        effects="; ".join(effects) or texts("card.nothing"),
     )
 
 
@@ -203,21 +205,12 @@ def _origin(source: Source) -> str:
     return ", ".join(code(_data_name(path)) for path in source.path or ())
 
 
-def _limits(proof: Proof | None) -> list[str]:
-    """What the figures do not say."""
+def _limits(proof: Proof | None, texts: Texts) -> list[str]:
+    """What the figures do not show."""
     if not proof:
         return []
-    limits = [
-        "The loss measures how expected the reference answers are, not whether the model's own answers are right: "
-        "no answer was judged for correctness.",
-        "They come from one run with one seed: the intervals say what other rows of these sources would give, "
-        "not what another seed would.",
-        "Held-out rows come from the same sources as the training rows: other questions may fare worse.",
-        "Safety, bias and other languages or tasks than those of the sources were not measured.",
-    ]
-    if proof.stability == Stability():
-        limits.append("Whether the same question gets the same answer was not measured.")
-    return limits
+    unasked = ("repeat",) if proof.stability == Stability() else ()
+    return [texts(f"card.limit_{limit}") for limit in ("loss", "seed", "rows", "safety", *unasked)]
 
 
 def _is_medical(recipe: Recipe) -> bool:

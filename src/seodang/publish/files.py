@@ -10,7 +10,7 @@ from seodang.errors import RunError
 from seodang.run.folder import CHECKPOINT, MODEL, Run
 from seodang.run.sealed import adapter_damage, is_sealed, refuse_unsaved
 
-CARD = "README.md"
+CARD, KOREAN_CARD = "README.md", "README.ko.md"
 WITHOUT_ADAPTER = "push the whole model without --adapter"
 KINDS = (".safetensors", ".json", ".jinja", ".txt", ".model", ".py")  # no pickles: they run code and hide settings
 LEGAL = re.compile(r"(?:LICENSE|NOTICE|USE_POLICY)(?:\.\w+)?")
@@ -61,7 +61,9 @@ def _goes(name: str, path: Path) -> bool:
     *folders, last = name.split("/")
     is_own = not any(part.startswith((".", CHECKPOINT)) for part in (*folders, last))
     is_wanted = path.suffix in KINDS or LEGAL.fullmatch(last)
-    return bool(is_own and is_wanted and last != CARD and not PRIVATE.match(last) and not path.is_symlink())
+    return bool(
+        is_own and is_wanted and last not in (CARD, KOREAN_CARD) and not PRIVATE.match(last) and not path.is_symlink()
+    )
 
 
 def _complete(folder: Path, files: Sequence[File], *, adapter: bool) -> None:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
@@ -18,13 +18,14 @@ from seodang.__version__ import __version__
 from seodang.errors import HubError, RunError
 from seodang.publish.base_model import GEMMA_NOTICE, Base, find_base, is_local
 from seodang.publish.card import TAG, card
-from seodang.publish.files import CARD, File, outgoing
+from seodang.publish.files import CARD, KOREAN_CARD, File, outgoing
 from seodang.recipe import Recipe, load_recipe
 from seodang.run.evidence import Evidence, read_evidence
 from seodang.run.folder import DROPPED, MANIFEST, METRICS, PROOF, RECIPE, SAMPLES, Run
 from seodang.secrets import Leak, leaks, own_secrets, refuse
 from seodang.show.console import get_console
 from seodang.show.formatting import plural, size, visible
+from seodang.show.language import texts_in
 from seodang.show.report import proof_of
 
 if TYPE_CHECKING:
@@ -105,9 +106,9 @@ def _prepare(run: Path, repo: str, *, private: bool, adapter: bool) -> Pushed:
         remarks += more
     if base.is_gemma and not any(file.name.startswith("NOTICE") for file in files):
         files += (File(name="NOTICE", content=f"{GEMMA_NOTICE}\n".encode()),)  # those terms ask for it with every copy
-    has_template = Run(folder=run).has_template
-    text = card(evidence, recipe, base, repo=repo, adapter=adapter, has_template=has_template)
-    files += (File(name=CARD, content=text.encode()),)
+    shown: dict[str, Any] = {"repo": repo, "adapter": adapter, "has_template": Run(folder=run).has_template}
+    text, korean = (card(evidence, recipe, base, texts_in(language), **shown) for language in ("en", "ko"))
+    files += (File(name=CARD, content=text.encode()), File(name=KOREAN_CARD, content=korean.encode()))
     refuse(_leaks(run, files), str(run))
     return Pushed(repo=repo, url=_url(repo), private=private, files=files, left=left, card=text, remarks=tuple(remarks))
 
@@ -157,9 +158,11 @@ def _leaks(run: Path, files: Sequence[File]) -> list[Leak]:
     """In everything that would be sent, and in the recipe that the card shows."""
     own = own_secrets(os.environ) | _login()
     found = leaks(RECIPE, run / RECIPE, own, paths=False)  # its paths are shortened in the card
-    known = {leak.masked for leak in found}
+    known, cards = {leak.masked for leak in found}, (CARD, KOREAN_CARD)
     for file in files:
-        found += [leak for leak in leaks(file.name, file.content, own) if file.name != CARD or leak.masked not in known]
+        found += [
+            leak for leak in leaks(file.name, file.content, own) if file.name not in cards or leak.masked not in known
+        ]
     return found
 
 
