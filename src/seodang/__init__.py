@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from seodang.__version__ import __version__ as __version__
 
 if TYPE_CHECKING:
+    from seodang.blending import blend as blend
     from seodang.pipeline import demo as demo
     from seodang.pipeline import init as init
     from seodang.pipeline import inspect as inspect
@@ -22,6 +23,7 @@ _HOMES = {
     "ChatSeodang": "serve.langchain",
     "Recipe": "recipe",
     "Run": "run.folder",
+    "blend": "blending",
     "demo": "pipeline",
     "init": "pipeline",
     "inspect": "pipeline",

@@ -294,6 +294,22 @@ def verify(
 
 
 @app.command()
+def blend(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    alpha: Annotated[float, typer.Option("--alpha", help="0: the base; 1: the tuned model; between: both.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Where to write; by default beside the run.")
+    ] = None,
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Save a model between base and tuned model as a run: less gained, less lost, without training."""
+    from seodang.blending import blend
+
+    made = blend(run, alpha, out=out, trust_remote_code=trust_remote_code)
+    typer.echo(f"{made.folder}\nnot measured yet: seodang prove {made.folder}")
+
+
+@app.command()
 def push(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     repo: Annotated[str, typer.Argument(metavar="REPO", help="On the hub: NAME or OWNER/NAME.")],

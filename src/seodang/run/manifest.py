@@ -55,6 +55,14 @@ class BaseFacts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Blend:
+    """What the weights lie between: (1 − alpha) · base + alpha · the run's."""
+
+    run: str
+    alpha: float  # 0 to 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RowsFacts:
     """The prepared rows."""
 
@@ -94,6 +102,7 @@ class Manifest:
     model: ModelFacts  # the tuned one; before training: the base's path alone
     seconds: Mapping[str, float] = field(default_factory=dict)  # stage → time taken by all starts together
     resumed: tuple[Resumption, ...] = ()
+    blend: Blend | None = None  # none: the weights are as they were trained
 
 
 def changed_inputs(before: Manifest, now: Manifest, *, of_rows: bool = True) -> list[str]:

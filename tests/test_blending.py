@@ -1,0 +1,113 @@
+"""blend: a model between base and tuned model, which is a run of its own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from seodang.blending import blend
+from seodang.errors import ModelError, RunError, SeodangError
+from seodang.model.interpolate import interpolate
+from seodang.pipeline import prove, tune
+from seodang.proof.proof import proof_of_run
+from seodang.publish.hub import push
+from seodang.run.evidence import read_manifest
+from seodang.run.folder import Run
+from seodang.run.sealed import model_damage
+from seodang.serve.chat_model import load_chat_model
+from tiny import make_config, make_model
+from tiny_recipe import tiny_recipe
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of a model's weights."""
+    return {name: weight.detach().clone() for name, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_ends_are_copied_and_what_lies_between_is_computed_in_float32(dtype: torch.dtype) -> None:
+    """At 0 and 1 every tensor is the base's and the tuned model's; at 0.3 the rounded value of the float32 one."""
+    base, tuned = (make_model(make_config("llama", 300), seed=seed).to(dtype) for seed in (1, 2))
+    first, second = weights(base), weights(tuned)
+    for alpha in (1.0, 0.3, 0.0):
+        tuned.load_state_dict(second, strict=False)
+        interpolate(base, tuned, alpha)
+        for name, found in weights(tuned).items():
+            start, end = first[name].float(), second[name].float()
+            expected = {0.0: start, 1.0: end}.get(alpha, start + alpha * (end - start))
+            torch.testing.assert_close(found, expected.to(dtype), rtol=0, atol=0 if alpha in (0, 1) else 1e-2)
+
+
+def test_rows_added_to_the_vocabulary_stay_the_tuned_models() -> None:
+    """The base has no such rows: nothing lies between."""
+    base, tuned = (make_model(make_config("llama", size), seed=1) for size in (300, 310))
+    own = tuned.get_input_embeddings().weight.detach().clone()
+    interpolate(base, tuned, 0.5)
+    assert torch.equal(tuned.get_input_embeddings().weight[300:], own[300:])
+    assert not torch.equal(tuned.get_input_embeddings().weight[:300], own[:300])
+
+
+def test_models_of_other_shapes_are_refused() -> None:
+    """A tensor that the other model lacks, or that is smaller than the base's, is named."""
+    small, large = (make_model(make_config("llama", size), seed=1) for size in (300, 310))
+    with pytest.raises(ModelError, match=r"its tensor .* is \(300, \d+\), the base's is \(310, "):
+        interpolate(large, small, 0.5)
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Run:
+    """A trained run."""
+    folder = tmp_path_factory.mktemp("blended")
+    return tune(tiny_recipe(folder, tiny_folder), out=folder / "run")
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+def test_a_blend_of_a_run_is_a_run(tuned: Run) -> None:
+    """Sealed, with the run's template and data; it can be proved, chatted with and pushed, and names what it is."""
+    made = blend(tuned.folder, 0.5)
+    assert made.folder == tuned.folder.with_name("run-alpha0.5")
+    assert model_damage(made) is None
+    for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
+        assert (made.model / name).read_bytes() == (tuned.model / name).read_bytes(), name
+    manifest = read_manifest(made)
+    assert manifest
+    assert manifest.blend
+    assert (manifest.blend.alpha, manifest.name) == (0.5, "tiny-alpha0.5")
+    assert not made.is_proven
+    prove(made.folder)
+    proof, whole = proof_of_run(made), proof_of_run(tuned)
+    assert proof.sources["medical"].base == whole.sources["medical"].base
+    assert proof.sources["medical"].change.value != whole.sources["medical"].change.value
+    assert load_chat_model(made.folder).prompt([{"role": "user", "content": "약은요?"}])
+    assert "(1 − 0.5) · base + 0.5 · tuned" in push(made.folder, "me/med", dry_run=True).card
+
+
+def test_the_ends_are_base_and_tuned_model(tuned: Run, tiny_folder: Path) -> None:
+    """In every tensor of the files; what tuning added to the base stays the tuned model's."""
+    ends = {alpha: tensors(blend(tuned.folder, alpha).model) for alpha in (0.0, 1.0)}
+    base, own = tensors(tiny_folder), tensors(tuned.model)
+    assert ends[1.0].keys() == own.keys() == ends[0.0].keys()
+    for name, tensor in own.items():
+        assert torch.equal(ends[1.0][name], tensor), name
+        if name in base:
+            assert torch.equal(ends[0.0][name][: len(base[name])], base[name].to(tensor.dtype)), name
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan")])
+def test_an_alpha_outside_of_the_two_models_is_refused(alpha: float, tuned: Run) -> None:
+    """From 0 to 1 alone; nothing is written."""
+    with pytest.raises(SeodangError, match="expected a number from 0 to 1"):
+        blend(tuned.folder, alpha)
+
+
+def test_a_run_that_was_not_trained_is_refused(tmp_path: Path, tuned: Run) -> None:
+    """Without a tuned model there is nothing to blend; a folder that is there is not written over."""
+    (tmp_path / "recipe.yaml").write_bytes(tuned.recipe_file.read_bytes())
+    with pytest.raises(RunError, match="its training has not ended"):
+        blend(tmp_path, 0.5)
+    with pytest.raises(RunError, match="never overwritten"):
+        blend(tuned.folder, 0.5, out=tuned.folder)
