@@ -75,7 +75,10 @@ def test_a_resumed_proof_begins_where_it_was_interrupted(run: Run, held_out: Eva
     assert [row.loss for row in tuned.rows["medical"]] == [row.loss for row in before.rows["medical"]]
 
 
-@pytest.mark.parametrize("name", ["medical/0.json", "medical/0.npy", "head.npy", "head.json", "key.txt"])
+HIDDEN_FILES = ("medical/0.json", "medical/0.npy", "head.npy", "head.json", "key.txt", "files.json")
+
+
+@pytest.mark.parametrize("name", HIDDEN_FILES)
 @pytest.mark.parametrize("share", [0.0, 0.6])
 def test_damaged_hidden_states_are_written_again(run: Run, held_out: EvaluationSet, name: str, share: float) -> None:
     """A file of theirs that was cut short is no error and no other figure: the base is asked again."""
@@ -85,6 +88,19 @@ def test_damaged_hidden_states_are_written_again(run: Run, held_out: EvaluationS
     _measure(run, held_out)
     tuned = measure_tuned(run, make_model(make_config("gemma3", 512), seed=0), ENGINE, held_out)
     assert list(tuned.divergences["medical"].values()) == [0.0] * 20
+
+
+@pytest.mark.parametrize("name", HIDDEN_FILES)
+def test_a_flipped_byte_of_hidden_states_is_noticed(run: Run, held_out: EvaluationSet, name: str) -> None:
+    """Where every size is right and one byte is not, the base is asked again too, and the file is as it was."""
+    _measure(run, held_out)
+    file = run.hidden_states / name
+    before = file.read_bytes()
+    damaged = bytearray(before)
+    damaged[len(before) // 2] ^= 0x81
+    file.write_bytes(damaged)
+    _measure(run, held_out)
+    assert file.read_bytes() == before
 
 
 def test_hidden_states_of_another_base_are_not_taken(run: Run, held_out: EvaluationSet) -> None:

@@ -24,9 +24,11 @@ from seodang.errors import SeodangError
 from seodang.json_values import from_json, to_json
 from seodang.model.engine.loss import head_scaling
 from seodang.model.engine.trainable_tokens import base_layer
+from seodang.run import sealed
 from seodang.run.folder import write_text
 
 KEY, HEAD, BIAS, HEAD_FACTS, INDEX = "key.txt", "head.npy", "bias.npy", "head.json", "json"
+SEAL = "files.json"
 
 
 class Head(NamedTuple):
@@ -145,16 +147,25 @@ class HiddenStates:
     def is_of(self, key: str) -> bool:
         """Whether the folder was made for this model and these rows."""
         path = self.folder / KEY
-        return path.is_file() and path.read_text(encoding="utf-8") == key
+        return path.is_file() and path.read_bytes() == key.encode()
+
+    def seal(self) -> None:
+        """Write down sizes and hashes of all files, once every rank has written its own."""
+        sealed.write_seal(self.folder / SEAL, sealed.files_below(self.folder))
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether all files are there as they were sealed: each is read whole."""
+        return sealed.find_damage(self.folder, self.folder / SEAL) is None
 
     def has_head(self, *, stays: bool) -> bool:
-        """Whether the base's head is there, as long as it was written.
+        """Whether the base's head is there.
+
 
         Args:
             stays: the tuned model's head will be the base's own: to know it by is enough.
         """
-        paths = [] if stays else [self.folder / HEAD, *self.folder.glob(BIAS)]
-        return self._head_facts() is not None and all(map(_is_whole, paths))
+        return self._head_facts() is not None and (stays or (self.folder / HEAD).is_file())
 
     def keep_head(self, model: PreTrainedModel, *, stays: bool = False) -> None:
         """Write the base's head; only what it is known by, where the tuned model's head will be the same."""
@@ -250,22 +261,10 @@ class HiddenReader:
 
 
 def _index(path: Path) -> dict[int, tuple[int, int]]:
-    """What a file holds; nothing where it or its index was not closed, or is damaged: the base is asked again then."""
+    """What a file holds; nothing where it was not closed."""
     index = path.with_suffix(f".{INDEX}")
-    try:
-        places = json.loads(index.read_text(encoding="utf-8")) if _is_whole(path) else {}
-        return {int(row): (int(first), int(last)) for row, (first, last) in places.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether an array can be read from a file that was not cut short."""
-    try:
-        np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        return False
-    return True
+    places = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    return {int(row): (first, last) for row, (first, last) in places.items()}
 
 
 def _save(path: Path, tensor: Tensor) -> None:

@@ -354,11 +354,11 @@ def _keep_hidden_states(
     *,
     head_stays: bool,
 ) -> None:
-    """Write the base's hidden states where its losses are known, and they are not there."""
+    """Write the base's hidden states where its losses are known, and they are not there as they were written."""
     if not (engine.linear_cross_entropy and held_out.has_divergence):
         return
     hidden = HiddenStates(folder=run.hidden_states)
-    is_there = hidden.is_of(settings.key) and hidden.has_head(stays=head_stays)
+    is_there = hidden.is_of(settings.key) and hidden.is_intact and hidden.has_head(stays=head_stays)
     is_there = is_there and all(hidden.reader(source.name).has(source.kl_rows) for source in held_out.sources)
     if distributed.exchange(is_there)[0]:
         return
@@ -371,9 +371,13 @@ def _keep_hidden_states(
 
 
 def _keep_head(hidden: HiddenStates, model: PreTrainedModel, *, stays: bool) -> None:
+    """Write the head, which is the last of the files, and seal them all."""
     with distributed.agreed():
         if distributed.is_main():
             hidden.keep_head(model, stays=stays)
+    with distributed.agreed():  # by now every rank has written its own
+        if distributed.is_main():
+            hidden.seal()
 
 
 def _base_states(
