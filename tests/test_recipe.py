@@ -413,6 +413,8 @@ def test_a_data_file_is_no_recipe(tmp_path: Path) -> None:
         (SMALL, [f"model.revision={TOKEN}"], "model.revision"),
         (SMALL, [f"nowhere.to.be.found={TOKEN}"], "nowhere.to.be.found"),
         (SMALL, [TOKEN], "a key"),
+        (SMALL, [f"train.{TOKEN}=1"], "a key"),
+        (SMALL, [f"sources.{TOKEN}.take=1"], "a key"),
     ],
 )
 def test_a_secret_in_a_recipe_is_refused_and_masked(tmp_path: Path, text: str, overrides: list[str], key: str) -> None:
