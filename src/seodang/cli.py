@@ -1,6 +1,5 @@
 """The command line: parse, call, print, exit code. Nothing else; everything it does can be done from Python."""
 
-import errno
 import io
 import signal
 import sys
@@ -13,14 +12,12 @@ import typer
 
 from seodang import distributed
 from seodang.__version__ import __version__
-from seodang.errors import ResourceError, SeodangError
+from seodang.errors import SeodangError
 
 if TYPE_CHECKING:
     from seodang.proof.seeds import SeedsProof
     from seodang.run.folder import Run
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
 CRASHED = 70  # exit code of a fault in seodang itself (EX_SOFTWARE of sysexits.h)
 
 app = typer.Typer(
@@ -341,13 +338,11 @@ def main() -> None:
         app()
     except SeodangError as error:
         _refuse(error)
-    except OSError as error:  # of the disk, at any moment; whatever else it may be is our fault
-        if error.errno not in (*NO_ROOM, *NO_RIGHT):
-            _report_bug(error)
-        hint = "free some space" if error.errno in NO_ROOM else "check its permissions, or give another folder"
-        what = (error.strerror or str(error)).lower()
-        _refuse(ResourceError(what, where=str(error.filename or "disk"), hint=f"{hint}; to resume a run, use --resume"))
     except Exception as error:
+        from seodang.run import disk
+
+        if explained := disk.explain(error):  # at any moment; whatever else it may be is our fault
+            _refuse(explained)
         _report_bug(error)
     except SystemExit as ended:
         if ended.code == 130 and distributed.is_main():  # Ctrl-C, which typer ends without a word

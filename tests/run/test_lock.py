@@ -1,5 +1,6 @@
 """lock: one process at a time works on a run; what a dead one left behind counts for nothing."""
 
+import errno
 import json
 import os
 import signal
@@ -108,6 +109,7 @@ def test_where_the_file_system_has_no_locks_the_owner_is_looked_for(
 def test_a_full_disk_is_one_error(tmp_path: Path) -> None:
     """Whoever meets it (Python, torch, safetensors), the message says what is left; an unfinished checkpoint goes."""
     run = Run(folder=tmp_path)
+    run.recipe_file.write_text("", encoding="utf-8")
     (run.checkpoints / "checkpoint-4").mkdir(parents=True)
     (run.checkpoints / "checkpoint-4" / "trainer_state.json").write_text("{}", encoding="utf-8")
     errors = (
@@ -121,5 +123,24 @@ def test_a_full_disk_is_one_error(tmp_path: Path) -> None:
         with pytest.raises(ResourceError, match=r"checkpoint of step 6 could not(?s:.)*step 4 is whole"):
             _work(run, error)
         assert not (run.checkpoints / "saving-6").exists()
-    with pytest.raises(OSError, match="Permission"):
-        _work(run, OSError(13, "Permission denied"))
+    with pytest.raises(OSError, match="Input/output"):
+        _work(run, OSError(5, "Input/output error"))
+
+
+def test_a_file_that_may_not_be_written_is_one_error(tmp_path: Path) -> None:
+    """The message names the file and the whole command that resumes the run."""
+    run = Run(folder=tmp_path)
+    run.recipe_file.write_text("", encoding="utf-8")
+    for number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        error = OSError(number, os.strerror(number), str(tmp_path / "proof.json"))
+        with pytest.raises(ResourceError) as caught:
+            _work(run, error)
+        assert caught.value.where == str(tmp_path / "proof.json")
+        assert caught.value.hint.endswith(f"folder, then resume: {run.resume_command}")
+
+
+def test_where_no_run_was_created_nothing_is_resumed(tmp_path: Path) -> None:
+    """A disk that is full at the run's first file: no command is given that could not work."""
+    with pytest.raises(ResourceError) as caught:
+        _work(Run(folder=tmp_path), OSError(errno.ENOSPC, "No space left on device"))
+    assert caught.value.hint == "free some space"

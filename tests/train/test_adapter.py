@@ -82,7 +82,7 @@ def _train(
 
     setup = Setup(
         engine=engine, pack_tokens=64, optimizer="adamw_torch_fused",
-        checkpoints=run.checkpoints, resume_from=run.last_checkpoint() if resume else None,
+        checkpoints=run.checkpoints, resume_command="", resume_from=run.last_checkpoint() if resume else None,
         total_steps=total_steps(settings, len(rows)), eval_every=2,
         checkpointing="none" if settings.checkpointing == "auto" else settings.checkpointing,
     )  # fmt: skip

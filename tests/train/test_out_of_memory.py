@@ -20,6 +20,7 @@ from seodang.train.trainer import train
 from seodang.types import IGNORED
 from tiny import make_config, make_model
 
+RESUME = "seodang tune runs/mine/recipe.yaml --resume"
 SETTINGS = Train(examples_per_step=6, learning_rate=1e-3, max_tokens=32, warmup=0, schedule="constant")
 
 
@@ -63,7 +64,8 @@ def _train(
     events: list[Event] = []
     setup = Setup(
         engine=choose_engine(model, [np.array(rows[0]["input_ids"], dtype=np.int32)]), pack_tokens=pack_tokens,
-        optimizer="adamw_torch_fused", checkpoints=folder, resume_from=None, total_steps=steps, eval_every=100,
+        optimizer="adamw_torch_fused", checkpoints=folder, resume_command=RESUME,
+        resume_from=None, total_steps=steps, eval_every=100,
         checkpointing="none" if settings.checkpointing == "auto" else settings.checkpointing,
     )  # fmt: skip
     train(model, rows, settings, setup, measure=dict, chosen_loss=None, on_event=events.append)
@@ -93,12 +95,16 @@ def test_a_pack_that_does_not_fit_is_split_and_changes_no_loss(tmp_path: Path, d
 
 
 def test_a_second_time_is_an_error_with_a_hint(tmp_path: Path) -> None:
-    """A model that has no memory for the halves either ends the run, and the message says what to do."""
+    """A model that has no memory for the halves either ends the run, and the message gives whole commands."""
     model = make_model(make_config("llama"))
     settings = SETTINGS.model_copy(update={"max_tokens": 29})
     with _memory_for(model, 35), pytest.raises(ResourceError, match=r"up to 66 positions") as caught:
         _train(tmp_path, model, settings)
-    assert all(part in caught.value.hint for part in ("train.pack_tokens=33)", "checkpointing=full", "n adapter"))
+    assert caught.value.hint == (
+        f"resume from the last checkpoint with less memory: {RESUME} train.pack_tokens=33, "
+        f"or {RESUME} train.checkpointing=full. "
+        "An adapter (train.adapter={kind: lora}) or a smaller train.max_tokens needs a new run"
+    )
 
 
 def test_a_hint_is_only_what_can_still_help(tmp_path: Path) -> None:

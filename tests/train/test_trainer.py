@@ -44,7 +44,7 @@ def _run(
 
     setup = Setup(
         engine=engine, pack_tokens=64, optimizer="adamw_torch_fused",
-        checkpoints=run.checkpoints, resume_from=run.last_checkpoint() if resume else None,
+        checkpoints=run.checkpoints, resume_command="", resume_from=run.last_checkpoint() if resume else None,
         total_steps=total_steps(settings, len(rows)), eval_every=settings.eval_every or 2,
     )  # fmt: skip
     trained = train(
@@ -104,7 +104,7 @@ def test_packing_choices_change_nothing_beyond_rounding(tmp_path: Path) -> None:
         engine = choose_engine(model, [np.array(row, dtype=np.int32) for row in rows[:2]["input_ids"]])
         setup = Setup(
             engine=engine, pack_tokens=budget, optimizer="adamw_torch_fused",
-            checkpoints=tmp_path / str(budget), resume_from=None, total_steps=10, eval_every=100,
+            checkpoints=tmp_path / str(budget), resume_command="", resume_from=None, total_steps=10, eval_every=100,
         )  # fmt: skip
         events: list[Event] = []
         train(model, rows, SETTINGS, setup, measure=dict, chosen_loss=None, on_event=events.append)

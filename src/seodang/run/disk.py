@@ -1,4 +1,4 @@
-"""A disk that is full: told apart from other failures, and reported once."""
+"""A disk that is full or may not be written to: told apart from other failures, and reported once."""
 
 import errno
 import shutil
@@ -8,6 +8,7 @@ from seodang.errors import ResourceError, SeodangError
 from seodang.run.folder import Run, checkpoint_step
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
 # safetensors and torch write by themselves, and report no errno
 SENTENCES = (
     *("no space left", "os error 28", "file too large", "os error 27"),
@@ -24,8 +25,31 @@ def is_disk_full(error: BaseException) -> bool:
     return any(sentence in str(error).lower() for sentence in SENTENCES)
 
 
-def explain_full_disk(error: BaseException, run: Run) -> ResourceError:
-    """The error that says what could not be written, and what is left to resume from; what is unfinished goes."""
+def is_refused(error: BaseException) -> bool:
+    """Whether a file may not be read or written."""
+    return isinstance(error, OSError) and error.errno in NO_RIGHT
+
+
+def explain(error: BaseException, run: Run | None = None) -> ResourceError | None:
+    """The error that says what the disk does not allow; none where it is another failure.
+
+    Args:
+        run: that was worked on; what it had not finished writing goes.
+    """
+    if run and run.exists and is_disk_full(error):
+        return _explain_full_disk(error, run)
+    if not is_disk_full(error) and not is_refused(error):
+        return None
+    hint = "free some space" if is_disk_full(error) else "check its permissions, or give another folder"
+    return ResourceError(
+        (getattr(error, "strerror", None) or str(error)).lower(),
+        where=str(getattr(error, "filename", None) or "disk"),
+        hint=f"{hint}, then resume: {run.resume_command}" if run and run.exists else hint,
+    )
+
+
+def _explain_full_disk(error: BaseException, run: Run) -> ResourceError:
+    """What could not be written, and what is left to resume from."""
     unfinished = run.unfinished_checkpoints()
     for folder in unfinished:
         shutil.rmtree(folder, ignore_errors=True)

@@ -17,7 +17,7 @@ import psutil
 
 from seodang.errors import RunError, SeodangError
 from seodang.json_values import from_json, to_json
-from seodang.run.disk import explain_full_disk, is_disk_full
+from seodang.run import disk
 from seodang.run.folder import LOCK, Run
 
 try:
@@ -61,16 +61,16 @@ def acquire(run: Run) -> None:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Inside, a run is opened and worked on: at the end its folder is given back, and a full disk is one error.
+    """Inside, a run is opened and worked on: at the end its folder is given back, and a failing disk is one error.
 
     Raises:
-        ResourceError: the disk is full.
+        ResourceError: the disk is full, or a file may not be read or written.
     """
     try:
         yield
     except Exception as error:  # torch and safetensors raise their own where the disk is full
-        if is_disk_full(error) and (mine := _taken_here()):
-            raise explain_full_disk(error, Run(folder=mine[0].parent)) from None
+        if (mine := _taken_here()) and (explained := disk.explain(error, Run(folder=mine[0].parent))):
+            raise explained from None
         raise
     finally:
         for path in _taken_here():

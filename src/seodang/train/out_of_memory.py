@@ -11,6 +11,7 @@ import torch
 from seodang import recipe
 from seodang.data.pack import within
 from seodang.errors import ResourceError
+from seodang.train.setup import Setup
 from seodang.types import Step
 
 
@@ -54,9 +55,7 @@ class OutOfMemoryRetry:
 
 
 @contextmanager
-def explaining_out_of_memory(
-    settings: recipe.Train, pack_tokens: int, checkpointing: str, retry: OutOfMemoryRetry
-) -> Iterator[None]:
+def explaining_out_of_memory(settings: recipe.Train, setup: Setup, retry: OutOfMemoryRetry) -> Iterator[None]:
     """Inside, running out of memory becomes one error with a hint that has not been tried yet.
 
     Raises:
@@ -67,20 +66,20 @@ def explaining_out_of_memory(
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        tried = retry.budget or pack_tokens
+        tried = retry.budget or setup.pack_tokens
         raise ResourceError(
             f"out of memory in a forward or backward pass of up to {tried:,} positions",
             where="train",
-            hint=_hint(settings, tried, checkpointing),
+            hint=_hint(settings, setup, tried),
         ) from error
 
 
-def _hint(settings: recipe.Train, pack_tokens: int, checkpointing: str) -> str:
+def _hint(settings: recipe.Train, setup: Setup, pack_tokens: int) -> str:
     """What can still help: a budget below one row would not, nor would what is set already."""
     on_resume = []
     if pack_tokens // 2 >= settings.max_tokens:
-        on_resume.append(f"a smaller token budget (train.pack_tokens={pack_tokens // 2})")
-    if checkpointing != "full":
+        on_resume.append(f"train.pack_tokens={pack_tokens // 2}")
+    if setup.checkpointing != "full":
         on_resume.append("train.checkpointing=full")
     in_new_run = ["a smaller train.max_tokens"]
     if settings.adapter is None:
@@ -88,4 +87,5 @@ def _hint(settings: recipe.Train, pack_tokens: int, checkpointing: str) -> str:
     new_run = f"{' or '.join(in_new_run)} needs a new run"
     if not on_resume:
         return new_run
-    return f"resume with {', or with '.join(on_resume)}: the last checkpoint is kept. {new_run[0].upper()}{new_run[1:]}"
+    commands = ", or ".join(f"{setup.resume_command} {change}" for change in on_resume)
+    return f"resume from the last checkpoint with less memory: {commands}. {new_run[0].upper()}{new_run[1:]}"

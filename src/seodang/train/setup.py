@@ -50,6 +50,7 @@ class Setup:
     pack_tokens: int  # positions of one forward pass
     optimizer: str  # as transformers knows it
     checkpoints: Path
+    resume_command: str  # what to type to resume the run
     resume_from: Path | None
     total_steps: int
     eval_every: int
@@ -91,6 +92,7 @@ def make_setup(
         pack_tokens=pack_tokens,
         optimizer=optimizer.name,
         checkpoints=run.checkpoints,
+        resume_command=run.resume_command,
         resume_from=checkpoint,
         total_steps=steps,
         eval_every=eval_every(settings, steps),

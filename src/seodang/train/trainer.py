@@ -101,7 +101,7 @@ def train(
     trainer.add_callback(interrupt)
     save_steps, save_seconds = save_interval(settings)
     trainer.add_callback(Schedule(save_steps=save_steps, save_seconds=save_seconds))  # after all others
-    out_of_memory = explaining_out_of_memory(settings, setup.pack_tokens, setup.checkpointing, trainer.retry)
+    out_of_memory = explaining_out_of_memory(settings, setup, trainer.retry)
     with quiet(), setup.engine.installed(unwrapped(model), note), interrupt.handling_signals(), out_of_memory:
         try:
             trainer.train(resume_from_checkpoint=str(setup.resume_from) if setup.resume_from else None)
