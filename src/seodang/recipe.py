@@ -4,7 +4,6 @@ import copy
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -424,9 +423,7 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
     else:
         where, data, folder = read_recipe(recipe)
     data = long_form(data)  # before the overrides, so that `model.dtype=…` finds a section
-    keys = [pair.partition("=")[0].split(".") for pair in overrides]
-    values = dict(pair.partition("=")[::2] for pair in overrides)
-    refuse_texts([data, values, dict.fromkeys(chain(*keys))], where)
+    refuse_texts(data, overrides, where)
     faults = [fault for pair in overrides if (fault := override(data, pair))]
     try:
         checked = Recipe.model_validate(data)

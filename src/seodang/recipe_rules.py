@@ -104,13 +104,15 @@ def file_name(name: str) -> str:
     return name
 
 
-def refuse_texts(parts: Sequence[Mapping[str, Any]], where: str) -> None:
+def refuse_texts(data: Mapping[str, Any], overrides: Sequence[str], where: str) -> None:
     """Before anything is reported of other faults: a message that quotes a value would hold the secret as well.
 
     Raises:
         RecipeError: a text holds a secret, or a character that no file can hold.
     """
-    if found := [f"{key}: {what}" for part in parts for key, what in _text_faults(part)]:
+    pairs = dict(pair.partition("=")[::2] for pair in overrides)
+    keys = dict.fromkeys(part for key in pairs for part in key.split("."))  # a text behind a dot looks like an address
+    if found := [f"{key}: {what}" for part in (data, pairs, keys) for key, what in _text_faults(part)]:
         raise RecipeError(
             found,
             where=where,
