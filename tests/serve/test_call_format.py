@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from seodang.data.template.find import BUILT_IN
 from seodang.data.template.jinja import compile_template, run
 from seodang.serve.call_format import Call, CallFormat, Render, call_format, parse_calls
 
@@ -35,7 +36,7 @@ def _render(text: str) -> Render:
     return render
 
 
-@pytest.mark.parametrize("name", ["chatml", "gemma", "llama3", "plain", "qwen3"])
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_formats_of_the_templates_that_ship(name: str) -> None:
     """Of those that ship, Qwen3's alone has calls."""
     text = files("seodang.templates").joinpath(f"{name}.jinja").read_text(encoding="utf-8")
@@ -54,6 +55,14 @@ def test_a_forced_call_is_read_again(form: CallFormat) -> None:
     text = form.forced("find") + '{"name": "아스피린"}}' + ("]" if form.is_list else "") + form.closing
     found = parse_calls(text, form)
     assert (found.calls, found.malformed, found.text) == ((Call(name="find", arguments={"name": "아스피린"}),), (), "")
+
+
+@pytest.mark.parametrize("form", [HERMES, LLAMA, MISTRAL])
+def test_a_call_of_any_tool_is_read_again(form: CallFormat) -> None:
+    """Where one of several tools has to be called, the model writes on from the tool's name."""
+    rest = f'find", "{form.arguments}": {{"n": 1}}}}' + ("]" if form.is_list else "") + form.closing
+    found = parse_calls(form.forced() + rest, form)
+    assert (found.calls, found.malformed, found.text) == ((Call(name="find", arguments={"n": 1}),), (), "")
 
 
 def test_several_calls_and_the_text_around_them() -> None:

@@ -60,7 +60,12 @@ def write_gemma(model: PreTrainedModel, path: Path, quantization: str = "F32") -
 
 
 def write_llama(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path, quantization: str = "F32"
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    path: Path,
+    quantization: str = "F32",
+    *,
+    add_bos: bool = False,
 ) -> Path:
     """A Llama with a byte-level vocabulary and a chat template, laid out as SmolLM2."""
     backend: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -69,11 +74,13 @@ def write_llama(
     kinds = [{True: CONTROL, False: USER_DEFINED, None: NORMAL}[added.get(token)] for token in tokens]
     writer = _writer(model, path, "llama")
     writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
-    writer.add_token_merges([" ".join(pair) for pair in backend["model"]["merges"]])
+    # llama.cpp wants at least one merge: of a byte that no UTF-8 text holds
+    writer.add_token_merges([" ".join(pair) for pair in backend["model"]["merges"]] or ["ÿ ÿ"])
     writer.add_chat_template("{{ messages[0]['content'] }}")
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(add_bos)
     _special(writer, bos=2, eos=1, unk=0, pad=0)
     return _finish(writer, model, path, "llama", quantization)
 

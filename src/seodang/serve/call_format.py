@@ -20,10 +20,13 @@ class CallFormat:
     arguments: str  # the key of a call's arguments
     is_list: bool  # calls stand in one JSON list
 
-    def forced(self, name: str) -> str:
-        """How an answer begins that is a call of this tool."""
-        start = "[" if self.is_list else ""
-        return f'{self.opening}{start}{{"name": {json.dumps(name)}, {json.dumps(self.arguments)}: '
+    def forced(self, name: str | None = None) -> str:
+        """How an answer begins that is a call: of the tool of this name, or of any.
+
+        It ends where a token ends: tokenizers join a blank with what follows it.
+        """
+        start = f'{self.opening}{"[" if self.is_list else ""}{{"name": '
+        return f'{start}"' if name is None else f"{start}{json.dumps(name)}, {json.dumps(self.arguments)}:"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

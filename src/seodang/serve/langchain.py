@@ -396,7 +396,7 @@ def _beginning(form: CallFormat, tools: Sequence[Mapping[str, Any]], choice: str
     if choice in (None, "auto"):
         return ""
     if choice in _CHOICES:
-        return form.forced(tools[0]["function"]["name"]) if len(tools) == 1 else form.opening
+        return form.forced(tools[0]["function"]["name"] if len(tools) == 1 else None)
     return form.forced(str(choice))
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,44 +15,25 @@ import pytest
 
 from command import seodang
 from faulty_model import FAULTS, copy_with_fault
+from seodang.data.template.find import BUILT_IN
 from seodang.errors import ModelError, SeodangError
 from seodang.run.folder import Run
 from seodang.serve.server import free_port
 from seodang.serve.verify.endpoint import Endpoint
-from seodang.serve.verify.reference import Reference, load_reference
+from seodang.serve.verify.prompts import explanations
+from seodang.serve.verify.reference import Reference
 from seodang.serve.verify.result import Verification
 from seodang.serve.verify.verify import verify, verify_endpoint
-from tiny import CONTROL_TOKENS, PLAIN_TOKENS, make_config, make_model, make_tokenizer
-from tiny_run import make_run, train_a_little
-
-SYSTEM = "의사처럼 답하세요."
-WITHOUT_MERGES = len(CONTROL_TOKENS) + len(PLAIN_TOKENS) + 256  # entries of the vocabulary
-STEPS, ROWS = 200, 24  # until a tiny model writes words and ends its answers, but is sure of little
+from seodang.serve.verify.weights import verify_folder
+from tiny import make_config, make_model
 
 
 @pytest.fixture(scope="module")
-def run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run with a system text whose tiny model was trained a little, so that it writes letters and ends.
-
-    Its vocabulary has no merges: what so small a model writes would be read in other tokens than it was written in.
-    """
-    folder = tmp_path_factory.mktemp("runs") / "demo"
-    made = make_run(folder, tiny_folder, make_tokenizer(WITHOUT_MERGES), system=SYSTEM, ask={"holdout": 0})
-    train_a_little(made, steps=STEPS, rows=ROWS)
-    return made
-
-
-@pytest.fixture(scope="module")
-def reference(run: Run) -> Reference:
-    return load_reference(run.folder)
-
-
-@pytest.fixture(scope="module")
-def faulty(run: Run, tmp_path_factory: pytest.TempPathFactory) -> "dict[str, Path]":
+def faulty(run: Run, reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> "dict[str, Path]":
     """Fault → a copy of the run's model with it."""
     place = tmp_path_factory.mktemp("faulty")
     gemma = files("seodang.templates").joinpath("gemma.jinja").read_text()
-    other = make_model(make_config("llama", WITHOUT_MERGES), seed=2)
+    other = make_model(make_config("llama", len(reference.tokenizer)), seed=2)
     other.save_pretrained(place / "other")
     given = {"template": gemma, "weights": place / "other" / "model.safetensors"}
     return {fault: copy_with_fault(run.model, place / fault.replace(" ", "-"), fault, **given) for fault in FAULTS}
@@ -107,6 +89,19 @@ def test_each_fault_is_found_in_a_folder(faulty: "dict[str, Path]", reference: R
     found = verify(faulty[fault], Path(reference.name))
     assert [cause.name for cause in found.causes] == [fault], found.causes
     assert found.verdict == "different"
+
+
+def test_every_template_that_ships_is_known(reference: Reference) -> None:
+    """Prompts of a built-in template are called by its name."""
+    explained = {cause.what for cause, _ in explanations(reference)}
+    assert explained >= {f"prompts are those of the template {name}" for name in BUILT_IN}
+
+
+def test_a_bos_that_was_not_trained(run: Run, reference: Reference) -> None:
+    """A run whose template writes no BOS is served with one: it is not doubled, but added."""
+    bare = replace(reference, template=reference.template.replace("{{- bos_token -}}", ""))
+    found = verify_folder(run.model, bare)
+    assert [cause.name for cause in found.causes] == ["added BOS"]
 
 
 def test_a_copy_of_the_folder_is_the_same(run: Run, reference: Reference) -> None:

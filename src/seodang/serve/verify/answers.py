@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from seodang.model.generate.batch import answer_logits
 from seodang.model.save import end_ids
-from seodang.serve.verify.endpoint import Endpoint, Reply
+from seodang.serve.verify.endpoint import Endpoint, Reply, ServedToken
 from seodang.serve.verify.prompts import Render
 from seodang.serve.verify.reference import Expected, Reference
 from seodang.serve.verify.result import AnswerCheck
@@ -27,6 +27,7 @@ class Asked:
     reply: Reply
     ids: tuple[int, ...]  # of the served text
     first_difference: int | None  # token position; None: the same text
+    served_gap: float | None = None  # nats between the two tokens there, by the engine; None: it does not report it
 
     @property
     def is_same(self) -> bool:
@@ -64,16 +65,22 @@ def ask_all(reference: Reference, endpoint: Endpoint, number: int) -> list[Asked
     for expected in reference.expected(number):
         turns = [{"role": "user", "content": expected.question}]
         reply = endpoint.reply(turns, max_tokens=expected.max_tokens, temperature=0)
-        ids = _whole_ids(reference, reply.text, stopped=reply.stopped)
-        own = _whole_ids(reference, expected.text, stopped=expected.stopped)
-        if not expected.stopped:
-            length = min(len(own), len(ids))
-            own, ids = own[:length], ids[:length]
-        parted = next((place for place, pair in enumerate(zip(own, ids, strict=False)) if pair[0] != pair[1]), None)
-        if parted is None and len(own) != len(ids):
-            parted = min(len(own), len(ids))
-        found.append(Asked(expected=expected, reply=reply, ids=tuple(ids), first_difference=parted))
+        found.append(compare(reference, expected, reply))
     return found
+
+
+def compare(reference: Reference, expected: Expected, reply: Reply) -> Asked:
+    """A served answer against the expected one, token by token."""
+    ids = _whole_ids(reference, reply.text, stopped=reply.stopped)
+    own = _whole_ids(reference, expected.text, stopped=expected.stopped)
+    if not expected.stopped:
+        length = min(len(own), len(ids))
+        own, ids = own[:length], ids[:length]
+    parted = next((place for place, pair in enumerate(zip(own, ids, strict=False)) if pair[0] != pair[1]), None)
+    if parted is None and len(own) != len(ids):
+        parted = min(len(own), len(ids))
+    gap = None if parted is None else served_gap(reference, own, ids, parted, reply.tokens)
+    return Asked(expected=expected, reply=reply, ids=tuple(ids), first_difference=parted, served_gap=gap)
 
 
 def force(reference: Reference, asked: Asked, render: Render) -> Forced:
@@ -107,7 +114,7 @@ def force(reference: Reference, asked: Asked, render: Render) -> Forced:
         gaps=tuple(gaps.tolist()),
         missed_stop=missed,
         early_stop=early,
-        noise=_noise(asked.reply.logprobs, torch.log_softmax(plain, dim=-1), targets),
+        noise=_noise([token.logprob for token in asked.reply.tokens], torch.log_softmax(plain, dim=-1), targets),
         misfits=tuple(_misfits(plain[:until], seen[:until], targets, penalty) for penalty in PENALTIES),
     )
 
@@ -121,7 +128,7 @@ def answer_check(asked: Asked, forced: Forced | None) -> AnswerCheck:
         served=asked.reply.text,
         tokens=len(asked.ids),
         first_difference=place,
-        gap=forced.first_gap if forced and place is not None else None,
+        gap=forced.first_gap if forced and place is not None else asked.served_gap,
         expected_stop=asked.expected.stopped,
         served_stop=asked.reply.stopped,
     )
@@ -157,6 +164,23 @@ def _tokens_of(
             break
         found = other
     return found, logits
+
+
+def served_gap(
+    reference: Reference, own: Sequence[int], ids: Sequence[int], place: int, tokens: Sequence[ServedToken]
+) -> float | None:
+    """Nats between the served token and the run's at the first difference, by the engine's log-probabilities.
+
+    None where it does not report the run's token, one of the answers has ended there, or the text before was written
+    in other tokens.
+    """
+    if place >= min(len(own), len(ids), len(tokens)):
+        return None
+    before, wanted = (reference.tokenizer.decode(each) for each in (ids[:place], own[place : place + 1]))
+    other = tokens[place].likeliest.get(wanted)
+    if other is None or "".join(token.text for token in tokens[:place]) != before:
+        return None
+    return abs(tokens[place].logprob - other)
 
 
 def _whole_ids(reference: Reference, text: str, *, stopped: bool) -> list[int]:

@@ -44,6 +44,8 @@ def causes(comparison: Comparison) -> list[Cause]:
         noise = _noise(comparison)
         is_same = noise is None or noise <= SAME_NOISE.get(comparison.dtype, SAME_NOISE["float32"])
         return [] if is_same else [_of_noise(noise or 0.0)]
+    if _is_rounding(comparison):
+        return []
     if comparison.is_drawn:
         hint = "make the server greedy at temperature 0: pass the request's temperature on, or correct its defaults"
         what = "the same question, asked twice at temperature 0, gets two different answers"
@@ -51,12 +53,23 @@ def causes(comparison: Comparison) -> list[Cause]:
     found = [cause for cause in (_base(different), _stop(comparison), _penalty(comparison)) if cause]
     if found:
         return found[:1]  # the first explains what the others would
-    if comparison.forced and all(forced.first_gap <= _near_tie(comparison) for forced in comparison.forced):
-        return []  # they diverge where rounding may choose
     reported = _reported(comparison)
     if reported or not comparison.forced:
         return [reported or _by_text(different)]
     return [_of_weights(comparison)]
+
+
+def is_near_tie(asked: Sequence[Asked], dtype: str) -> bool:
+    """Whether the engine reports, of each answer that differs, two tokens between which rounding may choose."""
+    tie = NEAR_TIE.get(dtype, NEAR_TIE["float32"])
+    return all(each.is_same or (each.served_gap is not None and each.served_gap <= tie) for each in asked)
+
+
+def _is_rounding(comparison: Comparison) -> bool:
+    """Whether all answers diverge where rounding may choose."""
+    if not comparison.forced:
+        return is_near_tie(comparison.asked, comparison.dtype)
+    return all(forced.first_gap <= _near_tie(comparison) for forced in comparison.forced)
 
 
 def _near_tie(comparison: Comparison) -> float:
@@ -130,7 +143,7 @@ def _nearest(penalty: float) -> int:
 
 def _reported(comparison: Comparison) -> Cause | None:
     """What the engine itself reports of its weights."""
-    kind = (comparison.weights or "").removeprefix("all ").split(" ")[0].upper()
+    kind = (comparison.weights or "").removeprefix("(guessed) ").removeprefix("all ").split(" ")[0].upper()
     if not kind or comparison.dtype == QUANTIZED or kind in _FULL.get(comparison.dtype, ()):
         return None
     if kind in {name for names in _FULL.values() for name in names}:

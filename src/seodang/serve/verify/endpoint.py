@@ -17,13 +17,22 @@ Turns = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ServedToken:
+    """One token of an answer, as the engine reports it."""
+
+    text: str
+    logprob: float  # nats
+    likeliest: Mapping[str, float]  # text → nats, of the tokens that the engine finds likeliest there
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
     """One answer of the server."""
 
     text: str
     stopped: bool  # it ended by itself
     prompt_tokens: int | None
-    logprobs: tuple[float, ...] = ()  # nats, of each token of the answer; empty: the engine gives none
+    tokens: tuple[ServedToken, ...] = ()  # empty: the engine gives no log-probabilities
 
 
 class EndpointError(SeodangError):
@@ -142,8 +151,16 @@ def _reply(found: Any, url: str) -> Reply:
             text=choice["message"].get("content") or "",
             stopped=choice.get("finish_reason") != "length",
             prompt_tokens=(found.get("usage") or {}).get("prompt_tokens"),
-            logprobs=tuple(float(token["logprob"]) for token in content),
+            tokens=tuple(map(_token, content)),
         )
     except (KeyError, IndexError, TypeError, AttributeError):
         what = f"expected a chat completion, got {str(found)[:200]}"
         raise EndpointError(what, where=url, hint=_OPENAI) from None
+
+
+def _token(found: Any) -> ServedToken:
+    return ServedToken(
+        text=str(found.get("token") or ""),
+        logprob=float(found["logprob"]),
+        likeliest={str(one["token"]): float(one["logprob"]) for one in found.get("top_logprobs") or ()},
+    )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from seodang.data.template.find import BUILT_IN
 from seodang.errors import TemplateError
 from seodang.serve.verify.endpoint import Endpoint, EndpointError
 from seodang.serve.verify.reference import Reference
@@ -32,7 +33,6 @@ _CONVERSATIONS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "a system text": (_SYSTEM, *_TURNS[:1]),
     "a system text, several turns": (_SYSTEM, *_TURNS),
 }
-_TEMPLATES = ("chatml", "gemma", "llama3", "qwen3", "plain")  # those that seodang ships
 
 Render = Callable[[Sequence[Mapping[str, Any]], Any], list[int]]  # turns and tools → ids
 
@@ -147,7 +147,11 @@ def explanations(reference: Reference) -> list[tuple[Cause, Render]]:
         if without is not None:
             what = "the system text that was trained is missing, and each prompt begins with the BOS token twice"
             found.append((Cause(name="doubled BOS", what=what, hint=again), of(without, [bos])))
-    for name in _TEMPLATES:
+    elif bos is not None:
+        what = "each prompt begins with a BOS token that was not trained"
+        hint = "the engine must not add BOS (add_bos_token: false in GGUF and tokenizer_config.json)"
+        found.append((Cause(name="added BOS", what=what, hint=hint), of(None, [bos])))
+    for name in BUILT_IN:
         text = files("seodang.templates").joinpath(f"{name}.jinja").read_text(encoding="utf-8")
         cause = Cause(name="another template", what=f"prompts are those of the template {name}", hint=again)
         found += [(cause, of(text))] + ([(cause, of(text, [bos])), (cause, of(text, (), 1))] if bos is not None else [])

@@ -7,6 +7,7 @@ Verdict = Literal["same", "same up to rounding", "different"]
 CauseName = Literal[
     "doubled BOS",
     "missing BOS",
+    "added BOS",
     "missing system text",
     "another template",
     "no stop token",

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.table import Table
@@ -10,8 +11,8 @@ from rich.text import Text
 from seodang.errors import SeodangError
 from seodang.model.packaged import PREFIX
 from seodang.serve.engines import API_KEY
-from seodang.serve.verify.answers import Asked, Forced, answer_check, ask_all, force
-from seodang.serve.verify.cause import QUANTIZED, Comparison, causes
+from seodang.serve.verify.answers import Asked, Forced, answer_check, ask_all, compare, force
+from seodang.serve.verify.cause import QUANTIZED, Comparison, causes, is_near_tie
 from seodang.serve.verify.endpoint import Endpoint, open_endpoint
 from seodang.serve.verify.prompts import PromptFindings, check_prompts
 from seodang.serve.verify.reference import Reference, load_reference
@@ -59,14 +60,15 @@ def verify_endpoint(endpoint: Endpoint, reference: Reference, *, questions: int)
     """Prompts first, then answers behind the prompts that are served, then sampling settings."""
     prompts = check_prompts(reference, endpoint)
     asked = ask_all(reference, endpoint, questions)
-    forced, notes = _forced(reference, asked, prompts)
+    dtype = QUANTIZED if reference.name.startswith(PREFIX) else reference.dtype
+    forced, notes = _forced(reference, asked, prompts, dtype)
     comparison = Comparison(
         asked=asked,
         forced=list(forced.values()),
-        dtype=QUANTIZED if reference.name.startswith(PREFIX) else reference.dtype,
+        dtype=dtype,
         penalty=reference.penalty,
         weights=endpoint.weights(),
-        is_drawn=_is_drawn(endpoint, asked),
+        is_drawn=_is_drawn(reference, endpoint, asked, dtype),
     )
     # behind other prompts answers differ too: they are judged where the served prompts are known
     of_answers = causes(comparison) if prompts.render and not (prompts.causes and not forced) else []
@@ -100,14 +102,19 @@ def show_verification(found: Verification) -> None:
 
 
 def _forced(
-    reference: Reference, asked: Sequence[Asked], prompts: PromptFindings
+    reference: Reference, asked: Sequence[Asked], prompts: PromptFindings, dtype: str
 ) -> tuple[dict[int, Forced], list[str]]:
-    """What the run's model makes of the answers that differ, and of some others where the engine gives logprobs."""
+    """What the run's model makes of the answers that differ, and of some others where the engine gives logprobs.
+
+    Its weights are not loaded where the engine's log-probabilities already show near-ties.
+    """
     if prompts.render is None:
         return {}, ["the served prompts are unknown: answers were compared as texts"]
+    if reference.stored and is_near_tie(asked, dtype):
+        return {}, []
     places = [place for place, each in enumerate(asked) if not each.is_same]
     if not reference.stored:
-        with_logprobs = [place for place, each in enumerate(asked) if each.is_same and each.reply.logprobs]
+        with_logprobs = [place for place, each in enumerate(asked) if each.is_same and each.reply.tokens]
         places += with_logprobs[:_NUM_MEASURED]
     try:
         return {place: force(reference, asked[place], prompts.render) for place in places}, []
@@ -115,13 +122,17 @@ def _forced(
         return {}, [f"the run's weights cannot be loaded ({error.what}): answers were compared as texts"]
 
 
-def _is_drawn(endpoint: Endpoint, asked: Sequence[Asked]) -> bool:
-    """Whether an answer that differs is another one when it is asked again."""
+def _is_drawn(reference: Reference, endpoint: Endpoint, asked: Sequence[Asked], dtype: str) -> bool:
+    """Whether an answer that differs is another one when it is asked again, for more than rounding.
+
+    llama.cpp computes a prompt that it remembers otherwise than a new one.
+    """
     for each in asked:
         if not each.is_same:
             turns = [{"role": "user", "content": each.expected.question}]
             again = endpoint.reply(turns, max_tokens=each.expected.max_tokens, temperature=0)
-            return again.text != each.reply.text
+            as_again = replace(each.expected, text=again.text, stopped=again.stopped)
+            return not is_near_tie([compare(reference, as_again, each.reply)], dtype)
     return False
 
 
