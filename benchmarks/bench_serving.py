@@ -9,6 +9,7 @@ mixed up (or, under an engine that computes requests together, rounded otherwise
 import argparse
 import http.client
 import json
+import os
 import random
 import time
 from collections import Counter
@@ -34,13 +35,15 @@ def main() -> None:
     parser.add_argument("--too-long", type=int, default=40_000, help="words of a prompt that exceeds the context")
     given = parser.parse_args()
     log: list[str] = []
+    print(f"load average before: {os.getloadavg()[0]:.1f}")
     with serving(given.model, engine=given.engine, address=Address(port=free_port()), log=log.append) as server:
-        _ask(server, _body(server, "Hi", 2))  # the first request of all also warms caches
-        print(f"first token: {min(_first_token(server) for _ in range(3)):.2f} s (best of 3)")
+        first, *later = (_first_token(server, question) for question in QUESTIONS[:4])
+        print(f"first token: {first:.2f} s of the first request of all, then {', '.join(f'{s:.2f}' for s in later)} s")
         alone = {(question, tokens): _text(_ask(server, _body(server, question, tokens)))
                  for question in QUESTIONS for tokens in (4, given.tokens)}  # fmt: skip
         _four_clients(server, alone, given.tokens)
         _mixed(server, alone, given.requests, given.too_long)
+        print(f"load average after: {os.getloadavg()[0]:.1f}")
         begun = time.perf_counter()
     print(f"ended in {time.perf_counter() - begun:.1f} s, exit code {server.process.returncode}")
     faults = Counter(line.strip()[:110] for line in log if "Error" in line or "exception" in line.lower())
@@ -115,9 +118,9 @@ def _text(found: dict[str, Any]) -> str:
     return str(found["choices"][0]["message"]["content"])
 
 
-def _first_token(server: Server) -> float:
+def _first_token(server: Server, question: str) -> float:
     begun = time.perf_counter()
-    answer = _open(server, json.dumps({**_body(server, QUESTIONS[0], 8), "stream": True})).getresponse()
+    answer = _open(server, json.dumps({**_body(server, question, 8), "stream": True})).getresponse()
     for line in answer:
         if line.startswith(b"data: {"):
             delta = json.loads(line[6:])["choices"][0]["delta"]

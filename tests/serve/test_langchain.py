@@ -23,6 +23,7 @@ from paths import ROOT
 from seodang.errors import ModelError, RunError, TemplateError
 from seodang.run.folder import Run
 from seodang.serve.langchain import ChatSeodang
+from taught_calls import teach_calls
 from tiny_run import make_run
 
 DOCS = ROOT / "docs" / "langchain.md"
@@ -39,6 +40,15 @@ def run(tiny_folder: Path, _tokenizer: PreTrainedTokenizerFast, tmp_path_factory
 @pytest.fixture(scope="module")
 def tools_run(tiny_folder: Path, _tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return make_run(tmp_path_factory.mktemp("tools") / "demo", tiny_folder, _tokenizer, template="qwen3")
+
+
+@pytest.fixture(scope="module")
+def taught_run(tiny_folder: Path, _tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that makes the calls which LangChain's standard tests ask for."""
+    ask = {"generate": {"max_new_tokens": 64}}
+    run = make_run(tmp_path_factory.mktemp("taught") / "demo", tiny_folder, _tokenizer, ask=ask)
+    teach_calls(run)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -93,22 +103,15 @@ class TestStandardUnit(_Standard, ChatModelUnitTests):
 @pytest.mark.asyncio
 @pytest.mark.filterwarnings("ignore:.*is not an async function")
 class TestStandard(_Standard, ChatModelIntegrationTests):
-    """LangChain's integration tests, on a model that is here.
-
-    Those of tools want a model that decides what to call, which a random one does not; test_tools.py has a taught one.
-    """
+    """LangChain's integration tests, those of tools and structured output too, on a model that was taught the calls."""
 
     @property
-    def has_tool_calling(self) -> bool:
-        return False
+    def standard_chat_model_params(self) -> dict[str, Any]:
+        return {"temperature": 0, "max_tokens": 64, "stop": []}
 
-    @property
-    def has_tool_choice(self) -> bool:
-        return False
-
-    @property
-    def has_structured_output(self) -> bool:
-        return False
+    @pytest.fixture(scope="class")
+    def run(self, taught_run: Run) -> Run:
+        return taught_run
 
 
 def test_batch_is_one_generation(llm: ChatSeodang, steps: list[int]) -> None:

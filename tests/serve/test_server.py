@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 from seodang.errors import ModelError, ResourceError
 from seodang.run.folder import Run
-from seodang.serve.engines import Address
-from seodang.serve.server import Server, examples, free_port, served_model, serving
+from seodang.serve.engines import Address, Launch
+from seodang.serve.server import Server, environment, examples, free_port, served_model, serving
 from tiny_run import make_run
 from tiny_server import tiny_server
 
@@ -159,6 +159,15 @@ def test_what_is_known_of_a_run_before_it_is_served(run: Run) -> None:
     assert "<|im_start|>" in found.template
     assert found.sampling
     assert found.sampling.temperature == 0
+
+
+def test_threads_of_an_engine_sleep_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside other work, spinning threads would stop each other; the user's own setting stays."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    how = Launch(command=("engine",), environment={"HF_HUB_OFFLINE": "1"})
+    assert {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}.items() <= environment(how).items()
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert environment(how)["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
 def test_the_examples_name_key_and_model() -> None:

@@ -41,7 +41,7 @@ def _missing_system(folder: Path, **_: Any) -> None:
 
 
 def _no_stop(folder: Path, **_: Any) -> None:
-    _change(folder / GENERATION, eos_token_id=0)  # which no model here writes
+    _change(folder / GENERATION, eos_token_id=3)  # which no model here writes
 
 
 def _penalty(folder: Path, **_: Any) -> None:

@@ -164,6 +164,15 @@ llm = ChatOpenAI(base_url="{server.url}/v1", api_key={key}, model="{server.model
 """
 
 
+def environment(how: Launch) -> dict[str, str]:
+    """The environment of an engine.
+
+    Threads that wait for each other sleep, unless the user's own setting is another one: beside other work, threads
+    that spin took ten times as long, since each keeps a core from the one that it waits for.
+    """
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONUNBUFFERED": "1", **how.environment}
+
+
 def free_port(host: str = "127.0.0.1") -> int:
     """A port that nobody listens on."""
     with _socket(host) as listener:
@@ -244,7 +253,7 @@ def _started(how: Launch, folder: Path) -> "Iterator[subprocess.Popen[bytes]]":
     process = subprocess.Popen(
         [sys.executable, "-m", "seodang.serve.guard", *how.command],
         cwd=folder,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **how.environment},
+        env=environment(how),
         stdin=subprocess.PIPE,  # closes when this process ends, however it does
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

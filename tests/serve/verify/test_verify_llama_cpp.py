@@ -16,11 +16,6 @@ from tiny_server import tiny_server
 pytest.importorskip("xllamacpp")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LLAMA_ARG_THREADS", "1")  # on busy cores two wait for each other
-
-
 def _served(run: Run, reference: Reference, path: Path, quantization: str) -> Verification:
     """A GGUF file that adds BOS, as the run's template does: llama.cpp writes it once."""
     model, tokenizer = (auto.from_pretrained(run.model) for auto in (AutoModelForCausalLM, AutoTokenizer))

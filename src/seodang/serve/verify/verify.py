@@ -12,7 +12,7 @@ from seodang.errors import SeodangError
 from seodang.model.packaged import PREFIX
 from seodang.serve.engines import API_KEY
 from seodang.serve.verify.answers import Asked, Forced, answer_check, ask_all, compare, force
-from seodang.serve.verify.cause import QUANTIZED, Comparison, causes, is_near_tie
+from seodang.serve.verify.cause import NEAR_TIE, QUANTIZED, Comparison, causes, is_near_tie, stored_as
 from seodang.serve.verify.endpoint import Endpoint, open_endpoint
 from seodang.serve.verify.prompts import PromptFindings, check_prompts
 from seodang.serve.verify.reference import Reference, load_reference
@@ -60,14 +60,19 @@ def verify_endpoint(endpoint: Endpoint, reference: Reference, *, questions: int)
     """Prompts first, then answers behind the prompts that are served, then sampling settings."""
     prompts = check_prompts(reference, endpoint)
     asked = ask_all(reference, endpoint, questions)
-    dtype = QUANTIZED if reference.name.startswith(PREFIX) else reference.dtype
+    weights = endpoint.weights()
+    is_quantized = reference.name.startswith(PREFIX) and stored_as(weights).startswith("Q")
+    dtype = QUANTIZED if is_quantized else reference.dtype
     forced, notes = _forced(reference, asked, prompts, dtype)
+    if is_quantized:
+        what = f"the engine multiplies {stored_as(weights)} weights by values of 8 bits"
+        notes = [*notes, f"{what}: answers may diverge at tokens up to {NEAR_TIE[QUANTIZED]:g} nats apart"]
     comparison = Comparison(
         asked=asked,
         forced=list(forced.values()),
         dtype=dtype,
         penalty=reference.penalty,
-        weights=endpoint.weights(),
+        weights=weights,
         is_drawn=_is_drawn(reference, endpoint, asked, dtype),
     )
     # behind other prompts answers differ too: they are judged where the served prompts are known
