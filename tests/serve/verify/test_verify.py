@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from command import seodang
 from faulty_model import FAULTS, copy_with_fault
@@ -20,12 +21,14 @@ from seodang.errors import ModelError, SeodangError
 from seodang.run.folder import Run
 from seodang.serve.server import free_port
 from seodang.serve.verify.endpoint import Endpoint
-from seodang.serve.verify.prompts import explanations
-from seodang.serve.verify.reference import Reference
+from seodang.serve.verify.prompts import TOOL, explanations
+from seodang.serve.verify.reference import Reference, load_reference
 from seodang.serve.verify.result import Verification
 from seodang.serve.verify.verify import verify, verify_endpoint
 from seodang.serve.verify.weights import verify_folder
 from tiny import make_config, make_model
+
+DEFAULT = "{% for turn in messages %}{{ turn.content }}{% endfor %}"
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,21 @@ def test_a_bos_that_was_not_trained(run: Run, reference: Reference) -> None:
     bare = replace(reference, template=reference.template.replace("{{- bos_token -}}", ""))
     found = verify_folder(run.model, bare)
     assert [cause.name for cause in found.causes] == ["added BOS"]
+
+
+def test_a_template_for_tools_beside_the_default(run: Run, tmp_path: Path) -> None:
+    """A model with several named templates is compared by those that transformers chooses."""
+    folder = copy_with_fault(run.model, tmp_path / "named", "no stop token")
+    (folder / "chat_template.jinja").unlink()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = {"default": DEFAULT, "tool_use": "{{ tools[0].function.name }}" + DEFAULT}
+    tokenizer.save_pretrained(folder)
+    named = load_reference(folder)
+    turns = [{"role": "user", "content": "물"}]
+    for tools in (None, [TOOL]):
+        expected = tokenizer.apply_chat_template(turns, tools=tools, add_generation_prompt=True)["input_ids"]
+        assert named.ids(turns, tools) == expected
+    assert verify_folder(folder, named).verdict == "same"
 
 
 def test_a_copy_of_the_folder_is_the_same(run: Run, reference: Reference) -> None:
