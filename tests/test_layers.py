@@ -18,7 +18,7 @@ MOST_MODULES, MOST_LINES, MOST_FUNCTION_LINES = 15, 450, 60  # of a folder, a mo
 LATE_IMPORTERS = {"pipeline.py", "cli.py", "__init__.py", "serve/chat_model.py"}  # what the call at hand needs
 LATE_PACKAGES = {  # optional, or needed by some calls only and slow to import
     *("peft", "bitsandbytes", "flash_attn", "gguf", "prompt_toolkit", "datasets", "matplotlib", "sacrebleu", "torch"),
-    *("transformers", "jinja2", "rich", "filelock", "pyarrow", "safetensors", "tokenizers", "xllamacpp"),
+    *("transformers", "jinja2", "rich", "filelock", "pyarrow", "safetensors", "tokenizers", "xllamacpp", "httpx"),
 }
 
 
@@ -139,9 +139,15 @@ def test_few_modules_reach_the_hub() -> None:
     assert reach == {"data/read/sources.py", "model/load.py", "publish/hub.py"}
 
 
+def test_few_modules_ask_other_servers() -> None:
+    """A judge and what is verified are asked by one module each; the servers that seodang starts by serve/server.py."""
+    asking = _importers("httpx") | _importers("urllib.request") | _importers("http.client")
+    assert asking == {"judge/client.py", "serve/verify/endpoint.py", "serve/server.py"}
+
+
 def test_rows_know_no_torch() -> None:
-    """Nothing in data/, check/ and starter/ imports torch, not even late."""
-    assert not {name for name in _importers("torch") if name.startswith(("data/", "check/", "starter/"))}
+    """Nothing in data/, check/, judge/ and starter/ imports torch, not even late."""
+    assert not {name for name in _importers("torch") if name.startswith(("data/", "check/", "judge/", "starter/"))}
 
 
 def test_showing_loads_no_model() -> None:

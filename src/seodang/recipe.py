@@ -34,6 +34,8 @@ from seodang.recipe_rules import (
     number_as_text,
     one_or_many,
     refuse_texts,
+    shard_fraction_or_rows,
+    share_or_rows,
     steps_or_minutes,
     with_shares,
 )
@@ -141,12 +143,12 @@ class Source(Part):
     )
     merge_turns: bool = Field(False, description="consecutive turns of one role become one")
     encoding: str | None = Field(None, description="where it cannot be recognised: utf-8, cp949, utf-16 …")
-    holdout: Annotated[float, Field(ge=0)] | None = Field(
+    holdout: Annotated[float, Field(ge=0), AfterValidator(share_or_rows)] | None = Field(
         None,
         description="share (below 1) or number of rows measured and never trained on; "
         "default 0.05, and every row of a source that is not trained on",
     )
-    take: Annotated[str | None, BeforeValidator(number_as_text)] = Field(
+    take: Annotated[str | None, AfterValidator(shard_fraction_or_rows), BeforeValidator(number_as_text)] = Field(
         None, description="of the training rows: a shard such as 1/3, a fraction such as 0.25, or a number of rows"
     )
     train: bool | None = Field(None, validate_default=True, description="default: true, for retention false")
@@ -157,27 +159,6 @@ class Source(Part):
         if "path" in info.data and (info.data["path"] is None) == (hub is None):
             raise ValueError("give either `path` (files) or `hub` (a data set id)")
         return hub
-
-    @field_validator("holdout")
-    @classmethod
-    def _share_or_rows(cls, holdout: float | None) -> float | None:
-        if holdout is None or holdout < 1:
-            return holdout
-        if not float(holdout).is_integer():
-            raise ValueError(f"{holdout} is neither a share below 1 nor a whole number of rows")
-        return int(holdout)
-
-    @field_validator("take")
-    @classmethod
-    def _shard_fraction_or_rows(cls, take: str | None) -> str | None:
-        if take is None:
-            return None
-        if not re.fullmatch(r"[1-9]\d*/[1-9]\d*|0?\.\d*[1-9]\d*|[1-9]\d*", take):
-            raise ValueError(f"expected a shard (1/3), a fraction (0.25) or a number of rows (500), found {take!r}")
-        shard, _, shards = take.partition("/")
-        if shards and int(shard) > int(shards):
-            raise ValueError(f"{take!r} asks for shard {shard} of {shards}")
-        return take
 
     @field_validator("train")
     @classmethod
@@ -354,6 +335,22 @@ class Prove(Part):
     tolerance: Tolerance = Tolerance()
 
 
+class Judge(Part):
+    """Another model, which compares the answers of two models: `seodang judge`."""
+
+    url: str = Field(pattern=r"^https?://[^\s@?#]+$", description="address of an OpenAI-compatible server")
+    model: str = Field(pattern=r"\S", description="the judge, as the server names it")
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] | None = Field(
+        None, description="name of the environment variable that holds the API key"
+    )
+    questions: Positive = Field(200, description="most questions whose answers are compared")
+    criteria: str | None = Field(
+        None,
+        description="what makes an answer better; none: a text in the question's language, for medicine with safety",
+    )
+    max_tokens: Positive = Field(16, description="longest reply; a model that thinks first needs some thousand")
+
+
 class Save(Part):
     """The tuned model's files."""
 
@@ -386,6 +383,7 @@ class Recipe(Part):
     train: Train = Train()
     ask: Ask = Ask()
     prove: Prove = Prove()
+    judge: Judge | None = None
     save: Save = Save()
     report: Report = Report()
 

@@ -157,3 +157,32 @@ def steps_or_minutes(every: str | None) -> str | None:
     if every is not None and not (re.fullmatch(SAVE_EVERY, every) and re.search("[1-9]", every)):
         raise ValueError(f"{every!r} is neither a number of steps (50) nor of minutes (10min)")
     return every
+
+
+def shard_fraction_or_rows(take: str | None) -> str | None:
+    """What is taken of a source, checked.
+
+    Raises:
+        ValueError: for pydantic.
+    """
+    if take is None:
+        return None
+    if not re.fullmatch(r"[1-9]\d*/[1-9]\d*|0?\.\d*[1-9]\d*|[1-9]\d*", take):
+        raise ValueError(f"expected a shard (1/3), a fraction (0.25) or a number of rows (500), found {take!r}")
+    shard, _, shards = take.partition("/")
+    if shards and int(shard) > int(shards):
+        raise ValueError(f"{take!r} asks for shard {shard} of {shards}")
+    return take
+
+
+def share_or_rows(holdout: float) -> float:
+    """What is held out of a source, checked: a share below 1, or a whole number of rows.
+
+    Raises:
+        ValueError: for pydantic.
+    """
+    if holdout < 1:
+        return holdout
+    if not float(holdout).is_integer():
+        raise ValueError(f"{holdout} is neither a share below 1 nor a whole number of rows")
+    return int(holdout)
