@@ -26,7 +26,12 @@ from seodang.serve.session import COMMANDS
 
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("README*.md"), *DOCS.rglob("*.md")])
-RUN_ELSEWHERE = {"langchain.md", "notebook.md", "README.ko.md"}  # by their own tests; the last mirrors README.md
+RUN_ELSEWHERE = {
+    "langchain.md",
+    "notebook.md",
+    "judge.md",
+    "README.ko.md",
+}  # by their own tests; the last mirrors README.md
 BLOCK = re.compile(r"^(?:<!-- rows: (\w+) -->\n)?```(\w*)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SOUND = {
     "name": "sound",

@@ -206,6 +206,44 @@ def report(
         typer.echo(report(run, language))
 
 
+@app.command()
+def judge(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, which holds answers.")],
+    overrides: OverridesArg = None,
+    against: Annotated[
+        str,
+        typer.Option("--against", metavar="RUN|base", help="Whose answers are compared: another run's, or the base's."),
+    ] = "base",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be sent and about how many tokens; send nothing.")
+    ] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Reuse what the judge replied to the same requests earlier.")
+    ] = True,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the judgement (of a dry run: the requests) as JSON to stdout.")
+    ] = False,
+) -> None:
+    """Have another model compare the answers with the base's or another run's; exit code 1 without a verdict.
+
+    The texts go to the server that the recipe's judge section names. Its API key is taken from the environment variable
+    that judge.api_key_env names.
+    """
+    from seodang.json_values import json_text, to_json
+    from seodang.stages.judging import judge_run, plan_judgement
+
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        if dry_run:
+            found = {"prompts": plan_judgement(run, against=against, overrides=overrides or ()).prompts()}
+        else:
+            judgement = judge_run(run, against=against, overrides=overrides or (), use_cache=cache)
+            found = to_json(judgement)
+    if as_json:
+        typer.echo(json_text(found, where="judge", indent=1))
+    if not dry_run and judgement.verdict == "none":
+        raise typer.Exit(1)
+
+
 def _refuse(error: SeodangError) -> NoReturn:
     from seodang.show.console import show_error
 

@@ -16,7 +16,8 @@ JUDGEMENTS, FLIPS, SIMULATIONS = 200, 0.13, 1000
 def judged(outcome: Outcome, *, cluster: int, ratio: float = 0.0) -> Judged:
     return Judged(
         question="?", outcome=outcome, flipped=False, replies=("A", "B"), first_twice=False, second_twice=False,
-        similar_length=abs(ratio) < 0.18, log_length_ratio=ratio, is_same_text=False, cluster=cluster,
+        similar_length=abs(ratio) < 0.18, log_length_ratio=ratio, has_reference=True,
+        is_same_text=False, cluster=cluster,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from seodang.proof.behaviour import hangul_share
+from seodang.recipe import Recipe
 
 Choice = Literal["A", "B", "tie"]
 Language = Literal["ko", "en"]
@@ -71,8 +72,13 @@ def language_of(question: str) -> Language:
 
 
 def is_medical(*names: str) -> bool:
-    """Whether a recipe is about medicine, by its names and questions."""
+    """Whether something is about medicine, by its names and questions."""
     return MEDICAL.search(" ".join(names).lower()) is not None
+
+
+def names_of(recipe: Recipe) -> list[str]:
+    """What of a recipe shows what it is about."""
+    return [recipe.name, *(source.name for source in recipe.sources), *recipe.ask.domain]
 
 
 def read_reply(text: str) -> Choice | None:

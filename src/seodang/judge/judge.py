@@ -10,12 +10,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from seodang.check.personal_data import personal_data
 from seodang.errors import SeodangError
-from seodang.judge.client import Client, Failure
+from seodang.judge.client import Client, Failure, Traffic
 from seodang.judge.criteria import Choice, Wording, language_of, read_reply
 from seodang.judge.independence import refuse_own, related
 from seodang.judge.judgement import Calibration, Judged, Judgement, Outcome, PlantedResult, Verdict
@@ -41,6 +41,7 @@ class Plan:
     wording: Wording
     planted: tuple[Planted, ...]
     pairs: tuple[Pair, ...]
+    fingerprint: str  # of all pairs, also of those that are not asked about
     warnings: tuple[str, ...]
 
     def prompts(self) -> list[str]:
@@ -85,6 +86,7 @@ def plan(
         wording=Wording(own=settings.criteria, is_medical=is_medical),
         planted=tuple(planted),
         pairs=tuple(chosen),
+        fingerprint=fingerprint(pairs),
         warnings=(*_personal(texts), *related(settings.model, models or {})),
     )
 
@@ -128,41 +130,7 @@ def judge(
     ) as client:
         calibration = calibrate(client, asked, advance)
         judged = _judge_pairs(client, asked, advance) if calibration.is_fit else ()
-        traffic = client.traffic
-    errors = sum(one.outcome == "error" for one in judged)
-    overall = tally(judged)
-    why_none = _why_none(calibration, errors, len(judged))
-    verdict: Verdict = "none" if why_none or overall is None else shown(overall.difference)
-    swapped = [one for one in judged if one.outcome != "error" and not one.is_same_text]
-    languages = sorted({language_of(pair.question) for pair in asked.pairs})
-    return Judgement(
-        judge=settings.model,
-        url=settings.url,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        ours=ours,
-        theirs=theirs,
-        criteria={language: asked.wording.criteria(language) for language in languages},
-        calibration=calibration,
-        verdict=verdict,
-        why_none=why_none,
-        pairs=len(asked.pairs),
-        errors=errors,
-        same_text=sum(one.is_same_text for one in judged),
-        all=overall,
-        similar_length=tally([one for one in judged if one.similar_length]),
-        length_adjusted=adjust_for_length(judged),
-        flips=share([one.flipped for one in swapped], [one.cluster for one in swapped]) if swapped else None,
-        first_twice=sum(one.first_twice for one in judged),
-        second_twice=sum(one.second_twice for one in judged),
-        fingerprint=fingerprint(pairs),
-        requests=traffic.requests,
-        cached=traffic.cached,
-        repeated=traffic.repeated,
-        prompt_tokens=traffic.prompt_tokens,
-        reply_tokens=traffic.reply_tokens,
-        judged=tuple(judged),
-        warnings=asked.warnings,
-    )
+    return _judgement(asked, calibration, judged, client.traffic, ours=ours, theirs=theirs)
 
 
 def calibrate(client: Client, asked: Plan, advance: Advance | None = None) -> Calibration:
@@ -211,6 +179,7 @@ def judge_pair(client: Client, wording: Wording, pair: Pair, *, cluster: int) ->
         second_twice=choices == ["B", "B"],
         similar_length=pair.has_similar_length,
         log_length_ratio=math.log((len(pair.ours) + 1) / (len(pair.theirs) + 1)),
+        has_reference=pair.reference is not None,
         is_same_text=pair.is_same_text,
         cluster=cluster,
         source=pair.source,
@@ -226,6 +195,43 @@ def _judge_pairs(client: Client, asked: Plan, advance: Advance | None) -> tuple[
         if advance:
             advance(1)
     return tuple(judged)
+
+
+def _judgement(
+    asked: Plan, calibration: Calibration, judged: Sequence[Judged], traffic: Traffic, *, ours: str, theirs: str
+) -> Judgement:
+    """The figures that follow from the judged pairs; none where the judge cannot be relied on."""
+    errors = sum(one.outcome == "error" for one in judged)
+    why_none = _why_none(calibration, errors, len(judged))
+    counted = () if why_none else judged
+    overall = tally(counted)
+    verdict: Verdict = shown(overall.difference) if overall else "none"
+    swapped = [one for one in counted if one.outcome != "error" and not one.is_same_text]
+    languages = sorted({language_of(pair.question) for pair in asked.pairs})
+    return Judgement(
+        judge=asked.settings.model,
+        url=asked.settings.url,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        ours=ours,
+        theirs=theirs,
+        fingerprint=asked.fingerprint,
+        criteria={language: asked.wording.criteria(language) for language in languages},
+        calibration=calibration,
+        verdict=verdict,
+        why_none=why_none,
+        pairs=len(asked.pairs),
+        errors=errors,
+        same_text=sum(one.is_same_text for one in judged),
+        all=overall,
+        similar_length=tally([one for one in counted if one.similar_length]),
+        length_adjusted=adjust_for_length(counted),
+        flips=share([one.flipped for one in swapped], [one.cluster for one in swapped]) if swapped else None,
+        first_twice=sum(one.first_twice for one in judged),
+        second_twice=sum(one.second_twice for one in judged),
+        **asdict(traffic),
+        judged=tuple(judged),
+        warnings=asked.warnings,
+    )
 
 
 def _prompts(pair: Pair, wording: Wording) -> tuple[str, str]:

@@ -28,6 +28,7 @@ class Judged:
     second_twice: bool
     similar_length: bool  # the longer answer is at most a fifth longer
     log_length_ratio: float  # ln(characters of our answer / those of the other), one added to each
+    has_reference: bool  # that the judge was shown
     is_same_text: bool  # nothing was asked: a tie
     cluster: int
     source: str | None = None
@@ -99,6 +100,7 @@ class Judgement:
     date: str  # ISO 8601, UTC
     ours: str  # name of the model that is judged
     theirs: str  # of the one that it is compared with
+    fingerprint: str  # of questions and answers
     criteria: Mapping[str, str]  # language → text
     calibration: Calibration
     verdict: Verdict
@@ -112,7 +114,6 @@ class Judgement:
     flips: Share | None  # pairs whose verdict differs with the order
     first_twice: int
     second_twice: int
-    fingerprint: str  # of questions and answers
     requests: int
     cached: int
     repeated: int

@@ -11,7 +11,8 @@ from seodang.proof.statistics import Outcome
 
 BROKEN_SHARE = 0.5  # of the answers, from which they are called not usable
 Shown = Outcome | Literal["not measured"]
-Answers = Literal["not judged", "not usable", "not asked"]  # judged they are never: nobody reads them here
+# judged: by another model against the base's, in judgement.json; what is not usable stays so, whoever judges it
+Answers = Literal["not judged", "not usable", "not asked", "judged better", "judged worse", "judged, not shown"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,6 +16,7 @@ from seodang.run.folder import (
     COUNTS,
     DROPPED,
     FINDINGS,
+    JUDGEMENT,
     LENGTHS,
     MANIFEST,
     METRICS,
@@ -57,6 +58,7 @@ class Evidence:
     metrics: tuple[RecordedEvent, ...]
     answers: tuple[Answer, ...]
     proof: Mapping[str, Any] | None
+    judgement: Mapping[str, Any] | None  # of another model; None: nobody asked one
     missing: tuple[str, ...]  # names of files that are not there
     damaged: tuple[str, ...]  # sentences
 
@@ -87,6 +89,7 @@ def read_evidence(run: Path) -> Evidence:
         ),
         answers=_values(Answer, _numbered(run / ANSWERS, damaged), run / ANSWERS, damaged),
         proof=_mapping(run / PROOF, damaged),
+        judgement=_mapping(run / JUDGEMENT, damaged),
         missing=missing,
         damaged=tuple(damaged),
     )

@@ -5,6 +5,7 @@
     recipe.yaml     manifest.json   counts.json    dropped.jsonl   findings.json   lengths.json   samples.json
     metrics.jsonl   tensorboard/    checkpoints/   answers.jsonl   rows.jsonl      proof.json     report.html
     pictures/       model/          adapter/ (where one was trained; it is merged into the model)
+    judgement.json (where another model compared the answers; judgement-NAME.json: with those of another run)
 """
 
 import json
@@ -27,6 +28,7 @@ COUNTS, DROPPED, FINDINGS, LENGTHS, SAMPLES = (
     *("lengths.json", "samples.json"),
 )
 METRICS, BASE, TRAINING, ANSWERS, PROOF = "metrics.jsonl", "base.json", "training.json", "answers.jsonl", "proof.json"
+JUDGEMENT = "judgement.json"  # what another model makes of the answers
 ROWS = "rows.jsonl"  # what each held-out row cost both models
 HIDDEN_STATES = "hidden_states"  # of the base, until the proof is done
 REPORT, PICTURES, TENSORBOARD = "report.html", "pictures", "tensorboard"
@@ -37,7 +39,7 @@ TRAINER_STATE, OPTIMIZER = "trainer_state.json", "optimizer.pt"  # of a checkpoi
 CHECKPOINT_FILES = "checkpoint_files.json"  # of a checkpoint: sizes and hashes of the others
 MODEL_FILES = "model_files.json"  # sizes and hashes of what is in model/ and adapter/
 LOCK = ".seodang.lock"
-LEFTOVERS = re.compile(rf"\.{MODEL}-\w+|\.{ADAPTER}|\.[\w.]+\.(json|jsonl|yaml)\.\d+|{re.escape(REPORT)}\.part")
+LEFTOVERS = re.compile(rf"\.{MODEL}-\w+|\.{ADAPTER}|\.[\w.-]+\.(json|jsonl|yaml)\.\d+|{re.escape(REPORT)}\.part")
 
 
 @dataclass(frozen=True, kw_only=True)

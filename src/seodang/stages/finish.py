@@ -9,6 +9,7 @@ from seodang.data.prepare import Prepared
 from seodang.data.template.renderer import Renderer
 from seodang.errors import RunError
 from seodang.json_values import json_text, to_json
+from seodang.judge.of_run import take_in
 from seodang.model.load import weight_files, weights_are_here
 from seodang.model.save import describe
 from seodang.proof.divergence import HiddenStates
@@ -167,6 +168,7 @@ def finish_run(
             effective_shares=effective_shares(evidence.read_lengths(run)),
             temperature=repeat_settings(recipe.ask).temperature,
         )
+        proof = take_in(run, proof, answers)
         found = to_json(proof)
         json_text(found, where=str(run.folder / PROOF))  # before what belongs to an earlier proof is replaced
         record.record_answers(run, answers)

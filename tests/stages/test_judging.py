@@ -1,0 +1,132 @@
+"""`seodang judge RUN`: what is sent, what the run's folder, its proof, report and card hold afterwards."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+import run_folder
+from command import seodang
+from judge_server import Server, always_first, by_reference, judge_server
+from judged_pairs import write_answers
+from seodang.json_values import from_json
+from seodang.judge.judgement import Judgement
+from seodang.judge.of_run import take_in
+from seodang.judge.tally import adjust_for_length, tally
+from seodang.proof.proof import proof_of_run
+from seodang.run.evidence import read_answers
+from seodang.run.folder import Run
+from seodang.stages.judging import plan_judgement
+
+KEY = "sk-test-0123456789abcdefghij"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A proven run whose tuned model answers better than its base."""
+    monkeypatch.setenv("SEODANG_CACHE", str(tmp_path / "cache"))
+    folder = run_folder.write_run(tmp_path / "demo")
+    write_answers(folder, tuned=0.1, base=0.5)
+    return Run(folder=folder)
+
+
+@pytest.fixture
+def served() -> Iterator[Server]:
+    with judge_server(by_reference) as server:
+        yield server
+
+
+def arguments(run: Run, served: Server, *more: str) -> Sequence[str]:
+    return ("judge", str(run.folder), f"judge.url={served.url}", "judge.model=judge-1", *more)
+
+
+def test_a_run_is_judged_and_its_proof_takes_the_judgement_in(
+    run: Run, served: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The judge's name, date, calibration, criteria and figures; every figure follows from the pairs. The key is sent
+    and never written. What was judged belongs to these answers: with others, none was judged."""
+    monkeypatch.setenv("MY_JUDGE_KEY", KEY)
+    ended = seodang(*arguments(run, served, "judge.api_key_env=MY_JUDGE_KEY"))
+    assert ended.code == 0, ended.err
+    first = ended.out.splitlines()[0]
+    assert "texts stay on this machine" in first
+    assert served.url in first
+    found = from_json(Judgement, run.read_json("judgement.json"), where="judgement.json")
+    assert (found.judge, found.verdict, found.theirs) == ("judge-1", "better", "the base")
+    assert found.all == tally(found.judged)
+    assert found.length_adjusted == adjust_for_length(found.judged)
+    assert proof_of_run(run).verdict.answers == "judged better"
+    for what in (f"Judged by judge-1 on {found.date[:10]}", "40 wins", "20 of 20 right", "not a person"):
+        assert what in " ".join(ended.out.split()), what
+    assert set(served.keys) == {f"Bearer {KEY}"}
+    assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert KEY not in ended.out + ended.err
+    write_answers(run.folder, tuned=0.3, base=0.5)
+    assert take_in(run, proof_of_run(run), read_answers(run)).verdict.answers == "not judged"
+
+
+def test_an_unfit_judge_leaves_no_verdict(run: Run) -> None:
+    """Exit code 1; the report says why; the proof stays as it was."""
+    with judge_server(always_first) as served:
+        ended = seodang(*arguments(run, served))
+    assert ended.code == 1
+    assert "No answer was judged: the judge is unfit: it judged 0 of 20 planted pairs rightly" in ended.out
+    assert "In 20 of 20 planted pairs it chose the answer shown first" in ended.out
+    assert proof_of_run(run).verdict.answers == "not judged"
+
+
+def test_a_dry_run_sends_nothing_and_shows_all_that_would_be_sent(run: Run, served: Server) -> None:
+    """How many requests and tokens, the first of each kind; with --json each of them, as the server would get it."""
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file()}
+    ended = seodang(*arguments(run, served, "--dry-run"))
+    assert (ended.code, served.requests) == (0, [])
+    assert "120 requests of about" in ended.out
+    assert ended.out.count("<answer_A>") == 2
+    prompts = json.loads(seodang(*arguments(run, served, "--dry-run", "--json")).out)["prompts"]
+    assert (len(prompts), served.requests) == (120, [])
+    assert before == {path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file()}
+    assert prompts == plan_judgement(run.folder, overrides=arguments(run, served)[2:]).prompts()
+
+
+def test_texts_that_leave_the_machine_are_announced_first(run: Run) -> None:
+    """For an address elsewhere the first line says so."""
+    ended = seodang("judge", run.folder, "judge.url=https://api.example.com/v1", "judge.model=big", "--dry-run")
+    assert ended.code == 0
+    assert "texts leave this machine" in ended.out.splitlines()[0]
+
+
+def test_two_runs_are_compared_by_what_both_were_asked(run: Run, served: Server, tmp_path: Path) -> None:
+    """--against another run: a judgement of its own file; the report stays about the base; others are counted."""
+    other = run_folder.write_run(tmp_path / "other")
+    write_answers(other, tuned=0.5, base=0.9, count=40)
+    lines = (other / "answers.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (other / "answers.jsonl").write_text("".join(lines[:-2]), encoding="utf-8")
+    recipe = (other / "recipe.yaml").read_text(encoding="utf-8").replace("gemma-3-270m-의료-Instruct", "second")
+    (other / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    ended = seodang(*arguments(run, served, "--against", str(other), "--json"))
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    assert (found["theirs"], found["verdict"], found["pairs"]) == ("second", "better", 39)
+    assert "1 answer of one model alone" in ended.err
+    assert json.loads((run.folder / "judgement-second.json").read_text(encoding="utf-8")) == found
+    assert not (run.folder / "judgement.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ([], "names no judge"),
+        (["judge.url=ftp://x", "judge.model=y"], "judge.url"),
+        (["judge.url=http://127.0.0.1:1", "judge.model=gemma-3-270m"], "is the base"),
+        (["judge.url=http://127.0.0.1:1", "judge.model=demo"], "is the tuned model"),
+        (["judge.url=http://127.0.0.1:1", "judge.model=x", "judge.api_key_env=NO_SUCH_KEY"], "NO_SUCH_KEY is not set"),
+        ([f"judge.api_key_env={KEY}"], "holds an API key"),
+    ],
+)
+def test_mistakes_are_one_message(run: Run, changes: list[str], what: str) -> None:
+    """No judge, a wrong address, a judge that takes part, a key that is missing or stands in the recipe."""
+    ended = seodang("judge", run.folder, *changes)
+    assert ended.code == 2
+    assert what in " ".join(ended.err.split())
+    assert KEY not in ended.err
