@@ -15,10 +15,15 @@ from seodang.judge.judgement import Judgement
 from seodang.judge.of_run import take_in
 from seodang.judge.tally import adjust_for_length, tally
 from seodang.proof.proof import proof_of_run
-from seodang.run.evidence import read_answers
+from seodang.publish.base_model import Base
+from seodang.publish.card import card
+from seodang.run.evidence import read_answers, read_evidence
 from seodang.run.folder import Run
+from seodang.show.language import texts_in
+from seodang.show.report import render
 from seodang.stages.judging import plan_judgement
 
+NOT_JUDGED = texts_in("ko")("headline.not_judged")
 KEY = "sk-test-0123456789abcdefghij"
 
 
@@ -41,7 +46,20 @@ def arguments(run: Run, served: Server, *more: str) -> Sequence[str]:
     return ("judge", str(run.folder), f"judge.url={served.url}", "judge.model=judge-1", *more)
 
 
-def test_a_run_is_judged_and_its_proof_takes_the_judgement_in(
+def card_of(run: Run) -> str:
+    return card(
+        read_evidence(run.folder), run.recipe(), Base(name="b", hub=None, license={}), repo="me/x", adapter=False
+    )
+
+
+def test_until_it_is_judged_everything_says_that_no_answer_was(run: Run) -> None:
+    """Report, card and proof, before anyone asked a judge."""
+    assert NOT_JUDGED in render(read_evidence(run.folder), "demo")
+    assert "No answer was judged" in card_of(run)
+    assert proof_of_run(run).verdict.answers == "not judged"
+
+
+def test_proof_report_and_card_take_the_judgement_in(
     run: Run, served: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The judge's name, date, calibration, criteria and figures; every figure follows from the pairs. The key is sent
@@ -53,16 +71,24 @@ def test_a_run_is_judged_and_its_proof_takes_the_judgement_in(
     assert "texts stay on this machine" in first
     assert served.url in first
     found = from_json(Judgement, run.read_json("judgement.json"), where="judgement.json")
-    assert (found.judge, found.verdict, found.theirs) == ("judge-1", "better", "the base")
+    assert (found.judge, found.verdict, found.theirs) == ("judge-1", "better", "base")
     assert found.all == tally(found.judged)
     assert found.length_adjusted == adjust_for_length(found.judged)
     assert proof_of_run(run).verdict.answers == "judged better"
-    for what in (f"Judged by judge-1 on {found.date[:10]}", "40 wins", "20 of 20 right", "not a person"):
-        assert what in " ".join(ended.out.split()), what
+    korean, english = run.report.read_text(encoding="utf-8"), card_of(run)
+    for what in (f"judge-1의 심사({found.date[:10]})", "승 40", "20쌍 중 20쌍", "환자에게", "사람이 아니라"):
+        assert what in korean, what
+    for what in (f"Judged by judge-1 on {found.date[:10]}", "40 wins", "20 of 20 right", "환자에게", "not a person"):
+        assert what in english, what
+    assert NOT_JUDGED not in korean
+    assert "o answer was judged" not in english
+    assert served.url not in card_of(run)
     assert set(served.keys) == {f"Bearer {KEY}"}
     assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert KEY not in ended.out + ended.err
     write_answers(run.folder, tuned=0.3, base=0.5)
+    assert "No answer was judged" in card_of(run)
+    assert "no answer was judged" in card_of(run)
     assert take_in(run, proof_of_run(run), read_answers(run)).verdict.answers == "not judged"
 
 
@@ -71,9 +97,11 @@ def test_an_unfit_judge_leaves_no_verdict(run: Run) -> None:
     with judge_server(always_first) as served:
         ended = seodang(*arguments(run, served))
     assert ended.code == 1
-    assert "No answer was judged: the judge is unfit: it judged 0 of 20 planted pairs rightly" in ended.out
+    assert "No answer was judged: the judge is unfit. judge-1 judged 0 of 20 planted pairs rightly" in ended.out
     assert "In 20 of 20 planted pairs it chose the answer shown first" in ended.out
     assert proof_of_run(run).verdict.answers == "not judged"
+    assert "심사 모델로 쓸 수 없습니다" in run.report.read_text(encoding="utf-8")
+    assert "no answer was judged" in card_of(run)
 
 
 def test_a_dry_run_sends_nothing_and_shows_all_that_would_be_sent(run: Run, served: Server) -> None:

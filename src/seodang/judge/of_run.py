@@ -12,6 +12,7 @@ from seodang.proof.verdict import Answers
 from seodang.run.folder import JUDGEMENT, Run
 from seodang.types import Answer
 
+BASE = "base"  # whose answers a run's are compared with by default
 _ANSWERS: Mapping[str, Answers] = {
     "better": "judged better",
     "worse": "judged worse",

@@ -14,6 +14,8 @@ import yaml
 from jinja2 import Environment, PackageLoader
 
 from seodang.json_values import to_json
+from seodang.judge.criteria import is_medical, names_of
+from seodang.judge.judgement import Judgement
 from seodang.proof.behaviour import hangul_share
 from seodang.proof.gain_parts import PARTS
 from seodang.proof.proof import Proof
@@ -21,7 +23,7 @@ from seodang.proof.stability import Stability
 from seodang.publish.base_model import GEMMA_NOTICE, HUB_ID, Base, file_name, is_local
 from seodang.recipe import Recipe, Source
 from seodang.run.evidence import Evidence
-from seodang.show import formatting, sentences
+from seodang.show import formatting, judged, sentences
 from seodang.show.language import Texts
 from seodang.show.report import proof_of
 from seodang.types import Answer, SourceLengths
@@ -72,7 +74,7 @@ def card(
         address,
     )
     environment.filters |= {function.__name__: function for function in filters}
-    proof = proof_of(evidence)
+    proof, judgement = proof_of(evidence), judged.judgement_of(evidence)
     data = [_data_row(evidence, proof, source, texts) for source in recipe.sources]
     shown = published_recipe(recipe)
     return environment.get_template("card.md.jinja").render(
@@ -86,15 +88,17 @@ def card(
         proof=proof,
         t=texts,
         say=sentences,
+        judged=judged,
+        judgement=judgement,
         parts=PARTS,
         alike=proof.stability.tuned if proof else None,
-        limits=_limits(proof, texts),
+        limits=_limits(proof, judgement, texts),
         data=data,
         findings=[finding for finding in evidence.findings if finding.severity == "warn"],
         example=_example(recipe, repo, adapter=adapter) if has_template else _continued(recipe, repo),
         recipe_text=shown,
         fence="`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0)),
-        is_medical=_is_medical(recipe),
+        is_medical=is_medical(*names_of(recipe)),
         gemma_notice=GEMMA_NOTICE,
     )
 
@@ -131,6 +135,7 @@ def published_recipe(recipe: Recipe) -> str:
     """The recipe as YAML without its defaults, and without the folders of its files."""
     shown = recipe.model_dump(mode="json", exclude_defaults=True)
     shown["model"]["path"] = _shortened(recipe.model.path)
+    shown.pop("judge", None)  # its address may be private
     if recipe.template.borrow:
         shown["template"]["borrow"] = _shortened(recipe.template.borrow)
     for source, part in zip(recipe.sources, shown["sources"], strict=True):
@@ -205,17 +210,13 @@ def _origin(source: Source) -> str:
     return ", ".join(code(_data_name(path)) for path in source.path or ())
 
 
-def _limits(proof: Proof | None, texts: Texts) -> list[str]:
+def _limits(proof: Proof | None, judgement: Judgement | None, texts: Texts) -> list[str]:
     """What the figures do not show."""
     if not proof:
         return []
     unasked = ("repeat",) if proof.stability == Stability() else ()
-    return [texts(f"card.limit_{limit}") for limit in ("loss", "seed", "rows", "safety", *unasked)]
-
-
-def _is_medical(recipe: Recipe) -> bool:
-    names = " ".join([recipe.name, *(source.name for source in recipe.sources), *recipe.ask.domain]).lower()
-    return re.search(r"med(?!i(?:a|um))|health|clinic|pharm|drug|의료|의학|건강|질병|환자|약품|병원", names) is not None
+    loss = "judged" if judgement and judgement.verdict != "none" else "loss"
+    return [texts(f"card.limit_{limit}") for limit in (loss, "seed", "rows", "safety", *unasked)]
 
 
 def _continued(recipe: Recipe, repo: str) -> str:

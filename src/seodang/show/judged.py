@@ -1,59 +1,91 @@
 """What a judge made of the answers, in words and in the terminal. Reads the `Judgement` alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from seodang.judge.judgement import Calibration, Judgement, LengthAdjusted, Tally
+from seodang.judge.of_run import BASE, read_judgement
 from seodang.proof.behaviour import Share
+from seodang.proof.proof import Proof
 from seodang.proof.statistics import Interval
+from seodang.run.evidence import Evidence
+from seodang.run.folder import JUDGEMENT
+from seodang.show import sentences
 from seodang.show.console import get_console
-from seodang.show.formatting import MISSING, listing, percent, plural, visible
+from seodang.show.formatting import MISSING, percent, visible, whole
+from seodang.show.language import ENGLISH, Texts
 
-NOT_A_PERSON = "A model judged, not a person: it may be wrong where it is sure."
+COLUMNS = ("pairs", "number", "wins", "ties", "losses", "difference", "interval")  # keys of their headings
 
 
-def verdict_sentence(found: Judgement) -> str:
+def judgement_of(evidence: Evidence) -> Judgement | None:
+    """The judgement of a run's answers; None where there is none, or the run was proven again with other answers.
+
+    Raises:
+        SeodangError: it was written by another version of seodang, or is damaged.
+    """
+    return read_judgement(evidence.judgement, evidence.answers, where=JUDGEMENT)
+
+
+def lead(proof: Proof, judgement: Judgement | None, texts: Texts = ENGLISH) -> str:
+    """The sentence directly under a report's headline: whether the answers were judged, by whom, and what was found."""
+    if judgement:
+        return verdict_sentence(judgement, texts)
+    is_of_other_answers = proof.verdict.answers.startswith("judged")
+    return texts("headline.not_judged") if is_of_other_answers else sentences.not_judged(proof, texts)
+
+
+def verdict_sentence(found: Judgement, texts: Texts = ENGLISH) -> str:
     """What the judge found, or why it found nothing."""
+    who = {"judge": found.judge, "date": found.date[:10]}
     if found.all is None or found.verdict == "none":
-        return f"No answer was judged: {found.why_none} ({found.judge}, {found.date[:10]})."
-    figures = (
-        f"{plural(found.all.wins.count, 'win')}, {plural(found.all.ties.count, 'tie')}, "
-        f"{_losses(found.all.losses.count)} of {found.all.wins.of}"
+        calibration = found.calibration
+        if not calibration.is_fit:
+            return texts("judged.unfit", right=calibration.right, of=calibration.of, **who)
+        return texts("judged.too_many_errors", errors=found.errors, pairs=found.pairs, **who)
+    difference = found.all.difference
+    figures = texts(
+        "judged.figures",
+        wins=whole(found.all.wins.count),
+        ties=whole(found.all.ties.count),
+        losses=whole(found.all.losses.count),
+        of=whole(found.all.wins.of),
+        difference=_signed(difference.difference),
+        interval=_between(difference.interval, texts),
     )
-    difference = f"wins − losses {_signed(found.all.difference.difference)}, {_between(found.all.difference.interval)}"
+    theirs = texts("judged.base") if found.theirs == BASE else found.theirs
     what = {
-        "better": f"{found.ours}'s answers are better than {found.theirs}'s",
-        "worse": f"{found.ours}'s answers are worse than {found.theirs}'s",
-        "not shown": f"it is not shown that {found.ours}'s answers are better or worse than {found.theirs}'s",
+        "better": texts("judged.better", ours=found.ours, theirs=theirs),
+        "worse": texts("judged.worse", ours=found.ours, theirs=theirs),
+        "not shown": texts("judged.not_shown", ours=found.ours, theirs=theirs),
     }[found.verdict]
-    return f"Judged by {found.judge} on {found.date[:10]}: {what} ({figures}; {difference}). {NOT_A_PERSON}"
+    return texts("judged.verdict", what=what, figures=figures, **who)
 
 
-def judgement_sentences(found: Judgement) -> list[str]:
-    """What a reader needs beside the verdict, the most important first."""
-    return [*_calibration(found.judge, found.calibration), *_order(found), *_length(found), *_left(found)]
+def judgement_sentences(found: Judgement, texts: Texts = ENGLISH) -> list[str]:
+    """What a reader needs beside the verdict, the most important first; the criteria word by word."""
+    return [
+        *_calibration(found.judge, found.calibration, texts),
+        *_order(found, texts),
+        *_length(found, texts),
+        *_left(found, texts),
+        *(texts(f"judged.criteria_{language}", criteria=text) for language, text in found.criteria.items()),
+    ]
 
 
-def criteria_sentences(found: Judgement) -> list[str]:
-    """The criteria, word by word."""
-    return [f"Criteria ({language}): {text}" for language, text in found.criteria.items()]
-
-
-def judgement_rows(found: Judgement) -> list[tuple[str, ...]]:
-    """Rows of a table: which pairs, how many, wins, ties, losses, wins − losses, its interval."""
+def judgement_rows(found: Judgement, texts: Texts = ENGLISH) -> list[tuple[str, ...]]:
+    """Rows of a table with `COLUMNS`."""
     rows = []
-    for name, one in (("all", found.all), ("similar length", found.similar_length)):
+    for name, one in (("judged.all", found.all), ("judged.similar_length", found.similar_length)):
         if one:
-            rows.append((name, str(one.wins.of), *_tally(one)))
+            rows.append((texts(name), *_row(one, texts)))
     if adjusted := found.length_adjusted:
-        rows.append(("as if equally long", "", "", "", "", _signed(adjusted.value), _between(adjusted.interval)))
+        ends = _between(adjusted.interval, texts)
+        rows.append((texts("judged.equally_long"), "", "", "", "", _signed(adjusted.value), ends))
     return rows
-
-
-JUDGEMENT_COLUMNS = ("pairs", "number", "wins", "ties", "losses", "wins − losses", "95% interval")
 
 
 def show_judgement(found: Judgement, *, out: Console | None = None) -> None:
@@ -62,8 +94,8 @@ def show_judgement(found: Judgement, *, out: Console | None = None) -> None:
     out.print(Text(visible(verdict_sentence(found)), style="bold"))
     if rows := judgement_rows(found):
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-        for place, name in enumerate(JUDGEMENT_COLUMNS):
-            table.add_column(name, justify="right" if place else "left")
+        for place, name in enumerate(COLUMNS):
+            table.add_column(ENGLISH(f"judged.column_{name}"), justify="right" if place else "left")
         for row in rows:
             table.add_row(*row)
         out.print()
@@ -73,45 +105,46 @@ def show_judgement(found: Judgement, *, out: Console | None = None) -> None:
         out.print(Text(visible(sentence), style="dim"))
 
 
-def _tally(one: Tally) -> Sequence[str]:
-    return (
-        *(f"{portion.count} ({_range(portion)})" for portion in (one.wins, one.ties, one.losses)),
-        _signed(one.difference.difference),
-        _between(one.difference.interval),
-    )
+def _row(one: Tally, texts: Texts) -> tuple[str, ...]:
+    """How many pairs; wins, ties and losses; wins − losses, and its interval."""
+    portions = (f"{portion.count} ({_range(portion)})" for portion in (one.wins, one.ties, one.losses))
+    difference = one.difference
+    return str(one.wins.of), *portions, _signed(difference.difference), _between(difference.interval, texts)
 
 
-def _calibration(judge: str, found: Calibration) -> Iterator[str]:
-    by_fault = listing([f"{one.fault} {one.right} of {one.of}" for one in found.faults])
-    yield (
-        f"Before, {judge} was asked about planted pairs whose better answer is known, in both orders: "
-        f"{found.right} of {found.of} right ({by_fault}); it takes 9 of 10 to be fit."
-    )
+def _calibration(judge: str, found: Calibration, texts: Texts) -> Iterator[str]:
+    faults = [
+        texts("judged.fault", fault=texts.known("judged_fault", one.fault), right=one.right, of=one.of)
+        for one in found.faults
+    ]
+    yield texts("judged.planted", judge=judge, right=found.right, of=found.of, faults=texts.listing(faults))
     if found.is_fit:
         return
-    for count, which in ((found.first_twice, "first"), (found.second_twice, "second")):
-        if 2 * count > found.of:
-            yield f"In {count} of {found.of} planted pairs it chose the answer shown {which}, whichever that was."
+    if 2 * found.first_twice > found.of:
+        yield texts("judged.first_planted", count=found.first_twice, of=found.of)
+    if 2 * found.second_twice > found.of:
+        yield texts("judged.second_planted", count=found.second_twice, of=found.of)
     if found.longer and found.longer.of >= 5 and found.longer.count == found.longer.of:
-        yield f"Wherever it decided, in {plural(found.longer.of, 'pair')}, it chose the longer answer."
+        yield texts("judged.longer_planted", count=found.longer.of, of=found.of)
     if found.errors:
-        examples = f", such as: {'; '.join(found.examples)}" if found.examples else ""
-        yield f"On {plural(found.errors, 'planted pair')} there were no two replies that can be read{examples}."
+        yield texts("judged.errors_planted", count=found.errors, of=found.of, examples="; ".join(found.examples))
 
 
-def _order(found: Judgement) -> Iterator[str]:
-    if found.flips:
-        flips = f"{percent(found.flips.value)} of its verdicts ({_range(found.flips)}) changed"
-        yield (
-            f"With the order of the two answers swapped, {flips}; these count as ties. It chose the answer shown first "
-            f"in both orders {plural(found.first_twice, 'time')}, the second {plural(found.second_twice, 'time')}."
+def _order(found: Judgement, texts: Texts) -> Iterator[str]:
+    if flips := found.flips:
+        yield texts(
+            "judged.flips",
+            share=percent(flips.value),
+            range=_range(flips),
+            first=found.first_twice,
+            second=found.second_twice,
         )
 
 
-def _length(found: Judgement) -> Iterator[str]:
+def _length(found: Judgement, texts: Texts) -> Iterator[str]:
     adjusted = found.length_adjusted
     if found.verdict in ("better", "worse") and adjusted and not _agrees(found, adjusted):
-        yield "As if both answers were equally long, the difference is not shown: length may explain it."
+        yield texts("judged.by_length")
 
 
 def _agrees(found: Judgement, adjusted: LengthAdjusted) -> bool:
@@ -120,24 +153,22 @@ def _agrees(found: Judgement, adjusted: LengthAdjusted) -> bool:
     return adjusted.interval.low > 0 if found.verdict == "better" else adjusted.interval.high < 0
 
 
-def _left(found: Judgement) -> Iterator[str]:
+def _left(found: Judgement, texts: Texts) -> Iterator[str]:
     if found.errors:
-        yield f"{found.errors} of {found.pairs} pairs have no two replies that can be read: errors, which are no ties."
+        yield texts("judged.errors", errors=found.errors, pairs=found.pairs)
     if without := sum(not one.has_reference for one in found.judged):
-        yield f"{without} of {found.pairs} pairs have no reference answer to judge by; all planted pairs have one."
+        yield texts("judged.no_reference", count=without, pairs=found.pairs)
     if found.same_text:
-        yield f"In {plural(found.same_text, 'pair')} both answers are the same: ties, of which the judge was not asked."
-    asked = f"{plural(found.requests, 'request')} sent, {found.cached:,} answered from the cache"
-    repeated = f", {plural(found.repeated, 'failed attempt')} repeated" if found.repeated else ""
-    used = f"; {found.prompt_tokens:,} tokens of prompts, {found.reply_tokens:,} of replies"
-    tokens = used if found.prompt_tokens else ""
-    yield f"{asked}{repeated}{tokens}."
-    for warning in found.warnings:
-        yield f"{warning[:1].upper()}{warning[1:]}."
-
-
-def _losses(count: int) -> str:
-    return f"{count:,} loss" if count == 1 else f"{count:,} losses"
+        yield texts("judged.same_text", count=found.same_text, pairs=found.pairs)
+    yield texts(
+        "judged.requests",
+        requests=whole(found.requests),
+        cached=whole(found.cached),
+        repeated=whole(found.repeated),
+        prompt_tokens=whole(found.prompt_tokens),
+        reply_tokens=whole(found.reply_tokens),
+    )
+    yield from found.warnings
 
 
 def _signed(value: float) -> str:
@@ -145,10 +176,11 @@ def _signed(value: float) -> str:
     return f"+{text}" if round(100 * value) > 0 else text
 
 
-def _between(interval: Interval | None) -> str:
-    return f"{_signed(interval.low)} to {_signed(interval.high)}" if interval else MISSING
+def _between(interval: Interval | None, texts: Texts) -> str:
+    return texts("list.range", low=_signed(interval.low), high=_signed(interval.high)) if interval else MISSING
 
 
 def _range(share: Share) -> str:
+    """`59–81%`: short, for a table's cell."""
     interval = share.interval
     return f"{percent(interval.low).removesuffix('%')}–{percent(interval.high)}" if interval else MISSING

@@ -22,7 +22,7 @@ from seodang.proof.stability import AnswerStability, Stability
 from seodang.recipe import ReportLanguage
 from seodang.run.evidence import Evidence, read_evidence
 from seodang.run.folder import PICTURES, PROOF, REPORT
-from seodang.show import answer_views, drawings, formatting, plots, sentences
+from seodang.show import answer_views, drawings, formatting, judged, plots, sentences
 from seodang.show.answer_views import AnswerViews
 from seodang.show.language import LANGUAGES, Texts, language_of, texts_in
 from seodang.types import Counts
@@ -90,6 +90,8 @@ def render(evidence: Evidence, name: str, texts: Texts | None = None) -> str:
         name=evidence.manifest.name if evidence.manifest else name,
         t=texts,
         say=sentences,
+        judged=judged,
+        judgement=judged.judgement_of(evidence),
         style=_file("report.css"),
         script=script,
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),

@@ -39,6 +39,8 @@ def headline_sentence(proof: Proof, texts: Texts = ENGLISH) -> str:
 
 def not_judged(proof: Proof, texts: Texts = ENGLISH) -> str:
     """The sentence directly under the headline: no figure shows that an answer is right."""
+    if proof.verdict.answers.startswith("judged"):
+        return texts(f"headline.{proof.verdict.answers}")
     return texts("headline.not_asked" if proof.verdict.answers == "not asked" else "headline.not_judged")
 
 

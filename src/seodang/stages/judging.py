@@ -12,7 +12,7 @@ from seodang.judge.client import is_local
 from seodang.judge.criteria import is_medical, names_of
 from seodang.judge.judge import Plan, judge, plan
 from seodang.judge.judgement import Judgement
-from seodang.judge.of_run import base_and_tuned, take_in
+from seodang.judge.of_run import BASE, base_and_tuned, take_in
 from seodang.judge.pairs import Pair, pair_answers
 from seodang.proof.measured_rows import read_rows
 from seodang.proof.proof import proof_of_run
@@ -27,8 +27,6 @@ from seodang.show.formatting import plural, visible
 from seodang.show.judged import show_judgement
 from seodang.show.report import report
 from seodang.types import Answer
-
-BASE = "base"  # what a run is compared with by default
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,9 +109,10 @@ def _plan(compared: _Comparison) -> Plan:
 def _announce(asked: Plan, compared: _Comparison) -> None:
     """Before anything is sent: what leaves the machine, and for where; then what is to be known of it."""
     settings, requests = asked.settings, len(asked.prompts())
+    theirs = "its base" if compared.theirs == BASE else compared.theirs
     place = "stay on this machine" if is_local(settings.url) else "leave this machine"
     first = (
-        f"texts {place}: questions, reference answers and the answers of {compared.ours} and {compared.theirs} go to "
+        f"texts {place}: questions, reference answers and the answers of {compared.ours} and {theirs} go to "
         f"{settings.model} at {settings.url}, in at most {plural(requests, 'request')} of about "
         f"{asked.about_tokens():,} tokens together"
     )
@@ -139,7 +138,7 @@ def _comparison(run: Run, against: str, overrides: Sequence[str]) -> _Comparison
     clusters = {row.row_id: row.cluster for row in read_rows(run)}
     models = _models(recipe, run, "the base", "the tuned model")
     if against == BASE:
-        theirs, file = "the base", JUDGEMENT
+        theirs, file = BASE, JUDGEMENT
         pairs, unpaired = base_and_tuned(answers, clusters)
     else:
         other = Run(folder=Path(against))
