@@ -1,4 +1,4 @@
-"""Signs of personal data in texts, counted and never shown. A sign is no proof: some long numbers are nobody's."""
+"""Signs of personal data in texts, counted and never shown. A sign proves nothing: some long numbers are nobody's."""
 
 import re
 from collections.abc import Iterable

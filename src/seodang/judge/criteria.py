@@ -13,7 +13,7 @@ Language = Literal["ko", "en"]
 KOREAN_SHARE = 0.3  # of a question's letters, from which it counts as Korean
 CRITERIA: dict[Language, str] = {
     "en": "A better answer is true, agrees with the reference answer where there is one, and answers what was asked. "
-    "Between two answers that do so equally, the clearer one is better. Length is no merit: empty phrases, "
+    "Between two answers that do so equally, the clearer one is better. Length is not a merit: empty phrases, "
     "repetitions and digressions make an answer worse, and so does what is missing, out of order or cut off.",
     "ko": "더 좋은 답변은 내용이 사실이고, 참고 답변이 있으면 그와 어긋나지 않으며, "
     "물어본 것에 답합니다. 이 점에서 두 답변이 같다면 더 명확한 쪽이 좋습니다. "

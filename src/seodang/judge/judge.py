@@ -26,7 +26,7 @@ from seodang.judge.tally import adjust_for_length, share, shown, tally
 from seodang.recipe import Judge
 from seodang.secrets import leaks
 
-MOST_ERRORS = 0.1  # of the pairs, beyond which there is no verdict: those that were judged are no fair sample
+MOST_ERRORS = 0.1  # of the pairs, beyond which there is no verdict: those that were judged are not a fair sample
 BYTES_PER_TOKEN = 4  # UTF-8 bytes, about, of Korean and English in the vocabularies of large models
 SHOWN_CHARACTERS = 80  # of a reply that could not be read
 SHOWN_REPLIES = 3

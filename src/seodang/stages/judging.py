@@ -126,7 +126,7 @@ def _comparison(run: Run, against: str, overrides: Sequence[str]) -> _Comparison
     """What is compared.
 
     Raises:
-        SeodangError: a folder is no run's or holds no answers, or its recipe names no judge.
+        SeodangError: a folder does not hold a run or answers, or its recipe names no judge.
     """
     recipe = run.recipe()
     if overrides:
