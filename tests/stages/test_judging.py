@@ -19,7 +19,7 @@ from seodang.publish.base_model import Base
 from seodang.publish.card import card
 from seodang.run.evidence import read_answers, read_evidence
 from seodang.run.folder import Run
-from seodang.show.language import texts_in
+from seodang.show.language import ENGLISH, texts_in
 from seodang.show.report import render
 from seodang.stages.judging import plan_judgement
 
@@ -48,7 +48,12 @@ def arguments(run: Run, served: Server, *more: str) -> Sequence[str]:
 
 def card_of(run: Run) -> str:
     return card(
-        read_evidence(run.folder), run.recipe(), Base(name="b", hub=None, license={}), repo="me/x", adapter=False
+        read_evidence(run.folder),
+        run.recipe(),
+        Base(name="b", hub=None, license={}),
+        ENGLISH,
+        repo="me/x",
+        adapter=False,
     )
 
 
