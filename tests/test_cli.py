@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from command import Workplace, seodang
+from command import Workplace, json_lines, qa_rows, seodang
 from paths import ROOT
 from seodang import __version__
 from seodang.cli import app, main
@@ -220,3 +220,20 @@ def test_a_reader_that_goes_away(place: Workplace) -> None:
     assert process.wait(timeout=60) == 1
     assert b"Traceback" not in err
     assert b"BrokenPipe" not in err
+
+
+def test_names_reach_the_terminal_without_escape_sequences(place: Workplace) -> None:
+    """A data file's name and the folder of --out hold control characters: what is printed does not, well or ill."""
+    name = "의료\x1b[31m.jsonl"
+    place.write(name, json_lines(qa_rows(40)))
+    [recipe] = place.recipe(path=name)
+    for arguments in (
+        ("inspect", recipe),
+        ("tune", recipe, "--dry-run", "--out", "a\x1b[2Jb"),
+        ("tune", recipe, "--out", "none\x1b[2J/there\x1b[1m", "train.stepz=1"),
+        ("prove", "runs/\x1b[2Jnone"),
+        ("report", "runs/\x1b[2Jnone"),
+        ("chat", "runs/\x1b[2Jnone"),
+    ):
+        ended = seodang(*arguments)
+        assert "\x1b" not in ended.out + ended.err, arguments

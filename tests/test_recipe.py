@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from seodang.errors import RecipeError
-from seodang.recipe import Recipe, Source, load_recipe, shipped_recipes
+from seodang.recipe import Generate, Recipe, Source, load_recipe, shipped_recipes
 
 MEDICAL = {"name": "medical", "role": "domain", "path": "medical.json"}
 GENERAL = {"name": "general", "role": "general", "hub": "some/data"}
@@ -432,3 +432,9 @@ def test_prose_about_secrets_is_let_through() -> None:
     """Questions about passwords and tokens are questions."""
     system = "비밀번호: 새로 정하세요. Forgot your password: contact the office. max_tokens: 1024"
     assert load_recipe(keys(system=system)).system == system
+
+
+@pytest.mark.parametrize("temperature", [0, 0.0, None])
+def test_a_temperature_of_zero_is_greedy(temperature: float | None) -> None:
+    """As in other tools: 0 means that nothing is sampled, as does no temperature."""
+    assert Generate(temperature=temperature).temperature is None
