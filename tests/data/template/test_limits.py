@@ -1,6 +1,8 @@
 """A chat template is foreign code: whatever it does ends in one message, soon and without the machine's memory."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,15 @@ def test_a_name_that_no_file_can_have_is_refused(tiny_tokenizer: PreTrainedToken
     """Too long, or with a NUL, or of a user that is not there."""
     with pytest.raises(TemplateError, match=r"template\.borrow"):
         _find(tiny_tokenizer, borrow=name)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are limits on Linux alone")
+def test_a_limit_on_memory_that_is_there_already_is_kept() -> None:
+    """Under `ulimit -v`, which no process may raise, a template is looked at all the same."""
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (20 << 30, 20 << 30));"
+        "from seodang.data.template.limits import limited;"
+        "print(limited(lambda: resource.getrlimit(resource.RLIMIT_AS)[1] >> 30, where='t'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "20\n", done.stderr

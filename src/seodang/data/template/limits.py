@@ -69,7 +69,10 @@ def _too_much(where: str) -> TemplateError:
 def _do(work: Callable[[], Any], sender: Connection) -> None:
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     taken = pages * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (taken + MOST_BYTES, resource.RLIM_INFINITY))
+    most, (_, allowed) = taken + MOST_BYTES, resource.getrlimit(resource.RLIMIT_AS)
+    if allowed != resource.RLIM_INFINITY:  # by `ulimit -v`, as on machines of many users: it cannot be raised
+        most = min(most, allowed)
+    resource.setrlimit(resource.RLIMIT_AS, (most, allowed))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     fault, result = None, None
