@@ -19,7 +19,7 @@ def convert_rows(
     text = rows if isinstance(rows, str) else "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path = folder / name
     path.write_bytes(text.encode("utf-8", errors="surrogatepass"))
-    source = Source(name="s", role="domain", path=(str(path),), **keys)
+    source = Source(**{"name": "s", "role": "domain", "path": (str(path),), **keys})
     return convert(read(source), source, split_by)
 
 

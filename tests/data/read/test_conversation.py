@@ -72,6 +72,34 @@ def test_turns_in_columns_of_any_pair_are_turns(tmp_path: Path) -> None:
     assert counts.dropped == {"a context beside a list of turns": 1}
 
 
+@pytest.mark.parametrize("flag", [{"train": False}, {"weight": 0}, {"Loss Weight": "0"}, {"masked": True}])
+@pytest.mark.parametrize("row", [{"messages": [USER, RIGHT]}, {"question": "q", "answer": "a"}, {"text": "글"}])
+def test_a_flag_of_a_whole_row_takes_it_out_of_the_loss(
+    tmp_path: Path, row: dict[str, Any], flag: dict[str, Any]
+) -> None:
+    """Beside the row's content, near or far down; a source that is not trained on keeps such rows."""
+    role: Any = "replay" if "text" in row else "domain"
+    rows = [row] * 1200 + [{**row, **flag}]
+    for chosen in (rows, rows[-2:]):
+        _, counts = convert_rows(tmp_path, chosen, role=role)
+        assert counts.dropped == {"no answer with a loss": 1}
+        assert not any("not used" in remark for remark in counts.remarks)
+    _, counts = convert_rows(tmp_path, rows[-2:], role=role, train=False)
+    assert not counts.dropped
+
+
+def test_columns_that_only_bear_the_name_of_a_flag_are_not_used(tmp_path: Path) -> None:
+    """Patients have a weight and measured rows a loss, which is remarked on; a fraction among flags drops the row."""
+    row = {"question": "q", "answer": "a"}
+    for value in (72.5, "heavy", 0.5):
+        _, counts = convert_rows(tmp_path, [{**row, "weight": value}, {**row, "weight": 0}])
+        assert not counts.dropped
+        assert any("not used: weight" in remark for remark in counts.remarks)
+    flagged = [{**row, "weight": value} for value in (1, None, *[1] * 300, 0.5)]
+    _, counts = convert_rows(tmp_path, flagged)
+    assert counts.dropped == {"a loss weight other than 0 and 1": 1}
+
+
 @pytest.mark.parametrize(
     "cell",
     [

@@ -9,6 +9,7 @@ from seodang.data.read.column_names import KNOWN_COLUMNS, column_key
 from seodang.data.read.layout import Layout
 from seodang.data.read.serialized import opens_value, parse_text
 from seodang.data.read.turns.choices import refuse_choice
+from seodang.data.read.turns.loss_flags import NO_LOSS, NO_LOSS_HINT, has_loss
 from seodang.data.read.turns.merge import merge_turns
 from seodang.data.read.turns.messages import (
     cut_after_last_answer,
@@ -64,6 +65,8 @@ def read_row(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> Co
         UnusableRowError: with the reason the row is to be counted under.
     """
     _refuse_other_rows(layout, fields)
+    if any(has_loss({column_key(name): fields.get(name)}) is False for name in layout.loss_flags):
+        raise UnusableRowError(NO_LOSS, hint=NO_LOSS_HINT)
     if layout.text is not None:
         text = _cell(layout, layout.text, fields, changes)
         if is_blank(text):

@@ -29,6 +29,7 @@ from seodang.data.read.conversation import Conversation, read_row
 from seodang.data.read.layout import Layout, find_layout, require_column
 from seodang.data.read.raw_rows import Block, RawRow, RawRows
 from seodang.data.read.serialized import to_json
+from seodang.data.read.turns.loss_flags import ROW_FLAGS
 from seodang.data.read.unusable import UnusableRowError
 from seodang.data.workers import in_order
 from seodang.errors import SourceError
@@ -74,7 +75,7 @@ def convert(
             new_columns.update(dict.fromkeys(unknown))
     if new_columns:  # JSON rows may bring columns further down than `read` looks ahead
         raw = replace(raw, columns=(*raw.columns, *new_columns))
-        if any(column_key(name) in KNOWN_COLUMNS for name in new_columns):
+        if any(column_key(name) in KNOWN_COLUMNS | ROW_FLAGS for name in new_columns):
             return convert(raw, source, split_by, counting)
     if not tally.kept:
         raise _nothing_left(raw, tally)

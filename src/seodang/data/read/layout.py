@@ -10,6 +10,7 @@ from seodang.data.read import column_names
 from seodang.data.read.column_names import column_key, nearest
 from seodang.data.read.raw_rows import RawRow, RawRows
 from seodang.data.read.serialized import opens_value, parse_text
+from seodang.data.read.turns.loss_flags import ROW_FLAGS, are_flags
 from seodang.data.read.turns.messages import is_turn, turn_list
 from seodang.data.read.turns.variants import is_variant
 from seodang.errors import SourceError
@@ -36,6 +37,7 @@ class Layout:
     question_type: str | None = None  # whether a row is a multiple-choice question
     system: str | None = None
     tools: tuple[str, ...] = ()  # a row has them in one of these
+    loss_flags: tuple[str, ...] = ()  # whether a row has a loss
     roles: Mapping[str, str] = field(default_factory=dict)  # name in the data, in lower case → role
     merge_turns: bool = False  # consecutive turns of one role become one
     serialized: frozenset[str] = frozenset()  # columns whose texts are printed lists of one text, as `['…']`
@@ -45,7 +47,8 @@ class Layout:
         """What each column in use is."""
         named = ("question", "answer", "reasoning", "context", "input", "history", "messages", "text", "system")
         single = {what: name for what in named if (name := getattr(self, what)) is not None}
-        return single | ({"tools": ", ".join(self.tools)} if self.tools else {})
+        several = {"tools": self.tools, "loss": self.loss_flags}
+        return single | {what: ", ".join(names) for what, names in several.items() if names}
 
     @cached_property
     def contents(self) -> tuple[str, ...]:
@@ -56,7 +59,7 @@ class Layout:
     @property
     def used(self) -> frozenset[str]:
         """The columns in use."""
-        return frozenset({*self.columns.values(), *self.tools})
+        return frozenset({*self.columns.values(), *self.tools, *self.loss_flags})
 
 
 def find_layout(raw: RawRows, source: Source) -> Layout:
@@ -80,6 +83,7 @@ def find_layout(raw: RawRows, source: Source) -> Layout:
     layout = _with_more_columns(found[0], raw.columns, source)
     layout = replace(
         layout,
+        loss_flags=_loss_flags(layout, raw.columns, sample) if source.is_trained else (),
         serialized=_serialized(layout, sample),
         roles={name.strip().casefold(): role for name, role in source.roles.items()},
         merge_turns=source.merge_turns,
@@ -272,6 +276,17 @@ def _serialized(layout: Layout, sample: Sequence[RawRow]) -> frozenset[str]:
     """The columns all of whose texts are printed lists of one text, or answers as SQuAD has them."""
     columns = [layout.question, layout.answer, layout.context, layout.input, layout.text, layout.system]
     return frozenset(column for column in columns if column is not None and _is_serialized(column, sample))
+
+
+def _loss_flags(layout: Layout, columns: Sequence[str], sample: Sequence[RawRow]) -> tuple[str, ...]:
+    """The columns that bear the name of a flag, and hold nothing but flags."""
+    return tuple(
+        name
+        for name in columns
+        if name not in layout.used
+        and column_key(name) in ROW_FLAGS
+        and are_flags(row.fields.get(name) for row in sample)
+    )
 
 
 def _is_serialized(column: str, sample: Sequence[RawRow]) -> bool:

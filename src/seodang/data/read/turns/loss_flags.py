@@ -1,6 +1,6 @@
-"""Flags of a turn that take it out of the loss, as trainers and providers write them. Knows no role."""
+"""Flags of a turn or a row that take it out of the loss, as trainers and providers write them. Knows no role."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from seodang.data.read.unusable import UnusableRowError
@@ -14,7 +14,9 @@ MASK_FLAGS = frozenset(  # true: without loss
     {"mask", "masked", "is_masked", "loss_masked", "no_loss", "ignore_loss", "no_train", "exclude_from_loss"}
 )
 DETAILED_FLAGS = frozenset({"train_detail", "training_detail"})  # of characters of a turn
+ROW_FLAGS = LOSS_FLAGS | MASK_FLAGS
 FLAGS = LOSS_FLAGS | MASK_FLAGS | DETAILED_FLAGS
+NO_LOSS, NO_LOSS_HINT = "no answer with a loss", "leave such rows out, or take the flags out"
 _WORDS = {"true": 1.0, "yes": 1.0, "on": 1.0, "false": 0.0, "no": 0.0, "off": 0.0}
 
 
@@ -35,6 +37,14 @@ def has_loss(turn: Mapping[str, Any]) -> bool | None:
             "a loss weight other than 0 and 1", hint="give each turn the weight 0 or 1; repeat a row to weigh it more"
         )
     return all(asked) if asked else None
+
+
+def are_flags(values: Iterable[Any]) -> bool:
+    """Whether nothing but flags is among the values: a patient has a weight, too."""
+    try:
+        return all(_flag(value) in (None, 0, 1) for value in values)
+    except UnusableRowError:
+        return False
 
 
 def _flag(value: Any) -> float | None:

@@ -9,7 +9,7 @@ from seodang.data.read.clean import clean, is_blank
 from seodang.data.read.column_names import FUNCTION_CALL, ROLES
 from seodang.data.read.raw_rows import as_text
 from seodang.data.read.serialized import opens_value, parse_text, to_json
-from seodang.data.read.turns.loss_flags import FLAGS, has_loss
+from seodang.data.read.turns.loss_flags import FLAGS, NO_LOSS, NO_LOSS_HINT, has_loss
 from seodang.data.read.turns.thoughts import ENCRYPTED_BLOCKS, THOUGHT_BLOCKS, THOUGHT_KEYS, read_thoughts, thought_text
 from seodang.data.read.turns.tool_calls import read_calls
 from seodang.data.read.turns.variants import transposed
@@ -115,7 +115,7 @@ def cut_after_last_answer(messages: list[Message], changes: set[str]) -> list[Me
         raise UnusableRowError("no assistant turn", hint=ANSWER_HINT)
     supervised = [index for index in answers if messages[index].supervised]
     if not supervised:
-        raise UnusableRowError("no answer with a loss", hint="leave such rows out, or take the flags out")
+        raise UnusableRowError(NO_LOSS, hint=NO_LOSS_HINT)
     kept = messages[: supervised[-1] + 1]
     for message in kept:
         if message.role in ("user", "assistant") and not message.tool_calls and is_blank(message.content):
