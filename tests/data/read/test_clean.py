@@ -107,3 +107,18 @@ def test_a_group_may_be_nested(tmp_path: Path) -> None:
 def test_the_key_of_a_value(value: Any, key: str) -> None:
     """Numbers and days are the same however they are written; names keep their zeros."""
     assert group_key(value) == key
+
+
+def test_a_deeply_nested_value_has_a_short_key() -> None:
+    """Its key grows with the value, not with what escapes of escapes would take."""
+    value: object = {"a": "1.0"}
+    for _ in range(90):
+        value = [value]
+    assert len(group_key(value)) < 400
+    assert group_key({"b": [1], "a": {"x": None}}) == group_key({"a": {"x": None}, "b": ["1.0"]})
+
+
+def test_half_a_character_in_a_value_has_a_key() -> None:
+    """A lone surrogate, which no file can hold, is replaced; nested, and as a name."""
+    assert group_key("\ud800").encode()
+    assert group_key({"\ud800": ["\udfff"]}).encode()

@@ -119,16 +119,21 @@ def group_key(value: Any) -> str:
     A number is the same however it is written (3, 3.0, "3", "3.00"), a day is the same with and without midnight; "007"
     is no number, but a name.
     """
+    found = _grouped(value)
+    return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+
+
+def _grouped(value: Any) -> Any:
+    """Lists of lists and texts; written as JSON once, since texts of texts would double their escapes at each level."""
     if isinstance(value, dict):
-        return json.dumps(
-            sorted([group_key(name), group_key(item)] for name, item in value.items()), ensure_ascii=False
-        )
+        pairs = [[_grouped(name), _grouped(item)] for name, item in value.items()]
+        return sorted(pairs, key=lambda pair: json.dumps(pair, ensure_ascii=False))
     if isinstance(value, list | tuple):
-        return json.dumps([group_key(item) for item in value], ensure_ascii=False)
+        return [_grouped(item) for item in value]
     text = as_text(value)
     if text is None:
         return "null"
-    text = _MIDNIGHT.sub("", normal_form(text))
+    text = _MIDNIGHT.sub("", normal_form(text if text.isascii() else _LONE_SURROGATES.sub("\ufffd", text)))
     return _plain_number(text) if _NUMBER.fullmatch(text) else text
 
 
