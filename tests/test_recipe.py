@@ -386,6 +386,13 @@ def test_what_no_file_can_be_called_is_a_fault(changed: dict[str, Any], fault: s
     assert fault in told
 
 
+def test_the_hint_speaks_of_secrets_where_there_is_one(tmp_path: Path) -> None:
+    """A character that no file holds is to be removed, which takes no revoking."""
+    with pytest.raises(RecipeError) as raised:
+        load_recipe(written(tmp_path, SMALL), ["system=a\0b"])
+    assert raised.value.hint == "remove these texts"
+
+
 def test_names_of_other_peoples_homes_are_taken_as_they_stand(tmp_path: Path) -> None:
     """`~data/x.csv` is a path below the recipe's folder where there is no user `data`."""
     text = SMALL.replace("a.csv", "~nobody-of-this-name/a.csv").replace("model: m", "model: ~nobody-of-this-name/m")

@@ -14,6 +14,7 @@ from seodang.errors import RecipeError
 from seodang.recipe_file import dotted_key, nearest
 from seodang.secrets import leaks
 
+COPIED = "which would be copied into the run and its report"
 MAX_NAME_BYTES = 200  # of a name that files and folders are called by: file systems take 255 bytes, endings included
 SAVE_EVERY = r"(?P<steps>\d+)|(?P<minutes>\d+(\.\d+)?) ?min(utes?)?"  # between checkpoints
 JOIN = " + "  # between the names of columns that are joined
@@ -113,12 +114,9 @@ def refuse_texts(data: Mapping[str, Any], overrides: Sequence[str], where: str) 
     pairs = dict(pair.partition("=")[::2] for pair in overrides)
     keys = dict.fromkeys(part for key in pairs for part in key.split("."))  # a text behind a dot looks like an address
     if found := [f"{key}: {what}" for part in (data, pairs, keys) for key, what in _text_faults(part)]:
-        raise RecipeError(
-            found,
-            where=where,
-            hint="remove these texts; a secret that was written to a file should be revoked. "
-            "The hub is logged in to by `hf auth login`",
-        )
+        revoke = "; a secret that was written to a file should be revoked. The hub is logged in to by `hf auth login`"
+        has_secret = any(COPIED in fault for fault in found)
+        raise RecipeError(found, where=where, hint=f"remove these texts{revoke if has_secret else ''}")
 
 
 def _text_faults(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -144,7 +142,7 @@ def _text_fault(name: str, text: str) -> str | None:
     except UnicodeEncodeError:
         return "holds half of a character (a lone surrogate), which no file can hold: remove it"
     if found:
-        return f"holds {found[0].what} ({found[0].masked}), which would be copied into the run and its report"
+        return f"holds {found[0].what} ({found[0].masked}), {COPIED}"
     return "holds the character U+0000: remove it" if "\0" in text else None
 
 

@@ -561,6 +561,8 @@ def test_a_hub_data_set_is_read_through_datasets(tmp_path: Path, monkeypatch: py
         ("", "not a data set id"),
         (" ", "not a data set id"),
         ("a/b/c", "not a data set id"),
+        ("..", "not a data set id"),
+        ("~/..", "not a data set id"),
         ("a\0b", "not a data set id"),
         ("\ud800", "not a data set id"),
         ("hf://datasets/a", "not a data set id"),

@@ -235,7 +235,12 @@ def _hub_name(hub: str) -> str:
     from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
     where = f"hub:{hub[:100]}"
-    if hub.startswith((".", "~", "/")) and "\0" not in hub and expanded(hub).is_dir():
+    if (
+        hub.startswith((".", "~", "/"))
+        and "\0" not in hub
+        and expanded(hub).is_dir()
+        and Path(hub).name not in ("", "..")
+    ):
         return str(expanded(hub).resolve())
     if hub in _PACKAGED_DATASETS_MODULES:
         what = f"{hub} is the name of a file format, not of a data set"
