@@ -89,6 +89,7 @@ def main() -> None:
             optimizer="adamw_torch_fused",
             checkpoints=Path(folder),
             resume_from=None,
+            resume_command="",
             total_steps=args.steps,
             eval_every=10 * args.steps,
         )

@@ -141,7 +141,7 @@ def test_an_interrupted_proof_of_a_model_is_resumed(place: Workplace, monkeypatc
     assert names == ["base", "tuned", "tuned"]
     refused = seodang(*command)
     assert refused.code == 2
-    assert "exists and is never overwritten" in refused.err
+    assert "already exists, and runs are never overwritten" in refused.err
     assert "--resume" not in refused.err
 
 

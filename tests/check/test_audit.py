@@ -160,7 +160,7 @@ def test_a_turn_of_both_splits_is_a_leak() -> None:
     }
     assert leaks["other"] is None
     assert leaks["same"] is not None
-    assert leaks["same"].what.startswith("1 of 2 holdout rows hold a question with its answer that is trained on")
+    assert leaks["same"].what.startswith("1 of 2 holdout rows hold a question with its answer that is trained")
     assert leaks["same"].rows == ("held.jsonl:1",)
     later = found(data_set([row(1, before + asked, "train")]), data_set([row(1, other + asked, "held")]))
     assert later["turn_leak"].rows == ("held.jsonl:1",)

@@ -44,7 +44,7 @@ def test_asked_precision() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "told"),
-    [("gpu", "no device"), ("cuda:x", "no device"), ("cpu:1", "no device"), ("cuda:99", "CUDA devices")],
+    [("gpu", "unknown device"), ("cuda:x", "unknown device"), ("cpu:1", "unknown device"), ("cuda:99", "CUDA devices")],
 )
 def test_impossible_devices(asked: str, told: str) -> None:
     """A device that does not exist is refused by its recipe key."""

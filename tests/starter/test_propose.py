@@ -294,7 +294,7 @@ def test_a_terminal_is_asked_with_the_guess_first(tmp_path: Path) -> None:
 def test_an_answer_that_is_no_role_is_refused(tmp_path: Path) -> None:
     """Whoever answers, only the three roles are roles."""
     path = put(tmp_path, "a.jsonl", lines(pairs()))
-    with pytest.raises(SourceError, match="no role is called 'both'"):
+    with pytest.raises(SourceError, match="unknown role 'both'"):
         propose([path], ask=lambda question, choices: "both", out=tmp_path / "recipe.yaml")
 
 

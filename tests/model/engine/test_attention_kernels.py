@@ -206,7 +206,7 @@ def test_a_kernel_that_differs_is_not_used(
     engine = choose_engine(make_model(make_config("gemma3")), _rows(), compute_dtype=BF16)
     assert engine.packed
     assert not engine.kernels
-    assert "sequence by sequence" in engine.remarks[0]
+    assert "per-sequence attention" in engine.remarks[0]
 
 
 def _rows() -> list[np.ndarray]:

@@ -110,7 +110,7 @@ def test_architectures_that_leak_are_found_and_run_one_row_at_a_time(config: Pre
     ids, labels = _rows()
     engine = choose_engine(model, ids)
     assert not engine.packed
-    assert "one example a row" in engine.remarks[0]
+    assert "one example per row" in engine.remarks[0]
     with torch.no_grad(), engine.installed(model):
         loss = sum(model(pack=p) for p in pack(ids, labels, budget=engine.budget(100)))
     with torch.no_grad():
@@ -123,7 +123,7 @@ def test_a_trial_that_gives_nan_is_not_trusted(where: str, monkeypatch: pytest.M
     monkeypatch.setattr(f"seodang.model.engine.engine.{where}", lambda *_: float("nan"))
     chosen = choose_engine(make_model(make_config("llama")), [np.arange(3, 20, dtype=np.int32)])
     assert not chosen.packed
-    assert "one example a row" in chosen.remarks[0]
+    assert "one example per row" in chosen.remarks[0]
 
 
 def test_packed_attention_without_lengths_raises() -> None:
