@@ -516,13 +516,22 @@ def _guessed(folder: Path, columns: list[str], rows: int = 40, **longer: int) ->
         ("stem,wrongAnswer,rightAnswer,answer_type", "stem → rightAnswer"),
         ("물어본내용,틀린답,옳은답", "물어본내용 → 옳은답"),
         ("stem,not_correct,explanation", "stem → explanation"),
+        ("stem,incorrectanswers,correctanswers", "stem → correctanswers"),
+        ("stem,hard_negatives,positive", "stem → positive"),
+        ("stem,inaccurate_reply,accurate_reply", "stem → accurate_reply"),
+        ("물어본내용,미채택 글,채택 글", "물어본내용 → 채택 글"),
+        ("물어본내용,부적절한글,모범글", "물어본내용 → 모범글"),
     ],
 )
 @pytest.mark.parametrize("rows", [5, 40])
 def test_columns_of_wrong_answers_are_never_proposed(columns: str, expected: str, rows: int, tmp_path: Path) -> None:
     """However long they are: names that mean wrong are left out, those that mean right come first."""
     names = columns.split(",")
-    longer = {name: 60 for name in names if re.search("(?i)incorrect|오답|rejected|distractor|wrong|틀린|not_", name)}
+    longer = {
+        name: 60
+        for name in names
+        if re.search("(?i)incorrect|오답|rejected|distractor|wrong|틀린|not_|negative|inaccurate|미채택|부적절", name)
+    }
     assert _guessed(tmp_path, names, rows, **longer) == expected
 
 

@@ -30,10 +30,31 @@ def _set(words: str) -> frozenset[str]:
 
 # words of a column's name (English; Korean names are searched for theirs, as they are written without blanks)
 WRONG = _set(
-    "wrong incorrect false bad worse worst rejected reject distractor distractors decoy negative neg invalid fake "
-    "misleading adversarial hallucinated hallucination harmful unsafe dispreferred loser losing mistake not non"
+    "false bad worse worst decoy neg invalid fake adversarial harmful unsafe dispreferred lose loser losing mistake not "
+    "non"
 )
-WRONG_KOREAN = ("오답", "틀린", "잘못", "거짓", "부정확", "비선호", "탈락", "거절", "오개념", "함정")
+WRONG_STEMS = (  # also where nothing separates the words: incorrectanswers
+    *("wrong", "incorrect", "inaccura", "inappropriate", "inadequate", "reject", "distract", "negative", "mislead"),
+    *("hallucinat", "unhelpful", "unfaithful", "unchosen", "unselected", "unprefer", "undesir"),
+)
+WRONG_KOREAN = (
+    *(
+        "오답",
+        "틀린",
+        "잘못",
+        "거짓",
+        "부정확",
+        "부적절",
+        "부적합",
+        "비선호",
+        "비추천",
+        "미채택",
+        "정답아님",
+        "탈락",
+        "거절",
+    ),
+    *("오개념", "함정"),
+)
 # the first group that a name belongs to is its rank
 RIGHT = (
     _set("best ideal gold golden chosen accepted preferred winner winning"),
@@ -105,7 +126,8 @@ def _words(name: str) -> list[str]:
 def _is_wrong(name: str) -> bool:
     """Whether a name is that of wrong answers, which are never proposed."""
     words = _words(name)
-    return not WRONG.isdisjoint(words) or any(word in "".join(words) for word in WRONG_KOREAN)
+    is_english = not WRONG.isdisjoint(words) or any(word.startswith(WRONG_STEMS) for word in words)
+    return is_english or any(word in "".join(words) for word in WRONG_KOREAN)
 
 
 def _may_be_meant(name: str) -> bool:
