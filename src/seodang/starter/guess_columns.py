@@ -30,12 +30,11 @@ def _set(words: str) -> frozenset[str]:
 
 # words of a column's name (English; Korean names are searched for theirs, as they are written without blanks)
 WRONG = _set(
-    "false bad worse worst decoy neg invalid fake adversarial harmful unsafe dispreferred lose loser losing mistake not "
-    "non"
+    "false bad worse worst decoy neg invalid fake adversarial harmful unsafe dispreferred losing mistake not nonnon"
 )
 WRONG_STEMS = (  # also where nothing separates the words: incorrectanswers
     *("wrong", "incorrect", "inaccura", "inappropriate", "inadequate", "reject", "distract", "negative", "mislead"),
-    *("hallucinat", "unhelpful", "unfaithful", "unchosen", "unselected", "unprefer", "undesir"),
+    *("hallucinat", "unhelpful", "unfaithful", "unchosen", "unselected", "unprefer", "undesir", "lose"),
 )
 WRONG_KOREAN = (
     *(

@@ -229,6 +229,16 @@ def test_quotes_after_a_blank_far_down_are_counted(tmp_path: Path) -> None:
     assert not any(row.changed for row in before)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("d.csv", 'question,answer\na,\t"b"\n'), ("d.tsv", 'question\tanswer\na\t "b"\n')]
+)
+def test_quotes_after_a_tab_or_in_tsv_are_counted(name: str, text: str, tmp_path: Path) -> None:
+    """Where blanks before a quote may be text they are kept, and the row says so."""
+    [row] = read_path(write(tmp_path, name, text)).rows()
+    assert row.fields["answer"].endswith('"b"')
+    assert row.changed == ("quotes after a blank kept as text",)
+
+
 def test_tables_of_absurd_width_are_refused(tmp_path: Path) -> None:
     """Megabytes of commas and 100,000 columns end at once; 5,000 columns, and a row of blank cells, are read."""
     for content in ("," * 3_000_000, ",".join(f"c{number}" for number in range(100_000)) + "\n", ";" * 20_000):

@@ -19,8 +19,8 @@ from seodang.data.read.csv_dialect import DELIMITERS, SAMPLE_CHARS, Dialect, fin
 from seodang.data.read.raw_rows import RawRow, RawRows, column_name, raw_row, refuse_duplicates
 from seodang.errors import SourceError, first_line
 
-BLANK_AND_QUOTE = ' "'
-QUOTES_KEPT = "quotes after a blank kept as text: the rows before have none"
+BLANK_AND_QUOTE = (' "', '\t"')
+QUOTES_KEPT = "quotes after a blank kept as text"
 ROWS_AT_ONCE = 512  # decoded from Parquet and Arrow
 BATCH_BYTES = 1 << 24  # a batch of huge rows has fewer
 ARROW_FILE = b"ARROW1"  # first bytes of a file with an index
