@@ -41,12 +41,15 @@ def related(judge: str, models: Mapping[str, str]) -> tuple[str, ...]:
 
 def _short(name: str) -> str:
     """What is compared of a name: the last part of a path or hub id, without a tag, an ending and punctuation."""
-    last = name.removeprefix(PACKAGE).replace("\\", "/").rstrip("/").rpartition("/")[2].casefold()
-    return re.sub(r"[\W_]", "", last.removesuffix(":latest").removesuffix(".gguf"))
+    return re.sub(r"[\W_]", "", _last(name).removesuffix(":latest").removesuffix(".gguf"))
 
 
 def _family(name: str) -> str:
     """The letters that a name begins with; empty where they are too few."""
-    last = name.removeprefix(PACKAGE).replace("\\", "/").rstrip("/").rpartition("/")[2].casefold()
-    found = re.match(r"[^\W\d_]{4,}", last)
+    found = re.match(r"[^\W\d_]{4,}", _last(name))
     return found[0] if found else ""
+
+
+def _last(name: str) -> str:
+    """The last part of a path or hub id."""
+    return name.removeprefix(PACKAGE).replace("\\", "/").rstrip("/").rpartition("/")[2].casefold()

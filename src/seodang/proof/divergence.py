@@ -161,7 +161,6 @@ class HiddenStates:
     def has_head(self, *, stays: bool) -> bool:
         """Whether the base's head is there.
 
-
         Args:
             stays: the tuned model's head will be the base's own: to know it by is enough.
         """
