@@ -30,30 +30,13 @@ def _set(words: str) -> frozenset[str]:
 
 # words of a column's name (English; Korean names are searched for theirs, as they are written without blanks)
 WRONG = _set(
-    "false bad worse worst decoy neg invalid fake adversarial harmful unsafe dispreferred losing mistake not nonnon"
+    "false bad worse worst decoy neg invalid fake adversarial harmful unsafe dispreferred losing mistake not non"
 )
 WRONG_STEMS = (  # also where nothing separates the words: incorrectanswers
     *("wrong", "incorrect", "inaccura", "inappropriate", "inadequate", "reject", "distract", "negative", "mislead"),
     *("hallucinat", "unhelpful", "unfaithful", "unchosen", "unselected", "unprefer", "undesir", "lose"),
 )
-WRONG_KOREAN = (
-    *(
-        "오답",
-        "틀린",
-        "잘못",
-        "거짓",
-        "부정확",
-        "부적절",
-        "부적합",
-        "비선호",
-        "비추천",
-        "미채택",
-        "정답아님",
-        "탈락",
-        "거절",
-    ),
-    *("오개념", "함정"),
-)
+WRONG_KOREAN = _set("오답 틀린 잘못 거짓 부정확 부적절 부적합 비선호 비추천 미채택 정답아님 탈락 거절 오개념 함정")
 # the first group that a name belongs to is its rank
 RIGHT = (
     _set("best ideal gold golden chosen accepted preferred winner winning"),
