@@ -16,9 +16,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Workpl
     place = Workplace(folder=tmp_path_factory.mktemp("place"), model=tiny_folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place.folder)
-        ended = seodang(
-            "tune", *place.recipe("sources.medical.holdout=20", "report.language=en"), "--seeds", 2, "--json"
-        )
+        recipe = place.recipe("sources.medical.holdout=20")
+        ended = seodang("tune", *recipe, "--language", "en", "--seeds", 2, "--json")
         assert ended.code == 0, ended.err
         place.write("seeds.json", ended.out)
     return place
@@ -39,6 +38,7 @@ def test_seeds_train_and_mix_otherwise_on_the_same_rows(place: Workplace) -> Non
     assert len(found["sources"]["medical"]["change"]["values"]) == 2
     recipes = [(run / "recipe.yaml").read_text(encoding="utf-8") for run in runs]
     assert [recipe.count("seed: 43") for recipe in recipes] == [0, 2]
+    assert all("report:\n  language: en" in recipe for recipe in recipes)
 
 
 def test_several_runs_are_compared_as_they_were_proven() -> None:
@@ -65,6 +65,7 @@ def test_a_gate_that_does_not_hold_ends_with_1(place: Workplace) -> None:
     assert proof == json.loads((place.folder / "itself" / "proof.json").read_text(encoding="utf-8"))
     assert {loss["change"]["value"] for loss in proof["sources"].values()} == {0.0}
     assert (place.folder / "itself" / "report.html").is_file()
+    assert f"model   {model}\n" in ended.err  # a proof of a model has none of its own
 
 
 def test_a_plan_measures_nothing(place: Workplace) -> None:
@@ -78,10 +79,11 @@ def test_a_plan_measures_nothing(place: Workplace) -> None:
 
 
 def test_a_quick_proof_says_that_it_is_one(place: Workplace) -> None:
-    """It is marked in proof.json, and in the verdict."""
-    ended = seodang("prove", "runs/mine-s1", "--quick", "--out", "quick")
+    """It is marked in proof.json, and in the verdict; verdict and report are in the language that is asked for."""
+    ended = seodang("prove", "runs/mine-s1", "--quick", "--out", "quick", "--language", "ko")
     assert ended.code == 0, ended.err
-    assert "A quick proof" in ended.out
+    assert "간이 증명입니다" in ended.out
+    assert '<html lang="ko">' in (place.folder / "quick" / "report.html").read_text(encoding="utf-8")
     assert json.loads((place.folder / "quick" / "proof.json").read_text(encoding="utf-8"))["compared"]["is_quick"]
 
 

@@ -49,7 +49,7 @@ GateOption = Annotated[
 ]
 LanguageOption = Annotated[
     Literal["auto", "en", "ko"] | None,
-    typer.Option("--language", help="Language of the report; by default the recipe's."),
+    typer.Option("--language", help="Language of verdict and report; by default the recipe's."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the proof as JSON to stdout, the rest to stderr.")]
 
@@ -128,13 +128,15 @@ def tune(
         int, typer.Option("--seeds", min=1, help="Train with this many seeds, as runs NAME-s1, NAME-s2 …")
     ] = 1,
     gate: GateOption = False,
+    language: LanguageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train, measure before and after, report."""
     from seodang.pipeline import inspect, tune, tune_seeds
     from seodang.recipe import load_recipe
 
-    checked = load_recipe(recipe, overrides or ())
+    wanted = [f"report.language={language}"] if language else []
+    checked = load_recipe(recipe, [*(overrides or ()), *wanted])
     if dry_run:
         inspect(checked, out=out)
     elif seeds > 1:
@@ -164,6 +166,7 @@ def prove(
         bool, typer.Option("--cache/--no-cache", help="Reuse what was measured of the base in an earlier run.")
     ] = True,
     gate: GateOption = False,
+    language: LanguageOption = None,
     as_json: JsonOption = False,
     trust_remote_code: TrustOption = False,
 ) -> None:
@@ -171,7 +174,7 @@ def prove(
     from seodang.pipeline import plan_proof, prove, prove_seeds
 
     if len(runs) > 1:
-        if against or recipe or out or quick or dry_run:
+        if against or recipe or out or quick or dry_run or language:
             raise typer.BadParameter("several runs are compared as they were proven: only --gate and --json apply")
         _proven(lambda: prove_seeds([Path(run) for run in runs]), gate=gate, as_json=as_json)
         return
@@ -179,7 +182,8 @@ def prove(
     if dry_run:
         plan_proof(runs[0], **given, is_quick=quick)
         return
-    _proven(lambda: prove(runs[0], **given, out=out, is_quick=quick, use_cache=cache), gate=gate, as_json=as_json)
+    given |= {"out": out, "is_quick": quick, "use_cache": cache, "language": language}
+    _proven(lambda: prove(runs[0], **given), gate=gate, as_json=as_json)
 
 
 def _proven(work: "Callable[[], Run | SeedsProof]", *, gate: bool, as_json: bool) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from seodang import distributed
 from seodang.errors import GateError
 from seodang.json_values import json_text, to_json
-from seodang.recipe import Recipe, load_recipe
+from seodang.recipe import Recipe, ReportLanguage, load_recipe
 from seodang.run.clock import StageClock
 from seodang.run.folder import Run
 from seodang.run.lock import guarded
@@ -222,6 +222,7 @@ def prove(
     trust_remote_code: bool = False,
     use_cache: bool = True,
     is_quick: bool = False,
+    language: ReportLanguage | None = None,
 ) -> Run:
     """Measure a model against its base, with the tuned model's own template.
 
@@ -233,11 +234,14 @@ def prove(
         trust_remote_code: run Python code that comes with the model; what the run's own recipe says is ignored.
         use_cache: take what the base measured in an earlier run under the same settings.
         is_quick: measure fewer rows, and ask fewer questions.
+        language: of verdict and report; by default what the recipe wants.
 
     Raises:
         SeodangError: the user's mistake, with a hint on how to fix it.
     """
-    recipes = proof_recipes(tuned, against=against, recipe=recipe, trust_remote_code=trust_remote_code)
+    recipes = proof_recipes(
+        tuned, against=against, recipe=recipe, trust_remote_code=trust_remote_code, language=language
+    )
     wanted, trained = recipes.wanted, recipes.trained
     distributed.join(wanted.model.device)
     with distributed.agreed():

@@ -94,7 +94,7 @@ EVIL = "a\x1b[2J\x9b\nb.csv"
         ("show_counts", ([Counts(stage="read", source=EVIL, rows_in=1, kept=0, dropped={EVIL: 1}, remarks=(EVIL,))],)),
         ("show_findings", ([Finding(check="x", severity="warn", where=EVIL, what=EVIL, hint=EVIL, rows=(EVIL,))],)),
         ("show_samples", ({EVIL: {"train": Sample(where=EVIL, text=EVIL, supervised=((0, 3),))}},)),
-        ("show_end", (Path(EVIL), Path(EVIL), 1.0)),
+        ("show_end", (EVIL, Path(EVIL), 1.0)),
         ("show_starter", (Path(EVIL), f"path: {EVIL}", [EVIL])),
         ("show_error", (SourceError(EVIL, where=EVIL, hint=EVIL),)),
         ("show_plan", (load_recipe(run_folder.RECIPE | {"name": "x"}).model_copy(update={"name": EVIL}),)),

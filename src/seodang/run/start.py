@@ -11,7 +11,7 @@ import yaml
 
 from seodang import distributed
 from seodang.errors import RunError
-from seodang.recipe import Recipe, Template, load_recipe
+from seodang.recipe import Recipe, Report, ReportLanguage, Template, load_recipe
 from seodang.run import lock
 from seodang.run.disk import is_disk_full
 from seodang.run.folder import LOCK, METRICS, Run, write_text
@@ -41,7 +41,12 @@ class ProofRecipes:
 
 
 def proof_recipes(
-    tuned: str | Path, *, against: str | None, recipe: str | Path | None, trust_remote_code: bool
+    tuned: str | Path,
+    *,
+    against: str | None,
+    recipe: str | Path | None,
+    trust_remote_code: bool,
+    language: ReportLanguage | None = None,
 ) -> ProofRecipes:
     """Read what a proof is asked for.
 
@@ -50,6 +55,7 @@ def proof_recipes(
         against: path of the base; by default the recipe's.
         recipe: what to measure; by default the run's own.
         trust_remote_code: whether Python code that comes with a run's model may run.
+        language: of what people read; by default the recipe's.
 
     Raises:
         RecipeError: the recipe cannot be used.
@@ -66,6 +72,8 @@ def proof_recipes(
             hint="give a run's folder such as runs/NAME, or a recipe by --recipe",
         )
     wanted = load_recipe(recipe) if recipe else run.trusted_recipe(trust_remote_code=trust_remote_code)
+    if language:
+        wanted = wanted.model_copy(update={"report": Report(language=language)})
     model = wanted.model.model_copy(update={"path": str(run.model if is_run else tuned)})
     template = wanted.template if is_run and not run.has_template else Template()
     return ProofRecipes(

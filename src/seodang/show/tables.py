@@ -288,11 +288,11 @@ def show_answers(answers: Sequence[Answer], *, out: Console | None = None) -> No
             out.print(grid)
 
 
-def show_end(run: Path, page: Path, seconds: float, *, out: Console | None = None) -> None:
-    """Where the model and the report are, and how to go on."""
+def show_end(model: str, page: Path, seconds: float, *, out: Console | None = None) -> None:
+    """Where the tuned model and the report are, and how long it took."""
     out = out or get_console()
     out.print()
-    places = f"model   {visible_line(str(run / 'model'))}\nreport  {visible_line(str(page))}\n"
+    places = f"model   {visible_line(model)}\nreport  {visible_line(str(page))}\n"
     out.print(Text(places).append(f"took {duration(seconds)}", style="dim"))
 
 

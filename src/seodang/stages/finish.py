@@ -176,10 +176,10 @@ def finish_run(
         record.record_proof(run, found)
         record.record_facts(run, model=describe(model, held_out.renderer.tokenizer), seconds=seconds)
         HiddenStates(folder=run.hidden_states).remove()
-        page = report(run.folder)
+        page = report(run.folder, recipe.report.language)
         tables.show_answers(answers)
         tables.show_proof(proof, texts_in(language_of(recipe.report.language, [one.question for one in answers])))
-        tables.show_end(run.folder, page, sum(seconds.values()))
+        tables.show_end(tuned, page, sum(seconds.values()))
 
 
 def training_of(run: Run) -> Training | None:
