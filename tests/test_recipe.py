@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from seodang.errors import RecipeError
+from seodang.other_names import KEYS, NO_KEY, VALUES
 from seodang.recipe import Generate, Recipe, Source, load_recipe, shipped_recipes
+from seodang.recipe_file import known_keys
 
 MEDICAL = {"name": "medical", "role": "domain", "path": "medical.json"}
 GENERAL = {"name": "general", "role": "general", "hub": "some/data"}
@@ -103,6 +105,48 @@ def test_a_wrong_key_gets_the_nearest_right_one(changed: dict[str, Any], fault: 
     assert faults(keys(**changed))[0].startswith(fault)
 
 
+def test_every_hint_names_a_key_that_exists() -> None:
+    """A name of another tool stands once, leads to a key or says why none is needed, and is no key itself."""
+    known = dict(known_keys(Recipe))
+    assert not {key for key, _, _ in KEYS} - known.keys()
+    names = [name for *_, names in (*KEYS, *NO_KEY) for name in names.split()]
+    assert len(names) == len(set(names))
+    assert not {name for *_, names in KEYS for name in names.split()} & set(known.values())
+    choices = str(Recipe.model_json_schema())
+    assert not {here for here in VALUES.values() if f"'{here}'" not in choices}
+
+
+def test_names_of_other_tools_lead_to_the_key_here() -> None:
+    """A key that TRL, Axolotl or LLaMA-Factory has, wherever it stands, and a value that they spell otherwise."""
+    wrong = keys(
+        model_name_or_path="a",
+        learning_rate=1e-4,
+        model={"path": "a", "dtype": "fp16"},
+        sources=[{**MEDICAL, "dataset_text_field": "a"}, GENERAL, WIKI],
+        train={"lora-r": 8, "packing": True, "neftune_noise_alpha": 5, "optimizer": "adamw_torch", "dtype": "bf16"},
+    )
+    assert faults(wrong, ["lr=1e-4"]) == [
+        "model.dtype: input should be 'auto', 'float32', 'bfloat16' or 'float16', found 'fp16'; here it is 'float16'",
+        "sources.medical.dataset_text_field: unknown key; here it is sources.NAME.text",
+        "train.optimizer: input should be 'adamw' or 'paged_adamw_8bit', found 'adamw_torch'; here it is 'adamw'",
+        "train.lora-r: unknown key; here it is train.adapter.rank",
+        "train.packing: unknown key; here it is model.attention "
+        "(where auto packs examples, isolated, and takes the fastest kernel that is there)",
+        "train.neftune_noise_alpha: unknown key; seodang does not offer it",
+        "train.dtype: unknown key; did you mean model.dtype or save.dtype?",
+        "model_name_or_path: unknown key; here it is model.path",
+        "learning_rate: unknown key; did you mean train.learning_rate?",
+        "lr: unknown key; here it is train.learning_rate",
+    ]
+
+
+def test_the_keys_of_a_section_are_listed_once() -> None:
+    """However many of its keys are unknown, and for all sources together."""
+    sources = [{**MEDICAL, "zzz": 1}, {**GENERAL, "zzz": 1}, WIKI]
+    listed = ["(there are: " in fault for fault in faults(keys(train={"zzz": 1, "qqq": 1}, sources=sources))]
+    assert listed == [True, False, True, False]
+
+
 @pytest.mark.parametrize(
     ("changed", "fault"),
     [
@@ -167,6 +211,20 @@ def test_short_forms_stand_for_long_ones() -> None:
     assert (recipe.model.path, recipe.model.dtype) == ("package:gemma-3-270m", "float32")
     assert (recipe.template.borrow, recipe.template.add_tokens) == ("chatml", True)
     assert load_recipe(keys(), ["model=package:other"]).model.path == "package:other"
+
+
+def test_the_name_of_an_adapter_stands_for_its_section() -> None:
+    """`train.adapter: lora` in a file or an override, with other settings of it after it."""
+    for recipe, changes in (
+        (keys(train={"adapter": "qlora"}), ["train.adapter.rank=8"]),
+        (keys(), ["train.adapter=qlora", "train.adapter.rank=8"]),
+    ):
+        adapter = load_recipe(recipe, changes).train.adapter
+        assert adapter is not None
+        assert (adapter.kind, adapter.rank, adapter.alpha) == ("qlora", 8, None)
+    assert faults(keys(train={"adapter": "dora"}))[0].startswith(
+        "train.adapter.kind: input should be 'lora' or 'qlora'"
+    )
 
 
 def test_shares_stand_beside_the_seed() -> None:

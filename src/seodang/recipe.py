@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 
 from seodang.errors import RecipeError
-from seodang.recipe_file import absolute, fault_lines, is_shipped_template, override, read_recipe
+from seodang.recipe_file import absolute, fault_lines, is_shipped_template, read_recipe
 from seodang.recipe_file import shipped_recipes as shipped_recipes
 from seodang.recipe_rules import JOIN as JOIN
 from seodang.recipe_rules import (
@@ -33,6 +33,7 @@ from seodang.recipe_rules import (
     long_form,
     number_as_text,
     one_or_many,
+    overridden,
     refuse_texts,
     shard_fraction_or_rows,
     share_or_rows,
@@ -420,9 +421,8 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
         where, data, folder = "recipe", dict(copy.deepcopy(recipe)), Path.cwd()
     else:
         where, data, folder = read_recipe(recipe)
-    data = long_form(data)  # before the overrides, so that `model.dtype=…` finds a section
     refuse_texts(data, overrides, where)
-    faults = [fault for pair in overrides if (fault := override(data, pair))]
+    data, faults = overridden(data, overrides)
     try:
         checked = Recipe.model_validate(data)
     except ValidationError as error:

@@ -6,12 +6,14 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from seodang.errors import RecipeError
+from seodang.other_names import key_for, no_key_for, value_for
 
 MAX_BYTES = 500_000  # of a recipe file: parsing more takes long, and it is most likely a data file
 # pydantic's messages name tuples and dictionaries; whoever writes YAML does not know them
@@ -165,22 +167,51 @@ def override(data: dict[str, Any], pair: str) -> str | None:
 
 
 def fault_lines(error: ValidationError, data: Mapping[str, Any], model: type[BaseModel]) -> Iterator[str]:
-    """One line for each fault: its key, what was found, and the nearest key that there is."""
+    """One line for each fault: its key, what was found, and the key or value that was meant.
+
+    The keys of a section are listed once, however many of its keys are unknown.
+    """
+    listed: set[type[BaseModel]] = set()
     for fault in error.errors():
         location, kind = fault["loc"], fault["type"]
         if kind == "too_short" and fault["input"]:
             continue  # pydantic counts the items without fault; those at fault are reported anyway
         key = dotted_key(location, data)
         if kind == "extra_forbidden":
-            what = f"unknown key{nearest(str(location[-1]), _fields(location[:-1], model))}"
+            what = f"unknown key{_meant_key(location, model, listed)}"
         elif kind == "missing":
             what = "missing"
         elif "ctx" in fault and ("fault" in fault["ctx"] or "error" in fault["ctx"]):  # our own words
             what = str(fault["ctx"].get("fault") or fault["ctx"]["error"])
         else:
             message = PLAIN_WORDS.get(kind, fault["msg"][:1].lower() + fault["msg"][1:])
-            what = f"{message}, found {_short(fault['input'])}"
+            what = f"{message}, found {_short(fault['input'])}{_meant_value(fault)}"
         yield f"{key}: {what}" if key else what
+
+
+def _meant_key(location: Sequence[str | int], model: type[BaseModel], listed: set[type[BaseModel]]) -> str:
+    """A phrase that points from an unknown key to the one that was meant, or lists those of its section."""
+    name, section, known = str(location[-1]), _section(location[:-1], model), dict(known_keys(model))
+    if (other := key_for(name)) and other[0] in known:
+        key, remark = other
+        return f"; here it is {key}" + (f" ({remark})" if remark else "")
+    if elsewhere := [key for key, last in known.items() if last == name]:
+        return f"; did you mean {' or '.join(elsewhere)}?"
+    if why := no_key_for(name):
+        return f"; {why}"
+    fields = list(section.model_fields)
+    found = nearest(name, fields)
+    if found.startswith(" (") and section in listed:
+        return ""
+    listed.add(section)
+    return found
+
+
+def _meant_value(fault: ErrorDetails) -> str:
+    """A phrase with the value that another tool calls by what was found; empty if there is none."""
+    choices = re.findall(r"'([^']*)'", str(fault.get("ctx", {}).get("expected", "")))
+    here = value_for(fault["input"], choices) if fault["type"] == "literal_error" else None
+    return f"; here it is {here!r}" if here else ""
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -213,12 +244,21 @@ def dotted_key(location: Sequence[str | int], data: Mapping[str, Any]) -> str:
     return ".".join(names)
 
 
-def _fields(location: Sequence[str | int], model: type[BaseModel]) -> list[str]:
-    """The keys that the section at `location` knows."""
+def _section(location: Sequence[str | int], model: type[BaseModel]) -> type[BaseModel]:
+    """The model of the section at `location`."""
     for part in location:
         if isinstance(part, str) and part in model.model_fields:
             model = next(_models(model.model_fields[part].annotation), model)
-    return list(model.model_fields)
+    return model
+
+
+def known_keys(model: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    """(dotted key, its last name) of all that a recipe may hold; an item of a list is called NAME."""
+    for name, field in model.model_fields.items():
+        yield name, name
+        item = f"{name}.NAME" if get_origin(field.annotation) is tuple else name
+        for section in _models(field.annotation):
+            yield from ((f"{item}.{key}", last) for key, last in known_keys(section))
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from seodang.errors import RecipeError
-from seodang.recipe_file import dotted_key, nearest
+from seodang.recipe_file import dotted_key, nearest, override
 from seodang.secrets import leaks
 
 COPIED = "which would be copied into the run and its report"
@@ -52,11 +52,28 @@ def with_shares(mix: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def long_form(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's keys with short forms written out."""
-    return {
+    """The recipe's keys with short forms written out; `train: {adapter: lora}` is one as well."""
+    written = {
         key: {SHORT_FORMS[key]: value} if key in SHORT_FORMS and isinstance(value, str) else value
         for key, value in recipe.items()
     }
+    train = written.get("train")
+    if isinstance(train, Mapping) and isinstance(kind := train.get("adapter"), str):
+        written["train"] = {**train, "adapter": {"kind": kind}}
+    return written
+
+
+def overridden(data: Mapping[str, Any], pairs: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The recipe's keys with `KEY=VALUE` pairs put in, and faults of the pairs.
+
+    Short forms are written out before each pair, so that `model.dtype=…` finds a section.
+    """
+    changed, faults = long_form(data), []
+    for pair in pairs:
+        if fault := override(changed, pair):
+            faults.append(fault)
+        changed = long_form(changed)
+    return changed, faults
 
 
 def disagreements(recipe: Any) -> Iterator[InitErrorDetails]:
