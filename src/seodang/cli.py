@@ -200,14 +200,26 @@ def _proven(work: "Callable[[], Run | SeedsProof]", *, gate: bool, as_json: bool
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="A run's folder; several runs are compared in one page.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="The page that compares runs. [default: compared-NAME-NAME.html, here]"
+        ),
+    ] = None,
     language: LanguageOption = None,
 ) -> None:
-    """Write the report again, from the run folder's files."""
+    """Write a run's report again, or one page that compares several runs, from their files."""
     from seodang.show.report import report
+    from seodang.show.several_runs import report_runs
 
+    if out and len(runs) == 1:
+        raise typer.BadParameter("--out is for several runs: the report of one is written into its folder")
     if distributed.is_main():  # one page, whatever launched this
-        typer.echo(report(run, language))
+        page = report_runs(runs, out=out, language=language) if len(runs) > 1 else report(runs[0], language)
+        typer.echo(page)
 
 
 @app.command()

@@ -5,7 +5,7 @@ Changes are tuned − base: negative is better. Knows no model and no file: whoe
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -116,6 +116,21 @@ def source_loss(
 def proving(rows: Sequence[MeasuredRow]) -> list[MeasuredRow]:
     """The rows that the proof's figures are from: those that chose no checkpoint, or all where there are too few."""
     return [row for row in rows if row.half != "choose"]
+
+
+def tuned_against_tuned(first: Sequence[MeasuredRow], other: Sequence[MeasuredRow]) -> list[MeasuredRow]:
+    """The rows of `other` with the tuned model of `first` in the base's place, so that `source_loss` compares the two.
+
+    Empty where they were not measured on the same rows, split into as many tokens.
+    """
+
+    def size(row: MeasuredRow) -> tuple[str, int, int, int]:
+        return row.row_id, row.content_tokens, row.end_tokens, row.num_bytes
+
+    by_id = {row.row_id: row for row in first}
+    if len(by_id) != len(first) or sorted(map(size, first)) != sorted(map(size, other)):
+        return []
+    return [replace(row, base=by_id[row.row_id].tuned, kl=None, kl_tokens=0, contrast=None) for row in other]
 
 
 def effective_shares(lengths: Lengths) -> dict[str, float]:

@@ -346,9 +346,9 @@ def _draw_curves(
 ) -> dict[str, tuple[float, str]]:
     """Draw the training loss and each source's evaluations; name → (last loss, colour)."""
     ends = {}
-    train = _thin(_points((event.step, event.loss) for event in metrics if isinstance(event, TrainEvent)))
+    train = training_points(metrics)
     if train:
-        trend = _smooth(train)
+        trend = smooth(train)
         axes.plot(*zip(*train, strict=True), color=TRAIN, linewidth=0.7, alpha=0.55)
         axes.plot(*zip(*trend, strict=True), color=TRAIN, linewidth=1.6)
         ends[texts("curve.train")] = (trend[-1][1], MUTED)
@@ -362,6 +362,11 @@ def _draw_curves(
     return ends
 
 
+def training_points(metrics: Sequence[RecordedEvent]) -> list[tuple[int, float]]:
+    """(step, training loss), at most `CURVE_POINTS` of them."""
+    return _thin(_points((event.step, event.loss) for event in metrics if isinstance(event, TrainEvent)))
+
+
 def _thin(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     """At most `CURVE_POINTS` points, each the mean of its neighbours: a long run must not make a heavy page."""
     width = math.ceil(len(points) / CURVE_POINTS) or 1
@@ -369,7 +374,7 @@ def _thin(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     return [(block[-1][0], sum(y for _, y in block) / len(block)) for block in blocks]
 
 
-def _smooth(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+def smooth(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     """A running mean over a twelfth of the points: the trend without the steps' noise."""
     reach = max(1, len(points) // 24)
     windows = [points[max(0, i - reach) : i + reach + 1] for i in range(len(points))]

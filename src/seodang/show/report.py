@@ -77,6 +77,23 @@ def report(run: Path, language: ReportLanguage | None = None) -> Path:
 def render(evidence: Evidence, name: str, texts: Texts | None = None) -> str:
     """The page as HTML; `name` stands in for a run that has no manifest yet."""
     texts = texts or texts_of(evidence)
+    proof = proof_of(evidence)
+    return fill(
+        "report.html.jinja",
+        texts,
+        name=evidence.manifest.name if evidence.manifest else name,
+        judgement=judged.judgement_of(evidence),
+        evidence=evidence,
+        manifest=to_json(evidence.manifest) if evidence.manifest else {},
+        proof=proof,
+        **_measured(evidence, proof, texts),
+        **_answers(evidence, proof, texts),
+        **_prepared(evidence),
+    )
+
+
+def fill(template: str, texts: Texts, **values: Any) -> str:
+    """A page of the folder `page/` as HTML, with its texts, style and script."""
     environment = Environment(
         loader=PackageLoader("seodang.show", "page"),
         autoescape=True,
@@ -84,23 +101,15 @@ def render(evidence: Evidence, name: str, texts: Texts | None = None) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {function.__name__: function for function in (*FILTERS, formatting.visible)}
-    proof = proof_of(evidence)
     script = _file("report.js")
-    page = environment.get_template("report.html.jinja").render(
-        name=evidence.manifest.name if evidence.manifest else name,
+    page = environment.get_template(template).render(
         t=texts,
         say=sentences,
         judged=judged,
-        judgement=judged.judgement_of(evidence),
         style=_file("report.css"),
         script=script,
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
-        evidence=evidence,
-        manifest=to_json(evidence.manifest) if evidence.manifest else {},
-        proof=proof,
-        **_measured(evidence, proof, texts),
-        **_answers(evidence, proof, texts),
-        **_prepared(evidence),
+        **values,
     )
     return formatting.visible(page)  # whatever it shows, no control character is part of HTML
 
@@ -111,7 +120,7 @@ def texts_of(evidence: Evidence, language: ReportLanguage | None = None) -> Text
     Args:
         language: by default what its recipe wants.
     """
-    recipe = _mapping(evidence.recipe or "")
+    recipe = recipe_of(evidence)
     wanted = _section(recipe, "report").get("language")
     asked = _section(recipe, "ask")
     in_recipe = [question for kind in ("domain", "general") for question in _list(asked.get(kind))]
@@ -122,11 +131,23 @@ def texts_of(evidence: Evidence, language: ReportLanguage | None = None) -> Text
 
 def source_order(evidence: Evidence) -> list[str]:
     """The sources as the recipe lists them, else as they turn up in the other files."""
-    sources = _list(_mapping(evidence.recipe or "").get("sources"))
+    sources = _list(recipe_of(evidence).get("sources"))
     listed = [str(source["name"]) for source in sources if isinstance(source, dict) and "name" in source]
     proved = (evidence.proof or {}).get("sources")
     found = [*(proved if isinstance(proved, dict) else ()), *(evidence.lengths.train if evidence.lengths else ())]
     return list(dict.fromkeys([*listed, *found, *(count.source for count in evidence.counts)]))
+
+
+def recipe_of(evidence: Evidence) -> dict[str, Any]:
+    """The recipe's keys, as far as the file is a recipe: the page shows it as it is."""
+    recipe = evidence.recipe or ""
+    if len(recipe) > RECIPE_CHARACTERS:  # no recipe is so long, and YAML takes its time
+        return {}
+    try:
+        found = yaml.safe_load(recipe)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def proof_of(evidence: Evidence, *, where: str = PROOF) -> Proof | None:
@@ -259,17 +280,6 @@ def _pieces(text: str, spans: Sequence[Sequence[int]]) -> list[tuple[str, bool]]
         pieces += [(text[done:start], False), (text[start:end], True)]
         done = end
     return [(formatting.visible(piece), marked) for piece, marked in [*pieces, (text[done:], False)] if piece]
-
-
-def _mapping(recipe: str) -> dict[str, Any]:
-    """The recipe's keys, as far as the file is a recipe: the page shows it as it is."""
-    if len(recipe) > RECIPE_CHARACTERS:  # no recipe is so long, and YAML takes its time
-        return {}
-    try:
-        found = yaml.safe_load(recipe)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _section(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:
