@@ -19,6 +19,7 @@ LATE_IMPORTERS = {"pipeline.py", "cli.py", "__init__.py", "serve/chat_model.py"}
 LATE_PACKAGES = {  # optional, or needed by some calls only and slow to import
     *("peft", "bitsandbytes", "flash_attn", "gguf", "prompt_toolkit", "datasets", "matplotlib", "sacrebleu", "torch"),
     *("transformers", "jinja2", "rich", "filelock", "pyarrow", "safetensors", "tokenizers", "xllamacpp", "httpx"),
+    *("wandb", "mlflow", "trackio"),
 }
 
 

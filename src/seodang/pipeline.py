@@ -68,7 +68,7 @@ def tune(
     settings, four_bit, clock = recipe.train, recipe.train.is_four_bit, StageClock()
     with clock.stage("prepare"):
         with distributed.main_first():
-            placement = preflight.place(recipe.model, settings.adapter, will_train=True)
+            placement = preflight.place(recipe.model, settings, will_train=True)
             base, renderer, prepared, findings = prepare(recipe, placement)
         if resume:
             finish.check_inputs(run, recipe, placement, renderer, prepared)
@@ -196,7 +196,7 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> "Prepared":
     from seodang.stages.proof_cost import proof_cost
 
     with distributed.main_first():
-        placement = preflight.place(recipe.model, recipe.train.adapter, will_train=False)
+        placement = preflight.place(recipe.model, recipe.train, will_train=False)
         base, renderer, prepared, findings = prepare(recipe, placement)
     with distributed.agreed():
         plan = preflight.plan_training(base, recipe.train, renderer, prepared.rows["train"])

@@ -268,6 +268,9 @@ class Train(Part):
     keep_checkpoints: Positive = Field(3, description="checkpoints kept on disk; the newest and the best always stay")
     best_by: str = Field("all", description="all (mean over sources that are trained) or a source's name")
     early_stopping: EarlyStopping | None = None
+    report_to: Annotated[tuple[Literal["wandb", "mlflow", "trackio"], ...], BeforeValidator(one_or_many)] = Field(
+        (), description="trackers that get the losses too, beside TensorBoard: wandb, mlflow, trackio"
+    )
     seed: int = Field(42, description="seed of the row order and of all other randomness in training")
 
     @property

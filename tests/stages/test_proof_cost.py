@@ -17,7 +17,7 @@ def test_body_and_head_are_counted(
     """Two FLOPs a weight: the body for every token, a tied head for scored ones, thrice where models are compared."""
     monkeypatch.setattr(proof_cost, "_matrix_rate", lambda dtype, device: 1e9)
     recipe = tiny_recipe(tmp_path, tiny_folder)
-    placement = preflight.place(recipe.model, None, will_train=False)
+    placement = preflight.place(recipe.model, recipe.train, will_train=False)
     base, renderer, prepared, _ = pipeline.prepare(recipe, placement)
     held_out = make_evaluation_set(recipe, prepared, renderer, 256)
     cost = proof_cost.proof_cost(held_out, base)

@@ -5,6 +5,7 @@
     recipe.yaml     manifest.json   counts.json    dropped.jsonl   findings.json   lengths.json   samples.json
     metrics.jsonl   tensorboard/    checkpoints/   answers.jsonl   rows.jsonl      proof.json     report.html
     pictures/       model/          adapter/ (where one was trained; it is merged into the model)
+    trackers.json (with train.report_to)
     judgement.json (where another model compared the answers; judgement-NAME.json: with those of another run)
 """
 
@@ -31,6 +32,7 @@ METRICS, BASE, TRAINING, ANSWERS, PROOF = "metrics.jsonl", "base.json", "trainin
 JUDGEMENT = "judgement.json"  # what another model makes of the answers
 ROWS = "rows.jsonl"  # what each held-out row cost both models
 HIDDEN_STATES = "hidden_states"  # of the base, until the proof is done
+TRACKERS = "trackers.json"  # tracker → id of its run, to resume it
 REPORT, PICTURES, TENSORBOARD = "report.html", "pictures", "tensorboard"
 TEMPLATE = "chat_template.jinja"  # of the tuned model, as transformers names it
 CHECKPOINTS, MODEL, ADAPTER = "checkpoints", "model", "adapter"

@@ -20,7 +20,7 @@ from seodang.run.sealed import refuse_unsaved
 # what a resumed run may change: it does not move the weights, and is what an error's hint names
 WITHOUT_EFFECT_ON_TRAINING = (
     *("name", "ask", "prove", "judge", "report", "train.ask_every"),
-    *("train.pack_tokens", "train.checkpointing", "train.keep_checkpoints", "train.save_every"),
+    *("train.pack_tokens", "train.checkpointing", "train.keep_checkpoints", "train.save_every", "train.report_to"),
 )
 
 

@@ -37,6 +37,7 @@ from seodang.train.adapter import check_adapter, num_adapter_parameters
 from seodang.train.memory_estimate import make_estimator
 from seodang.train.resources import MemoryPlan
 from seodang.train.setup import Optimizer, choose_optimizer, is_worth_compiling, pack_tokens, total_steps
+from seodang.train.trackers import check_trackers
 from seodang.types import Checkpointing, Finding, Placement
 
 TRIED_ROWS = 32  # of each holdout, on which two tokenizers are compared
@@ -68,18 +69,20 @@ class TrainingPlan:
     findings: tuple[Finding, ...] = ()
 
 
-def place(spec: recipe.Model, adapter: recipe.Adapter | None, *, will_train: bool) -> Placement:
+def place(spec: recipe.Model, settings: recipe.Train, *, will_train: bool) -> Placement:
     """Choose device, precision and attention.
 
     Args:
-        will_train: stop before anything is prepared if the recipe's adapter cannot be trained here.
+        will_train: stop before anything is prepared if the recipe's adapter or trackers cannot be used here.
 
     Raises:
-        ResourceError: the device that the recipe asks for, or what its adapter needs, is missing.
+        ResourceError: the device that the recipe asks for, or what its adapter or trackers need, is missing.
     """
-    placement = choose_placement(spec, frozen=adapter is not None)
-    if will_train and adapter:
-        check_adapter(adapter, placement.device)
+    placement = choose_placement(spec, frozen=settings.adapter is not None)
+    if will_train:
+        check_trackers(settings.report_to)
+        if settings.adapter:
+            check_adapter(settings.adapter, placement.device)
     return placement
 
 

@@ -63,7 +63,7 @@ def proof_inputs(recipes: ProofRecipes, prepare: Prepare, *, is_quick: bool) -> 
 
 def _read(recipes: ProofRecipes, recipe: Recipe, prepare: Prepare) -> _Read:
     with distributed.main_first():
-        placement = preflight.place(recipe.model, recipes.wanted.train.adapter, will_train=False)
+        placement = preflight.place(recipe.model, recipes.wanted.train, will_train=False)
         found = _Read(*prepare(recipe, placement))
         show_data(found.prepared, found.findings, found.renderer)
     return found

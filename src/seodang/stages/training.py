@@ -4,7 +4,7 @@ All ranks take part; what is written, the main rank writes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import pyarrow.compute as pc
@@ -28,6 +28,7 @@ from seodang.train.callbacks import AskCallback
 from seodang.train.metrics import MetricsLog
 from seodang.train.setup import make_setup
 from seodang.train.throughput import ThroughputMeter
+from seodang.train.trackers import Trackers
 from seodang.train.trainer import train
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def train_model(
     )  # fmt: skip
     for remark in setup.remarks:
         console.show_note(remark)
-    with logged_events(run, model, engine, setup.total_steps) as log:
+    with logged_events(run, model, engine, setup.total_steps, settings.report_to) as log:
         asking = [AskCallback(settings.ask_every, ask_again(model, ask, renderer), log)] if settings.ask_every else []
         result = train(
             trainee,
@@ -113,10 +114,18 @@ def make_trainee(model: PreTrainedModel, settings: Train, renderer: Renderer) ->
 
 
 @contextmanager
-def logged_events(run: Run, model: PreTrainedModel, engine: Engine, steps: int) -> Iterator[Callable[[Event], None]]:
+def logged_events(
+    run: Run, model: PreTrainedModel, engine: Engine, steps: int, report_to: Sequence[str]
+) -> Iterator[Callable[[Event], None]]:
     """Yields a function that takes training's events: the main rank records and shows them, and the speed once."""
     meter = ThroughputMeter(model, engine.compute_dtype or model.dtype, steps=steps)
-    with console.training(steps) as show, MetricsLog(run) if distributed.is_main() else nullcontext() as metrics:
+    with ExitStack() as opened:
+        metrics = None
+        with distributed.agreed():
+            if distributed.is_main():
+                trackers = opened.enter_context(Trackers(report_to, run, on_note=console.show_note))
+                metrics = opened.enter_context(MetricsLog(run, trackers))
+        show = opened.enter_context(console.training(steps))
 
         def log(event: Event) -> None:
             if metrics:

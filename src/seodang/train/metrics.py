@@ -1,10 +1,10 @@
-"""Events of a run → metrics.jsonl and TensorBoard."""
+"""Events of a run → metrics.jsonl, TensorBoard and trackers."""
 
 import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Self
+from typing import Self
 
 from seodang.run.events import (
     AnswersEvent,
@@ -19,16 +19,17 @@ from seodang.run.events import (
 from seodang.run.evidence import read_events, read_manifest
 from seodang.run.folder import Run, checkpoint_step
 from seodang.run.record import record_event, record_seconds
+from seodang.train.trackers import Trackers
 from seodang.types import Metric
 
 
 class MetricsLog:
     """Writes every event of training, evaluation and asking as it happens."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, trackers: Trackers) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._run, self._begun = run, time.perf_counter()
+        self._run, self._trackers, self._begun = run, trackers, time.perf_counter()
         self._last = self._begun
         manifest = read_manifest(run)
         self._earlier = manifest.seconds.get("train", 0.0) if manifest else 0.0
@@ -61,21 +62,29 @@ class MetricsLog:
         return event
 
     def _draw(self, event: Event) -> None:
-        """What TensorBoard shows of an event."""
-        if isinstance(event, TrainEvent):
-            for key in ("loss", "probability", "learning_rate", "grad_norm", "tokens_per_second"):
-                self._scalar(f"train/{key}", getattr(event, key), event.step)
-        elif isinstance(event, EvalEvent):
-            for source, found in event.sources.items():
-                for key in ("loss", "probability", "bits_per_byte"):
-                    self._scalar(f"eval/{source}/{key}", getattr(found, key), event.step)
-        elif isinstance(event, AnswersEvent):
+        """What TensorBoard shows of an event, and the numbers for trackers."""
+        if isinstance(event, AnswersEvent):
             for number, answer in enumerate(event.answers, 1):
                 self._board.add_text(f"answers/{number} {answer.question[:60]}", answer.text, event.step)
+        elif isinstance(event, TrainEvent | EvalEvent):
+            found = scalars(event)
+            for name, value in found.items():
+                self._board.add_scalar(name, value, event.step)
+            self._trackers.log(found, event.step)
 
-    def _scalar(self, name: str, value: Any, step: int) -> None:
-        if value is not None:
-            self._board.add_scalar(name, value, step)
+
+def scalars(event: TrainEvent | EvalEvent) -> dict[str, float]:
+    """The curves that an event adds to: name → value."""
+    if isinstance(event, TrainEvent):
+        keys = ("loss", "probability", "learning_rate", "grad_norm", "tokens_per_second")
+        found = {f"train/{key}": getattr(event, key) for key in keys}
+    else:
+        found = {
+            f"eval/{source}/{key}": getattr(measured, key)
+            for source, measured in event.sources.items()
+            for key in ("loss", "probability", "bits_per_byte")
+        }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def evaluation_event(metrics: Mapping[str, Metric], loss: float | None, *, step: int, epoch: float) -> EvalEvent:
