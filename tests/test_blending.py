@@ -6,16 +6,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from seodang.blending import blend
+from command import seodang
+from seodang.alpha.curve import ALPHAS, AlphaCurve, read_curve
+from seodang.blending import _open_blends, alpha_curve, blend, plan_curve
 from seodang.errors import ModelError, RunError, SeodangError
 from seodang.model.interpolate import interpolate
 from seodang.pipeline import prove, tune
+from seodang.proof import held_out
+from seodang.proof.measured_rows import read_rows
 from seodang.proof.proof import proof_of_run
 from seodang.publish.hub import push
 from seodang.run.evidence import read_manifest
-from seodang.run.folder import Run
+from seodang.run.folder import ALPHA, ALPHA_POINTS, Run
+from seodang.run.lock import guarded
 from seodang.run.sealed import model_damage
 from seodang.serve.chat_model import load_chat_model
+from seodang.show.alpha_view import lead
 from tiny import make_config, make_model
 from tiny_recipe import tiny_recipe
 
@@ -111,3 +117,68 @@ def test_a_run_that_was_not_trained_is_refused(tmp_path: Path, tuned: Run) -> No
         blend(tmp_path, 0.5)
     with pytest.raises(RunError, match="never overwritten"):
         blend(tuned.folder, 0.5, out=tuned.folder)
+
+
+@pytest.fixture(scope="module")
+def curve(tuned: Run) -> AlphaCurve:
+    """The run's alpha curve."""
+    return alpha_curve(tuned.folder)
+
+
+def test_the_alpha_curve_has_the_proofs_losses_at_its_ends(tuned: Run, curve: AlphaCurve) -> None:
+    """Measured as the proof measures; written to alpha.json, report and card, from one file for each alpha."""
+    assert [point.alpha for point in curve.points] == list(ALPHAS)
+    assert curve.same_rows == ("medical",)
+    assert read_curve(tuned.read_json(ALPHA)) == curve
+    rows = read_rows(tuned)
+    base, whole = (curve.points[at].sources["medical"] for at in (0, -1))
+    assert whole.tuned.nats_per_token == pytest.approx(
+        sum(row.tuned.total for row in rows) / sum(row.tokens for row in rows), rel=1e-6
+    )
+    assert base.change.value == 0
+    for point in curve.points:
+        points = tuned.read_json(f"{ALPHA_POINTS}/choose-{point.alpha:g}.json")
+        assert len(points["losses"]["medical"]) == len(rows)
+    assert 'id="alpha"' in tuned.report.read_text(encoding="utf-8")
+    card = push(tuned.folder, "me/med", dry_run=True).card
+    assert "| α | medical, nats/token | Rise within tolerance |" in card
+    assert lead(curve) in card
+
+
+def test_a_curve_is_resumed_at_the_alpha_that_is_missing(tuned: Run, curve: AlphaCurve) -> None:
+    """What was measured of the same weights and rows stays; what is missing, damaged or of others is measured again."""
+    files = {alpha: tuned.folder / ALPHA_POINTS / f"choose-{alpha:g}.json" for alpha in ALPHAS}
+    written = {alpha: file.read_text(encoding="utf-8") for alpha, file in files.items()}
+    files[0.25].unlink()
+    files[0.5].write_text("{", encoding="utf-8")
+    point = tuned.read_json(f"{ALPHA_POINTS}/choose-0.75.json")
+    point["settings"]["weights"] = "those of another model"
+    tuned.write_json(f"{ALPHA_POINTS}/choose-0.75.json", point)
+    kept = {alpha: files[alpha].stat().st_mtime_ns for alpha in (0.0, 1.0)}
+    assert alpha_curve(tuned.folder) == curve
+    assert {alpha: file.read_text(encoding="utf-8") for alpha, file in files.items()} == written
+    assert kept == {alpha: files[alpha].stat().st_mtime_ns for alpha in kept}
+
+
+def test_rows_that_prove_did_not_choose(tuned: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From enough clusters on, half of the rows give the curve; the others alone compare what was chosen."""
+    monkeypatch.setattr(held_out, "HALVED_CLUSTERS", 2)
+    with guarded():
+        _, blends = _open_blends(tuned.folder, trust_remote_code=False)
+        choosing, proving = (rows["medical"] for rows in (blends.choosing(0.5), blends.proving(0.5)))
+    names = [{row.row_id for row in rows} for rows in (choosing, proving)]
+    assert all(names)
+    assert not names[0] & names[1]
+    found = {row.row_id: row.base.total for row in (*choosing, *proving)}
+    assert found == pytest.approx({row.row_id: row.base.total for row in read_rows(tuned)})
+
+
+def test_what_a_curve_takes_is_announced(tuned: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is measured, and by itself with --dry-run: rows, time and memory."""
+    cost = plan_curve(tuned.folder)
+    assert (cost.alphas, cost.sequences, cost.proving_sequences) == (5, 4, 0)
+    size = sum(weight.nbytes for weight in load_chat_model(tuned.folder).model.parameters())
+    assert cost.weight_bytes == 2 * size
+    assert "5 models between base and tuned model each read 4 sequences" in capsys.readouterr().out
+    for mistaken in (("--dry-run", "--alpha", "0.5"), ("--out", "elsewhere")):
+        assert seodang("blend", tuned.folder, *mistaken).code == 2

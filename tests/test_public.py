@@ -8,8 +8,8 @@ import pytest
 import seodang
 
 NAMES = {
-    "ChatSeodang", "Recipe", "Run", "__version__", "blend", "demo", "init", "inspect", "load_recipe", "prove", "push",
-    "report", "tune",
+    "ChatSeodang", "Recipe", "Run", "__version__", "alpha_curve", "blend", "demo", "init", "inspect", "load_recipe",
+    "prove", "push", "report", "tune",
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from seodang.__version__ import __version__ as __version__
 
 if TYPE_CHECKING:
+    from seodang.blending import alpha_curve as alpha_curve
     from seodang.blending import blend as blend
     from seodang.pipeline import demo as demo
     from seodang.pipeline import init as init
@@ -23,6 +24,7 @@ _HOMES = {
     "ChatSeodang": "serve.langchain",
     "Recipe": "recipe",
     "Run": "run.folder",
+    "alpha_curve": "blending",
     "blend": "blending",
     "demo": "pipeline",
     "init": "pipeline",

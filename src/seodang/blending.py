@@ -1,21 +1,37 @@
-"""A model between a run's base and its tuned model, as a run of its own: less gained, less lost, without training."""
+"""Models between a run's base and its tuned model, without training: less gained, less lost.
+
+`alpha_curve` measures several of them and recommends one; `blend` saves one as a run of its own.
+"""
 
 import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from seodang import distributed
+from seodang.alpha.curve import ALPHAS, AlphaCurve, Measuring, make_curve, make_points, make_proof, recommended
 from seodang.errors import RunError, SeodangError
+from seodang.json_values import to_json
 from seodang.model.interpolate import interpolate
 from seodang.model.load import describe, load_config, load_model, load_tokenizer, save_model
 from seodang.model.placement import choose_placement
-from seodang.run.evidence import read_manifest
-from seodang.run.folder import COUNTS, DROPPED, FINDINGS, LENGTHS, SAMPLES, Run
+from seodang.pipeline import prepare
+from seodang.proof.losses import effective_shares
+from seodang.run.evidence import read_answers, read_lengths, read_manifest
+from seodang.run.folder import ALPHA, COUNTS, DROPPED, FINDINGS, LENGTHS, SAMPLES, Run
 from seodang.run.lock import guarded
 from seodang.run.manifest import Blend
 from seodang.run.record import write_manifest
 from seodang.run.sealed import refuse_unsaved, seal_model
-from seodang.run.start import create, open_run
+from seodang.run.start import ProofRecipes, create, open_proof, open_run, proof_recipes
+from seodang.show.alpha_view import show_curve, show_curve_cost
+from seodang.show.language import language_of, texts_in
+from seodang.show.report import report
+from seodang.stages.blends import Blends
+from seodang.stages.finish import check_inputs
+from seodang.stages.proof_cost import curve_cost
+from seodang.stages.proof_inputs import proof_inputs
+from seodang.types import CurveCost
 
 CARRIED = (COUNTS, DROPPED, FINDINGS, LENGTHS, SAMPLES)  # of the data, which is the same
 
@@ -62,3 +78,73 @@ def blend(run: str | Path, alpha: float, *, out: Path | None = None, trust_remot
         turn_end_id=None, base=tuned.model, on_written=lambda written: seal_model(blended, written),
     )  # fmt: skip
     return blended
+
+
+@guarded()
+def alpha_curve(run: str | Path, *, trust_remote_code: bool = False) -> AlphaCurve:
+    """Measure blends at five alphas on the rows that choose, recommend one, and prove it on the others: alpha.json.
+
+    Recommended is the largest domain gain whose rise on general answers and on retention text stays within the recipe's
+    tolerance. What was measured before, with the same weights and rows, is not measured again. Memory holds two models.
+
+    Args:
+        run: the folder of a run that was trained.
+        trust_remote_code: run Python code that comes with the model; what the run's own recipe says is ignored.
+
+    Raises:
+        SeodangError: the user's mistake, with a hint on how to fix it; what had been measured can be resumed.
+    """
+    recipes, blends = _open_blends(run, trust_remote_code=trust_remote_code)
+    own = blends.run
+    show_curve_cost(_cost(blends))
+    wanted, prepared, held_out = recipes.wanted, blends.inputs.prepared, blends.inputs.held_out
+    check_inputs(own, wanted, blends.inputs.base.placement, held_out.renderer, prepared, of_rows=False)
+    measuring = Measuring(
+        roles={source.name: source.role for source in wanted.sources},
+        trained=[source.name for source in wanted.sources if source.is_trained],
+        tolerance=wanted.prove.tolerance,
+        effective_shares=effective_shares(read_lengths(own)),
+    )
+    points = make_points({alpha: blends.choosing(alpha) for alpha in ALPHAS}, measuring)
+    found, proof = recommended(points), None
+    if found and found.alpha < 1:
+        proof = make_proof(found.alpha, blends.proving(found.alpha), blends.proving(1.0), measuring)
+    curve = make_curve(points, proof)
+    with distributed.agreed():
+        if distributed.is_main():
+            own.write_json(ALPHA, to_json(curve))
+            questions = [answer.question for answer in read_answers(own)]
+            show_curve(curve, own.folder, report(own.folder), texts_in(language_of(wanted.report.language, questions)))
+    return curve
+
+
+@guarded()
+def plan_curve(run: str | Path, *, trust_remote_code: bool = False) -> CurveCost:
+    """What `alpha_curve` would read, and about how long it would take, all alphas together. Loads no weights.
+
+    Raises:
+        SeodangError: the user's mistake, with a hint on how to fix it.
+    """
+    _, blends = _open_blends(run, trust_remote_code=trust_remote_code)
+    cost = _cost(blends)
+    show_curve_cost(cost)
+    return cost
+
+
+def _open_blends(run: str | Path, *, trust_remote_code: bool) -> tuple[ProofRecipes, Blends]:
+    recipes = proof_recipes(run, against=None, recipe=None, trust_remote_code=trust_remote_code)
+    distributed.join(recipes.wanted.model.device)
+    with distributed.agreed():
+        own = open_proof(recipes, None)
+    ours, theirs = proof_inputs(recipes, prepare, is_quick=False)
+    if ours is not theirs:
+        raise RunError(
+            "base and tuned model have different tokenizers: nothing lies between the two",
+            where=str(own.folder),
+            hint="give a run whose model was tuned from its base",
+        )
+    return recipes, Blends(own, recipes, ours)
+
+
+def _cost(blends: Blends) -> CurveCost:
+    return curve_cost(blends.halves.choose, blends.halves.prove, blends.inputs.base)

@@ -347,15 +347,32 @@ def verify(
 @app.command()
 def blend(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
-    alpha: Annotated[float, typer.Option("--alpha", help="0: the base; 1: the tuned model; between: both.")],
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            "--alpha",
+            help="0: the base; 1: the tuned model; between: both. Without it, five alphas are measured and one is "
+            "recommended.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FOLDER", help="Where to write; by default beside the run.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what measuring would take; measure nothing.")
+    ] = False,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Save a model between base and tuned model as a run: less gained, less lost, without training."""
-    from seodang.blending import blend
+    """Save a model between base and tuned model as a run, or measure which one to save: less gained, less lost."""
+    from seodang.blending import alpha_curve, blend, plan_curve
 
+    if alpha is None:
+        if out:
+            raise typer.BadParameter("--out is for the run that --alpha saves; the curve is written to the run itself")
+        (plan_curve if dry_run else alpha_curve)(run, trust_remote_code=trust_remote_code)
+        return
+    if dry_run:
+        raise typer.BadParameter("--dry-run is for measuring: saving one alpha measures nothing")
     made = blend(run, alpha, out=out, trust_remote_code=trust_remote_code)
     typer.echo(f"{made.folder}\nnot measured yet: seodang prove {made.folder}")
 

@@ -234,6 +234,19 @@ class ProofCost:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CurveCost:
+    """What measuring the alpha curve takes."""
+
+    alphas: int  # blends that read the rows that choose
+    sequences: int  # that each of them reads
+    tokens: int  # of them
+    proving_sequences: int  # that three models read, beside those: rows that prove and do not choose
+    proving_tokens: int
+    seconds: float | None  # of all together; None: the architecture cannot be estimated
+    weight_bytes: int | None  # of both models in memory; None: the same
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
     """One generated answer."""
 

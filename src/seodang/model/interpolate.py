@@ -12,7 +12,8 @@ def interpolate(base: PreTrainedModel, tuned: PreTrainedModel, alpha: float) -> 
 
     At 0 and 1 the weights are copied; between, each is computed in float32 and stored in the tuned model's dtype. Rows
     that tuning added to the vocabulary stay the tuned model's, and so do buffers. An adapter that was merged is thereby
-    scaled: its update is the difference of the weights. Wortsman et al. 2022, "Robust fine-tuning of zero-shot models".
+    scaled: its update is the difference of the weights. The base may be on another device; beside the two models,
+    memory holds one tensor. Wortsman et al. 2022, "Robust fine-tuning of zero-shot models".
 
     Args:
         alpha: 0 to 1.
@@ -34,4 +35,4 @@ def interpolate(base: PreTrainedModel, tuned: PreTrainedModel, alpha: float) -> 
         if alpha == 0:
             shared.copy_(start)
         elif alpha < 1:
-            shared.copy_(torch.lerp(start.float(), shared.float(), alpha))
+            shared.copy_(torch.lerp(start.to(shared.device).float(), shared.float(), alpha))

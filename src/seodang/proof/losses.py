@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from seodang.proof.measured_rows import MeasuredRow, RowLoss
+from seodang.proof.measured_rows import Half, MeasuredRow, RowLoss
 from seodang.proof.statistics import Estimate, Outcome, outcome, ratio
 from seodang.recipe import Tolerance
 from seodang.types import Lengths, SourceRole
@@ -36,7 +36,7 @@ class SourceLoss:
     is_trained: bool  # whether other rows of this source were trained on
     rows: int
     tokens: int  # supervised, turn ends included
-    half: Literal["prove", "both"]  # both: the same rows chose the checkpoint
+    half: Half  # of the rows; both: the same rows chose the checkpoint
     base: ModelLoss
     tuned: ModelLoss
     unit: Unit  # of `change` and `tolerance`
@@ -73,7 +73,7 @@ def source_loss(
     level: float,
     effective_share: float | None = None,
 ) -> SourceLoss:
-    """One source's losses, from those of its rows that prove.
+    """One source's losses, from those of its rows that prove, or those that choose.
 
     Plain text, and models with different tokenizers, are compared in bits per byte, everything else in nats per token.
 
@@ -98,7 +98,7 @@ def source_loss(
         is_trained=is_trained,
         rows=len(rows),
         tokens=sum(row.tokens for row in rows),
-        half="both" if any(row.half == "both" for row in rows) else "prove",
+        half=rows[0].half,
         base=_model_loss(rows, lambda row: row.base),
         tuned=_model_loss(rows, lambda row: row.tuned),
         unit=unit,

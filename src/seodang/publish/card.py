@@ -23,7 +23,7 @@ from seodang.proof.stability import Stability
 from seodang.publish.base_model import GEMMA_NOTICE, HUB_ID, Base, file_name, is_local
 from seodang.recipe import Recipe, Source
 from seodang.run.evidence import Evidence
-from seodang.show import formatting, judged, sentences
+from seodang.show import alpha_view, formatting, judged, sentences
 from seodang.show.language import Texts
 from seodang.show.report import proof_of
 from seodang.types import Answer, SourceLengths
@@ -90,6 +90,8 @@ def card(
         say=sentences,
         judged=judged,
         judgement=judgement,
+        alpha=alpha_view,
+        curve=alpha_view.curve_of(evidence),
         parts=PARTS,
         alike=proof.stability.tuned if proof else None,
         limits=_limits(proof, judgement, texts),

@@ -11,6 +11,7 @@ from seodang.json_values import from_json
 from seodang.run.base_measurement import BaseMeasurement
 from seodang.run.events import RecordedEvent, read_event
 from seodang.run.folder import (
+    ALPHA,
     ANSWERS,
     BASE,
     COUNTS,
@@ -59,6 +60,7 @@ class Evidence:
     answers: tuple[Answer, ...]
     proof: Mapping[str, Any] | None
     judgement: Mapping[str, Any] | None  # of another model; None: nobody asked one
+    alpha: Mapping[str, Any] | None  # the alpha curve; None: nobody measured it
     missing: tuple[str, ...]  # names of files that are not there
     damaged: tuple[str, ...]  # sentences
 
@@ -90,6 +92,7 @@ def read_evidence(run: Path) -> Evidence:
         answers=_values(Answer, _numbered(run / ANSWERS, damaged), run / ANSWERS, damaged),
         proof=_mapping(run / PROOF, damaged),
         judgement=_mapping(run / JUDGEMENT, damaged),
+        alpha=_mapping(run / ALPHA, damaged),
         missing=missing,
         damaged=tuple(damaged),
     )

@@ -7,6 +7,7 @@
     pictures/       model/          adapter/ (where one was trained; it is merged into the model)
     trackers.json (with train.report_to)
     judgement.json (where another model compared the answers; judgement-NAME.json: with those of another run)
+    alpha.json      alpha/ (where weights between base and tuned model were measured: the curve, and what it is from)
 """
 
 import json
@@ -30,6 +31,7 @@ COUNTS, DROPPED, FINDINGS, LENGTHS, SAMPLES = (
 )
 METRICS, BASE, TRAINING, ANSWERS, PROOF = "metrics.jsonl", "base.json", "training.json", "answers.jsonl", "proof.json"
 JUDGEMENT = "judgement.json"  # what another model makes of the answers
+ALPHA, ALPHA_POINTS = "alpha.json", "alpha"  # the curve; what each alpha measured
 ROWS = "rows.jsonl"  # what each held-out row cost both models
 HIDDEN_STATES = "hidden_states"  # of the base, until the proof is done
 TRACKERS = "trackers.json"  # tracker → id of its run, to resume it

@@ -42,7 +42,7 @@ KOREAN_FILE = re.compile(r"pretendard|noto.?sans.*(cjk|kr)|nanum|malgun|gothicne
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def styled() -> Iterator[None]:
     """Text stays text in SVG; Latin letters come from matplotlib's own font, Korean ones from the system's."""
     import matplotlib as mpl  # late: half a second that other commands need not wait for
 
@@ -63,7 +63,7 @@ def _style() -> Iterator[None]:
         yield
 
 
-@_style()
+@styled()
 def lengths_figure(
     lengths: Lengths,
     *,
@@ -80,7 +80,7 @@ def lengths_figure(
     strips = {**lengths.holdout, **lengths.train}
     colors = source_colors([*order, *lengths.train, *strips])
     shown = [name for name in colors if name in strips]
-    figure = _figure(narrow, height=0.55 + 0.92 * len(shown))
+    figure = new_figure(narrow, height=0.55 + 0.92 * len(shown))
     longest = max((edge for row in strips.values() for edge in row.histogram.edges[-1:]), default=1)
     limit = lengths.max_tokens
     is_near = limit <= 1.5 * longest
@@ -106,7 +106,7 @@ def lengths_figure(
     return figure
 
 
-@_style()
+@styled()
 def loss_figure(
     metrics: Sequence[RecordedEvent],
     *,
@@ -123,27 +123,27 @@ def loss_figure(
     """
     curves = 1 + len(_sources(metrics))
     above = 0.4 + (0.2 * math.ceil(curves / 2) if narrow else 0)  # inches: the marks' words, and names without a side
-    figure = _figure(narrow, height=above + (2.45 if narrow else 3.1))
+    figure = new_figure(narrow, height=above + (2.45 if narrow else 3.1))
     axes = figure.add_subplot()
     figure.subplots_adjust(top=1 - above / figure.get_figheight(), bottom=0.48 / figure.get_figheight())
     ends = _draw_curves(axes, metrics, order, names or {}, texts)
     marks = {"curve.kept": best_step, "curve.turned": None if turned_at == best_step else turned_at}
-    _mark_steps(axes, marks, _line_height(axes, figure), texts)
+    _mark_steps(axes, marks, line_height(axes, figure), texts)
     axes.grid(axis="y", color=RULE, linewidth=0.6)
     axes.locator_params(axis="x", integer=True)  # there is no half step
     axes.set_xlabel(texts("curve.step"))
     axes.set_ylabel(texts("curve.loss"))
     if narrow:
-        _name_above(axes, ends, _line_height(axes, figure))
+        name_above(axes, ends, line_height(axes, figure))
         figure.subplots_adjust(left=0.14, right=0.97)
     else:
-        _name_ends(axes, ends)
+        name_ends(axes, ends)
         longest = max((_cells(name) for name in ends), default=0)
         figure.subplots_adjust(left=0.075, right=1 - min(0.3, 0.03 + 0.075 * longest / WIDE))
     return figure
 
 
-@_style()
+@styled()
 def changes_figure(
     proof: Proof, *, order: Sequence[str] = (), names: Mapping[str, str] | None = None, texts: Texts = ENGLISH
 ) -> "Figure":
@@ -151,7 +151,7 @@ def changes_figure(
     colors = source_colors([*order, *proof.sources])
     units = list(dict.fromkeys(loss.unit for loss in proof.sources.values()))
     sizes = [sum(loss.unit == unit for loss in proof.sources.values()) for unit in units]
-    figure = _figure(False, height=sum(0.62 + 0.36 * size for size in sizes))
+    figure = new_figure(False, height=sum(0.62 + 0.36 * size for size in sizes))
     panels = figure.subplots(len(units), 1, squeeze=False, height_ratios=[0.4 + size for size in sizes])[:, 0]
     for axes, unit in zip(panels, units, strict=True):
         shown = [(name, loss) for name, loss in proof.sources.items() if loss.unit == unit]
@@ -172,13 +172,13 @@ def changes_figure(
     return figure
 
 
-@_style()
+@styled()
 def parts_figure(
     proof: Proof, *, order: Sequence[str] = (), names: Mapping[str, str] | None = None, texts: Texts = ENGLISH
 ) -> "Figure":
     """A waterfall a source: what each part takes off the loss, up to the whole gain; lines are intervals."""
     colors = source_colors([*order, *proof.sources])
-    figure = _figure(False, height=0.3 + 1.75 * len(proof.parts))
+    figure = new_figure(False, height=0.3 + 1.75 * len(proof.parts))
     for number, (name, parts) in enumerate(proof.parts.items()):
         axes = figure.add_subplot(len(proof.parts), 1, number + 1)
         reached = 0.0
@@ -260,7 +260,7 @@ def as_html(figure: "Figure", *, label: str, salt: str) -> str:
     )
 
 
-def _figure(narrow: bool, height: float) -> "Figure":
+def new_figure(narrow: bool, height: float) -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure(figsize=(NARROW if narrow else WIDE, height), dpi=200)
@@ -271,7 +271,7 @@ def _save(figure: "Figure", suffix: str, *, salt: str, paper: str | None) -> byt
 
     out = io.BytesIO()
     metadata = {"Date": None} if suffix == "svg" else None
-    with _style(), mpl.rc_context({"svg.hashsalt": salt}):
+    with styled(), mpl.rc_context({"svg.hashsalt": salt}):
         for axes in figure.axes:
             axes.set_facecolor("none")
         figure.savefig(out, format=suffix, facecolor=paper or "none", metadata=metadata)
@@ -381,7 +381,7 @@ def smooth(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     return [(step, sum(y for _, y in w) / len(w)) for (step, _), w in zip(points, windows, strict=True)]
 
 
-def _line_height(axes: "Axes", figure: "Figure") -> float:
+def line_height(axes: "Axes", figure: "Figure") -> float:
     """A line of text, as a share of the axes' height."""
     return 0.155 / (axes.get_position().height * figure.get_figheight())
 
@@ -397,7 +397,7 @@ def _mark_steps(axes: "Axes", marks: Mapping[str, int | None], line_height: floa
         axes.text(step, y, texts(key, step=whole(step)), transform=where, color=INK, ha=side, va="bottom")
 
 
-def _name_ends(axes: "Axes", ends: Mapping[str, tuple[float, str]]) -> None:
+def name_ends(axes: "Axes", ends: Mapping[str, tuple[float, str]]) -> None:
     """Write each curve's name at its right end, pushed apart where they meet."""
     low, high = axes.get_ylim()
     place = -math.inf
@@ -406,7 +406,7 @@ def _name_ends(axes: "Axes", ends: Mapping[str, tuple[float, str]]) -> None:
         axes.text(1.01, place, name, transform=axes.get_yaxis_transform(), color=color, va="center", fontweight="bold")
 
 
-def _name_above(axes: "Axes", ends: Mapping[str, tuple[float, str]], line_height: float) -> None:
+def name_above(axes: "Axes", ends: Mapping[str, tuple[float, str]], line_height: float) -> None:
     """Where there is no room at the side: the names in rows of two above the axes and the marks' words."""
     for number, (name, (_, color)) in enumerate(ends.items()):
         row = (len(ends) - 1) // 2 - number // 2

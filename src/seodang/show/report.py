@@ -22,7 +22,7 @@ from seodang.proof.stability import AnswerStability, Stability
 from seodang.recipe import ReportLanguage
 from seodang.run.evidence import Evidence, read_evidence
 from seodang.run.folder import PICTURES, PROOF, REPORT
-from seodang.show import answer_views, drawings, formatting, judged, plots, sentences
+from seodang.show import alpha_plot, alpha_view, answer_views, drawings, formatting, judged, plots, sentences
 from seodang.show.answer_views import AnswerViews
 from seodang.show.language import LANGUAGES, Texts, language_of, texts_in
 from seodang.types import Counts
@@ -83,6 +83,8 @@ def render(evidence: Evidence, name: str, texts: Texts | None = None) -> str:
         texts,
         name=evidence.manifest.name if evidence.manifest else name,
         judgement=judged.judgement_of(evidence),
+        alpha=alpha_view,
+        curve=alpha_view.curve_of(evidence),
         evidence=evidence,
         manifest=to_json(evidence.manifest) if evidence.manifest else {},
         proof=proof,
@@ -248,6 +250,8 @@ def _drawings(evidence: Evidence, proof: Proof | None, order: Sequence[str], tex
             texts=texts,
         )
         found["loss"] = _both(draw, texts("curve.label"))
+    if curve := alpha_view.curve_of(evidence):
+        found["alpha"] = _both(partial(alpha_plot.alpha_figure, curve, order=order, texts=texts), texts("alpha.label"))
     if evidence.lengths:
         draw = partial(plots.lengths_figure, evidence.lengths, order=order, texts=texts)
         found["lengths"] = _both(draw, texts("lengths.label"))

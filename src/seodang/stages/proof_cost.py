@@ -5,8 +5,9 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from seodang.alpha.curve import ALPHAS
 from seodang.data.arrow import read_columns
 from seodang.model.checkpoint import auto_class
 from seodang.model.quiet import quiet
@@ -14,7 +15,7 @@ from seodang.proof.row_losses import HeldOutSource
 from seodang.stages.measure import EvaluationSet
 from seodang.stages.preflight import Base
 from seodang.train.throughput import matrix_rate
-from seodang.types import ProofCost
+from seodang.types import CurveCost, ProofCost
 
 READING_SHARE = {"cpu": 0.65, "cuda": 0.5}  # of the hardware limit, that forward passes over packs are taken to reach
 WRITING_SHARE = {"cpu": 0.3, "cuda": 0.05}  # the same of generating, which waits for memory
@@ -60,6 +61,26 @@ def proof_cost(held_out: EvaluationSet, base: Base) -> ProofCost:
     )
 
 
+def curve_cost(choosing: EvaluationSet, proving: EvaluationSet, base: Base) -> CurveCost:
+    """What measuring the alpha curve takes: every alpha reads the rows that choose, three the rows that prove alone.
+
+    Those are the base, the tuned model and the recommended alpha between them.
+    """
+    costs = [proof_cost(held_out, base) for held_out in (choosing, proving)]
+    seconds = [cost.seconds and cost.seconds / 2 for cost in costs]  # of one model
+    first, second = seconds
+    model = _on_meta(base.config, trust_remote_code=base.spec.trust_remote_code)
+    return CurveCost(
+        alphas=len(ALPHAS),
+        sequences=costs[0].sequences,
+        tokens=costs[0].tokens,
+        proving_sequences=costs[1].sequences,
+        proving_tokens=costs[1].tokens,
+        seconds=None if first is None or second is None else len(ALPHAS) * first + 3 * second,
+        weight_bytes=model and 2 * model.num_parameters() * getattr(torch, base.placement.dtype).itemsize,
+    )
+
+
 def _reading(sources: Sequence[HeldOutSource], *, choose_form: bool) -> _Reading:
     """All sequences that a model reads: the rows, and answers behind other prompts."""
     tokens = scored = 0
@@ -80,11 +101,21 @@ def _matrix_rate(dtype: str, device: str) -> float:
 
 
 def _weights(config: PreTrainedConfig, *, trust_remote_code: bool) -> _Weights | None:
+    if (model := _on_meta(config, trust_remote_code=trust_remote_code)) is None:
+        return None
     try:
-        with torch.device("meta"), quiet():
-            model = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
         own = 0 if head is embedding else head.numel()
         return _Weights(body=model.num_parameters() - embedding.numel() - own, head=head.numel())
+    except Exception:  # an architecture without the usual parts, which may raise anything
+        return None
+
+
+def _on_meta(config: PreTrainedConfig, *, trust_remote_code: bool) -> PreTrainedModel | None:
+    """The model without its weights."""
+    try:
+        with torch.device("meta"), quiet():
+            model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
     except Exception:  # an architecture that cannot be made without its weights; torch and transformers raise anything
         return None
+    return model

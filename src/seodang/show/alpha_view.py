@@ -1,0 +1,160 @@
+"""The alpha curve in words, as rows of tables and in the terminal. Reads the `AlphaCurve` alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from seodang.alpha.curve import AlphaCurve, AlphaPoint, read_curve
+from seodang.proof.losses import SourceLoss
+from seodang.proof.statistics import Estimate
+from seodang.run.evidence import Evidence
+from seodang.show.console import get_console
+from seodang.show.formatting import duration, percent, plural, signed, size, visible, visible_line
+from seodang.show.language import ENGLISH, Texts
+from seodang.types import CurveCost
+
+Cells = tuple[str, ...]
+
+
+def curve_of(evidence: Evidence) -> AlphaCurve | None:
+    """The run's alpha curve, if it was measured.
+
+    Raises:
+        SeodangError: it was written by another version of seodang, or is damaged.
+    """
+    return read_curve(evidence.alpha)
+
+
+def lead(curve: AlphaCurve, texts: Texts = ENGLISH) -> str:
+    """What is recommended, and by what."""
+    point = curve.chosen
+    if point is None:
+        return texts("alpha.none" if any(one.domain for one in curve.points) else "alpha.no_domain")
+    key = "alpha.recommended_tuned" if point.alpha == 1 else "alpha.recommended"
+    return texts(key, alpha=f"{point.alpha:g}")
+
+
+def notes(curve: AlphaCurve, texts: Texts = ENGLISH) -> list[str]:
+    """What a reader needs beside the recommendation."""
+    return list(_notes(curve, texts))
+
+
+def heads(curve: AlphaCurve, texts: Texts = ENGLISH) -> Cells:
+    """The columns of the curve's table: alpha, each source with its unit, whether the rise is within tolerance."""
+    sources = curve.points[0].sources
+    named = (f"{name}, {texts(f'unit_short.{loss.unit}')}" for name, loss in sources.items())
+    return (texts("alpha.alpha"), *named, texts("alpha.within"))
+
+
+def rows(curve: AlphaCurve, texts: Texts = ENGLISH) -> list[Cells]:
+    """A row for each alpha: the change of each source with its interval."""
+    return [
+        (
+            texts("alpha.marked", alpha=f"{point.alpha:g}") if point is curve.chosen else f"{point.alpha:g}",
+            *(_cell(loss.change, texts) for loss in point.sources.values()),
+            _within(point, texts),
+        )
+        for point in curve.points
+    ]
+
+
+def proof_heads(curve: AlphaCurve, texts: Texts = ENGLISH) -> Cells:
+    """The columns of the table that compares the recommended alpha with the tuned model."""
+    alpha = f"{curve.recommended:g}" if curve.recommended is not None else ""
+    keys = ("tuned_base", "blend_base", "blend_tuned")
+    return (texts("table.source"), texts("table.loss_in"), *(texts(f"alpha.{key}", alpha=alpha) for key in keys))
+
+
+def proof_rows(curve: AlphaCurve, texts: Texts = ENGLISH) -> list[Cells]:
+    """A row for each source; empty where nothing is compared."""
+    if (proof := curve.proof) is None:
+        return []
+    return [
+        (
+            name,
+            texts(f"unit_short.{loss.unit}"),
+            _judged(proof.tuned[name], texts),
+            _judged(loss, texts),
+            _cell(proof.difference[name], texts),
+        )
+        for name, loss in proof.blend.items()
+    ]
+
+
+def show_curve(curve: AlphaCurve, run: Path, page: Path, texts: Texts = ENGLISH, *, out: Console | None = None) -> None:
+    """The recommendation, the curve, and how the recommended alpha does on other rows."""
+    out = out or get_console()
+    out.print()
+    out.print(Text(lead(curve, texts), style="bold"))
+    for note in notes(curve, texts):
+        out.print(Text(visible(note), style="dim"))
+    for head, body in (
+        (heads(curve, texts), rows(curve, texts)),
+        (proof_heads(curve, texts), proof_rows(curve, texts)),
+    ):
+        if body:
+            out.print()
+            out.print(_table(head, body))
+    out.print()
+    if curve.recommended is not None and curve.recommended < 1:
+        out.print(Text(f"save it: seodang blend {visible_line(str(run))} --alpha {curve.recommended:g}"))
+    out.print(Text(f"report  {visible_line(str(page))}"))
+
+
+def show_curve_cost(cost: CurveCost, *, out: Console | None = None) -> None:
+    """What measuring the curve will read, how long it will take and what it holds in memory: one line."""
+    about = f"about {duration(cost.seconds)}" if cost.seconds is not None else "of unknown duration"
+    text = (
+        f"the alpha curve, {about}: {cost.alphas} models between base and tuned model each read "
+        f"{plural(cost.sequences, 'sequence')} of {plural(cost.tokens, 'token')}"
+    )
+    if cost.proving_sequences:
+        text += (
+            f"; base, tuned and recommended model read {plural(cost.proving_sequences, 'sequence')} of "
+            f"{plural(cost.proving_tokens, 'token')} more"
+        )
+    if cost.weight_bytes:
+        text += f". Two copies of the weights are held in memory: {size(cost.weight_bytes)}"
+    (out or get_console()).print(Text(text, style="dim"))
+
+
+def _notes(curve: AlphaCurve, texts: Texts) -> Iterator[str]:
+    if point := curve.chosen:
+        if not curve.limited_by:
+            yield texts("alpha.nothing_limits")
+        else:
+            sources = texts.listing(curve.limited_by)
+            yield texts("alpha.is_shown" if point.within == "shown" else "alpha.is_measured", sources=sources)
+    if same := curve.same_rows:
+        yield texts("alpha.same_rows", sources=texts.listing(same))
+
+
+def _within(point: AlphaPoint, texts: Texts) -> str:
+    return texts(f"alpha.within_{point.within}")
+
+
+def _judged(loss: SourceLoss, texts: Texts) -> str:
+    return texts("alpha.judged", change=_cell(loss.change, texts), outcome=texts.known("outcome", loss.outcome))
+
+
+def _cell(change: Estimate, texts: Texts) -> str:
+    """`−0.598 (−0.684 to −0.512)`."""
+    value = signed(change.value)
+    return f"{value} ({texts.between(change.interval)})" if change.interval else value
+
+
+def level(curve: AlphaCurve) -> str:
+    """The level of the intervals: `98.3%`."""
+    return percent(curve.level, 1).replace(".0%", "%")
+
+
+def _table(head: Cells, body: list[Cells]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for column in head:
+        table.add_column(Text(visible_line(column)), overflow="fold")
+    for row in body:
+        table.add_row(*(Text(visible(cell)) for cell in row))
+    return table
