@@ -1,7 +1,7 @@
 """Measured rows of several blends → the curve: what each alpha gains and costs, which is recommended, how it proves.
 
 Rows that choose give the curve, and with it the recommended alpha; rows that prove compare that one with the tuned
-model. Changes are blend − base: negative is better. Knows no model. `AlphaCurve` is the content of alpha.json.
+model. Changes are blend − base: negative is better. Knows no model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ class AlphaProof:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlphaCurve:
-    """alpha.json."""
+    """The content of alpha.json."""
 
     SCHEMA_VERSION: ClassVar[int] = 1
 
