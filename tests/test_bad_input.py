@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import signal
 import zipfile
@@ -731,7 +732,7 @@ def test_a_failed_attempt_is_not_in_the_way_of_the_next(place: Workplace) -> Non
 def test_a_report_on_a_full_disk(place: Workplace) -> None:
     """A disk that fills up in the middle is one message, not a traceback."""
     run = _run(place)
-    (run / "report.html.part").symlink_to("/dev/full")
+    (run / f".report.html.{os.getpid()}").symlink_to("/dev/full")
     ended = seodang("report", run)
     check_message(ended, "disk", "no space left on device", "free some space")
 

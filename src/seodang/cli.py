@@ -210,13 +210,23 @@ def report(
         ),
     ] = None,
     language: LanguageOption = None,
+    is_watched: Annotated[
+        bool, typer.Option("--watch", help="Serve the report on this machine, and refresh it as the run goes on.")
+    ] = False,
+    port: Annotated[int, typer.Option("--port", help="Port for --watch; 0 takes a free one.")] = 0,
 ) -> None:
     """Write a run's report again, or one page that compares several runs, from their files."""
     from seodang.show.report import report
     from seodang.show.several_runs import report_runs
+    from seodang.show.watch import watch
 
     if out and len(runs) == 1:
         raise typer.BadParameter("--out is for several runs: the report of one is written into its folder")
+    if is_watched and len(runs) > 1:
+        raise typer.BadParameter("--watch shows one run")
+    if is_watched:
+        watch(runs[0], port=port, language=language)
+        return
     if distributed.is_main():  # one page, whatever launched this
         page = report_runs(runs, out=out, language=language) if len(runs) > 1 else report(runs[0], language)
         typer.echo(page)

@@ -38,7 +38,7 @@ def test_leftovers_are_removed_when_a_run_is_resumed(tmp_path: Path) -> None:
     for folder in (".model-x1_y2", ".adapter", "model", "adapter"):
         (run.folder / folder).mkdir()
         (run.folder / folder / "model.safetensors").write_bytes(b"0")
-    for name in (".proof.json.99", ".metrics.jsonl.99", "report.html.part", "report.html", ".note", "my.txt"):
+    for name in (".proof.json.99", ".metrics.jsonl.99", ".report.html.99", "report.html", ".note", "my.txt"):
         (run.folder / name).write_text("", encoding="utf-8")
     with guarded():
         open_run(run.folder, RECIPE, resume=True)

@@ -43,7 +43,7 @@ TRAINER_STATE, OPTIMIZER = "trainer_state.json", "optimizer.pt"  # of a checkpoi
 CHECKPOINT_FILES = "checkpoint_files.json"  # of a checkpoint: sizes and hashes of the others
 MODEL_FILES = "model_files.json"  # sizes and hashes of what is in model/ and adapter/
 LOCK = ".seodang.lock"
-LEFTOVERS = re.compile(rf"\.{MODEL}-\w+|\.{ADAPTER}|\.[\w.-]+\.(json|jsonl|yaml)\.\d+|{re.escape(REPORT)}\.part")
+LEFTOVERS = re.compile(rf"\.{MODEL}-\w+|\.{ADAPTER}|\.[\w.-]+\.(json|jsonl|yaml|html)\.\d+")
 
 
 @dataclass(frozen=True, kw_only=True)

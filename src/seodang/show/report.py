@@ -21,7 +21,7 @@ from seodang.proof.proof import Proof, Training, read_proof
 from seodang.proof.stability import AnswerStability, Stability
 from seodang.recipe import ReportLanguage
 from seodang.run.evidence import Evidence, read_evidence
-from seodang.run.folder import PICTURES, PROOF, REPORT
+from seodang.run.folder import PICTURES, PROOF, REPORT, write_text
 from seodang.show import alpha_plot, alpha_view, answer_views, drawings, formatting, judged, plots, sentences
 from seodang.show.answer_views import AnswerViews
 from seodang.show.language import LANGUAGES, Texts, language_of, texts_in
@@ -55,10 +55,7 @@ def report(run: Path, language: ReportLanguage | None = None) -> Path:
     """
     evidence = read_evidence(run)
     texts = texts_of(evidence, language)
-    page = run / REPORT
-    part = run / f"{REPORT}.part"
-    part.write_text(render(evidence, run.name, texts), encoding="utf-8", errors="replace")
-    part.replace(page)
+    page = _write(run, evidence, texts)
     proof = proof_of(evidence, where=str(run / PROOF))
     training = (proof and proof.compared.training) or Training()
     plots.write_pictures(
@@ -71,6 +68,22 @@ def report(run: Path, language: ReportLanguage | None = None) -> Path:
         proof=proof,
         texts=texts,
     )
+    return page
+
+
+def report_so_far(run: Path) -> Path:
+    """Write `report.html` alone, of a run that is being trained, and return its path.
+
+    Raises:
+        SeodangError: as `report`.
+    """
+    evidence = read_evidence(run)
+    return _write(run, evidence, texts_of(evidence))
+
+
+def _write(run: Path, evidence: Evidence, texts: Texts) -> Path:
+    page = run / REPORT
+    write_text(page, render(evidence, run.resolve().name, texts))
     return page
 
 

@@ -3,6 +3,7 @@
 All ranks take part; what is written, the main rank writes.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NoReturn
@@ -14,12 +15,14 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from seodang import distributed
 from seodang.data.template.renderer import Renderer
+from seodang.errors import SeodangError
 from seodang.model.engine.engine import Engine
 from seodang.proof.evaluate import evaluate
 from seodang.recipe import Ask, Save, Train
-from seodang.run.events import Event, GivenAnswer
+from seodang.run.events import EvalEvent, Event, GivenAnswer
 from seodang.run.folder import Run
 from seodang.show import console
+from seodang.show.report import report_so_far
 from seodang.stages.measure import EvaluationSet, answers_of, questions_of
 from seodang.stages.preflight import Base, TrainingPlan, load_base, new_token_ids
 from seodang.stages.saved_model import has_kept_adapter, load_saved, record_end, save_tuned
@@ -33,6 +36,8 @@ from seodang.train.trainer import train
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+REPORT_SECONDS = 120.0  # between reports during training
 
 
 def train_model(
@@ -118,7 +123,7 @@ def logged_events(
     run: Run, model: PreTrainedModel, engine: Engine, steps: int, report_to: Sequence[str]
 ) -> Iterator[Callable[[Event], None]]:
     """Yields a function that takes training's events: the main rank records and shows them, and the speed once."""
-    meter = ThroughputMeter(model, engine.compute_dtype or model.dtype, steps=steps)
+    meter, report = ThroughputMeter(model, engine.compute_dtype or model.dtype, steps=steps), reporter(run)
     with ExitStack() as opened:
         metrics = None
         with distributed.agreed():
@@ -133,8 +138,28 @@ def logged_events(
                 show(timed)
                 if speed := meter(timed):
                     show(metrics(speed))
+                if isinstance(event, EvalEvent):
+                    with metrics.untimed():
+                        report()
 
         yield log
+
+
+def reporter(run: Run) -> Callable[[], None]:
+    """What writes the report of a run that is being trained, if that is long enough ago; a page takes seconds."""
+    written = time.monotonic()
+
+    def write() -> None:
+        nonlocal written
+        if time.monotonic() - written < REPORT_SECONDS:
+            return
+        try:
+            report_so_far(run.folder)
+        except (OSError, SeodangError) as error:  # training does not end for that
+            console.show_note(f"{run.report} was not written: {error}")
+        written = time.monotonic()
+
+    return write
 
 
 def ask_again(model: PreTrainedModel, ask: Ask, renderer: Renderer) -> Callable[[], list[GivenAnswer]]:

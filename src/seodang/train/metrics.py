@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Self
 
@@ -60,6 +61,13 @@ class MetricsLog:
         took = event.seconds if isinstance(event, AnswersEvent | SpeedEvent) else time.perf_counter() - self._last
         self._last += took  # what questions, evaluations, checkpoints and the measured limit take is no training time
         return event
+
+    @contextmanager
+    def untimed(self) -> Iterator[None]:
+        """What happens inside is no training time."""
+        started = time.perf_counter()
+        yield
+        self._last += time.perf_counter() - started
 
     def _draw(self, event: Event) -> None:
         """What TensorBoard shows of an event, and the numbers for trackers."""
