@@ -1,53 +1,70 @@
-"""Do the proof's intervals hold? Clusters are drawn with replacement from a real run, whose true value is known.
+"""Do the proof's intervals hold? Holdouts are drawn with replacement from a real run, whose true value is known.
 
-    python benchmarks/coverage.py              the tables of docs/statistics.md; about 3 minutes of one core
+    python benchmarks/coverage.py              the tables of docs/statistics.md; about 6 minutes of one core
     python benchmarks/coverage.py --draws 200  rough ones
 
-The population is tests/proof/fixtures/row_losses.csv (its recipe: `row_losses.py`), in two ways: each row a cluster,
-and rows of an equal answer as one. `shown`: draws with an interval; `coverage`: the share of these that hold the true
-value; `alone`: the same where the lengths of the source are not known. Nulls: the sign of each cluster's difference
-flipped by a coin (`moved`: improved or worse at tolerance 0), and a true change exactly at the tolerance (`lost`).
+The population is tests/proof/fixtures/row_losses.csv (its recipe: `row_losses.py`), drawn in three ways: rows, each a
+cluster; clusters of rows with an equal answer, whole; and as a proof draws, which holds out rows, joins those with an
+equal answer and, from 100 clusters on, measures half of the clusters. `shown`: draws with an interval; `coverage`: the
+share of these that hold the true value; `alone`: the same where the lengths of the source are not known. Nulls: the
+sign of each cluster's difference flipped by a coin (`moved`: improved or worse at tolerance 0), and a true change
+exactly at the tolerance (`lost`).
 """
 
 import argparse
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seodang.proof import statistics
+from seodang.proof.held_out import HALVED_CLUSTERS
 from seodang.proof.statistics import Estimate, effective_clusters, outcome, ratio, ratios
 
 FIXTURE = Path(__file__).parent.parent / "tests" / "proof" / "fixtures" / "row_losses.csv"
 SIZES = (12, 24, 50, 100, 300)
+PROOF_SIZES = (12, 24, 50, 100, 300, 600)  # rows held out: of many, half are measured
 LARGE = 50  # effective clusters: from there on, coverage should be 93 to 97 %
 TOLERANCE = 0.05  # nats per token
 
 Floats = NDArray[np.float64]
+Drawn = Literal["row", "answer", "proof"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Population:
-    """The clusters of one source, and what is measured of them."""
+    """What can be drawn of one source, and what is measured of it."""
 
     source: str
     measurement: str
-    d: Floats  # [clusters] tuned − base, in nats
-    n: Floats  # [clusters] tokens
+    d: Floats  # [units] tuned − base, in nats
+    n: Floats  # [units] tokens
+    cluster: NDArray[np.int64] | None  # [units] as a proof draws; None: every unit that is drawn is one
 
     @property
     def share(self) -> float:
-        """Effective clusters per cluster."""
+        """Effective units per unit."""
         return effective_clusters(self.n) / len(self.n)
 
     @property
     def truth(self) -> float:
         """The change per token that every interval should hold."""
         return float(self.d.sum() / self.n.sum())
+
+    def draw(self, size: int, draw: np.random.Generator) -> tuple[Floats, Floats, NDArray[np.int64]]:
+        """Differences, tokens and clusters of one holdout, as far as it is measured."""
+        chosen = draw.integers(0, len(self.n), size)
+        if self.cluster is None:
+            return self.d[chosen], self.n[chosen], np.arange(size)
+        cluster = self.cluster[chosen]
+        if len(np.unique(cluster)) >= HALVED_CLUSTERS:
+            chosen = chosen[draw.integers(0, 2, self.cluster.max() + 1)[cluster] == 1]
+        return self.d[chosen], self.n[chosen], self.cluster[chosen]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +73,7 @@ class Line:
 
     source: str
     measurement: str
-    clusters: int
+    size: int  # rows or clusters that are drawn
     n_eff: float  # median over the draws
     shown: float
     coverage: float | None
@@ -68,39 +85,43 @@ class Line:
     alone_coverage: float | None
 
 
-def populations(path: Path = FIXTURE, *, joined: bool = False) -> list[Population]:
-    """Each source by what is measured: the whole answer (content and turn end), the content alone.
-
-    Args:
-        joined: rows of an equal answer are one cluster.
-    """
+def populations(path: Path = FIXTURE, *, drawn: Drawn = "row") -> list[Population]:
+    """Each source by what is measured: the whole answer (content and turn end), the content alone."""
     table = np.genfromtxt(path, delimiter=",", names=True, dtype=None, encoding="utf-8")
     found = []
     for source in np.unique(table["source"]):
         rows = table[table["source"] == source]
-        _, cluster = np.unique(rows["cluster"], return_inverse=True) if joined else (None, np.arange(len(rows)))
+        _, answer = np.unique(rows["cluster"], return_inverse=True)
+        unit = answer if drawn == "answer" else np.arange(len(rows))
         content = rows["tuned_content"] - rows["base_content"]
         end = rows["tuned_end"] - rows["base_end"]
         for measurement, d, tokens in (
             ("answer", content + end, rows["tokens"] + 1.0),
             ("content", content, rows["tokens"]),
         ):
-            sums = np.bincount(cluster, d), np.bincount(cluster, tokens)
-            found.append(Population(source=str(source), measurement=measurement, d=sums[0], n=sums[1]))
+            found.append(
+                Population(
+                    source=str(source),
+                    measurement=measurement,
+                    d=np.bincount(unit, d),
+                    n=np.bincount(unit, tokens),
+                    cluster=answer if drawn == "proof" else None,
+                )
+            )
     return found
 
 
-def simulate(population: Population, clusters: int, draws: int, *, seed: int = 0) -> Line:
+def simulate(population: Population, size: int, draws: int, *, seed: int = 0) -> Line:
     """Draw, estimate, compare with the population's value."""
     truth = population.truth
-    drawn = list(_draws(population, clusters, draws, seed))
+    drawn = list(_draws(population, size, draws, seed))
     shown = [one for one in drawn if one["known"].interval]
     alone = [one["alone"] for one in drawn if one["alone"].interval]
     large = [one["known"] for one in shown if one["known"].n_eff >= LARGE]
     return Line(
         source=population.source,
         measurement=population.measurement,
-        clusters=clusters,
+        size=size,
         n_eff=float(np.median([one["known"].n_eff for one in drawn])),
         shown=len(shown) / draws,
         coverage=_mean([_holds(one["known"], truth) for one in shown]),
@@ -113,19 +134,17 @@ def simulate(population: Population, clusters: int, draws: int, *, seed: int = 0
     )
 
 
-def _draws(population: Population, clusters: int, draws: int, seed: int) -> Iterator[dict[str, Estimate]]:
+def _draws(population: Population, size: int, draws: int, seed: int) -> Iterator[dict[str, Estimate]]:
     """Estimates of each draw: with and without the source's lengths, signs flipped, the change at the tolerance."""
     draw = np.random.default_rng(seed)
     for _ in range(draws):
-        chosen = draw.integers(0, len(population.n), clusters)
-        d, n = population.d[chosen], population.n[chosen]
+        d, n, cluster = population.draw(size, draw)
         measured = {
             "known": d,
-            "flipped": d * draw.choice([-1.0, 1.0], clusters),
+            "flipped": d * draw.choice([-1.0, 1.0], cluster.max() + 1)[cluster],
             "centred": d + (TOLERANCE - population.truth) * n,
         }
-        alone = ratio(d, n, np.arange(clusters))
-        yield {**ratios(measured, n, np.arange(clusters), effective_share=population.share), "alone": alone}
+        yield {**ratios(measured, n, cluster, effective_share=population.share), "alone": ratio(d, n, cluster)}
 
 
 def _holds(estimate: Estimate, value: float) -> bool:
@@ -144,10 +163,12 @@ def main() -> None:
     args = parser.parse_args()
     share_resamples()
     found = {}
-    for name, joined in (("row", False), ("answer", True)):
-        lines = [simulate(one, size, args.draws) for one in populations(joined=joined) for size in SIZES]
-        print(f"Each {name} a cluster:\n\n{table(lines)}\n")
-        found[name] = [asdict(line) for line in lines]
+    names: Sequence[Drawn] = ("row", "answer", "proof")
+    for drawn in names:
+        sizes = PROOF_SIZES if drawn == "proof" else SIZES
+        lines = [simulate(one, size, args.draws) for one in populations(drawn=drawn) for size in sizes]
+        print(f"Drawn by {drawn}:\n\n{table(lines)}\n")
+        found[drawn] = [asdict(line) for line in lines]
     print(json.dumps(found))
 
 
@@ -159,14 +180,14 @@ def share_resamples() -> None:
 
 def table(lines: list[Line]) -> str:
     """The lines as a Markdown table, shares in percent."""
-    heads = ("source", "loss of", "clusters", "n_eff", "shown", "coverage", "n_eff ≥ 50", "their coverage")
+    heads = ("source", "loss of", "drawn", "n_eff", "shown", "coverage", "n_eff ≥ 50", "their coverage")
     heads += ("moved", "lost", "alone", "coverage alone")
     rows = []
     for line in lines:
         shares = (line.shown, line.coverage, line.large, line.large_coverage, line.moved, line.lost)
         shares += (line.alone, line.alone_coverage)
         cells = ["–" if share is None else f"{100 * share:.1f}" for share in shares]
-        rows.append((line.source, line.measurement, str(line.clusters), f"{line.n_eff:.0f}", *cells))
+        rows.append((line.source, line.measurement, str(line.size), f"{line.n_eff:.0f}", *cells))
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (heads, ("---",) * len(heads), *rows))
 
 

@@ -355,10 +355,10 @@ def test_figures_follow_the_proof(run: Path) -> None:
     proof = prove_rows(noisy_rows(9, "의료_질문"), [], Compared(name="x", base="a", tuned="b"), roles=ROLES)
     (run / "proof.json").write_text(json.dumps(to_json(proof)), encoding="utf-8")
     card = push(run, "me/med", dry_run=True).card
-    assert "That the loss on 의료\\_질문 answers fell is not shown." in card
+    assert "It is not shown that loss on 의료\\_질문 answers fell." in card
     assert "better" not in card.replace("lower is better", "")
     assert "gained" not in card.replace("What was gained, what was lost", "")
-    assert "Not measured: what was forgotten" in card
+    assert "Forgetting was not measured" in card
     assert "same question gets the same answer was not measured" in card
 
 

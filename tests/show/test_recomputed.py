@@ -189,6 +189,7 @@ def of_losses(rows: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
         base, tuned = (sums(own, model) / (math.log(2) if is_text else 1) for model in ("base", "tuned"))
         for total in (base, tuned, tuned - base):
             yield written(abs(total.sum() / per.sum()))
+        yield from (percent(math.exp(-total.sum() / per.sum()), 1) for total in (base, tuned))
         yield from bounds(ratio(tuned - base, per, [row["cluster"] for row in own], level=LEVEL).interval)
         yield str(len(own))
 
@@ -248,7 +249,7 @@ def test_the_terminal_shows_no_other_number(
 ) -> None:
     """Every number of the verdict is one that is recomputed here, a step of training, or a limit that code names."""
     known = {*of_losses(rows), *of_parts(rows["의료_질문"]), *of_answers(json_rows(run / "answers.jsonl"))}
-    known |= {str(run_folder.BEST), percent(LEVEL, 1), f"{Tolerance().retention:g}"}
+    known |= {str(run_folder.BEST), percent(LEVEL, 1), f"{Tolerance().retention:g}", f"{Tolerance().general:g}"}
     known |= {str(HALVED_CLUSTERS), str(ADVISED_ANSWERS)}
     found = NUMBER.findall(shown["terminal"])
     assert len(found) > 100

@@ -1,5 +1,6 @@
 """sentences: true for what a reader sees beside them, from intervals alone."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -30,9 +31,22 @@ def test_the_headline_speaks_of_the_loss() -> None:
     proof = proved(*noisy_rows(60), *noisy_rows(60, "general", seed=3), *text_rows(60, change=1.0))
     text = headline_sentence(proof)
     assert text.startswith("Loss on medical answers fell by 1.")
-    assert "; general answers kept; loss on plain text (wiki) rose by 0.3" in text
+    assert (
+        "; loss on general answers stayed within the tolerance of 0.05; loss on plain text (wiki) rose by 0.3" in text
+    )
     assert text.endswith("beyond the tolerance of 0.03.")
     assert [tone for tone, _ in headline(proof)] == ["gained", "same", "lost"]
+
+
+def test_a_loss_is_also_a_probability() -> None:
+    """ln 4 nats per token are one in four for each right token; only for answers of the domain."""
+    rows = noisy_rows(60)
+    tokens = sum(row.content_tokens + row.end_tokens for row in rows)
+    proof = proved(*rows, *noisy_rows(60, "general", seed=3))
+    after = math.exp(-sum(row.tuned.content + row.tuned.ending for row in rows) / tokens)
+    expected = f"On medical, each token of a reference answer now has a probability of {100 * after:.1f}% on average"
+    assert expected in said(proof)
+    assert "On general, each token" not in said(proof)
 
 
 @pytest.mark.parametrize("count", [9, 60])
@@ -40,10 +54,10 @@ def test_what_is_not_shown_is_called_so(count: int) -> None:
     """Few rows, or changes that scatter: "not shown", and nothing is called a gain or better."""
     rows = noisy_rows(count, change=-1.0 if count < 12 else 0.0, noise=0.5)
     proof = proved(*(replace(row, tuned=replace(row.tuned, ending=row.base.ending)) for row in rows))
-    assert headline_sentence(proof) == "That the loss on medical answers fell is not shown."
+    assert headline_sentence(proof) == "It is not shown that loss on medical answers fell."
     text = headline_sentence(proof) + said(proof)
     assert not any(word in text for word in ("gained", "better", "improved"))
-    assert ("Too few rows for an interval, which takes 12 effective ones" in text) == (count < 12)
+    assert ("Too few rows for an interval (12 effective rows are needed" in text) == (count < 12)
 
 
 def test_a_worse_domain_is_called_so() -> None:
@@ -71,7 +85,7 @@ def test_answers_that_cannot_be_used_come_first() -> None:
 def test_nobody_judged_the_answers() -> None:
     """Under the headline stands that none was judged; or that none was given."""
     assert not_judged(run_folder.run_proof()).startswith("No answer was judged")
-    assert not_judged(proved(*noisy_rows(20))).startswith("No question was asked")
+    assert not_judged(proved(*noisy_rows(20))).startswith("No questions were asked")
 
 
 @pytest.mark.parametrize("has_template", [True, False])
@@ -107,7 +121,7 @@ def test_percentages_stand_only_where_a_gain_is_shown() -> None:
     )
     assert "% the turn end" in said(proved(*gained))
     text = said(proved(*unsure))
-    assert "A gain on 40 rows of medical is not shown" in text
+    assert "No gain is shown on 40 rows of medical" in text
     assert "% the turn end" not in text
 
 
@@ -116,8 +130,10 @@ def test_what_was_not_measured_is_said() -> None:
     rows = [replace(row, no_contrast="fewer than 16 clusters") for row in noisy_rows(15)]
     text = said(proved(*rows, is_quick=True, same_tokenizer=False, notes=("KL was not measured: …",)))
     for expected in (
-        "Not measured: what was forgotten", "what the change on medical is made of (15 rows: fewer than 16 clusters)",
-        "On medical the rows that chose the model kept also prove it", "A quick proof", "different tokenizers",
+        "Forgetting was not measured",
+        "What the change on medical is made of was not measured (15 rows: fewer than 16 clusters)",
+        "medical: the held-out rows that chose the checkpoint are also the ones it is measured on",
+        "A quick proof", "different tokenizers",
         "KL was not measured",
     ):  # fmt: skip
         assert expected in text, expected

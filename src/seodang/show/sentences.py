@@ -1,5 +1,6 @@
 """What was gained and what was lost, in words. Reads the `Proof` alone; knows neither page nor terminal."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -47,6 +48,7 @@ def not_judged(proof: Proof, texts: Texts = ENGLISH) -> str:
 def sentences(proof: Proof, texts: Texts = ENGLISH) -> list[str]:
     """What a reader needs beside the headline, the most important first."""
     return [
+        *_probability(proof, texts),
         *_substance(proof, texts),
         *_format(proof, texts),
         *_stops(proof.behaviour, texts),
@@ -105,7 +107,7 @@ def _clause(name: str, loss: SourceLoss, texts: Texts) -> str:
         assert interval, f"{name}: {loss.outcome} without an interval"
         return _moved(loss, about, interval, tolerance, texts)
     if loss.outcome == "kept":
-        return texts("headline.kept", about=about)
+        return texts("headline.kept", about=about, tolerance=tolerance)
     if loss.tolerance is None:
         return texts("headline.not_shown_fell", about=about)
     return texts("headline.not_shown_kept", about=about, tolerance=tolerance)
@@ -120,6 +122,14 @@ def _moved(loss: SourceLoss, about: str, interval: Interval, tolerance: str, tex
     if loss.outcome == "lost":
         return texts("headline.beyond", about=about, amount=amount, range=ends, tolerance=tolerance)
     return texts("headline.fell" if fell else "headline.rose", about=about, amount=amount, range=ends)
+
+
+def _probability(proof: Proof, texts: Texts) -> Iterator[str]:
+    """What a loss in nats means: e to the power of minus it is the geometric mean of the tokens' probabilities."""
+    for name, loss in proof.sources.items():
+        if loss.role == "domain" and loss.unit == "nats per token":
+            before, after = (percent(math.exp(-value), 1) for value in (loss.before, loss.after))
+            yield texts("sentence.probability", source=name, before=before, after=after)
 
 
 def _substance(proof: Proof, texts: Texts) -> Iterator[str]:
