@@ -19,8 +19,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 import seodang
 from command import json_lines
 from seodang.errors import RunError
+from seodang.proof.proof import proof_of_run
 from seodang.recipe import Recipe, load_recipe, shipped_recipes
 from seodang.run.folder import Run
+from seodang.show.language import texts_in
 
 FILES = (
     "recipe.yaml", "manifest.json", "counts.json", "dropped.jsonl", "findings.json", "lengths.json", "samples.json",
@@ -53,7 +55,7 @@ def _recipe(folder: Path, model: Path, **changes: Any) -> Recipe:
         ],
         "train": {
             "steps": 6, "examples_per_step": 4, "max_tokens": 128, "learning_rate": "1e-3", "eval_every": 2,
-            "keep_checkpoints": 2,
+            "keep_checkpoints": 2, "best_by": "domain_within_tolerance",
         },
         "ask": {
             "domain": ["약은 무엇인가요?"], "general": ["사과는 왜 빨간가요?"],
@@ -146,6 +148,25 @@ def test_the_proof_follows_from_the_files(run: Run) -> None:
         assert {kind: kinds.count((model, kind)) for kind in ("domain", "general", "repeat", "holdout")} == {
             "domain": 1, "general": 1, "repeat": 3, "holdout": 7,
         }  # fmt: skip
+
+
+def test_the_kept_checkpoint_is_explained(run: Run) -> None:
+    """Which evaluations were within the tolerances, and how much the kept one rose: as metrics.jsonl has it."""
+    training = proof_of_run(run).compared.training
+    assert training
+    assert training.choice
+    choice = training.choice
+    assert (choice.evaluations, choice.kept.is_within) == (3, choice.within > 0)
+    base, best = (
+        next(row for row in run.read_lines("metrics.jsonl") if row["event"] == "eval" and row["step"] == step)[
+            "sources"
+        ]
+        for step in (0, choice.kept.step)
+    )
+    assert choice.kept.rises["general"].value == pytest.approx(best["general"]["loss"] - base["general"]["loss"])
+    rise = best["text"]["bits_per_byte"] - base["text"]["bits_per_byte"]
+    assert (choice.kept.rises["text"].value, choice.kept.rises["text"].unit) == (pytest.approx(rise), "bits per byte")
+    assert texts_in("ko")("curve.best_within") in (run.folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_report_tells_the_run(run: Run) -> None:

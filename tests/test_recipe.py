@@ -75,6 +75,13 @@ def test_all_faults_are_told_at_once() -> None:
     ]
 
 
+def test_a_choice_within_tolerance_needs_a_domain() -> None:
+    """Its loss chooses; a source need not bear the choice's name."""
+    assert load_recipe(keys(train={"best_by": "domain_within_tolerance"})).train.best_by == "domain_within_tolerance"
+    without = keys(sources=[GENERAL, WIKI], train={"best_by": "domain_within_tolerance"})
+    assert faults(without) == ["train.best_by: no source has the role domain, whose loss would choose"]
+
+
 def test_wrong_overrides_are_told_with_the_other_faults() -> None:
     """An override that leads nowhere does not hide what is wrong in the recipe."""
     told = faults(keys(system=5), ["train", "sources.medicl.take=3", "name.x=1", "sources.take=1", "model.path=[a"])

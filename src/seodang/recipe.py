@@ -24,7 +24,6 @@ from pydantic_core import InitErrorDetails
 from seodang.errors import RecipeError
 from seodang.recipe_file import absolute, fault_lines, is_shipped_template, read_recipe
 from seodang.recipe_file import shipped_recipes as shipped_recipes
-from seodang.recipe_rules import JOIN as JOIN
 from seodang.recipe_rules import (
     disagreements,
     file_name,
@@ -266,7 +265,7 @@ class Train(Part):
         None, description="steps (50) or minutes (10min) between checkpoints; none: one with each evaluation"
     )
     keep_checkpoints: Positive = Field(3, description="checkpoints kept on disk; the newest and the best always stay")
-    best_by: str = Field("all", description="all (mean over sources that are trained) or a source's name")
+    best_by: str = Field("all", description="all (mean of trained sources), domain_within_tolerance or a source's name")
     early_stopping: EarlyStopping | None = None
     report_to: Annotated[tuple[Literal["wandb", "mlflow", "trackio"], ...], BeforeValidator(one_or_many)] = Field(
         (), description="trackers that get the losses too, beside TensorBoard: wandb, mlflow, trackio"

@@ -18,6 +18,7 @@ COPIED = "which would be copied into the run and its report"
 MAX_NAME_BYTES = 200  # of a name that files and folders are called by: file systems take 255 bytes, endings included
 SAVE_EVERY = r"(?P<steps>\d+)|(?P<minutes>\d+(\.\d+)?) ?min(utes?)?"  # between checkpoints
 JOIN = " + "  # between the names of columns that are joined
+BY_TOLERANCE = "domain_within_tolerance"  # of train.best_by: the lowest domain loss with nothing lost beyond tolerance
 SHORT_FORMS = {"model": "path", "template": "borrow"}  # `model: PATH` stands for `model: {path: PATH}`
 
 
@@ -101,8 +102,11 @@ def disagreements(recipe: Any) -> Iterator[InitErrorDetails]:
     if shares and (missing := [name for name in trained if name not in shares]):
         yield _fault(f"shares are given, but none for {', '.join(missing)}", "mix")
     best_by = train.get("best_by", "all")
-    if isinstance(best_by, str) and best_by not in ("all", *names):
-        yield _fault(f"no source is named {best_by!r}{nearest(best_by, ['all', *names])}", "train", "best_by")
+    known = ["all", BY_TOLERANCE, *names]
+    if isinstance(best_by, str) and best_by not in known:
+        yield _fault(f"no source is named {best_by!r}{nearest(best_by, known)}", "train", "best_by")
+    if best_by == BY_TOLERANCE and not any(source.get("role") == "domain" for source in sources):
+        yield _fault("no source has the role domain, whose loss would choose", "train", "best_by")
 
 
 def _section(value: Any) -> dict[str, Any]:

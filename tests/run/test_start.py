@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from seodang.errors import RunError
-from seodang.recipe import Recipe
+from seodang.recipe import Recipe, Tolerance
 from seodang.run.folder import Run
 from seodang.run.lock import guarded
 from seodang.run.record import record_answers
@@ -78,3 +78,25 @@ def test_lines_with_odd_line_breaks_are_read_as_they_were_written(tmp_path: Path
     path = tmp_path / "answers.jsonl"
     path.write_bytes(path.read_bytes()[: path.read_bytes().rindex("다섯".encode()) + 4])
     assert [row["text"] for row in run.read_lines("answers.jsonl")] == texts[:2]
+
+
+@pytest.mark.parametrize(("best_by", "may_change"), [("all", True), ("domain_within_tolerance", False)])
+def test_what_chooses_the_checkpoint_does_not_change_on_resume(best_by: str, may_change: bool, tmp_path: Path) -> None:
+    """Tolerances and questions have an effect on the weights where they choose the checkpoint, else they may change."""
+    recipe = Recipe.model_validate(
+        {
+            "name": "one",
+            "model": "base",
+            "sources": [{"name": "a", "role": "domain", "path": "a.jsonl"}],
+            "train": {"best_by": best_by},
+        }
+    )
+    with guarded():
+        create(Run(folder=tmp_path / "run"), recipe)
+    other = recipe.model_copy(update={"prove": recipe.prove.model_copy(update={"tolerance": Tolerance(general=1.0)})})
+    with guarded():
+        if may_change:
+            assert open_run(tmp_path / "run", other, resume=True).exists
+        else:
+            with pytest.raises(RunError, match="another recipe: prove differ"):
+                open_run(tmp_path / "run", other, resume=True)

@@ -8,7 +8,8 @@ import pytest
 import run_folder
 from planted_rows import noisy_rows, planted_contrast, text_rows
 from seodang.proof.measured_rows import MeasuredRow
-from seodang.proof.proof import Compared, Proof, prove_rows
+from seodang.proof.proof import Compared, Proof, Training, prove_rows
+from seodang.run.checkpoint_choice import Assessed, CheckpointChoice, Rise
 from seodang.show.sentences import headline, headline_sentence, not_judged, sentences
 from seodang.types import Answer, SourceRole
 
@@ -142,3 +143,24 @@ def test_what_was_not_measured_is_said() -> None:
 def test_nothing_measured_is_said() -> None:
     """Without a row there is no verdict, and nothing fails."""
     assert headline_sentence(proved()) == "Nothing was measured."
+
+
+@pytest.mark.parametrize(
+    ("value", "stopped", "expected"),
+    [
+        (0.02, None, "the lowest loss on the domain of the 2 (of 6) evaluations that are within the tolerances"),
+        (0.09, 0.75, "No checkpoint was within the tolerances (2 of 6 evaluations)"),
+        (0.02, 0.25, "25% ended by themselves at that step; at least 50% have to"),
+    ],
+)
+def test_the_kept_checkpoint_is_explained(value: float, stopped: float | None, expected: str) -> None:
+    """Which evaluation was chosen, by what, and how far each loss rose; the least bad is called so."""
+    rises = {"wiki": Rise(value=value, unit="bits per byte", tolerance=0.03)}
+    kept = Assessed(step=40, loss=2.0, rises=rises, stopped=stopped)
+    training = Training(best_step=40, best_by="domain_within_tolerance", choice=CheckpointChoice(
+        evaluations=6, within=2, kept=kept))  # fmt: skip
+    proof = run_folder.run_proof()
+    said = " ".join(sentences(replace(proof, compared=replace(proof.compared, training=training))))
+    assert expected in said
+    assert f"wiki +{value:.3f} bits per byte, 0.03 allowed" in said
+    assert "step 450" not in said

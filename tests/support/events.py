@@ -1,10 +1,10 @@
 """Events with the fields that a test cares about; the others hold something plausible."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from seodang.run.events import EvalEvent, SourceEvaluation, TrainEvent
+from seodang.run.events import AnswersEvent, EvalEvent, GivenAnswer, SourceEvaluation, TrainEvent
 
 
 def train_event(step: int, loss: float, **changes: Any) -> TrainEvent:
@@ -16,15 +16,30 @@ def train_event(step: int, loss: float, **changes: Any) -> TrainEvent:
     return TrainEvent(step=step, loss=loss, **{**fields, **changes})
 
 
-def eval_event(step: int, losses: Mapping[str, float], *, loss: float | None = None) -> EvalEvent:
+def eval_event(
+    step: int,
+    losses: Mapping[str, float],
+    *,
+    loss: float | None = None,
+    bits_per_byte: Mapping[str, float] | None = None,
+) -> EvalEvent:
     """One evaluation: source → loss, and the one loss that chooses."""
+    bits = bits_per_byte or {}
     return EvalEvent(
         step=step,
         epoch=step / 200,
         loss=loss,
         probability=None if loss is None else math.exp(-loss),
         sources={
-            name: SourceEvaluation(loss=value, probability=math.exp(-value), tokens=20000, rows=190, bits_per_byte=None)
+            name: SourceEvaluation(
+                loss=value, probability=math.exp(-value), tokens=20000, rows=190, bits_per_byte=bits.get(name)
+            )
             for name, value in losses.items()
         },
     )
+
+
+def answers_event(step: int, stopped: Sequence[bool]) -> AnswersEvent:
+    """Answers during training, each of which ended by itself or was cut off."""
+    given = [GivenAnswer(kind="domain", question=f"{n}?", text="네", stopped=one) for n, one in enumerate(stopped)]
+    return AnswersEvent(step=step, answers=tuple(given), seconds=1.0)

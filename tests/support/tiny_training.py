@@ -33,11 +33,13 @@ def train_tiny(
     on_event: Callable[[Event], object] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     measure: Callable[[PreTrainedModel], Mapping[str, Metric]] | None = None,
+    score: Callable[[EvalEvent], float] | None = None,
 ) -> tuple[PreTrainedModel, TrainingResult, list[Event]]:
     """Train, or resume where the folder holds a checkpoint; an evaluation every second step.
 
     Args:
         measure: instead of the loss on six held-out rows.
+        score: ranks evaluations in place of that loss.
     """
     model = model or make_model(make_config("gemma3"))
     rows, tests = tiny_rows(20, 0), {"medical": tiny_rows(6, 1)}
@@ -59,7 +61,7 @@ def train_tiny(
         trainee, rows, settings, setup,
         measure=lambda: measure(model) if measure else evaluate(model, engine, tests, pack_tokens=64),
         chosen_loss=lambda metrics: metrics["medical"].loss,
-        on_event=record, callbacks=callbacks,
+        on_event=record, score=score, callbacks=callbacks,
     )  # fmt: skip
     return model, result, events
 

@@ -49,6 +49,7 @@ def test_a_short_run_trains_every_step(tmp_path: Path, steps: int) -> None:
         (Train(early_stopping=EarlyStopping()), False, "early_stopping: has no effect without held-out rows"),
         (Train(eval_every=3), False, "eval_every: has no effect"),
         (Train(best_by="medical"), False, "medical has no held-out rows, so the last step is kept"),
+        (Train(best_by="domain_within_tolerance"), False, "the domain has no held-out rows, so the last step is kept"),
         (Train(eval_every=10, early_stopping=EarlyStopping(patience=2)), True, "2 evaluations, patience 2"),
         (Train(early_stopping=EarlyStopping()), True, None),
         (Train(warmup=19), True, None),

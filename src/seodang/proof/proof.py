@@ -18,6 +18,7 @@ from seodang.proof.stability import Stability, stability
 from seodang.proof.statistics import headline_level
 from seodang.proof.verdict import Verdict, verdict
 from seodang.recipe import Tolerance
+from seodang.run.checkpoint_choice import CheckpointChoice
 from seodang.run.folder import PROOF, Run
 from seodang.types import Answer, SourceRole
 
@@ -29,7 +30,8 @@ class Training:
     """How the tuned model was trained, as far as the proof speaks of it."""
 
     best_step: int | None = None  # whose weights are kept
-    best_by: str | None = None  # the loss that chose it: all, or a source
+    best_by: str | None = None  # the loss that chose it: all, a source, or domain_within_tolerance
+    choice: CheckpointChoice | None = None  # why, where tolerances limited the choice
     turned_at: int | None = None  # the step after which the evaluation loss rose again
 
 

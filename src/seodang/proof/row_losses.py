@@ -25,7 +25,7 @@ from seodang.proof.evaluate import BLOCK, Example, blocks, measuring, token_loss
 from seodang.proof.held_out import HeldOutRow, drawn_tokens, held_out_rows
 from seodang.proof.measured_rows import Form, MeasuredRow, PromptLosses, RowContrast, RowLoss
 from seodang.run.base_measurement import AnswerLosses, ModelRow
-from seodang.types import IGNORED, Metric
+from seodang.types import IGNORED, Metric, SourceRole
 
 OnRows = Callable[[int], None]
 
@@ -63,6 +63,11 @@ class HeldOutSource:
     def kl_tokens(self) -> int:
         """Scored tokens of `kl_rows`."""
         return sum(self.rows[number].tokens for number in self.kl_rows)
+
+    def is_in_bytes(self, role: SourceRole) -> bool:
+        """Whether losses are compared in bits per byte, as those of plain text."""
+        is_text = role == "retention" or not any(row.end_tokens for row in self.rows)
+        return is_text and all(row.num_bytes for row in self.rows)
 
     def num_sequences(self, *, choose_form: bool) -> int:
         """How many sequences a model reads."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from seodang.json_values import to_json
 from seodang.run.base_measurement import BaseMeasurement
+from seodang.run.checkpoint_choice import CheckpointChoice
 from seodang.run.events import EvalEvent, RecordedEvent
 from seodang.run.evidence import read_manifest
 from seodang.run.folder import (
@@ -90,9 +91,10 @@ def record_base(run: Run, measured: BaseMeasurement, event: EvalEvent | None) ->
     run.write_json(BASE, to_json(measured))
 
 
-def record_training(run: Run, *, best_step: int | None, best_by: str) -> None:
-    """How training ended: the step whose weights are kept, and the loss that chose it."""
-    run.write_json(TRAINING, {"best_step": best_step, "best_by": best_by})
+def record_training(run: Run, *, best_step: int | None, best_by: str, choice: CheckpointChoice | None = None) -> None:
+    """How training ended: the step whose weights are kept, the loss that chose it, and why where that takes more."""
+    why = {"choice": to_json(choice)} if choice else {}
+    run.write_json(TRAINING, {"best_step": best_step, "best_by": best_by, **why})
 
 
 def record_answers(run: Run, answers: Sequence[Answer]) -> None:

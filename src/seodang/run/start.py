@@ -12,6 +12,7 @@ import yaml
 from seodang import distributed
 from seodang.errors import RunError
 from seodang.recipe import Recipe, Report, ReportLanguage, Template, load_recipe
+from seodang.recipe_rules import BY_TOLERANCE
 from seodang.run import lock
 from seodang.run.disk import is_disk_full
 from seodang.run.folder import LOCK, METRICS, Run, write_text
@@ -22,6 +23,7 @@ WITHOUT_EFFECT_ON_TRAINING = (
     *("name", "ask", "prove", "judge", "report", "train.ask_every"),
     *("train.pack_tokens", "train.checkpointing", "train.keep_checkpoints", "train.save_every", "train.report_to"),
 )
+CHOOSING_BY_TOLERANCE = ("ask", "prove", "train.ask_every")  # have an effect there: tolerances, and answers that stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,4 +202,6 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     """Every setting that moves the weights, those of `train` one by one."""
     sections = recipe.model_dump(mode="json")
     train = {f"train.{key}": value for key, value in sections.pop("train").items()}
-    return {key: value for key, value in (sections | train).items() if key not in WITHOUT_EFFECT_ON_TRAINING}
+    chooses = CHOOSING_BY_TOLERANCE if recipe.train.best_by == BY_TOLERANCE else ()
+    without = {key for key in WITHOUT_EFFECT_ON_TRAINING if key not in chooses}
+    return {key: value for key, value in (sections | train).items() if key not in without}

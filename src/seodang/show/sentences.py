@@ -10,6 +10,8 @@ from seodang.proof.losses import SourceLoss
 from seodang.proof.proof import Proof
 from seodang.proof.statistics import FEWEST_ALONE, FEWEST_CLUSTERS, Interval
 from seodang.proof.verdict import broken_answers, has_retention, unlike_references, without_parts
+from seodang.recipe_rules import BY_TOLERANCE
+from seodang.run.checkpoint_choice import STOPPING_SHARE, CheckpointChoice
 from seodang.show.formatting import number, percent, signed, whole
 from seodang.show.language import ENGLISH, Texts
 
@@ -186,10 +188,38 @@ def _stops(groups: Sequence[GroupBehaviour], texts: Texts) -> Iterator[str]:
 
 def _training(proof: Proof, texts: Texts) -> Iterator[str]:
     training = proof.compared.training
-    if training and training.best_step is not None:
+    if training and training.choice:
+        yield from _choice(training.choice, texts)
+    elif training and training.best_step is not None:
         yield texts("sentence.kept_step", step=whole(training.best_step))
     if training and training.turned_at is not None:
         yield texts("sentence.turned", step=whole(training.turned_at))
+
+
+def _choice(choice: CheckpointChoice, texts: Texts) -> Iterator[str]:
+    """Which checkpoint is kept where tolerances limited the choice, and why."""
+    kept = choice.kept
+    rises = [
+        texts(
+            "sentence.rise",
+            source=source,
+            value=texts.amount(signed(rise.value), rise.unit),
+            tolerance=f"{rise.tolerance:g}",
+        )
+        for source, rise in kept.rises.items()
+    ]
+    key = "kept_within" if kept.is_within else "kept_outside"
+    figures = {"step": whole(kept.step), "within": choice.within, "evaluations": choice.evaluations}
+    yield texts(f"sentence.{key}", **figures, rises="; ".join(rises) or texts("sentence.no_rises"))
+    if kept.stopped is not None:
+        yield texts("sentence.kept_stops", share=percent(kept.stopped), least=percent(STOPPING_SHARE))
+
+
+def best_by(wanted: str, texts: Texts = ENGLISH) -> str:
+    """By which loss the model that is kept is the best."""
+    if wanted in ("all", BY_TOLERANCE):
+        return texts("curve.best_all" if wanted == "all" else "curve.best_within")
+    return texts("curve.best_by", source=wanted)
 
 
 def _limits(proof: Proof, texts: Texts) -> Iterator[str]:

@@ -20,6 +20,8 @@ from seodang.proof.gain_parts import PARTS
 from seodang.proof.proof import Proof
 from seodang.proof.seeds import SeedsProof
 from seodang.recipe import Part, Recipe
+from seodang.recipe_rules import BY_TOLERANCE
+from seodang.run.checkpoint_choice import STOPPING_SHARE
 from seodang.show import sentences
 from seodang.show.console import get_console
 from seodang.show.formatting import (
@@ -64,12 +66,25 @@ def show_plan(recipe: Recipe, placement: "Placement | None" = None, *, out: Cons
         grid.add_row("source", _settings(source, skip=() if source.hub else ("split",)))
     for name in ("split", "mix", "train"):
         grid.add_row(name, _settings(getattr(recipe, name)))
+    if recipe.train.best_by == BY_TOLERANCE:
+        grid.add_row("", Text(_kept_checkpoint(recipe), style="dim"))
     asked = {kind: len(getattr(recipe.ask, kind)) for kind in ("domain", "general")} | {"holdout": recipe.ask.holdout}
     again = f", one question {recipe.ask.repeat.times} times" if recipe.ask.repeat else ""
     questions = ", ".join(f"{count} {kind}" for kind, count in asked.items())
     grid.add_row("ask", Text(f"{questions} questions{again}"))
     grid.add_row("generate", _settings(recipe.ask.generate))
     out.print(grid)
+
+
+def _kept_checkpoint(recipe: Recipe) -> str:
+    """Which checkpoint is kept where tolerances limit the choice."""
+    general, retention = recipe.prove.tolerance.general, recipe.prove.tolerance.retention
+    share = percent(STOPPING_SHARE)
+    stops = f", while at least {share} of the answers end by themselves" if recipe.train.ask_every else ""
+    return (
+        f"Checkpoint: the lowest loss on the domain, with a rise over the base of at most {general:g} nats per token "
+        f"on general answers and {retention:g} bits per byte on text that is not trained on{stops}; else the least bad."
+    )
 
 
 def show_starter(

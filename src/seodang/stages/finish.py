@@ -8,7 +8,7 @@ from seodang import distributed
 from seodang.data.prepare import Prepared
 from seodang.data.template.renderer import Renderer
 from seodang.errors import RunError
-from seodang.json_values import json_text, to_json
+from seodang.json_values import from_json, json_text, to_json
 from seodang.judge.of_run import take_in
 from seodang.model.load import weight_files, weights_are_here
 from seodang.model.save import describe
@@ -20,7 +20,7 @@ from seodang.proof.questions import repeat_settings
 from seodang.recipe import Recipe
 from seodang.run import evidence, record
 from seodang.run.events import evaluations
-from seodang.run.folder import PROOF, Run
+from seodang.run.folder import PROOF, TRAINING, Run
 from seodang.run.inputs import make_manifest
 from seodang.run.manifest import Manifest, changed_inputs, changed_surroundings, resumed
 from seodang.run.start import create
@@ -187,4 +187,5 @@ def training_of(run: Run) -> Training | None:
     ended = evidence.read_training(run)
     if ended is None:
         return None
-    return Training(**ended, turned_at=turned_at(evaluations(evidence.read_events(run))))
+    where = str(run.folder / TRAINING)
+    return from_json(Training, {**ended, "turned_at": turned_at(evaluations(evidence.read_events(run)))}, where=where)

@@ -36,10 +36,11 @@ from seodang.proof.row_losses import (
 from seodang.recipe import Ask, Generate, Recipe, Source
 from seodang.run import base_cache, evidence, record
 from seodang.run.base_measurement import BaseMeasurement, MeasurementSettings, ModelRow, measurement_settings
+from seodang.run.checkpoint_choice import Limit
 from seodang.run.folder import Run
 from seodang.show import console
 from seodang.train.metrics import evaluation_event
-from seodang.train.setup import ChosenLoss, best_loss
+from seodang.train.setup import ChosenLoss, best_loss, choice_limits
 from seodang.types import Answer, Counts, Metric, Placement
 
 CONTEXT = re.compile(r"read as \w+ \([^)]*\bcontext: ")  # of what conversion says about the columns it has found
@@ -58,6 +59,7 @@ class EvaluationSet:
     pack_tokens: int  # positions of one forward pass
     chosen_loss: ChosenLoss | None  # picks the best checkpoint; none: no holdout measures it
     has_trained_template: bool  # whether the base knows the template: else it is asked in a plain form, too
+    limits: Sequence[Limit] | None = None  # on rises that a chosen checkpoint keeps to; none: its loss alone counts
     is_quick: bool = False  # fewer rows and questions than by default
     losses_alone: bool = False  # neither answers behind other prompts nor KL(base‖tuned): other tokens mean other sums
 
@@ -123,6 +125,7 @@ def make_evaluation_set(
         renderer=renderer,
         pack_tokens=pack_tokens,
         chosen_loss=best_loss(recipe.train.best_by, recipe.sources, holdouts),
+        limits=choice_limits(recipe.train.best_by, recipe.sources, found, recipe.prove.tolerance),
         has_trained_template=not renderer.template.is_new if has_trained_template is None else has_trained_template,
         is_quick=is_quick,
         losses_alone=losses_alone,

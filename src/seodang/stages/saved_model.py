@@ -1,6 +1,7 @@
 """The tuned model on disk: saved and sealed when training has ended, checked, and loaded to be measured."""
 
 import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,8 @@ from seodang.errors import RunError
 from seodang.model.load import base_folder, is_quantized, load_model, load_tokenizer, load_weights
 from seodang.model.save import round_weights, save_model
 from seodang.recipe import Ask, Save, Train
-from seodang.run import record
+from seodang.run import evidence, record
+from seodang.run.checkpoint_choice import Limit, choice_of
 from seodang.run.checkpoints import newest_intact
 from seodang.run.folder import ADAPTER, MODEL_FILES, Run
 from seodang.run.sealed import adapter_damage, is_sealed, model_damage, seal_model
@@ -60,11 +62,23 @@ def has_kept_adapter(run: Run) -> bool:
     return distributed.exchange(found)[0]
 
 
-def record_end(run: Run, trainee: "PreTrainedModel | PeftModel", settings: Train, *, best_step: int | None) -> None:
-    """Record how training ended; save the adapter, if there is one."""
+def record_end(
+    run: Run,
+    trainee: "PreTrainedModel | PeftModel",
+    settings: Train,
+    *,
+    best_step: int | None,
+    limits: Sequence[Limit] | None = None,
+) -> None:
+    """Record how training ended; save the adapter, if there is one.
+
+    Args:
+        limits: on rises, where they limited which checkpoint is kept.
+    """
     with distributed.agreed():
         if distributed.is_main():
-            record.record_training(run, best_step=best_step, best_by=settings.best_by)
+            choice = None if limits is None else choice_of(evidence.read_events(run), limits, best_step)
+            record.record_training(run, best_step=best_step, best_by=settings.best_by, choice=choice)
     with distributed.agreed():
         if settings.adapter and distributed.is_main():
             save_adapter(trainee, run.adapter)

@@ -19,6 +19,8 @@ from seodang.errors import SeodangError
 from seodang.model.engine.engine import Engine
 from seodang.proof.evaluate import evaluate
 from seodang.recipe import Ask, Save, Train
+from seodang.run import evidence
+from seodang.run.checkpoint_choice import Assessor
 from seodang.run.events import EvalEvent, Event, GivenAnswer
 from seodang.run.folder import Run
 from seodang.show import console
@@ -75,7 +77,8 @@ def train_model(
     )  # fmt: skip
     for remark in setup.remarks:
         console.show_note(remark)
-    with logged_events(run, model, engine, setup.total_steps, settings.report_to) as log:
+    with logged_events(run, model, engine, setup.total_steps, settings.report_to) as logged:
+        log, score = assessed(run, held_out, logged)
         asking = [AskCallback(settings.ask_every, ask_again(model, ask, renderer), log)] if settings.ask_every else []
         result = train(
             trainee,
@@ -85,13 +88,14 @@ def train_model(
             measure=lambda: evaluate(model, engine, held_out.choosing, pack_tokens=held_out.pack_tokens),
             chosen_loss=held_out.chosen_loss,
             on_event=log,
+            score=score,
             callbacks=[*asking, *callbacks],
         )
     if result.stopped:
         _end_interrupted(run, f"stopped after step {result.steps} of {setup.total_steps}")
     if distributed.is_sharded(model):
         trainee = model = make_whole(model, load_base(base, renderer, seed=settings.seed))
-    record_end(run, trainee, settings, best_step=result.best_step)
+    record_end(run, trainee, settings, best_step=result.best_step, limits=held_out.limits)
     save_tuned(run, trainee, base, renderer, settings, ask, save, has_turns=has_turns)
     if result.interrupted:
         _end_interrupted(run, f"training has ended after step {result.steps}, the model is saved")
@@ -160,6 +164,22 @@ def reporter(run: Run) -> Callable[[], None]:
         written = time.monotonic()
 
     return write
+
+
+def assessed(
+    run: Run, held_out: EvaluationSet, log: Callable[[Event], None]
+) -> tuple[Callable[[Event], None], Callable[[EvalEvent], float] | None]:
+    """What takes events, and what ranks evaluations where tolerances limit the choice: by what the run has recorded."""
+    if held_out.limits is None:
+        return log, None
+    events = distributed.exchange(evidence.read_events(run) if distributed.is_main() else [])[0]
+    assessor = Assessor(held_out.limits, events)
+
+    def seen(event: Event) -> None:
+        assessor.see(event)
+        log(event)
+
+    return seen, lambda event: assessor.assess(event).score
 
 
 def ask_again(model: PreTrainedModel, ask: Ask, renderer: Renderer) -> Callable[[], list[GivenAnswer]]:

@@ -12,6 +12,7 @@ from seodang.data.read.containers.data_file import ending
 from seodang.data.read.containers.find_files import ARCHIVE_NAMES, ROW_NAMES
 from seodang.errors import RunError, SourceError
 from seodang.recipe import Recipe, load_recipe
+from seodang.recipe_rules import BY_TOLERANCE
 from seodang.starter.file_profile import MAX_ROWS, PLAIN_TURNS, FileProfile, profile_file
 from seodang.starter.guess_columns import Ask
 from seodang.starter.named_base import named_base
@@ -27,7 +28,7 @@ QUESTION_CHARS = 4, 120  # of a question that is asked
 LONGEST_NAME = 40
 SAMPLES = {"Korean": "ko", "English": "en"}  # language → prefix of the samples that ship
 KNOWN_ENDINGS = ROW_NAMES | ARCHIVE_NAMES  # no part of a source's name
-TAKEN_NAMES = ("all", "seed")  # mean something else in best_by and mix
+TAKEN_NAMES = ("all", BY_TOLERANCE, "seed")  # mean something else in best_by and mix
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,10 @@ from transformers import PreTrainedModel
 from seodang import distributed, recipe
 from seodang.errors import ResourceError
 from seodang.model.engine.engine import Engine
-from seodang.recipe import Source, Train
-from seodang.recipe_rules import SAVE_EVERY
+from seodang.proof.row_losses import HeldOutSource
+from seodang.recipe import Source, Tolerance, Train
+from seodang.recipe_rules import BY_TOLERANCE, SAVE_EVERY
+from seodang.run.checkpoint_choice import Limit
 from seodang.run.checkpoints import IntactCheckpoint, newest_intact
 from seodang.run.folder import Run, checkpoint_step
 from seodang.types import Checkpointing, Metric
@@ -105,10 +107,14 @@ def best_loss(best_by: str, sources: Sequence[Source], measured: Collection[str]
     """The loss that picks the best checkpoint, or None if no holdout measures it.
 
     Args:
-        best_by: all: the token-weighted mean over the sources that are trained; a source's name: that source's own.
+        best_by: all: the token-weighted mean over the sources that are trained; domain_within_tolerance: that over the
+            domain's sources; a source's name: that source's own.
         measured: names of the sources that have a holdout.
     """
-    names = [source.name for source in sources if source.is_trained] if best_by == "all" else [best_by]
+    if best_by == BY_TOLERANCE:
+        names = [source.name for source in sources if source.role == "domain"]
+    else:
+        names = [source.name for source in sources if source.is_trained] if best_by == "all" else [best_by]
     names = [name for name in names if name in measured]
     if not names:
         return None
@@ -118,6 +124,29 @@ def best_loss(best_by: str, sources: Sequence[Source], measured: Collection[str]
         return sum(metric.loss_sum for metric in chosen) / sum(metric.tokens for metric in chosen)
 
     return loss
+
+
+def choice_limits(
+    best_by: str, sources: Sequence[Source], held_out: Sequence[HeldOutSource], tolerance: Tolerance
+) -> tuple[Limit, ...] | None:
+    """How much a chosen checkpoint's losses may rise: on general answers, and on text that is never trained on.
+
+    Each in the unit that the proof has for the source. None: the recipe chooses by a loss alone.
+    """
+    if best_by != BY_TOLERANCE:
+        return None
+    limited = {
+        one.name: one.role
+        for one in sources
+        if one.role == "general" or (one.role == "retention" and not one.is_trained)
+    }
+    found = [(one.name, one.is_in_bytes(limited[one.name])) for one in held_out if one.name in limited and one.rows]
+    return tuple(
+        Limit(source=name, unit="bits per byte", tolerance=tolerance.retention)
+        if in_bytes
+        else Limit(source=name, unit="nats per token", tolerance=tolerance.general)
+        for name, in_bytes in found
+    )
 
 
 def choose_optimizer(requested: str, device: str) -> Optimizer:
@@ -166,7 +195,7 @@ def schedule_remarks(settings: Train, steps: int, *, has_evaluation: bool) -> It
         rate = f"{settings.learning_rate:g}"
         yield f"warmup: {_count(num, 'step')} in a run of {steps}: the learning rate never reaches {rate}"
     if not has_evaluation:
-        source = "a trained source" if settings.best_by == "all" else settings.best_by
+        source = {"all": "a trained source", BY_TOLERANCE: "the domain"}.get(settings.best_by, settings.best_by)
         wanted = {"early_stopping": settings.early_stopping, "eval_every": settings.eval_every}
         for name in (name for name, value in wanted.items() if value):
             yield f"{name}: has no effect without held-out rows of {source}"

@@ -33,7 +33,7 @@ from seodang.errors import RunError
 from seodang.model.malloc import keep_freed_memory, return_freed_memory
 from seodang.model.quiet import quiet
 from seodang.run.checkpoints import seal
-from seodang.run.events import Event, NoteEvent, SaveEvent, TrainEvent
+from seodang.run.events import EvalEvent, Event, NoteEvent, SaveEvent, TrainEvent
 from seodang.run.folder import CHECKPOINT, OPTIMIZER, TRAINER_STATE, UNFINISHED_CHECKPOINT
 from seodang.train.adapter import unwrapped
 from seodang.train.arguments import training_arguments
@@ -57,7 +57,7 @@ class TrainingResult:
 
     steps: int
     best_step: int | None
-    best_loss: float | None
+    best_loss: float | None  # or the score, where one ranks evaluations
     stopped: bool  # by Ctrl-C, SIGTERM or SIGHUP before its end: to be resumed
     interrupted: bool = False  # a signal came, before the end or with it
 
@@ -71,6 +71,7 @@ def train(
     measure: Callable[[], Mapping[str, Metric]],
     chosen_loss: ChosenLoss | None,
     on_event: Callable[[Event], None],
+    score: Callable[[EvalEvent], float] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingResult:
     """Train `model` in place; at the end it holds the weights of the best evaluation (under FSDP2, each rank its part).
@@ -81,6 +82,7 @@ def train(
         measure: evaluates the model as it is, source → metric; the same on all ranks.
         chosen_loss: the one loss that picks the best checkpoint; none: the last step is the best.
         on_event: takes every event as it happens, on all ranks.
+        score: ranks evaluations in place of their chosen loss, the lowest first; the same on all ranks.
         callbacks: transformers' own, from the Python API.
 
     Raises:
@@ -96,6 +98,7 @@ def train(
     trainer = _make_trainer(model, rows, settings, setup, chosen_loss, callbacks)
     if setup.resume_from:
         _refuse_other_sharding(setup.resume_from, trainer.is_fsdp_enabled)
+    trainer.score = score
     trainer.measure, trainer.on_event, trainer.retry = measure, on_event, OutOfMemoryRetry(on_note=note)
     trainer.interrupt = interrupt = Interrupt()
     trainer.add_callback(interrupt)
@@ -168,6 +171,7 @@ class _StepTrainer(Trainer):
 
     measure: Callable[[], Mapping[str, Metric]]
     chosen_loss: ChosenLoss | None
+    score: Callable[[EvalEvent], float] | None = None
     on_event: Callable[[Event], None]
     rows_of_step: Callable[[Step | None], str]
     retry: OutOfMemoryRetry
@@ -245,8 +249,12 @@ class _StepTrainer(Trainer):
         loss = self.chosen_loss(metrics)
         for name, metric in metrics.items():
             self._check_finite(f"loss on {name}", metric.loss, where=name)
-        self.on_event(evaluation_event(metrics, loss, step=self.state.global_step, epoch=self.state.epoch or 0.0))
-        logs = {"eval_loss": loss, **{f"eval_{name}_loss": metric.loss for name, metric in metrics.items()}}
+        event = evaluation_event(metrics, loss, step=self.state.global_step, epoch=self.state.epoch or 0.0)
+        self.on_event(event)
+        logs = {
+            "eval_loss": self.score(event) if self.score else loss,
+            **{f"eval_{name}_loss": metric.loss for name, metric in metrics.items()},
+        }
         self.state.log_history.append({**logs, "step": self.state.global_step})
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
