@@ -86,8 +86,8 @@ def test_what_chooses_the_checkpoint_does_not_change_on_resume(best_by: str, may
     recipe = Recipe.model_validate(
         {
             "name": "one",
-            "model": "base",
-            "sources": [{"name": "a", "role": "domain", "path": "a.jsonl"}],
+            "model": str(tmp_path / "base"),
+            "sources": [{"name": "a", "role": "domain", "path": str(tmp_path / "a.jsonl")}],
             "train": {"best_by": best_by},
         }
     )
