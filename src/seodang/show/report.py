@@ -22,7 +22,7 @@ from seodang.proof.stability import AnswerStability, Stability
 from seodang.recipe import ReportLanguage
 from seodang.run.evidence import Evidence, read_evidence
 from seodang.run.folder import PICTURES, PROOF, REPORT, write_text
-from seodang.show import alpha_plot, alpha_view, answer_views, drawings, formatting, judged, plots, sentences
+from seodang.show import alpha_view, answer_views, drawings, formatting, judged, plots, sentences
 from seodang.show.answer_views import AnswerViews
 from seodang.show.language import LANGUAGES, Texts, language_of, texts_in
 from seodang.types import Counts
@@ -264,7 +264,7 @@ def _drawings(evidence: Evidence, proof: Proof | None, order: Sequence[str], tex
         )
         found["loss"] = _both(draw, texts("curve.label"))
     if curve := alpha_view.curve_of(evidence):
-        found["alpha"] = _both(partial(alpha_plot.alpha_figure, curve, order=order, texts=texts), texts("alpha.label"))
+        found["alpha"] = _both(partial(alpha_view.alpha_figure, curve, order=order, texts=texts), texts("alpha.label"))
     if evidence.lengths:
         draw = partial(plots.lengths_figure, evidence.lengths, order=order, texts=texts)
         found["lengths"] = _both(draw, texts("lengths.label"))
