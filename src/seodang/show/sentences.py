@@ -129,8 +129,8 @@ def _moved(loss: SourceLoss, about: str, interval: Interval, tolerance: str, tex
 def _probability(proof: Proof, texts: Texts) -> Iterator[str]:
     """What a loss in nats means: e to the power of minus it is the geometric mean of the tokens' probabilities."""
     for name, loss in proof.sources.items():
-        if loss.role == "domain" and loss.unit == "nats per token":
-            before, after = (percent(math.exp(-value), 1) for value in (loss.before, loss.after))
+        if loss.role == "domain" and loss.unit == "nats per token" and loss.before and loss.after:
+            before, after = percent(math.exp(-loss.before), 1), percent(math.exp(-loss.after), 1)
             yield texts("sentence.probability", source=name, before=before, after=after)
 
 
