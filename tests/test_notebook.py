@@ -1,6 +1,8 @@
-"""docs/notebook.md: its Python runs, and what it says of adapters holds."""
+"""docs/notebook.md and notebooks/tutorial.ipynb: their Python runs; and what docs/lora.md has about adapters holds."""
 
+import json
 import re
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -8,12 +10,13 @@ from typing import Any
 import pytest
 
 from paths import ROOT
+from seodang.model import packaged
 from seodang.recipe import load_recipe
 from seodang.run.folder import Run
 from seodang.train.setup import learning_rate_remark
 from tiny_recipe import tiny_recipe
 
-PAGE = ROOT / "docs" / "notebook.md"
+PAGE, ADAPTERS = ROOT / "docs" / "notebook.md", ROOT / "docs" / "lora.md"
 
 
 def test_the_pages_python_runs(
@@ -33,9 +36,46 @@ def test_the_pages_python_runs(
     assert "사과는 왜 빨간가요? →" in capsys.readouterr().out
 
 
+@pytest.fixture
+def cells() -> list[dict[str, Any]]:
+    return list(json.loads((ROOT / "notebooks" / "tutorial.ipynb").read_text(encoding="utf-8"))["cells"])
+
+
+def test_the_notebook_is_committed_without_output(cells: list[dict[str, Any]]) -> None:
+    """No output, no numbers of executions."""
+    for cell in cells:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(
+    cells: list[dict[str, Any]],
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each code cell, in order, on a tiny random model: from the installation to a second turn of a chat."""
+    monkeypatch.setenv("SEODANG_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(tiny_folder, tmp_path / "cache" / "models" / f"gemma-3-270m-v{packaged._CONVERSION}")
+    holdouts = [f"sources.{name}.holdout=2" for name in ("medical", "general", "text")]
+    changes = ["train.steps=2", "ask.holdout=1", "ask.generate.max_new_tokens=8", *holdouts]
+    monkeypatch.setenv("SEODANG_CHANGES", " ".join(changes))
+    monkeypatch.chdir(tmp_path)
+    known: dict[str, Any] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            source = "".join(cell["source"]).replace("max_new_tokens=96", "max_new_tokens=8")
+            exec(compile(source, cell["id"], "exec"), known)
+    assert "report" in known["run"]._repr_html_()
+    assert [turn["role"] for turn in known["turns"]] == ["user", "assistant", "user", "assistant"]
+    assert "[tuned] 충치가 너무 아파요." in capsys.readouterr().out
+
+
 def test_the_recipe_for_16_gb_trains_an_adapter_at_its_rate() -> None:
     """What ships for small GPUs is LoRA, and becomes QLoRA by the command in the page."""
-    page = PAGE.read_text(encoding="utf-8")
+    page = ADAPTERS.read_text(encoding="utf-8")
     changes = re.findall(r"^seodang tune lora-16gb (.*)$", page, re.MULTILINE)[0].split()
     plain, changed = load_recipe("lora-16gb"), load_recipe("lora-16gb", changes)
     assert plain.train.adapter

@@ -65,6 +65,18 @@ def test_rank_takes_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert placement._own_rank("cuda:1") == "cuda:1"
 
 
+@pytest.mark.parametrize(("capability", "products"), [((7, 5), "float32"), ((8, 0), "bfloat16")])
+def test_a_gpu_without_bf16_computes_in_float32(
+    capability: tuple[int, int], products: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A T4 (7.5) keeps weights and products in float32, with the reason; an A100 (8.0) computes in bf16."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    weights, compute, why = placement._precision("auto", "cuda", frozen=False)
+    assert (weights, compute) == ("float32", products)
+    assert f"compute capability {capability[0]}.{capability[1]}" in why
+    assert ("float16 would overflow" in why) == (products == "float32")
+
+
 @pytest.mark.gpu
 def test_auto_on_a_gpu() -> None:
     """With a GPU that computes in bf16: CUDA, float32 weights, bf16 products."""

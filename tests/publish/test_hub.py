@@ -422,6 +422,14 @@ def test_no_licence_is_guessed(tmp_path: Path) -> None:
     assert find_base(str(folder), "LlamaForCausalLM").license == {}
 
 
+def test_a_model_beside_the_users_recipe_is_not_a_run(tmp_path: Path) -> None:
+    """`recipe.yaml` beside `model/`: the recipe is not asked what the model was made of."""
+    base = tmp_path / "model"
+    base.mkdir()
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "model": str(base)}), encoding="utf-8")
+    assert find_base(str(base), "LlamaForCausalLM").name == "model"
+
+
 def test_a_run_as_the_base_hands_on_what_it_was_made_from(run: Path) -> None:
     """The terms of the first base bind what two runs made of it; weights that are on no hub are not linked to."""
     for path in (run, run / "model"):

@@ -1,12 +1,14 @@
 """folder: the run folder has one owner."""
 
 import ast
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from paths import ROOT
+from run_folder import write_run
 from seodang.errors import RunError, SeodangError
 from seodang.pipeline import prove
 from seodang.run import folder
@@ -88,3 +90,27 @@ def test_a_line_that_is_no_json_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="damaged") as caught:
         run.read_lines("a.jsonl")
     assert caught.value.where == str(tmp_path / "a.jsonl")
+
+
+def test_a_run_shows_how_far_it_came(tmp_path: Path) -> None:
+    """One line in a terminal or a list, whatever state the folder is in; a damaged proof is no error."""
+    run = Run(folder=tmp_path / "run")
+    assert repr(run) == f"Run {run.folder}: no run here"
+    write_run(run.folder)
+    assert repr(run) == f"Run {run.folder}: domain improved, general kept, retention lost"
+    (run.folder / "proof.json").write_text("{", encoding="utf-8")
+    assert repr(run) == f"Run {run.folder}: begun, no checkpoint yet"
+    assert "no checkpoint" in run._repr_html_()
+
+
+def test_a_run_shows_itself_in_a_notebook(tmp_path: Path) -> None:
+    """Verdict, losses, pictures as they lie in the folder, and where the report is; names are escaped."""
+    run = Run(folder=write_run(tmp_path / "a<b"))
+    run.pictures.mkdir()
+    (run.pictures / "loss.png").write_bytes(b"picture")
+    run.report.write_text("report", encoding="utf-8")
+    shown = run._repr_html_()
+    assert "a&lt;b</b>: domain improved, general kept, retention lost" in shown
+    assert "<td>wiki</td><td>retention</td><td>1.082 → 1.154</td><td>bits per byte</td><td>lost</td>" in shown
+    assert f'src="data:image/png;base64,{base64.b64encode(b"picture").decode()}"' in shown
+    assert "report.html</a>" in shown

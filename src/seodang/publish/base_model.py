@@ -81,9 +81,13 @@ def find_base(path: str, architecture: str) -> Base:
 
 
 def _run_of(folder: Path) -> Run | None:
-    """The run whose folder this is, or whose model lies in it."""
+    """The run whose folder this is, or whose model lies in it.
+
+    A recipe of the user's own may lie beside a folder `model` as well; a run has a manifest besides.
+    """
     found = (Run(folder=folder), Run(folder=folder.parent))
-    return next((run for run in found if run.exists and folder in (run.folder, run.model)), None)
+    runs = (run for run in found if run.exists and run.manifest_file.is_file())
+    return next((run for run in runs if folder in (run.folder, run.model)), None)
 
 
 def is_local(path: str) -> bool:

@@ -10,6 +10,8 @@
     alpha.json      alpha/ (where weights between base and tuned model were measured: the curve, and what it is from)
 """
 
+import base64
+import html
 import json
 import os
 import re
@@ -42,15 +44,60 @@ CHECKPOINT, UNFINISHED_CHECKPOINT = "checkpoint-", "saving-"  # followed by the 
 TRAINER_STATE, OPTIMIZER = "trainer_state.json", "optimizer.pt"  # of a checkpoint, as transformers names them
 CHECKPOINT_FILES = "checkpoint_files.json"  # of a checkpoint: sizes and hashes of the others
 MODEL_FILES = "model_files.json"  # sizes and hashes of what is in model/ and adapter/
+SHOWN_PICTURES = ("changes", "loss")  # in a notebook, as far as they were drawn
 LOCK = ".seodang.lock"
 LEFTOVERS = re.compile(rf"\.{MODEL}-\w+|\.{ADAPTER}|\.[\w.-]+\.(json|jsonl|yaml|html)\.\d+")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Run:
     """A run's folder."""
 
     folder: Path
+
+    def __repr__(self) -> str:
+        """Where it is and how far it came, for people."""
+        return f"Run {self.folder}: {self._state}"
+
+    def _repr_html_(self) -> str:
+        """The same for notebooks, with losses, pictures and where the report is."""
+        sources = self._proof.get("sources", {})
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{loss['role']}</td><td>{loss['base'][key]:.3f} → "
+            f"{loss['tuned'][key]:.3f}</td><td>{loss['unit']}</td><td>{loss['outcome']}</td></tr>"
+            for name, loss in sources.items()
+            for key in [loss["unit"].replace(" ", "_")]
+        )
+        head = "<tr><th>Source</th><th>Role</th><th>Base → tuned</th><th>Unit</th><th>Outcome</th></tr>"
+        pictures = "".join(
+            f'<img alt="{path.stem}" style="max-width: 100%" width="640" src="data:image/png;base64,'
+            f'{base64.b64encode(path.read_bytes()).decode()}">'
+            for path in (self.pictures / f"{name}.png" for name in SHOWN_PICTURES)
+            if path.is_file()
+        )
+        report = html.escape(str(self.report))
+        link = f'<p>Report: <a href="{report}">{report}</a></p>' if self.report.is_file() else ""
+        table = f"<table>{head}{rows}</table>" if rows else ""
+        return f"<p><b>{html.escape(str(self.folder))}</b>: {self._state}</p>{table}{link}{pictures}"
+
+    @property
+    def _proof(self) -> dict[str, Any]:
+        """proof.json as far as it can be read: showing a run must not fail."""
+        try:
+            return dict(self.read_json(PROOF)) if self.is_proven else {}
+        except (SeodangError, ValueError, TypeError):
+            return {}
+
+    @property
+    def _state(self) -> str:
+        verdict = self._proof.get("verdict", {})
+        if shown := [f"{role} {verdict[role]}" for role in ("domain", "general", "retention") if verdict.get(role)]:
+            return ", ".join(shown)
+        if self.is_trained:
+            return "trained, not measured yet"
+        if checkpoint := self.last_checkpoint():
+            return f"not finished, checkpoint of step {checkpoint_step(checkpoint)}"
+        return "begun, no checkpoint yet" if self.exists else "no run here"
 
     @property
     def checkpoints(self) -> Path:
