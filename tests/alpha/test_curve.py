@@ -4,36 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from planted_rows import in_both_halves, measured_row, noisy_rows, text_rows
-from seodang.alpha.curve import ALPHAS, AlphaCurve, Measuring, Rows, make_curve, make_points, make_proof, recommended
+from planted_curve import MEASURING, between, blended
+from planted_rows import in_both_halves, measured_row, noisy_rows
+from seodang.alpha.curve import ALPHAS, AlphaCurve, make_curve, make_points, make_proof, recommended
 from seodang.json_values import from_json, to_json
-from seodang.proof.measured_rows import MeasuredRow, RowLoss
-from seodang.recipe import Tolerance
-
-MEASURING = Measuring(
-    roles={"medical": "domain", "wiki": "retention"}, trained=["medical"], tolerance=Tolerance(), effective_shares={}
-)
-BITS = 2.77  # nats a token of four bytes that make one bit a byte
-
-
-def blended(rows: list[MeasuredRow], share: float) -> list[MeasuredRow]:
-    """Rows whose loss moves by this share of the way from base to tuned model."""
-    return [
-        replace(
-            row,
-            tuned=RowLoss(
-                content=row.base.content + share * (row.tuned.content - row.base.content),
-                ending=row.base.ending + share * (row.tuned.ending - row.base.ending),
-            ),
-        )
-        for row in rows
-    ]
-
-
-def between(*, cost: float, rows: int = 60, noise: float = 0.02) -> dict[float, Rows]:
-    """Domain losses that fall in a line with alpha, and text that costs `cost` bits per byte at 1, with its square."""
-    domain, text = noisy_rows(rows), text_rows(rows, change=cost * BITS, noise=noise)
-    return {a: {"medical": blended(domain, a), "wiki": blended(text, a * a)} for a in ALPHAS}
 
 
 @pytest.mark.parametrize(("cost", "expected"), [(0.02, 1.0), (0.05, 0.75), (0.1, 0.5), (0.4, 0.25), (2.0, None)])

@@ -40,6 +40,7 @@ PLACEMENT = SimpleNamespace(reasons=("no CUDA device: CPU",))
 ANSWERS = list(run_folder.run_answers())
 SHOWN = [
     ("show_plan", (load_recipe(run_folder.RECIPE), PLACEMENT), ["epochs=3", "default: too_long=drop", "no CUDA"]),
+    ("show_plan", (load_recipe(run_folder.RECIPE, ["train.best_by=domain_within_tolerance"]),), ["the least bad."]),
     ("show_counts", (run_folder.run_counts(),), ["−7,511 take 1/3", "~212 NFD to NFC", "read as CSV in CP949"]),
     ("show_findings", (run_folder.run_findings(),), ["warn    의료_질문: 38 questions", "→ keep one answer each"]),
     ("show_lengths", (run_folder.run_lengths(),), ["above 320", "의료_질문", "holdout"]),

@@ -165,12 +165,13 @@ def show_curve_cost(cost: CurveCost, *, out: Console | None = None) -> None:
 
 
 def _notes(curve: AlphaCurve, texts: Texts) -> Iterator[str]:
-    if point := curve.chosen:
-        if not curve.limited_by:
-            yield texts("alpha.nothing_limits")
-        else:
-            sources = texts.listing(curve.limited_by)
-            yield texts("alpha.is_shown" if point.within == "shown" else "alpha.is_measured", sources=sources)
+    if (point := curve.chosen) is None:
+        return
+    if not curve.limited_by:
+        yield texts("alpha.nothing_limits")
+    else:
+        sources = texts.listing(curve.limited_by)
+        yield texts("alpha.is_shown" if point.within == "shown" else "alpha.is_measured", sources=sources)
     if same := curve.same_rows:
         yield texts("alpha.same_rows", sources=texts.listing(same))
 
