@@ -1,9 +1,11 @@
 """The language of what people read: one catalogue of texts for each, and which one a run is shown in.
 
 A catalogue is `catalog/LANGUAGE.toml`: key → text with `{placeholders}`. All have the same keys and placeholders.
-Another language is one more file, and its name in `Language`.
+Another language is one more file, and its name in `Language`. What a run recorded about its data (findings, reasons,
+remarks) is in English in its files; `catalog/recorded_LANGUAGE.toml` holds these sentences as patterns.
 """
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from seodang.show import formatting
 
 Language = Literal["en", "ko"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
+PLACEHOLDER = re.compile(r"(?<!\{)\{(\w+)\}(?!\})")
 HANGUL_SHARE = 0.5  # of a question's letters, from which it is Korean; and of the questions, from which the report is
 
 
@@ -44,6 +47,18 @@ class Texts:
         """`a`, `a and b`, `a, b and c`."""
         *first, last = words
         return self("list.and", first=", ".join(first), last=last) if first else last
+
+    def recorded(self, sentence: str) -> str | None:
+        """A sentence that a run recorded in English about its data, in this language; None where it is not known."""
+        if self.language == "en":
+            return sentence
+        for pattern, text in _recorded(self.language):
+            if found := pattern.fullmatch(sentence):
+                values = {name: (value, self.recorded(value)) for name, value in found.groupdict().items()}
+                if all(known for name, (_, known) in values.items() if name.startswith("sentence")):
+                    filled = {name: known or value for name, (value, known) in values.items()}
+                    return PLACEHOLDER.sub(lambda place, filled=filled: filled[place[1]], text)  # type: ignore[misc]
+        return None
 
     def start(self, sentence: str) -> str:
         """A sentence as it begins: a capital letter, where the language has any."""
@@ -77,6 +92,23 @@ def texts_in(language: Language) -> Texts:
     """The catalogue of a language."""
     file = files("seodang.show") / "catalog" / f"{language}.toml"
     return Texts(language=language, entries=dict(_flat(tomllib.loads(file.read_text(encoding="utf-8")))))
+
+
+@cache
+def _recorded(language: Language) -> tuple[tuple[re.Pattern[str], str], ...]:
+    """(what matches an English sentence, its text), the one with most of its own words first."""
+    file = files("seodang.show") / "catalog" / f"recorded_{language}.toml"
+    sentences: dict[str, str] = tomllib.loads(file.read_text(encoding="utf-8"))["sentences"]
+    return tuple(
+        (re.compile(_regex(english), re.DOTALL), sentences[english])
+        for english in sorted(sentences, key=lambda english: len(PLACEHOLDER.sub("", english)), reverse=True)
+    )
+
+
+def _regex(english: str) -> str:
+    """What matches a sentence with anything in the place of each placeholder."""
+    literals = PLACEHOLDER.split(english)  # every second one is a placeholder's name
+    return "".join(f"(?P<{one}>.+?)" if place % 2 else re.escape(one) for place, one in enumerate(literals))
 
 
 def language_of(setting: ReportLanguage, questions: Iterable[str]) -> Language:
