@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from seodang.check.audit import FEW_ROWS
 from seodang.errors import RecipeError
 from seodang.other_names import KEYS, NO_KEY, VALUES
 from seodang.recipe import Generate, Recipe, Source, load_recipe, shipped_recipes
@@ -375,8 +376,9 @@ def test_recipes_that_ship_can_be_read(name: str) -> None:
 
 
 def test_the_demo_ships() -> None:
-    """`demo` is among the recipes that ship."""
+    """`demo` is among the recipes that ship, and measures enough text for no warning."""
     assert "demo" in shipped_recipes()
+    assert load_recipe("demo").sources[2].holdout_share >= FEW_ROWS
 
 
 SMALL = "name: x\nmodel: m\nsources:\n  - {name: a, role: domain, path: a.csv}\n"

@@ -23,6 +23,14 @@ from seodang.show import console, tables
 from seodang.types import Answer, Counts, Finding, ProofCost, Sample
 
 
+def test_a_question_takes_numbers_names_and_first_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enter takes the guess, wherever it stands; what fits none is asked again."""
+    choices = {"domain": "to learn", "general": "", "retention": "measured"}
+    for typed, chosen in (([], "general"), (["g"], "general"), (["3"], "retention"), (["x", "4", "Dom"], "domain")):
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in typed or [""])))
+        assert console.choose("which role?", choices, "general") == chosen
+
+
 def printed(show: str, *values: object, width: int = 100, color: bool = False) -> str:
     """What a function of the terminal prints."""
     file = io.StringIO()

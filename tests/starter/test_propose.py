@@ -6,7 +6,7 @@ import io
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from seodang.check.audit import FEW_ROWS
 from seodang.data.read.convert import convert
 from seodang.data.read.sources import read
 from seodang.data.split import Splits, separate, split
@@ -271,31 +272,62 @@ def test_roles_are_guessed_and_said_to_be_guesses(tmp_path: Path) -> None:
     assert sum("a guess:" in remark for remark in starter.remarks) == 3
 
 
-def test_a_terminal_is_asked_with_the_guess_first(tmp_path: Path) -> None:
+def test_a_terminal_is_asked_with_the_guess(tmp_path: Path) -> None:
     """Roles and unclear columns are asked for, and the answers stand in the recipe without a guess's comment."""
     rows = [
         {"환자": f"배가 {n}번 아파요?", "의사": f"약 {n}개를 드세요", "수의사": f"동물은 {n}개를 먹는다"}
         for n in range(40)
     ]
     path = put(tmp_path, "visits.jsonl", lines(rows))
-    asked: list[tuple[str, list[str]]] = []
+    asked: list[tuple[str, list[str], str]] = []
 
-    def ask(question: str, choices: Sequence[str]) -> str:
-        asked.append((question, list(choices)))
-        return "의사" if "answers" in question else choices[0]
+    def ask(question: str, choices: Mapping[str, str], guess: str) -> str:
+        asked.append((question, list(choices), guess))
+        return "의사" if "answers" in question else guess
 
     starter = propose([path], ask=ask, out=tmp_path / "recipe.yaml")
     source = of(starter, path)
     assert (source.question, source.answer, source.role) == ("환자", "의사", "domain")
-    assert ["questions" in question for question, _ in asked] == [True, False, False]
-    assert asked[-1][1] == ["domain", "general", "retention"]
+    assert ["questions" in question for question, *_ in asked] == [True, False, False]
+    assert asked[-1][1:] == (["domain", "general", "retention"], "domain")
+
+
+def test_the_roles_keep_their_order_whatever_is_guessed(tmp_path: Path) -> None:
+    """Each with what it means."""
+    asked: list[tuple[Mapping[str, str], str]] = []
+
+    def ask(_: str, choices: Mapping[str, str], guess: str) -> str:
+        asked.append((choices, guess))
+        return guess
+
+    texts = [{"text": f"글 {n} " * 30} for n in range(40)]
+    propose(
+        [put(tmp_path, "a.jsonl", lines(pairs())), put(tmp_path, "b.jsonl", lines(texts))], ask=ask, is_dry_run=True
+    )
+    assert [list(choices) for choices, _ in asked] == [["domain", "general", "retention"]] * 2
+    assert [guess for _, guess in asked] == ["domain", "retention"]
+    assert all(asked[0][0].values())
+
+
+def test_comments_are_in_the_language_of_the_data(tmp_path: Path) -> None:
+    """Each comment of a Korean file's recipe is Korean, its keys and values are the same."""
+    (tmp_path / "more").mkdir()
+    mixed = [{"환자 말": f"배가 {n}번 아파요?", "의사 말": f"약 {n}개를 드세요"} for n in range(40)]
+    files = [put(tmp_path, "진료.jsonl", lines(mixed)), put(tmp_path, "general.jsonl", lines(pairs(2000)))]
+    for paths, memory in ((files, {"memory_gb": 30.0}), (files[:1], {"gpu_gb": 24.0}), (files[1:], {})):
+        text = propose(paths, out=tmp_path / "recipe.yaml", **memory).yaml
+        comments = [line.partition("# ")[2] for line in text.splitlines() if "# " in line]
+        assert len(comments) > 10
+        assert all(re.search("[가-힣]", comment) for comment in comments), comments
+    english = [{"question": f"What helps against symptom {n}?", "answer": f"Rest for {n} days."} for n in range(60)]
+    assert not re.search("[가-힣]", propose([put(tmp_path, "a.jsonl", lines(english))], is_dry_run=True).yaml)
 
 
 def test_an_answer_that_is_no_role_is_refused(tmp_path: Path) -> None:
     """Whoever answers, only the three roles are roles."""
     path = put(tmp_path, "a.jsonl", lines(pairs()))
     with pytest.raises(SourceError, match="unknown role 'both'"):
-        propose([path], ask=lambda question, choices: "both", out=tmp_path / "recipe.yaml")
+        propose([path], ask=lambda *_: "both", out=tmp_path / "recipe.yaml")
 
 
 def test_columns_are_written_only_where_their_names_do_not_tell(tmp_path: Path) -> None:
@@ -321,6 +353,7 @@ def test_what_is_lost_is_measured_with_samples_where_nobody_gave_a_file(tmp_path
     """One Korean file is joined by the Korean samples; in a language without samples the gap is said."""
     starter = propose([put(tmp_path, "a.jsonl", lines(pairs()))], out=tmp_path / "recipe.yaml")
     assert [source.path for source in starter.recipe.sources][1:] == [("sample:ko_general",), ("sample:ko_text",)]
+    assert starter.recipe.sources[2].holdout_share >= FEW_ROWS  # our own default triggers no warning of ours
     russian = [{"question": f"почему {n}?", "answer": f"потому что {n}"} for n in range(60)]
     starter = propose([put(tmp_path, "b.jsonl", lines(russian))], out=tmp_path / "recipe.yaml")
     assert len(starter.recipe.sources) == 1
@@ -537,11 +570,11 @@ def test_columns_of_wrong_answers_are_never_proposed(columns: str, expected: str
 
 def test_a_terminal_is_not_asked_about_wrong_answers(tmp_path: Path) -> None:
     """They are not among the choices."""
-    asked: list[Sequence[str]] = []
+    asked: list[list[str]] = []
 
-    def ask(_: str, choices: Sequence[str]) -> str:
-        asked.append(choices)
-        return choices[0]
+    def ask(_: str, choices: Mapping[str, str], guess: str) -> str:
+        asked.append(list(choices))
+        return guess
 
     lines = "Question,Best Answer,Correct Answers,Incorrect Answers\n" + "".join(
         f"질문 {n}?,답 {n},맞는 답 {n},틀린 긴 답 {n} {'글 ' * 40}\n" for n in range(30)

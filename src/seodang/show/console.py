@@ -5,7 +5,7 @@ Knows no run folder; what is printed of a run's evidence is in `tables`.
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -186,18 +186,25 @@ def can_ask() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def choose(question: str, choices: Sequence[str]) -> str:
-    """Ask for one of `choices`; the first is taken if nothing is typed."""
+def choose(question: str, choices: Mapping[str, str], guess: str) -> str:
+    """Ask for one of `choices`, by number, name or its first letters; the guess is taken if nothing is typed.
+
+    Args:
+        choices: each with what it means, which may be empty.
+    """
     out = get_console()
     out.print(Text(visible(question), style="bold"))
-    for place, choice in enumerate(choices, 1):
-        out.print(Text(f"  {place} {visible(choice)}" + ("  (guess)" if place == 1 else "")))
+    width, names = max(map(len, choices)), list(choices)
+    for place, (choice, meaning) in enumerate(choices.items(), 1):
+        line = Text(f"  {place} {visible(choice):<{width}}  ").append(visible(meaning), style="dim")
+        out.print(line.append("  (guess: Enter)" if choice == guess else "", style="green"))
     while True:
         typed = out.input("> ").strip()
         if not typed:
-            return choices[0]
-        if typed.isdigit() and 1 <= int(typed) <= len(choices):
-            return choices[int(typed) - 1]
-        if typed in choices:
-            return typed
-        out.print(Text(f"type a number from 1 to {len(choices)}", style="yellow"))
+            return guess
+        if typed.isdecimal() and 1 <= int(typed) <= len(names):
+            return names[int(typed) - 1]
+        begun = [name for name in names if name.casefold().startswith(typed.casefold())]
+        if typed in choices or len(begun) == 1:
+            return typed if typed in choices else begun[0]
+        out.print(Text(f"type a number from 1 to {len(names)} or a name", style="yellow"))

@@ -1,7 +1,7 @@
 """A guess at columns whose names are not recognised, by their contents. The package `data` itself never guesses."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,7 +11,7 @@ from seodang.data.read.column_names import column_key
 from seodang.data.read.raw_rows import RawRow, RawRows
 from seodang.data.read.turns.messages import is_turn, turn_list
 
-Ask = Callable[[str, Sequence[str]], str]  # a question and its choices, the guess first → one of the choices
+Ask = Callable[[str, Mapping[str, str], str], str]  # a question, its choices with what each means, the guess → a choice
 
 SAMPLE_ROWS = 200
 FEW_VALUES = 0.2  # share of different values below which a column is a label
@@ -76,7 +76,9 @@ def guess_columns(raw: RawRows, ask: Ask | None) -> dict[str, str] | None:
         return None  # the number of a choice is no answer, and no other column is one
 
     def choose(what: str, columns: list[str]) -> str:
-        return ask(f"{raw.where}: which column holds the {what}?", columns) if ask and columns[1:] else columns[0]
+        if not ask or not columns[1:]:
+            return columns[0]
+        return ask(f"{raw.where}: which column holds the {what}?", dict.fromkeys(columns, ""), columns[0])
 
     if conversations := _conversations(raw.columns, sample):
         return {"messages": choose("conversations", conversations)}

@@ -13,6 +13,7 @@ from seodang.data.read.containers.find_files import ARCHIVE_NAMES, ROW_NAMES
 from seodang.errors import RunError, SourceError
 from seodang.recipe import Recipe, load_recipe
 from seodang.recipe_rules import BY_TOLERANCE
+from seodang.starter.comments import in_korean
 from seodang.starter.file_profile import MAX_ROWS, PLAIN_TURNS, FileProfile, profile_file
 from seodang.starter.guess_columns import Ask
 from seodang.starter.named_base import named_base
@@ -172,9 +173,9 @@ def _draft(assigned: Sequence[RoleAssignment], base: Base, settings: Settings, n
         )
         for one in assigned
     ]
-    first = next((entry.name for entry in entries if entry.assignment.role == "domain"), entries[0].name)
+    first = next((entry for entry in entries if entry.assignment.role == "domain"), entries[0])
     return Draft(
-        name=first if name is None else name,
+        name=first.name if name is None else name,
         file=str(out),
         base=replace(base, path=_from(base.path, out)) if Path(base.path).is_dir() else base,
         entries=entries,
@@ -182,6 +183,7 @@ def _draft(assigned: Sequence[RoleAssignment], base: Base, settings: Settings, n
         domain=_questions(assigned, "domain"),
         general=_questions(assigned, "general"),
         minutes=cpu_minutes(settings, sum(map(_holdout_tokens, entries))) if base.billions else None,
+        comment=in_korean if first.assignment.profile.language == "Korean" else str,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from seodang.starter.comments import Comment
 from seodang.starter.roles import RoleAssignment
 from seodang.starter.settings import Base, Settings
 
@@ -36,49 +37,52 @@ class Draft:
     domain: Sequence[str]  # questions
     general: Sequence[str]
     minutes: int | None  # on 2 CPU cores
+    comment: Comment = str  # an English comment in the language of the data
 
 
 def recipe_text(draft: Draft) -> str:
     """The recipe's YAML."""
+    say, folder = draft.comment, "the run's folder: runs/NAME"
     runs = f"the run: about {draft.minutes} minutes on 2 CPU cores, less on more" if draft.minutes else "the run"
     command = draft.file if re.fullmatch(r"[\w./-]+", draft.file) else f'"{_comment(draft.file)}"'
     lines = [
-        "# Written by `seodang init`. Change what you like; what is left out has a default, printed at the start.",
+        "# " + say("Written by `seodang init`. Change what you like; what is left out has a default."),
         "#",
-        f"#   seodang inspect {command}  what can be known before training",
-        f"#   seodang tune {command}     {runs}",
+        f"#   seodang inspect {command}  {say('what can be known before training')}",
+        f"#   seodang tune {command}     {say(runs)}",
         "",
-        f"name: {_value(draft.name)} # the run's folder: runs/NAME",
-        f"model: {_value(draft.base.path)} # {draft.base.why}",
+        f"name: {_value(draft.name)} # {say(folder)}",
+        f"model: {_value(draft.base.path)} # {say(draft.base.why)}",
     ]
     if draft.base.template is not None:
         lines.append(f"template: {draft.base.template}")
     lines += [
-        "# domain: to learn; general: so that the rest is not forgotten; retention: text that is only measured;",
-        "# holdout: rows that are measured and never trained on",
+        "# "
+        + say("domain: to learn; general: so that the rest is not forgotten; retention: text that is only measured;"),
+        f"# {say('holdout: rows that are measured and never trained on')}",
         "sources:",
     ]
     for entry in draft.entries:
-        lines += _source(entry)
+        lines += _source(entry, say)
     if draft.settings.by_row:
-        lines.append("split: {by: row} # not by question: a source repeats a few")
+        lines.append(f"split: {{by: row}} # {say('not by question: a source repeats a few')}")
     return "\n".join([*lines, *_train(draft), *_ask(draft)]) + "\n"
 
 
-def _source(entry: Entry) -> list[str]:
+def _source(entry: Entry, say: Comment) -> list[str]:
     profile, why = entry.assignment.profile, entry.assignment.why
     more = "" if profile.whole else "more than "
     kind = KINDS.get(profile.layout.format, "conversations")
     tokens = round(float(profile.tokens.mean()))
+    about = say(f"{more}{profile.num_rows:,} {kind}, {profile.language}, ~{tokens:,} tokens each")
     lines = [
-        f"  - name: {_value(entry.name)} # {more}{profile.num_rows:,} {kind}, {profile.language}, "
-        f"~{tokens:,} tokens each",
-        f"    role: {entry.assignment.role}" + (f" # {_comment(why)}" if why else ""),
+        f"  - name: {_value(entry.name)} # {about}",
+        f"    role: {entry.assignment.role}" + (f" # {_comment(say(why))}" if why else ""),
         f"    path: {_paths(entry.paths)}",
     ]
-    lines += [f"    {key}: {_value(column)} # a guess, please check" for key, column in profile.keys.items()]
+    lines += [f"    {key}: {_value(column)} # {say('a guess, please check')}" for key, column in profile.keys.items()]
     if profile.merge_turns:
-        lines.append("    merge_turns: true # often several turns of one role follow each other")
+        lines.append(f"    merge_turns: true # {say('often several turns of one role follow each other')}")
     if entry.holdout is not None:
         lines.append(f"    holdout: {entry.holdout}")
     return lines
@@ -89,16 +93,17 @@ def _paths(paths: Sequence[str]) -> str:
 
 
 def _train(draft: Draft) -> list[str]:
-    settings = draft.settings
+    settings, say = draft.settings, draft.comment
     longer = f"; {settings.too_long:.1%} of the rows are longer and left out" if settings.too_long >= 0.0005 else ""
     lines = ["train:"]
     if settings.steps is not None:
-        lines.append(f"  steps: {settings.steps} # a first try; for all rows write epochs: 3 in its place")
+        first = say("a first try; for all rows write epochs: 3 in its place")
+        lines.append(f"  steps: {settings.steps} # {first}")
     else:
         lines.append(f"  epochs: {settings.epochs}")
     lines += [
         f"  examples_per_step: {settings.examples_per_step}",
-        f"  max_tokens: {settings.max_tokens} # of one row, by an estimate{longer}",
+        f"  max_tokens: {settings.max_tokens} # {say(f'of one row, by an estimate{longer}')}",
         f"  learning_rate: {_rate(draft.base.learning_rate)}",
     ]
     if settings.step_seconds is not None and settings.total is not None:
@@ -118,7 +123,8 @@ def _ask(draft: Draft) -> list[str]:
         lines.append(f"  repeat: {{question: {_inner_value(draft.domain[0])}, times: 10}}")
     if short:
         lines.append("  generate: {max_new_tokens: 128}")
-    return ["ask: # base and tuned model, before and after; put your own questions here", *lines] if lines else []
+    about = draft.comment("base and tuned model, before and after; put your own questions here")
+    return [f"ask: # {about}", *lines] if lines else []
 
 
 def _rate(rate: float) -> str:

@@ -27,7 +27,11 @@ FIELD_NAMES = re.compile(
 GENERAL_NAMES = re.compile(
     r"general|common|chit|daily|casual|alpaca|dolly|realqa|oasst|ultrachat|sharegpt|openorca|gsm|일반|일상|상식|잡담"
 )
-ROLES: tuple[SourceRole, ...] = ("domain", "general", "retention")
+ROLES: Mapping[SourceRole, str] = {
+    "domain": "questions and answers of the field: to learn",
+    "general": "any other questions and answers: trained on, so that the rest is not forgotten",
+    "retention": "plain text that must not be forgotten: only measured",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +87,8 @@ def _trained_text(one: RoleAssignment) -> RoleAssignment:
 
 def _asked(one: FileProfile, guess: SourceRole, ask: Ask) -> SourceRole:
     example = f", such as {one.questions[0][:60]!r}" if one.questions else " of plain text"
-    choices = [guess, *(role for role in ROLES if role != guess)]
-    answer = ask(f"{one.path} ({one.num_rows:,} rows{example}): which role?", choices)
+    question = f"{one.path} ({one.num_rows:,} rows{example}): which role?"
+    answer = ask(question, {str(role): meaning for role, meaning in ROLES.items()}, guess)
     for role in ROLES:
         if role == answer:
             return role

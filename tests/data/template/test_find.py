@@ -214,6 +214,9 @@ def test_missing_markers_are_named(tiny_tokenizer: PreTrainedTokenizerFast) -> N
     with pytest.raises(TemplateError, match=r"<\|im_start\|> \(\d+ tokens\), <\|im_end\|>") as raised:
         _find(base, "chatml")
     assert "add_tokens: true" in str(raised.value)
+    base.chat_template = tiny_tokenizer.chat_template or "{{ messages }}"
+    with pytest.raises(TemplateError, match=r"remove `template:`: this model has its own; or .*add_tokens: true"):
+        _find(base, "chatml")
 
 
 def test_missing_markers_can_be_added(tiny_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -86,7 +86,27 @@ def find_template(
     Raises:
         TemplateError: none fits; says which marker or turn is at fault.
     """
+    arguments = partial(
+        _find, num_embeddings=num_embeddings, load_tokenizer=load_tokenizer, system=system, thinking=thinking
+    )
+    try:
+        return arguments(tokenizer, spec)
+    except TemplateError as error:
+        if error.where == "system" or not (own_text(tokenizer) and (spec.borrow or spec.headers)):
+            raise
+        hint = "; or ".join(filter(None, ["remove `template:`: this model has its own", error.hint]))
+        raise TemplateError(error.what, where=error.where, hint=hint) from None
 
+
+def _find(
+    tokenizer: "PreTrainedTokenizerBase",
+    spec: recipe.Template,
+    *,
+    num_embeddings: int,
+    load_tokenizer: "Callable[[str], PreTrainedTokenizerBase]",
+    system: str | None,
+    thinking: bool,
+) -> ChatTemplate:
     _check_system(tokenizer, system or "")
     verified = partial(
         _verified, tokenizer, spec.add_tokens, num_embeddings=num_embeddings, system=system, thinking=thinking
