@@ -102,7 +102,7 @@ def test_what_is_named_is_what_the_recipe_holds(tmp_path: Path) -> None:
     """The recipe reads back as proposed, with the path of a folder from where the recipe lies."""
     starter = proposed(tmp_path, folder(tmp_path / "models" / "kanana-2-3b-base"))
     assert load_recipe(write_starter(starter)) == starter.recipe
-    assert "model: models/kanana-2-3b-base # as you named it; its licence: the Kanana Open License" in starter.yaml
+    assert "model: models/kanana-2-3b-base # 직접 고른 모델, 사용 조건: the Kanana Open License" in starter.yaml
     assert starter.recipe.model.path == str(tmp_path / "models" / "kanana-2-3b-base")
     assert starter.recipe.template.borrow == "kakaocorp/kanana-2-3b-instruct"
 
@@ -173,7 +173,7 @@ def test_a_larger_model_takes_longer(tmp_path: Path) -> None:
     )
 
     def minutes(text: str) -> int:
-        return int(text.split("the run: about ")[1].split(" minutes")[0])
+        return int(text.split("2개로 약 ")[1].split("분")[0])
 
     assert minutes(large) > 3 * minutes(small)
     assert "the run: about" not in unknown

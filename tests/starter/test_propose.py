@@ -268,7 +268,7 @@ def test_roles_are_guessed_and_said_to_be_guesses(tmp_path: Path) -> None:
     )
     starter = propose([a, b, c], out=tmp_path / "recipe.yaml")
     assert [source.role for source in starter.recipe.sources] == ["general", "domain", "retention"]
-    assert starter.yaml.count("# a guess:") == 3
+    assert starter.yaml.count("# 추측:") == 3
     assert sum("a guess:" in remark for remark in starter.remarks) == 3
 
 
@@ -336,7 +336,7 @@ def test_columns_are_written_only_where_their_names_do_not_tell(tmp_path: Path) 
     assert "question: q" not in known.yaml
     assert "answer:" not in known.yaml
     guessed = propose([put(tmp_path, "b.jsonl", ACCEPTED["preference.jsonl"])], out=tmp_path / "recipe.yaml")
-    assert "    answer: chosen # a guess, please check" in guessed.yaml
+    assert "    answer: chosen # 추측이니 확인하세요" in guessed.yaml
     assert any("the columns are a guess" in remark for remark in guessed.remarks)
 
 
@@ -464,7 +464,7 @@ def test_big_files_are_looked_at_in_their_first_rows(tmp_path: Path) -> None:
     starter = propose(
         [path] + [put(tmp_path, f"{n}.jsonl", lines(pairs())) for n in range(59)], out=tmp_path / "recipe.yaml"
     )
-    assert "big # more than 1,000 questions with answers" in starter.yaml
+    assert "big # 질문과 답 1,000여건" in starter.yaml
 
 
 def test_long_rows_raise_the_limit_and_what_is_left_out_is_said(tmp_path: Path) -> None:
@@ -472,7 +472,7 @@ def test_long_rows_raise_the_limit_and_what_is_left_out_is_said(tmp_path: Path) 
     rows = [*pairs(197), *({"question": f"왜 {n}?", "answer": "길다 " * 1500} for n in range(10))]
     starter = propose([put(tmp_path, "a.jsonl", lines(rows))], general=["sample:en_text"], out=tmp_path / "recipe.yaml")
     assert starter.recipe.train.max_tokens == 1024
-    assert "4.5% of the rows are longer and left out" in starter.yaml
+    assert "더 긴 4.5%의 행은 제외" in starter.yaml
     longer = propose(
         [put(tmp_path, "b.jsonl", ACCEPTED["long_cells.jsonl"])],
         general=["sample:ko_general"],

@@ -21,7 +21,7 @@ KOREAN = {  # {}: a part that stays, or has a line of its own here
     "{} questions with answers, {}, ~{} tokens each": "질문과 답 {}건, {}, 한 건에 약 {}토큰",
     "{} instructions with answers, {}, ~{} tokens each": "지시와 답 {}건, {}, 한 건에 약 {}토큰",
     "{} conversations, {}, ~{} tokens each": "대화 {}건, {}, 한 건에 약 {}토큰",
-    "more than {}": "{} 이상",
+    "more than {}": "{}여",
     "Korean": "한국어",
     "English": "영어",
     "another language": "다른 언어",
