@@ -19,7 +19,7 @@ from paths import ROOT
 from seodang import __version__
 from seodang.cli import app, main
 from seodang.recipe_file import shipped_recipes
-from seodang.run.crash_log import write_crash_log
+from seodang.show.crash_log import write_crash_log
 
 COMMANDS = [str(command.name or getattr(command.callback, "__name__", "")) for command in app.registered_commands]
 

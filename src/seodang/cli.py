@@ -282,8 +282,8 @@ def _refuse(error: SeodangError) -> NoReturn:
 
 def _report_bug(error: Exception) -> NoReturn:
     """One line instead of a traceback, which goes into a log file: what nobody foresaw is our fault, not the user's."""
-    from seodang.run.crash_log import write_crash_log
     from seodang.show.console import show_crash
+    from seodang.show.crash_log import write_crash_log
 
     with distributed.ending(error) as is_reported_here:
         if is_reported_here:

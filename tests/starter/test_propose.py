@@ -472,7 +472,7 @@ def test_long_rows_raise_the_limit_and_what_is_left_out_is_said(tmp_path: Path) 
     rows = [*pairs(197), *({"question": f"왜 {n}?", "answer": "길다 " * 1500} for n in range(10))]
     starter = propose([put(tmp_path, "a.jsonl", lines(rows))], general=["sample:en_text"], out=tmp_path / "recipe.yaml")
     assert starter.recipe.train.max_tokens == 1024
-    assert "더 긴 4.5%의 행은 제외" in starter.yaml
+    assert "더 긴 3.7%의 행은 제외" in starter.yaml
     longer = propose(
         [put(tmp_path, "b.jsonl", ACCEPTED["long_cells.jsonl"])],
         general=["sample:ko_general"],
