@@ -1,6 +1,6 @@
 """Do the proof's intervals hold? Holdouts are drawn with replacement from a real run, whose true value is known.
 
-    python benchmarks/coverage.py              the tables of docs/statistics.md; about 6 minutes of one core
+    python benchmarks/coverage.py              the tables of docs/statistics.md; about 10 minutes of one core
     python benchmarks/coverage.py --draws 200  rough ones
 
 The population is tests/proof/fixtures/row_losses.csv (its recipe: `row_losses.py`), drawn in three ways: rows, each a

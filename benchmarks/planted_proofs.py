@@ -3,6 +3,7 @@
 
     python benchmarks/planted_proofs.py                     every arm, two seeds
     python benchmarks/planted_proofs.py as-is shuffled      these arms
+    python benchmarks/planted_proofs.py shuffled --seeds 1  one arm with this seed
     python benchmarks/planted_proofs.py --steps 2 --holdout 16 --model FOLDER as-is    a try
 
 | arm | what is planted | what the proof must show |
@@ -14,7 +15,7 @@
 | collapse | ten times the learning rate | plain text lost beyond the tolerance |
 | no-end | the turn end is not trained | at most 10 % of the answers stop; as-is: at least 80 % |
 
-All arms take the same number of steps, of rows of at most --characters; documents are cut to 800 characters. Arms
+All arms take the same number of steps, of rows of at most --characters; documents are cut to 400 characters. Arms
 whose answers are judged by nothing generate few. Each run folder stays under --out, with its report. About 8 minutes
 of two cores for each arm and seed.
 """
@@ -32,6 +33,8 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import numpy as np
+
 from seodang.pipeline import tune
 from seodang.proof.proof import Proof, read_proof
 from seodang.recipe import load_recipe
@@ -42,7 +45,7 @@ ARMS = ("as-is", "shuffled", "constant", "replay", "collapse", "no-end")
 ONE_SEED = ("collapse", "no-end")
 CONSTANT = "증상이 계속되면 가까운 병원에서 진료를 받으시기 바랍니다."
 TRAINED_ROWS = 2000
-DOCUMENTS, DOCUMENT_CHARACTERS = 24, 800
+DOCUMENTS, DOCUMENT_CHARACTERS = 48, 400
 STOPPING = ("as-is-0", "no-end-0")  # their answers show whether they stop
 PARTS = ("ending", "format", "style", "substance")
 
@@ -135,8 +138,7 @@ def without_turn_end() -> Iterator[None]:
         for row in labels:
             row = row.copy()
             supervised = row != IGNORED
-            ends = supervised & ~[*supervised[1:], False]
-            row[ends] = IGNORED
+            row[supervised & ~np.append(supervised[1:], False)] = IGNORED
             shorter.append(row)
         return whole(rows, input_ids, shorter, **settings)
 
@@ -182,7 +184,7 @@ def summary(proof: Proof) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("arms", nargs="*", default=ARMS, help=f"of {', '.join(ARMS)}")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="after the arms")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--holdout", type=int, default=64)
     parser.add_argument("--characters", type=int, default=120, help="of a question and its answer together, at most")
@@ -193,7 +195,7 @@ def main() -> None:
     out = options.out or Path(tempfile.mkdtemp(prefix="planted-"))
     found = {}
     for arm in options.arms:
-        for seed in range(1 if arm in ONE_SEED else options.seeds):
+        for seed in options.seeds[:1] if arm in ONE_SEED else options.seeds:
             folder = out / f"{arm}-{seed}-data"
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / "recipe.json"
