@@ -78,7 +78,7 @@ def _cell(model: str, way: str, size: float, fast_bf16: bool) -> str:
     most = (1 - MEMORY_MARGIN) * (size - CONTEXT_BYTES)
     if usual - saved <= most:
         return f"{(usual - saved) / 1e9:.0f} GB"
-    return f"{(least - saved) / 1e9:.0f} GB, checkpointing" if least - saved <= most else "–"
+    return f"{(least - saved) / 1e9:.0f} GB\\*" if least - saved <= most else "–"
 
 
 def main() -> None:

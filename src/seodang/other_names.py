@@ -69,13 +69,15 @@ KEYS: tuple[tuple[str, str, str], ...] = (
     ("train.best_by", "", "load_best_model_at_end metric_for_best_model greater_is_better"),
     ("train.early_stopping.patience", "", "early_stopping_patience early_stopping_steps"),
     ("train.seed", "", "random_state random_seed"),
+    ("train.report_to", "wandb, mlflow or trackio; TensorBoard's events are always written",
+     "use_wandb wandb_project use_mlflow use_swanlab loggers"),
     ("ask.generate.max_new_tokens", "", "max_completion_length max_gen_length"),
     ("report.language", "", "lang locale"),
 )  # fmt: skip
 # what needs no key here
 NO_KEY: tuple[tuple[str, str], ...] = (
     ("TensorBoard's events and metrics.jsonl are always written into the run's folder",
-     "report_to logging_dir plot_loss use_tensorboard logging_strategy"),
+     "logging_dir plot_loss use_tensorboard logging_strategy"),
     ("every step is logged", "logging_steps logging_first_step"),
     ("a stopped run is resumed by --resume", "resume_from_checkpoint auto_resume_from_checkpoints"),
     ("a finished run is uploaded by `seodang push RUN REPO`", "push_to_hub hub_model_id hub_private_repo hub_strategy"),
