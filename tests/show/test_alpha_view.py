@@ -49,4 +49,5 @@ def test_the_picture_has_a_panel_for_each_unit() -> None:
     for narrow in (False, True):
         figure = alpha_view.alpha_figure(curve, narrow=narrow)
         assert [axes.get_ylabel() for axes in figure.axes] == ["nats per token", "bits per byte"]
+        assert [text.get_text() for text in figure.axes[0].texts].count("recommended: α = 0.5") == 1
     assert "over α" in as_html(figure, label=ENGLISH("alpha.label"), salt="x")
