@@ -28,8 +28,8 @@ $(VENV)/.ready: $(VENV)/.demo
 	touch $@
 
 demo: $(VENV)/.demo
-	$(BIN)/seodang demo
-	@echo "next: . $(BIN)/activate; seodang chat runs/demo; seodang init YOUR_FILES"
+	$(BIN)/seodang demo --quick
+	@echo "next: . $(BIN)/activate; seodang demo (in full); seodang init YOUR_FILES"
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not gpu"

@@ -11,6 +11,7 @@ import yaml
 from seodang.check.audit import FEW_ROWS
 from seodang.errors import RecipeError
 from seodang.other_names import KEYS, NO_KEY, VALUES
+from seodang.pipeline import QUICK_DEMO
 from seodang.recipe import Generate, Recipe, Source, load_recipe, shipped_recipes
 from seodang.recipe_file import known_keys
 
@@ -373,6 +374,14 @@ def test_a_missing_recipe_names_those_that_ship(tmp_path: Path) -> None:
 def test_recipes_that_ship_can_be_read(name: str) -> None:
     """Every recipe that ships is right, and is read by its name alone."""
     assert load_recipe(name).name
+
+
+def test_the_quick_demo_is_the_demo_with_less() -> None:
+    """Its changes are keys of the demo, and the user's own come after them."""
+    full, quick = load_recipe("demo"), load_recipe("demo", [*QUICK_DEMO, "train.steps=2"])
+    assert quick.name == "demo-quick"
+    assert (quick.train.steps, quick.model) == (2, full.model)
+    assert all(less.holdout_share < more.holdout_share for less, more in zip(quick.sources, full.sources, strict=True))
 
 
 def test_the_demo_ships() -> None:

@@ -72,11 +72,15 @@ def _main(
 
 
 @app.command()
-def demo(out: OutOption = None) -> None:
+def demo(
+    overrides: OverridesArg = None,
+    out: OutOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer rows, questions and steps: two minutes.")] = False,
+) -> None:
     """Run the whole pipeline on a packaged model and sample data, offline."""
     from seodang.pipeline import demo
 
-    demo(out=out)
+    demo(overrides or (), out=out, is_quick=quick)
 
 
 @app.command()

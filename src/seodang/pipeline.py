@@ -46,6 +46,7 @@ def tune(
     out: Path | None = None,
     resume: bool = False,
     callbacks: "Sequence[TrainerCallback]" = (),
+    is_quick: bool = False,
 ) -> Run:
     """Run the whole pipeline: prepare, measure the base, train, measure the tuned model, report.
 
@@ -53,6 +54,7 @@ def tune(
         out: the run's folder; by default runs/NAME.
         resume: resume a run that was stopped or killed.
         callbacks: transformers' own, for what happens during training.
+        is_quick: measure fewer rows, and ask fewer questions, which the report states.
 
     Raises:
         SeodangError: the user's mistake, with a hint on how to fix it; what had begun to be measured can be resumed.
@@ -87,7 +89,7 @@ def tune(
         engine = preflight.make_engine(model, base, settings, prepared, will_train=not run.is_trained)
     finish.begin_run(run, recipe, placement, renderer, prepared, findings, resume=resume)
     clock.attach(run)
-    held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens)
+    held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens, is_quick=is_quick)
     tables.show_cost(proof_cost(held_out, base))
     with clock.stage("before"):
         before = measure.measure_base(run, model, engine, held_out, placement, four_bit=four_bit, head_stays=stays)
@@ -361,10 +363,26 @@ def proof_as_json(found: "Run | SeedsProof") -> str:
     return json_text(to_json(proof_of_run(found) if isinstance(found, Run) else found), where="proof", indent=1)
 
 
-def demo(*, out: Path | None = None) -> Run:
-    """The shipped demo; each call gets a run folder of its own."""
-    recipe = load_recipe("demo")
+QUICK_DEMO = (  # a whole report in two minutes on 2 CPU cores; what so few rows and steps show is little
+    *("name=demo-quick", "train.steps=6", "train.eval_every=6", "train.max_tokens=256"),
+    *("sources.medical.holdout=12", "sources.general.holdout=12", "sources.text.holdout=16"),
+    *("ask.holdout=4", "ask.holdout_tokens=48", "ask.repeat.times=3", "ask.generate.max_new_tokens=48"),
+)
+
+
+def demo(overrides: Sequence[str] = (), *, out: Path | None = None, is_quick: bool = False) -> Run:
+    """The shipped demo; each call gets a run folder of its own.
+
+    Args:
+        overrides: `KEY=VALUE` pairs, as `load_recipe` takes them.
+        is_quick: fewer rows, steps and questions.
+    """
+    recipe = load_recipe("demo", (*(QUICK_DEMO if is_quick else ()), *overrides))
     folder, number = out or Path("runs") / recipe.name, 2
     while out is None and folder.exists():
         folder, number = Path("runs") / f"{recipe.name}-{number}", number + 1
-    return tune(recipe, out=folder)
+    if is_quick:
+        from seodang.show.console import show_note
+
+        show_note("quick: few rows, questions and steps, enough to see what a report holds; in full: seodang demo")
+    return tune(recipe, out=folder, is_quick=is_quick)
