@@ -73,9 +73,19 @@ def test_wrong_paths(folder: Path, tmp_path: Path) -> None:
     """A path that leads nowhere is answered with the folder that was meant, a file with what to give instead."""
     refused(tmp_path / "gema-tiny", rf"did you mean {folder}\?")
     refused("./no/such/model", "no such folder")
+    for local in ("runs/nope", "~/no-such-model", "models/", f"{folder.parent}/xyz"):
+        refused(local, "no such folder")
+    assert f"in {folder.parent} there are: " in refused(folder.parent / "xyz", "no such folder")
     refused(folder / "config.json", "is a file")
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     refused(tmp_path / "m.gguf", "is a file(.|\n)*weights are rounded")
+
+
+def test_a_name_beside_a_folder_means_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`bases/mine` is not looked for on the hub where there is a folder `bases`, whose folders are listed."""
+    (tmp_path / "bases" / "korean").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert "in bases there are: korean" in refused("bases/mine", "no such folder")
 
 
 def test_folders_without_a_model(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ __all__ = [
 
 _GIVE_TOKENIZER = "put tokenizer.json and tokenizer_config.json beside the model"
 _NOT_CAUSAL = ("MaskedLM", "Classification", "QuestionAnswering", "MultipleChoice", "Prediction", "EncoderModel")
+SHOWN_FOLDERS = 8  # where one is missing
 _BESIDE_WEIGHTS = ["*.json", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*"]
 # what a wrongly chosen tokenizer class splits otherwise: Hangul, digits, runs of blanks, contractions, line breaks
 _PROBE = "안녕하세요. 2024년 12월에는  The quick\n\n\tbrown fox's 100% <b>x</b> café 😀 형태소 don't    x"
@@ -80,11 +81,23 @@ def resolve_model(path: str) -> str:
         if local.suffix == ".gguf":
             hint += "; GGUF is a format to serve models in, its weights are rounded"
         raise ModelError("is a file, not a model's folder", where=path, hint=hint)
-    if path.startswith((".", "~", "runs/")) or local.is_absolute() or path.count("/") > 1:
-        near = difflib.get_close_matches(local.name, _folders(local.parent), n=1)
-        hint = f"did you mean {local.parent / near[0]}?" if near else "give a folder, a hub id or package:NAME"
+    if _looks_local(path, local):
+        there = sorted(_folders(local.parent))
+        hint = "give a folder, a hub id or package:NAME"
+        if near := difflib.get_close_matches(local.name, there, n=1):
+            hint = f"did you mean {local.parent / near[0]}?"
+        elif there:
+            more = f" and {len(there) - SHOWN_FOLDERS:,} more" if len(there) > SHOWN_FOLDERS else ""
+            hint = f"in {local.parent} there are: {', '.join(there[:SHOWN_FOLDERS])}{more}"
         raise ModelError("no such folder", where=path, hint=hint)
     return path
+
+
+def _looks_local(path: str, local: Path) -> bool:
+    """Whether a name can only mean a folder, so that no hub is asked for it."""
+    is_beside = local.parent != Path() and local.parent.is_dir()
+    written = path.startswith((".", "~", "runs/")) or path.endswith("/") or path.count("/") > 1
+    return written or local.is_absolute() or is_beside
 
 
 def base_folder(spec: recipe.Model) -> Path:
