@@ -46,7 +46,6 @@ def tune(
     out: Path | None = None,
     resume: bool = False,
     callbacks: "Sequence[TrainerCallback]" = (),
-    is_quick: bool = False,
 ) -> Run:
     """Run the whole pipeline: prepare, measure the base, train, measure the tuned model, report.
 
@@ -54,7 +53,6 @@ def tune(
         out: the run's folder; by default runs/NAME.
         resume: resume a run that was stopped or killed.
         callbacks: transformers' own, for what happens during training.
-        is_quick: measure fewer rows, and ask fewer questions, which the report states.
 
     Raises:
         SeodangError: the user's mistake, with a hint on how to fix it; what had begun to be measured can be resumed.
@@ -89,7 +87,7 @@ def tune(
         engine = preflight.make_engine(model, base, settings, prepared, will_train=not run.is_trained)
     finish.begin_run(run, recipe, placement, renderer, prepared, findings, resume=resume)
     clock.attach(run)
-    held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens, is_quick=is_quick)
+    held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens)
     tables.show_cost(proof_cost(held_out, base))
     with clock.stage("before"):
         before = measure.measure_base(run, model, engine, held_out, placement, four_bit=four_bit, head_stays=stays)
@@ -385,4 +383,4 @@ def demo(overrides: Sequence[str] = (), *, out: Path | None = None, is_quick: bo
         from seodang.show.console import show_note
 
         show_note("quick: few rows, questions and steps, enough to see what a report holds; in full: seodang demo")
-    return tune(recipe, out=folder, is_quick=is_quick)
+    return tune(recipe, out=folder)
