@@ -82,7 +82,7 @@ def test_a_quick_proof_says_that_it_is_one(place: Workplace) -> None:
     """It is marked in proof.json, and in the verdict; verdict and report are in the language that is asked for."""
     ended = seodang("prove", "runs/mine-s1", "--quick", "--out", "quick", "--language", "ko")
     assert ended.code == 0, ended.err
-    assert "간이 증명입니다" in ended.out
+    assert "간이 검증입니다" in ended.out
     assert '<html lang="ko">' in (place.folder / "quick" / "report.html").read_text(encoding="utf-8")
     assert json.loads((place.folder / "quick" / "proof.json").read_text(encoding="utf-8"))["compared"]["is_quick"]
 

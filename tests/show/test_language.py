@@ -205,7 +205,7 @@ def test_recorded_sentences_are_translated_whole_or_not_at_all() -> None:
     """Parts of a sentence are translated too, names are left as they are; English has the sentence itself."""
     korean = texts_in("ko")
     assert korean.recorded("only 24 rows to measure with: a result from so few is mostly chance") == (
-        "측정할 행이 24개뿐입니다. 이렇게 적으면 결과는 대부분 우연입니다"
+        "평가할 행이 24개뿐입니다. 행이 이렇게 적으면 결과는 대부분 우연에 좌우됩니다"
     )
     assert korean.recorded("an answer is left out: longer than 128 tokens") == "답변 하나가 빠짐: 128토큰보다 긺"
     assert korean.recorded("role 환자 read as user") == "역할 환자: user로 읽음"

@@ -6,18 +6,18 @@ from collections.abc import Callable
 Comment = Callable[[str], str]  # an English comment → the one that is written
 KOREAN = {  # {}: a part that stays, or has a line of its own here
     "Written by `seodang init`. Change what you like; what is left out has a default.": (
-        "`seodang init`이 쓴 레시피입니다. 필요한 대로 고치세요. 적지 않은 설정은 기본값을 씁니다."
+        "`seodang init`이 만든 레시피입니다. 필요한 대로 고치세요. 생략한 설정에는 기본값이 적용됩니다."
     ),
     "what can be known before training": "학습 전에 알 수 있는 모든 것",
-    "the run": "학습과 비교 측정",
-    "the run: about {} minutes on 2 CPU cores, less on more": "학습과 비교 측정: CPU 코어 2개로 약 {}분",
+    "the run": "학습과 평가",
+    "the run: about {} minutes on 2 CPU cores, less on more": "학습과 평가: CPU 코어 2개로 약 {}분",
     "the run's folder: runs/NAME": "결과가 담기는 폴더: runs/이름",
     "domain: to learn; general: so that the rest is not forgotten; retention: text that is only measured;": (
-        "domain: 배울 분야, general: 나머지를 잊지 않게 함께 학습, retention: 측정만 하는 글,"
+        "domain: 학습할 분야, general: 잊지 않도록 함께 학습, retention: 평가만 하는 일반 텍스트,"
     ),
-    "holdout: rows that are measured and never trained on": "holdout: 학습하지 않고 측정에만 쓰는 행",
-    "not by question: a source repeats a few": "질문 단위가 아님: 몇 가지 질문이 되풀이되는 자료가 있음",
-    "{} plain texts, {}, ~{} tokens each": "글 {}건, {}, 한 건에 약 {}토큰",
+    "holdout: rows that are measured and never trained on": "holdout: 학습에 쓰지 않고 평가에만 쓰는 행",
+    "not by question: a source repeats a few": "질문 단위가 아님: 몇 가지 질문이 반복되는 데이터가 있음",
+    "{} plain texts, {}, ~{} tokens each": "텍스트 {}건, {}, 한 건에 약 {}토큰",
     "{} questions with answers, {}, ~{} tokens each": "질문과 답 {}건, {}, 한 건에 약 {}토큰",
     "{} instructions with answers, {}, ~{} tokens each": "지시와 답 {}건, {}, 한 건에 약 {}토큰",
     "{} conversations, {}, ~{} tokens each": "대화 {}건, {}, 한 건에 약 {}토큰",
@@ -41,16 +41,16 @@ KOREAN = {  # {}: a part that stays, or has a line of its own here
     "for English, on a CPU": "CPU로 돌리는 영어 모델",
     "fits a GPU of {} GB": "{} GB GPU에 맞는 크기",
     "fits a GPU of {} GB; its template knows tools": "{} GB GPU에 맞는 크기, 템플릿이 도구 호출을 지원",
-    "ships with seodang; {} data of your own is better": "seodang에 들어 있는 자료. 직접 모은 {} 자료가 더 좋음",
+    "ships with seodang; {} data of your own is better": "seodang에 포함된 데이터. 직접 모은 {} 데이터가 더 좋음",
     "answers without their questions, and nothing else to train on: learnt as plain text": (
-        "질문 없는 답뿐이고 달리 학습할 것이 없어 글로 학습"
+        "질문 없는 답뿐이고 달리 학습할 데이터가 없어 일반 텍스트로 학습"
     ),
     "a guess: the only file of questions": "추측: 질문이 있는 유일한 파일",
     "a guess: nothing else looks more like a field": "추측: 특정 분야에 가장 가까움",
-    "a guess: answers without their questions, as plain text": "추측: 질문 없는 답, 글로 봄",
-    "a guess: plain text": "추측: 글",
+    "a guess: answers without their questions, as plain text": "추측: 질문 없는 답, 일반 텍스트로 읽음",
+    "a guess: plain text": "추측: 일반 텍스트",
     "a guess: its name": "추측: 파일 이름",
-    "a guess: {} of its questions use words of a field": "추측: 질문의 {}에 분야의 낱말이 있음",
+    "a guess: {} of its questions use words of a field": "추측: 질문의 {}에 분야의 용어가 있음",
     "a guess: its questions are of no one field": "추측: 질문이 여러 분야에 걸침",
 }
 _PATTERNS = {  # the longest first: a shorter one may fit as well
