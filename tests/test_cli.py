@@ -64,7 +64,8 @@ def test_every_command_explains_itself(name: str) -> None:
     assert ended.code == 0
     told = " ".join(re.sub(r"[│╭╮╰╯─|+]|-{4,}", " ", ended.out).split())
     assert summary in told
-    rows = [line.strip("│| ") for line in ended.out.splitlines() if re.match(r"[│|] +\*? *(-\w, *)?(--)?\w", line)]
+    begins = re.compile(r"[│|] {1,8}(\* +)?(-\w, *)?(--)?\w")  # further right, the text before goes on
+    rows = [line.strip("│| ") for line in ended.out.splitlines() if begins.match(line)]
     assert rows
     assert all(len(row.split("  ")[-1].strip()) > 5 for row in rows), rows
 

@@ -123,10 +123,12 @@ def alpha_figure(
         axes.set_ylabel(texts(f"unit.{unit}"))
         axes.grid(axis="y", color=RULE, linewidth=0.6)
         name_above(axes, ends, line_height(axes, figure)) if narrow else name_ends(axes, ends)
-    if (at := curve.recommended) is not None:
-        words = texts("alpha.mark", alpha=f"{at:g}")
-        side = "right" if at > 0.5 else "left"
-        panels[0].text(at, 1.02, words, transform=panels[0].get_xaxis_transform(), color=INK, ha=side, va="bottom")
+    if (recommended := curve.recommended) is not None:
+        words = texts("alpha.mark", alpha=f"{recommended:g}")
+        side = "right" if recommended > 0.5 else "left"
+        panels[0].text(
+            recommended, 1.02, words, transform=panels[0].get_xaxis_transform(), color=INK, ha=side, va="bottom"
+        )
     panels[-1].set_xticks([point.alpha for point in curve.points])
     panels[-1].set_xlabel(texts("alpha.axis"))
     return figure
