@@ -1,5 +1,6 @@
 """blend: a model between base and tuned model, which is a run of its own."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from command import seodang
+from seodang import blending
 from seodang.alpha.curve import ALPHAS, AlphaCurve, read_curve
 from seodang.blending import _open_blends, alpha_curve, blend, plan_curve
 from seodang.errors import ModelError, RunError, SeodangError
@@ -108,6 +110,33 @@ def test_an_alpha_outside_of_the_two_models_is_refused(alpha: float, tuned: Run)
     """From 0 to 1 alone; nothing is written."""
     with pytest.raises(SeodangError, match="expected a number from 0 to 1"):
         blend(tuned.folder, alpha)
+
+
+def test_a_blend_that_was_stopped_is_saved_again(tuned: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while its model is written, the folder holds no run that could be resumed as training by mistake."""
+    out = tmp_path / "blend"
+
+    def killed(*_: object, **__: object) -> None:
+        (out / ".model-abc").mkdir()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(blending, "save_model", killed)
+        with pytest.raises(KeyboardInterrupt):
+            blend(tuned.folder, 0.5, out=out)
+    assert not (out / "recipe.yaml").exists()
+    assert blend(tuned.folder, 0.5, out=out).exists
+    assert not (out / ".model-abc").exists()
+
+
+def test_a_blend_is_not_trained(tuned: Run, tmp_path: Path) -> None:
+    """Resuming would put a trained model in its place, under its name; the hint names what can be done."""
+    made = blend(tuned.folder, 0.5, out=tmp_path / "blend")
+    shutil.rmtree(made.model)
+    with pytest.raises(RunError, match=r"a blend of .* \(alpha 0.5\)") as refused:
+        tune(made.recipe(), out=made.folder, resume=True)
+    assert f"seodang blend {tuned.folder} --alpha 0.5" in (refused.value.hint or "")
+    assert not made.is_trained
 
 
 def test_a_run_that_was_not_trained_is_refused(tmp_path: Path, tuned: Run) -> None:

@@ -23,7 +23,7 @@ from seodang.run.lock import guarded
 from seodang.run.manifest import Blend
 from seodang.run.record import write_manifest
 from seodang.run.sealed import refuse_unsaved, seal_model
-from seodang.run.start import ProofRecipes, create, open_proof, open_run, proof_recipes
+from seodang.run.start import ProofRecipes, claim, create, open_proof, open_run, proof_recipes
 from seodang.show.alpha_view import show_curve, show_curve_cost
 from seodang.show.language import language_of, texts_in
 from seodang.show.report import report
@@ -67,16 +67,17 @@ def blend(run: str | Path, alpha: float, *, out: Path | None = None, trust_remot
     model = load_model(spec, placement)
     interpolate(load_model(recipe.model, placement), model, alpha)
     tokenizer = load_tokenizer(str(tuned.model), trust_remote_code=trust_remote_code)
-    create(blended, named)
+    claim(blended)
+    save_model(
+        model, tokenizer, blended.model,
+        turn_end_id=None, base=tuned.model, on_written=lambda written: seal_model(blended, written),
+    )  # fmt: skip
     for name in CARRIED:
         if (tuned.folder / name).is_file():
             shutil.copyfile(tuned.folder / name, blended.folder / name)
     facts = replace(describe(model, tokenizer), path=str(blended.model))
     write_manifest(blended, replace(manifest, name=named.name, model=facts, blend=Blend(run=str(run), alpha=alpha)))
-    save_model(
-        model, tokenizer, blended.model,
-        turn_end_id=None, base=tuned.model, on_written=lambda written: seal_model(blended, written),
-    )  # fmt: skip
+    create(blended, named, resume=True)  # last: a folder with a recipe and no model is a run to be trained
     return blended
 
 

@@ -217,7 +217,7 @@ def report(
     is_watched: Annotated[
         bool, typer.Option("--watch", help="Serve the report on this machine, and refresh it as the run goes on.")
     ] = False,
-    port: Annotated[int, typer.Option("--port", help="Port for --watch; 0 takes a free one.")] = 0,
+    port: Annotated[int | None, typer.Option("--port", help="Port for --watch. [default: a free one]")] = None,
 ) -> None:
     """Write a run's report again, or one page that compares several runs, from their files."""
     from seodang.show.report import report
@@ -228,8 +228,10 @@ def report(
         raise typer.BadParameter("--out is for several runs: the report of one is written into its folder")
     if is_watched and len(runs) > 1:
         raise typer.BadParameter("--watch shows one run")
+    if port is not None and not is_watched:
+        raise typer.BadParameter("--port is for --watch: without it nothing is served")
     if is_watched:
-        watch(runs[0], port=port, language=language)
+        watch(runs[0], port=port or 0, language=language)
         return
     if distributed.is_main():  # one page, whatever launched this
         page = report_runs(runs, out=out, language=language) if len(runs) > 1 else report(runs[0], language)

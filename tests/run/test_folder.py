@@ -104,6 +104,28 @@ def test_a_run_shows_how_far_it_came(tmp_path: Path) -> None:
     assert "no checkpoint" in run._repr_html_()
 
 
+@pytest.mark.parametrize(
+    "proof", ["[]", '{"sources": []}', '{"verdict": "lost", "sources": {"wiki": {"unit": 1}}}', '{"sources": {"a": 2}}']
+)
+def test_a_damaged_proof_does_not_keep_a_run_from_showing_itself(tmp_path: Path, proof: str) -> None:
+    """Sections that are missing or of another shape are left out."""
+    run = Run(folder=write_run(tmp_path / "run"))
+    (run.folder / "proof.json").write_text(proof, encoding="utf-8")
+    assert "begun, no checkpoint yet" in run._repr_html_()
+    assert "<table>" not in run._repr_html_()
+
+
+def test_what_a_proof_holds_is_text_in_a_notebook(tmp_path: Path) -> None:
+    """A run may be someone else's: nothing in its proof becomes HTML."""
+    run = Run(folder=write_run(tmp_path / "run"))
+    file = run.folder / "proof.json"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace('"improved"', '"<img src=x>"').replace('"wiki"', '"<img src=y>"'), encoding="utf-8")
+    shown = run._repr_html_()
+    assert "<img" not in shown
+    assert shown.count("&lt;img") >= 3
+
+
 def test_a_run_shows_itself_in_a_notebook(tmp_path: Path) -> None:
     """Verdict, losses, pictures as they lie in the folder, and where the report is; names are escaped."""
     run = Run(folder=write_run(tmp_path / "a<b"))

@@ -15,7 +15,7 @@ from seodang.json_values import to_json
 from seodang.proof.measured_rows import MeasuredRow
 from seodang.proof.proof import Compared, prove_rows
 from seodang.show.language import texts_in
-from seodang.show.several_runs import report_runs, run_names
+from seodang.show.several_runs import _page_name, report_runs, run_names
 
 
 def other_run(folder: Path, *, base: str = "package:gemma-3-270m", rows: tuple[MeasuredRow, ...] = ()) -> Path:
@@ -157,3 +157,20 @@ def test_the_command_takes_several_runs(runs: list[Path], tmp_path: Path, monkey
     nowhere = seodang("report", runs[0], "nowhere")
     assert nowhere.code == 2
     assert "nowhere: no such folder" in nowhere.err
+
+
+def test_the_name_of_a_page_fits_every_file_system(tmp_path: Path) -> None:
+    """However long the runs' names are and whatever is in them: at most 255 bytes, no line break or escape sequence."""
+    long, odd = tmp_path / ("긴이름의실행" * 14), tmp_path / '\x1b[31mred\n<b> "q"'
+    name = _page_name([long, odd, tmp_path / "third"])
+    assert name.startswith("compared-긴이름의실행")
+    assert name.endswith(".html")
+    assert len(f".{name}.1234567890".encode()) <= 255
+    assert _page_name([odd, tmp_path / "a b-1.2"]) == "compared-_31mred_b_q_-a_b-1.2.html"
+
+
+def test_a_page_that_cannot_be_is_one_message(runs: list[Path], tmp_path: Path) -> None:
+    """A name that is too long, and a folder that does not exist."""
+    for out in (tmp_path / ("a" * 300), tmp_path / "nowhere" / "page.html", runs[0] / "recipe.yaml" / "page.html"):
+        with pytest.raises(RunError, match="cannot be written"):
+            report_runs(runs[:2], out=out)

@@ -3,8 +3,10 @@
 import http.client
 import os
 import re
+import shutil
 import signal
 import socket
+import struct
 import threading
 import time
 from base64 import b64encode
@@ -95,6 +97,35 @@ def test_what_cannot_be_shown_does_not_end_the_server(server: ThreadingHTTPServe
     assert get(server, "/")[0] == 200
 
 
+def test_a_folder_that_goes_away_or_is_damaged_is_one_message(
+    server: ThreadingHTTPServer, run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever happens to the files, the terminal shows no traceback; nor where a browser leaves too early."""
+    (run / "counts.json").unlink()
+    (run / "counts.json").mkdir()  # neither a file nor missing
+    assert get(server, "/")[0] in (200, 500)
+    recipe = run / "recipe.yaml"
+    recipe.unlink()
+    recipe.write_text("- [1", encoding="utf-8")
+    assert get(server, "/")[0] in (200, 500)
+    shutil.rmtree(run)
+    status, text = get(server, "/")
+    assert (status, "no such folder" in text) == (500, True)
+    with socket.create_connection((HOST, server.server_port)) as leaving:
+        leaving.sendall(b"GET / HTTP/1.1\r\n")
+        leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closes by a reset
+    assert get(server, "/version")[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_the_page_follows_the_alpha_curve(run: Path) -> None:
+    """It is shown, so that its file is one of those that are watched."""
+    page = LivePage(run, "en")
+    before = page.version
+    (run / "alpha.json").write_text("{}", encoding="utf-8")
+    assert page.version != before
+
+
 def test_a_taken_port_is_one_message(server: ThreadingHTTPServer, run: Path) -> None:
     """Also one that there is not."""
     for port in (server.server_port, 70_000):
@@ -122,4 +153,5 @@ def test_the_command_ends_with_ctrl_c(run: Path) -> None:
     assert (ended.code, ended.err) == (0, "")
     assert f"http://127.0.0.1:{port}/" in ended.out
     assert seodang("report", run, run, "--watch").code == 2
+    assert "--port is for --watch" in seodang("report", run, "--port", 0).err
     assert seodang("report", run / "nowhere", "--watch").code == 2

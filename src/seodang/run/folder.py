@@ -61,12 +61,8 @@ class Run:
 
     def _repr_html_(self) -> str:
         """The same for notebooks, with losses, pictures and where the report is."""
-        sources = self._proof.get("sources", {})
         rows = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{loss['role']}</td><td>{loss['base'][key]:.3f} → "
-            f"{loss['tuned'][key]:.3f}</td><td>{loss['unit']}</td><td>{loss['outcome']}</td></tr>"
-            for name, loss in sources.items()
-            for key in [loss["unit"].replace(" ", "_")]
+            f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in self._losses
         )
         head = "<tr><th>Source</th><th>Role</th><th>Base → tuned</th><th>Unit</th><th>Outcome</th></tr>"
         pictures = "".join(
@@ -78,19 +74,36 @@ class Run:
         report = html.escape(str(self.report))
         link = f'<p>Report: <a href="{report}">{report}</a></p>' if self.report.is_file() else ""
         table = f"<table>{head}{rows}</table>" if rows else ""
-        return f"<p><b>{html.escape(str(self.folder))}</b>: {self._state}</p>{table}{link}{pictures}"
+        return f"<p><b>{html.escape(str(self.folder))}</b>: {html.escape(self._state)}</p>{table}{link}{pictures}"
 
     @property
-    def _proof(self) -> dict[str, Any]:
-        """proof.json as far as it can be read: showing a run must not fail."""
+    def _losses(self) -> list[tuple[str, str, str, str, str]]:
+        """Source, role, both losses, unit and outcome of each source; none where the proof is damaged."""
         try:
-            return dict(self.read_json(PROOF)) if self.is_proven else {}
-        except (SeodangError, ValueError, TypeError):
+            return [
+                (
+                    name,
+                    loss["role"],
+                    f"{loss['base'][key]:.3f} → {loss['tuned'][key]:.3f}",
+                    loss["unit"],
+                    loss["outcome"],
+                )
+                for name, loss in self._proof("sources").items()
+                for key in [loss["unit"].replace(" ", "_")]
+            ]
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return []
+
+    def _proof(self, section: str) -> dict[str, Any]:
+        """A section of proof.json as far as it can be read: showing a run must not fail."""
+        try:
+            return dict(self.read_json(PROOF)[section]) if self.is_proven else {}
+        except (SeodangError, OSError, KeyError, ValueError, TypeError):
             return {}
 
     @property
     def _state(self) -> str:
-        verdict = self._proof.get("verdict", {})
+        verdict = self._proof("verdict")
         if shown := [f"{role} {verdict[role]}" for role in ("domain", "general", "retention") if verdict.get(role)]:
             return ", ".join(shown)
         if self.is_trained:

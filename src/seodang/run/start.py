@@ -135,14 +135,24 @@ def create(run: Run, recipe: Recipe, *, resume: bool = False) -> None:
     Raises:
         RunError: the folder cannot be written, or another process works there.
     """
+    if not resume:
+        claim(run)
     with _written(run.folder):
-        if not resume:
-            _refuse_existing(run.folder)
         run.folder.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            lock.acquire(run)
-            run.remove_leftovers()
         write_text(run.recipe_file, dump_recipe(recipe))
+
+
+def claim(run: Run) -> None:
+    """Make a new run's folder and lock it; without a recipe it holds no run yet.
+
+    Raises:
+        RunError: the folder cannot be written, or another process works there.
+    """
+    with _written(run.folder):
+        _refuse_existing(run.folder)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(run)
+        run.remove_leftovers()
 
 
 def _holds_files(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 Reads the run folders' files and nothing else; the page itself is `page/several.html.jinja`.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from seodang.show.report import BEHAVIOUR_COLUMNS, SHOWN_QUESTIONS, fill, proof_
 
 MARK = '<meta name="generator" content="seodang, several runs">'  # by which an earlier such page is known
 NAMED_RUNS = 3  # in the name of the page
+NAME_BYTES = 200  # of that name in UTF-8: file systems take 255, and it is first written under a longer one
 TRAINING = ""  # in place of a source's name: the training loss
 
 
@@ -79,11 +81,10 @@ def report_runs(folders: Sequence[Path], *, out: Path | None = None, language: R
     names = run_names(folders)
     runs = {name: _read(folder) for name, folder in zip(names, folders, strict=True)}
     page = out or Path(_page_name(folders))
-    _refuse_other_file(page)
     texts = texts_of(next(iter(runs.values())).evidence, language)
-    html = render_runs(runs, texts)
     try:
-        write_text(page, html)
+        _refuse_other_file(page)
+        write_text(page, render_runs(runs, texts))
     except OSError as error:
         raise RunError(f"cannot be written: {error.strerror}", where=str(page), hint="give a file by --out") from None
     return page
@@ -149,9 +150,10 @@ def _read(folder: Path) -> Compared:
 
 
 def _page_name(folders: Sequence[Path]) -> str:
-    names = [folder.resolve().name for folder in folders]
+    names = [re.sub(r"[^\w.+=-]+", "_", folder.resolve().name) for folder in folders]
     more = [f"{len(names) - NAMED_RUNS}-more"] if len(names) > NAMED_RUNS else []
-    return f"{'-'.join(['compared', *names[:NAMED_RUNS], *more])[:120]}.html"
+    name = "-".join(["compared", *names[:NAMED_RUNS], *more])
+    return f"{name.encode()[:NAME_BYTES].decode(errors='ignore')}.html"
 
 
 def _refuse_other_file(page: Path) -> None:

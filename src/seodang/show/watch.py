@@ -14,10 +14,10 @@ from typing import Any
 
 from rich.text import Text
 
-from seodang.errors import RunError, SeodangError
+from seodang.errors import RunError, SeodangError, first_line
 from seodang.recipe import ReportLanguage
 from seodang.run.evidence import NAMES, read_evidence
-from seodang.run.folder import JUDGEMENT
+from seodang.run.folder import ALPHA, JUDGEMENT
 from seodang.show.console import get_console
 from seodang.show.formatting import visible
 from seodang.show.report import render, texts_of
@@ -51,7 +51,7 @@ class LivePage:
     def version(self) -> str:
         """What the run's files are now, as a short hash of their sizes and times."""
         found = sha256()
-        for name in (*NAMES, JUDGEMENT):
+        for name in (*NAMES, JUDGEMENT, ALPHA):
             try:
                 stat = (self._run / name).stat()
             except OSError:
@@ -113,6 +113,9 @@ def make_server(page: LivePage, port: int = 0) -> ThreadingHTTPServer:
                 return self._answer(200, page.html(), "text/html")
             except SeodangError as error:
                 return self._answer(500, visible(str(error)), "text/plain")
+            except Exception as error:  # a file that went away or is damaged while it was read: the next one may do
+                what = f"the report cannot be built: {type(error).__name__}: {first_line(error)}"
+                return self._answer(500, visible(what), "text/plain")
 
         def _answer(self, status: int, text: str, kind: str) -> None:
             body = text.encode("utf-8", errors="replace")
@@ -126,8 +129,12 @@ def make_server(page: LivePage, port: int = 0) -> ThreadingHTTPServer:
         def log_message(self, *_: Any) -> None:
             """Requests are not worth a line each."""
 
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: Any) -> None:
+            """A browser that leaves before its answer is whole is no error."""
+
     try:
-        server = ThreadingHTTPServer((HOST, port), Handler)
+        server = Server((HOST, port), Handler)
     except (OSError, OverflowError) as error:
         what = f"port {port} cannot be used: {getattr(error, 'strerror', None) or error}"
         raise RunError(what, where=HOST, hint="give another port by --port, or none") from None

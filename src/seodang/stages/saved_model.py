@@ -1,5 +1,6 @@
 """The tuned model on disk: saved and sealed when training has ended, checked, and loaded to be measured."""
 
+import shlex
 import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -34,11 +35,13 @@ def check_saved(run: Run) -> None:
     """Settle, before a run is resumed, whether its saved model can be measured; else it will be saved again.
 
     Raises:
-        RunError: it is not as it was saved, and neither the adapter nor a checkpoint has its weights.
+        RunError: it is not as it was saved, and neither the adapter nor a checkpoint has its weights; or it was not
+            trained here.
     """
     with distributed.agreed():
         if not distributed.is_main():
             return
+        refuse_blend(run)
         if run.is_trained and not is_sealed(run):
             console.show_note(f"{run.model} cannot be checked for damage: {MODEL_FILES} is missing")
         if not (damage := model_damage(run)):
@@ -53,6 +56,23 @@ def check_saved(run: Run) -> None:
         kept = checkpoint.name if checkpoint and adapter_damage(run) else ADAPTER
         console.show_note(f"the tuned model is damaged ({damage}): it is saved again from {kept}")
         shutil.rmtree(run.model, ignore_errors=True)
+
+
+def refuse_blend(run: Run) -> None:
+    """Stop before a run is trained whose model lies between two others: it would be another model under its name.
+
+    Raises:
+        RunError: the manifest names a blend.
+    """
+    manifest = evidence.read_manifest(run)
+    if manifest and manifest.blend:
+        blend = manifest.blend
+        raise RunError(
+            f"this run is a blend of {blend.run} (alpha {blend.alpha:g}): there is no training to resume",
+            where=str(run.folder),
+            hint=f"measure it: seodang prove {shlex.quote(str(run.folder))}; or save it again: "
+            f"seodang blend {shlex.quote(blend.run)} --alpha {blend.alpha:g} --out FOLDER",
+        )
 
 
 def has_kept_adapter(run: Run) -> bool:
