@@ -380,6 +380,7 @@ def test_the_quick_demo_is_the_demo_with_less() -> None:
     """Its changes are keys of the demo, and the user's own come after them."""
     full, quick = load_recipe("demo"), load_recipe("demo", [*QUICK_DEMO, "train.steps=2"])
     assert quick.name == "demo-quick"
+    assert quick.prove.quick, "the report states that fewer rows were measured"
     assert (quick.train.steps, quick.model) == (2, full.model)
     assert all(less.holdout_share < more.holdout_share for less, more in zip(quick.sources, full.sources, strict=True))
 

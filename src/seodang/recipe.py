@@ -337,6 +337,7 @@ class Prove(Part):
     """How base and tuned model are compared."""
 
     tolerance: Tolerance = Tolerance()
+    quick: bool = Field(False, description="measure fewer rows, and ask fewer questions")
 
 
 class Judge(Part):
@@ -399,11 +400,10 @@ class Recipe(Part):
         try:
             recipe = handler(long_form(data) if isinstance(data, Mapping) else data)
         except ValidationError as error:
-            for found in error.errors():
-                fault = InitErrorDetails(
-                    type=found["type"], loc=found["loc"], input=found["input"], ctx=found.get("ctx", {})
-                )
-                faults.append(fault)
+            faults = [
+                InitErrorDetails(type=one["type"], loc=one["loc"], input=one["input"], ctx=one.get("ctx", {}))
+                for one in error.errors()
+            ]
         faults.extend(disagreements(data if faults else dict(recipe)))
         if faults:
             raise ValidationError.from_exception_data(cls.__name__, faults)

@@ -98,11 +98,12 @@ def make_evaluation_set(
 
     Args:
         has_trained_template: none: the base has it if it came with it.
-        is_quick: a part of the rows and questions.
+        is_quick: a part of the rows and questions, as `prove.quick` of the recipe.
         losses_alone: the two models read other tokens.
     """
     by_name = {source.name: source for source in recipe.sources}
     sizes, ask, holdouts = SampleSizes(), recipe.ask, prepared.holdouts
+    is_quick = is_quick or recipe.prove.quick
     if is_quick:
         sizes, ask = QUICK_SIZES, ask.model_copy(update={"holdout": min(ask.holdout, QUICK_QUESTIONS)})
         holdouts = {name: rows.select(range(min(len(rows), QUICK_ROWS))) for name, rows in holdouts.items()}
