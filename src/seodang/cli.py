@@ -114,7 +114,7 @@ def init(
 
 @app.command()
 def inspect(recipe: RecipeArg, overrides: OverridesArg = None, out: OutOption = None) -> None:
-    """Everything that can be known before training. Trains nothing."""
+    """Show everything that can be known before training, without training."""
     from seodang.pipeline import inspect
     from seodang.recipe import load_recipe
 
@@ -215,7 +215,7 @@ def report(
     ] = None,
     language: LanguageOption = None,
     is_watched: Annotated[
-        bool, typer.Option("--watch", help="Serve the report on this machine, and refresh it as the run goes on.")
+        bool, typer.Option("--watch", help="Serve the report on this machine, and refresh it during the run.")
     ] = False,
     port: Annotated[int | None, typer.Option("--port", help="Port for --watch. [default: a free one]")] = None,
 ) -> None:
