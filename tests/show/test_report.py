@@ -136,7 +136,7 @@ def test_everything_of_the_run_is_shown(html: str) -> None:
     for expected in (
         "Loss on 의료_질문 answers fell by 0.906 nats per token (0.760 to 1.052); loss on 일반대화 answers stayed",
         "No answer was judged", "−1.052 to −0.760", "+0.072", "1.082", "16% the turn end, 22% the chat format",
-        "+2.22 to +3.04", "The loss fell most", "of 100% after (chance 25%",
+        "+2.22 to +3.04", "The loss fell most", "after tuning, 100% (chance 25%",
         f"Kept: the checkpoint of step {BEST}",
         "안토시아닌이라는 붉은 색소",
         "4 of 6",
