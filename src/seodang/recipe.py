@@ -65,9 +65,9 @@ class Model(Part):
     path: str = Field(description="folder, hub id, or package:gemma-3-270m / package:smollm2-135m-instruct")
     revision: str | None = Field(None, description="branch, tag or commit of a hub id")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="of the weights; auto: float32 masters, with bf16 compute where the hardware is fast at it"
+        "auto", description="of weights; auto: float32 masters, with bf16 compute where the hardware is fast at it"
     )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:0, mps")
+    device: str = Field("auto", description="where to compute: auto, cpu, cuda, cuda:0 or mps")
     attention: Literal["auto", "packed", "padded"] = Field(
         "auto", description="packed: several examples in one row, isolated; padded: one example a row"
     )
@@ -80,12 +80,10 @@ class Model(Part):
 class Headers(Part):
     """A plain-text format: the header in front of each turn. The tokenizer's own end of text ends an answer."""
 
-    user: str = Field(pattern=r"\S", description="in front of a question, as `### User:\\n`")
-    assistant: str = Field(pattern=r"\S", description="in front of an answer")
-    system: str | None = Field(
-        None, description="in front of a system text, may be blank; none: system texts are refused"
-    )
-    between: str = Field("\n\n", description="between two turns")
+    user: str = Field(pattern=r"\S", description="text before a question, as `### User:\\n`")
+    assistant: str = Field(pattern=r"\S", description="text before an answer")
+    system: str | None = Field(None, description="text before a system text; none: system texts are refused")
+    between: str = Field("\n\n", description="text between two turns")
 
 
 class Template(Part):
@@ -134,11 +132,11 @@ class Source(Part):
     question: Columns | None = Field(
         None, description="column; a dotted name (info.question) leads into objects; a list ([title, body]) is joined"
     )
-    answer: Columns | None = Field(None, description="column, as for question")
+    answer: Columns | None = Field(None, description="column of the answer, written as question is")
     context: Columns | None = Field(None, description="column put before the question, after a blank line in between")
     reasoning: Column | None = Field(None, description="column of the thoughts that led to the answer")
-    messages: Column | None = Field(None, description="column")
-    text: Columns | None = Field(None, description="column of plain text, as for question")
+    messages: Column | None = Field(None, description="column of the turns")
+    text: Columns | None = Field(None, description="column of plain text, written as question is")
     roles: Mapping[str, Literal["user", "assistant", "system", "tool"]] = Field(
         {}, description="name of a speaker in the data → role: {A: user, B: assistant}"
     )
@@ -249,8 +247,8 @@ class Train(Part):
     optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
         "adamw", description="paged_adamw_8bit needs CUDA and bitsandbytes; without them AdamW is used, with a warning"
     )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="AdamW's, decoupled")
-    clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest gradient norm")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="weight decay of AdamW, decoupled")
+    clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest norm of the gradients")
     loss_on: LossOn = Field(
         "answers", description="supervised tokens: every answer with its turn end, the last answer, or all of the row"
     )
@@ -309,8 +307,8 @@ class Generate(Part):
 class Repeat(Part):
     """One question asked many times, always sampled."""
 
-    question: str = Field(description="what is asked")
-    times: Annotated[int, Field(ge=2)] = Field(10, description="how often")
+    question: str = Field(description="the question")
+    times: Annotated[int, Field(ge=2)] = Field(10, description="how many times it is asked")
 
 
 class Ask(Part):
@@ -371,14 +369,14 @@ class Report(Part):
     """How a run is shown to people."""
 
     language: ReportLanguage = Field(
-        "auto", description="of the report, the verdict and the model card; auto: Korean where most questions are"
+        "auto", description="language of report, verdict and model card; auto: Korean where most questions are"
     )
 
 
 class Recipe(Part):
     """One run, from sources to report."""
 
-    name: FileName = Field(pattern=r"^[\w.-]+$", description="names the run's folder: runs/NAME")
+    name: FileName = Field(pattern=r"^[\w.-]+$", description="name of the run; its folder is runs/NAME")
     model: Model
     template: Template = Template()
     system: str | None = Field(None, description="one system text for training and serving alike")
