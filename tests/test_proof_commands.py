@@ -105,8 +105,8 @@ def test_models_with_different_tokenizers_are_compared_by_bytes(place: Workplace
     assert ended.code == 0, ended.err
     assert "The two models have different tokenizers" in ended.out
     shown = " ".join(ended.out.split())
-    assert "Not measured: KL(base‖tuned): different tokenizers." in shown
-    assert "Not measured: what the change on medical is made of (20 rows: different tokenizers)" in shown
+    assert "KL(base‖tuned) was not measured: different tokenizers." in shown
+    assert "What the change on medical is made of was not measured (20 rows: different tokenizers)" in shown
     measured = json.loads((place.folder / "two" / "base.json").read_text(encoding="utf-8"))
     assert {row["answer"] for row in measured["rows"]["medical"]} == {None}
     proof = json.loads((place.folder / "two" / "proof.json").read_text(encoding="utf-8"))

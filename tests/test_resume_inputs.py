@@ -233,5 +233,5 @@ def test_report_prints_once(place: Path, monkeypatch: pytest.MonkeyPatch, capsys
     for rank in ("1", "0"):
         for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}.items():
             monkeypatch.setenv(name, value)
-        cli.report(place / "run")
+        cli.report([place / "run"])
         assert capsys.readouterr().out.count("report.html") == (rank == "0")

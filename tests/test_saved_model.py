@@ -26,7 +26,7 @@ def finished(request: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory
     adapter = {"rank": 2} if request.param == "adapter" else None
     place = tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finish, "report", lambda folder: folder)
+        patch.setattr(finish, "report", lambda folder, _: folder)
         seodang.tune(tiny_recipe(place, tiny_folder, ask_every=None, adapter=adapter), out=place / "run")
     return place
 
@@ -34,7 +34,7 @@ def finished(request: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory
 @pytest.fixture
 def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A copy of the run, and no pictures of what is resumed."""
-    monkeypatch.setattr(finish, "report", lambda folder: folder)
+    monkeypatch.setattr(finish, "report", lambda folder, _: folder)
     return Run(folder=Path(shutil.copytree(finished / "run", tmp_path / "run")))
 
 

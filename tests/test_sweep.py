@@ -21,6 +21,6 @@ from sweep import sweep
 def test_what_transformers_loads_can_be_tuned(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inspected, trained for two steps, saved, loaded again and asked, whatever its layers are."""
     monkeypatch.setattr(load, "_check_class", lambda *_: None)
-    monkeypatch.setattr(finish, "report", lambda folder: folder)
+    monkeypatch.setattr(finish, "report", lambda folder, _: folder)
     result = sweep(kind, tmp_path)
     assert result.stage == "done", result.what

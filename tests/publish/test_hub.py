@@ -342,7 +342,7 @@ def test_the_card_is_in_korean_too(run: Path) -> None:
         "[English](README.md)", "의료\\_질문 답변의 손실이 토큰당 0.906 nat 줄었습니다",
         "| `의료_질문` | 도메인 | 40 | 3.073 | 2.167 | −0.906 | −1.052 ~ −0.760 | 개선 |",
         "의학적 조언이나 의료기기가 아닙니다",
-        "답변이 옳은지는 사람도 모델도 확인하지 않았습니다.", "## 라이선스", "## 쓰임새", "7 empty answer",
+        "답변이 옳은지는 사람도 모델도 확인하지 않았습니다.", "## 라이선스", "## 용도", "7 empty answer",
     ):  # fmt: skip
         assert expected in card, expected
     for key, english in ENGLISH.entries.items():

@@ -61,7 +61,7 @@ def test_the_proof_measures_what_was_saved(
     fits: bool, dtype: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The saved weights as reloaded, which `prove` finds again; where they do not fit, the findings say what it was."""
-    monkeypatch.setattr(finish, "report", lambda folder: folder)
+    monkeypatch.setattr(finish, "report", lambda folder, _: folder)
     monkeypatch.setattr(preflight, "check_adapter", lambda *_: None)  # a CPU trains 4 bits too, too slowly for use
     if not fits:
         monkeypatch.setattr(saved_model, "available_memory", lambda _: 0)
