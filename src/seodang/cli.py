@@ -277,7 +277,7 @@ def judge(
 
 
 def _refuse(error: SeodangError) -> NoReturn:
-    from seodang.show.console import show_error
+    from seodang.show.terminal.console import show_error
 
     with distributed.ending(error) as is_reported_here:
         if is_reported_here:
@@ -288,8 +288,8 @@ def _refuse(error: SeodangError) -> NoReturn:
 
 def _report_bug(error: Exception) -> NoReturn:
     """One line instead of a traceback, which goes into a log file: what nobody foresaw is our fault, not the user's."""
-    from seodang.show.console import show_crash
     from seodang.show.crash_log import write_crash_log
+    from seodang.show.terminal.console import show_crash
 
     with distributed.ending(error) as is_reported_here:
         if is_reported_here:

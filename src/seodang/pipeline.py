@@ -61,7 +61,7 @@ def tune(
     distributed.join(recipe.model.device)
     with distributed.agreed():
         run = open_run(out or Path("runs") / recipe.name, recipe, resume=resume)
-    from seodang.show import tables
+    from seodang.show.terminal import plan_view
     from seodang.stages import finish, measure, preflight, preparation, saved_model
     from seodang.stages.proof_cost import proof_cost
 
@@ -78,7 +78,7 @@ def tune(
             findings += plan.findings
             preparation.show_data(prepared, findings, renderer)
             preflight.refuse_findings(findings)
-            tables.show_memory(plan.memory, as_table=False)
+            plan_view.show_memory(plan.memory, as_table=False)
     with clock.stage("load"), distributed.agreed():
         model = preflight.load_base(base, renderer, seed=settings.seed, four_bit=four_bit)
         preflight.check_tensors(model, base)
@@ -88,7 +88,7 @@ def tune(
     finish.begin_run(run, recipe, placement, renderer, prepared, findings, resume=resume)
     clock.attach(run)
     held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens)
-    tables.show_cost(proof_cost(held_out, base))
+    plan_view.show_cost(proof_cost(held_out, base))
     with clock.stage("before"):
         before = measure.measure_base(run, model, engine, held_out, placement, four_bit=four_bit, head_stays=stays)
     with clock.stage("train"):
@@ -108,10 +108,10 @@ def prepare(recipe: Recipe, placement: "Placement") -> "tuple[Base, Renderer, Pr
     Raises:
         SeodangError: the user's mistake, with a hint on how to fix it.
     """
-    from seodang.show import tables
+    from seodang.show.terminal import plan_view
     from seodang.stages import measure, preflight, preparation
 
-    tables.show_plan(recipe, placement)
+    plan_view.show_plan(recipe, placement)
     base = preflight.resolve_base(recipe.model, placement)
     row_cache = preparation.open_row_cache()
     sources = preparation.read_sources(recipe.sources, recipe.split, row_cache)  # read → convert → split → audit
@@ -153,7 +153,7 @@ def init(
         SeodangError: a file that cannot be used, or a recipe that is there already.
     """
     from seodang.model.placement import memory_gb
-    from seodang.show import console, tables
+    from seodang.show.terminal import console, plan_view, progress
     from seodang.starter.propose import propose, write_starter
 
     main, gpu = memory_gb()
@@ -169,11 +169,11 @@ def init(
         gpu_gb=gpu,
         out=out,
         is_dry_run=dry_run,
-        counting=console.watching,
+        counting=progress.watching,
     )
     if not dry_run:
         write_starter(starter)
-    tables.show_starter(starter.path, starter.yaml, starter.remarks, is_written=not dry_run)
+    plan_view.show_starter(starter.path, starter.yaml, starter.remarks, is_written=not dry_run)
     return starter.path
 
 
@@ -191,7 +191,7 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> "Prepared":
     distributed.join(recipe.model.device)
     with distributed.agreed():
         run = open_run(out, recipe, resume=False) if out else None
-    from seodang.show import tables
+    from seodang.show.terminal import plan_view
     from seodang.stages import finish, measure, preflight, preparation
     from seodang.stages.proof_cost import proof_cost
 
@@ -202,9 +202,9 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> "Prepared":
         plan = preflight.plan_training(base, recipe.train, renderer, prepared.rows["train"])
         findings += plan.findings
         preparation.show_data(prepared, findings, renderer)
-        tables.show_memory(plan.memory)
+        plan_view.show_memory(plan.memory)
         held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens)
-        tables.show_cost(proof_cost(held_out, base))
+        plan_view.show_cost(proof_cost(held_out, base))
     if run:
         finish.begin_run(run, recipe, placement, renderer, prepared, findings, has_weights=False)
     with distributed.agreed():
@@ -289,13 +289,13 @@ def plan_proof(
     """
     recipes = proof_recipes(tuned, against=against, recipe=recipe, trust_remote_code=trust_remote_code)
     distributed.join(recipes.wanted.model.device)
-    from seodang.show import tables
+    from seodang.show.terminal import plan_view
     from seodang.stages.proof_cost import proof_cost
     from seodang.stages.proof_inputs import proof_inputs
 
     ours, _ = proof_inputs(recipes, prepare, is_quick=is_quick)
     cost = proof_cost(ours.held_out, ours.base)
-    tables.show_cost(cost)
+    plan_view.show_cost(cost)
     return cost
 
 
@@ -331,10 +331,10 @@ def prove_seeds(runs: Sequence[Path]) -> "SeedsProof":
     """
     from seodang.proof.proof import proof_of_run
     from seodang.proof.seeds import compare_seeds
-    from seodang.show import tables
+    from seodang.show.terminal import proof_view
 
     found = compare_seeds({run: proof_of_run(Run(folder=run)) for run in runs})
-    tables.show_seeds(found)
+    proof_view.show_seeds(found)
     return found
 
 
@@ -380,7 +380,7 @@ def demo(overrides: Sequence[str] = (), *, out: Path | None = None, is_quick: bo
     while out is None and folder.exists():
         folder, number = Path("runs") / f"{recipe.name}-{number}", number + 1
     if is_quick:
-        from seodang.show.console import show_note
+        from seodang.show.terminal.console import show_note
 
         show_note("quick: few rows, questions and steps, enough to see what a report holds; in full: seodang demo")
     return tune(recipe, out=folder)

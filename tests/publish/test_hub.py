@@ -31,9 +31,9 @@ from seodang.publish.card import address, code, languages, plain, published_reci
 from seodang.publish.hub import Pushed, push, show_push
 from seodang.recipe import Recipe, load_recipe
 from seodang.secrets import leaks, own_secrets
-from seodang.show.console import get_console
 from seodang.show.formatting import visible
 from seodang.show.language import ENGLISH
+from seodang.show.terminal.console import get_console
 from seodang.types import Answer
 
 TEMPLATES = ROOT / "src" / "seodang" / "templates"

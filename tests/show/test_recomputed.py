@@ -22,7 +22,7 @@ from seodang.proof.statistics import Interval, ratio, wilson
 from seodang.recipe import Tolerance
 from seodang.show.report import report
 from seodang.show.sentences import ADVISED_ANSWERS
-from seodang.show.tables import show_proof
+from seodang.show.terminal.proof_view import show_proof
 
 LEVEL = 1 - 0.05 / 3
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*%?")

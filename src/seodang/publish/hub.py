@@ -23,10 +23,10 @@ from seodang.recipe import Recipe, load_recipe
 from seodang.run.evidence import Evidence, read_evidence
 from seodang.run.folder import DROPPED, MANIFEST, METRICS, PROOF, RECIPE, SAMPLES, Run
 from seodang.secrets import Leak, leaks, own_secrets, refuse
-from seodang.show.console import get_console
 from seodang.show.formatting import plural, size, visible
 from seodang.show.language import texts_in
 from seodang.show.report import proof_of
+from seodang.show.terminal.console import get_console
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo

@@ -13,8 +13,9 @@ from rich.text import Text
 from seodang.errors import RunError, SeodangError, SourceError
 from seodang.serve.chat_model import ChatModel, load_chat_model
 from seodang.serve.session import AGAIN_TEMPERATURE, ASK, Command, Session, change, parse, settings_text, times
-from seodang.show.console import get_console, progress, show_error
 from seodang.show.formatting import plural, visible
+from seodang.show.terminal.console import get_console, show_error
+from seodang.show.terminal.progress import progress
 
 if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent

@@ -24,7 +24,7 @@ from seodang.model.packaged import PREFIX, packaged_folder, packaged_gguf
 from seodang.run.folder import Run
 from seodang.run.sealed import refuse_unsaved
 from seodang.serve.engines import API_KEY, Address, Engine, Launch, SamplingDefaults, ServedModel, choose_engine, launch
-from seodang.show.console import get_console, show_note
+from seodang.show.terminal.console import get_console, show_note
 
 POLL_SECONDS = 0.1
 END_SECONDS = 15.0  # for the guard to end the engine

@@ -12,10 +12,10 @@ from seodang.alpha.curve import AlphaCurve, AlphaPoint, read_curve
 from seodang.proof.losses import SourceLoss
 from seodang.proof.statistics import Estimate
 from seodang.run.evidence import Evidence
-from seodang.show.console import get_console
 from seodang.show.formatting import duration, percent, plural, signed, size, visible, visible_line
 from seodang.show.language import ENGLISH, Texts
 from seodang.show.plots import INK, RULE, line_height, name_above, name_ends, new_figure, source_colors, styled
+from seodang.show.terminal.console import get_console
 from seodang.types import CurveCost
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from seodang.proof.statistics import Interval
 from seodang.run.evidence import Evidence
 from seodang.run.folder import JUDGEMENT
 from seodang.show import sentences
-from seodang.show.console import get_console
 from seodang.show.formatting import MISSING, percent, visible, whole
 from seodang.show.language import ENGLISH, Texts
+from seodang.show.terminal.console import get_console
 
 COLUMNS = ("pairs", "number", "wins", "ties", "losses", "difference", "interval")  # keys of their headings
 

@@ -18,9 +18,9 @@ from seodang.errors import RunError, SeodangError, first_line
 from seodang.recipe import ReportLanguage
 from seodang.run.evidence import NAMES, read_evidence
 from seodang.run.folder import ALPHA, JUDGEMENT
-from seodang.show.console import get_console
 from seodang.show.formatting import visible
 from seodang.show.report import render, texts_of
+from seodang.show.terminal.console import get_console
 
 HOST = "127.0.0.1"
 HOSTS = (HOST, "localhost")  # that a request may name: a page elsewhere whose name leads here reads nothing

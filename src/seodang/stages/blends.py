@@ -27,7 +27,7 @@ from seodang.proof.row_losses import HeldOutSource, measure_source, measured_row
 from seodang.run.base_measurement import MeasurementSettings, measurement_settings
 from seodang.run.folder import Run
 from seodang.run.start import ProofRecipes
-from seodang.show import console
+from seodang.show.terminal import progress
 from seodang.stages import preflight
 from seodang.stages.measure import EvaluationSet
 from seodang.stages.proof_inputs import ProofInputs
@@ -121,7 +121,7 @@ class Blends:
     def _measure(self, alpha: float, held_out: EvaluationSet) -> dict[str, tuple[RowLoss, ...]]:
         model, engine = self._at(alpha)
         found, metrics = {}, {}
-        with console.counting(f"alpha {alpha:g}: held-out rows", sum(len(one.rows) for one in held_out.sources)) as on:
+        with progress.counting(f"alpha {alpha:g}: held-out rows", sum(len(one.rows) for one in held_out.sources)) as on:
             for source in held_out.sources:
                 rows, _ = measure_source(
                     model, engine, source, pack_tokens=held_out.pack_tokens, choose_form=False, on_rows=on

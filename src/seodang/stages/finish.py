@@ -24,9 +24,9 @@ from seodang.run.folder import PROOF, TRAINING, Run
 from seodang.run.inputs import make_manifest
 from seodang.run.manifest import Manifest, changed_inputs, changed_surroundings, resumed
 from seodang.run.start import create
-from seodang.show import console, tables
 from seodang.show.language import language_of, texts_in
 from seodang.show.report import report
+from seodang.show.terminal import console, proof_view
 from seodang.stages.measure import EvaluationSet, Measured, rows_in_common, rows_of
 from seodang.types import Finding, Placement
 
@@ -177,9 +177,9 @@ def finish_run(
         record.record_facts(run, model=describe(model, held_out.renderer.tokenizer), seconds=seconds)
         HiddenStates(folder=run.hidden_states).remove()
         page = report(run.folder, recipe.report.language)
-        tables.show_answers(answers)
-        tables.show_proof(proof, texts_in(language_of(recipe.report.language, [one.question for one in answers])))
-        tables.show_end(tuned, page, sum(seconds.values()))
+        proof_view.show_answers(answers)
+        proof_view.show_proof(proof, texts_in(language_of(recipe.report.language, [one.question for one in answers])))
+        proof_view.show_end(tuned, page, sum(seconds.values()))
 
 
 def training_of(run: Run) -> Training | None:

@@ -22,10 +22,10 @@ from seodang.run import record
 from seodang.run.evidence import read_answers
 from seodang.run.folder import JUDGEMENT, Run
 from seodang.run.lock import acquire, guarded
-from seodang.show import console
 from seodang.show.formatting import plural, visible
 from seodang.show.judged import show_judgement
 from seodang.show.report import report
+from seodang.show.terminal import console, progress
 from seodang.types import Answer
 
 
@@ -64,7 +64,7 @@ def judge_run(
     acquire(opened)
     asked = _plan(compared)
     _announce(asked, compared)
-    with console.progress() as bar:
+    with progress.progress() as bar:
         task = bar.add_task("judging pairs, planted ones first", total=len(asked.planted) + len(asked.pairs))
         found = judge(
             compared.pairs,

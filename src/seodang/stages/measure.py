@@ -38,7 +38,7 @@ from seodang.run import base_cache, evidence, record
 from seodang.run.base_measurement import BaseMeasurement, MeasurementSettings, ModelRow, measurement_settings
 from seodang.run.checkpoint_choice import Limit
 from seodang.run.folder import Run
-from seodang.show import console
+from seodang.show.terminal import console, progress
 from seodang.train.metrics import evaluation_event
 from seodang.train.setup import ChosenLoss, best_loss, choice_limits
 from seodang.types import Answer, Counts, Metric, Placement
@@ -284,7 +284,7 @@ def _with_answers(
     with distributed.agreed():
         for choosing in (False, True):
             check_finite(_metrics(held_out, rows, choosing=choosing), name)
-    with console.counting(f"{name}: answers", len(held_out.questions)) as advance:
+    with progress.counting(f"{name}: answers", len(held_out.questions)) as advance:
         answers = answers_of(model, held_out.renderer, name, held_out.questions, on_progress=advance)
     return Measured(rows={source: tuple(own) for source, own in rows.items()}, answers=answers, divergences=divergences)
 
@@ -406,7 +406,7 @@ def _base_states(
 @contextmanager
 def _counting(name: ModelName, held_out: EvaluationSet, *, choose_form: bool) -> Iterator[Callable[[int], None]]:
     count = sum(source.num_sequences(choose_form=choose_form) for source in held_out.sources)
-    with console.counting(f"{name}: held-out rows and prompts", count) as advance:
+    with progress.counting(f"{name}: held-out rows and prompts", count) as advance:
         yield advance
 
 

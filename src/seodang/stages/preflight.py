@@ -31,7 +31,7 @@ from seodang.model.load import (
 from seodang.model.placement import choose_placement
 from seodang.proof.questions import Question
 from seodang.run.folder import Run
-from seodang.show import console
+from seodang.show.terminal import console
 from seodang.train import resources
 from seodang.train.adapter import check_adapter, num_adapter_parameters
 from seodang.train.memory_estimate import make_estimator

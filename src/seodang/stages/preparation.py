@@ -19,7 +19,7 @@ from seodang.data.template.find import apply_template, find_template
 from seodang.data.template.renderer import Renderer
 from seodang.model.load import load_tokenizer
 from seodang.recipe import Mix, Source, Split, Template, Train
-from seodang.show import console, tables
+from seodang.show.terminal import console, data_view, progress
 from seodang.types import Finding, LossOn
 from seodang.user_cache import cache_folder
 
@@ -48,10 +48,10 @@ def read_sources(sources: Sequence[Source], split: Split, row_cache: Store) -> S
 
     @cache
     def gathered() -> Gathered:
-        rows = gather(sources, split, console.watching)
+        rows = gather(sources, split, progress.watching)
         return replace(rows, findings=tuple(audit(rows.splits, split)))
 
-    key = sources_key(sources, split, console.watching)
+    key = sources_key(sources, split, progress.watching)
     known = row_cache.has_thinking(key)
     return SourceRows(key=key, has_thinking=gathered().has_thinking if known is None else known, gather=gathered)
 
@@ -99,7 +99,7 @@ def encode(rows: SourceRows, renderer: Renderer, settings: Train, row_cache: Sto
         nonlocal made
         made = True
         gathered = rows.gather()
-        with console.counting("rows rendered, tokenized and masked", gathered.num_rows) as advance:
+        with progress.counting("rows rendered, tokenized and masked", gathered.num_rows) as advance:
             return render_sources(
                 gathered,
                 renderer,
@@ -132,8 +132,8 @@ def check_rows(prepared: Prepared, renderer: Renderer, *, num_embeddings: int) -
 
 def show_data(prepared: Prepared, findings: Sequence[Finding], renderer: Renderer) -> None:
     """Everything that is known of the rows, in the terminal."""
-    tables.show_counts(prepared.counts)
-    tables.show_findings(findings)
-    tables.show_template(renderer.template)
-    tables.show_samples(prepared.samples)
-    tables.show_lengths(prepared.lengths)
+    data_view.show_counts(prepared.counts)
+    data_view.show_findings(findings)
+    data_view.show_template(renderer.template)
+    data_view.show_samples(prepared.samples)
+    data_view.show_lengths(prepared.lengths)

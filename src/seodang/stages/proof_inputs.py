@@ -9,7 +9,7 @@ from seodang.data.prepare import Prepared
 from seodang.data.template.renderer import Renderer
 from seodang.recipe import Recipe
 from seodang.run.start import ProofRecipes
-from seodang.show import console
+from seodang.show.terminal import console
 from seodang.stages import preflight
 from seodang.stages.measure import EvaluationSet, make_evaluation_set
 from seodang.stages.preflight import Base

@@ -19,7 +19,7 @@ from seodang.run.checkpoint_choice import Limit, choice_of
 from seodang.run.checkpoints import newest_intact
 from seodang.run.folder import ADAPTER, MODEL_FILES, Run
 from seodang.run.sealed import adapter_damage, is_sealed, model_damage, seal_model
-from seodang.show import console
+from seodang.show.terminal import console
 from seodang.stages.preflight import Base
 from seodang.train.adapter import load_adapter, merge, save_adapter, unwrapped
 from seodang.train.resources import available_memory

@@ -23,8 +23,8 @@ from seodang.run import evidence
 from seodang.run.checkpoint_choice import Assessor
 from seodang.run.events import EvalEvent, Event, GivenAnswer
 from seodang.run.folder import Run
-from seodang.show import console
 from seodang.show.report import report_so_far
+from seodang.show.terminal import console, progress
 from seodang.stages.measure import EvaluationSet, answers_of, questions_of
 from seodang.stages.preflight import Base, TrainingPlan, load_base, new_token_ids
 from seodang.stages.saved_model import has_kept_adapter, load_saved, record_end, save_tuned
@@ -134,7 +134,7 @@ def logged_events(
             if distributed.is_main():
                 trackers = opened.enter_context(Trackers(report_to, run, on_note=console.show_note))
                 metrics = opened.enter_context(MetricsLog(run, trackers))
-        show = opened.enter_context(console.training(steps))
+        show = opened.enter_context(progress.training(steps))
 
         def log(event: Event) -> None:
             if metrics:

@@ -19,8 +19,8 @@ from seodang.serve.verify.reference import Reference, load_reference
 from seodang.serve.verify.result import Cause, Verdict, Verification
 from seodang.serve.verify.sampling_defaults import check_sampling
 from seodang.serve.verify.weights import verify_folder
-from seodang.show.console import get_console
 from seodang.show.formatting import visible
+from seodang.show.terminal.console import get_console
 
 NUM_QUESTIONS = 8
 _NUM_MEASURED = 2  # answers that are the same, whose log-probabilities are compared where the weights are loaded anyway

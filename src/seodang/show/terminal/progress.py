@@ -1,74 +1,19 @@
-"""The terminal: one console for everything that is printed, progress while something runs, and questions to the user.
+"""Progress in the terminal while something runs: a bar, or lines where the output is no terminal."""
 
-Knows no run folder; what is printed of a run's evidence is in `tables`.
-"""
-
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
-from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.segment import Segment
 from rich.text import Text
 
-from seodang.distributed import is_main
-from seodang.errors import SeodangError
 from seodang.run.events import EvalEvent, Event, NoteEvent, SpeedEvent, TrainEvent
-from seodang.show.formatting import duration, number, percent, visible, visible_line
+from seodang.show.formatting import duration, number, percent, visible
+from seodang.show.terminal.console import get_console, show_line
 
 NUM_LOG_LINES = 10  # training lines where there is no bar
-CRASH_CHARACTERS = 200  # of an unforeseen error; all of it is in the log file
 LINE_SECONDS = 5.0  # between lines of progress where there is no bar; later a tenth of the time so far
 BAR_SECONDS = 0.2  # between changes of a bar
-LOG_WIDTH = 100  # columns where the output is no terminal
-
-
-class _SafeConsole(Console):
-    """Whatever is printed, by whomever: its control characters are shown, not obeyed."""
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=visible(segment.text))
-
-
-def get_console(*, stderr: bool = False, any_rank: bool = False) -> Console:
-    """A console that takes text literally; without colour where it is no terminal or NO_COLOR is set.
-
-    Of several processes only the main one prints, unless `any_rank`.
-    """
-    options: dict[str, Any] = {"stderr": stderr, "highlight": False, "markup": False, "emoji": False}
-    plain = _SafeConsole(**options, quiet=not (any_rank or is_main()))
-    return plain if plain.is_terminal else _SafeConsole(**options, quiet=plain.quiet, width=LOG_WIDTH)
-
-
-def show_line(sentence: str) -> None:
-    """One line of what was done."""
-    get_console().print(Text(visible(sentence), style="dim"), soft_wrap=True)
-
-
-def show_note(sentence: str) -> None:
-    """One sentence the user should know."""
-    get_console().print(Text("· " + visible(sentence), style="yellow"))
-
-
-def show_error(error: SeodangError, *, out: Console | None = None) -> None:
-    """Where, what and how to fix it, on stderr, whichever process reports it."""
-    text = Text().append("error: ", style="bold red").append(visible(str(error)))
-    (out or get_console(stderr=True, any_rank=True)).print(text, soft_wrap=True)
-
-
-def show_crash(error: Exception, log: Path | None) -> None:
-    """One line about a fault in seodang itself: what it is, and the file that a report of it needs."""
-    first = next(iter(str(error).strip().splitlines()), "")
-    what = visible_line(f"{type(error).__name__}: {first}"[:CRASH_CHARACTERS].removesuffix(": "))
-    place = f"with {visible_line(str(log))}" if log else "(no log file could be written)"
-    text = Text().append("internal error: ", style="bold red")
-    text.append(f"{what}; this is a fault in seodang, please report it {place}")
-    get_console(stderr=True, any_rank=True).print(text, soft_wrap=True)
 
 
 def progress() -> Progress:
@@ -179,32 +124,3 @@ def _speed(event: SpeedEvent) -> Text:
     if share := event.limit_share:
         line += f", {percent(share)} of the hardware limit ({event.matrix_gflops:,.0f} GFLOP/s in matrix products)"
     return Text(line, style="dim")
-
-
-def can_ask() -> bool:
-    """Whether a person can be asked: both stdin and stdout are a terminal."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
-
-
-def choose(question: str, choices: Mapping[str, str], guess: str) -> str:
-    """Ask for one of `choices`, by number, name or its first letters; the guess is taken if nothing is typed.
-
-    Args:
-        choices: each with what it means, which may be empty.
-    """
-    out = get_console()
-    out.print(Text(visible(question), style="bold"))
-    width, names = max(map(len, choices)), list(choices)
-    for place, (choice, meaning) in enumerate(choices.items(), 1):
-        line = Text(f"  {place} {visible(choice):<{width}}  ").append(visible(meaning), style="dim")
-        out.print(line.append("  (guess: Enter)" if choice == guess else "", style="green"))
-    while True:
-        typed = out.input("> ").strip()
-        if not typed:
-            return guess
-        if typed.isdecimal() and 1 <= int(typed) <= len(names):
-            return names[int(typed) - 1]
-        begun = [name for name in names if name.casefold().startswith(typed.casefold())]
-        if typed in choices or len(begun) == 1:
-            return typed if typed in choices else begun[0]
-        out.print(Text(f"type a number from 1 to {len(names)} or a name", style="yellow"))

@@ -19,7 +19,7 @@ from seodang.errors import SourceError
 from seodang.proof.seeds import compare_seeds
 from seodang.recipe import load_recipe
 from seodang.run.events import NoteEvent, SpeedEvent
-from seodang.show import console, tables
+from seodang.show.terminal import console, data_view, plan_view, progress, proof_view
 from seodang.types import Answer, Counts, Finding, ProofCost, Sample
 
 
@@ -38,7 +38,8 @@ def printed(show: str, *values: object, width: int = 100, color: bool = False) -
         file=file, width=width, highlight=False, markup=False, emoji=False,
         force_terminal=color, color_system="truecolor" if color else None,
     )  # fmt: skip
-    getattr(console if hasattr(console, show) else tables, show)(*values, out=out)
+    module = next(module for module in (plan_view, data_view, proof_view, console) if hasattr(module, show))
+    getattr(module, show)(*values, out=out)
     return file.getvalue()
 
 
@@ -167,7 +168,7 @@ def test_errors_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """In a log file no progress bar is drawn."""
-    with console.progress() as bar:
+    with progress.progress() as bar:
         bar.advance(bar.add_task("train", total=2), 1)
     assert "".join(capsys.readouterr()) == ""
 
@@ -176,21 +177,21 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """So many of so many, or so many where nobody knows how many there are."""
-    monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
-    with console.watching("files opened", 3) as advance:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with progress.watching("files opened", 3) as advance:
         advance(1)
         advance(2)
-    with console.watching("rows read", None) as advance:
+    with progress.watching("rows read", None) as advance:
         advance(4)
     assert capsys.readouterr().out.splitlines() == ["files opened: 1 of 3", "files opened: 3 of 3", "rows read: 4"]
 
 
 def test_what_is_over_at_once_shows_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
     """Of what is mostly over at once nothing is shown; `counting` says when it is done in any case."""
-    with console.watching("files opened", 3) as advance:
+    with progress.watching("files opened", 3) as advance:
         advance(3)
     assert "".join(capsys.readouterr()) == ""
-    with console.counting("rows", 3) as advance:
+    with progress.counting("rows", 3) as advance:
         advance(3)
     assert capsys.readouterr().out.startswith("rows: 3 in ")
 
@@ -200,8 +201,8 @@ def test_a_bar_comes_late_and_goes_at_the_end(fails: bool, monkeypatch: pytest.M
     """In a terminal a bar is drawn once something was counted, and is gone whatever happens then."""
     bar = Progress(console=Console(file=io.StringIO(), force_terminal=True), transient=True)
     monkeypatch.setattr(console, "progress", lambda: bar)
-    monkeypatch.setattr(console, "BAR_SECONDS", 0.0)
-    with suppress(KeyboardInterrupt), console.watching("files opened", 3) as advance:
+    monkeypatch.setattr(progress, "BAR_SECONDS", 0.0)
+    with suppress(KeyboardInterrupt), progress.watching("files opened", 3) as advance:
         assert not bar.live.is_started
         advance(2)
         assert bar.live.is_started
@@ -216,7 +217,7 @@ def test_all_of_a_run_is_in_one_stream_without_a_terminal(capsys: pytest.Capture
     speed = SpeedEvent(step=1, tokens_per_second=95.0, limit_share=0.46, matrix_gflops=400.0, seconds=0.1)
     note = NoteEvent(what="smaller packs")
     events = [train_event(1, 4.0, tokens_per_second=90.0), speed, note, eval_event(1, {"medical": 3.2})]
-    with console.training(2) as show:
+    with progress.training(2) as show:
         for event in events:
             show(event)
     printed = capsys.readouterr()

@@ -1,0 +1,104 @@
+"""What became of the data, in the terminal: counts, findings, the template, first rows and lengths."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from seodang.data.template.find import ChatTemplate
+from seodang.show.formatting import number, percent, visible, visible_line, whole
+from seodang.show.terminal.console import get_console, quiet_table, show_title
+from seodang.types import Counts, Finding, Lengths, Sample
+
+SEVERITIES = {"refuse": "bold red", "warn": "yellow", "fixed": "green", "note": "dim"}
+
+
+def show_counts(counts: Sequence[Counts], *, out: Console | None = None) -> None:
+    """What each stage kept, dropped and changed, per source."""
+    out = out or get_console()
+    show_title(out, "data")
+    table = quiet_table("source", "stage", "in>", "kept>", "dropped and changed")
+    for source in dict.fromkeys(count.source for count in counts):
+        for place, count in enumerate(row for row in counts if row.source == source):
+            effects = Text()
+            for sign, style, reasons in (("−", "yellow", count.dropped), ("~", "cyan", count.changed)):
+                for reason, rows in reasons.items():
+                    effects.append("\n" if effects else "").append(f"{sign}{rows:,} {visible(reason)}", style=style)
+            for remark in count.remarks:
+                effects.append("\n" if effects else "").append(visible(remark), style="dim")
+            name = Text(visible(source) if place == 0 else "", style="bold")
+            table.add_row(name, count.stage, whole(count.rows_in), whole(count.kept), effects)
+    out.print(table)
+
+
+def show_findings(findings: Sequence[Finding], *, out: Console | None = None) -> None:
+    """Findings, the gravest first, each with how to fix it and example rows."""
+    out = out or get_console()
+    if not findings:
+        return
+    show_title(out, "findings")
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(min_width=6)
+    grid.add_column(overflow="fold")
+    for finding in sorted(findings, key=lambda finding: list(SEVERITIES).index(finding.severity)):
+        text = Text(f"{visible_line(finding.where)}: {visible(finding.what)}")
+        if finding.rows:
+            text.append(
+                f" ({', '.join(map(visible_line, finding.rows[:3]))}{', …' if len(finding.rows) > 3 else ''})",
+                style="dim",
+            )
+        if finding.hint:
+            text.append(f"\n→ {visible(finding.hint)}", style="dim")
+        grid.add_row(Text(finding.severity, style=SEVERITIES[finding.severity]), text)
+    out.print(grid)
+
+
+def show_template(template: ChatTemplate, *, out: Console | None = None) -> None:
+    """Where the chat template is from, and what ends a turn."""
+    text = Text().append("template  ", style="bold").append(visible(template.origin))
+    text.append(f"; an answer ends with {visible(template.turn_end)} (token {template.turn_end_id})")
+    out = out or get_console()
+    out.print()
+    out.print(text)
+
+
+def show_samples(samples: Mapping[str, Mapping[str, Sample]], *, out: Console | None = None) -> None:
+    """The first rendered training row of each source, what is supervised marked."""
+    out = out or get_console()
+    show_title(out, "first rows, ⟦supervised⟧")
+    for source, splits in samples.items():
+        row = splits.get("train") or splits.get("holdout")
+        if not row:
+            continue
+        head = Text().append(f"{visible(source)} ", style="bold")
+        out.print(head.append(visible_line(row.where), style="dim"))
+        text, done = Text(), 0
+        for start, end in row.supervised:
+            text.append(visible(row.text[done:start]), style="dim")
+            text.append("⟦" + visible(row.text[start:end]) + "⟧", style="green")
+            done = end
+        text.append(visible(row.text[done:]), style="dim")
+        text.rstrip()
+        out.print(Padding(text, (0, 0, 1, 2)))
+
+
+def show_lengths(lengths: Lengths, *, out: Console | None = None) -> None:
+    """Tokens per row, per source and split, and how many rows are above `max_tokens`."""
+    out = out or get_console()
+    show_title(out, "tokens per row")
+    above = f"above {lengths.max_tokens:,}>"
+    table = quiet_table("source", "part", "rows>", "median>", "mean>", "p95>", "longest>", "supervised>", above)
+    for split, sources in (("train", lengths.train), ("holdout", lengths.holdout)):
+        for source, row in sources.items():
+            stats, cut = row.tokens, lengths.cut.get(source, 0)
+            share = row.supervised.total / stats.total if stats.total else None
+            counted = split == "train" or source not in lengths.train
+            table.add_row(
+                Text(visible(source), style="bold"),
+                split,
+                *(whole(stats.count), whole(stats.median), number(stats.mean, 1)),
+                *(whole(stats.p95), whole(stats.max), percent(share), whole(cut) if counted else ""),
+            )
+    out.print(table)

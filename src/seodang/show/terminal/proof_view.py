@@ -1,0 +1,188 @@
+"""What a run has shown, in the terminal: the answers side by side, the verdict, losses and behaviour."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import get_args
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from seodang.proof.behaviour import AnswerBehaviour, Kind
+from seodang.proof.gain_parts import PARTS
+from seodang.proof.proof import Proof
+from seodang.proof.seeds import SeedsProof
+from seodang.show import sentences
+from seodang.show.formatting import duration, fold, number, percent, signed, visible, visible_line, whole
+from seodang.show.language import ENGLISH, Texts
+from seodang.show.terminal.console import get_console, quiet_table, show_title
+from seodang.types import Answer
+
+SHOWN_CHARACTERS = 400  # of an answer; all of it stands in answers.jsonl and in the report
+LOOP_CHARACTERS = 120  # of one that was cut off
+SHOWN_DIFFERENT = 4  # answers to the question asked again
+TONES = {"gained": "green", "same": "", "lost": "red", "broken": "red"}
+
+
+def show_proof(proof: Proof, texts: Texts = ENGLISH, *, out: Console | None = None) -> None:
+    """The verdict; losses with their intervals, what the gain is made of, and how the answers behave."""
+    out = out or get_console()
+    show_title(out, texts("table.verdict"))
+    clauses = sentences.headline(proof, texts)
+    line = Text()
+    for place, (tone, clause) in enumerate(clauses):
+        mark = texts("headline.join" if place < len(clauses) - 1 else "headline.end")
+        line.append(visible(clause), style=f"bold {TONES[tone]}").append(mark)
+    out.print(line)
+    out.print(Text(sentences.not_judged(proof, texts), style="bold"))
+    for sentence in sentences.sentences(proof, texts):
+        out.print(Text(visible(sentence), style="dim"))
+    for table in (_axes(proof, texts), _parts(proof, texts), _behaviour(proof, texts)):
+        if table.row_count:
+            out.print()
+            out.print(table)
+
+
+def show_seeds(found: SeedsProof, *, out: Console | None = None) -> None:
+    """What several runs show together: each run's change, the spread between them, and the interval within rows."""
+    out = out or get_console()
+    show_title(out, f"{len(found.runs)} runs")
+    shown = {"domain": found.domain, "general": found.general, "retention": found.retention}
+    verdict = "; ".join(f"{role} {outcome}" for role, outcome in shown.items())
+    out.print(Text(f"With every seed: {verdict}.", style="bold"))
+    out.print(Text(ENGLISH("headline.not_judged"), style="bold"))
+    table = quiet_table("source", "loss in", "change by seed>", "mean>", "sd>", "within rows>", "shown")
+    for name, source in found.sources.items():
+        change = source.change
+        table.add_row(
+            Text(visible(name), style="bold"),
+            ENGLISH(f"unit_short.{source.unit}"),
+            " ".join(map(signed, change.values)),
+            signed(change.mean),
+            number(change.sd),
+            ENGLISH.between(change.interval),
+            Text(source.outcome, style=TONES[sentences.TONES[source.outcome]]),
+        )
+    out.print()
+    out.print(table)
+
+
+def show_answers(answers: Sequence[Answer], *, out: Console | None = None) -> None:
+    """Questions with the answers of base and tuned model side by side; below 80 columns one above the other."""
+    out = out or get_console()
+    pairs: dict[tuple[str, str, str | None], dict[str, list[Answer]]] = {}
+    for answer in answers:
+        pairs.setdefault((answer.kind, answer.question, answer.row_id), {}).setdefault(answer.model, []).append(answer)
+    shown = None
+    for (kind, question, _), models in sorted(pairs.items(), key=lambda item: get_args(Kind).index(item[0][0])):
+        if kind != shown:
+            show_title(out, ENGLISH.known("kind", kind))
+        else:
+            out.print()
+        shown = kind
+        out.print(Text(visible(question), style="bold"))
+        columns = [_model_answers(model, models.get(model, ())) for model in ("base", "tuned")]
+        if out.width < 80:
+            out.print(Group(*columns))
+        else:
+            grid = Table.grid(padding=(0, 3), expand=True)
+            grid.add_column(ratio=1, overflow="fold")
+            grid.add_column(ratio=1, overflow="fold")
+            grid.add_row(*columns)
+            out.print(grid)
+
+
+def show_end(model: str, page: Path, seconds: float, *, out: Console | None = None) -> None:
+    """Where the tuned model and the report are, and how long it took."""
+    out = out or get_console()
+    out.print()
+    places = f"model   {visible_line(model)}\nreport  {visible_line(str(page))}\n"
+    out.print(Text(places).append(f"took {duration(seconds)}", style="dim"))
+
+
+def _model_answers(model: str, answers: Sequence[Answer]) -> RenderableType:
+    """One model's answer; of a question asked again, each different answer with how often it came."""
+    different: dict[str, list[Answer]] = {}
+    for answer in answers:
+        different.setdefault(" ".join(answer.text.split()), []).append(answer)
+    text = Text().append(model, style="dim")
+    commonest = sorted(different.values(), key=len, reverse=True)
+    for same in commonest[:SHOWN_DIFFERENT]:
+        head, rest = fold(visible(same[0].text).strip(), SHOWN_CHARACTERS if same[0].stopped else LOOP_CHARACTERS)
+        text.append(f"\n{len(same)}× " if len(answers) > 1 else "\n", style="bold").append(head)
+        if rest:
+            text.append(f" … ({len(rest):,} more)", style="dim")
+        if not same[0].stopped:
+            text.append(f"\ncut off at {same[0].new_tokens:,} tokens", style="yellow")
+    if len(commonest) > SHOWN_DIFFERENT:
+        text.append(f"\nand {len(commonest) - SHOWN_DIFFERENT} more different answers", style="dim")
+    return text if answers else Text(f"{model}: no answer", style="dim")
+
+
+def _axes(proof: Proof, texts: Texts) -> Table:
+    level = percent(proof.level, 1).replace(".0%", "%")
+    interval = texts("table.interval", level=level)
+    heads = (texts(f"table.{key}") for key in ("source", "role", "loss_in"))
+    numbers = (f"{texts(f'table.{key}')}>" for key in ("base", "tuned", "change"))
+    table = quiet_table(*heads, *numbers, f"{interval}>", texts("table.shown"), f"{texts('table.rows')}>")
+    for name, loss in proof.sources.items():
+        style = TONES[sentences.tone(loss)]
+        table.add_row(
+            Text(visible(name), style="bold"),
+            sentences.role_name(loss, texts),
+            texts(f"unit_short.{loss.unit}"),
+            number(loss.before),
+            number(loss.after),
+            Text(signed(loss.change.value), style=style),
+            texts.between(loss.change.interval),
+            Text(texts.known("outcome", loss.outcome), style=style),
+            whole(loss.rows),
+        )
+    return table
+
+
+def _parts(proof: Proof, texts: Texts) -> Table:
+    parts = ("gain", *PARTS)
+    table = quiet_table(
+        texts("table.gain_of"),
+        *(f"{texts(f'part.{part}')}>" for part in parts),
+        f"{texts('table.wins')}>",
+        f"{texts('table.rows')}>",
+    )
+    for name, found in proof.parts.items():
+        wins, chance = found.own_question_wins, texts("table.chance", chance=percent(found.chance))
+        table.add_row(
+            Text(visible(name), style="bold"),
+            *(signed(getattr(found, part).value) for part in parts),
+            f"{percent(wins.first)} → {percent(wins.second)} ({chance})",
+            whole(found.rows),
+        )
+    return table
+
+
+def _behaviour(proof: Proof, texts: Texts) -> Table:
+    columns = ("answers", "ends", "tokens", "repetition", "hangul", "chrf")
+    table = quiet_table(texts("table.behaviour"), *(f"{texts(f'table.{column}')}>" for column in columns))
+    for group in proof.behaviour:
+        either = group.tuned or group.base
+        assert either, f"no answers to {group.kind}"
+        table.add_row(
+            Text(visible(sentences.group_name(group, texts)), style="bold"),
+            str(either.answers),
+            *(f"{read(group.base)} → {read(group.tuned)}" for read in BEHAVIOUR_COLUMNS),
+        )
+    return table
+
+
+def _value(model: AnswerBehaviour | None, key: str) -> float | None:
+    found = getattr(model, key) if model else None
+    return found.value if found else None
+
+
+BEHAVIOUR_COLUMNS: tuple[Callable[[AnswerBehaviour | None], str], ...] = (
+    lambda model: percent(_value(model, "stopped")),
+    lambda model: whole(_value(model, "mean_tokens")),
+    lambda model: percent(_value(model, "repetition")),
+    lambda model: percent(_value(model, "hangul")),
+    lambda model: number(_value(model, "chrf"), 1),
+)
