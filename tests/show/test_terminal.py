@@ -200,7 +200,7 @@ def test_what_is_over_at_once_shows_no_progress(capsys: pytest.CaptureFixture[st
 def test_a_bar_comes_late_and_goes_at_the_end(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a terminal a bar is drawn once something was counted, and is gone whatever happens then."""
     bar = Progress(console=Console(file=io.StringIO(), force_terminal=True), transient=True)
-    monkeypatch.setattr(console, "progress", lambda: bar)
+    monkeypatch.setattr(progress, "progress", lambda: bar)
     monkeypatch.setattr(progress, "BAR_SECONDS", 0.0)
     with suppress(KeyboardInterrupt), progress.watching("files opened", 3) as advance:
         assert not bar.live.is_started
