@@ -64,7 +64,10 @@ def _peaks(model: str, kind: Literal["lora", "qlora"] | None, fast_bf16: bool) -
     compute = "bfloat16" if fast_bf16 else "float32"
     weights = compute if kind == "lora" else "float32"  # frozen weights lose nothing by bf16
     settings = Train(adapter=Adapter(kind=kind) if kind else None)
-    placement = Placement(device="cpu", dtype=weights, compute_dtype=compute, attention="packed", reasons=())
+    placement = Placement(
+        device="cpu", dtype=weights, compute_dtype=compute, attention="packed", reasons=(),
+        training_dtype=None if fast_bf16 else "float16",
+    )  # fmt: skip
     config = MODELS[model]
     made = make_estimator(config, settings, placement, optimizer=ADAMW, num_embeddings=config.vocab_size)
     usual, least = made.estimate(_step(8192).packs, "none"), made.estimate(_step(2048).packs, "full")

@@ -132,13 +132,14 @@ def test_another_library_is_a_warning(place: Path, capsys: pytest.CaptureFixture
     run = Run(folder=place / "run")
     old = run.read_json("manifest.json")
     old["versions"]["torch"] = "2.0.0"
-    old["placement"]["compute_dtype"] = "bfloat16"
+    old["placement"] |= {"compute_dtype": "bfloat16", "training_dtype": "float16"}
     old["seconds"] = {"prepare": 100.0, "train": 1000.0}
     run.write_json("manifest.json", old)
     seodang.tune(load_recipe(place / "recipe.yaml"), out=run.folder, resume=True)
     printed = " ".join(capsys.readouterr().out.split())
     assert "(was 2.0.0)" in printed
     assert "compute_dtype float32 (was bfloat16)" in printed
+    assert "training_dtype none (was float16)" in printed
     manifest = read_manifest(run)
     assert manifest
     assert manifest.versions["torch"] == "2.0.0"

@@ -183,6 +183,7 @@ class Placement:
     compute_dtype: str  # of the products, by autocast; the same as `dtype` if there is none
     attention: Literal["packed", "padded"]
     reasons: tuple[str, ...]  # for people, one sentence a choice
+    training_dtype: str | None = None  # of the products of passes that train, if a trial on real rows allows it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

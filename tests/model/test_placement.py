@@ -65,16 +65,29 @@ def test_rank_takes_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert placement._own_rank("cuda:1") == "cuda:1"
 
 
-@pytest.mark.parametrize(("capability", "products"), [((7, 5), "float32"), ((8, 0), "bfloat16")])
-def test_a_gpu_without_bf16_computes_in_float32(
-    capability: tuple[int, int], products: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("capability", "products", "training"),
+    [
+        ((6, 1), "float32", None),
+        ((7, 0), "float32", "float16"),
+        ((7, 5), "float32", "float16"),
+        ((8, 0), "bfloat16", None),
+    ],
+)
+def test_a_gpu_without_bf16_trains_with_float16_products(
+    capability: tuple[int, int], products: str, training: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A T4 (7.5) keeps weights and products in float32, with the reason; an A100 (8.0) computes in bf16."""
+    """V100 and T4 (7.0, 7.5) keep float32 weights and measure in float32; only training multiplies in float16."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    weights, compute, why = placement._precision("auto", "cuda", frozen=False)
-    assert (weights, compute) == ("float32", products)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a GPU")
+    found = choose_placement(Model(path="x"))
+    assert (found.dtype, found.compute_dtype, found.training_dtype) == ("float32", products, training)
+    why = " ".join(found.reasons)
     assert f"compute capability {capability[0]}.{capability[1]}" in why
-    assert ("float16 would overflow" in why) == (products == "float32")
+    assert ("bf16 needs 8.0" in why) == (products == "float32")
+    assert ("float16 products under a scaled loss" in why) == (training is not None)
+    assert choose_placement(Model(path="x", dtype="float32")).training_dtype is None
 
 
 @pytest.mark.gpu

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,20 @@ def train_tiny(
     callbacks: Sequence[TrainerCallback] = (),
     measure: Callable[[PreTrainedModel], Mapping[str, Metric]] | None = None,
     score: Callable[[EvalEvent], float] | None = None,
+    training_dtype: torch.dtype | None = None,
 ) -> tuple[PreTrainedModel, TrainingResult, list[Event]]:
     """Train, or resume where the folder holds a checkpoint; an evaluation every second step.
 
     Args:
         measure: instead of the loss on six held-out rows.
         score: ranks evaluations in place of that loss.
+        training_dtype: of the products of passes that train, without a trial.
     """
     model = model or make_model(make_config("gemma3"))
     rows, tests = tiny_rows(20, 0), {"medical": tiny_rows(6, 1)}
     trainee: Any = add_adapter(model, settings.adapter, seed=settings.seed) if settings.adapter else model
     engine = choose_engine(model, [np.array(row, dtype=np.int32) for row in rows[:2]["input_ids"]])
+    engine = replace(engine, training_dtype=training_dtype)
     run, events = Run(folder=folder), list[Event]()
     run.checkpoints.mkdir(parents=True, exist_ok=True)
 

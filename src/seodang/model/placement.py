@@ -9,8 +9,7 @@ from seodang import distributed, recipe
 from seodang.errors import ResourceError
 from seodang.types import Placement as Placement
 
-_FAST = 1.5  # how many times faster bf16 has to be than fp32: below that its rounding buys nothing
-_SIZES = (128, 384)  # of the products; small first, because a CPU without bf16 takes up to 200 times as long
+_HALF, _BF16 = (7, 0), (8, 0)  # CUDA compute capabilities that multiply float16, bf16 fast (tensor cores)
 
 
 def choose_placement(spec: recipe.Model, *, frozen: bool = False) -> Placement:
@@ -24,6 +23,7 @@ def choose_placement(spec: recipe.Model, *, frozen: bool = False) -> Placement:
     """
     device, where = _device(spec.device)
     dtype, compute, why = _precision(spec.dtype, device, frozen=frozen)
+    training, how_trained = _training_precision(spec.dtype, device)
     packed = spec.attention != "padded"
     how = "several rows go through the model end to end, isolated" if packed else "one row at a time, as asked"
     return Placement(
@@ -31,7 +31,8 @@ def choose_placement(spec: recipe.Model, *, frozen: bool = False) -> Placement:
         dtype=dtype,
         compute_dtype=compute,
         attention="packed" if packed else "padded",
-        reasons=(where, why, f"Attention: {how}.", *_processes()),
+        training_dtype=training,
+        reasons=(where, why, *how_trained, f"Attention: {how}.", *_processes()),
     )
 
 
@@ -88,11 +89,21 @@ def _precision(asked: str, device: str, *, frozen: bool) -> tuple[str, str, str]
     return asked, asked, f"Precision: pure bfloat16, as asked: in training, {loss}{slow}."
 
 
+def _training_precision(asked: str, device: str) -> tuple[str | None, tuple[str, ...]]:
+    """(dtype of the products of passes that train, if it is another one; the reason)."""
+    if asked != "auto" or not device.startswith("cuda"):
+        return None, ()
+    if not _HALF <= torch.cuda.get_device_capability(device) < _BF16:
+        return None, ()
+    what = "float16 products under a scaled loss where a trial on your rows agrees with float32"
+    return "float16", (f"Training: {what}; measured is in float32.",)
+
+
 def _fast_bf16(device: str) -> tuple[bool, str]:
     if device.startswith("cuda"):
-        major, minor = torch.cuda.get_device_capability(device)
-        known = f"the GPU has compute capability {major}.{minor}"
-        return major >= 8, f"{known}, and bf16 needs 8.0; float16 would overflow" if major < 8 else known
+        found = torch.cuda.get_device_capability(device)
+        known = "the GPU has compute capability {}.{}".format(*found)
+        return found >= _BF16, known if found >= _BF16 else f"{known}, and bf16 needs {_BF16[0]}.{_BF16[1]}"
     if device == "mps":
         return False, "bf16 is not tried on Apple GPUs"
     if device == "cpu" and (unit := _bf16_unit()):

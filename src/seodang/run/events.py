@@ -26,6 +26,9 @@ class TrainEvent:
     flops: float
     seconds: float = 0.0  # evaluations, checkpoints and answers are not counted; measured when it is logged
     tokens_per_second: float = 0.0
+    loss_scale: float | None = None  # where the products are float16
+    repeated: int = 0  # passes of these steps whose gradients overflowed in float16, and that ran again
+    in_float32: int = 0  # of these steps, because float16 does not hold their numbers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -134,8 +134,8 @@ def changed_surroundings(before: Manifest, now: Manifest) -> list[str]:
     """What a result depends on in its last digits, and is not what it was: "torch 2.13.0 (was 2.12.1)"."""
     pairs = {name: (before.versions.get(name, "none"), found) for name, found in now.versions.items()}
     pairs |= {
-        key: (getattr(before.placement, key), getattr(now.placement, key))
-        for key in ("device", "dtype", "compute_dtype", "attention")
+        key: (getattr(before.placement, key) or "none", getattr(now.placement, key) or "none")
+        for key in ("device", "dtype", "compute_dtype", "training_dtype", "attention")
     }
     pairs["seodang"] = before.seodang, now.seodang
     pairs["processes"] = str(before.hardware.processes), str(now.hardware.processes)

@@ -298,6 +298,7 @@ def make_engine(
         packed=placement.attention == "packed",
         compiled=will_train and is_worth_compiling(settings, lengths),
         compute_dtype=getattr(torch, placement.compute_dtype) if placement.compute_dtype != trained_dtype else None,
+        training_dtype=getattr(torch, placement.training_dtype) if will_train and placement.training_dtype else None,
         longest=longest_row(prepared),
     )
     for remark in engine.remarks:

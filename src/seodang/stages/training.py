@@ -127,7 +127,8 @@ def logged_events(
     run: Run, model: PreTrainedModel, engine: Engine, steps: int, report_to: Sequence[str]
 ) -> Iterator[Callable[[Event], None]]:
     """Yields a function that takes training's events: the main rank records and shows them, and the speed once."""
-    meter, report = ThroughputMeter(model, engine.compute_dtype or model.dtype, steps=steps), reporter(run)
+    trained_dtype = engine.training_dtype or engine.compute_dtype or model.dtype
+    meter, report = ThroughputMeter(model, trained_dtype, steps=steps), reporter(run)
     with ExitStack() as opened:
         metrics = None
         with distributed.agreed():

@@ -140,6 +140,7 @@ def make_estimator(
             packed=True,
             linear_cross_entropy=True,
             compute_dtype=getattr(torch, compute) if compute != trained_dtype else None,
+            training_dtype=getattr(torch, placement.training_dtype) if placement.training_dtype else None,
         ),
         state_bytes=STATE_BYTES[optimizer],
         quantization_savings=int(linear * (getattr(torch, weights_dtype).itemsize - NF4_BYTES))

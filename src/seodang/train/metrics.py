@@ -84,7 +84,7 @@ class MetricsLog:
 def scalars(event: TrainEvent | EvalEvent) -> dict[str, float]:
     """The curves that an event adds to: name → value."""
     if isinstance(event, TrainEvent):
-        keys = ("loss", "probability", "learning_rate", "grad_norm", "tokens_per_second")
+        keys = ("loss", "probability", "learning_rate", "grad_norm", "tokens_per_second", "loss_scale")
         found = {f"train/{key}": getattr(event, key) for key in keys}
     else:
         found = {

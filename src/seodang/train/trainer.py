@@ -38,6 +38,7 @@ from seodang.run.folder import CHECKPOINT, OPTIMIZER, TRAINER_STATE, UNFINISHED_
 from seodang.train.adapter import unwrapped
 from seodang.train.arguments import training_arguments
 from seodang.train.callbacks import Interrupt, Schedule
+from seodang.train.loss_scale import LossScale
 from seodang.train.metrics import evaluation_event
 from seodang.train.out_of_memory import OutOfMemoryRetry, explaining_out_of_memory
 from seodang.train.random_state import unchanged_random_state
@@ -102,6 +103,9 @@ def train(
     trainer.measure, trainer.on_event, trainer.retry = measure, on_event, OutOfMemoryRetry(on_note=note)
     trainer.interrupt = interrupt = Interrupt()
     trainer.add_callback(interrupt)
+    if setup.engine.training_dtype == torch.float16:
+        trainer.loss_scale = LossScale(note)
+        trainer.add_callback(trainer.loss_scale)
     save_steps, save_seconds = save_interval(settings)
     trainer.add_callback(Schedule(save_steps=save_steps, save_seconds=save_seconds))  # after all others
     out_of_memory = explaining_out_of_memory(settings, setup, trainer.retry)
@@ -176,10 +180,12 @@ class _StepTrainer(Trainer):
     rows_of_step: Callable[[Step | None], str]
     retry: OutOfMemoryRetry
     interrupt: Interrupt
+    loss_scale: LossScale | None = None  # where the products of training are float16
     keep_checkpoints: int
     had_ended: bool = False  # before this start
     _step: Step | None = None
     _unlogged_steps: tuple[Step, ...] = ()  # steps since the last training event
+    _logged_overflows: tuple[int, int] = (0, 0)  # passes repeated, steps in float32, up to the last training event
 
     @property
     def has_ended(self) -> bool:
@@ -200,14 +206,19 @@ class _StepTrainer(Trainer):
         model.train()
         self._step = inputs
         self._unlogged_steps = (*self._unlogged_steps, inputs)
-        if self.accelerator.num_processes > 1:
-            return self._backward(model, inputs)
         clear_gradients = partial(model.zero_grad, set_to_none=True)
-        loss: torch.Tensor = self.retry.run(inputs, partial(self._backward, model), clear_gradients)
-        return loss
 
-    def _backward(self, model: Any, inputs: Step) -> torch.Tensor:
-        """Forward and backward pack by pack.
+        def backward(scale: float = 1.0, exact: bool = False) -> torch.Tensor:
+            once = partial(self._backward, model, scale=scale, exact=exact)
+            if self.accelerator.num_processes > 1:
+                return once(inputs)
+            loss: torch.Tensor = self.retry.run(inputs, once, clear_gradients)
+            return loss
+
+        return self.loss_scale.run(backward, model.parameters(), clear_gradients) if self.loss_scale else backward()
+
+    def _backward(self, model: Any, inputs: Step, *, scale: float, exact: bool) -> torch.Tensor:
+        """Forward and backward pack by pack; the gradients are those of the loss times `scale`.
 
         Gradients are exchanged with the last one; under FSDP2 with each, so that no rank ever holds them whole.
         """
@@ -218,8 +229,8 @@ class _StepTrainer(Trainer):
         for number, pack in enumerate(inputs.packs, 1):
             exchanged = number == len(inputs.packs) or self.accelerator.is_fsdp2
             with nullcontext() if exchanged else self.accelerator.no_sync(model):
-                loss = model(pack=pack) * (world / inputs.supervised)
-                self.accelerator.backward(loss)
+                loss = model(pack=pack, exact=exact) * (world / inputs.supervised)
+                self.accelerator.backward(loss * scale if scale != 1.0 else loss)
             total += loss.detach()
             del loss  # and with it what remembers the pass: none may be alive while a graph is recorded
         return total
@@ -265,6 +276,8 @@ class _StepTrainer(Trainer):
             return
         self._check_finite("training loss", logs["loss"])
         self._check_finite("gradient norm", logs.get("grad_norm", 0.0))
+        scale = self.loss_scale
+        overflows = (scale.repeated, scale.in_float32) if scale else (0, 0)
         self.on_event(
             TrainEvent(
                 step=self.state.global_step,
@@ -277,9 +290,12 @@ class _StepTrainer(Trainer):
                 tokens=sum(step.tokens for step in self._unlogged_steps),
                 supervised_tokens=sum(step.supervised for step in self._unlogged_steps),
                 flops=sum(map(self.floating_point_ops, self._unlogged_steps)),
+                loss_scale=scale.scale if scale else None,
+                repeated=overflows[0] - self._logged_overflows[0],
+                in_float32=overflows[1] - self._logged_overflows[1],
             )
         )
-        self._unlogged_steps = ()
+        self._unlogged_steps, self._logged_overflows = (), overflows
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         is_best: bool = super()._determine_best_metric(metrics=metrics, trial=trial)
@@ -360,6 +376,8 @@ class _StepTrainer(Trainer):
             if isinstance(callback, ExportableState) and type(callback).__name__ in stored:
                 for name, value in stored[type(callback).__name__]["attributes"].items():
                     setattr(callback, name, value)
+        if self.loss_scale:
+            self._logged_overflows = self.loss_scale.repeated, self.loss_scale.in_float32
         had_stop = "Interrupt" in stored and stored["TrainerControl"]["args"]["should_training_stop"]
         by_callback = had_stop and not self.interrupt.has_stopped
         self.had_ended = by_callback or self.state.global_step >= self.state.max_steps or self._is_out_of_patience

@@ -21,6 +21,7 @@ from seodang.model.engine.attention import EACH, PACKED, attention
 from seodang.model.engine.attention_kernels import hardware_of
 from seodang.model.engine.compile import compiled_layers, light_norms
 from seodang.model.engine.cuda_graphs import CudaGraphs
+from seodang.model.engine.float16 import float16_objection, float16_remark
 from seodang.model.engine.linear_cross_entropy import OnTile, Scratch
 from seodang.model.engine.loss import (
     PackTensors,
@@ -53,6 +54,7 @@ class Engine:
     compiled: bool = False  # layers and the head's passes over its logits are compiled
     cuda_graphs: bool = False  # passes of packs are recorded as CUDA graphs, and replayed
     compute_dtype: torch.dtype | None = None  # of the products (autocast); none: the weights' own
+    training_dtype: torch.dtype | None = None  # the same, of passes that take gradients; none: as all others
     remarks: tuple[str, ...] = ()
 
     def budget(self, pack_tokens: int) -> int:
@@ -63,6 +65,7 @@ class Engine:
     def installed(self, model: PreTrainedModel, on_note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
         """Inside, ``model(pack=PACK)`` is the pack's summed loss; every other call is the model's own.
 
+        ``model(pack=PACK, exact=True)`` is it without the narrower products of passes that train (`training_dtype`).
         ``model(pack=PACK, per_token=True)`` gives `TokenLosses`, without gradients; where the head is computed here,
         `on_tile` sees its logits (`target_losses`).
 
@@ -73,13 +76,12 @@ class Engine:
             on_note: takes a sentence, where something turns out not to work and is done without.
         """
         own: Callable[..., Any] = model.forward
-        replaced = vars(model).get("forward")  # by a hook, or by this engine around an evaluation during training
         scratch = Scratch() if self.linear_cross_entropy and _is_alone_on_cpu(model) and not self.cuda_graphs else None
 
         lengths_kept = dynamic_rope(model)
 
-        def run(tensors: PackTensors) -> Tensor:
-            with self._computing(model, lengths_kept):
+        def run(tensors: PackTensors, *, exact: bool = False) -> Tensor:
+            with self._computing(model, lengths_kept, exact=exact):
                 if self.linear_cross_entropy and not (model.training and has_router_loss(model)):
                     compiled = self.compiled and torch.is_grad_enabled()
                     return linear_cross_entropy_loss(model, tensors, scratch, rows, compiled=compiled)
@@ -94,7 +96,12 @@ class Engine:
         graphs = CudaGraphs(model, run, on_note) if self.cuda_graphs else None
 
         def forward(
-            *args: Any, pack: Pack | None = None, per_token: bool = False, on_tile: OnTile | None = None, **kwargs: Any
+            *args: Any,
+            pack: Pack | None = None,
+            exact: bool = False,
+            per_token: bool = False,
+            on_tile: OnTile | None = None,
+            **kwargs: Any,
         ) -> Any:
             if pack is None:
                 return own(*args, **kwargs)
@@ -102,30 +109,40 @@ class Engine:
                 return tokens(on_device(pack, model.device), on_tile)
             if graphs and torch.is_grad_enabled() and not model.is_activation_checkpointing:
                 return graphs.loss(pack)
-            return run(on_device(pack, model.device))
+            return run(on_device(pack, model.device), exact=exact)
 
         packed = PACKED if self.kernels else EACH
         name = packed if self.packed else model.config._attn_implementation
         on_cpu = model.device.type == "cpu"
         norms = compiled_layers(model) if self.compiled else light_norms(model) if on_cpu else nullcontext()
         sparse = _sparse_embedding_gradient(model, wanted=scratch is not None)
-        with trainable_tokens_in_place(model) as rows, attention(model, name), sparse, norms:
-            model.forward = forward
-            try:
-                yield
-            finally:
-                if replaced is None:
-                    del model.forward  # the class's own again
-                else:
-                    model.forward = replaced
+        with trainable_tokens_in_place(model) as rows, attention(model, name), sparse, norms, _forward(model, forward):
+            yield
 
     @contextmanager
-    def _computing(self, model: PreTrainedModel, lengths: list[torch.nn.Module]) -> Iterator[None]:
+    def _computing(
+        self, model: PreTrainedModel, lengths: list[torch.nn.Module], *, exact: bool = False
+    ) -> Iterator[None]:
         """Inside, a pass computes in the engine's dtype; rotary frequencies know no length from before."""
         forget_lengths(lengths)  # a loss must not depend on what was computed before
         device, dtype = model.device.type, self.compute_dtype
+        if torch.is_grad_enabled() and not exact:
+            dtype = self.training_dtype or dtype
         with torch.autocast(device, dtype=dtype, enabled=dtype is not None, cache_enabled=not self.cuda_graphs):
             yield
+
+
+@contextmanager
+def _forward(model: PreTrainedModel, forward: Callable[..., Any]) -> Iterator[None]:
+    replaced = vars(model).get("forward")  # by a hook, or by an engine around an evaluation during training
+    model.forward = forward
+    try:
+        yield
+    finally:
+        if replaced is None:
+            del model.forward  # the class's own again
+        else:
+            model.forward = replaced
 
 
 def on_cuda(model: PreTrainedModel) -> bool:
@@ -165,6 +182,7 @@ def choose_engine(
     packed: bool = True,
     compiled: bool = True,
     compute_dtype: torch.dtype | None = None,
+    training_dtype: torch.dtype | None = None,
     longest: int | None = None,
 ) -> Engine:
     """Try packing and linear cross entropy on this model, and yield to transformers' own path where they differ.
@@ -173,8 +191,8 @@ def choose_engine(
         rows: ids of a few real rows [tokens].
         packed: whether packing is wanted at all.
         compiled: whether compiling is worth its time, on a GPU.
-        compute_dtype: of the products, by autocast over the weights; the trial runs in the weights' own, that of the
-            device's kernels in this.
+        compute_dtype: of the products, by autocast; packing is tried in the weights' own, the device's kernels in this.
+        training_dtype: of the products of passes that train, if a trial agrees: float16.
         longest: positions of the longest row that will be packed, if it is known: where rotary frequencies change
             beyond it, that is of no concern.
     """
@@ -197,8 +215,12 @@ def choose_engine(
             f"{type(model).__name__} has a custom output head (difference {error:.1e}): using its own logits"
         )
     alone = linear_cross_entropy and on_cuda(model) and distributed.world() == 1 and not is_quantized(model)
+    if training_dtype:
+        objection = float16_objection(model, rows, packed=packed, linear_cross_entropy=linear_cross_entropy)
+        training_dtype = None if objection else training_dtype
+        remarks.append(float16_remark(objection))
     if compiled := compiled and alone:
-        error = compile_error(model, _many(rows), compute_dtype)
+        error = compile_error(model, _many(rows), training_dtype or compute_dtype)
         if not (compiled := error <= TOLERANCE[torch.bfloat16]):
             what = f"output differs ({error:.1e})" if error < math.inf else "does not work on this machine"
             remarks.append(f"torch.compile {what}: running eagerly, slower")
@@ -209,6 +231,7 @@ def choose_engine(
         compiled=compiled,
         cuda_graphs=alone and packed and kernels and (compute_dtype or model.dtype).itemsize == 2,
         compute_dtype=compute_dtype,
+        training_dtype=training_dtype,
         remarks=tuple(remarks),
     )
 
