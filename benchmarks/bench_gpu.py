@@ -32,7 +32,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
 from arms import ArmError, run
-from seodang.train.throughput import copy_rate, limit_seconds, matrix_rate, step_flops
+from seodang.train.throughput import matrix_rate, memory_rate, optimizer_bytes, step_flops
 from shapes import step_of, write_rows
 
 HERE = Path(__file__).resolve().parent
@@ -109,11 +109,11 @@ def main() -> None:
 
 
 def measure_ceilings(device: str) -> dict[str, float]:
-    """Operations a second of the best large square product, bf16 on a GPU, and bytes a second of a copy."""
+    """Operations a second of the best large square product, bf16 on a GPU, and bytes a second that memory moves."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     found = {
         "matrix_tflops": matrix_rate(dtype, device, SIZES[device]) / 1e12,
-        "copy_gb_per_second": copy_rate(device, 2**30 if device == "cuda" else 2**24) / 1e9,
+        "memory_gb_per_second": memory_rate(device, None if device == "cuda" else 2**24) / 1e9,
     }
     if device == "cuda":
         torch.cuda.empty_cache()  # the arms, in processes of their own, want it
@@ -192,13 +192,10 @@ def summary(
 ) -> dict[str, Any]:
     """What each arm did of one model, beside the hardware limit of its step."""
     with torch.device("meta"):
-        shapes = AutoModelForCausalLM.from_config(config_of(name, tiny=args.tiny))
-    limit = limit_seconds(
-        step_flops(shapes, step_of(rows)),
-        matrix_rate=ceilings["matrix_tflops"] * 1e12,
-        trained=shapes.num_parameters(),
-        copy_rate=ceilings["copy_gb_per_second"] * 1e9,
-    )
+        shapes = AutoModelForCausalLM.from_config(config_of(name, tiny=args.tiny), dtype=torch.float32)
+    moved = optimizer_bytes(shapes, torch.bfloat16)
+    limit = step_flops(shapes, step_of(rows)) / (ceilings["matrix_tflops"] * 1e12)
+    limit += moved / (ceilings["memory_gb_per_second"] * 1e9)
     tokens = sum(len(row["input_ids"]) for row in rows)
     seconds = {arm: _seconds(result) for arm, result in found.items()}
     best = min((arm for arm in seconds if arm not in ("ours", "liger")), key=lambda arm: seconds[arm], default=None)

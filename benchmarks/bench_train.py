@@ -10,8 +10,8 @@ its own switch for that (`free+bf16`), which its script leaves off. The peer's s
 in turn, each in its own process, `--repeats` times; medians are reported.
 
 `max_loss_difference` is that of ours in float32 against `parity`, relative. `limit_share` is that of ours in float32,
-its hardware limit the best large float32 product of this run; `own_limit_share` is that of `ours`, by the products it
-uses.
+by the hardware limit of `seodang.train.throughput`: a step's operations at the rate of the best large float32 product
+of this run, and the optimizer's bytes at its memory rate. `own_limit_share` is that of `ours`, by the products it uses.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from arms import ArmError, run
 from seodang.model.load import choose_placement, resolve_model
 from seodang.recipe import Model
-from seodang.train.throughput import copy_rate, limit_seconds, matrix_rate, step_flops
+from seodang.train.throughput import matrix_rate, memory_rate, optimizer_bytes, step_flops
 from shapes import step_of, text_stream, write_rows
 
 HERE = Path(__file__).resolve().parent
@@ -90,16 +90,19 @@ def main() -> None:
         rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
         dtypes = {compute, "float32"} if device == "cpu" else {compute}
         before = {dtype: matrix_rate(getattr(torch, dtype), device, SIZES[device]) for dtype in dtypes}
+        moved = memory_rate(device)
         for _ in range(args.repeats):
             for arm in arms:
                 results[arm].append(run_arm(arm, args, model, data))
         rates = {d: max(r, matrix_rate(getattr(torch, d), device, SIZES[device])) for d, r in before.items()}
+        moved = max(moved, memory_rate(device))
     found = {**conditions(args, device), **summary(results, BEST[device])}
     found["matrix_gflops"] = {dtype: round(rate / 1e9, 1) for dtype, rate in rates.items()}
+    found["memory_gb_per_second"] = round(moved / 1e9, 1)
     ours = {
         run["engine"]["compute_dtype"]: arm for arm, runs in results.items() if arm.startswith("ours") for run in runs
     }
-    shares = {dtype: share(results[arm], rows, model, rates[dtype], device) for dtype, arm in ours.items()}
+    shares = {dtype: share(results[arm], rows, model, dtype, rates[dtype], moved) for dtype, arm in ours.items()}
     found["limit_share"] = shares.get("float32", shares.get(compute))
     if compute in shares:
         found["own_limit_share"] = shares[compute]
@@ -149,17 +152,18 @@ def summary(results: dict[str, list[dict[str, Any]]], contenders: Sequence[str])
 
 
 def share(
-    runs: Sequence[dict[str, Any]], rows: list[dict[str, list[int]]], model: str, rate: float, device: str
+    runs: Sequence[dict[str, Any]],
+    rows: list[dict[str, list[int]]],
+    model: str,
+    dtype: str,
+    rate: float,
+    moved: float,
 ) -> float:
-    """Measured speed over the hardware limit's, at `rate` operations a second."""
+    """Measured speed over the hardware limit's, at `rate` operations and `moved` bytes a second."""
     with torch.device("meta"):
-        shapes = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
-    seconds = limit_seconds(
-        step_flops(shapes, step_of(rows)),
-        matrix_rate=rate,
-        trained=len(runs[0]["losses"]) * sum(weight.numel() for weight in shapes.parameters()),
-        copy_rate=None if device == "cpu" else copy_rate(device),
-    )
+        shapes = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model), dtype=torch.float32)
+    steps = len(runs[0]["losses"])
+    seconds = step_flops(shapes, step_of(rows)) / rate + steps * optimizer_bytes(shapes, getattr(torch, dtype)) / moved
     measured = statistics.median(run["tokens_per_second"] for run in runs)
     return round(measured * seconds / sum(len(row["input_ids"]) for row in rows), 3)
 

@@ -7,7 +7,7 @@ from events import eval_event, train_event
 from seodang.data.pack import pack
 from seodang.recipe import Adapter
 from seodang.train.adapter import inject_adapter
-from seodang.train.throughput import ThroughputMeter, copy_rate, limit_seconds, matrix_rate, step_flops
+from seodang.train.throughput import ThroughputMeter, matrix_rate, memory_rate, optimizer_bytes, step_flops
 from seodang.types import IGNORED, Pack
 from tiny import make_config, make_model
 
@@ -78,12 +78,26 @@ def test_layers_of_shapes_of_their_own_count_by_themselves() -> None:
 
 
 def test_rates_are_measured() -> None:
-    """The matrix rate and the copy rate of this machine are plausible numbers."""
+    """The matrix rate and the memory rate of this machine are plausible numbers."""
     assert 1e8 < matrix_rate(sizes=(128,)) < 1e15
     assert 1e8 < matrix_rate(sizes=(128, 100_000)) < 1e15  # the second would take hours, and 120 GB
-    assert 1e7 < copy_rate("cpu", 2**20) < 1e13
-    assert limit_seconds(1e9, matrix_rate=1e9) == 1
-    assert limit_seconds(1e9, matrix_rate=1e9, trained=10, copy_rate=300) == 2
+    assert 1e7 < memory_rate(num_bytes=2**20) < 1e13
+
+
+def test_bytes_of_a_step_follow_the_formula() -> None:
+    """8 passes of 4 bytes over each trained weight; with bf16 products 2 more for those of the matrices, not of norms.
+
+    A llama of 2 layers, hidden 64, MLP of 128, 2 key heads of 4, 512 tokens, head and embedding tied or not.
+    """
+    model = make_model(make_config("llama"))
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    matrices = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128) + (1 if tied else 2) * 512 * 64
+    norms = 64 * 5
+    assert optimizer_bytes(model, torch.float32) == 32 * (matrices + norms)
+    assert optimizer_bytes(model, torch.bfloat16) == 34 * matrices + 32 * norms
+    model.requires_grad_(False)
+    model.lm_head.weight.requires_grad_(True)
+    assert optimizer_bytes(model, torch.float32) == 32 * 512 * 64
 
 
 def test_the_speed_is_reported_once_without_the_first_step() -> None:

@@ -1,9 +1,15 @@
-"""Throughput of training against the hardware limit: a step's fewest operations at the best matrix product's rate.
+"""Throughput of training against the hardware limit: operations at the matrix rate, bytes at the memory rate, added up.
 
 An example of S positions, A of them supervised, takes 6·N·S + 6·H·A + 6·L·n_h·d_h·S² floating point operations: N
 weights of the body's matrices, H of the head, L layers of n_h heads of size d_h; 2 of each 6 in the forward pass, 2 for
 the gradients of what goes in, 2 for those of the weights. Frozen weights need no gradient of their own: 4. Attention is
 causal, windows are counted as whole. Of mixtures of experts, those that a token takes count.
+
+The bytes are those that no product can move while it computes: between the last gradient and the next step, each
+trained weight's gradient is read for the norm that clips all of them, and AdamW reads the gradient and reads and writes
+the weight and two moments: 8 passes, 32 bytes in float32. Where products take another dtype, each weight's copy in it
+is written. What a product reads and writes itself is in its measured rate; activations between two products can be
+computed on their way out of one and into the next, so that they are not counted.
 """
 
 import statistics
@@ -22,7 +28,8 @@ from seodang.model.load import is_quantized
 from seodang.run.events import Event, SpeedEvent, TrainEvent
 from seodang.types import IGNORED, Pack
 
-ADAMW_BYTES = 30  # moved for each trained parameter
+OPTIMIZER_PASSES = 8  # over a tensor of each trained weight's size: clipping reads 1, AdamW reads 4 and writes 3
+MEMORY_BYTES = {"cpu": 2**27, "cuda": 2**30}  # of each of two tensors, to measure the memory rate: beyond caches
 CPU_SIZES, GPU_SIZES = (256, 1024, 2048), (4096, 8192)  # of the square products that are timed
 SECONDS_PER_SIZE = 0.3
 MAX_PRODUCT_SECONDS = 1.0  # bf16 in software takes a minute for a product of 2048
@@ -52,12 +59,9 @@ class ThroughputMeter:
         if not is_quantized(self._model):  # its weights are packed: how many a layer has does not follow from its shape
             device = str(self._model.device)
             rate = matrix_rate(self._dtype, device)
-            copied = copy_rate(device) if device.startswith("cuda") else None
-            trained = sum(weight.numel() for weight in self._model.parameters() if weight.requires_grad)
+            optimizer_seconds = optimizer_bytes(self._model, self._dtype) / memory_rate(device)
             share = statistics.median(
-                limit_seconds(event.flops, matrix_rate=rate, trained=trained * event.steps, copy_rate=copied)
-                / event.seconds
-                for event in self._seen
+                (event.flops / rate + event.steps * optimizer_seconds) / event.seconds for event in self._seen
             )
         return SpeedEvent(
             step=step,
@@ -109,16 +113,19 @@ def _per_position(model: PreTrainedModel) -> tuple[float, float]:
     return body, (6 if head.requires_grad else 4) * head.numel()
 
 
-def limit_seconds(flops: float, *, matrix_rate: float, trained: int = 0, copy_rate: float | None = None) -> float:
-    """The shortest time of a step: its operations, and on an accelerator the bytes that AdamW moves.
+def optimizer_bytes(model: nn.Module, compute_dtype: torch.dtype) -> int:
+    """Fewest bytes moved from a step's last gradient to the next step's first product.
 
     Args:
-        flops: `step_flops`.
-        matrix_rate: operations a second.
-        trained: parameters that are trained.
-        copy_rate: bytes a second; none: AdamW is not counted.
+        model: its tensors may be on `meta`.
+        compute_dtype: of the products.
     """
-    return flops / matrix_rate + (ADAMW_BYTES * trained / copy_rate if copy_rate else 0.0)
+    moved = 0
+    for weight in model.parameters():
+        if weight.requires_grad:
+            is_copied = weight.dtype != compute_dtype and weight.ndim >= 2
+            moved += weight.numel() * (OPTIMIZER_PASSES * weight.itemsize + is_copied * compute_dtype.itemsize)
+    return moved
 
 
 def matrix_rate(dtype: torch.dtype = torch.float32, device: str = "cpu", sizes: Sequence[int] = ()) -> float:
@@ -135,11 +142,18 @@ def matrix_rate(dtype: torch.dtype = torch.float32, device: str = "cpu", sizes: 
     return best
 
 
-def copy_rate(device: str, num_bytes: int = 2**30) -> float:
-    """Bytes a second, read and written, of a copy on the device."""
-    source = torch.empty(num_bytes, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    return 2 * num_bytes / _fastest(lambda: target.copy_(source), device)
+def memory_rate(device: str = "cpu", num_bytes: int | None = None) -> float:
+    """Bytes a second, read and written: the faster of a copy and of a sum in place.
+
+    A CPU reads what a copy is about to overwrite; a sum in place, as in an optimizer, has to read it anyway.
+
+    Args:
+        num_bytes: of each of two tensors.
+    """
+    size = (num_bytes or MEMORY_BYTES["cuda" if device.startswith("cuda") else "cpu"]) // 4
+    source, target = (torch.ones(size, device=device) for _ in range(2))  # filled: pages never written cost no reading
+    copied = 2 * source.nbytes / _fastest(lambda: target.copy_(source), device)
+    return max(copied, 3 * source.nbytes / _fastest(lambda: target.add_(source), device))
 
 
 def _fastest(work: Callable[[], object], device: str) -> float:
