@@ -6,14 +6,14 @@ than over the products in between. torch compiles the very code of a model's lay
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+from seodang.model.engine.norms import norms_of
 
 VARIANTS = 64  # of one function: kinds of layers and of input; torch's own limit is 8
 
@@ -57,22 +57,3 @@ def _compiled_forward(part: nn.Module) -> Callable[..., Any]:
         return (fast if torch.is_grad_enabled() and not is_recomputed else written)(*args, **kwargs)
 
     return forward
-
-
-def norms_of(model: PreTrainedModel) -> list[nn.Module]:
-    """The model's norms that run by their own code."""
-    norms = [module for module in model.modules() if "norm" in type(module).__name__.lower()]
-    return [norm for norm in norms if not any(norm.children()) and "forward" not in vars(norm)]
-
-
-@contextmanager
-def light_norms(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, every norm of the model is computed again in the backward pass, by the norm's own code."""
-    norms = norms_of(model)
-    for norm in norms:
-        norm.forward = partial(checkpoint, norm.forward, use_reentrant=False, preserve_rng_state=False)
-    try:
-        yield
-    finally:
-        for norm in norms:
-            del norm.forward

@@ -19,7 +19,7 @@ from seodang import distributed
 from seodang.data.pack import pack
 from seodang.model.engine.attention import EACH, PACKED, attention
 from seodang.model.engine.attention_kernels import hardware_of
-from seodang.model.engine.compile import compiled_layers, light_norms
+from seodang.model.engine.compile import compiled_layers
 from seodang.model.engine.cuda_graphs import CudaGraphs
 from seodang.model.engine.float16 import float16_objection, float16_remark
 from seodang.model.engine.linear_cross_entropy import OnTile, Scratch
@@ -33,6 +33,7 @@ from seodang.model.engine.loss import (
     logits_tokens,
     on_device,
 )
+from seodang.model.engine.norms import light_norms
 from seodang.model.engine.rope import dynamic_rope, forget_lengths
 from seodang.model.engine.self_test import TOLERANCE, compile_error, copy_error, kernel_error, packing_error
 from seodang.model.engine.trainable_tokens import trainable_tokens_in_place

@@ -2,8 +2,9 @@
 
 The gradients are taken in the forward pass, while the probabilities are at hand: three products a position, none
 repeated. On a CPU the vocabulary is walked in tiles that stay in its cache, twice: once for the normalizer, once for
-the gradients; between the two, a chunk of positions keeps its logits in the dtype of the products. Elsewhere it is
-taken whole, and each of the two is one kernel where it can be compiled.
+the gradients; between the two, a chunk of positions keeps its logits in the dtype of the products (in float32 without a
+soft-cap their exponentials, which the gradients are made of). Elsewhere it is taken whole, and each of the two is one
+kernel where it can be compiled.
 
 Legend: S positions, N positions of one chunk, D hidden size, V vocabulary, W tokens of one tile.
 """
@@ -248,6 +249,8 @@ class _Walk:
         self.weight_VD, self.bias_V, self.softcap, self.factor = weight_VD, bias_V, softcap, factor
         self.tiles = [slice(start, min(start + size, vocabulary)) for start in range(0, vocabulary, size)]
         self.is_cast = {compute, weight_VD.dtype} != {torch.float32}
+        self._is_in_place = softcap is None and not self.is_cast  # what is kept of the logits: their exponentials
+        self._tops: list[Tensor] = []  # the largest logits [N, 1] of each tile, subtracted before exp
         self._raw = weight_VD.new_empty(rows * size, dtype=compute)  # logits as multiplied, or their gradient
         self._work = weight_VD.new_empty(rows * size, dtype=torch.float32)  # logits, then their exponentials
         self._slope = self._work.new_empty(0 if softcap is None else rows * size)
@@ -261,7 +264,8 @@ class _Walk:
         kept_VN: Tensor | None,
         on_tile: Callable[[slice, Tensor, Tensor], None] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """(log Σ exp of the logits [N], the targets' logits [N]); `kept_VN` takes the raw logits, tile by tile."""
+        """(log Σ exp of the logits [N], the targets' logits [N]); `kept_VN` takes what `gradients` needs, by tiles."""
+        self._tops.clear()
         sums, chosen_N = [], torch.zeros(len(hidden), dtype=torch.float32, device=hidden.device)
         for tile in self.tiles:
             raw = self._raw_logits(kept_VN, tile, len(hidden))
@@ -274,6 +278,7 @@ class _Walk:
             index, inside = _within(targets_N, tile)
             chosen_N += logits.gather(-1, index).squeeze(-1) * inside
             top = logits.amax(-1, keepdim=True)
+            self._tops.append(top)
             sums.append(logits.sub_(top).exp_().sum(-1).log_() + top.squeeze(-1))
         return torch.stack(sums).logsumexp(0), chosen_N
 
@@ -284,13 +289,18 @@ class _Walk:
 
         By a logit: p − [it is the target's].
         """
-        for tile in self.tiles:
-            logits = self._logits(self._raw_logits(kept_VN, tile, len(targets_N)))
+        for tile, top in zip(self.tiles, self._tops, strict=True):
+            kept = self._raw_logits(kept_VN, tile, len(targets_N))
             slope = None
-            if self.softcap is not None:
-                slope = _shaped(self._slope, logits.shape).copy_(logits)
-                slope.div_(self.softcap).square_().neg_().add_(1.0)
-            grad = logits.sub_(normalizer_N.unsqueeze(-1)).exp_()
+            if self._is_in_place:
+                part = (top - normalizer_N.unsqueeze(-1)).exp_()
+                grad = torch.mul(kept, part, out=_shaped(self._work, kept.shape))
+            else:
+                logits = self._logits(kept)
+                if self.softcap is not None:
+                    slope = _shaped(self._slope, logits.shape).copy_(logits)
+                    slope.div_(self.softcap).square_().neg_().add_(1.0)
+                grad = logits.sub_(normalizer_N.unsqueeze(-1)).exp_()
             index, inside = _within(targets_N, tile)
             grad.scatter_add_(-1, index, -inside.unsqueeze(-1))
             if slope is not None:
@@ -321,7 +331,7 @@ class _Walk:
 
     def _logits(self, raw: Tensor) -> Tensor:
         """[N, W] float32, until the next call."""
-        logits = _shaped(self._work, raw.shape).copy_(raw)
+        logits = raw if self._is_in_place else _shaped(self._work, raw.shape).copy_(raw)
         if self.factor != 1.0:
             logits *= self.factor
         return logits if self.softcap is None else logits.div_(self.softcap).tanh_().mul_(self.softcap)

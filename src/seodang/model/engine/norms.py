@@ -1,0 +1,109 @@
+"""A model's norms on a CPU, where a small model's take longer over memory than over arithmetic.
+
+Legend: N rows, D size of a row.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+SAME = 1e-5  # relative: what summing in another order changes in float32
+
+
+def norms_of(model: PreTrainedModel) -> list[nn.Module]:
+    """The model's norms that run by their own code."""
+    norms = [module for module in model.modules() if "norm" in type(module).__name__.lower()]
+    return [norm for norm in norms if not any(norm.children()) and "forward" not in vars(norm)]
+
+
+@contextmanager
+def light_norms(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, every norm of the model keeps only its input for the backward pass, and RMS norms take few passes.
+
+    Which of them are RMS norms is asked of what they compute. Others, and 16-bit inputs, run by the norm's own code,
+    once more in the backward pass.
+    """
+    norms = norms_of(model)
+    for norm in norms:
+        norm.forward = _light(norm)
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
+
+
+def _light(norm: Any) -> Callable[[Tensor], Tensor]:
+    own: Callable[..., Tensor] = partial(checkpoint, norm.forward, use_reentrant=False, preserve_rng_state=False)
+    found = rms_norm(norm)
+    if found is None:
+        return own
+    compute: Callable[..., Tensor] = RmsNorm.apply
+
+    def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if hidden.dtype != torch.float32 or args or kwargs:
+            return own(hidden, *args, **kwargs)
+        return compute(hidden, norm.weight + found.offset if found.offset else norm.weight, found.eps)
+
+    return forward
+
+
+class Rms(NamedTuple):
+    """An RMS norm: x · rsqrt(mean x² + eps) · (weight + offset)."""
+
+    offset: float  # 1 in Gemma
+    eps: float
+
+
+@torch.no_grad()
+def rms_norm(norm: Any) -> Rms | None:
+    """Of a norm in float32 whose only parameter is its weight: what its values are; none: they are something else."""
+    weight: Any = getattr(norm, "weight", None)
+    compute: Callable[..., Tensor] = RmsNorm.apply
+    eps = [value for name in ("eps", "variance_epsilon") if isinstance(value := getattr(norm, name, None), float)]
+    has_one = isinstance(weight, Tensor) and [id(one) for one in norm.parameters()] == [id(weight)]
+    if not has_one or isinstance(weight, FakeTensor) or weight.dtype != torch.float32 or weight.ndim != 1 or not eps:
+        return None
+    rows = torch.cos(torch.arange(3 * len(weight)) + 1.0).view(3, -1) * torch.tensor([[1e-3], [1.0], [30.0]])
+    try:
+        expected = norm(rows)
+    except (RuntimeError, TypeError):  # it takes more than a hidden state
+        return None
+    for offset in (0.0, 1.0):
+        values = compute(rows, weight + offset, eps[0])
+        if torch.allclose(values, expected, rtol=SAME, atol=SAME * float(expected.abs().max())):
+            return Rms(offset, eps[0])
+    return None
+
+
+class RmsNorm(torch.autograd.Function):
+    """y = x · r · scale with r = rsqrt(mean x² + eps), in float32 whatever autocast says."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, scale_D: Tensor, eps: float) -> Tensor:
+        mean = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).square_().div_(hidden.shape[-1])
+        inverse = mean.add_(eps).rsqrt_()
+        ctx.save_for_backward(hidden, inverse, scale_D)
+        normed: Tensor = (hidden * inverse).mul_(scale_D)
+        return normed
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """By scale: Σ g·x·r over the rows; by x: r·g·scale − x·r³·mean(g·x·scale)."""
+        hidden, inverse, scale_D = ctx.saved_tensors
+        (grad,) = grads
+        size = hidden.shape[-1]
+        with torch.autocast(hidden.device.type, enabled=False):
+            both = torch.mul(grad, hidden, out=hidden.new_empty(hidden.shape))  # contiguous, whatever the two are
+            both_ND = both.view(-1, size)
+            grad_scale = torch.mv(both_ND.T, inverse.reshape(-1)) if ctx.needs_input_grad[1] else None
+            slope = torch.mv(both_ND, scale_D).view(inverse.shape).mul_(inverse.pow(3)).div_(-size)
+            grad_hidden = torch.mul(grad, scale_D, out=torch.empty_like(hidden)).mul_(inverse).addcmul_(hidden, slope)
+        return grad_hidden, grad_scale, None
