@@ -44,7 +44,7 @@ too.
 - MODEL is a model's folder, a hub id, or a packaged model such as `package:gemma-3-270m`.
 - `seodang --version` prints the version.
 
-| Exit code | |
+| Exit code | Meaning |
 |---|---|
 | 0 | done |
 | 1 | readable data that must not be trained on: a gate did not hold |
@@ -113,7 +113,9 @@ def _section(path: str, model: type[BaseModel]) -> Iterable[str]:
         (f"`{name}`", type_words(field), _default(field), _description(path, name, field))
         for name, field in model.model_fields.items()
     ]
+    yield '<div class="keys" markdown>\n\n'
     yield from _table(("Key", "Type", "Default", "Meaning"), rows)
+    yield "\n</div>\n"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The documentation says what the code does: pages, commands, keys, examples and links fail here when they drift."""
 
+import itertools
 import re
 import runpy
 import shlex
@@ -25,6 +26,7 @@ from seodang.run.folder import REPORT
 from seodang.serve.session import COMMANDS
 
 DOCS = ROOT / "docs"
+MOST_ITEMS = 20  # of a numbered list
 PAGES = sorted([*ROOT.glob("README*.md"), *DOCS.rglob("*.md")])
 RUN_ELSEWHERE = {
     "langchain.md",
@@ -174,6 +176,18 @@ def test_extras_exist() -> None:
     for page in PAGES:
         for named in re.findall(r"(?:\.|seodang)\[([\w,]+)\]", text_of(page)):
             assert set(named.split(",")) <= set(extras), f"{page}: {named}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_tables_name_their_columns_and_no_number_begins_a_line(page: Path) -> None:
+    """A screen reader announces a cell by its column; a wrapped line that begins with `130. ` becomes a list."""
+    lines = BLOCK.sub("", text_of(page)).splitlines()
+    for number, (line, after) in enumerate(itertools.pairwise(lines), 1):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if after.startswith("|") and not set(after) - set("|-: "):
+            assert all(cells) or not any(cells), f"{page}:{number}: {line}"
+        begins = re.match(r"\s*(\d+)\. ", after)
+        assert not begins or int(begins[1]) < MOST_ITEMS, f"{page}:{number + 1}: {after}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

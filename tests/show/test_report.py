@@ -85,6 +85,13 @@ def test_the_page_is_well_formed(html: str) -> None:
     assert len(page.ids) == len(set(page.ids))
 
 
+def test_folded_parts_are_open_on_paper(html: str) -> None:
+    """The recipe and the terms are printed: by the style sheet, and by the script where a browser does not know it."""
+    assert "<details" in html
+    assert re.search(r"@media print \{[^@]*@page[^@]*details::details-content \{ content-visibility: visible", html)
+    assert 'addEventListener("beforeprint"' in html
+
+
 def test_the_page_needs_no_network(html: str) -> None:
     """No address leads out of the page, and the page itself forbids loading anything."""
     page = Page(html)

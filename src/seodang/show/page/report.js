@@ -1,4 +1,14 @@
 "use strict";
+// Folded parts are open on paper, also where the style sheet's way is not known.
+let opened = [];
+addEventListener("beforeprint", () => {
+  opened = [...document.querySelectorAll("details:not([open])")];
+  for (const part of opened) part.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const part of opened) part.open = false;
+});
+
 // Lists that are searched, and shown a page at a time. Without a script all of a list is shown.
 for (const list of document.querySelectorAll("[data-page]")) {
   const items = [...list.querySelector(".items").children];
