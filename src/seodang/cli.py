@@ -13,6 +13,7 @@ import typer
 from seodang import distributed
 from seodang.__version__ import __version__
 from seodang.errors import SeodangError
+from seodang.show.terminal.verbosity import set_verbose, silence_libraries
 
 if TYPE_CHECKING:
     from seodang.proof.seeds import SeedsProof
@@ -54,6 +55,12 @@ LanguageOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the proof as JSON to stdout, the rest to stderr.")]
 
 
+VerboseOption = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", callback=set_verbose, help="Print every setting, stage, row, question and remark."),
+]
+
+
 def _role(name: str, holds: str) -> Any:
     return typer.Option(f"--{name}", metavar="FILE|FOLDER", help=f"A file or folder of {holds}; may be repeated.")
 
@@ -76,6 +83,7 @@ def demo(
     overrides: OverridesArg = None,
     out: OutOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer rows, questions and steps: two minutes.")] = False,
+    _: VerboseOption = False,
 ) -> None:
     """Run the whole pipeline on a packaged model and sample data, offline."""
     from seodang.pipeline import demo
@@ -113,7 +121,7 @@ def init(
 
 
 @app.command()
-def inspect(recipe: RecipeArg, overrides: OverridesArg = None, out: OutOption = None) -> None:
+def inspect(recipe: RecipeArg, overrides: OverridesArg = None, out: OutOption = None, _: VerboseOption = False) -> None:
     """Show everything that can be known before training, without training."""
     from seodang.pipeline import inspect
     from seodang.recipe import load_recipe
@@ -134,6 +142,7 @@ def tune(
     gate: GateOption = False,
     language: LanguageOption = None,
     as_json: JsonOption = False,
+    _: VerboseOption = False,
 ) -> None:
     """Train, measure before and after, report."""
     from seodang.pipeline import inspect, tune, tune_seeds
@@ -173,6 +182,7 @@ def prove(
     language: LanguageOption = None,
     as_json: JsonOption = False,
     trust_remote_code: TrustOption = False,
+    _: VerboseOption = False,
 ) -> None:
     """Measure a model against its base, or several runs of one recipe against each other."""
     from seodang.pipeline import plan_proof, prove, prove_seeds
@@ -421,6 +431,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # where Korean cannot be written it becomes ?, and nothing stops
     _end_as_interrupted()
+    silence_libraries()
     try:
         app()
     except SeodangError as error:

@@ -16,6 +16,7 @@ first, who writes, and what all wait for.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,7 @@ def tune(
     with clock.stage("prepare"):
         with distributed.main_first():
             placement = preflight.place(recipe.model, settings, will_train=True)
-            base, renderer, prepared, findings = prepare(recipe, placement)
+            base, renderer, prepared, findings = prepare(recipe, placement, folder=run.folder)
         if resume:
             finish.check_inputs(run, recipe, placement, renderer, prepared)
             saved_model.check_saved(run)
@@ -102,8 +103,13 @@ def tune(
     return run
 
 
-def prepare(recipe: Recipe, placement: "Placement") -> "tuple[Base, Renderer, Prepared, list[Finding]]":
+def prepare(
+    recipe: Recipe, placement: "Placement", *, folder: Path | None = None, will_train: bool = True
+) -> "tuple[Base, Renderer, Prepared, list[Finding]]":
     """Everything that comes before a model's weights: the base, what renders its rows, the rows, and what was found.
+
+    Args:
+        folder: the run's, if there is one; will_train: whether the recipe is for training. Both for the plan alone.
 
     Raises:
         SeodangError: the user's mistake, with a hint on how to fix it.
@@ -111,8 +117,9 @@ def prepare(recipe: Recipe, placement: "Placement") -> "tuple[Base, Renderer, Pr
     from seodang.show.terminal import plan_view
     from seodang.stages import measure, preflight, preparation
 
-    plan_view.show_plan(recipe, placement)
     base = preflight.resolve_base(recipe.model, placement)
+    size = base.num_parameters
+    plan_view.show_plan(recipe, placement, num_parameters=size, folder=folder, will_train=will_train)
     row_cache = preparation.open_row_cache()
     sources = preparation.read_sources(recipe.sources, recipe.split, row_cache)  # read → convert → split → audit
     renderer = preparation.make_renderer(
@@ -197,7 +204,7 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> "Prepared":
 
     with distributed.main_first():
         placement = preflight.place(recipe.model, recipe.train, will_train=False)
-        base, renderer, prepared, findings = prepare(recipe, placement)
+        base, renderer, prepared, findings = prepare(recipe, placement, folder=out)
     with distributed.agreed():
         plan = preflight.plan_training(base, recipe.train, renderer, prepared.rows["train"])
         findings += plan.findings
@@ -251,7 +258,7 @@ def prove(
 
     clock = StageClock()
     with clock.stage("prepare"):
-        ours, theirs = proof_inputs(recipes, prepare, is_quick=is_quick)
+        ours, theirs = proof_inputs(recipes, partial(prepare, folder=run.folder, will_train=False), is_quick=is_quick)
     placement, renderer, prepared = ours.base.placement, ours.held_out.renderer, ours.prepared
     if trained and recipe is None:
         finish.check_inputs(trained, wanted, placement, renderer, prepared, has_base=against is None, of_rows=False)
@@ -293,7 +300,7 @@ def plan_proof(
     from seodang.stages.proof_cost import proof_cost
     from seodang.stages.proof_inputs import proof_inputs
 
-    ours, _ = proof_inputs(recipes, prepare, is_quick=is_quick)
+    ours, _ = proof_inputs(recipes, partial(prepare, will_train=False), is_quick=is_quick)
     cost = proof_cost(ours.held_out, ours.base)
     plan_view.show_cost(cost)
     return cost

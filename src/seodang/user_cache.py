@@ -1,6 +1,7 @@
-"""Where the user's cache is: converted models and prepared rows are kept there."""
+"""Where the user's cache is, with converted models and prepared rows; and how paths are shown to the user."""
 
 import os
+import shlex
 from pathlib import Path
 
 
@@ -10,3 +11,28 @@ def cache_folder() -> Path:
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "seodang"
+
+
+def shown_path(path: str | Path) -> str:
+    """A path as it is shown: relative to the current folder below it, from ~ below the home folder, else as it is."""
+    start, rest = _from(path)
+    return start + rest
+
+
+def path_argument(path: str | Path) -> str:
+    """The same as an argument of a command that can be pasted into a shell: quoted, but for the ~."""
+    start, rest = _from(path)
+    return start + shlex.quote(rest)
+
+
+def _from(path: str | Path) -> tuple[str, str]:
+    """("" or "~/", what follows)."""
+    if not Path(path).is_absolute():
+        return "", str(path)
+    try:
+        for start, folder in (("", Path.cwd()), ("~/", Path.home())):
+            if folder != Path(folder.anchor) and Path(path).is_relative_to(folder):
+                return start, str(Path(path).relative_to(folder))
+    except (OSError, RuntimeError):  # the current folder was removed; there is no home folder
+        pass
+    return "", str(path)

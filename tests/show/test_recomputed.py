@@ -23,6 +23,7 @@ from seodang.recipe import Tolerance
 from seodang.show.report import report
 from seodang.show.sentences import ADVISED_ANSWERS
 from seodang.show.terminal.proof_view import show_proof
+from seodang.show.terminal.verbosity import set_verbose
 
 LEVEL = 1 - 0.05 / 3
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*%?")
@@ -60,7 +61,9 @@ def rows(run: Path) -> dict[str, list[dict[str, Any]]]:
 def shown(run: Path) -> dict[str, str]:
     """What a reader sees: the report's text, and the terminal's on a wide terminal."""
     file = io.StringIO()
+    set_verbose(True)
     show_proof(run_folder.run_proof(), out=Console(file=file, width=300))
+    set_verbose(False)
     page = Text((run / "report.html").read_text(encoding="utf-8")).text
     return {"report": " ".join(page.split()), "terminal": " ".join(file.getvalue().split())}
 

@@ -132,7 +132,7 @@ def test_what_was_not_measured_is_said() -> None:
     text = said(proved(*rows, is_quick=True, same_tokenizer=False, notes=("KL was not measured: …",)))
     for expected in (
         "Forgetting was not measured",
-        "What the change on medical is made of was not measured (15 rows: fewer than 16 clusters)",
+        "What the change is made of was not measured: medical (15 rows: fewer than 16 clusters).",
         "medical: the held-out rows that chose the checkpoint are also the ones it is measured on",
         "A quick proof", "different tokenizers",
         "KL was not measured",

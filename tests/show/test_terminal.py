@@ -1,6 +1,7 @@
 """terminal: the same evidence at 100 columns, in Korean, with and without colour."""
 
 import io
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +20,11 @@ from seodang.errors import SourceError
 from seodang.proof.seeds import compare_seeds
 from seodang.recipe import load_recipe
 from seodang.run.events import NoteEvent, SpeedEvent
+from seodang.show import sentences
 from seodang.show.terminal import console, data_view, plan_view, progress, proof_view
+from seodang.show.terminal.verbosity import set_verbose
 from seodang.types import Answer, Counts, Finding, ProofCost, Sample
+from seodang.user_cache import path_argument, shown_path
 
 
 def test_a_question_takes_numbers_names_and_first_letters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,6 +33,14 @@ def test_a_question_takes_numbers_names_and_first_letters(monkeypatch: pytest.Mo
     for typed, chosen in (([], "general"), (["g"], "general"), (["3"], "retention"), (["x", "4", "Dom"], "domain")):
         monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in typed or [""])))
         assert console.choose("which role?", choices, "general") == chosen
+
+
+@pytest.fixture
+def verbose() -> Iterator[None]:
+    """All is printed."""
+    set_verbose(True)
+    yield
+    set_verbose(False)
 
 
 def printed(show: str, *values: object, width: int = 100, color: bool = False) -> str:
@@ -45,11 +57,12 @@ def printed(show: str, *values: object, width: int = 100, color: bool = False) -
 
 SEEDS = compare_seeds({Path(name): run_folder.run_proof() for name in ("runs/a-s1", "runs/a-s2")})
 COST = ProofCost(sequences=300, tokens=40_000, answers=38, answer_tokens=4_864, seconds=190.0, gflops=80.0)
-PLACEMENT = SimpleNamespace(reasons=("no CUDA device: CPU",))
+PLACEMENT = SimpleNamespace(
+    reasons=("Device: CPU, no CUDA device was found.",), device="cpu", dtype="float32", compute_dtype="float32"
+)
 ANSWERS = list(run_folder.run_answers())
 SHOWN = [
-    ("show_plan", (load_recipe(run_folder.RECIPE), PLACEMENT), ["epochs=3", "default: too_long=drop", "no CUDA"]),
-    ("show_plan", (load_recipe(run_folder.RECIPE, ["train.best_by=domain_within_tolerance"]),), ["the least bad."]),
+    ("show_plan", (load_recipe(run_folder.RECIPE), PLACEMENT), ["; CPU, no CUDA device was found; float32", "held out"]),
     ("show_counts", (run_folder.run_counts(),), ["−7,511 take 1/3", "~212 NFD to NFC", "read as CSV in CP949"]),
     ("show_findings", (run_folder.run_findings(),), ["warn    의료_질문: 38 questions", "→ keep one answer each"]),
     ("show_lengths", (run_folder.run_lengths(),), ["above 320", "의료_질문", "holdout"]),
@@ -227,7 +240,7 @@ def test_all_of_a_run_is_in_one_stream_without_a_terminal(capsys: pytest.Capture
     assert printed.err == ""
 
 
-def test_stages_of_one_source_stand_together() -> None:
+def test_stages_of_one_source_stand_together(verbose: None) -> None:
     """Counts that come stage by stage are shown source by source."""
     counts = [
         Counts(stage=stage, source=source, rows_in=1, kept=1)
@@ -261,10 +274,103 @@ def test_answers_are_not_dimmed() -> None:
     assert "\x1b[2m" not in line.partition("1. 기저")[0].rpartition("\x1b[0m")[2]
 
 
-def test_a_setting_of_several_lines_stands_on_one() -> None:
+def test_a_setting_of_several_lines_stands_on_one(verbose: None) -> None:
     """Headers of a template end in line breaks, and may be blank: shown as a recipe writes them."""
     headers = {"system": "", "user": "### User:\n", "assistant": "A:"}
     source = {"name": "a", "path": "a.jsonl", "role": "domain"}
     recipe = load_recipe({"name": "x", "model": "m", "template": {"headers": headers}, "sources": [source]})
     text = printed("show_plan", recipe)
     assert 'headers={user: ### User:\\n, assistant: A:, system: "", between: \\n\\n}' in text
+
+
+def test_the_plan_is_five_lines_and_all_settings_on_request(verbose: None) -> None:
+    """Model, data, training, measures and where all settings are written; with --verbose every key as well."""
+    recipe = load_recipe(run_folder.RECIPE, ["train.best_by=domain_within_tolerance"])
+    settings = printed("show_plan", recipe, PLACEMENT)
+    for words in ("epochs=3", "default: too_long=drop", "no CUDA", "the least bad."):
+        assert words in settings
+    set_verbose(False)
+    file = io.StringIO()
+    out = Console(file=file, width=300, markup=False)
+    plan_view.show_plan(recipe, PLACEMENT, num_parameters=268_098_176, folder=Path("runs/a"), out=out)  # type: ignore[arg-type]
+    lines = [line.rstrip() for line in file.getvalue().splitlines()[2:]]
+    assert [line.split()[0] for line in lines] == ["model", "data", "training", "measured", "written"]
+    assert "268M parameters" in lines[0]
+    assert "held out: " in lines[1]
+    assert "3 passes over the rows, 16 examples a step" in lines[2]
+    assert lines[4].endswith("runs/a; all settings: runs/a/recipe.yaml; --verbose prints them")
+
+
+def test_many_sources_are_joined_in_the_plan() -> None:
+    """By role, and by how much of them is held out."""
+    sources = [{"name": f"s{n}", "path": "a.jsonl", "role": "domain" if n < 5 else "general"} for n in range(7)]
+    text = " ".join(printed("show_plan", load_recipe({"name": "x", "model": "m", "sources": sources})).split())
+    assert "5 domain (s0, s1, s2, s3 and 1 more); 2 general (s5, s6); held out: 5% of each" in text
+
+
+def test_stages_that_changed_nothing_are_not_listed() -> None:
+    """A source of which nothing was dropped or changed has one line, with all remarks; the others their stages."""
+    counts = [
+        Counts(stage="convert", source="가", rows_in=3, kept=3, remarks=("read as qa",)),
+        Counts(stage="split", source="가", rows_in=3, kept=3, remarks=("1 held out",)),
+        Counts(stage="convert", source="나", rows_in=3, kept=2, dropped={"empty": 1}),
+        Counts(stage="split", source="나", rows_in=2, kept=2),
+        Counts(stage="mix", source="all", rows_in=5, kept=5),
+    ]
+    lines = [line.split() for line in printed("show_counts", counts).splitlines()[3:]]
+    assert lines == [
+        ["가", "3", "3", "read", "as", "qa;", "1", "held", "out"],
+        ["나", "convert", "3", "2", "−1", "empty"],
+    ]
+
+
+def test_long_rows_are_folded(verbose: None) -> None:
+    """Each part of a row shows its beginning and how much more there is; with --verbose all of it."""
+    sample = Sample(where="a:1", text="q " * 400 + "answer " * 100, supervised=((800, 1500),))
+    shown = {"가": {"train": sample}}
+    assert printed("show_samples", shown).split().count("answer") == 100 - 1  # the first bears a bracket
+    set_verbose(False)
+    text = " ".join(printed("show_samples", shown).split())
+    assert "more characters) ⟦answer" in text
+    assert text.endswith("more characters)⟧")
+    assert text.count("answer") < 50
+
+
+def test_a_handful_of_questions_of_each_kind(verbose: None) -> None:
+    """Five questions without --verbose, the first of each kind before the second; how many more there are."""
+    fields = {"model": "tuned", "stopped": True, "prompt_tokens": 1, "new_tokens": 1, "text": "답"}
+    kinds = [*["domain"] * 4, *["general"] * 3, "repeat", *["holdout"] * 2]
+    answers = [Answer(kind=kind, question=f"{kind} {n}?", **fields) for n, kind in enumerate(kinds)]
+    assert sum(line.strip().endswith("?") for line in printed("show_answers", answers).splitlines()) == 10
+    set_verbose(False)
+    lines = printed("show_answers", answers).splitlines()
+    asked = [line.strip() for line in lines if line.strip().endswith("?")]
+    assert asked == ["domain 0?", "domain 1?", "general 4?", "repeat 7?", "holdout 8?"]
+    assert lines[-1].strip() == "5 more questions in the report"
+
+
+def test_the_verdict_ends_with_warnings_after_the_tables() -> None:
+    """Without --verbose, remarks that explain figures are counted only; all are in the report."""
+    proof = run_folder.run_proof()
+    text = printed("show_proof", proof, width=300)
+    everything, warnings = sentences.sentences(proof), sentences.warnings(proof)
+    assert set(warnings) <= set(everything)
+    shown = [sentence for sentence in everything if sentence in text]
+    assert shown == [sentence for sentence in everything if sentence in warnings[: proof_view.SHOWN_REMARKS]]
+    last = text.splitlines()[-1].strip()
+    assert last == f"{len(everything) - len(shown)} more remarks in the report (--verbose prints them here too)."
+
+
+def test_paths_are_short_and_commands_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative below the current folder, from ~ below the home folder; in commands quoted, but for the ~."""
+    here, home = tmp_path / "work here", tmp_path / "home"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(home))
+    assert shown_path(here / "runs" / "a b") == "runs/a b"
+    assert path_argument(here / "runs" / "a b") == "'runs/a b'"
+    assert shown_path(home / ".cache") == "~/.cache"
+    assert path_argument(home / "a b") == "~/'a b'"
+    assert path_argument("~x") == "'~x'"
+    assert shown_path("/elsewhere") == "/elsewhere"
+    assert shown_path("org/model") == "org/model"

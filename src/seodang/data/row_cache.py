@@ -42,6 +42,7 @@ from seodang.errors import SeodangError, SourceError
 from seodang.json_values import from_json, to_json
 from seodang.recipe import Source, Split
 from seodang.types import Counts, Finding, Sample
+from seodang.user_cache import shown_path
 
 MOST_BYTES = 20_000_000_000  # the entries used least recently go when all together are larger
 ABANDONED_SECONDS = 86_400  # an unfinished entry that is older was left behind by a process that was killed
@@ -115,7 +116,7 @@ class Store:
             lock = FileLock(self.folder / f"{key}.lock")
             lock.acquire()
         except (OSError, NotImplementedError) as error:
-            self.warn(f"prepared rows are not cached: {self.folder}: {error}")
+            self.warn(f"prepared rows are not cached: {shown_path(self.folder)}: {error}")
             return make(None)
         try:
             return self._found(key) or self._made(key, make)
@@ -142,7 +143,7 @@ class Store:
                 unfinished.rename(self.folder / key)
                 return read(self.folder / key)
             except OSError as error:
-                self.warn(f"prepared rows are not cached: {self.folder / key}: {error}")
+                self.warn(f"prepared rows are not cached: {shown_path(self.folder / key)}: {error}")
         return make(None)
 
     def _free_space(self) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 from transformers import (
@@ -19,6 +20,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from seodang.model.quiet import quiet
+
 # Buffers that older versions of transformers saved and newer ones compute: nothing is lost with them.
 _COMPUTED = re.compile(r"(^|\.)(inv_freq|position_ids|masked_bias|(attn|attention)\.bias|relative_position_index)$")
 
@@ -28,6 +31,16 @@ def auto_class(config: PreTrainedConfig) -> Any:
     whole = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
     names = config.architectures or []
     return AutoModelForImageTextToText if whole and whole.__name__ in names else AutoModelForCausalLM
+
+
+def on_meta(config: PreTrainedConfig, *, trust_remote_code: bool) -> PreTrainedModel | None:
+    """The model without its weights."""
+    try:
+        with torch.device("meta"), quiet():
+            model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
+    except Exception:  # an architecture that cannot be made without its weights; torch and transformers raise anything
+        return None
+    return model
 
 
 @contextmanager

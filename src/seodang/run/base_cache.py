@@ -13,7 +13,7 @@ from seodang.errors import SeodangError
 from seodang.json_values import from_json, json_text, to_json
 from seodang.run.base_measurement import BaseMeasurement, MeasurementSettings
 from seodang.run.folder import write_text
-from seodang.user_cache import cache_folder
+from seodang.user_cache import cache_folder, shown_path
 
 MOST_BYTES = 500_000_000  # the measurements used least recently go when all together are larger
 LIBRARIES = ("torch", "transformers", "tokenizers")
@@ -41,7 +41,7 @@ def keep(measured: BaseMeasurement, on_note: Callable[[str], None]) -> None:
         write_text(path, json_text(to_json(measured), where=str(path)))
         _free_space(path.parent)
     except OSError as error:
-        on_note(f"what the base measured is not kept for later runs: {path}: {error}")
+        on_note(f"what the base measured is not kept for later runs: {shown_path(path)}: {error}")
 
 
 def _path(settings: MeasurementSettings) -> Path:

@@ -15,7 +15,6 @@ import html
 import json
 import os
 import re
-import shlex
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from typing import Any
 from seodang.errors import RunError, SeodangError
 from seodang.json_values import json_text
 from seodang.recipe import Recipe, load_recipe
+from seodang.user_cache import path_argument
 
 RECIPE, MANIFEST = "recipe.yaml", "manifest.json"
 COUNTS, DROPPED, FINDINGS, LENGTHS, SAMPLES = (
@@ -175,8 +175,8 @@ class Run:
     @property
     def resume_command(self) -> str:
         """What to type to resume this run from the current folder."""
-        where = "" if self._lies_at_default else f" --out {shlex.quote(str(self.folder))}"
-        return f"seodang tune {shlex.quote(str(self.recipe_file))} --resume{where}"
+        where = "" if self._lies_at_default else f" --out {path_argument(self.folder)}"
+        return f"seodang tune {path_argument(self.recipe_file)} --resume{where}"
 
     @property
     def _lies_at_default(self) -> bool:

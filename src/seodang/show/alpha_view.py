@@ -17,6 +17,7 @@ from seodang.show.language import ENGLISH, Texts
 from seodang.show.plots import INK, RULE, line_height, name_above, name_ends, new_figure, source_colors, styled
 from seodang.show.terminal.console import get_console
 from seodang.types import CurveCost
+from seodang.user_cache import path_argument, shown_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -150,8 +151,8 @@ def show_curve(curve: AlphaCurve, run: Path, page: Path, texts: Texts = ENGLISH,
             out.print(_table(head, body))
     out.print()
     if curve.recommended is not None and curve.recommended < 1:
-        out.print(Text(f"save it: seodang blend {visible_line(str(run))} --alpha {curve.recommended:g}"))
-    out.print(Text(f"report  {visible_line(str(page))}"))
+        out.print(Text(f"save it: seodang blend {visible_line(path_argument(run))} --alpha {curve.recommended:g}"))
+    out.print(Text(f"report  {visible_line(shown_path(page))}"))
 
 
 def show_curve_cost(cost: CurveCost, *, out: Console | None = None) -> None:

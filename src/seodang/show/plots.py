@@ -5,6 +5,7 @@ so that one drawing serves light and dark pages. Knows no run folder.
 """
 
 import io
+import logging
 import math
 import re
 import warnings
@@ -58,9 +59,15 @@ def styled() -> Iterator[None]:
     }
     settings |= {f"{axis}tick.{key}": color for axis in "xy" for key, color in (("color", RULE), ("labelcolor", MUTED))}
     settings |= {f"axes.spines.{side}": False for side in ("left", "right", "top")}
-    with mpl.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's fonts draw SVG text
-        yield
+    fonts = logging.getLogger("matplotlib.font_manager")
+    level = fonts.level
+    fonts.setLevel(logging.ERROR)  # a Korean font without a bold weight is drawn in the nearest one
+    try:
+        with mpl.rc_context(settings), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's fonts draw SVG text
+            yield
+    finally:
+        fonts.setLevel(level)
 
 
 @styled()

@@ -7,7 +7,7 @@ from typing import Literal
 from seodang.proof.behaviour import AnswerBehaviour, GroupBehaviour
 from seodang.proof.gain_parts import PARTS, GainParts
 from seodang.proof.losses import SourceLoss
-from seodang.proof.proof import Proof
+from seodang.proof.proof import Proof, Training
 from seodang.proof.statistics import FEWEST_ALONE, FEWEST_CLUSTERS, Interval
 from seodang.proof.verdict import broken_answers, has_retention, unlike_references, without_parts
 from seodang.recipe_rules import BY_TOLERANCE
@@ -55,6 +55,21 @@ def sentences(proof: Proof, texts: Texts = ENGLISH) -> list[str]:
         *_format(proof, texts),
         *_stops(proof.behaviour, texts),
         *_training(proof, texts),
+        *_limits(proof, texts),
+        *proof.compared.notes,
+    ]
+
+
+def warnings(proof: Proof, texts: Texts = ENGLISH) -> list[str]:
+    """Those of `sentences` that a reader acts on: what is not shown or not measured and why, one for each cause.
+
+    The others explain figures that stand in the tables.
+    """
+    training = proof.compared.training
+    outside = training.choice if training and training.choice and not training.choice.kept.is_within else None
+    return [
+        *(_choice(outside, texts) if outside else ()),
+        *(_turned(training, texts) if training else ()),
         *_limits(proof, texts),
         *proof.compared.notes,
     ]
@@ -192,7 +207,12 @@ def _training(proof: Proof, texts: Texts) -> Iterator[str]:
         yield from _choice(training.choice, texts)
     elif training and training.best_step is not None:
         yield texts("sentence.kept_step", step=whole(training.best_step))
-    if training and training.turned_at is not None:
+    if training:
+        yield from _turned(training, texts)
+
+
+def _turned(training: Training, texts: Texts) -> Iterator[str]:
+    if training.turned_at is not None:
         yield texts("sentence.turned", step=whole(training.turned_at))
 
 
@@ -263,11 +283,14 @@ def _not_measured(proof: Proof, texts: Texts) -> Iterator[str]:
         yield texts("sentence.no_kl", reason=texts.known("no_kl", proof.compared.no_kl))
     if not has_retention(proof.sources):
         yield texts("sentence.no_retention")
-    for name in without_parts(proof.sources, proof.parts):
-        if reasons := [
-            texts("sentence.reason", rows=texts.count("row", count), reason=texts.known("skip", reason))
-            for reason, count in proof.skipped.get(name, {}).items()
-        ]:
-            yield texts("sentence.no_parts_why", source=name, reasons=", ".join(reasons))
-        else:
-            yield texts("sentence.no_parts", source=name)
+    if names := without_parts(proof.sources, proof.parts):
+        yield texts("sentence.no_parts", sources=texts.listing([_without_parts(name, proof, texts) for name in names]))
+
+
+def _without_parts(name: str, proof: Proof, texts: Texts) -> str:
+    """A source, and why its change was not taken apart."""
+    reasons = [
+        texts("sentence.reason", rows=texts.count("row", count), reason=texts.known("skip", reason))
+        for reason, count in proof.skipped.get(name, {}).items()
+    ]
+    return texts("sentence.no_parts_why", source=name, reasons=", ".join(reasons)) if reasons else name

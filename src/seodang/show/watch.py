@@ -21,6 +21,7 @@ from seodang.run.folder import ALPHA, JUDGEMENT
 from seodang.show.formatting import visible
 from seodang.show.report import render, texts_of
 from seodang.show.terminal.console import get_console
+from seodang.user_cache import shown_path
 
 HOST = "127.0.0.1"
 HOSTS = (HOST, "localhost")  # that a request may name: a page elsewhere whose name leads here reads nothing
@@ -89,7 +90,7 @@ def watch(run: Path, *, port: int = 0, language: ReportLanguage | None = None) -
     page.html()  # what cannot be shown is reported at once
     with make_server(page, port) as server:
         address = f"http://{HOST}:{server.server_port}/"
-        get_console().print(Text(f"{address}  ({visible(str(run))}; Ctrl-C ends)"), soft_wrap=True)
+        get_console().print(Text(f"{address}  ({visible(shown_path(run))}; Ctrl-C ends)"), soft_wrap=True)
         with suppress(KeyboardInterrupt):
             server.serve_forever(poll_interval=0.2)
 

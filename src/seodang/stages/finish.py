@@ -29,6 +29,7 @@ from seodang.show.report import report
 from seodang.show.terminal import console, proof_view
 from seodang.stages.measure import EvaluationSet, Measured, rows_in_common, rows_of
 from seodang.types import Finding, Placement
+from seodang.user_cache import shown_path
 
 
 def begin_run(
@@ -68,7 +69,9 @@ def _compared(run: Run, now: Manifest) -> Manifest:
     before = evidence.read_manifest(run)
     if before is None:
         if run.has_begun:
-            console.show_note(f"{run.manifest_file} is missing: what the run was begun with cannot be compared")
+            console.show_note(
+                f"{shown_path(run.manifest_file)} is missing: what the run was begun with cannot be compared"
+            )
         return now
     refuse_other_inputs(run, before, now)
     if others := changed_surroundings(before, now):

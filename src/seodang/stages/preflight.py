@@ -5,6 +5,7 @@ Placement, configuration, optimizer, token budget and gradient checkpointing are
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow.compute as pc
@@ -19,6 +20,7 @@ from seodang.data.pack import Plan
 from seodang.data.prepare import Prepared
 from seodang.data.template.renderer import Renderer
 from seodang.errors import GateError, SeodangError
+from seodang.model.checkpoint import on_meta
 from seodang.model.context_length import max_positions, positions_are_learnt
 from seodang.model.engine.engine import Engine, choose_engine
 from seodang.model.load import (
@@ -56,6 +58,16 @@ class Base:
     def num_embeddings(self) -> int:
         """Rows of the embedding, before any is added."""
         return int(self.config.get_text_config().vocab_size)
+
+    @cached_property
+    def on_meta(self) -> PreTrainedModel | None:
+        """The model without its weights; none where its architecture cannot be made so."""
+        return on_meta(self.config, trust_remote_code=self.spec.trust_remote_code)
+
+    @property
+    def num_parameters(self) -> int | None:
+        """Of the whole model, where that is known."""
+        return self.on_meta.num_parameters() if self.on_meta else None
 
 
 @dataclass(frozen=True, kw_only=True)

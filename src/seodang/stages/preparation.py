@@ -21,7 +21,7 @@ from seodang.model.load import load_tokenizer
 from seodang.recipe import Mix, Source, Split, Template, Train
 from seodang.show.terminal import console, data_view, progress
 from seodang.types import Finding, LossOn
-from seodang.user_cache import cache_folder
+from seodang.user_cache import cache_folder, shown_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ def encode(rows: SourceRows, renderer: Renderer, settings: Train, row_cache: Sto
     key = rows_key(rows.key, renderer, max_tokens=settings.max_tokens, too_long=settings.too_long)
     encoded = row_cache.get(key, make)
     if not made:
-        console.show_line(f"rows rendered, tokenized and masked: loaded from cache ({row_cache.folder})")
+        console.show_line(f"rows rendered, tokenized and masked: loaded from cache ({shown_path(row_cache.folder)})")
     return encoded
 
 

@@ -5,12 +5,10 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from seodang.alpha.curve import ALPHAS
 from seodang.data.arrow import read_columns
-from seodang.model.checkpoint import auto_class
-from seodang.model.quiet import quiet
 from seodang.proof.row_losses import HeldOutSource
 from seodang.stages.measure import EvaluationSet
 from seodang.stages.preflight import Base
@@ -44,7 +42,7 @@ def proof_cost(held_out: EvaluationSet, base: Base) -> ProofCost:
     answer_tokens = sum(question.settings.max_new_tokens for question in held_out.questions)
     rate = _matrix_rate(base.placement.compute_dtype, base.placement.device)
     seconds = None
-    if weights := _weights(base.config, trust_remote_code=base.spec.trust_remote_code):
+    if weights := _weights(base.on_meta):
         compared = sum(source.kl_tokens for source in held_out.sources)  # through the base's head once more
         reading = weights.body * (first.tokens + second.tokens)
         reading += weights.head * (first.scored + second.scored + compared)
@@ -69,7 +67,7 @@ def curve_cost(choosing: EvaluationSet, proving: EvaluationSet, base: Base) -> C
     costs = [proof_cost(held_out, base) for held_out in (choosing, proving)]
     seconds = [cost.seconds and cost.seconds / 2 for cost in costs]  # of one model
     first, second = seconds
-    model = _on_meta(base.config, trust_remote_code=base.spec.trust_remote_code)
+    model = base.on_meta
     return CurveCost(
         alphas=len(ALPHAS),
         sequences=costs[0].sequences,
@@ -100,8 +98,8 @@ def _matrix_rate(dtype: str, device: str) -> float:
     return matrix_rate(getattr(torch, dtype), device, PRODUCT_SIZES.get(device.split(":")[0], PRODUCT_SIZES["cpu"]))
 
 
-def _weights(config: PreTrainedConfig, *, trust_remote_code: bool) -> _Weights | None:
-    if (model := _on_meta(config, trust_remote_code=trust_remote_code)) is None:
+def _weights(model: PreTrainedModel | None) -> _Weights | None:
+    if model is None:
         return None
     try:
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
@@ -109,13 +107,3 @@ def _weights(config: PreTrainedConfig, *, trust_remote_code: bool) -> _Weights |
         return _Weights(body=model.num_parameters() - embedding.numel() - own, head=head.numel())
     except Exception:  # an architecture without the usual parts, which may raise anything
         return None
-
-
-def _on_meta(config: PreTrainedConfig, *, trust_remote_code: bool) -> PreTrainedModel | None:
-    """The model without its weights."""
-    try:
-        with torch.device("meta"), quiet():
-            model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
-    except Exception:  # an architecture that cannot be made without its weights; torch and transformers raise anything
-        return None
-    return model

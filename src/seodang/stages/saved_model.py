@@ -1,6 +1,5 @@
 """The tuned model on disk: saved and sealed when training has ended, checked, and loaded to be measured."""
 
-import shlex
 import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from seodang.stages.preflight import Base
 from seodang.train.adapter import load_adapter, merge, save_adapter, unwrapped
 from seodang.train.resources import available_memory
 from seodang.types import Finding
+from seodang.user_cache import path_argument, shown_path
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -43,7 +43,7 @@ def check_saved(run: Run) -> None:
             return
         refuse_blend(run)
         if run.is_trained and not is_sealed(run):
-            console.show_note(f"{run.model} cannot be checked for damage: {MODEL_FILES} is missing")
+            console.show_note(f"{shown_path(run.model)} cannot be checked for damage: {MODEL_FILES} is missing")
         if not (damage := model_damage(run)):
             return
         checkpoint = newest_intact(run).folder
@@ -70,8 +70,8 @@ def refuse_blend(run: Run) -> None:
         raise RunError(
             f"this run is a blend of {blend.run} (alpha {blend.alpha:g}): there is no training to resume",
             where=str(run.folder),
-            hint=f"measure it: seodang prove {shlex.quote(str(run.folder))}; or save it again: "
-            f"seodang blend {shlex.quote(blend.run)} --alpha {blend.alpha:g} --out FOLDER",
+            hint=f"measure it: seodang prove {path_argument(run.folder)}; or save it again: "
+            f"seodang blend {path_argument(blend.run)} --alpha {blend.alpha:g} --out FOLDER",
         )
 
 

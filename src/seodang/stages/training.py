@@ -35,6 +35,7 @@ from seodang.train.setup import make_setup
 from seodang.train.throughput import ThroughputMeter
 from seodang.train.trackers import Trackers
 from seodang.train.trainer import train
+from seodang.user_cache import shown_path
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -161,7 +162,7 @@ def reporter(run: Run) -> Callable[[], None]:
         try:
             report_so_far(run.folder)
         except (OSError, SeodangError) as error:  # training does not end for that
-            console.show_note(f"{run.report} was not written: {error}")
+            console.show_note(f"{shown_path(run.report)} was not written: {error}")
         written = time.monotonic()
 
     return write

@@ -1,6 +1,8 @@
 """What became of the data, in the terminal: counts, findings, the template, first rows and lengths."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 from rich.console import Console
 from rich.padding import Padding
@@ -8,29 +10,48 @@ from rich.table import Table
 from rich.text import Text
 
 from seodang.data.template.find import ChatTemplate
-from seodang.show.formatting import number, percent, visible, visible_line, whole
+from seodang.show.formatting import fold, number, percent, visible, visible_line, whole
 from seodang.show.terminal.console import get_console, quiet_table, show_title
+from seodang.show.terminal.verbosity import is_verbose
 from seodang.types import Counts, Finding, Lengths, Sample
 
+ALL_SOURCES = "all"  # counts of the mix, which joins them
+SHOWN_PARTS, SHOWN_CHARACTERS = 6, 300  # of a row; of each of its parts
 SEVERITIES = {"refuse": "bold red", "warn": "yellow", "fixed": "green", "note": "dim"}
 
 
 def show_counts(counts: Sequence[Counts], *, out: Console | None = None) -> None:
-    """What each stage kept, dropped and changed, per source."""
+    """What the stages kept, dropped and changed, per source.
+
+    A stage that did neither is listed with --verbose alone; a source with no other has one line.
+    """
     out = out or get_console()
     show_title(out, "data")
     table = quiet_table("source", "stage", "in>", "kept>", "dropped and changed")
     for source in dict.fromkeys(count.source for count in counts):
-        for place, count in enumerate(row for row in counts if row.source == source):
-            effects = Text()
-            for sign, style, reasons in (("−", "yellow", count.dropped), ("~", "cyan", count.changed)):
-                for reason, rows in reasons.items():
-                    effects.append("\n" if effects else "").append(f"{sign}{rows:,} {visible(reason)}", style=style)
-            for remark in count.remarks:
-                effects.append("\n" if effects else "").append(visible(remark), style="dim")
+        stages = [count for count in counts if count.source == source]
+        if is_verbose() or any(count.dropped or count.changed for count in stages):
+            shown = [count for count in stages if is_verbose() or count.dropped or count.changed or count.remarks]
+        elif source == ALL_SOURCES and not any(count.remarks for count in stages):
+            continue
+        else:
+            remarks = "; ".join(remark for count in stages for remark in count.remarks)
+            shown = [replace(stages[0], stage="", remarks=(remarks,) if remarks else ())]
+        for place, count in enumerate(shown):
             name = Text(visible(source) if place == 0 else "", style="bold")
-            table.add_row(name, count.stage, whole(count.rows_in), whole(count.kept), effects)
+            table.add_row(name, count.stage, whole(count.rows_in), whole(count.kept), _effects(count))
     out.print(table)
+
+
+def _effects(count: Counts) -> Text:
+    """What a stage dropped and changed, and its remarks."""
+    effects = Text()
+    for sign, style, reasons in (("−", "yellow", count.dropped), ("~", "cyan", count.changed)):
+        for reason, rows in reasons.items():
+            effects.append("\n" if effects else "").append(f"{sign}{rows:,} {visible(reason)}", style=style)
+    for remark in count.remarks:
+        effects.append("\n" if effects else "").append(visible(remark), style="dim")
+    return effects
 
 
 def show_findings(findings: Sequence[Finding], *, out: Console | None = None) -> None:
@@ -65,7 +86,7 @@ def show_template(template: ChatTemplate, *, out: Console | None = None) -> None
 
 
 def show_samples(samples: Mapping[str, Mapping[str, Sample]], *, out: Console | None = None) -> None:
-    """The first rendered training row of each source, what is supervised marked."""
+    """The first rendered training row of each source, what is supervised marked; long parts folded."""
     out = out or get_console()
     show_title(out, "first rows, ⟦supervised⟧")
     for source, splits in samples.items():
@@ -74,14 +95,25 @@ def show_samples(samples: Mapping[str, Mapping[str, Sample]], *, out: Console | 
             continue
         head = Text().append(f"{visible(source)} ", style="bold")
         out.print(head.append(visible_line(row.where), style="dim"))
-        text, done = Text(), 0
-        for start, end in row.supervised:
-            text.append(visible(row.text[done:start]), style="dim")
-            text.append("⟦" + visible(row.text[start:end]) + "⟧", style="green")
-            done = end
-        text.append(visible(row.text[done:]), style="dim")
-        text.rstrip()
-        out.print(Padding(text, (0, 0, 1, 2)))
+        out.print(Padding(_marked(row), (0, 0, 1, 2)))
+
+
+def _marked(row: Sample) -> Text:
+    """A row's text with brackets around what is supervised; without --verbose the beginning of each part."""
+    ends = [0, *(place for span in row.supervised for place in span), len(row.text)]
+    parts = [(row.text[start:end], bool(number % 2)) for number, (start, end) in enumerate(pairwise(ends))]
+    parts = [part for part in parts if part[0]]
+    shown = parts if is_verbose() else parts[:SHOWN_PARTS]
+    text = Text()
+    for part, is_supervised in shown:
+        head, rest = (part, "") if is_verbose() else fold(part, SHOWN_CHARACTERS)
+        end = part[len(part.rstrip()) :] if rest else ""  # a line break before the next turn
+        folded = f"{visible(head)} … ({len(rest):,} more characters){end}" if rest else visible(head)
+        text.append(f"⟦{folded}⟧" if is_supervised else folded, style="green" if is_supervised else "dim")
+    if more := sum(len(part) for part, _ in parts[len(shown) :]):
+        text.append(f"\n… ({more:,} more characters)", style="dim")
+    text.rstrip()
+    return text
 
 
 def show_lengths(lengths: Lengths, *, out: Console | None = None) -> None:

@@ -1,5 +1,6 @@
 """What a run will do, in the terminal before it does it: the plan, the memory, the cost of the proof."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,25 +9,138 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from seodang.recipe import Part, Recipe
+from seodang.recipe import Part, Recipe, Source, Train
 from seodang.recipe_rules import BY_TOLERANCE
 from seodang.run.checkpoint_choice import STOPPING_SHARE
+from seodang.run.folder import RECIPE
 from seodang.show.formatting import duration, percent, plural, visible, visible_line
 from seodang.show.terminal.console import get_console, quiet_table, show_title
+from seodang.show.terminal.verbosity import is_verbose
 from seodang.types import ProofCost
+from seodang.user_cache import shown_path
 
 if TYPE_CHECKING:
     from seodang.model.load import Placement
     from seodang.train.resources import MemoryPlan
 
+DEVICE = "Device: "  # begins the reason that names it
+LISTED_SOURCES = 4  # one by one
+ADAPTERS = {"lora": "LoRA", "qlora": "QLoRA"}
 
-def show_plan(recipe: Recipe, placement: "Placement | None" = None, *, out: Console | None = None) -> None:
-    """What will be done: every setting as KEY=VALUE, those that the recipe leaves to their default apart."""
+
+def show_plan(
+    recipe: Recipe,
+    placement: "Placement | None" = None,
+    *,
+    num_parameters: int | None = None,
+    folder: Path | None = None,
+    will_train: bool = True,
+    out: Console | None = None,
+) -> None:
+    """What will be done, in five lines; with --verbose every setting, too.
+
+    Args:
+        num_parameters: of the model; none: unknown.
+        folder: the run's, where all settings are written; none: nothing is written.
+        will_train: False: the model is measured only.
+    """
     out = out or get_console()
     show_title(out, recipe.name)
+    grid = _plan_grid()
+    grid.add_row("model", visible(_model(recipe, placement, num_parameters)))
+    grid.add_row("data", visible(_data(recipe.sources)))
+    if will_train:
+        grid.add_row("training", _training(recipe.train))
+    grid.add_row("measured", _measured(recipe, will_train=will_train))
+    if folder:
+        file = visible_line(shown_path(folder / RECIPE))
+        more = "" if is_verbose() else "; --verbose prints them"
+        grid.add_row("written", f"{visible_line(shown_path(folder))}; all settings: {file}{more}")
+    elif not is_verbose():
+        grid.add_row("settings", "--verbose prints all, with their defaults")
+    out.print(grid)
+    if is_verbose():
+        out.print()
+        _show_settings(recipe, placement, out)
+
+
+def _plan_grid() -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", min_width=8)
     grid.add_column(overflow="fold")
+    return grid
+
+
+def _model(recipe: Recipe, placement: "Placement | None", num_parameters: int | None) -> str:
+    """Which model, how large, where it runs and how exactly it computes."""
+    size = f", {_rounded(num_parameters)} parameters" if num_parameters else ""
+    if placement is None:
+        return f"{recipe.model.path}{size}"
+    device = next((reason for reason in placement.reasons if reason.startswith(DEVICE)), placement.device)
+    exact, fast = placement.dtype, placement.compute_dtype
+    precision = exact if exact == fast else f"{exact} weights, {fast} products"
+    return f"{recipe.model.path}{size}; {device.removeprefix(DEVICE).rstrip('.')}; {precision}"
+
+
+def _rounded(count: int) -> str:
+    """`268M`, `1.7B`."""
+    return f"{count / 1e9:.1f}B" if count >= 1e9 else f"{count / 1e6:.0f}M" if count >= 1e7 else f"{count:,}"
+
+
+def _data(sources: Sequence[Source]) -> str:
+    """Each source with what of it is held out, and its role; more than a few are joined by role."""
+    if len(sources) <= LISTED_SOURCES:
+        return "held out: " + ", ".join(f"{one.name} {_held_out(one)} ({_role(one)})" for one in sources)
+    by_role: dict[str, list[str]] = {}
+    by_part: dict[str, list[str]] = {}
+    for one in sources:
+        by_role.setdefault(_role(one), []).append(one.name)
+        by_part.setdefault(_held_out(one), []).append(one.name)
+    roles = "; ".join(f"{len(names)} {role} ({_names(names)})" for role, names in by_role.items())
+    parts = ", ".join(f"{part} of {_names(names)}" for part, names in by_part.items())
+    return f"{roles}; held out: {f'{next(iter(by_part))} of each' if len(by_part) == 1 else parts}"
+
+
+def _role(source: Source) -> str:
+    return source.role if source.is_trained else f"{source.role}, not trained on"
+
+
+def _held_out(source: Source) -> str:
+    share = source.holdout_share
+    return "all rows" if share == math.inf else f"{100 * share:g}%" if share < 1 else f"{round(share):,}"
+
+
+def _names(names: Sequence[str]) -> str:
+    more = len(names) - LISTED_SOURCES
+    return ", ".join(names[:LISTED_SOURCES]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _training(settings: Train) -> str:
+    """How long, on how much, how fast, and of which weights."""
+    examples = plural(settings.examples_per_step, "example")
+    if settings.steps:
+        length = f"{plural(settings.steps, 'step')} of {examples}"
+    else:
+        length = f"{settings.epochs:g} {'pass' if settings.epochs == 1 else 'passes'} over the rows, {examples} a step"
+    adapter = settings.adapter
+    what = f"{ADAPTERS[adapter.kind]} adapter of rank {adapter.rank}" if adapter else "all weights"
+    return f"{length}, at most {settings.max_tokens:,} tokens each; learning rate {settings.learning_rate:g}; {what}"
+
+
+def _measured(recipe: Recipe, *, will_train: bool) -> str:
+    """Which losses, and answers to how many questions."""
+    ask, every = recipe.ask, recipe.train.eval_every
+    often = f"every {plural(every, 'step')}" if every else "ten times during training"
+    own = len(ask.domain) + len(ask.general) + (ask.repeat is not None)
+    asked = [plural(own, "question")] if own else []
+    asked += [f"{ask.holdout} held-out ones of each source"] if ask.holdout else []
+    answers = f"; answers to {' and '.join(asked)}" if asked else "; no questions are asked"
+    return f"losses{f', also {often}' if will_train else ''}{answers}"
+
+
+def _show_settings(recipe: Recipe, placement: "Placement | None", out: Console) -> None:
+    """Every setting as KEY=VALUE, those that the recipe leaves to their default apart."""
+    grid = _plan_grid()
     grid.add_row("model", _settings(recipe.model))
     for reason in placement.reasons if placement else ():
         grid.add_row("", Text(visible(reason), style="dim"))

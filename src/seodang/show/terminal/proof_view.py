@@ -1,5 +1,6 @@
 """What a run has shown, in the terminal: the answers side by side, the verdict, losses and behaviour."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
@@ -13,11 +14,14 @@ from seodang.proof.gain_parts import PARTS
 from seodang.proof.proof import Proof
 from seodang.proof.seeds import SeedsProof
 from seodang.show import sentences
-from seodang.show.formatting import duration, fold, number, percent, signed, visible, visible_line, whole
+from seodang.show.formatting import duration, fold, number, percent, plural, signed, visible, visible_line, whole
 from seodang.show.language import ENGLISH, Texts
 from seodang.show.terminal.console import get_console, quiet_table, show_title
+from seodang.show.terminal.verbosity import is_verbose
 from seodang.types import Answer
+from seodang.user_cache import shown_path
 
+SHOWN_QUESTIONS, SHOWN_REMARKS = 5, 4  # without --verbose; all are in the report
 SHOWN_CHARACTERS = 400  # of an answer; all of it stands in answers.jsonl and in the report
 LOOP_CHARACTERS = 120  # of one that was cut off
 SHOWN_DIFFERENT = 4  # answers to the question asked again
@@ -25,7 +29,10 @@ TONES = {"gained": "green", "same": "", "lost": "red", "broken": "red"}
 
 
 def show_proof(proof: Proof, texts: Texts = ENGLISH, *, out: Console | None = None) -> None:
-    """The verdict; losses with their intervals, what the gain is made of, and how the answers behave."""
+    """The verdict; losses with their intervals, what the gain is made of, and how the answers behave; warnings.
+
+    Other remarks are in the report, and printed with --verbose.
+    """
     out = out or get_console()
     show_title(out, texts("table.verdict"))
     clauses = sentences.headline(proof, texts)
@@ -35,12 +42,18 @@ def show_proof(proof: Proof, texts: Texts = ENGLISH, *, out: Console | None = No
         line.append(visible(clause), style=f"bold {TONES[tone]}").append(mark)
     out.print(line)
     out.print(Text(sentences.not_judged(proof, texts), style="bold"))
-    for sentence in sentences.sentences(proof, texts):
-        out.print(Text(visible(sentence), style="dim"))
     for table in (_axes(proof, texts), _parts(proof, texts), _behaviour(proof, texts)):
         if table.row_count:
             out.print()
             out.print(table)
+    remarks = sentences.sentences(proof, texts)
+    shown = remarks if is_verbose() else sentences.warnings(proof, texts)[:SHOWN_REMARKS]
+    if remarks:
+        out.print()
+    for sentence in shown:
+        out.print(Text(visible(sentence), style="dim"))
+    if more := len(remarks) - len(shown):
+        out.print(Text(texts("sentence.more", remarks=texts.count("remark", more)), style="dim"))
 
 
 def show_seeds(found: SeedsProof, *, out: Console | None = None) -> None:
@@ -68,13 +81,17 @@ def show_seeds(found: SeedsProof, *, out: Console | None = None) -> None:
 
 
 def show_answers(answers: Sequence[Answer], *, out: Console | None = None) -> None:
-    """Questions with the answers of base and tuned model side by side; below 80 columns one above the other."""
+    """Questions with the answers of base and tuned model side by side; below 80 columns one above the other.
+
+    A handful of questions, some of each kind; with --verbose all.
+    """
     out = out or get_console()
     pairs: dict[tuple[str, str, str | None], dict[str, list[Answer]]] = {}
     for answer in answers:
         pairs.setdefault((answer.kind, answer.question, answer.row_id), {}).setdefault(answer.model, []).append(answer)
-    shown = None
-    for (kind, question, _), models in sorted(pairs.items(), key=lambda item: get_args(Kind).index(item[0][0])):
+    shown, chosen = None, list(pairs) if is_verbose() else _few(list(pairs))
+    for kind, question, row_id in sorted(chosen, key=lambda key: get_args(Kind).index(key[0])):
+        models = pairs[kind, question, row_id]
         if kind != shown:
             show_title(out, ENGLISH.known("kind", kind))
         else:
@@ -90,13 +107,26 @@ def show_answers(answers: Sequence[Answer], *, out: Console | None = None) -> No
             grid.add_column(ratio=1, overflow="fold")
             grid.add_row(*columns)
             out.print(grid)
+    if more := len(pairs) - len(chosen):
+        out.print()
+        out.print(Text(f"{plural(more, 'more question')} in the report", style="dim"))
+
+
+def _few(asked: Sequence[tuple[str, str, str | None]]) -> list[tuple[str, str, str | None]]:
+    """A handful of questions: the first of each kind, then the second of each, and so on."""
+    places: Counter[str] = Counter()
+    ranked = []
+    for key in asked:
+        ranked.append((places[key[0]], key))
+        places[key[0]] += 1
+    return [key for _, key in sorted(ranked, key=lambda item: item[0])][:SHOWN_QUESTIONS]
 
 
 def show_end(model: str, page: Path, seconds: float, *, out: Console | None = None) -> None:
     """Where the tuned model and the report are, and how long it took."""
     out = out or get_console()
     out.print()
-    places = f"model   {visible_line(model)}\nreport  {visible_line(str(page))}\n"
+    places = f"model   {visible_line(shown_path(model))}\nreport  {visible_line(shown_path(page))}\n"
     out.print(Text(places).append(f"took {duration(seconds)}", style="dim"))
 
 
