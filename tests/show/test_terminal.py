@@ -62,7 +62,7 @@ PLACEMENT = SimpleNamespace(
 )
 ANSWERS = list(run_folder.run_answers())
 SHOWN = [
-    ("show_plan", (load_recipe(run_folder.RECIPE), PLACEMENT), ["; CPU, no CUDA device was found; float32", "held out"]),
+    ("show_plan", (load_recipe(run_folder.RECIPE), PLACEMENT), ["CPU, no CUDA device was found; float32", "held out"]),
     ("show_counts", (run_folder.run_counts(),), ["−7,511 take 1/3", "~212 NFD to NFC", "read as CSV in CP949"]),
     ("show_findings", (run_folder.run_findings(),), ["warn    의료_질문: 38 questions", "→ keep one answer each"]),
     ("show_lengths", (run_folder.run_lengths(),), ["above 320", "의료_질문", "holdout"]),

@@ -107,7 +107,7 @@ def _marked(row: Sample) -> Text:
     text = Text()
     for part, is_supervised in shown:
         head, rest = (part, "") if is_verbose() else fold(part, SHOWN_CHARACTERS)
-        end = part[len(part.rstrip()) :] if rest else ""  # a line break before the next turn
+        end = "\n" if "\n" in part[len(part.rstrip()) :] else ""  # before the next turn
         folded = f"{visible(head)} … ({len(rest):,} more characters){end}" if rest else visible(head)
         text.append(f"⟦{folded}⟧" if is_supervised else folded, style="green" if is_supervised else "dim")
     if more := sum(len(part) for part, _ in parts[len(shown) :]):
