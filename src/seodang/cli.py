@@ -97,9 +97,15 @@ def init(
     domain: Annotated[list[Path] | None, _role("domain", "the field's questions and answers")] = None,
     general: Annotated[list[Path] | None, _role("general", "general questions and answers")] = None,
     retention: Annotated[list[Path] | None, _role("retention", "plain text that must not be forgotten")] = None,
+    hub: Annotated[
+        list[str] | None, typer.Option("--hub", metavar="ID", help="A data set on the hub; with a role: hub:ID.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", metavar="MODEL", help="The base model. [default: one that fits this machine]"),
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option("--template", metavar="NAME", help="A chat template. [default: what the model needs]")
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Run name.")] = None,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The recipe to write.")] = Path("recipe.yaml"),
@@ -113,7 +119,9 @@ def init(
         domain=domain or (),
         general=general or (),
         retention=retention or (),
+        hub=hub or (),
         model=model,
+        template=template,
         name=name,
         out=out,
         dry_run=dry_run,

@@ -144,7 +144,9 @@ def init(
     domain: Sequence[str | Path] = (),
     general: Sequence[str | Path] = (),
     retention: Sequence[str | Path] = (),
+    hub: Sequence[str] = (),
     model: str | None = None,
+    template: str | None = None,
     name: str | None = None,
     out: Path = Path("recipe.yaml"),
     dry_run: bool = False,
@@ -152,8 +154,10 @@ def init(
     """Write a starter recipe from data files; roles that are not given are asked on a terminal, guessed elsewhere.
 
     Args:
-        files: files, folders, archives, or patterns.
+        files: files, folders, archives, or patterns; hub:ID for a data set on the hub, here and where a role is given.
+        hub: ids of data sets on the hub, whose role is asked or guessed.
         model: the base: a folder, a run, `package:NAME` or a hub id; by default one that fits this machine.
+        template: a built-in chat template's name, a .jinja file, a folder or a hub id; by default what the model needs.
         dry_run: print the recipe, write nothing.
 
     Raises:
@@ -165,12 +169,13 @@ def init(
 
     main, gpu = memory_gb()
     starter = propose(
-        files,
+        [*files, *(f"hub:{name}" for name in hub)],
         domain=domain,
         general=general,
         retention=retention,
         name=name,
         model=model,
+        template=template,
         ask=console.choose if console.can_ask() else None,
         memory_gb=main,
         gpu_gb=gpu,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from made_files import csv_text, write_objects, write_xlsx, zip_folder
-from seodang.errors import RunError, SourceError
+from seodang.errors import RunError, SourceError, TemplateError
 from seodang.pipeline import init, inspect, tune
 from seodang.recipe import Recipe, load_recipe
 from seodang.starter.propose import Starter, propose, write_starter
@@ -257,3 +257,34 @@ def test_a_dry_run_writes_nothing(
     assert (tmp_path / "recipe.yaml").read_bytes() == before
     with pytest.raises(RunError):
         init([path])
+
+
+def test_a_data_set_on_the_hub_is_profiled_like_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--hub ID`, or hub:ID where a role is given, becomes a source with `hub:`, read again by the recipe."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("의료", "talk"):
+        folder = tmp_path / name
+        folder.mkdir()
+        text = "\n".join(json.dumps(row, ensure_ascii=False) for row in QA_ROWS)
+        (folder / "train.jsonl").write_text(text, encoding="utf-8")
+    init(hub=["./의료"], general=["hub:./talk"])
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    assert [(source.name, source.hub, source.role, source.path) for source in recipe.sources] == [
+        ("의료", "./의료", "domain", None),
+        ("talk", "./talk", "general", None),
+        ("ko_text", None, "retention", ("sample:ko_text",)),
+    ]
+    assert recipe.sources[0].holdout == 12
+
+
+def test_a_template_that_is_named_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A built-in's name or a file stands in the recipe as given; a name that cannot be one is refused at once."""
+    monkeypatch.chdir(tmp_path)
+    path = korean_csv(tmp_path)
+    starter = propose([path], model="package:smollm2-135m-instruct", template="chatml")
+    assert starter.recipe.template.borrow == "chatml"
+    assert "template: chatml # 직접 지정함" in starter.yaml
+    (tmp_path / "my own.jinja").write_text("{{ messages }}", encoding="utf-8")
+    assert "template: my own.jinja #" in propose([path], template="my own.jinja").yaml
+    with pytest.raises(TemplateError, match=r"no built-in template or folder 'chatlm'(.|\n)*did you mean 'chatml'"):
+        propose([path], template="chatlm")

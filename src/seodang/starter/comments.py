@@ -35,8 +35,9 @@ KOREAN = {  # {}: a part that stays, or has a line of its own here
     "base and tuned model, before and after; put your own questions here": (
         "학습 전후의 모델에 똑같이 묻는 질문. 직접 쓴 질문으로 바꾸세요"
     ),
-    "as you named it": "직접 고른 모델",
-    "as you named it; its licence: {}": "직접 고른 모델, 사용 조건: {}",
+    "the model that you named": "직접 고른 모델",
+    "as you named it": "직접 지정함",
+    "the model that you named; its licence: {}": "직접 고른 모델, 사용 조건: {}",
     "small enough for a CPU": "CPU로 돌릴 수 있는 크기",
     "for English, on a CPU": "CPU로 돌리는 영어 모델",
     "fits a GPU of {} GB": "{} GB GPU에 맞는 크기",

@@ -22,7 +22,7 @@ from seodang.data.read.unusable import UnusableRowError
 from seodang.errors import SourceError
 from seodang.recipe import Source
 from seodang.starter.guess_columns import Ask, guess_columns
-from seodang.starter.walk import Part
+from seodang.starter.walk import HUB, Part
 
 MAX_ROWS = 20_000  # of one file: more would change the profile little
 MAX_CHARS = 30_000_000
@@ -99,7 +99,9 @@ def profile_file(
 
 
 def _source(part: Part, keys: Mapping[str, str]) -> Source:
-    return Source.model_validate({"name": "file", "role": "domain", "path": part.paths, **keys})
+    first = part.paths[0]
+    place = {"hub": first.removeprefix(HUB)} if first.startswith(HUB) else {"path": part.paths}
+    return Source.model_validate({"name": "file", "role": "domain", **place, **keys})
 
 
 def _find(raw: RawRows, part: Part, ask: Ask | None) -> tuple[Layout, Mapping[str, str]]:

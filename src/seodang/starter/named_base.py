@@ -48,11 +48,11 @@ def named_base(model: str, *, has_tools: bool, memory_gb: float | None, gpu_gb: 
         if name not in PACKAGED:
             what = f"no packaged model has this name{nearest(name, list(PACKAGED))}"
             raise ModelError(what, where=model, hint="give a folder, a hub id or one of these")
-        return packaged_base(name, "as you named it", has_tools)
+        return packaged_base(name, "the model that you named", has_tools)
     folder = _folder(model)
     facts = _of_folder(folder) if folder else _of_name(model)
     known = known_model(facts.names)
-    why, remarks = "as you named it", list(terms_to_accept(model))
+    why, remarks = "the model that you named", list(terms_to_accept(model))
     template = facts.template
     if known:
         why += f"; its licence: {known.licence}"

@@ -10,6 +10,7 @@ from unicodedata import normalize
 from seodang.data.counting import Counting, uncounted
 from seodang.data.read.containers.data_file import ending
 from seodang.data.read.containers.find_files import ARCHIVE_NAMES, ROW_NAMES
+from seodang.data.template.find import check_name
 from seodang.errors import RunError, SourceError
 from seodang.recipe import Recipe, load_recipe
 from seodang.recipe_rules import BY_TOLERANCE
@@ -17,10 +18,10 @@ from seodang.starter.comments import in_korean
 from seodang.starter.file_profile import MAX_ROWS, PLAIN_TURNS, FileProfile, profile_file
 from seodang.starter.guess_columns import Ask
 from seodang.starter.named_base import named_base
-from seodang.starter.recipe_yaml import Draft, Entry, as_mapping, recipe_text
+from seodang.starter.recipe_yaml import Draft, Entry, as_mapping, as_value, recipe_text
 from seodang.starter.roles import RoleAssignment, assign_roles
 from seodang.starter.settings import LIMITS, Base, Settings, choose_base, choose_holdout, choose_settings, cpu_minutes
-from seodang.starter.walk import Part, parts_of
+from seodang.starter.walk import HUB, Part, parts_of
 from seodang.types import SourceRole
 
 ALL_ROWS = 60_000  # profiled in all files together
@@ -50,6 +51,7 @@ def propose(
     retention: Sequence[str | Path] = (),
     name: str | None = None,
     model: str | None = None,
+    template: str | None = None,
     ask: Ask | None = None,
     memory_gb: float | None = None,
     gpu_gb: float | None = None,
@@ -60,10 +62,13 @@ def propose(
     """A recipe for these files, with a model that fits this machine.
 
     Args:
-        files: paths of files, folders, archives, or patterns; those that a role is given for may be repeated here.
+        files: paths of files, folders, archives, or patterns, or hub:ID for a data set on the hub; those that a role is
+            given for may be repeated here.
         domain, general, retention: files whose role the user gives.
         name: of the run; by default after the first file of the domain.
         model: the base: a folder, a run, `package:NAME` or a hub id; by default one that fits this machine.
+        template: the chat template: a built-in's name, a .jinja file, a folder or a hub id; by default what the model
+            needs.
         ask: asked for what cannot be known (a role, a column), the guess first; without it the guess is taken.
         memory_gb: main memory; None: unknown.
         gpu_gb: memory of one GPU; None: there is none.
@@ -75,6 +80,7 @@ def propose(
         SourceError: a file that cannot be used, or none that can be trained on.
         RunError: there is a file at `out`.
         RecipeError: a name that no run can have.
+        TemplateError: a template that is neither built in nor a path or hub id.
     """
     if not is_dry_run:
         _refuse_existing(out)
@@ -85,7 +91,7 @@ def propose(
     trained = [one.profile for one in assigned if one.role != "retention"]
     for one in trained:
         _refuse_useless(one)
-    base = _base(model, trained, memory_gb, gpu_gb)
+    base = _with_template(_base(model, trained, memory_gb, gpu_gb), template, out)
     settings = choose_settings(trained, has_gpu=gpu_gb is not None, billions=base.billions)
     draft = _draft(assigned, base, settings, name, out)
     text = recipe_text(draft)
@@ -94,14 +100,14 @@ def propose(
         path=out,
         recipe=load_recipe(as_mapping(text, base.path, named)),
         yaml=text,
-        remarks=(
-            *aside,
-            *(remark for one in assigned for remark in one.profile.remarks),
-            *(f"{one.profile.path}: {one.role} ({one.why})" for one in assigned if one.why),
-            *sample_remarks,
-            *base.remarks,
-        ),
+        remarks=(*aside, *_remarks(assigned), *sample_remarks, *base.remarks),
     )
+
+
+def _remarks(assigned: Sequence[RoleAssignment]) -> list[str]:
+    """How files were read, then which roles were found for them."""
+    found = [remark for one in assigned for remark in one.profile.remarks]
+    return found + [f"{one.profile.path}: {one.role} ({one.why})" for one in assigned if one.why]
 
 
 def _base(model: str | None, trained: Sequence[FileProfile], memory_gb: float | None, gpu_gb: float | None) -> Base:
@@ -109,6 +115,15 @@ def _base(model: str | None, trained: Sequence[FileProfile], memory_gb: float | 
         return choose_base(trained, memory_gb=memory_gb, gpu_gb=gpu_gb)
     has_tools = any(one.plain_turns < PLAIN_TURNS for one in trained)
     return named_base(model, has_tools=has_tools, memory_gb=memory_gb, gpu_gb=gpu_gb)
+
+
+def _with_template(base: Base, template: str | None, out: Path) -> Base:
+    """The base with the chat template that the user names."""
+    if template is None:
+        return base
+    check_name(template)
+    path = _from(template, out) if Path(template).expanduser().exists() else template
+    return replace(base, template=as_value(path), is_template_named=True)
 
 
 def _assigned(
@@ -228,7 +243,7 @@ def _files(
     for path in (*files, *(path for listed in flags.values() for path in listed)):
         paths.setdefault(_target(str(path)), str(path))
     if not paths:
-        raise SourceError("no file is named", hint="seodang init FILE…")
+        raise SourceError("no file is named", hint="seodang init FILE…, or --hub OWNER/NAME")
     for role, listed in flags.items():
         for given in listed:
             path = paths[_target(str(given))]
@@ -239,12 +254,12 @@ def _files(
 
 
 def _target(path: str) -> str:
-    return path if path.startswith("sample:") else os.path.realpath(Path(path).expanduser())
+    return path if path.startswith(("sample:", HUB)) else os.path.realpath(Path(path).expanduser())
 
 
 def _from(path: str, out: Path) -> str:
     """The path as a recipe in `out`'s folder holds it: relative if it was given so or lies below."""
-    if path.startswith(("sample:", "~")):
+    if path.startswith(("sample:", HUB, "~")):
         return path
     folder = out.parent.resolve()
     target = Path(path).parent.resolve() / Path(path).name
@@ -279,7 +294,7 @@ def _names(assigned: Sequence[RoleAssignment]) -> dict[str, str]:
     """path → source name, each once."""
     names: dict[str, str] = {}
     for one in assigned:
-        path = Path(one.profile.paths[0].removeprefix("sample:"))
+        path = Path(one.profile.paths[0].removeprefix("sample:").removeprefix(HUB))
         stem = normalize("NFC", path.stem if ending(path.name) in KNOWN_ENDINGS else path.name)
         plain = re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:LONGEST_NAME].strip("-.") or one.role
         name, number = plain, 2

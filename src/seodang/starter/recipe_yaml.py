@@ -10,7 +10,9 @@ import yaml
 from seodang.starter.comments import Comment
 from seodang.starter.roles import RoleAssignment
 from seodang.starter.settings import Base, Settings
+from seodang.starter.walk import HUB
 
+NAMED = "as you named it"
 WIDE = 1 << 30  # no line is folded
 KINDS = {"text": "plain texts", "qa": "questions with answers", "alpaca": "instructions with answers"}
 
@@ -55,7 +57,7 @@ def recipe_text(draft: Draft) -> str:
         f"model: {_value(draft.base.path)} # {say(draft.base.why)}",
     ]
     if draft.base.template is not None:
-        lines.append(f"template: {draft.base.template}")
+        lines.append(f"template: {draft.base.template}" + (f" # {say(NAMED)}" if draft.base.is_template_named else ""))
     lines += [
         "# "
         + say("domain: to learn; general: so that the rest is not forgotten; retention: text that is only measured;"),
@@ -78,7 +80,7 @@ def _source(entry: Entry, say: Comment) -> list[str]:
     lines = [
         f"  - name: {_value(entry.name)} # {about}",
         f"    role: {entry.assignment.role}" + (f" # {_comment(say(why))}" if why else ""),
-        f"    path: {_paths(entry.paths)}",
+        f"    {_place(entry.paths)}",
     ]
     lines += [f"    {key}: {_value(column)} # {say('a guess, please check')}" for key, column in profile.keys.items()]
     if profile.merge_turns:
@@ -88,8 +90,10 @@ def _source(entry: Entry, say: Comment) -> list[str]:
     return lines
 
 
-def _paths(paths: Sequence[str]) -> str:
-    return _value(paths[0]) if len(paths) == 1 else f"[{', '.join(map(_inner_value, paths))}]"
+def _place(paths: Sequence[str]) -> str:
+    if paths[0].startswith(HUB):
+        return f"hub: {_value(paths[0].removeprefix(HUB))}"
+    return "path: " + (_value(paths[0]) if len(paths) == 1 else f"[{', '.join(map(as_value, paths))}]")
 
 
 def _train(draft: Draft) -> list[str]:
@@ -120,7 +124,7 @@ def _ask(draft: Draft) -> list[str]:
             lines.append(f"  {kind}:")
             lines += [f"    - {_value(question)}" for question in questions]
     if draft.domain:
-        lines.append(f"  repeat: {{question: {_inner_value(draft.domain[0])}, times: 10}}")
+        lines.append(f"  repeat: {{question: {as_value(draft.domain[0])}, times: 10}}")
     if short:
         lines.append("  generate: {max_new_tokens: 128}")
     about = draft.comment("base and tuned model, before and after; put your own questions here")
@@ -138,8 +142,8 @@ def _value(value: str) -> str:
     return yaml.safe_dump([value], default_flow_style=False, allow_unicode=True, width=WIDE).strip().removeprefix("- ")
 
 
-def _inner_value(value: str) -> str:
-    """The same for use inside {…}."""
+def as_value(value: str) -> str:
+    """The same for use inside {…} too."""
     return yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=WIDE).strip()[1:-1]
 
 
@@ -157,5 +161,7 @@ def as_mapping(text: str, model: str, paths: Mapping[str, Sequence[str]]) -> dic
     """
     data: dict[str, Any] = {**yaml.safe_load(text), "model": model}
     for source in data["sources"]:
+        if "path" not in source:
+            continue
         source["path"] = list(paths[source["name"]])
     return data

@@ -41,6 +41,7 @@ class Base:
     why: str
     learning_rate: float
     template: str | None = None  # YAML value; None: the tokenizer's own
+    is_template_named: bool = False  # by the user
     remarks: tuple[str, ...] = ()
     billions: float | None = GEMMA_BILLIONS  # of parameters; None: unknown
 

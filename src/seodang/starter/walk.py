@@ -12,6 +12,7 @@ from seodang.data.read.containers.find_files import find_files
 from seodang.data.read.sources import group_by_layout
 from seodang.errors import SourceError
 
+HUB = "hub:"  # before a data set's id, where `init` takes a path
 MOST_PATHS = 12  # of one source: people do not read recipes with more
 # a folder, archive or file of the publisher's evaluation split: Validation, 2.Test, VL_1.zip
 EVALUATION = re.compile(
@@ -40,6 +41,8 @@ def parts_of(given: str, counting: Counting = uncounted) -> tuple[list[Part], li
     Raises:
         SourceError: nothing is there, or a file cannot be read.
     """
+    if given.startswith(HUB):
+        return [Part(paths=(given,), is_whole=True)], []
     found = find_files(given)
     if found.is_single:
         return [Part(paths=(given,), is_whole=True)], []

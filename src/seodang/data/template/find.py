@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 OWN = "the tokenizer's own"
 MOST_BYTES = 1_000_000  # of a template file
+TEMPLATE_FILES = (".jinja", ".jinja2", ".j2")
 BUILT_IN = (  # in the order a base tokenizer is tried
     *("gemma", "llama3", "qwen3", "chatml"),
     *("exaone4", "exaone3", "solar_open", "plain"),
@@ -98,6 +99,20 @@ def find_template(
         raise TemplateError(error.what, where=error.where, hint=hint) from None
 
 
+def check_name(borrow: str) -> None:
+    """Refuse what can be neither a built-in template, a file, a folder nor a hub id.
+
+    Raises:
+        TemplateError: names the nearest built-in template.
+    """
+    if borrow in BUILT_IN or "/" in borrow or borrow.endswith(TEMPLATE_FILES) or _exists(borrow):
+        return
+    close = difflib.get_close_matches(borrow, BUILT_IN, n=1)
+    hint = f"did you mean {close[0]!r}? There are" if close else "give a folder, hub id, .jinja file, or one of"
+    what = f"no built-in template or folder {borrow[:100]!r}"
+    raise TemplateError(what, where="template.borrow", hint=f"{hint}: {', '.join(BUILT_IN)}")
+
+
 def _find(
     tokenizer: "PreTrainedTokenizerBase",
     spec: recipe.Template,
@@ -120,16 +135,9 @@ def _find(
         return _first_built_in(lambda name: verified(_built_in(tokenizer, name), f"built-in {name}"))
     if borrow in BUILT_IN:
         return verified(_built_in(tokenizer, borrow), f"built-in {borrow}")
-    if borrow.endswith((".jinja", ".jinja2", ".j2")):
+    if borrow.endswith(TEMPLATE_FILES):
         return verified(_read(borrow), f"borrowed from {borrow}")
-    if "/" not in borrow and not _exists(borrow):
-        close = difflib.get_close_matches(borrow, BUILT_IN, n=1)
-        hint = f"did you mean {close[0]!r}? There are" if close else "give a folder, hub id, .jinja file, or one of"
-        raise TemplateError(
-            f"no built-in template or folder {borrow[:100]!r}",
-            where="template.borrow",
-            hint=f"{hint}: {', '.join(BUILT_IN)}",
-        )
+    check_name(borrow)
     donor = load_tokenizer(borrow)
     borrowed = own_text(donor)
     if not borrowed:
