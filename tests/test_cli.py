@@ -117,7 +117,7 @@ def test_a_wrong_command_line_is_one_message(arguments: list[str], what: str) ->
 
 def test_overrides_reach_the_recipe(place: Workplace) -> None:
     """KEY=VALUE changes what is printed, done and recorded."""
-    ended = seodang("inspect", *place.recipe("train.max_tokens=77", "sources.medical.take=5"), "--out", "seen")
+    ended = seodang("inspect", *place.recipe("train.max_tokens=77", "sources.medical.take=5"), "--out", "seen", "--verbose")
     assert ended.code == 0
     assert "max_tokens=77" in ended.out
     recorded = yaml.safe_load((place.folder / "seen/recipe.yaml").read_text(encoding="utf-8"))

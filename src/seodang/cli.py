@@ -115,17 +115,9 @@ def init(
     from seodang.pipeline import init
 
     init(
-        files or (),
-        domain=domain or (),
-        general=general or (),
-        retention=retention or (),
-        hub=hub or (),
-        model=model,
-        template=template,
-        name=name,
-        out=out,
-        dry_run=dry_run,
-    )
+        files or (), domain=domain or (), general=general or (), retention=retention or (), hub=hub or (),
+        model=model, template=template, name=name, out=out, dry_run=dry_run,
+    )  # fmt: skip
 
 
 @app.command()
