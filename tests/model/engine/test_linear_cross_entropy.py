@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from seodang.data.pack import pack
 from seodang.model.engine import linear_cross_entropy
 from seodang.model.engine.engine import Engine
-from seodang.model.engine.linear_cross_entropy import LinearCrossEntropy, Scratch, _chunk_size, tiled_head
+from seodang.model.engine.linear_cross_entropy import LinearCrossEntropy, Scratch, _chunks, tiled_head
 from tiny import make_config, make_model
 
 POSITIONS, HIDDEN, VOCABULARY = 11, 8, 53
@@ -126,9 +126,12 @@ def test_a_scratch_waits_for_the_backward_pass() -> None:
 
 
 def test_chunks_are_of_one_size() -> None:
-    """As few chunks as the bound allows, none much smaller than another; no position makes no chunk of 0."""
-    assert [_chunk_size(count, 10) for count in (0, 1, 10, 11, 21, 30)] == [1, 1, 10, 6, 7, 10]
-    assert _chunk_size(5, 0) == 1
+    """As few chunks as the bound allows, none much smaller than another; one before them where memory is at hand."""
+    sizes = {count: [part.stop - part.start for part in _chunks(count, 10)] for count in (0, 1, 10, 11, 21, 30)}
+    assert sizes == {0: [], 1: [1], 10: [10], 11: [6, 5], 21: [7, 7, 7], 30: [10, 10, 10]}
+    assert _chunks(3, 0) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+    assert _chunks(31, 10, first=8) == [slice(0, 8), slice(8, 16), slice(16, 24), slice(24, 31)]
+    assert _chunks(5, 10, first=8) == [slice(0, 5)]
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])  # an untied head, and a tied one under a soft-cap

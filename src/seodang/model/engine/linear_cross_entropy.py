@@ -132,17 +132,17 @@ class LinearCrossEntropy(torch.autograd.Function):
         )
         total = torch.zeros((), dtype=torch.float32, device=hidden_SD.device)
         tiled = _is_tiled(device, compiled=compiled)
-        # the gradient's own memory takes the logits until it is written
-        has_spare = tiled and grad_weight is not None and _fits_in_gradient(grad_weight, hidden_SD, compute)
-        spare_VD = grad_weight if has_spare else None
+        # the gradient's own memory takes the logits of as many positions as fit, until it is written
+        spare_VD = grad_weight if tiled else None
+        fitting = 0 if spare_VD is None else spare_VD[0].nbytes // compute.itemsize
         most = (COMPILED_BYTES if compiled else KEPT_BYTES) // (compute.itemsize * weight_VD.shape[0])
-        rows = _chunk_size(len(hidden_SD), len(hidden_SD) if has_spare else most)
+        chunks = _chunks(len(hidden_SD), most, first=fitting)
+        rows = max((chunk.stop - chunk.start for chunk in chunks), default=1)
         walk = _walk(weight_VD, bias_V, softcap, factor, compute, rows, compiled=compiled)
         with torch.autocast(device, enabled=False):
-            for start in range(0, hidden_SD.shape[0], rows):
-                chunk = slice(start, start + rows)
+            for chunk in chunks:
                 hidden, targets = hidden_SD[chunk].to(compute), targets_S[chunk]
-                kept_VN = None if spare_VD is None else spare_VD.view(compute)
+                kept_VN = None if spare_VD is None or chunk.start else spare_VD.view(compute)
                 if kept_VN is None and wants_grad:
                     count = len(hidden) * len(weight_VD)
                     kept_V = scratch.logits(hidden, count) if scratch else hidden.new_empty(count)
@@ -190,12 +190,12 @@ def target_losses(
             products, logits [N, W] float32, which it must not change), a chunk after the other, all tiles of each.
     """
     device, compute = hidden_SD.device.type, _compute_dtype(hidden_SD)
-    rows = _chunk_size(len(hidden_SD), KEPT_BYTES // (compute.itemsize * weight_VD.shape[0]))
+    chunks = _chunks(len(hidden_SD), KEPT_BYTES // (compute.itemsize * weight_VD.shape[0]))
+    rows = max((chunk.stop - chunk.start for chunk in chunks), default=1)
     walk = _walk(weight_VD, bias_V, softcap, factor, compute, rows)
     losses_S = torch.empty(len(hidden_SD), dtype=torch.float32, device=hidden_SD.device)
     with torch.autocast(device, enabled=False):
-        for start in range(0, len(hidden_SD), rows):
-            chunk = slice(start, min(start + rows, len(hidden_SD)))
+        for chunk in chunks:
             hidden = hidden_SD[chunk].to(compute)
             seen = partial(on_tile, chunk) if on_tile else None
             normalizer_N, chosen_N = walk.normalize(hidden, targets_S[chunk], None, seen)
@@ -363,15 +363,13 @@ def _compute_dtype(hidden_SD: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_SD.dtype
 
 
-def _fits_in_gradient(gradient_VD: Tensor, hidden_SD: Tensor, compute: torch.dtype) -> bool:
-    """Whether the logits of a tile, of all positions, fit where the tile's gradient will lie: they are read before."""
-    return len(hidden_SD) * compute.itemsize <= gradient_VD[0].nbytes
-
-
-def _chunk_size(count: int, most: int) -> int:
-    """Positions of a chunk: as few chunks of at most `most` as will do, of the same size."""
-    chunks = -(-count // max(1, most)) or 1
-    return -(-count // chunks) or 1
+def _chunks(count: int, most: int, *, first: int = 0) -> list[slice]:
+    """Positions in as few chunks as will do: one of up to `first`, then chunks of one size of at most `most`."""
+    first = min(first, count)
+    rest = count - first
+    size = -(-rest // -(-rest // max(1, most))) if rest else 1
+    starts = range(first, count, size)
+    return [slice(0, first)] * bool(first) + [slice(start, min(start + size, count)) for start in starts]
 
 
 def _shaped(buffer: Tensor, shape: Sequence[int]) -> Tensor:
