@@ -3,6 +3,9 @@
 No weights, no GPU: configurations are written out here, and one step runs on tensors without data. Rows have 60 tokens
 of prompt and 150 of answer. Each way is tried with the defaults (packs of 8,192, no gradient checkpointing), and where
 that does not fit with full checkpointing and packs of 2,048; a tenth of the memory is left free, as a run does.
+
+With --lengths: the hardware limit of an H200 in tokens a second by the length of the rows, and what the memory of a
+pack is estimated to be. Nothing of that table is measured but the two rates.
 """
 
 import argparse
@@ -10,13 +13,16 @@ from functools import cache, partial
 from typing import Literal
 
 import numpy as np
-from transformers import Gemma3TextConfig, PreTrainedConfig, Qwen3Config
+import torch
+from transformers import Gemma3TextConfig, LlamaConfig, PreTrainedConfig, Qwen3Config
 
 from seodang.data.pack import pack_step
 from seodang.model.engine import linear_cross_entropy
 from seodang.recipe import Adapter, Train
-from seodang.train.memory_estimate import STATE_BYTES, make_estimator
+from seodang.train.adapter import unwrapped
+from seodang.train.memory_estimate import STATE_BYTES, MemoryEstimator, make_estimator
 from seodang.train.resources import MEMORY_MARGIN
+from seodang.train.throughput import optimizer_bytes, step_flops
 from seodang.types import IGNORED, Placement, Step
 
 CONTEXT_BYTES = 0.6e9  # of CUDA and its libraries
@@ -26,10 +32,18 @@ GPUS = {  # bytes as torch counts them; whether the GPU is fast at bf16
     "A100: 40 GB": (42.3e9, True),
     "A100, H100: 80 GB": (84.9e9, True),
 }
+LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
+STEP_TOKENS, PACK_TOKENS = 65_536, 8192
+H200 = (778e12, 4.16e12)  # bf16 operations and bytes a second, measured: see README.md
 GEMMA = partial(Gemma3TextConfig, vocab_size=262144, head_dim=256, num_key_value_heads=1, num_attention_heads=4)
 QWEN = partial(Qwen3Config, vocab_size=151936, head_dim=128, num_key_value_heads=8, tie_word_embeddings=True)
 MODELS: dict[str, PreTrainedConfig] = {
+    "SmolLM2 135M": LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, tie_word_embeddings=True,
+    ),
     "Gemma 3 270M": GEMMA(hidden_size=640, intermediate_size=2048, num_hidden_layers=18),
+    "Qwen3 0.6B": QWEN(hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16),
     "Gemma 3 1B": GEMMA(hidden_size=1152, intermediate_size=6912, num_hidden_layers=26),
     "Qwen3 1.7B": QWEN(hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16),
     "Qwen3 4B": QWEN(hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32),
@@ -38,6 +52,8 @@ MODELS: dict[str, PreTrainedConfig] = {
         tie_word_embeddings=False,
     ),
 }  # fmt: skip
+SMALL = ("SmolLM2 135M", "Qwen3 0.6B")  # fit everywhere: not in the first table
+ADAPTED = ("Qwen3 4B", "Qwen3 8B")  # LoRA in the second table
 ADAMW = "adamw_torch_fused"
 WAYS: dict[str, tuple[str, Literal["lora", "qlora"] | None]] = {
     "full": (ADAMW, None),
@@ -51,16 +67,15 @@ linear_cross_entropy._is_tiled = lambda *_, **__: False  # tensors without data 
 
 
 @cache
-def _step(budget: int) -> Step:
-    """64 rows of 210 tokens, packed."""
-    ids = [np.ones(210, dtype=np.int32)] * 64
-    labels = [np.concatenate([np.full(60, IGNORED), np.ones(150)]).astype(np.int32)] * 64
-    return pack_step(list(range(64)), ids, labels, budget=budget)
+def _step(budget: int, length: int = 210, count: int = 64) -> Step:
+    """Rows of equal length, two sevenths of them prompt, packed."""
+    prompt = length * 2 // 7
+    ids = [np.ones(length, dtype=np.int32)] * count
+    labels = [np.concatenate([np.full(prompt, IGNORED), np.ones(length - prompt)]).astype(np.int32)] * count
+    return pack_step(list(range(count)), ids, labels, budget=budget)
 
 
-@cache
-def _peaks(model: str, kind: Literal["lora", "qlora"] | None, fast_bf16: bool) -> tuple[float, float, int]:
-    """(bytes at the peak with packs of 8,192, with full checkpointing and packs of 2,048, trained parameters)."""
+def _estimator(model: str, kind: Literal["lora", "qlora"] | None, fast_bf16: bool) -> MemoryEstimator:
     compute = "bfloat16" if fast_bf16 else "float32"
     weights = compute if kind == "lora" else "float32"  # frozen weights lose nothing by bf16
     settings = Train(adapter=Adapter(kind=kind) if kind else None)
@@ -69,7 +84,13 @@ def _peaks(model: str, kind: Literal["lora", "qlora"] | None, fast_bf16: bool) -
         training_dtype=None if fast_bf16 else "float16",
     )  # fmt: skip
     config = MODELS[model]
-    made = make_estimator(config, settings, placement, optimizer=ADAMW, num_embeddings=config.vocab_size)
+    return make_estimator(config, settings, placement, optimizer=ADAMW, num_embeddings=config.vocab_size)
+
+
+@cache
+def _peaks(model: str, kind: Literal["lora", "qlora"] | None, fast_bf16: bool) -> tuple[float, float, int]:
+    """(bytes at the peak with packs of 8,192, with full checkpointing and packs of 2,048, trained parameters)."""
+    made = _estimator(model, kind, fast_bf16)
     usual, least = made.estimate(_step(8192).packs, "none"), made.estimate(_step(2048).packs, "full")
     return usual.peak, least.peak, usual.states // STATE_BYTES[ADAMW]
 
@@ -84,12 +105,33 @@ def _cell(model: str, way: str, size: float, fast_bf16: bool) -> str:
     return f"{(least - saved) / 1e9:.0f} GB\\*" if least - saved <= most else "–"
 
 
+def _by_length(model: str) -> str:
+    """A row of the second table: way, gigabytes, thousands of tokens a second for each length."""
+    kind: Literal["lora"] | None = "lora" if model in ADAPTED else None
+    made = _estimator(model, kind, fast_bf16=True)
+    shapes, (operations, moved) = unwrapped(made.model), H200
+    optimizer_seconds = optimizer_bytes(shapes, torch.bfloat16) / moved
+    steps = [_step(PACK_TOKENS, length, STEP_TOKENS // length).packs for length in LENGTHS]
+    limits = [step_flops(shapes, packs) / operations + optimizer_seconds for packs in steps]
+    speeds = [f"{STEP_TOKENS / seconds / 1e3:,.0f}" for seconds in limits]
+    peaks = [f"{made.estimate(packs, 'none').peak / 1e9:.0f}" for packs in (steps[0], steps[-1])]
+    memory = " to ".join(dict.fromkeys(peaks))
+    return f"| {model} | {'LoRA' if kind else 'full'} | {memory} GB | {' | '.join(speeds)} |"
+
+
 def main() -> None:
-    """Print the table as Markdown."""
+    """Print a table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="*", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--models", nargs="*", choices=list(MODELS))
+    parser.add_argument("--lengths", action="store_true", help="the limit by the length of the rows instead")
+    args = parser.parse_args()
+    if args.lengths:
+        print(f"| | | memory | {' | '.join(map('{:,}'.format, LENGTHS))} |\n|---|---|---|{'---|' * len(LENGTHS)}")
+        for model in args.models or (name for name in MODELS if name != "Qwen3 1.7B"):
+            print(_by_length(model), flush=True)
+        return
     print(f"| | | {' | '.join(GPUS)} |\n|---|---|{'---|' * len(GPUS)}")
-    for model in parser.parse_args().models:
+    for model in args.models or (name for name in MODELS if name not in SMALL):
         for way in WAYS:
             print(f"| {model} | {way} | {' | '.join(_cell(model, way, *gpu) for gpu in GPUS.values())} |", flush=True)
 
