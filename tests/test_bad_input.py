@@ -293,7 +293,7 @@ FILES = (
     Bad(
         kind="data set offline",
         make=_changed("sources.medical.path=null", "sources.medical.hub=nobody-here/no-data"),
-        where="hub:nobody-here/no-data", what="nobody-here/no-data", hint="go online once",
+        where="sources.medical.hub: nobody-here/no-data", what="the hub cannot be reached", hint="go online",
     ),
 )  # fmt: skip
 
@@ -471,7 +471,7 @@ MODELS = (
     ),
     Bad(
         kind="no hub id", make=_changed("model.path='my model!'"), where="my model!",
-        what="neither a folder here nor a hub id", hint="give a folder, hub id or package:NAME",
+        what="neither a folder here nor a hub id", hint="give a folder, a hub id or package:NAME",
     ),
     Bad(
         kind="encoder", make=_model(_config(model_type="bert", architectures=["BertForMaskedLM"])), where="base",

@@ -9,7 +9,8 @@
     ├── ModelError              a model or tokenizer that cannot be loaded
     ├── ResourceError           too little memory, disk or hardware
     ├── RunError                a run folder that exists, is missing or cannot be resumed
-    ├── HubError                a hub that cannot be reached or does not let the user write
+    ├── HubError                a hub that cannot be reached, or does not let the user read or write
+    ├── StartError              several of these: all that keeps a run from starting
     └── GateError               exit code 1: readable input that must not be trained on, a failed proof
 
 An error says *where* (file:row or recipe key), *what* is wrong, and how to fix it (*hint*). Names of files and text of
@@ -81,6 +82,17 @@ class RecipeError(SeodangError):
         )
 
 
+class StartError(SeodangError):
+    """All that keeps a run from starting, each with its own hint."""
+
+    most_characters = 20_000
+
+    def __init__(self, errors: Sequence[SeodangError]) -> None:
+        self.errors = tuple(errors)
+        items = (f"\n  - {error}".replace("\n  →", "\n    →") for error in errors)
+        super().__init__(f"{len(errors)} things keep this from starting{''.join(items)}")
+
+
 class SourceError(SeodangError):
     """A source that cannot be read or does not hold what the recipe says."""
 
@@ -102,7 +114,7 @@ class RunError(SeodangError):
 
 
 class HubError(SeodangError):
-    """A hub that cannot be reached, does not know the user, or refuses what was sent."""
+    """A hub that cannot be reached, does not know the user, or refuses what was asked of it or sent."""
 
 
 class GateError(SeodangError):

@@ -9,9 +9,9 @@ are shares of tokens. Stages take plain arguments; those of `prepare` return val
 changed in `Counts`; later ones also write the run folder and change the model in place. Findings are gathered here, in
 one list. Rows are packed step by step while training; to prove is to measure base and tuned model alike.
 
-Recipe and run folder are opened first, and mistakes in them reported at once; the stages, and with them the heavy
-libraries, are imported after that. Several processes (torchrun) run the same pipeline: `distributed` says who goes
-first, who writes, and what all wait for.
+Recipe and run folder are opened first, and all that the recipe needs is looked for; what is wrong or missing is
+reported at once. The other stages, and with them the heavy libraries, are imported after that. Several processes
+(torchrun) run the same pipeline: `distributed` says who goes first, who writes, and what all wait for.
 """
 
 from collections.abc import Sequence
@@ -28,6 +28,7 @@ from seodang.run.clock import StageClock
 from seodang.run.folder import Run
 from seodang.run.lock import guarded
 from seodang.run.start import open_proof, open_run, proof_recipes
+from seodang.stages import requirements
 from seodang.types import Finding
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def tune(
         KeyboardInterrupt: the run was stopped by Ctrl-C, SIGTERM or SIGHUP; what it had reached is saved.
     """
     distributed.join(recipe.model.device)
-    with distributed.agreed():
+    with distributed.agreed(), requirements.checked(recipe, will_train=True):
         run = open_run(out or Path("runs") / recipe.name, recipe, resume=resume)
     from seodang.show.terminal import plan_view
     from seodang.stages import finish, measure, preflight, preparation, saved_model
@@ -201,7 +202,7 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> "Prepared":
         SeodangError: the user's mistake, with a hint on how to fix it.
     """
     distributed.join(recipe.model.device)
-    with distributed.agreed():
+    with distributed.agreed(), requirements.checked(recipe):
         run = open_run(out, recipe, resume=False) if out else None
     from seodang.show.terminal import plan_view
     from seodang.stages import finish, measure, preflight, preparation
@@ -212,7 +213,7 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> "Prepared":
         base, renderer, prepared, findings = prepare(recipe, placement, folder=out)
     with distributed.agreed():
         plan = preflight.plan_training(base, recipe.train, renderer, prepared.rows["train"])
-        findings += plan.findings
+        findings += [*plan.findings, *requirements.package_findings(recipe.train)]
         preparation.show_data(prepared, findings, renderer)
         plan_view.show_memory(plan.memory)
         held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens)
@@ -256,7 +257,7 @@ def prove(
     )
     wanted, trained = recipes.wanted, recipes.trained
     distributed.join(wanted.model.device)
-    with distributed.agreed():
+    with distributed.agreed(), requirements.checked(recipes.of_tuned, base=recipes.base):
         run = open_proof(recipes, out)
     from seodang.stages import finish, measure, preflight
     from seodang.stages.proof_inputs import proof_inputs
@@ -301,6 +302,8 @@ def plan_proof(
     """
     recipes = proof_recipes(tuned, against=against, recipe=recipe, trust_remote_code=trust_remote_code)
     distributed.join(recipes.wanted.model.device)
+    with distributed.agreed(), requirements.checked(recipes.of_tuned, base=recipes.base):
+        pass
     from seodang.show.terminal import plan_view
     from seodang.stages.proof_cost import proof_cost
     from seodang.stages.proof_inputs import proof_inputs

@@ -16,6 +16,7 @@ from seodang.errors import RecipeError
 from seodang.other_names import key_for, no_key_for, value_for
 
 MAX_BYTES = 500_000  # of a recipe file: parsing more takes long, and it is most likely a data file
+SHOWN_FOLDERS = 8  # where one is missing
 # pydantic's messages name tuples and dictionaries; whoever writes YAML does not know them
 PLAIN_WORDS = {
     "tuple_type": "expected a list",
@@ -275,6 +276,24 @@ def expanded(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; a name that is too long for one is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def folders_beside(missing: Path) -> str | None:
+    """A hint where a folder is not there: the one with nearly its name, else those beside it; None: there are none."""
+    parent = missing.parent
+    there = sorted(item.name for item in parent.iterdir() if item.is_dir()) if is_folder(parent) else []
+    if near := difflib.get_close_matches(missing.name, there, n=1):
+        return f"did you mean {parent / near[0]}?"
+    more = f" and {len(there) - SHOWN_FOLDERS:,} more" if len(there) > SHOWN_FOLDERS else ""
+    return f"in {parent} there are: {', '.join(there[:SHOWN_FOLDERS])}{more}" if there else None
 
 
 def _exists(path: Path) -> bool:

@@ -18,7 +18,7 @@ from transformers import (
     T5Config,
 )
 
-from seodang.errors import ModelError
+from seodang.errors import HubError, ModelError
 from seodang.model.load import load_config, load_model, load_tokenizer, resolve_model
 from seodang.model.placement import Placement
 from seodang.recipe import Model
@@ -39,7 +39,7 @@ def edit(file: Path, **changes: Any) -> None:
 
 
 def refused(path: Path | str, told: str, **spec: Any) -> str:
-    with pytest.raises(ModelError, match=told) as caught:
+    with pytest.raises((ModelError, HubError), match=told) as caught:
         load_model(Model(path=str(path), **spec), CPU)
     return str(caught.value)
 
@@ -110,21 +110,23 @@ def test_hub_ids_offline() -> None:
     refused("not a hub id", "neither a folder here nor a hub id")
 
 
-def test_hub_errors_are_told() -> None:
-    """A gated model names its licence page and the login, an unknown one the name, a missing revision the key."""
+def test_what_the_hub_refuses_later_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal that comes while files are read, inside transformers' own error, is reported as the first one is."""
     from huggingface_hub import errors
 
     from seodang.model.load import _explained
 
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     cases = {
-        errors.GatedRepoError: r"accept it at https://huggingface\.co/google/gemma-3-1b-pt, then log in: hf auth login",
+        errors.GatedRepoError: r"accept them at https://huggingface\.co/google/gemma-3-1b-pt, then log in",
         errors.RepositoryNotFoundError: "check the name",
         errors.RevisionNotFoundError: "no revision 'v9'",
+        errors.LocalEntryNotFoundError: "it stopped answering",
     }
     for kind, told in cases.items():
         wrapped = OSError("transformers' own words")
         wrapped.__cause__ = kind.__new__(kind, "as the hub's client raises it")
-        with pytest.raises(ModelError, match=told):
+        with pytest.raises(HubError, match=told):
             raise _explained(wrapped, "google/gemma-3-1b-pt", "v9")
 
 

@@ -15,7 +15,7 @@ from seodang.run.folder import TRAINER_STATE, Run
 from seodang.run.start import create
 from seodang.train import trackers
 from seodang.train.metrics import MetricsLog
-from seodang.train.trackers import Trackers, check_trackers, tracked_settings
+from seodang.train.trackers import Trackers, tracked_settings
 
 LOSSES = {"의료_질문": 1.5, "일반대화": 2.5}
 
@@ -120,16 +120,6 @@ def test_a_tracker_that_cannot_start_is_an_error_with_the_way_out(run: Run, monk
     monkeypatch.setattr(trackers, "KINDS", {"wandb": refuse})
     with pytest.raises(ResourceError, match=r"train.report_to: wandb cannot be started: api_key.*\n.*--resume"):
         Trackers(["wandb"], run, on_note=pytest.fail)
-
-
-def test_a_missing_package_is_an_error_before_anything_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that are missing, with what to type."""
-    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    with pytest.raises(
-        ResourceError, match=r"train.report_to: wandb and mlflow are not installed\n.*pip install wandb mlflow"
-    ):
-        check_trackers(["wandb", "mlflow"])
-    check_trackers([])
 
 
 def test_one_tracker_or_several() -> None:

@@ -1,6 +1,5 @@
 """A folder, hub id or package → a model and its tokenizer, or one clear message. It knows nothing of data."""
 
-import difflib
 import hashlib
 import json
 import re
@@ -12,7 +11,6 @@ from typing import Any
 import tokenizers
 import torch
 import transformers
-from huggingface_hub import errors as hub
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
@@ -32,7 +30,10 @@ from transformers.utils import cached_file
 
 from seodang import recipe
 from seodang.errors import ModelError, ResourceError, SeodangError
+from seodang.hub_access import contact
+from seodang.hub_access.refusals import has
 from seodang.model.checkpoint import auto_class, recording_untaken, shortened, tensor_files
+from seodang.model.find_model import A_FOLDER, check_folder, find_model
 from seodang.model.packaged import PREFIX, packaged_folder
 from seodang.model.placement import Placement, choose_placement
 from seodang.model.quiet import quiet
@@ -58,46 +59,20 @@ __all__ = [
 
 _GIVE_TOKENIZER = "put tokenizer.json and tokenizer_config.json beside the model"
 _NOT_CAUSAL = ("MaskedLM", "Classification", "QuestionAnswering", "MultipleChoice", "Prediction", "EncoderModel")
-SHOWN_FOLDERS = 8  # where one is missing
 _BESIDE_WEIGHTS = ["*.json", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*"]
 # what a wrongly chosen tokenizer class splits otherwise: Hangul, digits, runs of blanks, contractions, line breaks
 _PROBE = "안녕하세요. 2024년 12월에는  The quick\n\n\tbrown fox's 100% <b>x</b> café 😀 형태소 don't    x"
 
 
-def resolve_model(path: str) -> str:
+def resolve_model(path: str, *, revision: str | None = None) -> str:
     """What transformers can load: `package:NAME` becomes its folder, converted on first use; a run's folder its model.
 
     Raises:
         ModelError: no such folder, or a file.
+        HubError: the hub does not have it, does not let this user read it, or cannot be reached.
     """
-    if path.startswith(PREFIX):
-        return str(packaged_folder(path))
-    local = Path(path).expanduser()
-    if local.is_dir():
-        tuned = local / "model"
-        return str(tuned if (tuned / "config.json").is_file() and not (local / "config.json").is_file() else local)
-    if local.is_file():
-        hint = "give a folder with config.json, safetensors and tokenizer"
-        if local.suffix == ".gguf":
-            hint += "; GGUF is a format to serve models in, its weights are rounded"
-        raise ModelError("is a file, not a model's folder", where=path, hint=hint)
-    if _looks_local(path, local):
-        there = sorted(_folders(local.parent))
-        hint = "give a folder, a hub id or package:NAME"
-        if near := difflib.get_close_matches(local.name, there, n=1):
-            hint = f"did you mean {local.parent / near[0]}?"
-        elif there:
-            more = f" and {len(there) - SHOWN_FOLDERS:,} more" if len(there) > SHOWN_FOLDERS else ""
-            hint = f"in {local.parent} there are: {', '.join(there[:SHOWN_FOLDERS])}{more}"
-        raise ModelError("no such folder", where=path, hint=hint)
-    return path
-
-
-def _looks_local(path: str, local: Path) -> bool:
-    """Whether a name can only mean a folder, so that no hub is asked for it."""
-    is_beside = local.parent != Path() and local.parent.is_dir()
-    written = path.startswith((".", "~", "runs/")) or path.endswith("/") or path.count("/") > 1
-    return written or local.is_absolute() or is_beside
+    found = find_model(path, revision=revision)
+    return str(packaged_folder(found)) if found.startswith(PREFIX) else found
 
 
 def base_folder(spec: recipe.Model) -> Path:
@@ -106,7 +81,7 @@ def base_folder(spec: recipe.Model) -> Path:
     Raises:
         ModelError: no such folder, or a file.
     """
-    path = resolve_model(spec.path)
+    path = resolve_model(spec.path, revision=spec.revision)
     if Path(path).is_dir():
         return Path(path)
     with _as_our_errors(spec.path, spec.revision):
@@ -120,9 +95,9 @@ def load_config(spec: recipe.Model) -> PreTrainedConfig:
     Raises:
         ModelError: says what is missing or wrong, and how to fix it.
     """
-    path = resolve_model(spec.path)
+    path = resolve_model(spec.path, revision=spec.revision)
     if Path(path).is_dir():
-        _check_folder(Path(path), spec.path)
+        check_folder(Path(path), spec.path)
     with _as_our_errors(spec.path, spec.revision):
         file = cached_file(path, "config.json", revision=spec.revision)
         if file is None:
@@ -136,7 +111,7 @@ def load_config(spec: recipe.Model) -> PreTrainedConfig:
 
 def weight_files(spec: recipe.Model) -> list[Path]:
     """Configuration and weights of a recipe's model, as transformers reads them: on this machine once it was loaded."""
-    folder = Path(resolve_model(spec.path))
+    folder = Path(resolve_model(spec.path, revision=spec.revision))
     if not folder.is_dir():
         with _as_our_errors(spec.path, spec.revision):
             folder = Path(cached_file(str(spec.path), "config.json", revision=spec.revision)).parent
@@ -146,7 +121,7 @@ def weight_files(spec: recipe.Model) -> list[Path]:
 
 def weights_are_here(spec: recipe.Model) -> bool:
     """Whether all weights of a recipe's model are on this machine, to be read without a network."""
-    if Path(resolve_model(spec.path)).is_dir():
+    if Path(resolve_model(spec.path, revision=spec.revision)).is_dir():
         return True
     _, *weights = weight_files(spec)
     parts = {match[1] for file in weights if (match := re.search(r"-of-(\d+)\.", file.name))}
@@ -161,7 +136,7 @@ def load_tokenizer(
     Raises:
         ModelError: missing, damaged, slow, or not the one its own tokenizer.json describes.
     """
-    folder = resolve_model(path)
+    folder = resolve_model(path, revision=revision)
     with _as_our_errors(path, revision):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, revision=revision, trust_remote_code=trust_remote_code
@@ -196,7 +171,7 @@ def load_model(spec: recipe.Model, placement: Placement, *, four_bit: bool = Fal
     with _as_our_errors(spec.path, spec.revision):
         with recording_untaken() as untaken:
             model, info = auto_class(config).from_pretrained(
-                resolve_model(spec.path),
+                resolve_model(spec.path, revision=spec.revision),
                 config=config,
                 revision=spec.revision,
                 trust_remote_code=spec.trust_remote_code,
@@ -276,24 +251,6 @@ def load_weights(model: PreTrainedModel, folder: Path) -> None:
         if len(stored.get_input_embeddings().weight) != len(model.get_input_embeddings().weight):
             model.resize_token_embeddings(len(stored.get_input_embeddings().weight))
         model.load_state_dict(stored.state_dict())
-
-
-def _check_folder(folder: Path, where: str) -> None:
-    if (folder / "config.json").is_file():
-        return
-    if any(folder.glob("*.gguf")):
-        hint = "give the model's safetensors folder or hub id: GGUF weights are rounded, to serve rather than to train"
-        raise ModelError("the folder holds only a GGUF file", where=where, hint=hint)
-    if (folder / "adapter_config.json").is_file():
-        raise ModelError("the folder holds an adapter, not a model", where=where, hint="merge it into its base first")
-    if (folder / "recipe.yaml").is_file():
-        hint = f"finish it first: seodang tune {Path(where) / 'recipe.yaml'} --resume"
-        raise ModelError("this run has no model yet", where=where, hint=hint)
-    raise ModelError("no config.json in the folder", where=where, hint="give a folder that save_pretrained wrote")
-
-
-def _folders(parent: Path) -> list[str]:
-    return [item.name for item in parent.iterdir() if item.is_dir()] if parent.is_dir() else []
 
 
 def _check_config(config: Mapping[str, Any], spec: recipe.Model) -> None:
@@ -384,40 +341,14 @@ def _as_our_errors(path: str, revision: str | None) -> Iterator[None]:
         raise _explained(error, path, revision) from error
 
 
-def _explained(error: BaseException, path: str, revision: str | None) -> ModelError:
-    chain = []
-    cause: BaseException | None = error
-    while cause:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
-
-    def has(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(link, kinds) for link in chain)
-
-    page = f"https://huggingface.co/{path}"
-    if has(hub.GatedRepoError):
-        return ModelError(
-            "its licence has to be accepted first", where=path, hint=f"accept it at {page}, then log in: hf auth login"
-        )
-    if has(hub.RepositoryNotFoundError):
-        hint = "check the name; if it is private, log in: hf auth login"
-        return ModelError("neither a folder here nor a model on the hub that you can see", where=path, hint=hint)
-    if has(hub.RevisionNotFoundError):
-        return ModelError(f"has no revision {revision!r}", where=path, hint=f"see the revisions at {page}/tree/main")
-    if has(hub.HFValidationError):
-        return ModelError(
-            "neither a folder here nor a hub id", where=path, hint="give a folder, hub id or package:NAME"
-        )
-    if has(hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled):
-        what = "no such folder here, not in the hub's cache, and the hub cannot be reached"
-        return ModelError(
-            what, where=path, hint=f"check the path, or go online (or unset HF_HUB_OFFLINE) to fetch {page}"
-        )
-    if has(json.JSONDecodeError) and (damaged := _damaged_json(path)):
+def _explained(error: Exception, path: str, revision: str | None) -> SeodangError:
+    if of_hub := contact.explained(error, path, "model", revision=revision, instead=A_FOLDER):
+        return of_hub
+    if has(error, json.JSONDecodeError) and (damaged := _damaged_json(path)):
         return ModelError(f"{damaged} is not complete JSON", where=path, hint="fetch or copy the folder again")
     if "backend tokenizer" in str(error):
         return ModelError("no tokenizer", where=path, hint=_GIVE_TOKENIZER)
-    if has(SafetensorError):
+    if has(error, SafetensorError):
         return ModelError(f"damaged weights: {error}", where=path, hint="fetch or convert the model again")
     first = str(error).strip().split("\n")[0] or type(error).__name__
     return ModelError(f"cannot be loaded: {first}", where=path, hint="check that the folder is complete and undamaged")

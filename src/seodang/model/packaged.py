@@ -76,7 +76,7 @@ def packaged_folder(name: str, *, progress: bool = True) -> Path:
         ResourceError: no room or no right to write.
     """
     name = _known_name(name)
-    folder = cache_folder() / "models" / f"{name}-v{_CONVERSION}"
+    folder = _folder(name)
     if folder.is_dir():
         return folder
     content = _content(name)
@@ -88,6 +88,17 @@ def packaged_folder(name: str, *, progress: bool = True) -> Path:
             if not folder.is_dir():  # another process may have been faster
                 _convert(name, content, folder, progress)
     return folder
+
+
+def require_package(name: str) -> None:
+    """Check that a packaged model can be had: it was converted before, or what it is converted from is installed.
+
+    Raises:
+        ModelError: no such model, or its package is missing.
+    """
+    name = _known_name(name)
+    if not _folder(name).is_dir():
+        _package_folders(name)
 
 
 def packaged_gguf(name: str) -> Path:
@@ -121,20 +132,30 @@ def _known_name(name: str) -> str:
     return name
 
 
+def _folder(name: str) -> Path:
+    return cache_folder() / "models" / f"{name}-v{_CONVERSION}"
+
+
+def _package_folders(name: str) -> list[Path]:
+    """Where the packages of a model's parts are installed."""
+    model, where = PACKAGED[name], PREFIX + name
+    if find_spec("gguf") is None:
+        raise ModelError("the package gguf is not installed", where=where, hint=model.pip)
+    specs = [find_spec(package) for package, _ in model.parts]
+    folders = [spec.submodule_search_locations if spec else None for spec in specs]
+    if not all(folders):
+        raise ModelError(f"the package {model.packages} is not installed", where=where, hint=model.pip)
+    return [Path(found[0]) for found in folders if found]
+
+
 def _content(name: str) -> bytes:
     """The GGUF file, whole and checked."""
     model = PACKAGED[name]
     where = PREFIX + name
-    if find_spec("gguf") is None:
-        raise ModelError("the package gguf is not installed", where=where, hint=model.pip)
     pieces: list[bytes] = []
-    for package, file in model.parts:
-        spec = find_spec(package)
-        folders = spec.submodule_search_locations if spec else None
-        if not folders:
-            raise ModelError(f"the package {model.packages} is not installed", where=where, hint=model.pip)
+    for folder, (_, file) in zip(_package_folders(name), model.parts, strict=True):
         try:
-            pieces.append(Path(folders[0], file).read_bytes())
+            pieces.append((folder / file).read_bytes())
         except OSError as error:
             raise _damaged(model, where, f"{error.filename}: {error.strerror}") from None
     content = b"".join(pieces)

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from huggingface_hub.utils.tqdm import enable_progress_bars
 from transformers.utils import logging
 
+from seodang.hub_access.contact import quiet_retries
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
@@ -15,7 +17,7 @@ def quiet() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), quiet_retries():
             warnings.simplefilter("ignore")
             enable_progress_bars()
             yield

@@ -26,6 +26,7 @@ from seodang.run.folder import (
     SAMPLES,
     TRAINING,
     Run,
+    a_run,
 )  # fmt: skip
 from seodang.run.manifest import Manifest
 from seodang.types import Answer, Counts, Finding, Lengths, Sample
@@ -75,7 +76,7 @@ def read_evidence(run: Path) -> Evidence:
     missing = tuple(name for name in NAMES if not (run / name).is_file())
     if len(missing) == len(NAMES):
         what = "holds no file of a run" if run.is_dir() else "no such folder"
-        raise RunError(what, where=str(run), hint="give a folder that `seodang tune` wrote, such as runs/NAME")
+        raise RunError(what, where=str(run), hint=a_run(run))
     damaged: list[str] = []
     counts = [{**row, "notes": []} if isinstance(row, dict) else row for row in _list(run / COUNTS, damaged)]
     return Evidence(

@@ -24,6 +24,7 @@ from typing import Any
 from seodang.errors import RunError, SeodangError
 from seodang.json_values import json_text
 from seodang.recipe import Recipe, load_recipe
+from seodang.recipe_file import folders_beside, is_folder
 from seodang.user_cache import path_argument
 
 RECIPE, MANIFEST = "recipe.yaml", "manifest.json"
@@ -47,6 +48,12 @@ MODEL_FILES = "model_files.json"  # sizes and hashes of what is in model/ and ad
 SHOWN_PICTURES = ("changes", "loss")  # in a notebook, as far as they were drawn
 LOCK = ".seodang.lock"
 LEFTOVERS = re.compile(rf"\.{MODEL}-\w+|\.{ADAPTER}|\.[\w.-]+\.(json|jsonl|yaml|html)\.\d+")
+
+
+def a_run(missing: Path) -> str:
+    """For a hint where a folder holds no run, or is not there: which one to give."""
+    beside = None if is_folder(missing) else folders_beside(missing)
+    return beside or "give a run's folder, which `seodang tune` wrote, such as runs/NAME"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -193,7 +200,8 @@ class Run:
             RecipeError: its recipe.yaml is damaged, or of another version.
         """
         if not self.exists:
-            raise RunError(f"not a run folder: {RECIPE} is missing", where=str(self.folder), hint="give a run's folder")
+            what = f"not a run folder: {RECIPE} is missing" if is_folder(self.folder) else "no such folder"
+            raise RunError(what, where=str(self.folder), hint=a_run(self.folder))
         return load_recipe(self.recipe_file)
 
     def trusted_recipe(self, *, trust_remote_code: bool) -> Recipe:

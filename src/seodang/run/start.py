@@ -15,7 +15,7 @@ from seodang.recipe import Recipe, Report, ReportLanguage, Template, load_recipe
 from seodang.recipe_rules import BY_TOLERANCE
 from seodang.run import lock
 from seodang.run.disk import is_disk_full
-from seodang.run.folder import LOCK, METRICS, Run, write_text
+from seodang.run.folder import LOCK, METRICS, Run, a_run, write_text
 from seodang.run.sealed import refuse_unsaved
 
 # what a resumed run may change: it does not move the weights, and is what an error's hint names
@@ -71,7 +71,7 @@ def proof_recipes(
         raise RunError(
             "no run's folder, and no recipe says what to measure a model on",
             where=str(tuned),
-            hint="give a run's folder such as runs/NAME, or a recipe by --recipe",
+            hint=f"{a_run(Path(tuned))}; or a recipe by --recipe",
         )
     wanted = load_recipe(recipe) if recipe else run.trusted_recipe(trust_remote_code=trust_remote_code)
     if language:
@@ -114,7 +114,9 @@ def open_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
     run = Run(folder=folder)
     if resume:
         if not _holds_files(folder):
-            raise RunError("there is no run to resume", where=str(folder), hint="start it without --resume")
+            raise RunError(
+                "there is no run to resume", where=str(folder), hint=f"start it without --resume; or {a_run(folder)}"
+            )
         _same_recipe(run, recipe)
         if distributed.is_main():
             with _written(folder):

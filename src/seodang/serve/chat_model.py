@@ -13,6 +13,7 @@ from seodang.data.template.default_system import without_default_system
 from seodang.data.template.find import find_template, own_text
 from seodang.data.template.jinja import Turn, compile_template, run
 from seodang.errors import RunError, TemplateError
+from seodang.model.find_model import find_model
 from seodang.recipe import Generate
 from seodang.run.folder import Run
 from seodang.run.sealed import refuse_unsaved
@@ -211,6 +212,7 @@ def _of_run(found: Run, name: str, base: bool, trust_remote_code: bool) -> ChatM
 
 
 def _of_model(path: str, trust_remote_code: bool) -> ChatModel:
+    find_model(path)  # before anything is imported that takes long
     from seodang.model.load import load_tokenizer
 
     tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)

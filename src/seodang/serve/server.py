@@ -20,6 +20,7 @@ from typing import Any
 from rich.text import Text
 
 from seodang.errors import ModelError, ResourceError, SeodangError
+from seodang.model.find_model import find_model
 from seodang.model.packaged import PREFIX, packaged_folder, packaged_gguf
 from seodang.run.folder import Run
 from seodang.run.sealed import refuse_unsaved
@@ -119,7 +120,8 @@ def served_model(model: str | Path, *, gguf: Path | None = None, trust_remote_co
 
     Raises:
         RunError: the run's training has not ended.
-        ModelError: there is no such GGUF file.
+        ModelError: there is no such GGUF file, or folder.
+        HubError: the hub does not have it, does not let this user read it, or cannot be reached.
     """
     text = str(model)
     run = Run(folder=Path(text).expanduser())
@@ -138,7 +140,8 @@ def served_model(model: str | Path, *, gguf: Path | None = None, trust_remote_co
         if not run.folder.is_file():
             raise ModelError("no such file", where=text, hint="give a run's folder, a model's folder or a GGUF file")
         return ServedModel(name=run.folder.stem, path=str(run.folder.resolve()), gguf=run.folder.resolve())
-    return ServedModel(name=text.rpartition("/")[2], path=text, gguf=gguf, trust_remote_code=trust_remote_code)
+    name = find_model(text).rpartition("/")[2]
+    return ServedModel(name=name, path=text, gguf=gguf, trust_remote_code=trust_remote_code)
 
 
 def examples(server: Server, *, has_key: bool) -> str:

@@ -39,7 +39,6 @@ from seodang.train.adapter import check_adapter, num_adapter_parameters
 from seodang.train.memory_estimate import make_estimator
 from seodang.train.resources import MemoryPlan
 from seodang.train.setup import Optimizer, choose_optimizer, is_worth_compiling, pack_tokens, total_steps
-from seodang.train.trackers import check_trackers
 from seodang.types import Checkpointing, Finding, Placement
 
 TRIED_ROWS = 32  # of each holdout, on which two tokenizers are compared
@@ -85,16 +84,14 @@ def place(spec: recipe.Model, settings: recipe.Train, *, will_train: bool) -> Pl
     """Choose device, precision and attention.
 
     Args:
-        will_train: stop before anything is prepared if the recipe's adapter or trackers cannot be used here.
+        will_train: stop before anything is prepared if the recipe's adapter cannot be trained here.
 
     Raises:
-        ResourceError: the device that the recipe asks for, or what its adapter or trackers need, is missing.
+        ResourceError: the device that the recipe asks for, or that its adapter needs, is missing.
     """
     placement = choose_placement(spec, frozen=settings.adapter is not None)
-    if will_train:
-        check_trackers(settings.report_to)
-        if settings.adapter:
-            check_adapter(settings.adapter, placement.device)
+    if will_train and settings.adapter:
+        check_adapter(settings.adapter, placement.device)
     return placement
 
 
@@ -173,7 +170,8 @@ def plan_training(base: Base, settings: recipe.Train, renderer: Renderer, rows: 
     except SeodangError:
         raise
     except Exception as error:  # an architecture whose operations depend on data; torch and transformers raise anything
-        console.show_note(f"memory: no estimate for this architecture ({type(error).__name__})")
+        why = f"without {error.name}" if isinstance(error, ImportError) else "for this architecture"
+        console.show_note(f"memory: no estimate {why} ({type(error).__name__})")
         return TrainingPlan(optimizer=optimizer, pack_tokens=budget)
     warning = resources.memory_finding(memory, settings, device)
     return TrainingPlan(

@@ -7,7 +7,6 @@ import copy
 import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,19 +35,14 @@ NO_CHANGE = 1e-2  # of the logits, relative: what an adapter that has learnt not
 
 
 def check_adapter(adapter: recipe.Adapter, device: str) -> None:
-    """Raise before anything is prepared if the adapter cannot be trained here.
+    """Raise before anything is prepared if the adapter cannot be trained on this device.
 
     Raises:
-        ResourceError: a package or the hardware is missing.
+        ResourceError: the hardware is missing.
     """
-    if not find_spec("peft"):
-        raise ResourceError("peft is not installed", where="train.adapter", hint='pip install "seodang[adapters]"')
     if adapter.kind == "qlora" and not device.startswith("cuda"):
         what = f"qlora needs a CUDA device, this runs on {device}"
         raise ResourceError(what, where="train.adapter.kind", hint="use kind: lora, or a machine with an NVIDIA GPU")
-    if adapter.kind == "qlora" and not find_spec("bitsandbytes"):
-        what = "qlora needs bitsandbytes, which is not installed"
-        raise ResourceError(what, where="train.adapter.kind", hint='pip install "seodang[cuda]", or use kind: lora')
 
 
 def add_adapter(

@@ -7,7 +7,6 @@ letter of a Korean source. No rows, questions or answers are sent.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any, Protocol, Self
 
 from seodang.errors import ResourceError, first_line
@@ -89,18 +88,6 @@ KINDS: Mapping[str, Callable[[str, Mapping[str, Any], str | None], Tracker]] = {
     "mlflow": Mlflow,
     "trackio": Trackio,
 }
-
-
-def check_trackers(names: Sequence[str]) -> None:
-    """Raise before anything is prepared if a tracker's package is missing.
-
-    Raises:
-        ResourceError: it is not installed.
-    """
-    if missing := [name for name in names if not find_spec(name)]:
-        what = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
-        hint = f"pip install {' '.join(missing)}, or leave train.report_to out"
-        raise ResourceError(what, where="train.report_to", hint=hint)
 
 
 class Trackers:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from seodang.data.read.sources import RawRows, read, shipped_samples
-from seodang.errors import SourceError
+from seodang.errors import HubError, SourceError
 from seodang.recipe import Source, load_recipe
 
 ROW = {"question": "감기는 왜 걸리나요?", "answer": "바이러스 때문입니다."}
@@ -601,7 +601,7 @@ def test_what_is_no_data_set_id_is_refused(
 
 
 def test_an_unreachable_hub_data_set_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offline, a hub id that is not in the cache says so and how to go on."""
+    """Offline, a hub id that is not in the cache says so, how to get it, and which keys name files instead."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(SourceError, match=r"(?s)hub:nobody/nothing-here: .*go online once"):
+    with pytest.raises(HubError, match=r"(?s)nobody/nothing-here: .*go online.*sources\.s\.hub=null sources\.s\.path="):
         read_hub("nobody/nothing-here")

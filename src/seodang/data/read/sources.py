@@ -3,16 +3,14 @@
 Reads what is there and remarks how; knows nothing of questions and answers (`convert` does).
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from seodang.data.counting import Counting, uncounted
-from seodang.data.read.arrow_values import ArrowRows
 from seodang.data.read.containers.data_file import DataFile
 from seodang.data.read.containers.find_files import (
     JSON_NAMES,
@@ -22,6 +20,7 @@ from seodang.data.read.containers.find_files import (
     find_files,
     shipped_samples,
 )
+from seodang.data.read.containers.hub_dataset import hub_fingerprint, read_hub
 from seodang.data.read.containers.object_files import ENOUGH, FileColumns, is_small_json, read_objects
 from seodang.data.read.containers.same_layout import group_files, refuse_several
 from seodang.data.read.containers.spreadsheet import read_spreadsheet
@@ -29,20 +28,17 @@ from seodang.data.read.csv_dialect import DELIMITERS
 from seodang.data.read.csv_parquet import read_arrow, read_csv, read_parquet
 from seodang.data.read.encoding import find_encoding, first_bytes, refuse_binary
 from seodang.data.read.json_files import BLANK_CHARS, read_json, starts_like_json
-from seodang.data.read.raw_rows import Block, RawRow, RawRows, column_name
+from seodang.data.read.raw_rows import Block, RawRow, RawRows
 from seodang.data.read.reshape.reshape import named_columns, reshape
-from seodang.errors import SourceError, first_line
+from seodang.errors import SourceError
 from seodang.recipe import Source
-from seodang.recipe_file import expanded
 
 ARROW_STARTS = (b"ARROW1", b"\xff\xff\xff\xff")  # an Arrow file, an Arrow stream
 SHEET_STARTS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 START_CHARS = 1 << 16  # of a file's first line, which show its kind
-BATCH_ROWS = 512  # of a hub data set decoded at a time
 KINDS = "JSON, JSON Lines, CSV, TSV, Parquet, Arrow or a spreadsheet"
-MEDIA = frozenset({"Audio", "Image", "Video", "Pdf"})  # features of hub data sets that are decoded at a price
 
-__all__ = ["RawRow", "RawRows", "read", "shipped_samples"]
+__all__ = ["RawRow", "RawRows", "hub_fingerprint", "read", "shipped_samples"]
 
 
 def read(source: Source, counting: Counting = uncounted) -> RawRows:
@@ -55,7 +51,7 @@ def read(source: Source, counting: Counting = uncounted) -> RawRows:
         SourceError: whatever cannot be read, with file and row; faults further down a file come while iterating.
     """
     if source.hub is not None:
-        return reshape(_read_hub(source), source)
+        return reshape(read_hub(source), source)
     return reshape(_joined([_table(path, source, counting) for path in source.path or ()]), source)
 
 
@@ -204,87 +200,3 @@ def _with_remark(rows: RawRows, remark: str | None) -> RawRows:
     if remark is None:
         return rows
     return replace(rows, remarks=(remark, *rows.remarks))
-
-
-def hub_fingerprint(source: Source) -> str:
-    """What `datasets` calls the data set that it finds: another revision or split is called otherwise.
-
-    Raises:
-        SourceError: it cannot be found.
-    """
-    return str(_load_hub(source)._fingerprint)
-
-
-def _load_hub(source: Source) -> Any:
-    import datasets
-
-    name = _hub_name(source.hub or "")
-    try:
-        return datasets.load_dataset(name, source.config, split=source.split, revision=source.revision)
-    except Exception as error:  # `datasets` and the readers below it raise all kinds
-        raise SourceError(first_line(error), where=f"hub:{source.hub}", hint=_hub_hint(error, source)) from None
-
-
-def _hub_name(hub: str) -> str:
-    """What `datasets` is asked for: an id on the hub, or a folder that is written as a path.
-
-    Raises:
-        SourceError: anything else; `datasets` would take the name of one of its readers, or of a folder that happens
-            to lie in the working folder, for that.
-    """
-    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
-
-    where = f"hub:{hub[:100]}"
-    if (
-        hub.startswith((".", "~", "/"))
-        and "\0" not in hub
-        and expanded(hub).is_dir()
-        and Path(hub).name not in ("", "..")
-    ):
-        return str(expanded(hub).resolve())
-    if hub in _PACKAGED_DATASETS_MODULES:
-        what = f"{hub} is the name of a file format, not of a data set"
-        raise SourceError(what, where=where, hint="name your files under `path:`, or give an id such as OWNER/NAME")
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?", hub, re.ASCII):
-        raise SourceError(
-            "not a data set id", where=where, hint="give an id such as OWNER/NAME, or name files under `path:`"
-        )
-    if Path(hub).is_dir():
-        what = "there is a folder of this name here, which would be read instead of the hub"
-        raise SourceError(what, where=where, hint=f"write `hub: ./{hub}` if you mean the folder, else rename it")
-    return hub
-
-
-def _read_hub(source: Source) -> RawRows:
-    where, table = f"hub:{source.hub}", _load_hub(source)
-    remarks: list[str] = []
-    media = [name for name, feature in table.features.items() if type(feature).__name__ in MEDIA]
-    if media:
-        table = table.remove_columns(media)
-        remarks.append(f"pictures and sound are left out: {', '.join(media)}")
-    if table.info.builder_name in ("csv", "pandas"):
-        remarks.append(
-            "the hub's CSV reader guesses types (007 becomes 7): download the file and name its path to avoid it"
-        )
-
-    def rows() -> Iterator[RawRow]:
-        reader = ArrowRows(where, table.features.arrow_schema)
-        row = 1
-        for batch in table.with_format("arrow").iter(batch_size=BATCH_ROWS):
-            yield from reader.read(batch, row)
-            row += len(batch)
-
-    return RawRows(where=where, columns=tuple(map(column_name, table.column_names)), rows=rows, remarks=tuple(remarks))
-
-
-def _hub_hint(error: Exception, source: Source) -> str:
-    text = str(error)
-    if "gated" in text or "authenticat" in text or "401" in text or "403" in text:
-        return f"accept its terms at https://huggingface.co/datasets/{source.hub} and run `hf auth login`"
-    if isinstance(error, ConnectionError) or "offline" in text.lower():
-        return "go online once (and unset HF_HUB_OFFLINE), or download its files and give `path:`"
-    if "Unknown split" in text:
-        return "give one of these as `split:`"
-    if "onfig" in text:
-        return "give one of these as `config:`"
-    return "check the id on https://huggingface.co/datasets, and `config:`, `split:` and `revision:`"

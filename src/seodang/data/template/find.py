@@ -149,6 +149,21 @@ def _find(
     return verified(borrowed, f"borrowed from {borrow}", donor=donor)
 
 
+def donor_of(borrow: str) -> str | None:
+    """The folder or hub id whose tokenizer brings the template; None: a built-in template, or a file, which is there.
+
+    Raises:
+        TemplateError: no such file, or it can be none of these.
+    """
+    if borrow in BUILT_IN:
+        return None
+    if borrow.endswith(TEMPLATE_FILES):
+        _read(borrow)
+        return None
+    check_name(borrow)
+    return borrow
+
+
 def apply_template(tokenizer: "PreTrainedTokenizerBase", template: ChatTemplate) -> None:
     """Make the tokenizer what is trained and saved: template, turn end as `eos_token`, a pad token that is not it.
 

@@ -1,0 +1,1 @@
+"""Whether the hub can be read: asked once, briefly, and explained."""
