@@ -126,7 +126,8 @@ def main() -> None:
     parser.add_argument("--lengths", action="store_true", help="the limit by the length of the rows instead")
     args = parser.parse_args()
     if args.lengths:
-        print(f"| Model | Training | Memory | {' | '.join(map('{:,}'.format, LENGTHS))} |\n|---|---|---|{'---|' * len(LENGTHS)}")
+        header = ("Model", "Training", "Memory", *map("{:,}".format, LENGTHS))
+        print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}")
         for model in args.models or (name for name in MODELS if name != "Qwen3 1.7B"):
             print(_by_length(model), flush=True)
         return
