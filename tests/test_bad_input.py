@@ -694,6 +694,18 @@ RUNS = (
         kind="report of nothing", command="report", make=lambda _: ["runs/none"], where="runs/none",
         what="no such folder", hint="runs/NAME",
     ),
+    *(
+        Bad(
+            kind=f"{command} of a misspelt run", command=command,
+            make=lambda place, more=more: [_run(place).with_name("mien"), *more],
+            where="runs/mien", what="no such folder" if command != "prove" else "no run's folder",
+            hint="did you mean",
+        )
+        for command, more in (
+            ("report", []), ("judge", []), ("prove", []), ("chat", []), ("push", ["me/x"]), ("serve", []),
+            ("blend", ["--alpha", "0.5"]),
+        )
+    ),
     Bad(
         kind="report of no run", command="report", make=lambda place: [place.write("notes/a.txt", "a").parent],
         where="notes", what="holds no file of a run", hint="runs/NAME",
