@@ -707,6 +707,10 @@ RUNS = (
         )
     ),
     Bad(
+        kind="chat with a name too long", command="chat", make=lambda _: ["x" * 5000], where="xxx",
+        what="neither a folder here nor a hub id", hint="give a folder",
+    ),
+    Bad(
         kind="report of no run", command="report", make=lambda place: [place.write("notes/a.txt", "a").parent],
         where="notes", what="holds no file of a run", hint="runs/NAME",
     ),

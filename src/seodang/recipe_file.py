@@ -286,6 +286,14 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that is too long for one is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def folders_beside(missing: Path) -> str | None:
     """A hint where a folder is not there: the one with nearly its name, else those beside it; None: there are none."""
     parent = missing.parent

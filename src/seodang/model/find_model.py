@@ -5,7 +5,7 @@ from pathlib import Path
 from seodang.errors import ModelError
 from seodang.hub_access import contact
 from seodang.model.packaged import PREFIX, require_package
-from seodang.recipe_file import expanded, folders_beside, is_folder
+from seodang.recipe_file import expanded, folders_beside, is_file, is_folder
 
 A_FOLDER = "download it elsewhere and give its folder"  # what to do without the hub
 A_MODEL = "a folder, a hub id or package:NAME"
@@ -28,7 +28,7 @@ def find_model(path: str, *, revision: str | None = None, instead: str = A_FOLDE
     if is_folder(local):
         tuned = local / "model"
         return str(tuned if (tuned / "config.json").is_file() and not (local / "config.json").is_file() else local)
-    if _is_file(local):
+    if is_file(local):
         hint = "give a folder with config.json, safetensors and tokenizer"
         if local.suffix == ".gguf":
             hint += "; GGUF is a format to serve models in, its weights are rounded"
@@ -64,13 +64,6 @@ def _looks_local(path: str, local: Path) -> bool:
     is_beside = local.parent != Path() and is_folder(local.parent)
     written = path.startswith((".", "~", "runs/")) or path.endswith("/") or path.count("/") > 1
     return written or local.is_absolute() or is_beside
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long
-        return False
 
 
 def _require_hub_id(path: str) -> None:

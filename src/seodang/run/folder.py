@@ -24,7 +24,7 @@ from typing import Any
 from seodang.errors import RunError, SeodangError
 from seodang.json_values import json_text
 from seodang.recipe import Recipe, load_recipe
-from seodang.recipe_file import folders_beside, is_folder
+from seodang.recipe_file import folders_beside, is_file, is_folder
 from seodang.user_cache import path_argument
 
 RECIPE, MANIFEST = "recipe.yaml", "manifest.json"
@@ -158,7 +158,7 @@ class Run:
     @property
     def exists(self) -> bool:
         """Whether a run was created here."""
-        return self.recipe_file.is_file()
+        return is_file(self.recipe_file)
 
     @property
     def is_trained(self) -> bool:
