@@ -10,7 +10,7 @@ KEYS: tuple[tuple[str, str, str], ...] = (
     ("name", "which names the folder runs/NAME; or --out FOLDER", "output_dir run_name save_dir wandb_name"),
     ("model.path", "", "model_name_or_path model_name base_model pretrained_model_name_or_path model_id"),
     ("model.revision", "", "model_revision revision_of_model"),
-    ("model.dtype", "where auto computes in bf16 if the hardware is fast at it",
+    ("model.dtype", "where auto computes in bf16 or float16 if the hardware is fast at it",
      "bf16 fp16 torch_dtype pure_bf16 bfloat16 float16 precision mixed_precision half"),
     ("model.device", "", "use_cpu no_cuda device_map cuda"),
     ("model.attention", "where auto packs examples, isolated, and takes the fastest kernel that is there",
