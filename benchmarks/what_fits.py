@@ -131,7 +131,7 @@ def main() -> None:
         for model in args.models or (name for name in MODELS if name != "Qwen3 1.7B"):
             print(_by_length(model), flush=True)
         return
-    print(f"| | | {' | '.join(GPUS)} |\n|---|---|{'---|' * len(GPUS)}")
+    print(f"| Model | Training | {' | '.join(GPUS)} |\n|---|---|{'---|' * len(GPUS)}")
     for model in args.models or (name for name in MODELS if name not in SMALL):
         for way in WAYS:
             print(f"| {model} | {way} | {' | '.join(_cell(model, way, *gpu) for gpu in GPUS.values())} |", flush=True)
