@@ -65,7 +65,7 @@ def tune(
         run = open_run(out or Path("runs") / recipe.name, recipe, resume=resume)
     from seodang.show.terminal import plan_view
     from seodang.stages import finish, measure, preflight, preparation, saved_model
-    from seodang.stages.proof_cost import proof_cost
+    from seodang.stages.proof_cost import expect_run
 
     settings, four_bit, clock = recipe.train, recipe.train.is_four_bit, StageClock()
     with clock.stage("prepare"):
@@ -90,7 +90,7 @@ def tune(
     finish.begin_run(run, recipe, placement, renderer, prepared, findings, resume=resume)
     clock.attach(run)
     held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens)
-    plan_view.show_cost(proof_cost(held_out, base))
+    expect_run(held_out, base, settings, prepared.lengths)
     with clock.stage("before"):
         before = measure.measure_base(run, model, engine, held_out, placement, four_bit=four_bit, head_stays=stays)
     with clock.stage("train"):

@@ -232,6 +232,8 @@ class ProofCost:
     answer_tokens: int  # at most
     seconds: float | None  # of both models together; None: the architecture cannot be estimated
     gflops: float  # that the hardware was measured to do in a second
+    reading_seconds: float | None = None  # of one model
+    writing_seconds: float | None = None  # of one model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +20,7 @@ from seodang.proof.seeds import compare_seeds
 from seodang.recipe import load_recipe
 from seodang.run.events import NoteEvent, SpeedEvent
 from seodang.show import sentences
-from seodang.show.terminal import console, data_view, plan_view, progress, proof_view
+from seodang.show.terminal import console, data_view, plan_view, progress, proof_view, time_left
 from seodang.show.terminal.verbosity import set_verbose
 from seodang.types import Answer, Counts, Finding, ProofCost, Sample
 from seodang.user_cache import path_argument, shown_path
@@ -179,10 +178,10 @@ def test_errors_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert (printed.out, printed.err.strip()) == ("", "error: broken")
 
 
-def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """In a log file no progress bar is drawn."""
-    with progress.progress() as bar:
-        bar.advance(bar.add_task("train", total=2), 1)
+def test_bars_are_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a log file no bar is drawn."""
+    with progress.Bars() as bars:
+        bars.add("train", lambda: (0.5, "1/2", None))
     assert "".join(capsys.readouterr()) == ""
 
 
@@ -196,7 +195,9 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
         advance(2)
     with progress.watching("rows read", None) as advance:
         advance(4)
-    assert capsys.readouterr().out.splitlines() == ["files opened: 1 of 3", "files opened: 3 of 3", "rows read: 4"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["files opened: 1 of 3", "files opened: 3 of 3", "rows read: 4"]
+    assert lines[0].endswith(" s left")
 
 
 def test_what_is_over_at_once_shows_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,20 +210,86 @@ def test_what_is_over_at_once_shows_no_progress(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out.startswith("rows: 3 in ")
 
 
+@pytest.fixture
+def bars(monkeypatch: pytest.MonkeyPatch) -> progress.Bars:
+    """The bars of the next progress, in a terminal of 80 columns."""
+    out = Console(file=io.StringIO(), force_terminal=True, width=80)
+    monkeypatch.setattr(progress, "get_console", lambda **_: out)
+    made = progress.Bars()
+    monkeypatch.setattr(progress, "Bars", lambda: made)
+    return made
+
+
+def drawn(bars: progress.Bars) -> list[str]:
+    """The bars as they are drawn now."""
+    file = io.StringIO()
+    Console(file=file, width=80).print(*bars.get_renderables())
+    return [line.rstrip() for line in file.getvalue().splitlines()]
+
+
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_bar_comes_late_and_goes_at_the_end(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_comes_late_and_goes_at_the_end(
+    fails: bool, bars: progress.Bars, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a terminal a bar is drawn once something was counted, and is gone whatever happens then."""
-    bar = Progress(console=Console(file=io.StringIO(), force_terminal=True), transient=True)
-    monkeypatch.setattr(progress, "progress", lambda: bar)
     monkeypatch.setattr(progress, "BAR_SECONDS", 0.0)
     with suppress(KeyboardInterrupt), progress.watching("files opened", 3) as advance:
-        assert not bar.live.is_started
+        assert not bars.live.is_started
         advance(2)
-        assert bar.live.is_started
-        assert bar.tasks[0].completed == 2
+        assert bars.live.is_started
+        assert "66% 2/3" in drawn(bars)[0]
         if fails:
             raise KeyboardInterrupt
-    assert not bar.live.is_started
+    assert not bars.live.is_started
+
+
+def test_bars_go_by_work_and_show_the_time_left(bars: progress.Bars) -> None:
+    """Of rows that differ in length, tokens are the measure; before the first of them the estimate is shown."""
+    with progress.counting("rows", 10, work=1000, estimate=90.0) as advance:
+        assert "about 1 min 30 s left" in drawn(bars)[0]
+        advance(5, 100)
+        (line,) = drawn(bars)
+        assert "10%  5/10" in line.replace("10% 5/10", "10%  5/10")
+        assert line.endswith(" s left")
+
+
+def test_an_evaluation_has_a_bar_below_trainings(bars: progress.Bars) -> None:
+    """Training says what it waits for, and the whole run how long it still takes; at 80 columns it fits."""
+    timed = time_left.Training(4, step_seconds=5.0, every={"evaluation": 4}, interruption_seconds={"evaluation": 9.0})
+    progress.expect({"training": 20.0, "tuned: answers": 30.0}, alike={}, training=timed)
+    with progress.training(4) as show:
+        assert drawn(bars)[0].endswith("0/4 about 29.0 s left".replace("29.0", "29"))
+        show(train_event(4, 3.5, tokens_per_second=90.0, seconds=1.0, steps=4))
+        with show.interruption("evaluation", "held-out rows", 32, step=4, work=600) as advance:
+            advance(12, 300)
+            first, whole, below = drawn(bars)
+            assert first.startswith("training: waits for held-out rows")
+            assert "100%" not in first
+            assert whole.startswith("whole run")
+            assert "about" in whole
+            assert below.startswith("step 4: held-out rows")
+            assert "50% 12/32" in below
+        assert len(drawn(bars)) == 2
+        assert drawn(bars)[0].startswith("training: loss 3.500, 90 tokens/s")
+    progress._expected.run = None
+
+
+def test_without_a_terminal_an_evaluation_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A long evaluation says how far it is in the log file."""
+    with progress.training(4) as show, show.interruption("evaluation", "held-out rows", 32, step=4) as advance:
+        advance(1)
+        show._changed -= 100
+        advance(12)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("step 4: held-out rows 13/32, ")
+
+
+def test_the_bases_losses_are_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """As those of later evaluations, named."""
+    progress.show_evaluation(eval_event(0, {"medical": 4.183, "general": 3.727}))
+    assert capsys.readouterr().out.strip() == "step 0: held-out loss medical 4.183, general 3.727  (the base)"
 
 
 def test_all_of_a_run_is_in_one_stream_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -331,7 +398,7 @@ def test_long_rows_are_folded(verbose: None) -> None:
     assert printed("show_samples", shown).split().count("answer") == 100 - 1  # the first bears a bracket
     set_verbose(False)
     text = " ".join(printed("show_samples", shown).split())
-    assert "more characters) ⟦answer" in text
+    assert "more characters)⟦answer" in text
     assert text.endswith("more characters)⟧")
     assert text.count("answer") < 50
 

@@ -19,6 +19,7 @@ from seodang.model.engine.engine import Engine
 from seodang.model.engine.linear_cross_entropy import OnTile
 from seodang.types import IGNORED, Metric
 
+OnRows = Callable[[int, int], None]
 BLOCK = 256  # rows that are in memory, and packed, at a time
 
 
@@ -70,7 +71,7 @@ def token_losses(
     examples: Sequence[Example],
     *,
     budget: int,
-    on_rows: Callable[[int], None] | None = None,
+    on_rows: OnRows | None = None,
     observer: PackObserver | None = None,
 ) -> list[NDArray[np.float32]]:
     """−log p of each scored token of each example, in nats; call it inside `measuring`.
@@ -79,7 +80,7 @@ def token_losses(
 
     Args:
         budget: positions of one forward pass (`Engine.budget`).
-        on_rows: called with the number of examples measured since the last call.
+        on_rows: called with the number of examples measured since the last call, and that of their tokens.
         observer: of this rank's packs.
 
     Returns:
@@ -95,7 +96,7 @@ def token_losses(
         if observer and packed.members:
             observer.end(packed.members, counts, found.hidden_SD)
         if on_rows:
-            on_rows(len(packed.members) * distributed.world())
+            on_rows(len(packed.members) * distributed.world(), packed.input_ids.size * distributed.world())
     parts = [
         (members, np.split(losses.cpu().numpy(), np.cumsum(counts)[:-1]))  # waits for a GPU once, at the end
         for members, counts, losses in own
@@ -122,7 +123,7 @@ def evaluate(
     tests: Mapping[str, Dataset],
     *,
     pack_tokens: int,
-    on_rows: Callable[[int], None] | None = None,
+    on_rows: OnRows | None = None,
 ) -> dict[str, Metric]:
     """Loss of each source: the sum over its supervised tokens, so that it does not depend on batches.
 
@@ -131,7 +132,7 @@ def evaluate(
     Args:
         tests: source → prepared rows (`input_ids`, `labels`, `num_bytes`).
         pack_tokens: positions of one forward pass.
-        on_rows: called with the number of rows measured since the last call.
+        on_rows: called with the number of rows measured since the last call, and that of their tokens.
     """
     with measuring(model, engine):
         budget = engine.budget(pack_tokens)
@@ -160,9 +161,7 @@ def check_finite(metrics: Mapping[str, Metric], name: str) -> None:
             )
 
 
-def _evaluate_source(
-    model: PreTrainedModel, source: str, rows: Dataset, budget: int, on_rows: Callable[[int], None] | None
-) -> Metric:
+def _evaluate_source(model: PreTrainedModel, source: str, rows: Dataset, budget: int, on_rows: OnRows | None) -> Metric:
     loss_sum, tokens = 0.0, 0
     for _, examples in blocks(rows):
         losses = token_losses(model, examples, budget=budget, on_rows=on_rows)

@@ -4,7 +4,7 @@ Every sequence goes through a model once: the losses of a row's own tokens serve
 hidden states the divergence.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
@@ -16,18 +16,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from seodang import distributed
+from seodang.data.arrow import read_columns
 from seodang.data.template.renderer import Renderer
 from seodang.model.engine.engine import Engine
 from seodang.model.engine.linear_cross_entropy import OnTile
 from seodang.proof.contrast import Asked, Contrast, Ids, SourceContrasts, plan_contrasts
 from seodang.proof.divergence import Comparison, Head, HiddenReader, HiddenWriter
-from seodang.proof.evaluate import BLOCK, Example, blocks, measuring, token_losses
+from seodang.proof.evaluate import BLOCK, Example, OnRows, blocks, measuring, token_losses
 from seodang.proof.held_out import HeldOutRow, drawn_tokens, held_out_rows
 from seodang.proof.measured_rows import Form, MeasuredRow, PromptLosses, RowContrast, RowLoss
 from seodang.run.base_measurement import AnswerLosses, ModelRow
 from seodang.types import IGNORED, Metric, SourceRole
-
-OnRows = Callable[[int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +72,15 @@ class HeldOutSource:
         """How many sequences a model reads."""
         foreign = sum(len(row.prompts) for row in self.contrasts.rows)
         return len(self.rows) + foreign + (len(self.contrasts.asked) if choose_form else 0)
+
+    def reading(self, *, choose_form: bool) -> tuple[int, int]:
+        """(tokens that a model reads in all sequences, those of them that are scored)."""
+        tokens = int(read_columns(self.dataset, "num_tokens")["num_tokens"].to_numpy().sum())
+        behind = [(prompt, row.asked.answer) for row in self.contrasts.rows for prompt in row.template]
+        if choose_form:
+            behind += [(one.plain, one.answer) for one in self.contrasts.asked.values()]
+        tokens += sum(len(prompt) + len(answer) for prompt, answer in behind)
+        return tokens, sum(row.tokens for row in self.rows) + sum(len(answer) for _, answer in behind)
 
     def _half(self, is_in: Sequence[bool]) -> Dataset:
         return self.dataset if all(is_in) else self.dataset.select(np.flatnonzero(is_in))

@@ -15,7 +15,7 @@ from seodang.serve.chat_model import ChatModel, load_chat_model
 from seodang.serve.session import AGAIN_TEMPERATURE, ASK, Command, Session, change, parse, settings_text, times
 from seodang.show.formatting import plural, visible
 from seodang.show.terminal.console import get_console, show_error
-from seodang.show.terminal.progress import progress
+from seodang.show.terminal.progress import watching
 
 if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -175,9 +175,8 @@ def _ask_again(session: Session, name: str, number: int, chat_model: ChatModel, 
     if settings.temperature is None:
         settings = settings.model_copy(update={"temperature": AGAIN_TEMPERATURE})
         notes.print(Text(f"greedily, all answers are one: asked at temperature {AGAIN_TEMPERATURE}", style="dim"))
-    with progress() as bar:
-        task = bar.add_task("answers", total=number)
-        answers = chat_model.answer([prompt] * number, settings, on_progress=lambda done: bar.advance(task, done))
+    with watching("answers", number) as advance:
+        answers = chat_model.answer([prompt] * number, settings, on_progress=advance)
     out = get_console()
     _label(out, session, name)
     different = Counter(answer.text.strip() for answer in answers)

@@ -26,7 +26,7 @@ from seodang.run.manifest import Manifest, changed_inputs, changed_surroundings,
 from seodang.run.start import create
 from seodang.show.language import language_of, texts_in
 from seodang.show.report import report
-from seodang.show.terminal import console, proof_view
+from seodang.show.terminal import console, progress, proof_view
 from seodang.stages.measure import EvaluationSet, Measured, rows_in_common, rows_of
 from seodang.types import Finding, Placement
 from seodang.user_cache import shown_path
@@ -179,7 +179,8 @@ def finish_run(
         record.record_proof(run, found)
         record.record_facts(run, model=describe(model, held_out.renderer.tokenizer), seconds=seconds)
         HiddenStates(folder=run.hidden_states).remove()
-        page = report(run.folder, recipe.report.language)
+        with progress.waiting("writing the report"):
+            page = report(run.folder, recipe.report.language)
         proof_view.show_answers(answers)
         proof_view.show_proof(proof, texts_in(language_of(recipe.report.language, [one.question for one in answers])))
         proof_view.show_end(tuned, page, sum(seconds.values()))

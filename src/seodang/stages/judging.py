@@ -64,8 +64,8 @@ def judge_run(
     acquire(opened)
     asked = _plan(compared)
     _announce(asked, compared)
-    with progress.progress() as bar:
-        task = bar.add_task("judging pairs, planted ones first", total=len(asked.planted) + len(asked.pairs))
+    total = len(asked.planted) + len(asked.pairs)
+    with progress.watching("judging pairs, planted ones first", total) as advance:
         found = judge(
             compared.pairs,
             compared.settings,
@@ -74,7 +74,7 @@ def judge_run(
             is_medical=compared.is_medical,
             models=compared.models,
             use_cache=use_cache,
-            advance=lambda done: bar.advance(task, done),
+            advance=advance,
         )
     opened.write_json(compared.file, to_json(found))
     if compared.file == JUDGEMENT:

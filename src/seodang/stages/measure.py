@@ -1,26 +1,26 @@
 """Base and tuned model, measured alike: losses on every row of every holdout, and answers to every question."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from datasets import Dataset
 from transformers import PreTrainedModel
 
 from seodang import distributed
+from seodang.data.arrow import read_columns
 from seodang.data.prepare import Prepared
-from seodang.data.template.renderer import Renderer, parse_tools
+from seodang.data.template.renderer import Renderer
 from seodang.errors import SeodangError
 from seodang.model.engine.engine import Engine
-from seodang.model.generate.batch import Completion, generate
 from seodang.model.save import weights_hash
 from seodang.proof.divergence import Head, HiddenStates
-from seodang.proof.evaluate import check_finite
+from seodang.proof.evaluate import OnRows, check_finite
 from seodang.proof.measured_rows import MeasuredRow
-from seodang.proof.questions import Question, answer, questions
+from seodang.proof.questions import Question
 from seodang.proof.row_losses import (
     Base,
     HeldOutSource,
@@ -33,12 +33,13 @@ from seodang.proof.row_losses import (
     metric_of,
     scored_hash,
 )
-from seodang.recipe import Ask, Generate, Recipe, Source
+from seodang.recipe import Ask, Recipe, Source
 from seodang.run import base_cache, evidence, record
 from seodang.run.base_measurement import BaseMeasurement, MeasurementSettings, ModelRow, measurement_settings
 from seodang.run.checkpoint_choice import Limit
 from seodang.run.folder import Run
 from seodang.show.terminal import console, progress
+from seodang.stages.answering import ModelName, answers_of, questions_of
 from seodang.train.metrics import evaluation_event
 from seodang.train.setup import ChosenLoss, best_loss, choice_limits
 from seodang.types import Answer, Counts, Metric, Placement
@@ -46,7 +47,6 @@ from seodang.types import Answer, Counts, Metric, Placement
 CONTEXT = re.compile(r"read as \w+ \([^)]*\bcontext: ")  # of what conversion says about the columns it has found
 LOSSES_ALONE = SampleSizes(contrast_rows=0, kl_tokens=0)
 QUICK_SIZES, QUICK_ROWS, QUICK_QUESTIONS = SampleSizes(contrast_rows=24, kl_tokens=4_000), 200, 8  # a source
-ModelName = Literal["base", "tuned"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,12 @@ class EvaluationSet:
     def choosing(self) -> Mapping[str, Dataset]:
         """Source → the rows that are evaluated during training."""
         return {source.name: source.choosing for source in self.sources}
+
+    @cached_property
+    def choosing_tokens(self) -> int:
+        """Tokens of all of these rows."""
+        counts = [read_columns(rows, "num_tokens")["num_tokens"].to_numpy() for rows in self.choosing.values()]
+        return sum(int(one.sum()) for one in counts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,11 +153,6 @@ def all_questions(ask: Ask, sources: Sequence[Source], prepared: Prepared, rende
         if source.role != "retention" and source.name in prepared.holdouts
     }
     return questions_of(ask, asked, renderer)
-
-
-def questions_of(ask: Ask, holdouts: Mapping[str, Dataset], renderer: Renderer) -> list[Question]:
-    """What is to be asked, rendered as it is served."""
-    return questions(ask, holdouts, lambda messages, tools: renderer.prompt(messages, parse_tools(tools)))
 
 
 def measure_base(
@@ -284,7 +285,8 @@ def _with_answers(
     with distributed.agreed():
         for choosing in (False, True):
             check_finite(_metrics(held_out, rows, choosing=choosing), name)
-    with progress.counting(f"{name}: answers", len(held_out.questions)) as advance:
+    asked, tokens = len(held_out.questions), sum(one.settings.max_new_tokens for one in held_out.questions)
+    with progress.counting(f"{name}: answers", asked, work=tokens) as advance:
         answers = answers_of(model, held_out.renderer, name, held_out.questions, on_progress=advance)
     return Measured(rows={source: tuple(own) for source, own in rows.items()}, answers=answers, divergences=divergences)
 
@@ -404,37 +406,8 @@ def _base_states(
 
 
 @contextmanager
-def _counting(name: ModelName, held_out: EvaluationSet, *, choose_form: bool) -> Iterator[Callable[[int], None]]:
+def _counting(name: ModelName, held_out: EvaluationSet, *, choose_form: bool) -> Iterator[OnRows]:
     count = sum(source.num_sequences(choose_form=choose_form) for source in held_out.sources)
-    with progress.counting(f"{name}: held-out rows and prompts", count) as advance:
+    tokens = sum(source.reading(choose_form=choose_form)[0] for source in held_out.sources)
+    with progress.counting(f"{name}: held-out rows and prompts", count, work=tokens) as advance:
         yield advance
-
-
-def answers_of(
-    model: PreTrainedModel,
-    renderer: Renderer,
-    name: ModelName,
-    asked: Sequence[Question],
-    on_progress: Callable[[int], None] | None = None,
-) -> list[Answer]:
-    """One model's answers, in the order of the questions; the ranks share them."""
-    tokenizer, is_sharded = renderer.tokenizer, distributed.is_sharded(model)
-    answered_by = 1 if is_sharded else distributed.world()  # ranks that answer at the same time
-
-    def completions(prompts: Sequence[str], settings: Generate) -> list[Completion]:
-        def some(indices: Sequence[int]) -> list[Completion]:
-            return generate(
-                model,
-                tokenizer,
-                [tokenizer(prompts[index], add_special_tokens=False)["input_ids"] for index in indices],
-                settings,
-                turn_end_id=renderer.template.turn_end_id,
-                call_end_id=renderer.template.call_end_id,
-                streams=indices,
-                on_progress=on_progress and (lambda done: on_progress(done * answered_by)),
-            )
-
-        # a model whose weights are spread is run by all ranks at once
-        return some(range(len(prompts))) if is_sharded else distributed.spread(len(prompts), some)
-
-    return answer(asked, name, completions)

@@ -1,4 +1,4 @@
-"""What a proof takes, before it is begun: what each model reads and writes, and about how long that is."""
+"""What a proof takes, before it is begun: what each model reads and writes, and how long that takes; training too."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -8,13 +8,17 @@ import torch
 from transformers import PreTrainedModel
 
 from seodang.alpha.curve import ALPHAS
-from seodang.data.arrow import read_columns
 from seodang.proof.row_losses import HeldOutSource
+from seodang.recipe import Train
+from seodang.show.terminal import plan_view, progress
+from seodang.show.terminal.time_left import Training
 from seodang.stages.measure import EvaluationSet
 from seodang.stages.preflight import Base
+from seodang.train.setup import eval_every, total_steps
 from seodang.train.throughput import matrix_rate
-from seodang.types import CurveCost, ProofCost
+from seodang.types import CurveCost, Lengths, ProofCost
 
+EVALUATION, ANSWERS = "evaluation", "answers"  # what interrupts the steps
 READING_SHARE = {"cpu": 0.65, "cuda": 0.5}  # of the hardware limit, that forward passes over packs are taken to reach
 WRITING_SHARE = {"cpu": 0.3, "cuda": 0.05}  # the same of generating, which waits for memory
 PRODUCT_SIZES = {"cpu": (512,), "cuda": (4096,)}  # of the products by which the limit is measured
@@ -41,7 +45,7 @@ def proof_cost(held_out: EvaluationSet, base: Base) -> ProofCost:
     first, second = (_reading(held_out.sources, choose_form=form) for form in (choose_form, False))
     answer_tokens = sum(question.settings.max_new_tokens for question in held_out.questions)
     rate = _matrix_rate(base.placement.compute_dtype, base.placement.device)
-    seconds = None
+    seconds = reading_seconds = writing_seconds = None
     if weights := _weights(base.on_meta):
         compared = sum(source.kl_tokens for source in held_out.sources)  # through the base's head once more
         reading = weights.body * (first.tokens + second.tokens)
@@ -49,6 +53,7 @@ def proof_cost(held_out: EvaluationSet, base: Base) -> ProofCost:
         writing = 2 * (weights.body + weights.head) * answer_tokens
         shares = [each.get(device, each["cpu"]) for each in (READING_SHARE, WRITING_SHARE)]
         seconds = 2 * (reading / shares[0] + writing / shares[1]) / rate
+        reading_seconds, writing_seconds = reading / shares[0] / rate, writing / shares[1] / rate
     return ProofCost(
         sequences=sum(source.num_sequences(choose_form=choose_form) for source in held_out.sources),
         tokens=first.tokens,
@@ -56,6 +61,52 @@ def proof_cost(held_out: EvaluationSet, base: Base) -> ProofCost:
         answer_tokens=answer_tokens,
         seconds=seconds,
         gflops=rate / 1e9,
+        reading_seconds=reading_seconds,
+        writing_seconds=writing_seconds,
+    )
+
+
+def training_time(base: Base, held_out: EvaluationSet, settings: Train, lengths: Lengths) -> Training:
+    """How long training takes, estimated as the proof is: a step three times its forward passes, twice with an adapter.
+
+    Args:
+        lengths: of the rows that are trained on.
+    """
+    rows = list(lengths.train.values())
+    examples = sum(one.tokens.count for one in rows)
+    steps = total_steps(settings, examples)
+    every = {EVALUATION: eval_every(settings, steps)} if held_out.chosen_loss else {}
+    every |= {ANSWERS: settings.ask_every} if settings.ask_every else {}
+    weights = _weights(base.on_meta)
+    if weights is None or not examples:
+        return Training(steps, every=every)
+    device = base.placement.device.split(":")[0]
+    rate = _matrix_rate(base.placement.compute_dtype, base.placement.device) * READING_SHARE.get(device, 0.5)
+
+    def seconds(read: float, through_head: float) -> float:
+        return 2 * (weights.body * read + weights.head * through_head) / rate
+
+    mean = seconds(sum(one.tokens.total for one in rows), sum(one.supervised.total for one in rows)) / examples
+    scored = sum(row.tokens for source in held_out.sources for row in source.rows if row.chooses)
+    return Training(
+        steps,
+        step_seconds=(2 if settings.adapter else 3) * mean * settings.examples_per_step,
+        every=every,
+        interruption_seconds={EVALUATION: seconds(held_out.choosing_tokens, scored)},
+    )
+
+
+def expect_run(held_out: EvaluationSet, base: Base, settings: Train, lengths: Lengths) -> None:
+    """Show what the proof takes, and from now on how long the whole run still takes."""
+    cost, training = proof_cost(held_out, base), training_time(base, held_out, settings, lengths)
+    plan_view.show_cost(cost)
+    measured = {"held-out rows and prompts": cost.reading_seconds, "answers": cost.writing_seconds}
+    first, second = ({f"{name}: {what}": took for what, took in measured.items()} for name in ("base", "tuned"))
+    left = training.left
+    progress.expect(
+        {**first, progress.TRAINING: left.seconds if left else None, **second},
+        alike=dict(zip(first, second, strict=True)),
+        training=training,
     )
 
 
@@ -81,16 +132,8 @@ def curve_cost(choosing: EvaluationSet, proving: EvaluationSet, base: Base) -> C
 
 def _reading(sources: Sequence[HeldOutSource], *, choose_form: bool) -> _Reading:
     """All sequences that a model reads: the rows, and answers behind other prompts."""
-    tokens = scored = 0
-    for source in sources:
-        tokens += int(read_columns(source.dataset, "num_tokens")["num_tokens"].to_numpy().sum())
-        scored += sum(row.tokens for row in source.rows)
-        behind = [(prompt, row.asked.answer) for row in source.contrasts.rows for prompt in row.template]
-        if choose_form:
-            behind += [(one.plain, one.answer) for one in source.contrasts.asked.values()]
-        tokens += sum(len(prompt) + len(answer) for prompt, answer in behind)
-        scored += sum(len(answer) for _, answer in behind)
-    return _Reading(tokens=tokens, scored=scored)
+    read = [source.reading(choose_form=choose_form) for source in sources]
+    return _Reading(tokens=sum(tokens for tokens, _ in read), scored=sum(scored for _, scored in read))
 
 
 @cache

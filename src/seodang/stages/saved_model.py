@@ -18,7 +18,7 @@ from seodang.run.checkpoint_choice import Limit, choice_of
 from seodang.run.checkpoints import newest_intact
 from seodang.run.folder import ADAPTER, MODEL_FILES, Run
 from seodang.run.sealed import adapter_damage, is_sealed, model_damage, seal_model
-from seodang.show.terminal import console
+from seodang.show.terminal import console, progress
 from seodang.stages.preflight import Base
 from seodang.train.adapter import load_adapter, merge, save_adapter, unwrapped
 from seodang.train.resources import available_memory
@@ -124,7 +124,7 @@ def save_tuned(
             the weights do not know.
     """
     dtype = None if save.dtype == "auto" else getattr(torch, save.dtype)
-    with distributed.agreed():
+    with progress.waiting("saving the model"), distributed.agreed():
         if settings.adapter and (distributed.is_main() or not settings.is_four_bit):
             trainee = merge(trainee, run.adapter)
         if dtype and not is_quantized(unwrapped(trainee)):

@@ -25,8 +25,10 @@ from seodang.run.events import EvalEvent, Event, GivenAnswer
 from seodang.run.folder import Run
 from seodang.show.report import report_so_far
 from seodang.show.terminal import console, progress
-from seodang.stages.measure import EvaluationSet, answers_of, questions_of
+from seodang.stages.answering import answers_of, questions_of
+from seodang.stages.measure import EvaluationSet
 from seodang.stages.preflight import Base, TrainingPlan, load_base, new_token_ids
+from seodang.stages.proof_cost import ANSWERS, EVALUATION
 from seodang.stages.saved_model import has_kept_adapter, load_saved, record_end, save_tuned
 from seodang.train.adapter import adapter_remark, add_adapter, load_adapter
 from seodang.train.callbacks import AskCallback
@@ -35,6 +37,7 @@ from seodang.train.setup import make_setup
 from seodang.train.throughput import ThroughputMeter
 from seodang.train.trackers import Trackers
 from seodang.train.trainer import train
+from seodang.types import Metric
 from seodang.user_cache import shown_path
 
 if TYPE_CHECKING:
@@ -78,15 +81,15 @@ def train_model(
     )  # fmt: skip
     for remark in setup.remarks:
         console.show_note(remark)
-    with logged_events(run, model, engine, setup.total_steps, settings.report_to) as logged:
+    with logged_events(run, model, engine, setup.total_steps, settings.report_to) as (logged, shown):
         log, score = assessed(run, held_out, logged)
-        asking = [AskCallback(settings.ask_every, ask_again(model, ask, renderer), log)] if settings.ask_every else []
+        asking = asked_again(settings.ask_every, model, ask, renderer, shown, log)
         result = train(
             trainee,
             rows,
             settings,
             setup,
-            measure=lambda: evaluate(model, engine, held_out.choosing, pack_tokens=held_out.pack_tokens),
+            measure=lambda: _evaluate(model, engine, held_out, shown),
             chosen_loss=held_out.chosen_loss,
             on_event=log,
             score=score,
@@ -126,9 +129,10 @@ def make_trainee(model: PreTrainedModel, settings: Train, renderer: Renderer) ->
 @contextmanager
 def logged_events(
     run: Run, model: PreTrainedModel, engine: Engine, steps: int, report_to: Sequence[str]
-) -> Iterator[Callable[[Event], None]]:
-    """Yields a function that takes training's events: the main rank records and shows them, and the speed once."""
+) -> Iterator[tuple[Callable[[Event], None], progress.TrainingDisplay]]:
+    """Yields what takes training's events: the main rank records and shows them, the speed once; and the display."""
     trained_dtype = engine.training_dtype or engine.compute_dtype or model.dtype
+    show_base(run)
     meter, report = ThroughputMeter(model, trained_dtype, steps=steps), reporter(run)
     with ExitStack() as opened:
         metrics = None
@@ -148,7 +152,7 @@ def logged_events(
                     with metrics.untimed():
                         report()
 
-        yield log
+        yield log, show
 
 
 def reporter(run: Run) -> Callable[[], None]:
@@ -184,14 +188,44 @@ def assessed(
     return seen, lambda event: assessor.assess(event).score
 
 
-def ask_again(model: PreTrainedModel, ask: Ask, renderer: Renderer) -> Callable[[], list[GivenAnswer]]:
-    """What answers the domain and general questions during training, each with the model as it is then."""
+def show_base(run: Run) -> None:
+    """The base's losses, wherever they are from: a line like those of later evaluations."""
+    if distributed.is_main():
+        for event in evidence.read_events(run):
+            if isinstance(event, EvalEvent) and event.step == 0:
+                progress.show_evaluation(event)
+
+
+def _evaluate(
+    model: PreTrainedModel, engine: Engine, held_out: EvaluationSet, shown: progress.TrainingDisplay
+) -> dict[str, Metric]:
+    """The losses that choose a checkpoint, with a bar of their own."""
+    count, work = sum(map(len, held_out.choosing.values())), held_out.choosing_tokens
+    with shown.interruption(EVALUATION, "held-out rows", count, step=shown.step, work=work) as advance:
+        return evaluate(model, engine, held_out.choosing, pack_tokens=held_out.pack_tokens, on_rows=advance)
+
+
+def asked_again(
+    every: int | None,
+    model: PreTrainedModel,
+    ask: Ask,
+    renderer: Renderer,
+    shown: progress.TrainingDisplay,
+    log: Callable[[Event], None],
+) -> list[TrainerCallback]:
+    """What answers the domain and general questions after every so many steps, with a bar of its own."""
+    if not every:
+        return []
     asked = questions_of(ask.model_copy(update={"repeat": None, "holdout": 0}), {}, renderer)
     keys = ("kind", "question", "text", "stopped")
-    return lambda: [
-        GivenAnswer(**{key: getattr(answer, key) for key in keys})
-        for answer in answers_of(model, renderer, "tuned", asked)
-    ]
+    work = sum(question.settings.max_new_tokens for question in asked)
+
+    def answers(step: int) -> list[GivenAnswer]:
+        with shown.interruption(ANSWERS, "answers", len(asked), step=step, work=work) as advance:
+            found = answers_of(model, renderer, "tuned", asked, on_progress=advance)
+        return [GivenAnswer(**{key: getattr(answer, key) for key in keys}) for answer in found]
+
+    return [AskCallback(every, answers, log)]
 
 
 def make_whole(sharded: PreTrainedModel, whole: PreTrainedModel) -> PreTrainedModel:

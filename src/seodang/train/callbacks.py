@@ -121,7 +121,7 @@ class AskCallback(TrainerCallback):
     """Every so many steps, the answers as an event."""
 
     def __init__(
-        self, every: int, ask: Callable[[], Sequence[GivenAnswer]], on_event: Callable[[AnswersEvent], None]
+        self, every: int, ask: Callable[[int], Sequence[GivenAnswer]], on_event: Callable[[AnswersEvent], None]
     ) -> None:
         self.every, self.ask, self.on_event = every, ask, on_event
 
@@ -131,7 +131,7 @@ class AskCallback(TrainerCallback):
         if state.global_step % self.every == 0:  # on all ranks: they share the questions
             begun = time.perf_counter()
             with unchanged_random_state():
-                answers = tuple(self.ask())
+                answers = tuple(self.ask(state.global_step))
                 seconds = time.perf_counter() - begun
                 self.on_event(AnswersEvent(step=state.global_step, answers=answers, seconds=seconds))
         return control

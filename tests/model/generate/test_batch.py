@@ -388,3 +388,13 @@ def test_a_model_is_asked_once_whether_it_can_be_padded(
     for _ in range(2):
         answers(model, tiny_tokenizer, prompts, max_new_tokens=2)
     assert asked == [model]
+
+
+def test_written_tokens_are_reported(tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    """Token by token while a batch runs; an answer that has ended counts as a whole one, so that the sum is known."""
+    written: list[int] = []
+    settings = Generate(max_new_tokens=6)
+    prompts = [[5, 6, 7], [5, 6]]
+    generate(tiny_model, tiny_tokenizer, prompts, settings, turn_end_id=NEVER, on_tokens=written.append)
+    assert sum(written) == 2 * 6
+    assert len([tokens for tokens in written if tokens]) >= 6

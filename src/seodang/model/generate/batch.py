@@ -31,7 +31,7 @@ from seodang.model.engine.linear_cross_entropy import tiled_head
 from seodang.model.engine.rope import dynamic_rope, forget_lengths, length_boundary
 from seodang.model.engine.self_test import can_pad
 from seodang.model.generate.sampling import Draw
-from seodang.model.generate.stopping import HalfStopped, Left, StopStrings, cut, hold
+from seodang.model.generate.stopping import HalfStopped, Left, StopStrings, Written, cut, hold
 from seodang.model.generate.text_stream import text_pieces
 from seodang.model.malloc import keep_freed_memory, return_freed_memory
 from seodang.model.quiet import quiet
@@ -71,6 +71,7 @@ def generate(
     streams: Sequence[int] | None = None,
     batch_tokens: int = _BATCH_TOKENS,
     on_progress: Callable[[int], None] | None = None,
+    on_tokens: Callable[[int], None] | None = None,
 ) -> list[Completion]:
     """Answer every prompt, in the order of the prompts; the same call gives the same answers.
 
@@ -84,6 +85,7 @@ def generate(
         streams: the random stream of each prompt; none: by their order.
         batch_tokens: prompt and answer tokens of one batch.
         on_progress: hears how many more prompts are answered.
+        on_tokens: hears how many more tokens are written, `max_new_tokens` for each prompt that is answered.
 
     Raises:
         TemplateError: messages, but no chat template.
@@ -92,29 +94,27 @@ def generate(
     """
     ids = [prompt_ids(tokenizer, prompt, template_kwargs) for prompt in prompts]
     _check_context(model, ids, settings)
-    drawn = range(len(ids)) if streams is None else streams
-    stops = end_ids(model, turn_end_id, call_end_id)
-    pending = _planned(model, [len(row) for row in ids], settings.max_new_tokens, batch_tokens)
+    drawn, stops = range(len(ids)) if streams is None else streams, end_ids(model, turn_end_id, call_end_id)
+    pending = _planned(model, list(map(len, ids)), settings.max_new_tokens, batch_tokens)
     answers: dict[int, list[int]] = {index: [] for index in range(len(ids))}
-    while pending:
+    while pending:  # with stop strings no batch ends early
         batch = pending.pop(0)
+        begun, rows = len(answers[batch[0]]), [[*ids[index], *answers[index]] for index in batch]  # begun alike
+        written = Written(on_tokens)
         try:
-            rows = [[*ids[index], *answers[index]] for index in batch]
-            begun = len(answers[batch[0]])  # the same of all
-            rows_streams = [drawn[index] for index in batch]
-            found = _run(model, tokenizer, rows, settings, stops, streams=rows_streams, stop=stop, begun=begun)
+            found = _run(
+                model, tokenizer, rows, settings, stops,
+                streams=[drawn[index] for index in batch], stop=stop, begun=begun, written=written,
+            )  # fmt: skip
         except torch.OutOfMemoryError as error:
-            if len(batch) == 1:
-                hint = "a smaller max_new_tokens, or a smaller model"
-                raise ResourceError("one answer does not fit into memory", where="generate", hint=hint) from error
-            pending[:0] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+            written.finish(0)
+            pending[:0] = _halves(batch, error)
             continue
         for index, new in zip(batch, found, strict=True):
             answers[index] += new
-        # with stop strings no batch ends early
         going_on = [] if any(stop) else [index for index in batch if _is_open(answers[index], settings, stops)]
-        if going_on:
-            pending.insert(0, going_on)
+        pending[:0] = [going_on] if going_on else []
+        written.finish(_written_tokens(batch, going_on, answers, settings) - len(batch) * begun)
         if on_progress and len(going_on) < len(batch):
             on_progress(len(batch) - len(going_on))
     return [_completion(tokenizer, ids[index], answers[index], stops, stop) for index in range(len(ids))]
@@ -247,6 +247,7 @@ def _run(
     begun: int = 0,
     feed: "_Feed | None" = None,
     left: Left | None = None,
+    written: Written | None = None,
 ) -> list[list[int]]:
     """One batch: the new ids of each row, up to and with its first stop; on a CPU it may end when half have stopped.
 
@@ -273,7 +274,7 @@ def _run(
     is_steady = length_boundary(model.config) is None
     if len(rows) >= _MANY_ROWS and model.device.type == "cpu" and not strings and is_steady:
         half = HalfStopped(stops, until=width + new_tokens - _WORTH_TOKENS)
-    endings = [ending for ending in (strings, left, half) if ending is not None]
+    endings = [ending for ending in (strings, left, half, written) if ending is not None]
     draw = Draw(settings, streams, drawn=begun) if settings.temperature else None
     with _BUSY, _generating(model):
         forget_lengths(dynamic_rope(model))
@@ -296,6 +297,20 @@ def _is_open(ids: Sequence[int], settings: recipe.Generate, stops: Sequence[int]
 def _until(ids: list[int], stops: Sequence[int]) -> list[int]:
     end = next((position for position, token in enumerate(ids) if token in stops), len(ids) - 1)
     return ids[: end + 1]
+
+
+def _halves(batch: list[int], error: torch.OutOfMemoryError) -> list[list[int]]:
+    if len(batch) == 1:
+        hint = "a smaller max_new_tokens, or a smaller model"
+        raise ResourceError("one answer does not fit into memory", where="generate", hint=hint) from error
+    return [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+
+
+def _written_tokens(
+    batch: Sequence[int], going_on: Sequence[int], answers: Mapping[int, Sequence[int]], settings: recipe.Generate
+) -> int:
+    """Of a batch, as `on_tokens` counts them: an answer that has ended counts as a whole one."""
+    return sum(len(answers[index]) if index in going_on else settings.max_new_tokens for index in batch)
 
 
 def _completion(

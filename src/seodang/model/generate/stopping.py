@@ -1,7 +1,7 @@
 """What ends a batch of answers besides its turn ends, and the text that a stop string cuts off. Knows no model."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +45,26 @@ class HalfStopped(StoppingCriteria):
         self.stopped = self.stopped | now if len(self.stopped) else now
         is_over = input_ids.shape[1] <= self.until and 2 * int(self.stopped.sum()) >= len(self.stopped)
         return torch.full_like(now, is_over)
+
+
+class Written(StoppingCriteria):
+    """Ends nothing: reports each token that every row of a batch got."""
+
+    def __init__(self, on_tokens: Callable[[int], None] | None) -> None:
+        self.on_tokens, self.reported = on_tokens, 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        self._report(len(input_ids))
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    def finish(self, tokens: int) -> None:
+        """The batch is over, and counts as so many tokens."""
+        self._report(tokens - self.reported)
+
+    def _report(self, tokens: int) -> None:
+        self.reported += tokens
+        if self.on_tokens:
+            self.on_tokens(tokens)
 
 
 class Left(StoppingCriteria):
