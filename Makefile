@@ -29,7 +29,6 @@ $(VENV)/.ready: $(VENV)/.demo
 
 demo: $(VENV)/.demo
 	$(BIN)/seodang demo --quick
-	@echo "next: . $(BIN)/activate; seodang demo (in full); seodang init YOUR_FILES"
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not gpu"

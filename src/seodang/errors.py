@@ -117,6 +117,10 @@ class HubError(SeodangError):
     """A hub that cannot be reached, does not know the user, or refuses what was asked of it or sent."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A run that Ctrl-C, SIGTERM or SIGHUP stopped; ``str(stopped)`` is how far it came, and what to type to resume."""
+
+
 class GateError(SeodangError):
     """Readable input that must not be trained on, or a proof that failed."""
 

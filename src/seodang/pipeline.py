@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from seodang.types import Placement, ProofCost
 
 
-@guarded()
+@guarded(is_tuning=True)
 def tune(
     recipe: Recipe,
     *,
@@ -58,7 +58,7 @@ def tune(
 
     Raises:
         SeodangError: the user's mistake, with a hint on how to fix it; what had begun to be measured can be resumed.
-        KeyboardInterrupt: the run was stopped by Ctrl-C, SIGTERM or SIGHUP; what it had reached is saved.
+        Stopped: the run was stopped by Ctrl-C, SIGTERM or SIGHUP; what it had reached is kept.
     """
     distributed.join(recipe.model.device)
     with distributed.agreed(), requirements.checked(recipe, will_train=True):

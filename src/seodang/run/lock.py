@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from seodang.errors import RunError, SeodangError
+from seodang.errors import RunError, SeodangError, Stopped
 from seodang.json_values import from_json, to_json
 from seodang.run import disk
 from seodang.run.folder import LOCK, Run
@@ -60,14 +60,24 @@ def acquire(run: Run) -> None:
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
+def guarded(*, is_tuning: bool = False) -> Iterator[None]:
     """Inside, a run is opened and worked on: at the end its folder is given back, and a failing disk is one error.
+
+    Args:
+        is_tuning: whether `tune --resume` resumes what is interrupted here.
 
     Raises:
         ResourceError: the disk is full, or a file may not be read or written.
+        Stopped: a run that can be resumed was interrupted.
     """
     try:
         yield
+    except Stopped:
+        raise
+    except KeyboardInterrupt:
+        if is_tuning and (mine := _taken_here()) and (run := Run(folder=mine[0].parent)).exists:
+            raise Stopped(f"interrupted; what is done so far is kept; resume: {run.resume_command}") from None
+        raise
     except Exception as error:  # torch and safetensors raise their own where the disk is full
         if (mine := _taken_here()) and (explained := disk.explain(error, Run(folder=mine[0].parent))):
             raise explained from None

@@ -6,7 +6,7 @@ All ranks take part; what is written, the main rank writes.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 import torch
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from seodang import distributed
 from seodang.data.template.renderer import Renderer
-from seodang.errors import SeodangError
+from seodang.errors import SeodangError, Stopped
 from seodang.model.engine.engine import Engine
 from seodang.proof.evaluate import evaluate
 from seodang.recipe import Ask, Save, Train
@@ -65,7 +65,7 @@ def train_model(
         ask: whose domain and general questions are answered during training, where `train.ask_every` says so.
 
     Raises:
-        KeyboardInterrupt: training was stopped by Ctrl-C, SIGTERM or SIGHUP, and what it had reached is saved.
+        Stopped: training was stopped by Ctrl-C, SIGTERM or SIGHUP, and what it had reached is saved.
     """
     renderer, has_turns = held_out.renderer, holds_turns(rows)
     if is_saved_again := has_kept_adapter(run):
@@ -96,13 +96,14 @@ def train_model(
             callbacks=[*asking, *callbacks],
         )
     if result.stopped:
-        _end_interrupted(run, f"stopped after step {result.steps} of {setup.total_steps}")
+        raise Stopped(f"stopped after step {result.steps} of {setup.total_steps}; resume: {run.resume_command}")
     if distributed.is_sharded(model):
         trainee = model = make_whole(model, load_base(base, renderer, seed=settings.seed))
     record_end(run, trainee, settings, best_step=result.best_step, limits=held_out.limits)
     save_tuned(run, trainee, base, renderer, settings, ask, save, has_turns=has_turns)
     if result.interrupted:
-        _end_interrupted(run, f"training has ended after step {result.steps}, the model is saved")
+        what = f"training has ended after step {result.steps}, the model is saved"
+        raise Stopped(f"{what}; to measure it: {run.resume_command}")
     return load_saved(run, base, model, four_bit=True) if settings.is_four_bit else model
 
 
@@ -110,11 +111,6 @@ def holds_turns(rows: Dataset) -> bool:
     """Whether any row is a conversation; plain text teaches no chat template."""
     tables = rows.select_columns(["messages"]).with_format("arrow").iter(batch_size=4096)
     return any(pc.any(pc.greater(pc.list_value_length(table["messages"]), 0)).as_py() for table in tables)
-
-
-def _end_interrupted(run: Run, what: str) -> NoReturn:
-    console.show_note(f"{what}; resume: {run.resume_command}")
-    raise KeyboardInterrupt
 
 
 def make_trainee(model: PreTrainedModel, settings: Train, renderer: Renderer) -> "PreTrainedModel | PeftModel":

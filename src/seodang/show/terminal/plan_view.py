@@ -175,7 +175,7 @@ def _kept_checkpoint(recipe: Recipe) -> str:
 def show_starter(
     path: Path, yaml: str, remarks: Sequence[str], *, is_written: bool = True, out: Console | None = None
 ) -> None:
-    """The recipe that was written, what was guessed, and the next two commands."""
+    """The recipe that was written, and what was guessed."""
     out = out or get_console()
     out.print(Text(visible(yaml.rstrip())), soft_wrap=True)
     out.print()
@@ -185,7 +185,7 @@ def show_starter(
     if not is_written:
         out.print(Text(f"not written (--dry-run): {name}"))
         return
-    out.print(Text(f"written {name}; now: seodang inspect {name}, then seodang tune {name}"))
+    out.print(Text(f"written {name}"))
 
 
 def show_memory(found: "MemoryPlan | None", *, as_table: bool = True, out: Console | None = None) -> None:

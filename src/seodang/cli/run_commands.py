@@ -1,81 +1,34 @@
-"""The command line: parse, call, print, exit code. Nothing else; everything it does can be done from Python."""
+"""The commands that make runs and read them: from data to a report."""
 
-import io
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from seodang import distributed
-from seodang.__version__ import __version__
-from seodang.errors import SeodangError
-from seodang.show.terminal.verbosity import set_verbose, silence_libraries
+from seodang.cli.app import app
+from seodang.cli.options import (
+    GateOption,
+    JsonOption,
+    LanguageOption,
+    OutOption,
+    OverridesArg,
+    RecipeArg,
+    TrustOption,
+    VerboseOption,
+    show_without_dry_run,
+)
 
 if TYPE_CHECKING:
     from seodang.proof.seeds import SeedsProof
     from seodang.run.folder import Run
 
-CRASHED = 70  # exit code of a fault in seodang itself (EX_SOFTWARE of sysexits.h)
-
-app = typer.Typer(
-    name="seodang",
-    help="Teach a base language model to answer in a field, and prove what that cost.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-RecipeArg = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that ships: demo.")
-]
-OverridesArg = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe: train.steps=20")
-]
-OutOption = Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Where to write. [default: runs/NAME]")]
-TrustOption = Annotated[
-    bool,
-    typer.Option(
-        "--trust-remote-code", help="Run Python code that comes with the model. A run's recipe is not enough."
-    ),
-]
-
-
-GateOption = Annotated[
-    bool,
-    typer.Option("--gate", help="Exit code 1 unless the domain improved with nothing lost beyond tolerance."),
-]
-LanguageOption = Annotated[
-    Literal["auto", "en", "ko"] | None,
-    typer.Option("--language", help="Language of verdict and report; by default the recipe's."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the proof as JSON to stdout, the rest to stderr.")]
-
-
-VerboseOption = Annotated[
-    bool,
-    typer.Option("--verbose", "-v", callback=set_verbose, help="Print every setting, stage, row, question and remark."),
-]
-
 
 def _role(name: str, holds: str) -> Any:
     return typer.Option(f"--{name}", metavar="FILE|FOLDER", help=f"A file or folder of {holds}; may be repeated.")
-
-
-def _version(value: bool) -> None:
-    if value:
-        typer.echo(f"seodang {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
-) -> None:
-    pass
 
 
 @app.command()
@@ -88,7 +41,10 @@ def demo(
     """Run the whole pipeline on a packaged model and sample data, offline."""
     from seodang.pipeline import demo
 
-    demo(overrides or (), out=out, is_quick=quick)
+    found = demo(overrides or (), out=out, is_quick=quick)
+    from seodang.show.terminal import next_commands
+
+    next_commands.show_next(next_commands.after_demo(found, is_quick=quick))
 
 
 @app.command()
@@ -114,10 +70,16 @@ def init(
     """Write a starter recipe from your files, folders or archives."""
     from seodang.pipeline import init
 
-    init(
+    written = init(
         files or (), domain=domain or (), general=general or (), retention=retention or (), hub=hub or (),
         model=model, template=template, name=name, out=out, dry_run=dry_run,
     )  # fmt: skip
+    if dry_run:
+        show_without_dry_run("write it")
+        return
+    from seodang.show.terminal import next_commands
+
+    next_commands.show_next(next_commands.after_init(written))
 
 
 @app.command()
@@ -127,6 +89,9 @@ def inspect(recipe: RecipeArg, overrides: OverridesArg = None, out: OutOption = 
     from seodang.recipe import load_recipe
 
     inspect(load_recipe(recipe, overrides or ()), out=out)
+    from seodang.show.terminal import next_commands
+
+    next_commands.show_next(next_commands.after_inspect(recipe, overrides or ()))
 
 
 @app.command()
@@ -152,6 +117,7 @@ def tune(
     checked = load_recipe(recipe, [*(overrides or ()), *wanted])
     if dry_run:
         inspect(checked, out=out)
+        show_without_dry_run("train, measure and report")
     elif seeds > 1:
         _proven(lambda: tune_seeds(checked, seeds, out=out, resume=resume), gate=gate, as_json=as_json)
     else:
@@ -195,17 +161,21 @@ def prove(
     given: dict[str, Any] = {"against": against, "recipe": recipe, "trust_remote_code": trust_remote_code}
     if dry_run:
         plan_proof(runs[0], **given, is_quick=quick)
+        show_without_dry_run("measure")
         return
     given |= {"out": out, "is_quick": quick, "use_cache": cache, "language": language}
-    _proven(lambda: prove(runs[0], **given), gate=gate, as_json=as_json)
+    _proven(lambda: prove(runs[0], **given), gate=gate, as_json=as_json, model=runs[0])
 
 
-def _proven(work: "Callable[[], Run | SeedsProof]", *, gate: bool, as_json: bool) -> None:
+def _proven(work: "Callable[[], Run | SeedsProof]", *, gate: bool, as_json: bool, model: str | None = None) -> None:
     """Do the work and hold the gate; with `as_json` the proof is all that goes to stdout, the rest goes to stderr."""
     from seodang.pipeline import hold_gate, proof_as_json
 
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         found = work()
+        from seodang.show.terminal import next_commands
+
+        next_commands.show_next(next_commands.after_proof(found, model))
     if as_json and distributed.is_main():
         typer.echo(proof_as_json(found))
     if gate:
@@ -282,91 +252,9 @@ def judge(
             found = to_json(judgement)
     if as_json:
         typer.echo(json_text(found, where="judge", indent=1))
+    if dry_run and not as_json:
+        show_without_dry_run("send them to the judge")
     if not dry_run and judgement.verdict == "none":
-        raise typer.Exit(1)
-
-
-def _refuse(error: SeodangError) -> NoReturn:
-    from seodang.show.terminal.console import show_error
-
-    with distributed.ending(error) as is_reported_here:
-        if is_reported_here:
-            show_error(error)
-    distributed.part_for_exit(error.exit_code, error)
-    sys.exit(error.exit_code)
-
-
-def _report_bug(error: Exception) -> NoReturn:
-    """One line instead of a traceback, which goes into a log file: what nobody foresaw is our fault, not the user's."""
-    from seodang.show.crash_log import write_crash_log
-    from seodang.show.terminal.console import show_crash
-
-    with distributed.ending(error) as is_reported_here:
-        if is_reported_here:
-            show_crash(error, write_crash_log(error))
-    distributed.part_for_exit(CRASHED, error)
-    sys.exit(CRASHED)
-
-
-@app.command()
-def chat(
-    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run's folder, or a model.")],
-    base: Annotated[bool, typer.Option("--base", help="Talk to the run's base model.")] = False,
-    both: Annotated[bool, typer.Option("--both", help="Ask base and tuned model in turn.")] = False,
-    trust_remote_code: TrustOption = False,
-) -> None:
-    """Talk to a model in the terminal."""
-    from seodang.serve.chat import chat
-
-    chat(model, base=base, both=both, trust_remote_code=trust_remote_code)
-
-
-@app.command()
-def serve(
-    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run's folder, a model, or a GGUF file.")],
-    engine: Annotated[
-        str, typer.Option("--engine", metavar="NAME", help="auto, vllm, sglang, llama.cpp or transformers.")
-    ] = "auto",
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 lets others in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="Port to listen on; 0 takes a free one.")] = 8000,
-    gguf: Annotated[
-        Path | None, typer.Option("--gguf", metavar="FILE", help="The model's weights as a GGUF file, for llama.cpp.")
-    ] = None,
-    trust_remote_code: TrustOption = False,
-) -> None:
-    """Serve a model over HTTP, OpenAI-compatible, by an existing engine.
-
-    The API key that clients must send is taken from the environment variable SEODANG_API_KEY.
-    """
-    from seodang.serve.server import serve
-
-    serve(model, engine=engine, host=host, port=port, gguf=gguf, trust_remote_code=trust_remote_code)
-
-
-@app.command()
-def verify(
-    target: Annotated[str, typer.Argument(metavar="URL|FOLDER", help="An OpenAI-compatible server, or a folder.")],
-    run: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="What was proven: a run's folder, or a model.")],
-    questions: Annotated[int, typer.Option("--questions", min=1, help="Questions that are answered greedily.")] = 8,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="Name of the served model. [default: the run's]")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    trust_remote_code: TrustOption = False,
-) -> None:
-    """Check whether what is served is what was proven; exit code 1 if it is different.
-
-    The server's API key is taken from the environment variable SEODANG_API_KEY.
-    """
-    from seodang.json_values import json_text, to_json
-    from seodang.serve.verify.verify import show_verification, verify
-
-    found = verify(target, run, questions=questions, model=model, trust_remote_code=trust_remote_code)
-    if as_json:
-        typer.echo(json_text(to_json(found), where="verify", indent=1))
-    else:
-        show_verification(found)
-    if found.verdict == "different":
         raise typer.Exit(1)
 
 
@@ -396,54 +284,13 @@ def blend(
         if out:
             raise typer.BadParameter("--out is for the run that --alpha saves; the curve is written to the run itself")
         (plan_curve if dry_run else alpha_curve)(run, trust_remote_code=trust_remote_code)
+        if dry_run:
+            show_without_dry_run("measure")
         return
     if dry_run:
         raise typer.BadParameter("--dry-run is for measuring: saving one alpha measures nothing")
     made = blend(run, alpha, out=out, trust_remote_code=trust_remote_code)
-    typer.echo(f"{made.folder}\nnot measured yet: seodang prove {made.folder}")
+    typer.echo(f"{made.folder}\nnot measured yet")
+    from seodang.show.terminal import next_commands
 
-
-@app.command()
-def push(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
-    repo: Annotated[str, typer.Argument(metavar="REPO", help="On the hub: NAME or OWNER/NAME.")],
-    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
-    adapter: Annotated[bool, typer.Option("--adapter", help="Push the adapter instead of the merged model.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go and show the card.")] = False,
-) -> None:
-    """Upload model, tokenizer, template and a model card to the hub."""
-    from seodang.publish.hub import push, show_push
-
-    show_push(push(run, repo, private=private, adapter=adapter, dry_run=dry_run))
-
-
-def _end_as_interrupted() -> None:
-    """SIGTERM and SIGHUP end a command as Ctrl-C does; a signal that is ignored (nohup) stays ignored."""
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
-
-
-def main() -> None:
-    """The entry point: seodang's own errors become one message and an exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # where Korean cannot be written it becomes ?, and nothing stops
-    _end_as_interrupted()
-    silence_libraries()
-    try:
-        app()
-    except SeodangError as error:
-        _refuse(error)
-    except Exception as error:
-        from seodang.run import disk
-
-        if explained := disk.explain(error):  # at any moment; whatever else it may be is our fault
-            _refuse(explained)
-        _report_bug(error)
-    except SystemExit as ended:
-        if ended.code == 130 and distributed.is_main():  # Ctrl-C, which typer ends without a word
-            typer.echo("interrupted", err=True)
-        distributed.part_for_exit(int(ended.code or 0))
-        raise
+    next_commands.show_next(next_commands.after_blend(made))

@@ -1,0 +1,107 @@
+"""The commands that come next: what to type after a command has ended, whole and right for where the user stands."""
+
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from seodang.proof.proof import proof_of_run
+from seodang.proof.seeds import SeedsProof
+from seodang.run.folder import Run
+from seodang.show.formatting import visible_line
+from seodang.show.terminal.console import get_console
+
+
+class Next(NamedTuple):
+    """A command, and what it is for."""
+
+    command: str
+    purpose: str
+
+
+def command(*words: object) -> str:
+    """A command of seodang's, as a shell takes it."""
+    return shlex.join(("seodang", *map(str, words)))
+
+
+def after_init(recipe: Path) -> list[Next]:
+    """What comes after a starter recipe."""
+    return [
+        Next(command("inspect", recipe), "check data, masks, memory and time; trains nothing"),
+        Next(command("tune", recipe), "train, measure and report"),
+    ]
+
+
+def after_inspect(recipe: str, overrides: Sequence[str]) -> list[Next]:
+    """What comes after a recipe that was looked at."""
+    return [Next(command("tune", recipe, *overrides), "train, measure and report")]
+
+
+def after_demo(run: Run, *, is_quick: bool) -> list[Next]:
+    """What comes after the demo: the user's own data."""
+    full = [Next(command("demo"), "the same with more rows and steps")] if is_quick else []
+    return [*full, Next(f"{command('init')} FILE…", "a recipe from your own files"), *after_run(run)[:1]]
+
+
+def after_blend(blended: Run) -> list[Next]:
+    """What comes after a model between base and tuned model was saved."""
+    return [
+        Next(command("prove", blended.folder), "measure it against the base"),
+        Next(command("chat", blended.folder, "--both"), "ask the base and the blended model"),
+    ]
+
+
+def after_proof(found: Run | SeedsProof, model: str | None = None) -> list[Next]:
+    """What comes after a run, or several runs of one recipe, were measured."""
+    return after_run(found, model) if isinstance(found, Run) else after_seeds(found)
+
+
+def after_run(run: Run, model: str | None = None) -> list[Next]:
+    """What comes after a run that was measured: a talk with it, then what its verdict suggests.
+
+    Args:
+        model: what was measured, where it is not the run's own.
+    """
+    if not run.is_trained:
+        return [Next(command("chat", model), "talk to the model")] if model else []
+    found = [Next(command("chat", run.folder, "--both"), "ask the base and the tuned model")]
+    if run.is_proven:
+        verdict = proof_of_run(run).verdict
+        if verdict.domain == "improved" and "lost" in (verdict.general, verdict.retention):
+            found.append(Next(command("blend", run.folder), "find how much of the change keeps what was lost"))
+        elif verdict.answers != "not usable":
+            found.append(Next(command("serve", run.folder), "serve it over HTTP"))
+    return found
+
+
+def after_seeds(found: SeedsProof) -> list[Next]:
+    """What comes after several runs of one recipe."""
+    return [Next(command("report", *found.runs), "compare them in one page")]
+
+
+def show_next(commands: Sequence[Next], *, out: Console | None = None) -> None:
+    """What to type next; before it what puts `seodang` within reach, where the shell does not find it."""
+    if not commands:
+        return
+    out = out or get_console()
+    lines = [(visible_line(line.command), line.purpose) for line in (*_activation(), *commands)]
+    width = max(cell_len(shown) for shown, _ in lines)
+    out.print()
+    out.print(Text("next", style="bold"))
+    for shown, purpose in lines:
+        text = Text(f"  {shown}").append(f"{' ' * (width - cell_len(shown))}   {purpose}", style="dim")
+        out.print(text, soft_wrap=True)
+
+
+def _activation() -> list[Next]:
+    script = Path(sys.executable).parent / "activate"
+    if shutil.which("seodang") or not script.is_file():
+        return []
+    near = script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script
+    return [Next(f". {shlex.quote(str(near))}", "once in each shell")]
