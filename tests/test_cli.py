@@ -117,9 +117,8 @@ def test_a_wrong_command_line_is_one_message(arguments: list[str], what: str) ->
 
 def test_overrides_reach_the_recipe(place: Workplace) -> None:
     """KEY=VALUE changes what is printed, done and recorded."""
-    ended = seodang(
-        "inspect", *place.recipe("train.max_tokens=77", "sources.medical.take=5"), "--out", "seen", "--verbose"
-    )
+    changes = ("train.max_tokens=77", "sources.medical.take=5")
+    ended = seodang("inspect", *place.recipe(*changes), "--out", "seen", "--verbose")
     assert ended.code == 0
     assert "max_tokens=77" in ended.out
     recorded = yaml.safe_load((place.folder / "seen/recipe.yaml").read_text(encoding="utf-8"))
@@ -244,3 +243,19 @@ def test_names_reach_the_terminal_without_escape_sequences(place: Workplace) -> 
     ):
         ended = seodang(*arguments)
         assert "\x1b" not in ended.out + ended.err, arguments
+
+
+def test_what_keeps_its_measures_names_itself_when_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`prove` that was interrupted is resumed by the same command; a command that keeps nothing only ends."""
+
+    def interrupt(*_: object, **__: object) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seodang.pipeline.prove", interrupt)
+    monkeypatch.setattr("seodang.pipeline.init", interrupt)
+    for command, said in (
+        ("prove", "interrupted; the same command resumes: seodang prove 'my run'"),
+        ("init", "interrupted"),
+    ):
+        ended = seodang(command, "my run")
+        assert (ended.code, ended.err.splitlines()[-1]) == (130, said)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from seodang.errors import ResourceError, RunError
+from seodang.errors import ResourceError, RunError, Stopped
 from seodang.run import lock
 from seodang.run.folder import Run
 
@@ -144,3 +144,24 @@ def test_where_no_run_was_created_nothing_is_resumed(tmp_path: Path) -> None:
     with pytest.raises(ResourceError) as caught:
         _work(Run(folder=tmp_path), OSError(errno.ENOSPC, "No space left on device"))
     assert caught.value.hint == "free some space"
+
+
+def test_ctrl_c_names_what_resumes_the_run(tmp_path: Path) -> None:
+    """An interruption names what to type where `tune` had begun a run, and nothing before that or for other commands."""
+    run = Run(folder=tmp_path)
+
+    def interrupted(*, is_tuning: bool, begins: bool) -> KeyboardInterrupt:
+        try:
+            with lock.guarded(is_tuning=is_tuning):
+                lock.acquire(run)
+                if begins:
+                    run.recipe_file.touch()
+                raise KeyboardInterrupt
+        except KeyboardInterrupt as stopped:
+            return stopped
+
+    assert str(interrupted(is_tuning=True, begins=False)) == ""
+    stopped = interrupted(is_tuning=True, begins=True)
+    assert isinstance(stopped, Stopped)
+    assert str(stopped).endswith(f"resume: {run.resume_command}")
+    assert str(interrupted(is_tuning=False, begins=True)) == ""
