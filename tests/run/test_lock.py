@@ -147,7 +147,7 @@ def test_where_no_run_was_created_nothing_is_resumed(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_names_what_resumes_the_run(tmp_path: Path) -> None:
-    """An interruption names what to type where `tune` had begun a run, and nothing before that or for other commands."""
+    """An interruption names what to type where `tune` had begun a run; before that, and elsewhere, it says nothing."""
     run = Run(folder=tmp_path)
 
     def interrupted(*, is_tuning: bool, begins: bool) -> KeyboardInterrupt:

@@ -16,6 +16,7 @@ from seodang.proof.seeds import SeedsProof
 from seodang.run.folder import Run
 from seodang.show.formatting import visible_line
 from seodang.show.terminal.console import get_console
+from seodang.user_cache import path_argument
 
 
 class Next(NamedTuple):
@@ -26,8 +27,9 @@ class Next(NamedTuple):
 
 
 def command(*words: object) -> str:
-    """A command of seodang's, as a shell takes it."""
-    return shlex.join(("seodang", *map(str, words)))
+    """A command of seodang's, as a shell takes it; paths are short."""
+    quoted = (path_argument(word) if isinstance(word, Path) else shlex.quote(str(word)) for word in words)
+    return " ".join(("seodang", *quoted))
 
 
 def after_init(recipe: Path) -> list[Next]:
@@ -103,5 +105,4 @@ def _activation() -> list[Next]:
     script = Path(sys.executable).parent / "activate"
     if shutil.which("seodang") or not script.is_file():
         return []
-    near = script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script
-    return [Next(f". {shlex.quote(str(near))}", "once in each shell")]
+    return [Next(f". {path_argument(script)}", "once in each shell")]
