@@ -162,7 +162,8 @@ def test_the_line_ends_with_whole_weights_after_sharded_training(sharded: Report
 
 LONE = """
 from unittest.mock import patch
-from seodang import cli, distributed
+from seodang import distributed
+from seodang.cli import main
 from seodang.errors import RunError
 
 def fail():
@@ -171,8 +172,8 @@ def fail():
         raise RunError("rank 1 is lost", where="run")
     distributed.exchange(None)
 
-with patch.object(cli, "app", fail):
-    cli.main()
+with patch("seodang.cli.entry.app", fail):
+    main()
 """
 
 

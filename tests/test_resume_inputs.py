@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 import seodang
 from command import json_lines
-from seodang import cli
+from seodang.cli import run_commands
 from seodang.errors import RunError
 from seodang.recipe import Recipe, load_recipe
 from seodang.run.evidence import read_base, read_events, read_manifest
@@ -234,5 +234,5 @@ def test_report_prints_once(place: Path, monkeypatch: pytest.MonkeyPatch, capsys
     for rank in ("1", "0"):
         for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}.items():
             monkeypatch.setenv(name, value)
-        cli.report([place / "run"])
+        run_commands.report([place / "run"])
         assert capsys.readouterr().out.count("report.html") == (rank == "0")

@@ -157,9 +157,9 @@ def test_ask_every_without_questions_is_a_fault() -> None:
 
 
 def test_an_adapter_that_cannot_be_trained_here_leaves_no_folder(tiny_folder: Path, tmp_path: Path) -> None:
-    """qlora on a CPU is refused before data is prepared."""
+    """qlora where its package or a GPU is missing is refused before data is prepared."""
     recipe = tiny_recipe(tmp_path, tiny_folder, adapter={"kind": "qlora"})
-    with pytest.raises(ResourceError, match="needs a CUDA device"):
+    with pytest.raises(ResourceError, match=r"qlora needs (bitsandbytes|a CUDA device)"):
         tune(recipe, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

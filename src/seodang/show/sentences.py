@@ -243,7 +243,11 @@ def best_by(wanted: str, texts: Texts = ENGLISH) -> str:
 
 
 def _limits(proof: Proof, texts: Texts) -> Iterator[str]:
-    """What the figures cannot show."""
+    """What the figures cannot show: of all of them first, then of single ones."""
+    if proof.compared.is_quick:
+        yield texts("sentence.quick")
+    if not proof.compared.same_tokenizer:
+        yield texts("sentence.tokenizers")
     yield from _few_rows(proof, texts)
     if shared := [name for name, loss in proof.sources.items() if loss.is_trained and loss.half == "both"]:
         yield texts("sentence.same_rows", sources=texts.listing(shared))
@@ -256,10 +260,6 @@ def _limits(proof: Proof, texts: Texts) -> Iterator[str]:
     ]:
         yield texts("sentence.few_answers", advised=ADVISED_ANSWERS, sources=texts.listing(few_answers))
     yield from _not_measured(proof, texts)
-    if not proof.compared.same_tokenizer:
-        yield texts("sentence.tokenizers")
-    if proof.compared.is_quick:
-        yield texts("sentence.quick")
 
 
 def _few_rows(proof: Proof, texts: Texts) -> Iterator[str]:
