@@ -253,9 +253,18 @@ def test_what_keeps_its_measures_names_itself_when_interrupted(monkeypatch: pyte
 
     monkeypatch.setattr("seodang.pipeline.prove", interrupt)
     monkeypatch.setattr("seodang.pipeline.init", interrupt)
-    for command, said in (
-        ("prove", "interrupted; the same command resumes: seodang prove 'my run'"),
-        ("init", "interrupted"),
-    ):
+    again = "interrupted; the same command resumes:\n  seodang prove 'my run'\n"
+    for command, said in (("prove", again), ("init", "interrupted\n")):
         ended = seodang(command, "my run")
-        assert (ended.code, ended.err.splitlines()[-1]) == (130, said)
+        assert (ended.code, ended.err) == (130, said)
+
+
+def test_a_data_file_is_not_a_recipe(tmp_path: Path) -> None:
+    """The commonest first mistake leads to `init`; a run's folder leads to the recipe in it."""
+    (tmp_path / "qa.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").touch()
+    ended = seodang("tune", tmp_path / "qa.csv")
+    assert ended.code == 2
+    assert f"let `seodang init {tmp_path}/qa.csv` write a recipe for it" in ended.err
+    assert f"give the recipe in it: {tmp_path}/run/recipe.yaml" in seodang("inspect", tmp_path / "run").err

@@ -16,6 +16,7 @@ from seodang.errors import RecipeError
 from seodang.other_names import key_for, no_key_for, value_for
 
 MAX_BYTES = 500_000  # of a recipe file: parsing more takes long, and it is most likely a data file
+DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx", ".zip", ".gz", ".txt", ".arrow")  # JSON may be YAML
 SHOWN_FOLDERS = 8  # where one is missing
 # pydantic's messages name tuples and dictionaries; whoever writes YAML does not know them
 PLAIN_WORDS = {
@@ -54,6 +55,7 @@ def read_recipe(recipe: str | Path) -> tuple[str, dict[str, Any], Path]:
     name, path = str(recipe), expanded(str(recipe))
     try:
         if path.is_file():
+            _refuse_data(path, name)
             _refuse_large(path.stat().st_size, name)
             return name, parse(path.read_text(encoding="utf-8-sig"), name), path.resolve().parent
     except UnicodeDecodeError as error:
@@ -64,12 +66,21 @@ def read_recipe(recipe: str | Path) -> tuple[str, dict[str, Any], Path]:
     if name in shipped_recipes():
         text = files("seodang").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8")
         return f"recipe {name}", parse(text, f"recipe {name}"), Path.cwd()
+    if (path / "recipe.yaml").is_file():
+        hint = f"give the recipe in it: {name.rstrip('/')}/recipe.yaml; --resume takes a run's folder, too"
+        raise RecipeError(["is a folder"], where=name, hint=hint)
     what = "is a folder" if path.is_dir() else "no such file"
     raise RecipeError(
         [f"{what}, and no recipe that ships has this name{nearest(name, shipped_recipes())}"],
         where=name,
         hint=f"give a YAML file or one of: {', '.join(shipped_recipes())}",
     )
+
+
+def _refuse_data(path: Path, name: str) -> None:
+    if path.suffix.lower() in DATA_SUFFIXES:
+        hint = f"let `seodang init {name}` write a recipe for it"
+        raise RecipeError(["is a data file, not a recipe"], where=name, hint=hint)
 
 
 def _refuse_large(num_bytes: int, name: str) -> None:

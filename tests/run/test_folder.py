@@ -12,7 +12,7 @@ from run_folder import write_run
 from seodang.errors import RunError, SeodangError
 from seodang.pipeline import prove
 from seodang.run import folder
-from seodang.run.folder import Run
+from seodang.run.folder import Run, run_at
 
 SOURCE = ROOT / "src" / "seodang"
 NAMES = {
@@ -137,3 +137,14 @@ def test_a_run_shows_itself_in_a_notebook(tmp_path: Path) -> None:
     assert "<td>wiki</td><td>retention</td><td>1.082 → 1.154</td><td>bits per byte</td><td>lost</td>" in shown
     assert f'src="data:image/png;base64,{base64.b64encode(b"picture").decode()}"' in shown
     assert "report.html</a>" in shown
+
+
+def test_a_run_is_found_by_its_folder_or_its_own_recipe(tmp_path: Path) -> None:
+    """Wherever it was moved; a recipe.yaml that a user wrote beside other files is not a run's."""
+    (tmp_path / "recipe.yaml").touch()
+    assert run_at(tmp_path / "recipe.yaml") is run_at(tmp_path) is run_at("demo") is None
+    (tmp_path / "manifest.json").touch()
+    for path in (tmp_path, str(tmp_path / "recipe.yaml")):
+        run = run_at(path)
+        assert run
+        assert run.folder == tmp_path

@@ -163,5 +163,5 @@ def test_ctrl_c_names_what_resumes_the_run(tmp_path: Path) -> None:
     assert str(interrupted(is_tuning=True, begins=False)) == ""
     stopped = interrupted(is_tuning=True, begins=True)
     assert isinstance(stopped, Stopped)
-    assert str(stopped).endswith(f"resume: {run.resume_command}")
+    assert str(stopped).endswith(f"to resume:\n  {run.resume_command}")
     assert str(interrupted(is_tuning=False, begins=True)) == ""

@@ -55,6 +55,9 @@ def test_a_hint_to_resume_names_the_folder(tmp_path: Path, monkeypatch: pytest.M
             create(run, RECIPE)
     assert default.resume_command == "seodang tune runs/a/recipe.yaml --resume"
     assert other.resume_command == "seodang tune 'my runs/recipe.yaml' --resume --out 'my runs'"
+    moved = RECIPE.model_copy(update={"model": RECIPE.model.model_copy(update={"path": "/moved/model"})})
+    with guarded():  # hashes compare what lies there
+        assert open_run(default.folder, moved, resume=True) == default
     changed = RECIPE.model_copy(update={"train": RECIPE.train.model_copy(update={"epochs": 9})})
     for run in (default, other):
         with pytest.raises(RunError, match=r"train\.epochs differ") as caught:

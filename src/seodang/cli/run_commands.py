@@ -112,7 +112,10 @@ def tune(
     """Train, measure before and after, report."""
     from seodang.pipeline import inspect, tune, tune_seeds
     from seodang.recipe import load_recipe
+    from seodang.run.folder import run_at
 
+    if resume and out is None and (run := run_at(recipe)):
+        recipe, out = str(run.recipe_file), run.folder
     wanted = [f"report.language={language}"] if language else []
     checked = load_recipe(recipe, [*(overrides or ()), *wanted])
     if dry_run:

@@ -297,6 +297,14 @@ class Run:
         return [path for path in self.folder.iterdir() if LEFTOVERS.fullmatch(path.name)]
 
 
+def run_at(path: str | Path) -> Run | None:
+    """The run whose folder, or whose own recipe.yaml, lies there, wherever it was moved; None: it is neither."""
+    place = Path(path)
+    run = Run(folder=place if place.is_dir() else place.parent)
+    is_its_own = place.is_dir() or place.name == RECIPE
+    return run if is_its_own and run.exists and run.manifest_file.is_file() else None
+
+
 def checkpoint_step(checkpoint: Path) -> int:
     """The step after which a checkpoint was written."""
     return int(checkpoint.name.rpartition("-")[2])

@@ -76,7 +76,7 @@ def guarded(*, is_tuning: bool = False) -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         if is_tuning and (mine := _taken_here()) and (run := Run(folder=mine[0].parent)).exists:
-            raise Stopped(f"interrupted; what is done so far is kept; resume: {run.resume_command}") from None
+            raise Stopped(f"interrupted; what is done so far is kept; to resume:\n  {run.resume_command}") from None
         raise
     except Exception as error:  # torch and safetensors raise their own where the disk is full
         if (mine := _taken_here()) and (explained := disk.explain(error, Run(folder=mine[0].parent))):

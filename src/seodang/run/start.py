@@ -213,6 +213,11 @@ def _same_recipe(run: Run, recipe: Recipe) -> None:
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """Every setting that moves the weights, those of `train` one by one."""
     sections = recipe.model_dump(mode="json")
+    for part in (
+        sections["model"],
+        *sections["sources"],
+    ):  # may be moved: what lies there is compared by its hash
+        del part["path"]
     train = {f"train.{key}": value for key, value in sections.pop("train").items()}
     chooses = CHOOSING_BY_TOLERANCE if recipe.train.best_by == BY_TOLERANCE else ()
     without = {key for key in WITHOUT_EFFECT_ON_TRAINING if key not in chooses}

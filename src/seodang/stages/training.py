@@ -96,14 +96,14 @@ def train_model(
             callbacks=[*asking, *callbacks],
         )
     if result.stopped:
-        raise Stopped(f"stopped after step {result.steps} of {setup.total_steps}; resume: {run.resume_command}")
+        raise Stopped(f"stopped after step {result.steps} of {setup.total_steps}; to resume:\n  {run.resume_command}")
     if distributed.is_sharded(model):
         trainee = model = make_whole(model, load_base(base, renderer, seed=settings.seed))
     record_end(run, trainee, settings, best_step=result.best_step, limits=held_out.limits)
     save_tuned(run, trainee, base, renderer, settings, ask, save, has_turns=has_turns)
     if result.interrupted:
         what = f"training has ended after step {result.steps}, the model is saved"
-        raise Stopped(f"{what}; to measure it: {run.resume_command}")
+        raise Stopped(f"{what}; to measure it:\n  {run.resume_command}")
     return load_saved(run, base, model, four_bit=True) if settings.is_four_bit else model
 
 

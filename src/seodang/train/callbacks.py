@@ -1,5 +1,6 @@
 """What happens beside the steps: checkpoints, the end of training, an interruption, questions during training."""
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from seodang.run.events import AnswersEvent, GivenAnswer
 from seodang.train.random_state import unchanged_random_state
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+STOPPING = b"\nstopping as soon as this step or evaluation is done; Ctrl-C again stops at once\n"
 SAME_REQUEST_SECONDS = 1.0  # torchrun forwards the signal that a terminal sends to all processes
 
 
@@ -100,6 +102,8 @@ class Interrupt(TrainerCallback, ExportableState):
             now = time.monotonic()
             if not self.requested:
                 self.requested, self._requested_at = True, now
+                if distributed.is_main():
+                    os.write(2, STOPPING)  # nothing that a signal may interrupt, such as a bar that is being drawn
             elif now - self._requested_at > SAME_REQUEST_SECONDS:
                 raise KeyboardInterrupt
 

@@ -64,7 +64,6 @@ class Bars(Progress):
         super().__init__(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=BAR if out.width >= WIDE else SHORT_BAR),
-            TextColumn("{task.fields[percent]}", justify="right"),
             TextColumn("{task.fields[count]}", justify="right"),
             TextColumn("[dim]{task.fields[left]}"),
             console=out,
@@ -75,7 +74,7 @@ class Bars(Progress):
 
     def add(self, title: str, refresh: Refresh) -> Task:
         """A bar that asks `refresh` whenever it is drawn."""
-        task = self.add_task(title, total=None, refresh=refresh, percent="", count="", left="")
+        task = self.add_task(title, total=None, refresh=refresh, count="", left="")
         return next(one for one in self.tasks if one.id == task)
 
     def add_run(self, stage: str, left: Callable[[], Remaining | None]) -> None:
@@ -97,7 +96,6 @@ class Bars(Progress):
             task.total, task.completed = (None, 0) if share is None else (1.0, share)
             task.fields |= {
                 "count": count,
-                "percent": "" if share is None else f"{math.floor(100 * share)}%",
                 "left": time_text(left),
             }
         yield from super().get_renderables()

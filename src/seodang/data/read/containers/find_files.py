@@ -438,6 +438,8 @@ def _missing(path: Path, given: str) -> SourceError:
     if path.name in siblings:
         what = "is not a regular file" if path.exists() else "is a broken link"
         return SourceError(what, where=given, hint="name the file itself")
+    if path.is_absolute() and (here := Path.cwd() / path.name).is_file():
+        return SourceError("no such file", where=given, hint=f"if it was moved, give its path now, such as {here}")
     missing = nearest(path.name, siblings) if path.parent.is_dir() else f", and no folder {path.parent}"
     return SourceError(f"no such file{missing}", where=given, hint=hint)
 
