@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 import seodang
 from command import json_lines
+from command import seodang as seodang_command
 from seodang.cli import run_commands
 from seodang.errors import RunError
 from seodang.recipe import Recipe, load_recipe
@@ -236,3 +237,17 @@ def test_report_prints_once(place: Path, monkeypatch: pytest.MonkeyPatch, capsys
             monkeypatch.setenv(name, value)
         run_commands.report([place / "run"])
         assert capsys.readouterr().out.count("report.html") == (rank == "0")
+
+
+def test_a_moved_run_is_resumed_where_it_lies(stopped: Path, tmp_path: Path) -> None:
+    """On another machine: the folder is given, with where base and data lie now; the same content is the same run."""
+    moved = tmp_path / "another machine"
+    shutil.copytree(stopped, moved)
+    paths = [f"model.path={moved / 'base'}", f"sources.medical.path={moved / 'medical.jsonl'}"]
+    _fewer_rows(moved)
+    assert "changed since this run was begun" in seodang_command("tune", moved / "run", "--resume", *paths).err
+    shutil.copyfile(stopped / "medical.jsonl", moved / "medical.jsonl")
+    ended = seodang_command("tune", moved / "run", "--resume", *paths)
+    assert ended.code == 0, ended.err
+    assert Run(folder=moved / "run").is_proven
+    assert not Run(folder=stopped / "run").is_proven
