@@ -24,7 +24,7 @@ def test_a_warmup_share_takes_no_more_than_it_should(warmup: float, steps: int, 
     settings = Train(warmup=warmup)
     assert warmup_steps(settings, steps) == expected
     remarks = " ".join(schedule_remarks(settings, steps, has_evaluation=True))
-    assert ("left out" in remarks) == (0 < warmup < 1 and not expected)
+    assert ("no warmup" in remarks) == (0 < warmup < 1 and not expected)
 
 
 def _rates(events: Sequence[Event]) -> list[float]:

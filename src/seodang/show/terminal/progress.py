@@ -294,7 +294,7 @@ def _evaluation(event: EvalEvent) -> Text:
     if event.step == 0:
         line.append("  (the base)", style="dim")
     elif event.loss is not None:
-        line.append(f"  (the checkpoint is chosen by {number(event.loss)})", style="dim")
+        line.append(f"  (score {number(event.loss)}: the checkpoint with the lowest is kept)", style="dim")
     return line
 
 
