@@ -120,6 +120,7 @@ def test_overrides_reach_the_recipe(place: Workplace) -> None:
     changes = ("train.max_tokens=77", "sources.medical.take=5")
     ended = seodang("inspect", *place.recipe(*changes), "--out", "seen", "--verbose")
     assert ended.code == 0
+    assert re.search(r"training, about \d", ended.out)
     assert "max_tokens=77" in ended.out
     recorded = yaml.safe_load((place.folder / "seen/recipe.yaml").read_text(encoding="utf-8"))
     assert (recorded["train"]["max_tokens"], recorded["sources"][0]["take"]) == (77, "5")

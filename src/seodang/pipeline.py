@@ -206,7 +206,7 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> "Prepared":
         run = open_run(out, recipe, resume=False) if out else None
     from seodang.show.terminal import plan_view
     from seodang.stages import finish, measure, preflight, preparation
-    from seodang.stages.proof_cost import proof_cost
+    from seodang.stages.proof_cost import show_run_cost
 
     with distributed.main_first():
         placement = preflight.place(recipe.model, recipe.train, will_train=False)
@@ -217,7 +217,7 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> "Prepared":
         preparation.show_data(prepared, findings, renderer)
         plan_view.show_memory(plan.memory)
         held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens)
-        plan_view.show_cost(proof_cost(held_out, base))
+        show_run_cost(held_out, base, recipe.train, prepared.lengths)
     if run:
         finish.begin_run(run, recipe, placement, renderer, prepared, findings, has_weights=False)
     with distributed.agreed():

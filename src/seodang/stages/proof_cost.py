@@ -96,10 +96,18 @@ def training_time(base: Base, held_out: EvaluationSet, settings: Train, lengths:
     )
 
 
-def expect_run(held_out: EvaluationSet, base: Base, settings: Train, lengths: Lengths) -> None:
-    """Show what the proof takes, and from now on how long the whole run still takes."""
+def show_run_cost(held_out: EvaluationSet, base: Base, settings: Train, lengths: Lengths) -> tuple[ProofCost, Training]:
+    """Show about how long training takes, and what the proof takes."""
     cost, training = proof_cost(held_out, base), training_time(base, held_out, settings, lengths)
+    if left := training.left:
+        plan_view.show_training_time(left.seconds)
     plan_view.show_cost(cost)
+    return cost, training
+
+
+def expect_run(held_out: EvaluationSet, base: Base, settings: Train, lengths: Lengths) -> None:
+    """Show what the run takes, and from now on how long it still takes."""
+    cost, training = show_run_cost(held_out, base, settings, lengths)
     measured = {"held-out rows and prompts": cost.reading_seconds, "answers": cost.writing_seconds}
     first, second = ({f"{name}: {what}": took for what, took in measured.items()} for name in ("base", "tuned"))
     left = training.left

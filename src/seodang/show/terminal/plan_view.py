@@ -220,6 +220,11 @@ def show_memory(found: "MemoryPlan | None", *, as_table: bool = True, out: Conso
     out.print(Text(remark, style="dim"))
 
 
+def show_training_time(seconds: float, *, out: Console | None = None) -> None:
+    """About how long training will take, its evaluations included: one line."""
+    (out or get_console()).print(Text(f"training, about {duration(seconds)}", style="dim"))
+
+
 def show_cost(cost: ProofCost, *, out: Console | None = None) -> None:
     """What the proof will read and write, and about how long it will take: one line."""
     about = f"about {duration(cost.seconds)}" if cost.seconds is not None else "of unknown duration"
