@@ -403,6 +403,7 @@ def test_terminal(tiny_folder: Path, tiny_tokenizer: PreTrainedTokenizerFast, tm
         terminal.wait_for("cut off at 3 tokens")
         terminal.wait_for("›")
         terminal.type("\x03")
+        terminal.wait_for(NO_PASTE)  # that prompt has ended: the next one is another
         terminal.wait_for("›")
         terminal.type("\x04")
         assert terminal.program.wait(timeout=300) == 0
