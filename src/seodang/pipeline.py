@@ -378,7 +378,7 @@ def proof_as_json(found: "Run | SeedsProof") -> str:
 
 QUICK_DEMO = (  # a whole report in two minutes on 2 CPU cores; what so few rows and steps show is little
     *("name=demo-quick", "prove.quick=true", "train.steps=4", "train.eval_every=4", "train.max_tokens=256"),
-    *("sources.medical.holdout=12", "sources.general.holdout=8", "sources.text.holdout=12"),
+    *("sources.medical.holdout=10", "sources.general.holdout=6", "sources.text.holdout=8"),
     *("ask.holdout=2", "ask.holdout_tokens=40", "ask.repeat.times=2", "ask.generate.max_new_tokens=40"),
 )
 
