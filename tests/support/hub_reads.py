@@ -7,13 +7,13 @@ which the client knows gated, private and missing repositories.
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from local_server import QuietHandler, serving
 
 READER = "hf_" + "Reader0123456789" * 2  # a login that may read what is not gated
 COMMIT = "c" * 40
@@ -31,23 +31,10 @@ class ReadableHub:
     requests: list[str] = field(default_factory=list)  # "METHOD path"
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     hub: ReadableHub
-    protocol_version = "HTTP/1.1"
 
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def do_GET(self) -> None:
-        self._answer()
-
-    def do_POST(self) -> None:
-        self._answer()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-    def _answer(self) -> None:
+    def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.hub.requests.append(f"{self.command} {self.path}")
         if self.hub.status != 200:
@@ -110,13 +97,5 @@ class _Handler(BaseHTTPRequestHandler):
 def serve_reads() -> Iterator[ReadableHub]:
     """A hub that runs until the block is left."""
     hub = ReadableHub()
-    handler = type("Handler", (_Handler,), {"hub": hub})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        hub.address = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield hub
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(type("Handler", (_Handler,), {"hub": hub})) as hub.address:
+        yield hub

@@ -8,14 +8,14 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import yaml
+
+from local_server import QuietHandler, serving
 
 WRITER, READER = "hf_" + "Writer0123456789" * 2, "hf_" + "Reader0123456789" * 2
 REFUSED = {401: "Invalid username or password.", 403: "You don't have the rights to create a model here"}
@@ -53,23 +53,10 @@ class _RefusedError(Exception):
         self.status, self.message = status, message or REFUSED.get(status, "refused")
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     hub: Hub
-    protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:
-        self._answer()
-
-    def do_POST(self) -> None:
-        self._answer()
-
-    def do_PUT(self) -> None:
-        self._answer()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-    def _answer(self) -> None:
+    def answer(self) -> None:
         body = self._read()
         self.hub.requests.append(f"{self.command} {self.path}")
         try:
@@ -190,13 +177,5 @@ class _Handler(BaseHTTPRequestHandler):
 def serve() -> Iterator[Hub]:
     """A hub that runs until the block is left."""
     hub = Hub()
-    handler = type("Handler", (_Handler,), {"hub": hub})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        hub.address = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield hub
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(type("Handler", (_Handler,), {"hub": hub})) as hub.address:
+        yield hub

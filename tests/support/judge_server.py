@@ -2,13 +2,13 @@
 
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from local_server import QuietHandler, serving
 
 Rule = Callable[["Asked"], str]
 Refusal = tuple[int, dict[str, str], str]  # status, headers, body
@@ -74,11 +74,10 @@ def judge_server(rule: Rule, **settings: Any) -> Iterator[Server]:
     """A judge on a free port."""
     served = Server(rule=rule, **settings)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    class Handler(QuietHandler):
         wbufsize = -1  # head and body in one packet: else each reply waits for the client's delayed acknowledgement
 
-        def do_POST(self) -> None:
+        def answer(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             served.requests.append(body)
             served.keys.append(self.headers.get("Authorization"))
@@ -98,19 +97,8 @@ def judge_server(rule: Rule, **settings: Any) -> Iterator[Server]:
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    served.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
+    with serving(Handler) as served.url:
         yield served
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def read_prompt(prompt: str) -> Asked:
