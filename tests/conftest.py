@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from paths import SHARED
-from seodang.user_cache import cache_folder
+from seodang.user_paths import cache_folder
 from tiny import make_config, make_model, make_tokenizer
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored

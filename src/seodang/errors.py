@@ -12,6 +12,8 @@
     ├── HubError                a hub that cannot be reached, or does not let the user read or write
     ├── StartError              several of these: all that keeps a run from starting
     └── GateError               exit code 1: readable input that must not be trained on, a failed proof
+    KeyboardInterrupt
+    └── Stopped                 exit code 130: a run that was interrupted and can be resumed
 
 An error says *where* (file:row or recipe key), *what* is wrong, and how to fix it (*hint*). Names of files and text of
 data stand in it as they are shown everywhere: control characters visible, so that no message steers a terminal.

@@ -65,7 +65,7 @@ def tune(
         run = open_run(out or Path("runs") / recipe.name, recipe, resume=resume)
     from seodang.show.terminal import plan_view
     from seodang.stages import finish, measure, preflight, preparation, saved_model
-    from seodang.stages.proof_cost import expect_run
+    from seodang.stages.proof_cost import expected_run
 
     settings, four_bit, clock = recipe.train, recipe.train.is_four_bit, StageClock()
     with clock.stage("prepare"):
@@ -90,16 +90,16 @@ def tune(
     finish.begin_run(run, recipe, placement, renderer, prepared, findings, resume=resume)
     clock.attach(run)
     held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens)
-    expect_run(held_out, base, settings, prepared.lengths)
-    with clock.stage("before"):
-        before = measure.measure_base(run, model, engine, held_out, placement, four_bit=four_bit, head_stays=stays)
-    with clock.stage("train"):
-        from seodang.stages.training import train_model  # brings transformers' Trainer, which takes seconds
+    with expected_run(held_out, base, settings, prepared.lengths):
+        with clock.stage("before"):
+            before = measure.measure_base(run, model, engine, held_out, placement, four_bit=four_bit, head_stays=stays)
+        with clock.stage("train"):
+            from seodang.stages.training import train_model  # brings transformers' Trainer, which takes seconds
 
-        rows, ask = prepared.rows["train"], recipe.ask
-        model = train_model(run, base, model, engine, rows, held_out, settings, plan, ask, recipe.save, callbacks)
-    with clock.stage("after"):
-        after = measure.measure_tuned(run, model, engine, held_out)
+            rows, ask = prepared.rows["train"], recipe.ask
+            model = train_model(run, base, model, engine, rows, held_out, settings, plan, ask, recipe.save, callbacks)
+        with clock.stage("after"):
+            after = measure.measure_tuned(run, model, engine, held_out)
     finish.finish_run(run, recipe, held_out, before, after, model, clock.total, tuned=str(run.model))
     return run
 

@@ -21,7 +21,7 @@ pytest.importorskip("gguf")
 from seodang.errors import ModelError, ResourceError
 from seodang.model import gguf_to_transformers, packaged
 from seodang.model.packaged import PACKAGED, Packaged, packaged_folder, packaged_gguf
-from seodang.user_cache import cache_folder
+from seodang.user_paths import cache_folder
 from tiny_gguf import gemma_tokens, write_gemma
 
 NAME = "gemma-3-270m"

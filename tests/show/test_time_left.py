@@ -2,7 +2,7 @@
 
 import pytest
 
-from seodang.show.terminal.time_left import Remaining, Run, Training, Work
+from seodang.show.terminal.time_left import Remaining, TrainingTime, WholeRun, Work
 
 
 class Clock:
@@ -55,7 +55,7 @@ def test_an_estimate_that_was_too_low_is_withdrawn(clock: Clock) -> None:
 def test_training_counts_steps_and_what_interrupts_them(clock: Clock) -> None:
     """Estimated before the first step; then by the steps' own time, with evaluations still to come."""
     every = {"evaluation": 2}
-    training = Training(4, step_seconds=5.0, every=every, interruption_seconds={"evaluation": 7.0}, clock=clock)
+    training = TrainingTime(4, step_seconds=5.0, every=every, interruption_seconds={"evaluation": 7.0}, clock=clock)
     assert training.left == Remaining(seconds=4 * 5.0 + 2 * 7.0, is_estimate=True)
     clock.now += 3
     training.stepped(1, steps=1, seconds=3.0)
@@ -78,14 +78,14 @@ def test_training_counts_steps_and_what_interrupts_them(clock: Clock) -> None:
 
 def test_a_resumed_training_leaves_out_what_is_done(clock: Clock) -> None:
     """Evaluations before the first step of this start do not count."""
-    training = Training(10, every={"evaluation": 2}, interruption_seconds={"evaluation": 1.0}, clock=clock)
+    training = TrainingTime(10, every={"evaluation": 2}, interruption_seconds={"evaluation": 1.0}, clock=clock)
     training.stepped(7, steps=1, seconds=1.0)
     assert training.left == Remaining(seconds=3 * 1.0 + 2 * 1.0)
 
 
 def test_a_run_adds_what_comes_later(clock: Clock) -> None:
     """The tuned model takes as long as the base took; of the last stage nothing more is said."""
-    run = Run({"base": 10.0, "training": 20.0, "tuned": 10.0}, alike={"base": "tuned"}, clock=clock)
+    run = WholeRun({"base": 10.0, "training": 20.0, "tuned": 10.0}, alike={"base": "tuned"}, clock=clock)
     now = Remaining(seconds=5.0)
     assert run.left("base", now) == Remaining(seconds=35.0, is_estimate=True)
     run.ended("base", 60.0)
@@ -95,4 +95,4 @@ def test_a_run_adds_what_comes_later(clock: Clock) -> None:
     run.ended("training", 1.0)
     run.ended("something else", 1.0)
     assert run.left("tuned", now) is None
-    assert Run({"a": None, "b": None}, clock=clock).left("a", now) is None
+    assert WholeRun({"a": None, "b": None}, clock=clock).left("a", now) is None

@@ -15,7 +15,7 @@ from seodang.run.folder import Run
 from seodang.stages import measure
 from seodang.stages.measure import EvaluationSet, Measured, has_context, measure_base, measure_tuned, rows_of
 from seodang.types import Counts, Placement
-from seodang.user_cache import cache_folder
+from seodang.user_paths import cache_folder
 from tiny import make_config, make_model
 
 CPU = Placement(device="cpu", dtype="float32", compute_dtype="float32", attention="packed", reasons=())

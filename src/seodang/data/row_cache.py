@@ -42,7 +42,7 @@ from seodang.errors import SeodangError, SourceError
 from seodang.json_values import from_json, to_json
 from seodang.recipe import Source, Split
 from seodang.types import Counts, Finding, Sample
-from seodang.user_cache import shown_path
+from seodang.user_paths import shown_path
 
 MOST_BYTES = 20_000_000_000  # the entries used least recently go when all together are larger
 ABANDONED_SECONDS = 86_400  # an unfinished entry that is older was left behind by a process that was killed

@@ -9,7 +9,7 @@ from typing import Any
 
 from seodang.errors import SeodangError
 from seodang.json_values import from_json, json_text, to_json
-from seodang.user_cache import cache_folder
+from seodang.user_paths import cache_folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

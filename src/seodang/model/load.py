@@ -38,7 +38,7 @@ from seodang.model.packaged import PREFIX, packaged_folder
 from seodang.model.placement import Placement, choose_placement
 from seodang.model.quiet import quiet
 from seodang.model.save import describe, save_model
-from seodang.user_cache import cache_folder
+from seodang.user_paths import cache_folder
 
 __all__ = [
     "Placement",

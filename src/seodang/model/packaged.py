@@ -18,7 +18,7 @@ from typing import Literal
 from seodang.errors import ModelError, ResourceError
 from seodang.model.gguf_reader import parse
 from seodang.model.gguf_to_transformers import weight_bytes, write_folder
-from seodang.user_cache import cache_folder
+from seodang.user_paths import cache_folder
 
 PREFIX = "package:"
 _CONVERSION = 1  # part of the folder's name: raise it when the conversion changes, so that old folders are left behind

@@ -96,7 +96,7 @@ def _training_precision(asked: str, device: str) -> tuple[str | None, tuple[str,
     if not _HALF <= torch.cuda.get_device_capability(device) < _BF16:
         return None, ()
     what = "float16 products under a scaled loss where a trial on your rows agrees with float32"
-    return "float16", (f"Training: {what}; measured is in float32.",)
+    return "float16", (f"Training: {what}; losses and answers are measured in float32.",)
 
 
 def _fast_bf16(device: str) -> tuple[bool, str]:

@@ -13,7 +13,7 @@ from seodang.errors import SeodangError
 from seodang.json_values import from_json, json_text, to_json
 from seodang.run.base_measurement import BaseMeasurement, MeasurementSettings
 from seodang.run.folder import write_text
-from seodang.user_cache import cache_folder, shown_path
+from seodang.user_paths import cache_folder, shown_path
 
 MOST_BYTES = 500_000_000  # the measurements used least recently go when all together are larger
 LIBRARIES = ("torch", "transformers", "tokenizers")

@@ -17,7 +17,7 @@ from seodang.show.language import ENGLISH, Texts
 from seodang.show.plots import INK, RULE, line_height, name_above, name_ends, new_figure, source_colors, styled
 from seodang.show.terminal.console import get_console
 from seodang.types import CurveCost
-from seodang.user_cache import path_argument, shown_path
+from seodang.user_paths import path_argument, shown_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

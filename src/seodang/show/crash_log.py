@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from seodang.__version__ import __version__
-from seodang.user_cache import cache_folder
+from seodang.user_paths import cache_folder
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "pyarrow", "peft", "numpy")
 

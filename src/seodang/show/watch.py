@@ -21,7 +21,7 @@ from seodang.run.folder import ALPHA, JUDGEMENT
 from seodang.show.formatting import visible
 from seodang.show.report import render, texts_of
 from seodang.show.terminal.console import get_console
-from seodang.user_cache import shown_path
+from seodang.user_paths import shown_path
 
 HOST = "127.0.0.1"
 HOSTS = (HOST, "localhost")  # that a request may name: a page elsewhere whose name leads here reads nothing

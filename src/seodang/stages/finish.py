@@ -29,7 +29,7 @@ from seodang.show.report import report
 from seodang.show.terminal import console, progress, proof_view
 from seodang.stages.measure import EvaluationSet, Measured, rows_in_common, rows_of
 from seodang.types import Finding, Placement
-from seodang.user_cache import shown_path
+from seodang.user_paths import shown_path
 
 
 def begin_run(

@@ -21,7 +21,7 @@ from seodang.model.load import load_tokenizer
 from seodang.recipe import Mix, Source, Split, Template, Train
 from seodang.show.terminal import console, data_view, progress
 from seodang.types import Finding, LossOn
-from seodang.user_cache import cache_folder, shown_path
+from seodang.user_paths import cache_folder, shown_path
 
 
 @dataclass(frozen=True, kw_only=True)

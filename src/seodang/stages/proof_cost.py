@@ -1,6 +1,7 @@
 """What a proof takes, before it is begun: what each model reads and writes, and how long that takes; training too."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from seodang.alpha.curve import ALPHAS
 from seodang.proof.row_losses import HeldOutSource
 from seodang.recipe import Train
 from seodang.show.terminal import plan_view, progress
-from seodang.show.terminal.time_left import Training
+from seodang.show.terminal.time_left import TrainingTime
 from seodang.stages.measure import EvaluationSet
 from seodang.stages.preflight import Base
 from seodang.train.setup import eval_every, total_steps
@@ -66,7 +67,7 @@ def proof_cost(held_out: EvaluationSet, base: Base) -> ProofCost:
     )
 
 
-def training_time(base: Base, held_out: EvaluationSet, settings: Train, lengths: Lengths) -> Training:
+def training_time(base: Base, held_out: EvaluationSet, settings: Train, lengths: Lengths) -> TrainingTime:
     """How long training takes, estimated as the proof is: a step three times its forward passes, twice with an adapter.
 
     Args:
@@ -79,7 +80,7 @@ def training_time(base: Base, held_out: EvaluationSet, settings: Train, lengths:
     every |= {ANSWERS: settings.ask_every} if settings.ask_every else {}
     weights = _weights(base.on_meta)
     if weights is None or not examples:
-        return Training(steps, every=every)
+        return TrainingTime(steps, every=every)
     device = base.placement.device.split(":")[0]
     rate = _matrix_rate(base.placement.compute_dtype, base.placement.device) * READING_SHARE.get(device, 0.5)
 
@@ -88,7 +89,7 @@ def training_time(base: Base, held_out: EvaluationSet, settings: Train, lengths:
 
     mean = seconds(sum(one.tokens.total for one in rows), sum(one.supervised.total for one in rows)) / examples
     scored = sum(row.tokens for source in held_out.sources for row in source.rows if row.chooses)
-    return Training(
+    return TrainingTime(
         steps,
         step_seconds=(2 if settings.adapter else 3) * mean * settings.examples_per_step,
         every=every,
@@ -96,7 +97,9 @@ def training_time(base: Base, held_out: EvaluationSet, settings: Train, lengths:
     )
 
 
-def show_run_cost(held_out: EvaluationSet, base: Base, settings: Train, lengths: Lengths) -> tuple[ProofCost, Training]:
+def show_run_cost(
+    held_out: EvaluationSet, base: Base, settings: Train, lengths: Lengths
+) -> tuple[ProofCost, TrainingTime]:
     """Show about how long training takes, and what the proof takes."""
     cost, training = proof_cost(held_out, base), training_time(base, held_out, settings, lengths)
     if left := training.left:
@@ -105,17 +108,16 @@ def show_run_cost(held_out: EvaluationSet, base: Base, settings: Train, lengths:
     return cost, training
 
 
-def expect_run(held_out: EvaluationSet, base: Base, settings: Train, lengths: Lengths) -> None:
-    """Show what the run takes, and from now on how long it still takes."""
+@contextmanager
+def expected_run(held_out: EvaluationSet, base: Base, settings: Train, lengths: Lengths) -> Iterator[None]:
+    """Show what the run takes, and inside how long it still takes."""
     cost, training = show_run_cost(held_out, base, settings, lengths)
     measured = {"held-out rows and prompts": cost.reading_seconds, "answers": cost.writing_seconds}
     first, second = ({f"{name}: {what}": took for what, took in measured.items()} for name in ("base", "tuned"))
     left = training.left
-    progress.expect(
-        {**first, progress.TRAINING: left.seconds if left else None, **second},
-        alike=dict(zip(first, second, strict=True)),
-        training=training,
-    )
+    seconds = {**first, progress.TRAINING: left.seconds if left else None, **second}
+    with progress.expecting(seconds, alike=dict(zip(first, second, strict=True)), training=training):
+        yield
 
 
 def curve_cost(choosing: EvaluationSet, proving: EvaluationSet, base: Base) -> CurveCost:

@@ -5,6 +5,7 @@ Each is looked for by the function that finds it again when it is used, so that 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -98,9 +99,9 @@ def _donor(template: Template) -> Iterator[SeodangError]:
 def _source(source: Source) -> Iterator[SeodangError]:
     key = f"sources.{source.name}"
     if source.hub is not None:
-        yield from _tried(f"{key}.hub", lambda: find_dataset(source))
+        yield from _tried(f"{key}.hub", partial(find_dataset, source))
     for path in source.path or ():
-        yield from _tried(f"{key}.path", lambda path=path: find_files(path, source.split))  # type: ignore[misc]
+        yield from _tried(f"{key}.path", partial(find_files, path, source.split))
 
 
 def _tried(key: str, find: Callable[[], object]) -> Iterator[SeodangError]:

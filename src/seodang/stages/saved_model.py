@@ -23,7 +23,7 @@ from seodang.stages.preflight import Base
 from seodang.train.adapter import load_adapter, merge, save_adapter, unwrapped
 from seodang.train.resources import available_memory
 from seodang.types import Finding
-from seodang.user_cache import path_argument, shown_path
+from seodang.user_paths import path_argument, shown_path
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -38,7 +38,7 @@ from seodang.train.throughput import ThroughputMeter
 from seodang.train.trackers import Trackers
 from seodang.train.trainer import train
 from seodang.types import Metric
-from seodang.user_cache import shown_path
+from seodang.user_paths import shown_path
 
 if TYPE_CHECKING:
     from peft import PeftModel

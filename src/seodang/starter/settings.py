@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from seodang.model.packaged import PACKAGED, PREFIX
 from seodang.starter.file_profile import PLAIN_TURNS, FileProfile
 from seodang.starter.roles import RoleAssignment
-from seodang.user_cache import cache_folder
+from seodang.user_paths import cache_folder
 
 GEMMA, SMOLLM = "gemma-3-270m", "smollm2-135m-instruct"
 # full tuning with float32 masters takes 16 bytes a parameter, and some gigabytes for what is computed

@@ -76,7 +76,7 @@ class LossScale(TrainerCallback, ExportableState):
     def _compute_in_float32(self, backward: Callable[[float, bool], Tensor]) -> Tensor:
         self.in_float32 += 1
         if self.in_float32 == 1:
-            self._on_note("a step's numbers do not fit float16: it is computed again in float32, as others like it")
+            self._on_note("a step does not fit float16: it is computed again in float32, and so is any later one")
         return backward(1.0, True)
 
     def on_train_end(

@@ -82,9 +82,9 @@ def test_products_too_large_for_float16_are_noticed(packed: bool) -> None:
     assert engine.training_dtype is None
     (remark,) = engine.remarks
     assert remark.startswith(
-        "float16 for the products of training is not used, training is slower: products of your rows"
+        "float16 for the products of training is not used, training is slower: products on your rows"
     )
-    assert remark.endswith("float16 ends at 65,504")
+    assert remark.endswith("float16 holds at most 65,504")
 
 
 def test_half_of_the_range_is_kept_free() -> None:
@@ -94,7 +94,7 @@ def test_half_of_the_range_is_kept_free() -> None:
         model.model.layers[1].mlp.up_proj.weight.mul_(2e3)
     objection = float16_objection(model, ROWS, packed=True, linear_cross_entropy=True)
     assert objection
-    assert 32_752 < int(objection.split(" numbers of ")[1].split(", and")[0].replace(",", "")) < 65_504
+    assert 32_752 < int(objection.split(" reach ")[1].split(";")[0].replace(",", "")) < 65_504
 
 
 def test_products_that_the_device_lacks_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

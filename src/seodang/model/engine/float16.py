@@ -68,8 +68,8 @@ def float16_remark(objection: str | None) -> str:
 
 def _objection(exact: _Pass, found: _Pass) -> str | None:
     if found.largest * MARGIN > LARGEST:
-        size = f"of {found.largest:,.0f}" if math.isfinite(found.largest) else "too large for it"
-        return f"products of your rows give numbers {size}, and float16 ends at {LARGEST:,}"
+        size = f"reach {found.largest:,.0f}" if math.isfinite(found.largest) else "overflow"
+        return f"products on your rows {size}; float16 holds at most {LARGEST:,}"
     loss = abs(found.loss - exact.loss) / max(abs(exact.loss), 1e-12)
     if not loss <= LOSS_TOLERANCE:
         return f"the loss on your rows is {found.loss:.4f} instead of {exact.loss:.4f}"

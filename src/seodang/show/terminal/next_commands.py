@@ -16,7 +16,7 @@ from seodang.proof.seeds import SeedsProof
 from seodang.run.folder import Run
 from seodang.show.formatting import visible_line
 from seodang.show.terminal.console import get_console
-from seodang.user_cache import path_argument
+from seodang.user_paths import path_argument
 
 
 class Next(NamedTuple):

@@ -17,7 +17,7 @@ from seodang.show.formatting import duration, percent, plural, visible, visible_
 from seodang.show.terminal.console import get_console, quiet_table, show_title
 from seodang.show.terminal.verbosity import is_verbose
 from seodang.types import ProofCost
-from seodang.user_cache import shown_path
+from seodang.user_paths import shown_path
 
 if TYPE_CHECKING:
     from seodang.model.load import Placement

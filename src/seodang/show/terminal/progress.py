@@ -30,8 +30,8 @@ TRAINING = "training"  # a stage of the run
 class _Expected:
     """What the run of this process takes, as far as it is known."""
 
-    run: time_left.Run | None = None
-    training: time_left.Training | None = None
+    run: time_left.WholeRun | None = None
+    training: time_left.TrainingTime | None = None
 
 
 _expected = _Expected()
@@ -44,16 +44,21 @@ class Advance(Protocol):
     def __call__(self, more: int, work: float = 0, /) -> None: ...
 
 
-def expect(
-    seconds: Mapping[str, float | None], *, alike: Mapping[str, str], training: time_left.Training | None = None
-) -> None:
-    """From now on the time left of the whole run is shown.
+@contextmanager
+def expecting(
+    seconds: Mapping[str, float | None], *, alike: Mapping[str, str], training: time_left.TrainingTime | None = None
+) -> Iterator[None]:
+    """Inside, the time left of the whole run is shown.
 
     Args:
-        seconds, alike: its stages, as `time_left.Run` takes them.
+        seconds, alike: its stages, as `time_left.WholeRun` takes them.
         training: one of them.
     """
-    _expected.run, _expected.training = time_left.Run(seconds, alike=alike), training
+    _expected.run, _expected.training = time_left.WholeRun(seconds, alike=alike), training
+    try:
+        yield
+    finally:
+        _expected.run = _expected.training = None
 
 
 class Bars(Progress):
@@ -94,10 +99,7 @@ class Bars(Progress):
         for task in self.tasks:
             share, count, left = task.fields["refresh"]()
             task.total, task.completed = (None, 0) if share is None else (1.0, share)
-            task.fields |= {
-                "count": count,
-                "left": time_text(left),
-            }
+            task.fields |= {"count": count, "left": time_text(left)}
         yield from super().get_renderables()
 
 
@@ -115,7 +117,7 @@ def counting(title: str, total: int, *, work: float | None = None, estimate: flo
     """Progress while something is counted up to `total`, and one line when it is done; yields what advances it.
 
     Args:
-        title: also the name of a stage of the run (`expect`).
+        title: also the name of a stage of the run (`expecting`).
         work: all of it, where things that are counted differ in it (tokens, for example).
         estimate: seconds, before anything is done.
     """
@@ -193,7 +195,7 @@ def waiting(what: str) -> Iterator[None]:
 class TrainingDisplay:
     """Takes the events of training: a bar with loss and speed, one below for what interrupts it, lines for results."""
 
-    def __init__(self, bars: Bars, steps: int, timed: time_left.Training) -> None:
+    def __init__(self, bars: Bars, steps: int, timed: time_left.TrainingTime) -> None:
         self._bars, self._steps, self._timed = bars, steps, timed
         self._lines = get_console() if bars.disable else bars.console  # a log file holds all in one stream
         self._every = max(1, steps // NUM_LOG_LINES)
@@ -227,7 +229,7 @@ class TrainingDisplay:
         """A bar of its own for what is done between two steps.
 
         Args:
-            kind: as `time_left.Training` counts it.
+            kind: as `time_left.TrainingTime` counts it.
             step: to which it belongs.
         """
         done, timed = 0, Work(work or total)
@@ -274,13 +276,12 @@ class TrainingDisplay:
 @contextmanager
 def training(steps: int) -> Iterator[TrainingDisplay]:
     """Training progress; yields what takes the run's events, and shows what interrupts the steps."""
-    started, timed = time.perf_counter(), _expected.training or time_left.Training(steps)
+    started, timed = time.perf_counter(), _expected.training or time_left.TrainingTime(steps)
     timed.begin()
     with Bars() as bars:
         yield TrainingDisplay(bars, steps, timed)
     if run := _expected.run:
         run.ended(TRAINING, time.perf_counter() - started)
-    _expected.training = None
 
 
 def show_evaluation(event: EvalEvent) -> None:

@@ -19,7 +19,7 @@ from seodang.show.language import ENGLISH, Texts
 from seodang.show.terminal.console import get_console, quiet_table, show_title
 from seodang.show.terminal.verbosity import is_verbose
 from seodang.types import Answer
-from seodang.user_cache import shown_path
+from seodang.user_paths import shown_path
 
 SHOWN_QUESTIONS, SHOWN_REMARKS = 5, 4  # without --verbose; all are in the report
 SHOWN_CHARACTERS = 400  # of an answer; all of it stands in answers.jsonl and in the report

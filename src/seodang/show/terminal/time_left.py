@@ -61,7 +61,7 @@ class Work:
         return Remaining(seconds=pace * (to_do - piece))
 
 
-class Training:
+class TrainingTime:
     """Steps, and what interrupts them: evaluations, answers to questions.
 
     Args:
@@ -139,7 +139,7 @@ class Training:
         return Remaining(seconds=max(seconds, 0.0), is_estimate=not self._counted)
 
 
-class Run:
+class WholeRun:
     """The stages of a run that take long.
 
     Args:
