@@ -88,7 +88,7 @@ def after_seeds(found: SeedsProof) -> list[Next]:
 
 
 def show_next(commands: Sequence[Next], *, out: Console | None = None) -> None:
-    """What to type next; before it what puts `seodang` within reach, where the shell does not find it."""
+    """What to type next, each line fit to be pasted; first what puts `seodang` within the shell's reach, if need be."""
     if not commands:
         return
     out = out or get_console()
@@ -97,7 +97,7 @@ def show_next(commands: Sequence[Next], *, out: Console | None = None) -> None:
     out.print()
     out.print(Text("next", style="bold"))
     for shown, purpose in lines:
-        text = Text(f"  {shown}").append(f"{' ' * (width - cell_len(shown))}   {purpose}", style="dim")
+        text = Text(f"  {shown}").append(f"{' ' * (width - cell_len(shown))}   # {purpose}", style="dim")
         out.print(text, soft_wrap=True)
 
 
