@@ -28,31 +28,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 from arms import ArmError, run
+from random_models import CONFIGS, config_of, make_model, make_tokenizer
 from seodang.train.throughput import matrix_rate, memory_rate, optimizer_bytes, step_flops
 from shapes import step_of, write_rows
 
 HERE = Path(__file__).resolve().parent
-GEMMA_3 = {
-    "model_type": "gemma3_text", "vocab_size": 262_144, "num_attention_heads": 4, "num_key_value_heads": 1,
-    "head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 512, "tie_word_embeddings": True,
-}  # fmt: skip
-CONFIGS: dict[str, dict[str, Any]] = {
-    "gemma-3-1b": {**GEMMA_3, "hidden_size": 1152, "intermediate_size": 6912, "num_hidden_layers": 26},
-    "gemma-3-270m": {**GEMMA_3, "hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18},
-    "qwen3-0.6b": {
-        "model_type": "qwen3", "vocab_size": 151_936, "num_attention_heads": 16, "num_key_value_heads": 8,
-        "head_dim": 128, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
-        "tie_word_embeddings": True,
-    },
-}  # fmt: skip
-TINY = {
-    "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 16,
-    "query_pre_attn_scalar": 16, "sliding_window": 64,
-}  # fmt: skip
 PEERS = {  # the peer's arm, and what it is set to besides
     "varlen": ("packed", "varlen"),
     "liger": ("packed", "varlen,use_liger_kernel"),
@@ -120,25 +103,13 @@ def measure_ceilings(device: str) -> dict[str, float]:
     return found
 
 
-def config_of(name: str, *, tiny: bool) -> PreTrainedConfig:
-    numbers = {**CONFIGS[name], **({key: TINY[key] for key in TINY if key in CONFIGS[name]} if tiny else {})}
-    kind = numbers.pop("model_type")
-    return AutoConfig.for_model(kind, **numbers, bos_token_id=0, eos_token_id=1, pad_token_id=1)
-
-
 def make_folder(folder: Path, args: argparse.Namespace) -> None:
     """A model with random weights, a tokenizer of bytes, which the peer wants to see, and the rows of one step."""
-    config = config_of(folder.name, tiny=args.tiny)
-    torch.manual_seed(0)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-    alphabet = ["<bos>", "<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    backend = Tokenizer(models.BPE({token: number for number, token in enumerate(alphabet)}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel()
-    PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<bos>", eos_token="<eos>", pad_token="<eos>"
-    ).save_pretrained(folder)
-    stream = np.random.default_rng(0).integers(2, config.vocab_size, 500 * args.examples_per_step)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = make_model(folder.name, torch.bfloat16, device, tiny=args.tiny)
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    stream = np.random.default_rng(0).integers(2, model.config.vocab_size, 500 * args.examples_per_step)
     write_rows(folder / "rows.jsonl", stream, "tutorial", args.examples_per_step)
 
 

@@ -1,6 +1,7 @@
 """Rows of the shapes that are measured."""
 
 import json
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seodang.data.pack import pack
-from seodang.types import Pack
+from seodang.types import IGNORED, Pack
 
 SHAPES = {  # mean tokens of prompt and answer
     "tutorial": (60, 150),
@@ -18,17 +19,22 @@ SHAPES = {  # mean tokens of prompt and answer
 SPREAD = 0.35  # of the lengths' logarithm
 
 
-def write_rows(path: Path, stream: NDArray[np.int64], shape: str, count: int, *, seed: int = 0) -> None:
-    """`count` rows cut from a stream of ids, as JSON Lines; `mixed` takes lengths from both shapes in turn."""
+def rows_of(stream: NDArray[np.int64], shape: str, count: int, *, seed: int = 0) -> Iterator[dict[str, list[int]]]:
+    """`count` rows cut from a stream of ids; `mixed` takes lengths from both shapes in turn."""
     draw = np.random.default_rng(seed)
     position = 0
+    for number in range(count):
+        means = SHAPES[shape if shape != "mixed" else ("tutorial", "prompt-heavy")[number % 4 == 0]]
+        prompt, answer = (max(4, int(mean * draw.lognormal(-(SPREAD**2) / 2, SPREAD))) for mean in means)
+        ids = np.take(stream, range(position, position + prompt + answer), mode="wrap").tolist()
+        position += prompt + answer
+        yield {"input_ids": ids, "labels": [IGNORED] * prompt + ids[prompt:]}
+
+
+def write_rows(path: Path, stream: NDArray[np.int64], shape: str, count: int, *, seed: int = 0) -> None:
+    """The same as JSON Lines."""
     with path.open("w", encoding="utf-8") as lines:
-        for number in range(count):
-            means = SHAPES[shape if shape != "mixed" else ("tutorial", "prompt-heavy")[number % 4 == 0]]
-            prompt, answer = (max(4, int(mean * draw.lognormal(-(SPREAD**2) / 2, SPREAD))) for mean in means)
-            ids = np.take(stream, range(position, position + prompt + answer), mode="wrap").tolist()
-            position += prompt + answer
-            lines.write(json.dumps({"input_ids": ids, "labels": [-100] * prompt + ids[prompt:]}) + "\n")
+        lines.writelines(json.dumps(row) + "\n" for row in rows_of(stream, shape, count, seed=seed))
 
 
 def text_stream(tokenizer: Any) -> NDArray[np.int64]:

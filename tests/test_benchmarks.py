@@ -1,13 +1,16 @@
-"""The GPU benchmark runs from end to end on tiny shapes, and tells what it left out."""
+"""The benchmarks for a GPU run from end to end on tiny shapes, and report what they left out."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from paths import ROOT
 
@@ -38,6 +41,41 @@ def _bench(*options: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return result
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """A benchmark's result, run in this process."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def run(name: str, *options: str) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", [name, *options])
+        importlib.import_module(name).main()
+        result: dict[str, Any] = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+        return result
+
+    return run
+
+
+def test_evaluation_is_compared_with_transformers(bench: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """All arms measure the same rows, with the losses that plain transformers finds."""
+    result = bench("bench_evaluate", "--tiny", "--models", "gemma-3-270m", "--rows", "8", "--out", str(tmp_path / "e"))
+    assert json.loads((tmp_path / "e").read_text(encoding="utf-8")) == result
+    model = result["models"]["gemma-3-270m"]
+    assert [arm["rows"] for arm in model["arms"].values()] == [8] * 4
+    assert all(0 < arm["limit_share"] < 1 for arm in model["arms"].values())
+    assert model["largest_row_difference"] < (1e-4 if result["compute"] == "float32" else 0.05)
+
+
+def test_generation_is_compared_with_transformers(bench: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """Batched answers are those of transformers with the same weights, and of each prompt alone."""
+    options = ("--prompts", "4", "--new-tokens", "4", "--threads", str(torch.get_num_threads()))
+    result = bench("bench_generate", "--tiny", *options, "--out", str(tmp_path / "g"))
+    assert json.loads((tmp_path / "g").read_text(encoding="utf-8")) == result
+    arms = result["models"]["gemma-3-1b"]
+    assert (arms["alone"]["same_answers"], arms["transformers-float32"]["same_answers"]) == (2, 4)
+    assert arms["batched"]["tokens"] == arms["transformers"]["tokens"] == 16
 
 
 @pytest.mark.slow
@@ -72,9 +110,9 @@ def test_the_gpu_benchmark_runs_on_tiny_shapes(tmp_path: Path) -> None:
     assert "gemma-3-270m liger" in result["left_out"]
 
 
-def test_arms_without_time_are_left_out_and_named() -> None:
-    """A budget that is spent leaves every arm out, and says so."""
-    result = _bench("--minutes", "0")
+def test_arms_without_time_are_left_out_and_named(bench: Callable[..., dict[str, Any]]) -> None:
+    """A budget that is spent leaves every arm out, and the result names them."""
+    result = bench("bench_gpu", "--tiny", "--models", "gemma-3-270m", "--minutes", "0")
     assert result["models"] == {}
     assert set(result["left_out"]) == {f"gemma-3-270m {arm}" for arm in ("ours", "varlen", "liger", "packed", "free")}
 

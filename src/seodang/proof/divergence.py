@@ -177,7 +177,7 @@ class HiddenStates:
         write_text(self.folder / HEAD_FACTS, json.dumps(to_json(facts)))
 
     def head(self, tuned: Head) -> Head | None:
-        """The base's head, in the dtype of the tuned model's: that one itself, where it is the same.
+        """The base's head, in the dtype of the tuned model's and on its device: that one itself, where it is the same.
 
         None: it was not kept, and the tuned model's is another.
         """
@@ -188,9 +188,10 @@ class HiddenStates:
         if facts.digest != tuned.digest:
             if not (self.folder / HEAD).is_file():
                 return None
-            dtype, bias = tuned.weight_VD.dtype, self.folder / BIAS
-            weight_VD = _as_tensor(np.load(self.folder / HEAD, mmap_mode="c"), dtype)
-            bias_V = _as_tensor(np.load(bias), dtype) if bias.is_file() else None
+            dtype, device, bias = tuned.weight_VD.dtype, tuned.weight_VD.device, self.folder / BIAS
+            # carried to a GPU once, not for each chunk of positions
+            weight_VD = _as_tensor(np.load(self.folder / HEAD, mmap_mode="c"), dtype).to(device)
+            bias_V = _as_tensor(np.load(bias), dtype).to(device) if bias.is_file() else None
         return Head(weight_VD, bias_V, facts.softcap, facts.factor)
 
     def _head_facts(self) -> "_HeadFacts | None":
