@@ -8,12 +8,13 @@
 Models of the public configurations with random weights, no hub, on rows of the tutorial's lengths; or, with --data, the
 packaged Gemma 3 270M on a domain, a general and a plain text file, behind Gemma's turn markers.
 
-`ours` is what `seodang tune` calls (`measure_source`: packs of --pack-tokens), `ours-large` the same with packs of four
-times as many positions, `ours-kl` the rows on which KL(base‖tuned) is measured too (20,000 tokens at most) with a head
-from disk, as after training of all weights, and `transformers` a plain loop: padded batches in the order of the rows,
-float32 losses. All compute in the dtype that seodang chooses. `limit_share` is the time that the fewest operations
-of a forward pass take (a third of `step_flops`) at the rate of the best square product, over the time measured; on a
-CPU that rate is timed right before and after each repeat. Medians; a first pass over a few rows is not counted.
+`ours` is what `seodang tune` calls (`measure_source`: packs of --pack-tokens), `ours-large` the same with packs of
+four times as many positions, `ours-own-norms` without the kernels for norms that a GPU gets, `ours-kl` the rows on
+which KL(base‖tuned) is measured too (20,000 tokens at most) with a head from disk, as after training of all weights,
+and `transformers` a plain loop: padded batches in the order of the rows, float32 losses. All compute in the dtype that
+seodang chooses. `limit_share` is the time that the fewest operations of a forward pass take (a third of `step_flops`)
+at the rate of the best square product, over the time measured; on a CPU that rate is timed right before and after each
+repeat. Medians; a first pass over a few rows is not counted.
 """
 
 import argparse
@@ -24,10 +25,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -55,7 +58,7 @@ from shapes import rows_of
 FILES = ("ko_medical", "ko_general", "cpt_ko_health_law")
 CHARACTERS = 800  # of a text, at most
 WARM_UP_ROWS = 64
-ARMS = ["ours", "ours-large", "transformers", "ours-kl"]  # the last changes the head
+ARMS = ["ours", "ours-large", "transformers", "ours-own-norms", "ours-kl"]  # the last changes the head
 PEER_BATCH = 16  # rows
 Arm = Callable[[HeldOutSource], list[float]]  # loss of each row, in nats
 
@@ -193,7 +196,8 @@ def _arm(
     tokens = 4 * pack_tokens if arm == "ours-large" else pack_tokens
 
     def ours(some: HeldOutSource) -> list[float]:
-        found, _ = measure_source(model, engine, some, pack_tokens=tokens, choose_form=False, base=base)
+        with patch("seodang.proof.evaluate.fused_norms", nullcontext) if arm == "ours-own-norms" else nullcontext():
+            found, _ = measure_source(model, engine, some, pack_tokens=tokens, choose_form=False, base=base)
         return [row.loss.total for row in found]
 
     return ours

@@ -9,11 +9,12 @@
 Models of the public configurations with random weights, no hub, on prompts of random tokens; or, with --model, the
 questions of the sample data. All arms are greedy. `batched` is `seodang.model.generate.batch` as `seodang tune` calls
 it, in the dtype of its weights (float32); `alone` the same, a question at a time, on the first --alone of them;
-`transformers` its own `generate` on one left-padded batch with bf16 weights, `transformers-float32` with the weights of
-ours. They run in turn in one process after a short warm-up; medians. `weights_share` is the time to read all weights
-once for each token of one batch, at the memory rate, over the time measured. `same_answers` counts what an arm answers
-as `batched` does, and `same_tokens` how many of its tokens come before the first difference: rounding may tip a
-greedy answer over, and random weights are often undecided.
+`transformers` its own `generate` on one left-padded batch with bf16 weights, `transformers-float32` with the weights
+of ours, and `batched-own-norms` shows what the kernels for norms do on a GPU. They run in turn in one process after a
+short warm-up; medians. `weights_share` is the time to read all weights once for each token of one batch, at the memory
+rate, over the time measured. `same_answers` counts what an arm answers as `batched` does, and `same_tokens` how many
+of its tokens come before the first difference: rounding may tip a greedy answer over, and random weights are often
+undecided.
 """
 
 import argparse
@@ -24,10 +25,12 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -42,7 +45,7 @@ from seodang.model.save import end_ids
 from seodang.recipe import Generate, Model
 from seodang.train.throughput import memory_rate, synchronize
 
-ARMS = ["batched", "transformers", "alone", "transformers-float32"]
+ARMS = ["batched", "transformers", "alone", "transformers-float32", "batched-own-norms"]
 PROMPT_TOKENS, SPREAD = 60, 0.35  # mean, and deviation of the logarithm
 WARM_UP_TOKENS = 4
 Answers = list[list[int]]  # new tokens of each prompt
@@ -144,6 +147,7 @@ def measure(
         "batched": ours,
         "alone": lambda asked, tokens: [ours([prompt], tokens)[0] for prompt in asked[: args.alone]],
         "transformers-float32": lambda asked, tokens: plain(asked, tokens, model),
+        "batched-own-norms": lambda asked, tokens: as_written(lambda: ours(asked, tokens)),
     }
     if "transformers" in args.arms:
         in_bf16 = copy.deepcopy(model).to(torch.bfloat16)
@@ -168,6 +172,12 @@ def measure(
                 flush=True,
             )
     return summary(model, runs, peaks, rate)
+
+
+def as_written(work: Callable[[], Answers]) -> Answers:
+    """The work with the model's own norms."""
+    with patch("seodang.model.generate.batch.fused_norms", nullcontext):
+        return work()
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from seodang.data.pack import pack
 from seodang.errors import RunError
 from seodang.model.engine.engine import Engine
 from seodang.model.engine.linear_cross_entropy import OnTile
+from seodang.model.engine.norms import fused_norms
 from seodang.types import IGNORED, Metric
 
 OnRows = Callable[[int, int], None]
@@ -60,7 +61,8 @@ def measuring(model: PreTrainedModel, engine: Engine) -> Iterator[None]:
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), engine.installed(model):
+        norms = fused_norms(model) if model.device.type == "cuda" else nullcontext()
+        with torch.no_grad(), engine.installed(model), norms:
             yield
     finally:
         model.train(training)

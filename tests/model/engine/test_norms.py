@@ -4,12 +4,13 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from seodang.model.engine.norms import Rms, RmsNorm, light_norms, norms_of, rms_norm
+from seodang.model.engine.norms import Rms, RmsNorm, fused_norms, light_norms, norms_of, rms_norm
 from tiny import make_config, make_model
 
 
@@ -90,3 +91,46 @@ def test_a_norm_in_16_bits_is_computed_again_to_the_bit() -> None:
         found = norm(hidden)
     assert torch.equal(found, expected)
     assert found.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "llama", "qwen3"])
+@torch.no_grad()
+def test_fused_norms_change_nothing_without_gradients(kind: str) -> None:
+    """Logits are the same but for rounding, in float32 and with bf16 products; then all is as before."""
+    model = make_model(make_config(kind))
+    for weight in model.parameters():
+        weight += 0.1 * torch.randn_like(weight)
+    ids = torch.arange(3, 40).unsqueeze(0)
+    for compute, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=compute == torch.bfloat16):
+            plain = model(input_ids=ids, use_cache=False).logits
+            with fused_norms(model):
+                assert not norms_of(model)  # each has been replaced
+                fused = model(input_ids=ids, use_cache=False).logits
+        torch.testing.assert_close(fused, plain, rtol=tolerance, atol=tolerance * float(plain.abs().max()))
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_fused_norms_leave_gradients_to_the_norms_own_code() -> None:
+    """Where gradients are taken, the weights get theirs."""
+    norm = Gemma3RMSNorm(8)
+    hidden = torch.randn(3, 8)
+    with fused_norms(nn.ModuleList([norm])):
+        norm(hidden).sum().backward()
+    torch.testing.assert_close(norm.weight.grad, F.rms_norm(hidden, (8,), eps=norm.eps).sum(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("norm", [Gemma3RMSNorm(32), LlamaRMSNorm(32), _OtherNorm(32), nn.LayerNorm(32)])
+@torch.no_grad()
+def test_a_fused_norm_keeps_the_dtype_of_its_own_code(norm: nn.Module, dtype: torch.dtype) -> None:
+    """Also where weights in float32 widen an input of 16 bits, or the norm is another one."""
+    hidden = torch.randn(3, 32).to(dtype)
+    try:
+        expected = norm(hidden)
+    except RuntimeError:  # torch's own takes one dtype
+        return
+    with fused_norms(nn.ModuleList([norm])):
+        found = norm(hidden)
+    assert found.dtype == expected.dtype
+    torch.testing.assert_close(found, expected)

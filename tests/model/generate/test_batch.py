@@ -4,6 +4,8 @@ import queue
 import threading
 import unicodedata
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -398,3 +400,20 @@ def test_written_tokens_are_reported(tiny_model: PreTrainedModel, tiny_tokenizer
     generate(tiny_model, tiny_tokenizer, prompts, settings, turn_end_id=NEVER, on_tokens=written.append)
     assert sum(written) == 2 * 6
     assert len([tokens for tokens in written if tokens]) >= 6
+
+
+def test_a_gpu_takes_larger_batches_where_their_cache_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four times as many tokens, unless keys and values would take more than an eighth of its memory."""
+    config = make_config("qwen3")
+    token_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
+    model: Any = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32, config=config)
+    for memory, expected in ((1 << 40, 131_072), (8 * 50_000 * token_bytes, 50_000), (1 << 20, 32_768)):
+        gpu = SimpleNamespace(total_memory=memory)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, gpu=gpu: gpu)
+        assert module._token_budget(model) == expected
+    assert module._token_budget(make_model(config)) == 32_768  # a CPU
+
+
+def test_the_cache_of_other_architectures_is_not_guessed() -> None:
+    """Where heads are described otherwise, batches are as small as ever."""
+    assert module._cache_bytes(AutoConfig.for_model("mamba"), torch.float32) == float("inf")

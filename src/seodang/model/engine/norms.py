@@ -1,4 +1,4 @@
-"""A model's norms on a CPU, where a small model's take longer over memory than over arithmetic.
+"""A model's norms, written as a few operations each: on a CPU fewer passes over memory, on a GPU fewer launches.
 
 Legend: N rows, D size of a row.
 """
@@ -7,14 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from seodang import distributed
+
 SAME = 1e-5  # relative: what summing in another order changes in float32
+_FUSED: "WeakKeyDictionary[nn.Module, Rms | None]" = WeakKeyDictionary()  # which of a model's norms are RMS norms
 
 
 def norms_of(model: PreTrainedModel) -> list[nn.Module]:
@@ -38,6 +43,48 @@ def light_norms(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for norm in norms:
             del norm.forward
+
+
+@contextmanager
+def fused_norms(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, each RMS norm is one kernel where no gradients are taken; its weights must not change meanwhile.
+
+    Written out, a norm is 7 to 9 launches, half of all that a GPU waits for when a model reads or writes a few tokens.
+    """
+    norms = [] if distributed.is_sharded(model) else [norm for norm in norms_of(model) if _is_rms_norm(norm)]
+    for norm in norms:
+        norm.forward = _fused(norm)
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
+
+
+def _is_rms_norm(norm: nn.Module) -> bool:
+    if norm not in _FUSED:
+        _FUSED[norm] = rms_norm(norm)
+    return _FUSED[norm] is not None and next(norm.parameters()).dtype == torch.float32
+
+
+@torch.no_grad()
+def _fused(norm: Any) -> Callable[..., Tensor]:
+    own, found = norm.forward, _FUSED[norm]
+    assert found is not None, f"{type(norm).__name__} is not an RMS norm"
+    scale_D = norm.weight + found.offset
+    try:
+        keeps_dtype = own(torch.ones_like(norm.weight, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    except RuntimeError:  # it takes no other dtype than its weight's
+        keeps_dtype = False
+
+    def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        is_known = hidden.dtype == torch.float32 or (keeps_dtype and hidden.dtype == torch.bfloat16)
+        if torch.is_grad_enabled() or not is_known or args or kwargs:
+            normed: Tensor = own(hidden, *args, **kwargs)
+            return normed
+        return F.rms_norm(hidden.float(), scale_D.shape, scale_D, found.eps).to(hidden.dtype)
+
+    return forward
 
 
 def _light(norm: Any) -> Callable[[Tensor], Tensor]:
@@ -72,6 +119,7 @@ def rms_norm(norm: Any) -> Rms | None:
     if not has_one or isinstance(weight, FakeTensor) or weight.dtype != torch.float32 or weight.ndim != 1 or not eps:
         return None
     rows = torch.cos(torch.arange(3 * len(weight)) + 1.0).view(3, -1) * torch.tensor([[1e-3], [1.0], [30.0]])
+    rows = rows.to(weight.device)
     try:
         expected = norm(rows)
     except (RuntimeError, TypeError):  # it takes more than a hidden state

@@ -3,11 +3,12 @@
 Nothing of the model's own generation defaults leaks in: without a temperature, answers are greedy.
 """
 
+import math
 import queue
 import threading
 import unicodedata
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,6 +18,7 @@ from torch import Tensor
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
@@ -28,6 +30,7 @@ from seodang.errors import ModelError, ResourceError, TemplateError
 from seodang.model.context_length import max_positions
 from seodang.model.engine.attention import attention
 from seodang.model.engine.linear_cross_entropy import tiled_head
+from seodang.model.engine.norms import fused_norms
 from seodang.model.engine.rope import dynamic_rope, forget_lengths, length_boundary
 from seodang.model.engine.self_test import can_pad
 from seodang.model.generate.sampling import Draw
@@ -43,6 +46,8 @@ _MOST_ROWS = 64  # of a batch on a CPU; each step reads all weights once, whatev
 _MANY_ROWS = 8  # from here on rows that have stopped are left out on a CPU, where each costs time
 _WORTH_TOKENS = 16  # still to come, to leave them out
 _BATCH_TOKENS = 32_768  # of a batch, prompt and answer: bounds the cache of keys and values
+_GPU_BATCH_TOKENS = 4 * _BATCH_TOKENS  # the same where that cache takes little of a GPU, whose steps take equally long
+_GPU_CACHE_SHARE = 0.125  # of a GPU's memory
 _PADS: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()  # whether a model's batches can be padded
 _BUSY = threading.Lock()  # one generation at a time: a model is changed for it, and cores are not to be shared
 
@@ -69,7 +74,7 @@ def generate(
     stop: Sequence[str] = (),
     template_kwargs: Mapping[str, Any] | None = None,
     streams: Sequence[int] | None = None,
-    batch_tokens: int = _BATCH_TOKENS,
+    batch_tokens: int | None = None,
     on_progress: Callable[[int], None] | None = None,
     on_tokens: Callable[[int], None] | None = None,
 ) -> list[Completion]:
@@ -83,7 +88,7 @@ def generate(
         stop: texts that end an answer too, and are cut off with what follows.
         template_kwargs: further variables of the chat template, for prompts given as messages.
         streams: the random stream of each prompt; none: by their order.
-        batch_tokens: prompt and answer tokens of one batch.
+        batch_tokens: prompt and answer tokens of one batch; none: by the device.
         on_progress: hears how many more prompts are answered.
         on_tokens: hears how many more tokens are written, `max_new_tokens` for each prompt that is answered.
 
@@ -95,7 +100,7 @@ def generate(
     ids = [prompt_ids(tokenizer, prompt, template_kwargs) for prompt in prompts]
     _check_context(model, ids, settings)
     drawn, stops = range(len(ids)) if streams is None else streams, end_ids(model, turn_end_id, call_end_id)
-    pending = _planned(model, list(map(len, ids)), settings.max_new_tokens, batch_tokens)
+    pending = _planned(model, list(map(len, ids)), settings.max_new_tokens, batch_tokens or _token_budget(model))
     answers: dict[int, list[int]] = {index: [] for index in range(len(ids))}
     while pending:  # with stop strings no batch ends early
         batch = pending.pop(0)
@@ -209,6 +214,29 @@ def _check_context(model: PreTrainedModel, ids: Sequence[Sequence[int]], setting
         raise ModelError(what, where="generate.max_new_tokens", hint="take fewer, or a shorter prompt")
     if not all(ids):
         raise ModelError("an empty prompt", where="generate", hint="ask something")
+
+
+def _token_budget(model: PreTrainedModel) -> int:
+    """Prompt and answer tokens of one batch: many on a GPU, where a step takes nearly the same time however many rows.
+
+    It does not depend on what is free: batches change rounding, and the same call is to give the same answers.
+    """
+    if model.device.type != "cuda":
+        return _BATCH_TOKENS
+    memory = torch.cuda.get_device_properties(model.device).total_memory
+    token_bytes = _cache_bytes(model.config, model.dtype)
+    return min(_GPU_BATCH_TOKENS, max(_BATCH_TOKENS, int(_GPU_CACHE_SHARE * memory / token_bytes)))
+
+
+def _cache_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> float:
+    """Of one token's keys and values in all layers; infinite where a configuration describes its heads otherwise."""
+    text = config.get_text_config()
+    heads, width = (getattr(text, name, None) for name in ("num_attention_heads", "hidden_size"))
+    if not isinstance(heads, int) or not isinstance(width, int) or heads < 1:
+        return math.inf
+    pairs = getattr(text, "num_key_value_heads", None) or heads
+    size = getattr(text, "head_dim", None) or width // heads
+    return float(2 * text.num_hidden_layers * pairs * size * dtype.itemsize)
 
 
 def _planned(model: PreTrainedModel, lengths: Sequence[int], new_tokens: int, budget: int) -> list[list[int]]:
@@ -340,7 +368,8 @@ def _generating(model: PreTrainedModel) -> Iterator[None]:
     model.generation_config = GenerationConfig()  # transformers fills gaps of a given config from the model's
     model.eval()
     try:
-        with quiet(), attention(model, name), tiled_head(model):
+        norms = fused_norms(model) if model.device.type == "cuda" else nullcontext()
+        with torch.no_grad(), quiet(), attention(model, name), tiled_head(model), norms:
             if on_cpu:
                 keep_freed_memory()
             yield
