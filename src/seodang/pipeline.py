@@ -377,9 +377,9 @@ def proof_as_json(found: "Run | SeedsProof") -> str:
 
 
 QUICK_DEMO = (  # a whole report in two minutes on 2 CPU cores; what so few rows and steps show is little
-    *("name=demo-quick", "prove.quick=true", "train.steps=4", "train.eval_every=4", "train.max_tokens=256"),
+    *("name=demo-quick", "prove.quick=true", "train.steps=3", "train.eval_every=3", "train.max_tokens=256"),
     *("sources.medical.holdout=10", "sources.general.holdout=6", "sources.text.holdout=8"),
-    *("ask.holdout=2", "ask.holdout_tokens=40", "ask.repeat.times=2", "ask.generate.max_new_tokens=40"),
+    *("ask.holdout=2", "ask.holdout_tokens=32", "ask.repeat.times=2", "ask.generate.max_new_tokens=32"),
 )
 
 

@@ -83,12 +83,17 @@ class _StopsAt(TrainerCallback, ExportableState):
     ids=["last step", "one checkpoint", "early stopping", "own callback"],
 )
 def test_a_run_that_had_ended_does_not_train(tmp_path: Path, settings: Train, own: int | None) -> None:
-    """Killed twice between its last checkpoint and the saved model, it takes no step more and keeps the same model."""
+    """Killed twice between its last checkpoint and the saved model, it takes no step more and keeps the same model.
+
+    Only checkpoints that training may resume from hold the optimizer's states.
+    """
 
     def callbacks() -> list[TrainerCallback]:
         return [_StopsAt(own)] if own else []
 
     unbroken, expected, _ = train_tiny(tmp_path / "unbroken", settings, callbacks=callbacks())
+    *before, last = Run(folder=tmp_path / "unbroken").all_checkpoints()
+    assert [(one / "optimizer.pt").is_file() for one in (*before, last)] == [*[True] * len(before), False]
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             train_tiny(tmp_path / "killed", settings, callbacks=[*callbacks(), _KilledAtTheEnd()])

@@ -49,7 +49,8 @@ def carry_files(
     _change(folder / "processor_config.json", lambda found: _without(found, "chat_template"))
     if not tokenizer._auto_class:
         added = _added(folder / "tokenizer.json", tokenizer)
-        _change(folder / "tokenizer.json", lambda found: _with_added_tokens(found, added))
+        if added:  # parsing a file of tens of megabytes takes seconds
+            _change(folder / "tokenizer.json", lambda found: _with_added_tokens(found, added))
         _change(folder / "tokenizer_config.json", lambda found: _tokenizer_config(found, tokenizer, added))
         _change(folder / "special_tokens_map.json", lambda found: _with_special_tokens(found, tokenizer))
         _change(folder / "added_tokens.json", lambda found: found | {str(token): i for i, token in added.items()})

@@ -231,7 +231,7 @@ def check_disk(
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise ResourceError(
-            f"the run's checkpoints and model take up to {needed / 1e9:.2g} GB; {free / 1e9:.2g} GB are free",
+            f"the run's checkpoints and model take up to {needed / 1e9:.3g} GB; {free / 1e9:.3g} GB are free",
             where=str(folder),
             hint="free some space, give another disk by --out, or keep fewer checkpoints (train.keep_checkpoints=1)",
         )

@@ -34,7 +34,7 @@ from seodang.model.malloc import keep_freed_memory, return_freed_memory
 from seodang.model.quiet import quiet
 from seodang.run.checkpoints import seal
 from seodang.run.events import EvalEvent, Event, NoteEvent, SaveEvent, TrainEvent
-from seodang.run.folder import CHECKPOINT, OPTIMIZER, TRAINER_STATE, UNFINISHED_CHECKPOINT
+from seodang.run.folder import CHECKPOINT, TRAINER_STATE, UNFINISHED_CHECKPOINT
 from seodang.train.adapter import unwrapped
 from seodang.train.arguments import training_arguments
 from seodang.train.callbacks import Interrupt, Schedule
@@ -152,7 +152,7 @@ def _make_trainer(
 
 
 def _refuse_other_sharding(checkpoint: Path, is_sharded: bool) -> None:
-    was_sharded = not (checkpoint / OPTIMIZER).is_file()  # FSDP2 writes its states in another form
+    was_sharded = not any(checkpoint.glob("*.safetensors"))  # FSDP2 writes its weights in another form
     if was_sharded != is_sharded:
         raise RunError(
             f"this run was begun {'with' if was_sharded else 'without'} FSDP2",
@@ -330,7 +330,8 @@ class _StepTrainer(Trainer):
         self.store_flos()
         if not self.is_fsdp_enabled:  # there the weights are saved with the optimizer's states
             self.save_model(str(aside), _internal_call=True)
-        self._save_optimizer_and_scheduler(str(aside))
+        if self.is_fsdp_enabled or not self.has_ended:  # no step comes after the last; else two thirds of the bytes
+            self._save_optimizer_and_scheduler(str(aside))
         self._save_scaler(str(aside))
         self._save_rng_state(str(aside))
         self.accelerator.wait_for_everyone()
@@ -354,7 +355,8 @@ class _StepTrainer(Trainer):
             return
         return_freed_memory()
         self.optimizer.state.clear()  # no longer needed, and as large as two copies of the weights that are read now
-        super()._load_best_model()
+        if self.state.best_global_step != self.state.global_step:  # else the best ones are in memory
+            super()._load_best_model()
 
     def _init_training_state(
         self, max_steps: int, steps_per_epoch: int, num_epochs: int, checkpoint: str | None, trial: Any
