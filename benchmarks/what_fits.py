@@ -1,8 +1,8 @@
 """What fits on which GPU, by the memory estimate that `seodang inspect` prints: the table of docs/hardware.md.
 
 No weights, no GPU: configurations are written out here, and one step runs on tensors without data. Rows have 60 tokens
-of prompt and 150 of answer. Each way is tried with the defaults (packs of 8,192, no gradient checkpointing), and where
-that does not fit with full checkpointing and packs of 2,048; a tenth of the memory is left free, as a run does.
+of prompt and 150 of answer. Each way takes the plan that a run would: packs of 8,192 without gradient checkpointing
+where they fit, else what `seodang.train.resources` tries next; a tenth of the memory is left free.
 
 With --lengths: the hardware limit of an H200 in tokens a second by the length of the rows, and what the memory of a
 pack is estimated to be. Nothing of that table is measured but the two rates.
@@ -10,7 +10,7 @@ pack is estimated to be. Nothing of that table is measured but the two rates.
 
 import argparse
 from functools import cache, partial
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -21,9 +21,9 @@ from seodang.model.engine import linear_cross_entropy
 from seodang.recipe import Adapter, Train
 from seodang.train.adapter import unwrapped
 from seodang.train.memory_estimate import STATE_BYTES, MemoryEstimator, make_estimator
-from seodang.train.resources import MEMORY_MARGIN
+from seodang.train.resources import MEMORY_MARGIN, candidates
 from seodang.train.throughput import optimizer_bytes, step_flops
-from seodang.types import IGNORED, Placement, Step
+from seodang.types import IGNORED, Checkpointing, Placement, Step
 
 CONTEXT_BYTES = 0.6e9  # of CUDA and its libraries
 GPUS = {  # bytes as torch counts them; whether the GPU is fast at bf16
@@ -34,6 +34,7 @@ GPUS = {  # bytes as torch counts them; whether the GPU is fast at bf16
 }
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 STEP_TOKENS, PACK_TOKENS = 65_536, 8192
+BUDGETS = (8192, 4096, 2048, 1024)  # down to the default of train.max_tokens
 H200 = (778e12, 4.16e12)  # bf16 operations and bytes a second, measured: see README.md
 GEMMA = partial(Gemma3TextConfig, vocab_size=262144, head_dim=256, num_key_value_heads=1, num_attention_heads=4)
 QWEN = partial(Qwen3Config, vocab_size=151936, head_dim=128, num_key_value_heads=8, tie_word_embeddings=True)
@@ -88,21 +89,34 @@ def _estimator(model: str, kind: Literal["lora", "qlora"] | None, fast_bf16: boo
 
 
 @cache
-def _peaks(model: str, kind: Literal["lora", "qlora"] | None, fast_bf16: bool) -> tuple[float, float, int]:
-    """(bytes at the peak with packs of 8,192, with full checkpointing and packs of 2,048, trained parameters)."""
+def _made(model: str, kind: Literal["lora", "qlora"] | None, fast_bf16: bool) -> tuple[MemoryEstimator, int]:
+    """(estimator, trained parameters)."""
     made = _estimator(model, kind, fast_bf16)
-    usual, least = made.estimate(_step(8192).packs, "none"), made.estimate(_step(2048).packs, "full")
-    return usual.peak, least.peak, usual.states // STATE_BYTES[ADAMW]
+    return made, sum(weight.numel() for weight in made.model.parameters() if weight.requires_grad)
+
+
+@cache
+def _peak(
+    model: str, kind: Literal["lora", "qlora"] | None, fast_bf16: bool, budget: int, level: Checkpointing
+) -> int:  # fmt: skip
+    """Bytes at the peak of a step."""
+    return _made(model, kind, fast_bf16)[0].estimate(_step(budget).packs, level).peak
 
 
 def _cell(model: str, way: str, size: float, fast_bf16: bool) -> str:
+    """Gigabytes of the first plan that fits, with what differs from the defaults."""
     optimizer, kind = WAYS[way]
-    usual, least, trained = _peaks(model, kind, fast_bf16)
+    _, trained = _made(model, kind, fast_bf16)
     saved = trained * (STATE_BYTES[ADAMW] - STATE_BYTES[optimizer])
     most = (1 - MEMORY_MARGIN) * (size - CONTEXT_BYTES)
-    if usual - saved <= most:
-        return f"{(usual - saved) / 1e9:.0f} GB"
-    return f"{(least - saved) / 1e9:.0f} GB\\*" if least - saved <= most else "–"
+    if _peak(model, kind, fast_bf16, BUDGETS[-1], "full") - saved > most:
+        return "–"
+    for budget, _, level in candidates(BUDGETS, get_args(Checkpointing), "cuda", _step):
+        peak = _peak(model, kind, fast_bf16, budget, level) - saved
+        if peak <= most:
+            plan = [f"{budget // 1024}k"] * (budget < BUDGETS[0]) + [level] * (level != "none")
+            return f"{peak / 1e9:.0f} GB{', ' * bool(plan)}{' '.join(plan)}"
+    return "–"
 
 
 def _by_length(model: str) -> str:

@@ -78,6 +78,14 @@ def test_generation_is_compared_with_transformers(bench: Callable[..., dict[str,
     assert arms["batched"]["tokens"] == arms["transformers"]["tokens"] == 16
 
 
+def test_packs_are_compared_with_checkpointing(bench: Callable[..., dict[str, Any]]) -> None:
+    """The same step in fewer or more packs, and with layers computed twice."""
+    cases = bench("bench_packs", "--tiny")["models"]["gemma-3-1b"]
+    assert [case["packs"] for case in cases] == [2, 4, 8, 2, 2]
+    assert len({case["positions"] for case in cases}) == 1
+    assert cases[0]["time"] == 1
+
+
 @pytest.mark.slow
 @pytest.mark.shared
 def test_all_arms_train_on_the_same_rows(shared: Path) -> None:

@@ -1,4 +1,6 @@
 import gc
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,14 @@ from seodang.data.pack import Plan, pack, pack_step
 from seodang.model.engine.engine import Engine
 from seodang.model.placement import Placement
 from seodang.recipe import Adapter, Train
-from seodang.train.memory_estimate import MemoryEstimator, make_estimator
+from seodang.train.memory_estimate import MemoryEstimator, MemoryUsage, make_estimator
 from seodang.train.resources import (
     BF16_BYTES,
     FRAGMENTATION,
     TRAINING_BYTES,
     MemoryPlan,
     available_memory,
+    candidates,
     largest_step,
     memory_finding,
     plan_memory,
@@ -55,9 +58,9 @@ def _packs(lengths: list[int], budget: int) -> tuple[Pack, ...]:
     return pack(ids, labels, budget=budget)
 
 
-def _step(budget: int) -> Step:
-    rows = [np.arange(20, 120, dtype=np.int32)] * 40
-    return pack_step(range(40), rows, rows, budget=budget)
+def _step(budget: int, rows: int = 40) -> Step:
+    ids = [np.arange(20, 120, dtype=np.int32)] * rows
+    return pack_step(range(rows), ids, ids, budget=budget)
 
 
 def test_weights_gradients_and_states_are_those_of_the_model() -> None:
@@ -160,28 +163,83 @@ def _measured(config: Any, packs: tuple[Pack, ...]) -> int:
     return peak
 
 
-def test_auto_takes_the_least_checkpointing_that_fits_then_a_smaller_budget() -> None:
-    """Memory for all: none; less: selective, full; still less: half the budget; what is set is left as it is."""
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("cpu", "1024 none, 512 none, 1024 selective, 512 selective, 1024 full, 512 full"),
+        (
+            "cuda:0",
+            "8192 none, 4096 none, 2048 none, 8192 selective, 4096 selective, 1024 none, 8192 full, 2048 selective, "
+            "4096 full, 2048 full, 1024 selective, 1024 full",
+        ),
+    ],
+)
+def test_a_smaller_pack_is_tried_before_layers_are_computed_twice(device: str, expected: str) -> None:
+    """Of a large step, by estimated time; on a GPU as long as a pack's fixed cost is small beside its positions."""
+    budgets = [8192 if device != "cpu" else 1024]
+    while budgets[-1] > (1024 if device != "cpu" else 512):
+        budgets.append(budgets[-1] // 2)
+    rows = [np.arange(20, 148, dtype=np.int32)] * 129  # of 127 positions: two packs of 8,192
+    found = candidates(
+        budgets, ("none", "selective", "full"), device, lambda b: pack_step(range(129), rows, rows, budget=b)
+    )
+    assert ", ".join(f"{budget} {level}" for budget, _, level in found) == expected
+
+
+def test_a_budget_that_packs_alike_is_not_tried_again() -> None:
+    """A small step is one pack under any budget that takes it."""
+    found = candidates((8192, 4096, 2048, 1024), ("none", "full"), "cuda", lambda budget: _step(budget, rows=15))
+    assert [(budget, len(packs), level) for budget, packs, level in found] == [
+        (8192, 1, "none"),
+        (1024, 2, "none"),
+        (8192, 1, "full"),
+        (1024, 2, "full"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("activations", "available", "expected"),  # kB of a position with none; kB in all
+    [
+        (1.0, 10_000, ("none", 8192, True)),
+        (1.0, 6_000, ("none", 4096, True)),
+        (1.0, 3_500, ("none", 2048, True)),
+        (1.0, 1_600, ("none", 1024, True)),
+        (1.0, 1_000, ("full", 4096, True)),
+        (1.0, 200, ("full", 1024, False)),
+    ],
+)
+def test_the_fastest_plan_that_fits_is_chosen(
+    activations: float, available: int, expected: tuple[str, int, bool]
+) -> None:
+    """Half of the activations with selective checkpointing, a tenth with full; a tenth of the memory is left free."""
+    kept = {"none": 1.0, "selective": 0.5, "full": 0.1}
+
+    def estimate(packs: Sequence[Pack], how: str) -> MemoryUsage:
+        size = int(1000 * activations * kept[how] * max(pack.input_ids.size for pack in packs))
+        return MemoryUsage(weights=300_000, gradients=0, states=0, activations=size, logits=0, peak=300_000 + size)
+
+    estimator: Any = SimpleNamespace(estimate=estimate, can_checkpoint=True)
+    plan = plan_memory(
+        estimator, Train(), "cuda", lambda budget: _step(budget, rows=200),
+        pack_tokens=8192, available=1000 * available, process=0,
+    )  # fmt: skip
+    assert (plan.checkpointing, plan.pack_tokens, plan.fits) == expected
+
+
+def test_what_the_recipe_sets_is_left_as_it_is() -> None:
+    """Budget and checkpointing are chosen where they are left out, and no budget is below a row."""
     settings = Train(max_tokens=128)
     estimator = _estimator("llama")
 
-    def peak(budget: int, how: str) -> int:
-        fixed = settings.model_copy(update={"pack_tokens": budget, "checkpointing": how})
-        return _plan(estimator, fixed, "cpu", available=0).peak
-
-    peaks = {(budget, how): peak(budget, how) for budget in (1024, 512) for how in ("none", "selective", "full")}
-
-    def chosen(memory: int, settings: Train = settings) -> tuple[str, int, bool]:
-        plan = _plan(estimator, settings, "cpu", available=int(memory / 0.9) + 2)
+    def chosen(memory: int, **fixed: Any) -> tuple[str, int, bool]:
+        plan = _plan(estimator, settings.model_copy(update=fixed), "cpu", available=memory)
         return plan.checkpointing, plan.pack_tokens, plan.fits
 
-    assert chosen(peaks[1024, "none"]) == ("none", 1024, True)
-    assert chosen(peaks[1024, "selective"]) == ("selective", 1024, True)
-    assert chosen(peaks[1024, "full"]) == ("full", 1024, True)
-    assert chosen(peaks[512, "full"]) == ("full", 512, True)
+    assert chosen(10**12) == ("none", 1024, True)
+    assert chosen(10**12, checkpointing="full") == ("full", 1024, True)
     assert chosen(0) == ("full", 512, False)
-    assert chosen(0, settings.model_copy(update={"checkpointing": "none", "pack_tokens": 300})) == ("none", 300, False)
-    assert chosen(0, settings.model_copy(update={"max_tokens": 900})) == ("full", 1024, False)  # never below a row
+    assert chosen(0, checkpointing="none", pack_tokens=300) == ("none", 300, False)
+    assert chosen(0, max_tokens=900) == ("full", 1024, False)
 
 
 def test_what_does_not_fit_is_a_warning_with_what_is_left_to_do() -> None:
