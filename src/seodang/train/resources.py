@@ -26,7 +26,7 @@ MEMORY_MARGIN = 0.1  # of the available memory: an estimate is off by some perce
 MIN_PACK_TOKENS = 512  # a smaller budget costs speed and saves little
 # What a pack takes whatever its size, in positions that take as long. On a CPU products of few rows (measured); on a
 # GPU weights are cast and gradients summed, 16 bytes a parameter (estimated: 5 ms of 1B on an H200, 12 µs a position).
-PACK_POSITIONS = {"cpu": 40, "cuda": 400, "mps": 400}
+PACK_POSITIONS = {"cpu": 60, "cuda": 400, "mps": 400}
 # Relative to none: measured on a CPU; on a GPU a sixth and a third more operations, and no CUDA graphs (estimated).
 CHECKPOINTING_TIME: dict[str, dict[Checkpointing, float]] = {
     "cpu": {"none": 1.0, "selective": 1.11, "full": 1.24},
