@@ -20,7 +20,8 @@ data stand in it as they are shown everywhere: control characters visible, so th
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 # Control characters but tab and newline, direction overrides, and lone surrogates.
@@ -93,6 +94,30 @@ class StartError(SeodangError):
         self.errors = tuple(errors)
         items = (f"\n  - {error}".replace("\n  →", "\n    →") for error in errors)
         super().__init__(f"{len(errors)} things keep this from starting{''.join(items)}")
+
+
+class Gathered:
+    """Errors of several checks, to be reported together."""
+
+    def __init__(self) -> None:
+        self.errors: list[SeodangError] = []
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Inside, an error is kept for later."""
+        try:
+            yield
+        except SeodangError as error:
+            self.errors.append(error)
+
+    def report(self) -> None:
+        """Raise what was gathered, if there is any.
+
+        Raises:
+            SeodangError: the one that was gathered, or a StartError with all of them.
+        """
+        if self.errors:
+            raise self.errors[0] if len(self.errors) == 1 else StartError(self.errors)
 
 
 class SourceError(SeodangError):

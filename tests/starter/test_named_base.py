@@ -9,9 +9,10 @@ import pytest
 from seodang.errors import ModelError
 from seodang.recipe import load_recipe
 from seodang.starter.families import FAMILIES, known_model
-from seodang.starter.named_base import named_base
+from seodang.starter.named_base import model_names, named_base
 from seodang.starter.propose import Starter, propose, write_starter
 from seodang.starter.settings import Base
+from seodang.starter.token_count import token_count
 from tiny import make_tokenizer
 
 ROWS = "".join(f'{{"question": "{n}번 약은 언제 먹나요?", "answer": "{n}번 약은 아침에 드세요."}}\n' for n in range(60))
@@ -187,3 +188,58 @@ def test_a_tokenizer_with_a_template_needs_none(tmp_path: Path) -> None:
     tokenizer.save_pretrained(path)
     (path / "config.json").write_text("{}", encoding="utf-8")
     assert base(str(path)).template is None
+
+
+LONG = [
+    {"question": f"{n}번 약은 언제 먹나요?", "answer": "이 약은 아침 식사 뒤에 물과 함께 드세요. " * 8}
+    for n in range(60)
+]
+
+
+@pytest.mark.parametrize("run", [False, True])
+def test_rows_are_counted_by_the_models_own_tokenizer(tmp_path: Path, *, run: bool) -> None:
+    """Where it is in the model's folder, or a run's: whatever its vocabulary lacks, no row is above max_tokens."""
+    path = tmp_path / "own"
+    if run:
+        (path / "model").mkdir(parents=True)
+        (path / "recipe.yaml").write_text("name: own\n", encoding="utf-8")
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(path / "model" if run else path)
+    data = tmp_path / "med.jsonl"
+    data.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in LONG), encoding="utf-8")
+    starter = propose([data], model=str(path), out=tmp_path / "recipe.yaml", memory_gb=64)
+    longest = max(len(tokenizer(f"{row['question']}\n{row['answer']}")["input_ids"]) for row in LONG)
+    estimated = propose([data], out=tmp_path / "recipe.yaml", memory_gb=64).recipe.train.max_tokens
+    assert starter.recipe.train.max_tokens >= longest > estimated
+    assert "# 한 행의 최대 토큰 수(모델의 토크나이저로 셈)" in starter.yaml
+
+
+@pytest.mark.parametrize(
+    ("model", "comment"),
+    [
+        ("Qwen/Qwen3-0.6B-Base", "한 행의 최대 토큰 수(추정)"),
+        ("HuggingFaceTB/SmolLM2-360M", "이 컴퓨터에 모델의 토크나이저가 없어 넉넉하게 추정"),
+    ],
+)
+def test_an_estimate_is_high_where_the_vocabulary_is_not_known(tmp_path: Path, model: str, comment: str) -> None:
+    """A vocabulary without Hangul makes up to a token of each byte; the recipe says what was done."""
+    texts = [f"{row['question']}\n{row['answer']}" for row in LONG]
+    count = token_count(model_names(model), None).of_file()
+    shares = {count(text) / len(text.encode()) for text in texts}
+    assert all(0.7 < share <= 1 if "SmolLM" in model else share < 0.35 for share in shares)
+    assert comment in proposed(tmp_path, model).yaml
+
+
+def test_a_damaged_tokenizer_is_not_counted_with(tmp_path: Path) -> None:
+    """`inspect` reports it; the recipe is written with an estimate."""
+    (tmp_path / "tokenizer.json").write_text("{", encoding="utf-8")
+    assert token_count(["gemma"], tmp_path / "tokenizer.json").how == "estimated"
+
+
+def test_only_the_first_texts_of_a_large_file_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Later ones have as many tokens a byte."""
+    make_tokenizer().save_pretrained(tmp_path)
+    monkeypatch.setattr("seodang.starter.token_count.COUNTED_BYTES", 100)
+    count = token_count([], tmp_path / "tokenizer.json").of_file()
+    first, second, third = (count("이 약은 아침 식사 뒤에 드세요. " * 4) for _ in range(3))
+    assert first == third - 1 == second - 1

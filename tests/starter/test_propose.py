@@ -18,7 +18,7 @@ from seodang.check.audit import FEW_ROWS
 from seodang.data.read.convert import convert
 from seodang.data.read.sources import read
 from seodang.data.split import Splits, separate, split
-from seodang.errors import RecipeError, RunError, SeodangError, SourceError
+from seodang.errors import ModelError, RecipeError, RunError, SeodangError, SourceError, StartError, TemplateError
 from seodang.recipe import Recipe, load_recipe
 from seodang.starter import settings
 from seodang.starter.file_profile import TURN_TOKENS, FileProfile, profile_file
@@ -394,8 +394,23 @@ def test_an_existing_file_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is there already"):
         write_starter(starter)
     with pytest.raises(RunError, match="is there already"):
-        propose(["missing.jsonl"], out=out)
+        propose([tmp_path / "a.jsonl"], out=out)
     assert out.read_text() == "mine"
+
+
+def test_all_that_is_wrong_before_files_are_read_is_reported_at_once(tmp_path: Path) -> None:
+    """A recipe that is there, files that are not, a model and a template that nobody knows."""
+    (tmp_path / "recipe.yaml").write_text("mine")
+    with pytest.raises(StartError) as caught:
+        propose(["a.jsonl"], domain=["b.jsonl"], model="runs/none", template="gema", out=tmp_path / "recipe.yaml")
+    found = [(type(error), error.where) for error in caught.value.errors]
+    assert found == [
+        (RunError, str(tmp_path / "recipe.yaml")),
+        (TemplateError, "template.borrow"),
+        (ModelError, "runs/none"),
+        (SourceError, "a.jsonl"),
+        (SourceError, "b.jsonl"),
+    ]
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:

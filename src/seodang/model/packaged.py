@@ -96,9 +96,18 @@ def require_package(name: str) -> None:
     Raises:
         ModelError: no such model, or its package is missing.
     """
-    name = _known_name(name)
-    if not _folder(name).is_dir():
-        _package_folders(name)
+    if converted_folder(name) is None:
+        _package_folders(_known_name(name))
+
+
+def converted_folder(name: str) -> Path | None:
+    """The folder of a packaged model; None: it was not converted yet.
+
+    Raises:
+        ModelError: no such model.
+    """
+    folder = _folder(_known_name(name))
+    return folder if folder.is_dir() else None
 
 
 def packaged_gguf(name: str) -> Path:

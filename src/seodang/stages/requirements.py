@@ -12,7 +12,7 @@ from pathlib import Path
 from seodang.data.read.containers.find_files import find_files
 from seodang.data.read.containers.hub_dataset import find_dataset
 from seodang.data.template.find import donor_of
-from seodang.errors import ResourceError, SeodangError, StartError
+from seodang.errors import Gathered, ResourceError, SeodangError
 from seodang.hub_access import contact
 from seodang.model.find_model import check_folder, find_model
 from seodang.recipe import Model, Recipe, Source, Template, Train
@@ -31,16 +31,13 @@ def checked(recipe: Recipe, *, base: str | None = None, will_train: bool = False
     Raises:
         SeodangError: what is wrong; a StartError if it is more than one thing.
     """
-    found: list[SeodangError] = []
-    try:
+    found = Gathered()
+    with found.gathering():
         yield
-    except SeodangError as error:
-        found.append(error)
-    found += missing(recipe, base=base)
+    found.errors += missing(recipe, base=base)
     if will_train:
-        found += missing_packages(recipe.train)
-    if found:
-        raise found[0] if len(found) == 1 else StartError(found)
+        found.errors += missing_packages(recipe.train)
+    found.report()
     if why := contact.why_outage():
         show_note(f"the hub cannot be reached ({why}): what was downloaded earlier is used")
 

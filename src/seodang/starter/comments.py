@@ -28,10 +28,12 @@ KOREAN = {  # {}: a part that stays, or has a line of its own here
     "a guess, please check": "추측이니 확인하세요",
     "often several turns of one role follow each other": "한 사람의 말이 잇달아 나오는 일이 많음",
     "a first try; for all rows write epochs: 3 in its place": "처음 해 볼 때 알맞은 값. 모든 행을 쓰려면 epochs: 3",
+    "of one row, counted by the model's tokenizer": "한 행의 최대 토큰 수(모델의 토크나이저로 셈)",
     "of one row, by an estimate": "한 행의 최대 토큰 수(추정)",
-    "of one row, by an estimate; {} of the rows are longer and left out": (
-        "한 행의 최대 토큰 수(추정), 더 긴 {}의 행은 제외"
+    "of one row, by a high estimate: the model's tokenizer is not on this machine": (
+        "한 행의 최대 토큰 수(이 컴퓨터에 모델의 토크나이저가 없어 넉넉하게 추정)"
     ),
+    "{} of the rows are longer and left out": "더 긴 {}의 행은 제외",
     "base and tuned model, before and after; put your own questions here": (
         "학습 전후의 모델에 똑같이 묻는 질문. 직접 쓴 질문으로 바꾸세요"
     ),

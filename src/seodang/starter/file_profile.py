@@ -22,6 +22,7 @@ from seodang.data.read.unusable import UnusableRowError
 from seodang.errors import SourceError
 from seodang.recipe import Source
 from seodang.starter.guess_columns import Ask, guess_columns
+from seodang.starter.token_count import ESTIMATED, TokenCount
 from seodang.starter.walk import HUB, Part
 
 MAX_ROWS = 20_000  # of one file: more would change the profile little
@@ -44,7 +45,7 @@ class FileProfile:
     paths: tuple[str, ...]  # as the recipe names them
     layout: Layout
     keys: Mapping[str, str]  # recipe keys for columns that are not known by their names
-    tokens: NDArray[np.int64]  # [usable rows] estimated tokens as rendered
+    tokens: NDArray[np.int64]  # [usable rows] as rendered, counted or estimated
     whole: bool  # read to its end
     num_questions: int  # different ones
     questions: tuple[str, ...]  # the first different ones
@@ -70,13 +71,19 @@ class FileProfile:
 
 
 def profile_file(
-    part: Part, *, max_rows: int = MAX_ROWS, ask: Ask | None = None, counting: Counting = uncounted
+    part: Part,
+    *,
+    max_rows: int = MAX_ROWS,
+    ask: Ask | None = None,
+    counting: Counting = uncounted,
+    tokens: TokenCount = ESTIMATED,
 ) -> FileProfile:
     """Read the first rows of files as `convert` would.
 
     Args:
         ask: decides between columns that could be meant; without it the likeliest are taken, with a remark.
         counting: shows how many files and rows were looked at.
+        tokens: how they are counted.
 
     Raises:
         SourceError: they cannot be read, their columns are not recognised, or none of these rows can be used.
@@ -85,7 +92,7 @@ def profile_file(
     layout, keys = _find(raw, part, ask)
     if keys:  # rows are read otherwise where the recipe names columns
         raw = read(_source(part, keys), counting)
-    tally = _Tally()
+    tally = _Tally(tokens_of=tokens.of_file())
     with counting(f"rows of {part.label} looked at", None) as advance:
         whole = tally.read(raw, layout, max_rows, advance)
     if not tally.tokens:
@@ -130,6 +137,7 @@ def _answers_in_parts(raw: RawRows) -> dict[str, str] | None:
 class _Tally:
     """Counts rows while they pass; holds numbers and a few questions, no rows."""
 
+    tokens_of: Callable[[str], int]
     rows: int = 0
     tokens: list[int] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
@@ -163,7 +171,7 @@ class _Tally:
         calls = [str(message.tool_calls) for message in conversation.messages if message.tool_calls]
         thoughts = [message.reasoning for message in conversation.messages if message.reasoning]
         whole = "\n".join([*turns, *calls, *thoughts, conversation.text or "", conversation.tools or ""])
-        self.tokens.append(_tokens(whole) + TURN_TOKENS * max(len(turns), 1))
+        self.tokens.append(self.tokens_of(whole) + TURN_TOKENS * max(len(turns), 1))
         if (key := question_hash(conversation.question)) not in self.keys:
             self.keys.add(key)
             if len(self.questions) < KEPT_QUESTIONS and conversation.text is None:
@@ -220,13 +228,6 @@ class _Tally:
             return "Korean"
         is_english = self.letters["latin"] >= 0.9 * letters and self.letters["english"] >= 0.04 * letters
         return "English" if is_english else "another language"
-
-
-def _tokens(text: str) -> int:
-    """Estimated tokens: Gemma and Qwen make 0.20 to 0.28 of an English, 0.26 to 0.32 of a Korean UTF-8 byte."""
-    num_bytes = len(text.encode("utf-8", errors="replace"))
-    ascii_bytes = num_bytes if text.isascii() else sum(map(str.isascii, text))
-    return int(0.25 * ascii_bytes + 0.31 * (num_bytes - ascii_bytes)) + 1
 
 
 def _alternates(conversation: Conversation) -> bool:

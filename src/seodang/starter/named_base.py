@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from seodang.errors import ModelError, SeodangError
-from seodang.model.packaged import PACKAGED, PREFIX
+from seodang.model.packaged import PACKAGED, PREFIX, converted_folder
 from seodang.recipe import load_recipe
 from seodang.recipe_file import expanded, nearest
 from seodang.starter.families import known_model
@@ -44,11 +44,7 @@ def named_base(model: str, *, has_tools: bool, memory_gb: float | None, gpu_gb: 
         ModelError: no such folder or package.
     """
     if model.startswith(PREFIX):
-        name = model.removeprefix(PREFIX)
-        if name not in PACKAGED:
-            what = f"no packaged model has this name{nearest(name, list(PACKAGED))}"
-            raise ModelError(what, where=model, hint="give a folder, a hub id or one of these")
-        return packaged_base(name, "the model that you named", has_tools)
+        return packaged_base(_packaged(model), "the model that you named", has_tools)
     folder = _folder(model)
     facts = _of_folder(folder) if folder else _of_name(model)
     known = known_model(facts.names)
@@ -69,6 +65,48 @@ def named_base(model: str, *, has_tools: bool, memory_gb: float | None, gpu_gb: 
         billions=facts.billions,
     )
     return _with_memory(base, memory_gb if gpu_gb is None else gpu_gb, "memory" if gpu_gb is None else "GPU memory")
+
+
+def tokenizer_file(model: str) -> Path | None:
+    """The tokenizer.json of a model on this disk; None: it is elsewhere, was not converted yet, or has none.
+
+    Raises:
+        ModelError: no such folder or package.
+    """
+    if model.startswith(PREFIX):
+        folder = converted_folder(_packaged(model))
+    elif folder := _folder(model):
+        folder = folder / "model" if _is_run(folder) else folder
+    file = folder / "tokenizer.json" if folder else None
+    return file if file and file.is_file() else None
+
+
+def model_names(model: str) -> tuple[str, ...]:
+    """What a model is called: where it is from, its folder, the kind in its configuration.
+
+    Raises:
+        ModelError: no such folder.
+    """
+    if not model.startswith(PREFIX) and (folder := _folder(model)):
+        return _of_folder(folder).names
+    return (model,)
+
+
+def _packaged(model: str) -> str:
+    """The name of a packaged model.
+
+    Raises:
+        ModelError: there is none of this name.
+    """
+    name = model.removeprefix(PREFIX)
+    if name not in PACKAGED:
+        what = f"no packaged model has this name{nearest(name, list(PACKAGED))}"
+        raise ModelError(what, where=model, hint="give a folder, a hub id or one of these")
+    return name
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "recipe.yaml").is_file() and not (folder / "config.json").is_file()
 
 
 def _folder(model: str) -> Path | None:
@@ -102,7 +140,7 @@ def _of_name(model: str) -> _Facts:
 
 def _of_folder(folder: Path) -> _Facts:
     """A model's folder, or a run's with the model in it."""
-    is_run = (folder / "recipe.yaml").is_file() and not (folder / "config.json").is_file()
+    is_run = _is_run(folder)
     weights = folder / "model" if is_run else folder
     config = _json(weights / "config.json")
     names = [folder.name, str(config.get("_name_or_path", "")), str(config.get("model_type", "")).replace("_", "-")]

@@ -11,16 +11,17 @@ from seodang.data.counting import Counting, uncounted
 from seodang.data.read.containers.data_file import ending
 from seodang.data.read.containers.find_files import ARCHIVE_NAMES, ROW_NAMES
 from seodang.data.template.find import check_name
-from seodang.errors import RunError, SourceError
+from seodang.errors import Gathered, RunError, SourceError
 from seodang.recipe import Recipe, load_recipe
 from seodang.recipe_rules import BY_TOLERANCE
 from seodang.starter.comments import in_korean
 from seodang.starter.file_profile import MAX_ROWS, PLAIN_TURNS, FileProfile, profile_file
 from seodang.starter.guess_columns import Ask
-from seodang.starter.named_base import named_base
+from seodang.starter.named_base import model_names, named_base, tokenizer_file
 from seodang.starter.recipe_yaml import Draft, Entry, as_mapping, as_value, recipe_text
 from seodang.starter.roles import RoleAssignment, assign_roles
 from seodang.starter.settings import LIMITS, Base, Settings, choose_base, choose_holdout, choose_settings, cpu_minutes
+from seodang.starter.token_count import ESTIMATED, How, TokenCount, token_count
 from seodang.starter.walk import HUB, Part, parts_of
 from seodang.types import SourceRole
 
@@ -30,6 +31,7 @@ QUESTION_CHARS = 4, 120  # of a question that is asked
 LONGEST_NAME = 40
 SAMPLES = {"Korean": "ko", "English": "en"}  # language → prefix of the samples that ship
 KNOWN_ENDINGS = ROW_NAMES | ARCHIVE_NAMES  # no part of a source's name
+Roles = Mapping[SourceRole, Sequence[str | Path]]  # role → files, as far as the user gives them one
 TAKEN_NAMES = ("all", BY_TOLERANCE, "seed")  # mean something else in best_by and mix
 
 
@@ -62,13 +64,11 @@ def propose(
     """A recipe for these files, with a model that fits this machine.
 
     Args:
-        files: paths of files, folders, archives, or patterns, or hub:ID for a data set on the hub; those that a role is
-            given for may be repeated here.
+        files: files, folders, archives, patterns, or hub:ID for a data set on the hub; given with a role or here.
         domain, general, retention: files whose role the user gives.
         name: of the run; by default after the first file of the domain.
         model: the base: a folder, a run, `package:NAME` or a hub id; by default one that fits this machine.
-        template: the chat template: a built-in's name, a .jinja file, a folder or a hub id; by default what the model
-            needs.
+        template: a built-in's name, a .jinja file, a folder or a hub id; by default what the model needs.
         ask: asked for what cannot be known (a role, a column), the guess first; without it the guess is taken.
         memory_gb: main memory; None: unknown.
         gpu_gb: memory of one GPU; None: there is none.
@@ -79,21 +79,24 @@ def propose(
     Raises:
         SourceError: a file that cannot be used, or none that can be trained on.
         RunError: there is a file at `out`.
-        RecipeError: a name that no run can have.
-        TemplateError: a template that is neither built in nor a path or hub id.
+        RecipeError, TemplateError: a name that no run can have; a template that is neither built in nor a path.
+        StartError: several of these, as far as they show before the files are read.
     """
-    if not is_dry_run:
-        _refuse_existing(out)
-    paths, given = _files(files, {"domain": domain, "general": general, "retention": retention})
-    assigned, aside = _assigned(paths, given, ask, counting)
-    samples, sample_remarks = _samples(assigned)
+    given: Roles = {"domain": domain, "general": general, "retention": retention}
+    refused = Gathered()
+    tokens = _checked(model, template, None if is_dry_run else out, refused)
+    parts, roles, aside = _parts(files, given, counting, refused)
+    refused.report()
+    profiles, unusable = _profiles(parts, ask, counting, tokens)
+    aside += unusable
+    assigned = _assigned(profiles, roles, ask, aside)
+    samples, sample_remarks = _samples(assigned, tokens)
     assigned += samples
     trained = [one.profile for one in assigned if one.role != "retention"]
-    for one in trained:
-        _refuse_useless(one)
+    _refuse_useless(trained)
     base = _with_template(_base(model, trained, memory_gb, gpu_gb), template, out)
     settings = choose_settings(trained, has_gpu=gpu_gb is not None, billions=base.billions)
-    draft = _draft(assigned, base, settings, name, out)
+    draft = _draft(assigned, base, settings, tokens.how, name, out)
     text = recipe_text(draft)
     named = {entry.name: entry.assignment.profile.paths for entry in draft.entries}
     return Starter(
@@ -121,42 +124,61 @@ def _with_template(base: Base, template: str | None, out: Path) -> Base:
     """The base with the chat template that the user names."""
     if template is None:
         return base
-    check_name(template)
     path = _from(template, out) if Path(template).expanduser().exists() else template
     return replace(base, template=as_value(path), is_template_named=True)
 
 
+def _checked(model: str | None, template: str | None, out: Path | None, refused: Gathered) -> TokenCount:
+    """How tokens are counted for the model; unknown names, and a file that is in the way, go to `refused`."""
+    with refused.gathering():
+        if out:
+            _refuse_existing(out)
+    with refused.gathering():
+        if template is not None:
+            check_name(template)
+    with refused.gathering():
+        if model is not None:
+            return token_count(model_names(model), tokenizer_file(model))
+    return ESTIMATED
+
+
 def _assigned(
-    paths: Sequence[str], given: Mapping[str, SourceRole], ask: Ask | None, counting: Counting
-) -> tuple[list[RoleAssignment], list[str]]:
-    """(every part that can be used, in its role; what was left aside)."""
-    parts, roles, aside = _parts(paths, given, counting)
-    profiles, refused = _profiles(parts, ask, counting)
-    aside += refused
+    profiles: Sequence[FileProfile], roles: Mapping[str, SourceRole], ask: Ask | None, aside: Sequence[str]
+) -> list[RoleAssignment]:
+    """Every part in its role.
+
+    Args:
+        aside: what was left aside, which an error names.
+    """
     try:
-        return assign_roles(profiles, roles, ask), aside
+        return assign_roles(profiles, roles, ask)
     except SourceError as error:
         left = f" ({'; '.join(aside)})" if aside else ""
         raise SourceError(error.what + left, where=error.where, hint=error.hint) from None
 
 
 def _parts(
-    paths: Sequence[str], given: Mapping[str, SourceRole], counting: Counting
+    files: Sequence[str | Path], flags: Roles, counting: Counting, refused: Gathered
 ) -> tuple[list[Part], dict[str, SourceRole], list[str]]:
-    """(parts of all paths, label → role as far as given, what was left aside)."""
+    """(parts of all files, label → role as far as given, what was left aside); what is not there goes to `refused`."""
     parts: list[Part] = []
     roles: dict[str, SourceRole] = {}
     remarks: list[str] = []
-    for path in paths:
-        found, aside = parts_of(path, counting)
-        parts += found
-        remarks += aside
-        if path in given:
-            roles |= {part.label: given[path] for part in found}
+    with refused.gathering():
+        paths, given = _files(files, flags)
+        for path in paths:
+            with refused.gathering():
+                found, aside = parts_of(path, counting)
+                parts += found
+                remarks += aside
+                if path in given:
+                    roles |= {part.label: given[path] for part in found}
     return parts, roles, remarks
 
 
-def _profiles(parts: Sequence[Part], ask: Ask | None, counting: Counting) -> tuple[list[FileProfile], list[str]]:
+def _profiles(
+    parts: Sequence[Part], ask: Ask | None, counting: Counting, tokens: TokenCount
+) -> tuple[list[FileProfile], list[str]]:
     """(profiles, why parts of a folder were left aside).
 
     Raises:
@@ -167,7 +189,7 @@ def _profiles(parts: Sequence[Part], ask: Ask | None, counting: Counting) -> tup
     refused: list[SourceError] = []
     for part in parts:
         try:
-            profiles.append(profile_file(part, max_rows=rows_each, ask=ask, counting=counting))
+            profiles.append(profile_file(part, max_rows=rows_each, ask=ask, counting=counting, tokens=tokens))
         except SourceError as error:
             if part.is_whole:
                 raise
@@ -177,7 +199,9 @@ def _profiles(parts: Sequence[Part], ask: Ask | None, counting: Counting) -> tup
     return profiles, [f"left aside, {error.where}: {error.what}" for error in refused]
 
 
-def _draft(assigned: Sequence[RoleAssignment], base: Base, settings: Settings, name: str | None, out: Path) -> Draft:
+def _draft(
+    assigned: Sequence[RoleAssignment], base: Base, settings: Settings, lengths: How, name: str | None, out: Path
+) -> Draft:
     names = _names(assigned)
     entries = [
         Entry(
@@ -198,6 +222,7 @@ def _draft(assigned: Sequence[RoleAssignment], base: Base, settings: Settings, n
         domain=_questions(assigned, "domain"),
         general=_questions(assigned, "general"),
         minutes=cpu_minutes(settings, sum(map(_holdout_tokens, entries))) if base.billions else None,
+        lengths=lengths,
         comment=in_korean if first.assignment.profile.language == "Korean" else str,
     )
 
@@ -219,14 +244,15 @@ def write_starter(starter: Starter) -> Path:
     return starter.path
 
 
-def _refuse_useless(one: FileProfile) -> None:
-    if one.num_rows < 2:
-        what, hint = "it holds one usable row: none would be left to measure with", "give more rows"
-    elif not one.is_text and one.tokens.min() > LIMITS[-1]:
-        what, hint = f"every row is longer than {LIMITS[-1]:,} tokens", "cut the conversations into shorter ones"
-    else:
-        return
-    raise SourceError(what, where=one.path, hint=hint)
+def _refuse_useless(trained: Sequence[FileProfile]) -> None:
+    for one in trained:
+        if one.num_rows < 2:
+            what, hint = "it holds one usable row: none would be left to measure with", "give more rows"
+        elif not one.is_text and one.tokens.min() > LIMITS[-1]:
+            what, hint = f"every row is longer than {LIMITS[-1]:,} tokens", "cut the conversations into shorter ones"
+        else:
+            continue
+        raise SourceError(what, where=one.path, hint=hint)
 
 
 def _refuse_existing(path: Path) -> None:
@@ -234,9 +260,7 @@ def _refuse_existing(path: Path) -> None:
         raise RunError("is there already", where=str(path), hint="name another file by --out, or remove this one")
 
 
-def _files(
-    files: Sequence[str | Path], flags: Mapping[SourceRole, Sequence[str | Path]]
-) -> tuple[list[str], dict[str, SourceRole]]:
+def _files(files: Sequence[str | Path], flags: Roles) -> tuple[list[str], dict[str, SourceRole]]:
     """(every file once, in the order given; file → role, as far as given)."""
     paths: dict[str, str] = {}  # what a path leads to → the path as first given
     roles: dict[str, SourceRole] = {}
@@ -268,7 +292,7 @@ def _from(path: str, out: Path) -> str:
     return Path(os.path.relpath(target, folder)).as_posix()
 
 
-def _samples(assigned: Sequence[RoleAssignment]) -> tuple[list[RoleAssignment], list[str]]:
+def _samples(assigned: Sequence[RoleAssignment], tokens: TokenCount) -> tuple[list[RoleAssignment], list[str]]:
     """Samples that ship for the roles nobody gave a file for, in the files' language: what is lost must be measured."""
     language = next((one.profile.language for one in assigned if one.role != "retention"), "")
     present = {one.role for one in assigned}
@@ -281,7 +305,7 @@ def _samples(assigned: Sequence[RoleAssignment]) -> tuple[list[RoleAssignment], 
     paths = {role: f"sample:{SAMPLES[language]}_{kind}" for role, kind in missing.items()}
     return [
         RoleAssignment(
-            profile=profile_file(Part(paths=(path,), is_whole=True)),
+            profile=profile_file(Part(paths=(path,), is_whole=True), tokens=tokens),
             role=role,
             why=f"ships with seodang; {role} data of your own is better",
         )

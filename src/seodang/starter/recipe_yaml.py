@@ -10,10 +10,16 @@ import yaml
 from seodang.starter.comments import Comment
 from seodang.starter.roles import RoleAssignment
 from seodang.starter.settings import Base, Settings
+from seodang.starter.token_count import How
 from seodang.starter.walk import HUB
 
 NAMED = "as you named it"
 WIDE = 1 << 30  # no line is folded
+LENGTHS: Mapping[How, str] = {
+    "counted": "of one row, counted by the model's tokenizer",
+    "estimated": "of one row, by an estimate",
+    "overestimated": "of one row, by a high estimate: the model's tokenizer is not on this machine",
+}
 KINDS = {"text": "plain texts", "qa": "questions with answers", "alpaca": "instructions with answers"}
 
 
@@ -39,6 +45,7 @@ class Draft:
     domain: Sequence[str]  # questions
     general: Sequence[str]
     minutes: int | None  # on 2 CPU cores
+    lengths: How = "estimated"  # of rows, in tokens
     comment: Comment = str  # an English comment in the language of the data
 
 
@@ -98,7 +105,9 @@ def _place(paths: Sequence[str]) -> str:
 
 def _train(draft: Draft) -> list[str]:
     settings, say = draft.settings, draft.comment
-    longer = f"; {settings.too_long:.1%} of the rows are longer and left out" if settings.too_long >= 0.0005 else ""
+    limit = [say(LENGTHS[draft.lengths])]
+    if settings.too_long >= 0.0005:
+        limit.append(say(f"{settings.too_long:.1%} of the rows are longer and left out"))
     lines = ["train:"]
     if settings.steps is not None:
         first = say("a first try; for all rows write epochs: 3 in its place")
@@ -107,7 +116,7 @@ def _train(draft: Draft) -> list[str]:
         lines.append(f"  epochs: {settings.epochs}")
     lines += [
         f"  examples_per_step: {settings.examples_per_step}",
-        f"  max_tokens: {settings.max_tokens} # {say(f'of one row, by an estimate{longer}')}",
+        f"  max_tokens: {settings.max_tokens} # {'; '.join(limit)}",
         f"  learning_rate: {_rate(draft.base.learning_rate)}",
     ]
     if settings.step_seconds is not None and settings.total is not None:

@@ -7,10 +7,9 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
-from seodang.model.packaged import PACKAGED, PREFIX
+from seodang.model.packaged import PACKAGED, PREFIX, converted_folder
 from seodang.starter.file_profile import PLAIN_TURNS, FileProfile
 from seodang.starter.roles import RoleAssignment
-from seodang.user_paths import cache_folder
 
 GEMMA, SMOLLM = "gemma-3-270m", "smollm2-135m-instruct"
 # full tuning with float32 masters takes 16 bytes a parameter, and some gigabytes for what is computed
@@ -117,8 +116,9 @@ def packaged_base(name: str, why: str, has_tools: bool) -> Base:
 
 
 def _is_here(name: str) -> bool:
-    converted = any((cache_folder() / "models").glob(f"{name}-v*/config.json"))
-    return converted or all(find_spec(package) for package in ("gguf", *(part for part, _ in PACKAGED[name].parts)))
+    return bool(converted_folder(name)) or all(
+        find_spec(package) for package in ("gguf", *(part for part, _ in PACKAGED[name].parts))
+    )
 
 
 def rate_of(billions: float | None) -> float:
