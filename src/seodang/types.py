@@ -166,12 +166,12 @@ class SourceLengths:
 class Lengths:
     """Lengths of all rendered rows: the run folder's `lengths.json`. A repeated row counts each time."""
 
-    SCHEMA_VERSION: ClassVar[int] = 1
+    SCHEMA_VERSION: ClassVar[int] = 2
 
     max_tokens: int  # limit of one row
     train: Mapping[str, SourceLengths]  # by source
     holdout: Mapping[str, SourceLengths]
-    cut: Mapping[str, int]  # source → rows above the limit, which are no longer among the rows
+    cut: Mapping[str, Mapping[str, int]]  # split → source → rows above the limit, dropped or cut
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -43,18 +43,20 @@ def test_sums_of_many_rows_do_not_overflow() -> None:
 def test_sources_and_splits_are_measured_apart() -> None:
     """Each source of a shuffled set has its own numbers, for all tokens and for supervised ones."""
     train = rendered({"medical": [10, 20], "general": [40]}).shuffle(seed=1)
-    measured = lengths({"train": train, "holdout": rendered({"wiki": [6]})}, max_tokens=50, cut={"medical": 3})
+    measured = lengths(
+        {"train": train, "holdout": rendered({"wiki": [6]})}, max_tokens=50, cut={"train": {"medical": 3}}
+    )
     assert list(measured.train) == ["general", "medical"]
     assert measured.train["medical"].tokens.total == 30
     assert measured.train["medical"].supervised.total == 15
     assert measured.holdout["wiki"].tokens.mean == 6.0
-    assert (measured.cut, measured.max_tokens) == ({"medical": 3}, 50)
+    assert (measured.cut, measured.max_tokens) == ({"train": {"medical": 3}}, 50)
 
 
 def test_lengths_come_back_from_json() -> None:
     """What is measured is written as JSON with a schema version and read back equal, an empty split included."""
     rows = {"train": rendered({"medical": [5, 800, 31]}), "holdout": rendered({"medical": [1]}).select([])}
-    measured = lengths(rows, max_tokens=800, cut={"medical": 1})
+    measured = lengths(rows, max_tokens=800, cut={"train": {"medical": 1}})
     text = json.dumps(to_json(measured), allow_nan=False)
     assert from_json(Lengths, json.loads(text), where="lengths.json") == measured
     assert json.loads(text)["schema_version"] == Lengths.SCHEMA_VERSION

@@ -112,6 +112,11 @@ def test_the_second_time_nothing_is_made_and_everything_is_the_same(
     assert _same(first, second)
     assert _same(fresh, first)
     assert first.rows["train"][0]["labels"].count(IGNORED) > 0
+    rendered = {(c.source, c.stage): c for c in first.counts}
+    for name in ("medical", "general"):  # each split counts its own
+        for split, stage in (("train", "render"), ("holdout", "render holdout")):
+            assert first.lengths.cut[split][name] == sum(rendered[name, stage].dropped.values())
+        assert first.lengths.cut["train"][name] > 0
     assert warnings == []
     assert [path.name for path in (tmp_path / "prepared").iterdir() if path.is_dir()] == ["a-b"]
 

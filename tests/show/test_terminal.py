@@ -84,6 +84,16 @@ def test_everything_fits_the_width(show: str, values: tuple[object, ...], expect
             assert words in text, words
 
 
+def test_each_split_has_its_own_rows_above_the_limit() -> None:
+    """Of a source that has both, its training rows and its held-out ones are counted apart."""
+    lines = [line.split() for line in printed("show_lengths", run_folder.run_lengths(), width=160).splitlines()]
+    above = {(line[0], line[1]): line[-1] for line in lines if len(line) > 5 and line[1] in ("train", "holdout")}
+    assert above == {
+        ("의료_질문", "train"): "12", ("의료_질문", "holdout"): "2",
+        ("일반대화", "train"): "0", ("일반대화", "holdout"): "0", ("wiki", "holdout"): "0",
+    }  # fmt: skip
+
+
 def test_colours_only_where_there_is_a_terminal() -> None:
     """Without a terminal the output holds no escape sequence; with one it does, and says the same."""
     plain, colored = (printed("show_counts", run_folder.run_counts(), color=color) for color in (False, True))

@@ -15,7 +15,7 @@ MAX_BINS = 40
 CURVE_POINTS = 200
 
 
-def lengths(rows: Mapping[str, Dataset], *, max_tokens: int, cut: Mapping[str, int]) -> Lengths:
+def lengths(rows: Mapping[str, Dataset], *, max_tokens: int, cut: Mapping[str, Mapping[str, int]]) -> Lengths:
     """Measure rendered rows.
 
     Args:
@@ -26,7 +26,7 @@ def lengths(rows: Mapping[str, Dataset], *, max_tokens: int, cut: Mapping[str, i
         max_tokens=max_tokens,
         train=_by_source(rows["train"]),
         holdout=_by_source(rows["holdout"]),
-        cut=dict(cut),
+        cut={split: dict(sources) for split, sources in cut.items()},
     )
 
 

@@ -63,7 +63,7 @@ class RenderedSources:
 
     splits: Mapping[str, Splits]  # by source
     counts: tuple[Counts, ...]
-    cut: Mapping[str, int]  # source → rows above max_tokens
+    cut: Mapping[str, Mapping[str, int]]  # split → source → rows above max_tokens
     samples: Mapping[str, Mapping[str, Sample]]  # source → split → its first row
     has_thinking: bool  # of the sources: decides how a template is rendered
     findings: tuple[Finding, ...] = ()  # of the sources
@@ -116,7 +116,7 @@ def render_sources(
     renderer = renderer.with_earlier_answers(choice)
     counts = list(gathered.counts)
     rendered: dict[str, Splits] = {}
-    cut: dict[str, int] = {}
+    cut: dict[str, dict[str, int]] = {"train": {}, "holdout": {}}
     for name, splits in gathered.splits.items():
         both: dict[str, Dataset] = {}
         for split_name, stage in (("train", "render"), ("holdout", "render holdout")):
@@ -129,7 +129,7 @@ def render_sources(
                 on_rows=on_rows,
                 into=into and into / rows_file(name, split_name),
             )
-            cut[name] = cut.get(name, 0) + _above_limit(counted)
+            cut[split_name][name] = _above_limit(counted)
             if len(rows):
                 counts.append(replace(counted, stage=stage))
             if split_name == "train" and len(rows) and not len(both[split_name]):

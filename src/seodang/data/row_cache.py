@@ -76,13 +76,13 @@ class _File:
 class _Entry:
     """`entry.json`: `RenderedSources` without the rows."""
 
-    SCHEMA_VERSION: ClassVar[int] = 1
+    SCHEMA_VERSION: ClassVar[int] = 2
 
     has_thinking: bool
     splits: Mapping[str, Counts]  # source → what its split did
     counts: tuple[Counts, ...]
     findings: tuple[Finding, ...]
-    cut: Mapping[str, int]
+    cut: Mapping[str, Mapping[str, int]]
     samples: Mapping[str, Mapping[str, Sample]]
     files: Mapping[str, _File]  # by name
 

@@ -29,6 +29,7 @@ CPU_STEP_TOKENS = 4096  # about 40 seconds
 CPU_MINUTES = 20  # of training alone
 CPU_HOLDOUT_TOKENS = 10_000  # measured of one source, four times over a run
 FEW_QUESTIONS = 10
+FEW_TEXTS = 50  # fewer get a warning; three times the tokens are worth it
 MIN_HOLDOUT = 24  # rows: as many answers are shown
 
 
@@ -176,7 +177,7 @@ def choose_holdout(one: RoleAssignment, *, has_gpu: bool) -> int | None:
     rows = one.profile.num_rows
     affordable = max(1, int(CPU_HOLDOUT_TOKENS / float(one.profile.tokens.mean())))
     if one.role == "retention":
-        measured = 500 if has_gpu else min(100, affordable)
+        measured = 500 if has_gpu else min(100, max(affordable, min(FEW_TEXTS, 3 * affordable)))
         return None if one.profile.whole and rows <= measured else min(rows, measured)
     most = 200 if has_gpu else int(np.clip(affordable, MIN_HOLDOUT, 60))
     return max(1, min(int(np.clip(rows // 20, MIN_HOLDOUT, most)), rows // 5))

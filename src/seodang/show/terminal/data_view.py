@@ -124,13 +124,12 @@ def show_lengths(lengths: Lengths, *, out: Console | None = None) -> None:
     table = quiet_table("source", "part", "rows>", "median>", "mean>", "p95>", "longest>", "supervised>", above)
     for split, sources in (("train", lengths.train), ("holdout", lengths.holdout)):
         for source, row in sources.items():
-            stats, cut = row.tokens, lengths.cut.get(source, 0)
+            stats, cut = row.tokens, lengths.cut.get(split, {}).get(source, 0)
             share = row.supervised.total / stats.total if stats.total else None
-            counted = split == "train" or source not in lengths.train
             table.add_row(
                 Text(visible(source), style="bold"),
                 split,
                 *(whole(stats.count), whole(stats.median), number(stats.mean, 1)),
-                *(whole(stats.p95), whole(stats.max), percent(share), whole(cut) if counted else ""),
+                *(whole(stats.p95), whole(stats.max), percent(share), whole(cut)),
             )
     out.print(table)
