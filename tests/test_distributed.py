@@ -112,6 +112,18 @@ def test_two_ranks_measure_what_one_does(together: Reports, tmp_path: Path) -> N
         assert row["kl"] == pytest.approx(expected["kl"], rel=1e-4)
 
 
+def test_compiled_layers_are_trained_by_two_ranks(together: Reports) -> None:
+    """DDP sums the gradients of compiled layers as those of layers as written; all ranks compile, or none."""
+    for reported in (rank["compiled"] for rank in together):
+        assert reported["graphs"] > 0
+        assert reported["difference"] < 1e-5
+        assert reported["norm"] == together[0]["compiled"]["norm"]
+        assert reported["chosen"]["none"] == [True, False]
+        is_compiled, _, remark = reported["chosen"]["rank 1"]
+        assert not is_compiled
+        assert "output differs (3.0e-01)" in remark
+
+
 def test_all_ranks_stop_if_one_is_interrupted(together: Reports) -> None:
     """A SIGINT that reaches one rank ends training on both at the same step, with a checkpoint."""
     for reported in together:

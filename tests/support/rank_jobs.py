@@ -18,15 +18,20 @@ import numpy as np
 import torch
 from accelerate.state import AcceleratorState, DistributedType, PartialState
 from datasets import Dataset
+from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, TrainerCallback
 
 import seodang
 from held_out import measured_by_rank
 from seodang import distributed
 from seodang.cli import main
+from seodang.data.pack import pack
 from seodang.errors import RunError
-from seodang.model.engine.engine import choose_engine
+from seodang.model.engine import compile, linear_cross_entropy_gpu
+from seodang.model.engine import engine as engine_module
+from seodang.model.engine.engine import Engine, choose_engine
 from seodang.proof.evaluate import evaluate
 from seodang.recipe import Train
 from seodang.run.events import Event, SaveEvent, TrainEvent
@@ -112,7 +117,50 @@ def ddp(folder: Path) -> dict[str, Any]:
         "unbroken": run_training(folder / "unbroken")[1],
         "two": interrupted(folder / "two", rank=1),
         "one": run_training(folder / "one")[1],
+        "compiled": compiled(),
     }
+
+
+def compiled() -> dict[str, Any]:
+    """A step under DDP, layers as written and compiled; and what is chosen if no rank finds an error, or one does."""
+    gradients = []
+    for wanted in (False, True):
+        model = make_model(make_config("llama", num_hidden_layers=1)).train()
+        rows = [np.array(ids, dtype=np.int32) for ids in rows_of(4, seed=distributed.rank())["input_ids"]]
+        (packed,) = pack(rows, rows, budget=1000)
+        engine = Engine(packed=True, linear_cross_entropy=True, compiled=wanted)
+        with _compiled_for_autograd_alone(), engine.installed(model):
+            together = DistributedDataParallel(model)  # alive until the gradients are summed
+            together(pack=packed).backward()
+        gradients.append(torch.cat([weight.grad.flatten() for weight in model.parameters()]))
+    chosen = {}
+    for name, error in (("none", 0.0), ("rank 1", 0.3 * distributed.rank())):
+        with (
+            patch.object(engine_module, "on_cuda", lambda _: True),
+            patch.object(engine_module, "compile_error", lambda *_, error=error: error),
+        ):
+            engine = choose_engine(model, rows)
+        chosen[name] = [engine.compiled, engine.cuda_graphs, *engine.remarks]
+    return {
+        "graphs": counters["stats"]["unique_graphs"],
+        "difference": float((gradients[1] - gradients[0]).abs().max() / gradients[0].abs().max()),
+        "norm": float(gradients[1].norm()),
+        "chosen": chosen,
+    }
+
+
+@contextmanager
+def _compiled_for_autograd_alone() -> Iterator[None]:
+    """Compiled layers are traced and differentiated as ever; what they are made of runs without a C++ compiler."""
+
+    def lazily(function: Callable[..., Any], *, dynamic: bool | None = True) -> Callable[..., Any]:
+        return torch.compile(function, dynamic=dynamic, backend="aot_eager")
+
+    as_written = patch.object(linear_cross_entropy_gpu, "compile_lazily", lambda function, **_: function)
+    linear_cross_entropy_gpu.passes.cache_clear()
+    with patch.object(compile, "compile_lazily", lazily), as_written:
+        yield
+    linear_cross_entropy_gpu.passes.cache_clear()
 
 
 def meeting(folder: Path) -> dict[str, Any]:

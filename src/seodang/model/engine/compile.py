@@ -33,6 +33,7 @@ def compiled_layers(model: PreTrainedModel) -> Iterator[None]:
 
     Only where gradients are taken, and not where layers are computed twice: evaluations during training would compile
     all of it once more. What the compiler then refuses, such as an adapter's layer, torch reports and runs as written.
+    Under DDP a layer stays whole: dynamo would cut it where DDP's buckets of gradients end.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     within = {inner for layer in layers for inner in layer.modules()}
@@ -41,7 +42,7 @@ def compiled_layers(model: PreTrainedModel) -> Iterator[None]:
     for part in parts:
         part.forward = _compiled_forward(part)
     try:
-        with torch._dynamo.config.patch(recompile_limit=VARIANTS, suppress_errors=True):
+        with torch._dynamo.config.patch(recompile_limit=VARIANTS, suppress_errors=True, optimize_ddp=False):
             yield
     finally:
         for part in parts:

@@ -215,16 +215,16 @@ def choose_engine(
         remarks.append(
             f"{type(model).__name__} has a custom output head (difference {error:.1e}): using its own logits"
         )
-    alone = linear_cross_entropy and on_cuda(model) and distributed.world() == 1 and not is_quantized(model)
+    is_whole = distributed.world() == 1 or not distributed.wants_sharding()
+    can_compile = is_whole and on_cuda(model) and not is_quantized(model)
     if training_dtype:
         objection = float16_objection(model, rows, packed=packed, linear_cross_entropy=linear_cross_entropy)
         training_dtype = None if objection else training_dtype
         remarks.append(float16_remark(objection))
-    if compiled := compiled and alone:
-        error = compile_error(model, _many(rows), training_dtype or compute_dtype)
-        if not (compiled := error <= TOLERANCE[torch.bfloat16]):
-            what = f"output differs ({error:.1e})" if error < math.inf else "does not work on this machine"
-            remarks.append(f"torch.compile {what}: running eagerly, slower")
+    if compiled := compiled and can_compile:
+        compiled, why_not = _compiles(model, rows, training_dtype or compute_dtype, own_head=not linear_cross_entropy)
+        remarks += why_not
+    alone = linear_cross_entropy and can_compile and distributed.world() == 1
     return Engine(
         packed=packed,
         linear_cross_entropy=linear_cross_entropy,
@@ -235,6 +235,22 @@ def choose_engine(
         training_dtype=training_dtype,
         remarks=tuple(remarks),
     )
+
+
+def _compiles(
+    model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], compute_dtype: torch.dtype | None, *, own_head: bool
+) -> tuple[bool, list[str]]:
+    """Whether compiled layers compute what is written, on every rank; and the reason if not.
+
+    Under DDP each layer's gradients come from autograd as ever, so that they are summed while others are computed. FSDP
+    would have to gather a layer's weights within compiled code, which has not been tried.
+    """
+    errors = distributed.exchange(None if own_head else compile_error(model, _many(rows), compute_dtype))
+    wrong = [error for error in errors if error is not None and not error <= TOLERANCE[torch.bfloat16]]
+    if not wrong:
+        return None not in errors, []
+    what = f"output differs ({wrong[0]:.1e})" if wrong[0] < math.inf else "does not work on this machine"
+    return False, [f"torch.compile {what}: running eagerly, slower"]
 
 
 @torch.no_grad()
