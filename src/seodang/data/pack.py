@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from seodang.types import IGNORED, Pack, Step
 
-# a pack in which nothing is supervised: its loss and its gradients are 0
+# A pack in which nothing is supervised: its loss and its gradients are 0. Of two positions: for tensors of a single row,
+# torch's compiler compiles layers once more.
 EMPTY = Pack(
-    input_ids=np.zeros(1, dtype=np.int64),
-    targets=np.full(1, IGNORED, dtype=np.int64),
-    position_ids=np.zeros(1, dtype=np.int64),
-    cu_seqlens=np.array([0, 1], dtype=np.int32),
+    input_ids=np.zeros(2, dtype=np.int64),
+    targets=np.full(2, IGNORED, dtype=np.int64),
+    position_ids=np.arange(2, dtype=np.int64),
+    cu_seqlens=np.array([0, 2], dtype=np.int32),
     members=(),
 )
 
