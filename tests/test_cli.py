@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from command import Workplace, json_lines, qa_rows, seodang
 from paths import ROOT
 from seodang import __version__
 from seodang.cli import app, main
+from seodang.cli.app import ORDER
 from seodang.recipe_file import shipped_recipes
 from seodang.show.crash_log import write_crash_log
 
@@ -51,7 +53,9 @@ def test_help_lists_every_command() -> None:
     """`seodang --help` and plain `seodang` show each command."""
     ended = seodang("--help")
     assert ended.code == 0
-    assert all(re.search(rf"\b{name}\b", ended.out) for name in COMMANDS)
+    listed = re.findall(r"^[│|] (\w+) ", ended.out, re.MULTILINE)
+    assert set(COMMANDS) <= set(listed)
+    assert [name for name in listed if name in COMMANDS] == list(ORDER)  # as a user needs them
     assert [line for line in seodang().out.splitlines() if line] == [line for line in ended.out.splitlines() if line]
 
 
@@ -148,6 +152,25 @@ def test_a_dry_run_trains_nothing(place: Workplace) -> None:
     told, expected = (re.sub(r"\d+\.\d+ (GB|s)| +", " ", one.out).split() for one in (ended, inspected))
     assert (ended.code, told) == (0, expected)
     assert place.snapshot() == before
+
+
+def test_a_dry_run_ends_with_a_command_that_works(place: Workplace) -> None:
+    """It writes nothing, even with --out; where the run's folder is taken, a free one is proposed, or to resume."""
+    [recipe, *changes] = place.recipe()
+    (place.folder / "taken").mkdir()
+    (place.folder / "taken" / "notes.txt").touch()
+    for given, proposed in (([], []), (["--out", "new"], ["--out", "new"]), (["--out", "taken"], ["--out", "taken-2"])):
+        before = place.snapshot()
+        ended = seodang("tune", recipe, *changes, *given, "--dry-run")
+        assert shlex.join(["seodang", "tune", recipe, *changes, *proposed]) + " " in ended.out
+        assert place.snapshot() == before
+    (place.folder / "runs" / "mine").mkdir(parents=True)
+    (place.folder / "runs" / "mine" / "recipe.yaml").write_text("name: mine\n", encoding="utf-8")
+    (place.folder / "runs" / "mine" / "manifest.json").write_text("{}", encoding="utf-8")
+    for command in (("tune", recipe, *changes, "--dry-run"), ("inspect", recipe, *changes)):
+        ended = seodang(*command)
+        assert "seodang tune runs/mine --resume " in ended.out
+        assert shlex.join(["seodang", "tune", recipe, *changes, "name=mine-2"]) + " " in ended.out
 
 
 @pytest.mark.parametrize(

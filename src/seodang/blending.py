@@ -17,7 +17,7 @@ from seodang.model.load import describe, load_config, load_model, load_tokenizer
 from seodang.model.placement import choose_placement
 from seodang.pipeline import prepare
 from seodang.proof.losses import effective_shares
-from seodang.run.evidence import read_answers, read_lengths, read_manifest
+from seodang.run.evidence import read_lengths, read_manifest
 from seodang.run.folder import ALPHA, COUNTS, DROPPED, FINDINGS, LENGTHS, SAMPLES, Run
 from seodang.run.lock import guarded
 from seodang.run.manifest import Blend
@@ -25,7 +25,6 @@ from seodang.run.record import write_manifest
 from seodang.run.sealed import refuse_unsaved, seal_model
 from seodang.run.start import ProofRecipes, claim, create, open_proof, open_run, proof_recipes
 from seodang.show.alpha_view import show_curve, show_curve_cost
-from seodang.show.language import language_of, texts_in
 from seodang.show.report import report
 from seodang.stages.blends import Blends
 from seodang.stages.finish import check_inputs
@@ -114,8 +113,7 @@ def alpha_curve(run: str | Path, *, trust_remote_code: bool = False) -> AlphaCur
     with distributed.agreed():
         if distributed.is_main():
             own.write_json(ALPHA, to_json(curve))
-            questions = [answer.question for answer in read_answers(own)]
-            show_curve(curve, own.folder, report(own.folder), texts_in(language_of(wanted.report.language, questions)))
+            show_curve(curve, own.folder, report(own.folder))
     return curve
 
 

@@ -27,7 +27,7 @@ from seodang.recipe import Recipe, ReportLanguage, load_recipe
 from seodang.run.clock import StageClock
 from seodang.run.folder import Run
 from seodang.run.lock import guarded
-from seodang.run.start import open_proof, open_run, proof_recipes
+from seodang.run.start import free_folder, open_proof, open_run, proof_recipes
 from seodang.stages import requirements
 from seodang.types import Finding
 
@@ -247,7 +247,7 @@ def prove(
         trust_remote_code: run Python code that comes with the model; what the run's own recipe says is ignored.
         use_cache: take what the base measured in an earlier run under the same settings.
         is_quick: measure fewer rows, and ask fewer questions.
-        language: of verdict and report; by default what the recipe wants.
+        language: of the report; by default what the recipe wants.
 
     Raises:
         SeodangError: the user's mistake, with a hint on how to fix it.
@@ -391,9 +391,7 @@ def demo(overrides: Sequence[str] = (), *, out: Path | None = None, is_quick: bo
         is_quick: fewer rows, steps and questions.
     """
     recipe = load_recipe("demo", (*(QUICK_DEMO if is_quick else ()), *overrides))
-    folder, number = out or Path("runs") / recipe.name, 2
-    while out is None and folder.exists():
-        folder, number = Path("runs") / f"{recipe.name}-{number}", number + 1
+    folder = out or free_folder(Path("runs") / recipe.name)
     if is_quick:
         from seodang.show.terminal.console import show_note
 

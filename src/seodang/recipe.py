@@ -369,7 +369,7 @@ class Report(Part):
     """How a run is shown to people."""
 
     language: ReportLanguage = Field(
-        "auto", description="language of report, verdict and model card; auto: Korean where most questions are"
+        "auto", description="language of report and model card; auto: Korean where most questions are"
     )
 
 

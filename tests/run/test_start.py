@@ -47,7 +47,7 @@ def test_leftovers_are_removed_when_a_run_is_resumed(tmp_path: Path) -> None:
 
 
 def test_a_hint_to_resume_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command in a hint works as it is: --out is there unless the run lies at runs/NAME, blanks are quoted."""
+    """The command in a hint works as it is: a folder that is known as a run's is enough, blanks are quoted."""
     monkeypatch.chdir(tmp_path)
     default, other = Run(folder=Path("runs/a")), Run(folder=tmp_path / "my runs")
     for run in (default, other):
@@ -55,6 +55,8 @@ def test_a_hint_to_resume_names_the_folder(tmp_path: Path, monkeypatch: pytest.M
             create(run, RECIPE)
     assert default.resume_command == "seodang tune runs/a/recipe.yaml --resume"
     assert other.resume_command == "seodang tune 'my runs/recipe.yaml' --resume --out 'my runs'"
+    other.manifest_file.write_text("{}", encoding="utf-8")  # by which a run's folder is known
+    assert other.resume_command == "seodang tune 'my runs' --resume"
     moved = RECIPE.model_copy(update={"model": RECIPE.model.model_copy(update={"path": "/moved/model"})})
     with guarded():  # hashes compare what lies there
         assert open_run(default.folder, moved, resume=True) == default

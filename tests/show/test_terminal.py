@@ -15,7 +15,7 @@ from rich.text import Text
 import run_folder
 from events import eval_event, train_event
 from seodang.data.template.find import ChatTemplate
-from seodang.errors import SourceError
+from seodang.errors import SeodangError, SourceError
 from seodang.proof.seeds import compare_seeds
 from seodang.recipe import load_recipe
 from seodang.run.events import NoteEvent, SpeedEvent
@@ -82,6 +82,27 @@ def test_everything_fits_the_width(show: str, values: tuple[object, ...], expect
     if width == 100:
         for words in expected:
             assert words in text, words
+
+
+def test_the_end_of_the_input_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-D: the message names what to give instead."""
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    with pytest.raises(SeodangError, match=r"input ended(?s:.)*--domain"):
+        console.choose("which role?", {"domain": "", "general": ""}, "general")
+
+
+@pytest.mark.parametrize(
+    ("changes", "often"),
+    [
+        (["train.steps=4", "train.eval_every=46"], "after training"),
+        (["train.steps=80", "train.eval_every=20"], "every 20 steps"),
+        (["train.steps=8", "train.eval_every=null"], "after every step"),
+        (["train.steps=null", "train.eval_every=null"], "ten times during training"),
+    ],
+)
+def test_the_plan_says_when_a_run_is_evaluated(changes: list[str], often: str) -> None:
+    """No interval is named that the run does not reach."""
+    assert f"losses, also {often};" in " ".join(printed("show_plan", load_recipe("demo", changes), width=200).split())
 
 
 def test_each_split_has_its_own_rows_above_the_limit() -> None:
@@ -439,6 +460,14 @@ def test_the_verdict_ends_with_warnings_after_the_tables() -> None:
     assert shown == [sentence for sentence in everything if sentence in warnings[: proof_view.SHOWN_REMARKS]]
     last = text.splitlines()[-1].strip()
     assert last == f"{len(everything) - len(shown)} more remarks in the report (--verbose prints them here too)."
+
+
+def test_how_a_korean_report_is_had_in_english_is_shown() -> None:
+    """Where the questions alone decided it: what the terminal prints is English in any case."""
+    command = "seodang report runs/x --language en"
+    out = Console(file=io.StringIO(), record=True)
+    proof_view.show_end("runs/x/model", Path("runs/x/report.html"), 1.0, in_english=command, out=out)
+    assert f"in English: {command}\n" in out.export_text()
 
 
 def test_paths_are_short_and_commands_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,8 +64,8 @@ def test_every_kind_of_need_is_looked_at(place: Workplace) -> None:
     assert found(changed) == [
         (HubError, "model.path: nobody/none"),
         (TemplateError, "template.borrow"),
-        (SourceError, f"sources.a.path: {place.folder}/none.jsonl"),
-        (SourceError, f"sources.a.path: {place.folder}/none/*.csv"),
+        (SourceError, "sources.a.path: none.jsonl"),
+        (SourceError, "sources.a.path: none/*.csv"),
         (SourceError, "sources.a.path: sample:none"),
         (HubError, "sources.b.hub: nobody/none"),
         (SourceError, "sources.c.hub: ./none"),
@@ -114,7 +114,7 @@ def test_packages_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not list(requirements.missing_packages(Train()))
 
 
-@pytest.mark.parametrize("command", [["tune"], ["tune", "--dry-run"], ["inspect"], ["demo"]], ids=" ".join)
+@pytest.mark.parametrize("command", [["tune"], ["inspect"], ["demo"]], ids=" ".join)
 def test_commands_report_the_run_folder_too(command: list[str], place: Workplace) -> None:
     """A run folder that is in the way and a model that is not there are one error of every command."""
     place.write("runs/mine/notes.txt", "")

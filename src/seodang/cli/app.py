@@ -13,8 +13,18 @@ from seodang.__version__ import __version__
 RESUMED_BY_REPEATING = ("prove", "blend", "judge")  # commands that keep what they have measured
 
 
+# in the order in which they are needed; `--help` lists them so
+ORDER = (
+    *("demo", "init", "inspect", "tune", "prove", "report", "chat"),
+    *("serve", "verify", "judge", "blend", "push"),
+)
+
+
 class _Commands(TyperGroup):
     """Whichever command is interrupted says how far it came, and what to type to resume."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=ORDER.index)
 
     def invoke(self, ctx: Any) -> Any:
         try:

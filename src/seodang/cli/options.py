@@ -1,12 +1,17 @@
 """Arguments and options that several commands share."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from seodang.show.terminal.verbosity import set_verbose
+
+if TYPE_CHECKING:
+    from seodang.show.terminal.next_commands import Next
 
 RecipeArg = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that ships: demo.")
@@ -27,7 +32,7 @@ GateOption = Annotated[
 ]
 LanguageOption = Annotated[
     Literal["auto", "en", "ko"] | None,
-    typer.Option("--language", help="Language of verdict and report; by default the recipe's."),
+    typer.Option("--language", help="Language of the report; by default the recipe's."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the proof as JSON to stdout, the rest to stderr.")]
 VerboseOption = Annotated[
@@ -36,8 +41,18 @@ VerboseOption = Annotated[
 ]
 
 
+def show_next(chosen: "Callable[[ModuleType], list[Next]]") -> None:
+    """Print the commands that come next, which are chosen from `next_commands`."""
+    from seodang.show.terminal import next_commands
+
+    next_commands.show_next(chosen(next_commands))
+
+
+def without_dry_run() -> list[str]:
+    """The words of this command that does what its dry run did not."""
+    return [word for word in sys.argv[1:] if word != "--dry-run"]
+
+
 def show_without_dry_run(purpose: str) -> None:
     """After a dry run, the command that does it."""
-    from seodang.show.terminal.next_commands import Next, command, show_next
-
-    show_next([Next(command(*(word for word in sys.argv[1:] if word != "--dry-run")), purpose)])
+    show_next(lambda then: [then.Next(then.command(*without_dry_run()), purpose)])

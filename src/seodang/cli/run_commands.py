@@ -19,7 +19,9 @@ from seodang.cli.options import (
     RecipeArg,
     TrustOption,
     VerboseOption,
+    show_next,
     show_without_dry_run,
+    without_dry_run,
 )
 
 if TYPE_CHECKING:
@@ -42,9 +44,7 @@ def demo(
     from seodang.pipeline import demo
 
     found = demo(overrides or (), out=out, is_quick=quick)
-    from seodang.show.terminal import next_commands
-
-    next_commands.show_next(next_commands.after_demo(found, is_quick=quick))
+    show_next(lambda then: then.after_demo(found, is_quick=quick))
 
 
 @app.command()
@@ -77,9 +77,7 @@ def init(
     if dry_run:
         show_without_dry_run("write it")
         return
-    from seodang.show.terminal import next_commands
-
-    next_commands.show_next(next_commands.after_init(written))
+    show_next(lambda then: then.after_init(written))
 
 
 @app.command()
@@ -88,10 +86,9 @@ def inspect(recipe: RecipeArg, overrides: OverridesArg = None, out: OutOption = 
     from seodang.pipeline import inspect
     from seodang.recipe import load_recipe
 
-    inspect(load_recipe(recipe, overrides or ()), out=out)
-    from seodang.show.terminal import next_commands
-
-    next_commands.show_next(next_commands.after_inspect(recipe, overrides or ()))
+    checked = load_recipe(recipe, overrides or ())
+    inspect(checked, out=out)
+    show_next(lambda then: then.to_tune(["tune", recipe, *(overrides or ())], Path("runs") / checked.name))
 
 
 @app.command()
@@ -119,8 +116,11 @@ def tune(
     wanted = [f"report.language={language}"] if language else []
     checked = load_recipe(recipe, [*(overrides or ()), *wanted])
     if dry_run:
-        inspect(checked, out=out)
-        show_without_dry_run("train, measure and report")
+        inspect(checked)
+        if resume or seeds > 1:
+            show_without_dry_run("train, measure and report")
+        else:
+            show_next(lambda then: then.to_tune(without_dry_run(), out or Path("runs") / checked.name))
     elif seeds > 1:
         _proven(lambda: tune_seeds(checked, seeds, out=out, resume=resume), gate=gate, as_json=as_json)
     else:
@@ -176,9 +176,7 @@ def _proven(work: "Callable[[], Run | SeedsProof]", *, gate: bool, as_json: bool
 
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         found = work()
-        from seodang.show.terminal import next_commands
-
-        next_commands.show_next(next_commands.after_proof(found, model))
+        show_next(lambda then: then.after_proof(found, model))
     if as_json and distributed.is_main():
         typer.echo(proof_as_json(found))
     if gate:
@@ -294,6 +292,4 @@ def blend(
         raise typer.BadParameter("--dry-run is for measuring: saving one alpha measures nothing")
     made = blend(run, alpha, out=out, trust_remote_code=trust_remote_code)
     typer.echo(f"{made.folder}\nnot measured yet")
-    from seodang.show.terminal import next_commands
-
-    next_commands.show_next(next_commands.after_blend(made))
+    show_next(lambda then: then.after_blend(made))

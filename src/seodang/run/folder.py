@@ -182,6 +182,8 @@ class Run:
     @property
     def resume_command(self) -> str:
         """What to type to resume this run from the current folder."""
+        if is_file(self.manifest_file):
+            return f"seodang tune {path_argument(self.folder)} --resume"
         where = "" if self._lies_at_default else f" --out {path_argument(self.folder)}"
         return f"seodang tune {path_argument(self.recipe_file)} --resume{where}"
 

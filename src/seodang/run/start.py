@@ -113,7 +113,7 @@ def open_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
     """
     run = Run(folder=folder)
     if resume:
-        if not _holds_files(folder):
+        if not holds_files(folder):
             raise RunError(
                 "there is no run to resume", where=str(folder), hint=f"start it without --resume; or {a_run(folder)}"
             )
@@ -157,14 +157,22 @@ def claim(run: Run) -> None:
         run.remove_leftovers()
 
 
-def _holds_files(folder: Path) -> bool:
+def free_folder(folder: Path) -> Path:
+    """The folder, or the first of FOLDER-2, FOLDER-3 … in whose way nothing is."""
+    number, free = 2, folder
+    while holds_files(free) or (free.exists() and not free.is_dir()):
+        free, number = folder.with_name(f"{folder.name}-{number}"), number + 1
+    return free
+
+
+def holds_files(folder: Path) -> bool:
     """Whether a folder holds more than what a process that was killed at its first file left there."""
     left = {LOCK, *(path.name for path in Run(folder=folder).leftovers())} if folder.is_dir() else set()
     return folder.is_dir() and any(path.name not in left for path in folder.iterdir())
 
 
 def _refuse_existing(folder: Path) -> None:
-    if _holds_files(folder) or (folder.exists() and not folder.is_dir()):
+    if holds_files(folder) or (folder.exists() and not folder.is_dir()):
         raise RunError(
             "already exists, and runs are never overwritten",
             where=str(folder),

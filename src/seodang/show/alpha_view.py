@@ -135,16 +135,16 @@ def alpha_figure(
     return figure
 
 
-def show_curve(curve: AlphaCurve, run: Path, page: Path, texts: Texts = ENGLISH, *, out: Console | None = None) -> None:
+def show_curve(curve: AlphaCurve, run: Path, page: Path, *, out: Console | None = None) -> None:
     """The recommendation, the curve, and how the recommended alpha does on other rows."""
     out = out or get_console()
     out.print()
-    out.print(Text(lead(curve, texts), style="bold"))
-    for note in notes(curve, texts):
+    out.print(Text(lead(curve), style="bold"))
+    for note in notes(curve):
         out.print(Text(visible(note), style="dim"))
     for head, body in (
-        (heads(curve, texts), rows(curve, texts)),
-        (proof_heads(curve, texts), proof_rows(curve, texts)),
+        (heads(curve), rows(curve)),
+        (proof_heads(curve), proof_rows(curve)),
     ):
         if body:
             out.print()

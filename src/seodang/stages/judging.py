@@ -27,6 +27,7 @@ from seodang.show.judged import show_judgement
 from seodang.show.report import report
 from seodang.show.terminal import console, progress
 from seodang.types import Answer
+from seodang.user_paths import path_argument
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,7 +133,8 @@ def _comparison(run: Run, against: str, overrides: Sequence[str]) -> _Comparison
     if overrides:
         recipe = load_recipe(run.recipe_file, overrides)
     if recipe.judge is None:
-        hint = "give them as in: seodang judge RUN judge.url=http://127.0.0.1:8000 judge.model=NAME"
+        place = path_argument(run.folder)
+        hint = f"give them as in: seodang judge {place} judge.url=http://127.0.0.1:8000 judge.model=NAME"
         raise SeodangError("the run's recipe names no judge: url and model are missing", where="judge", hint=hint)
     answers = _answers(run)
     clusters = {row.row_id: row.cluster for row in read_rows(run)}

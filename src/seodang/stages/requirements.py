@@ -18,6 +18,7 @@ from seodang.model.find_model import check_folder, find_model
 from seodang.recipe import Model, Recipe, Source, Template, Train
 from seodang.show.terminal.console import show_note
 from seodang.types import Finding
+from seodang.user_paths import shown_path
 
 
 @contextmanager
@@ -105,7 +106,7 @@ def _tried(key: str, find: Callable[[], object]) -> Iterator[SeodangError]:
     try:
         find()
     except SeodangError as error:
-        where = error.where if error.where.startswith(key) else f"{key}: {error.where.removeprefix('hub:')}"
+        where = error.where if error.where.startswith(key) else f"{key}: {shown_path(error.where.removeprefix('hub:'))}"
         yield type(error)(error.what, where=where, hint=error.hint)
 
 

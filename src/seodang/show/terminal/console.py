@@ -86,11 +86,23 @@ def can_ask() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
+def _typed(out: Console) -> str:
+    try:
+        return out.input("> ")
+    except EOFError:
+        out.print()
+        hint = "give each file's role by --domain, --general or --retention; with </dev/null all guesses are taken"
+        raise SeodangError("the input ended before this question was answered", hint=hint) from None
+
+
 def choose(question: str, choices: Mapping[str, str], guess: str) -> str:
     """Ask for one of `choices`, by number, name or its first letters; the guess is taken if nothing is typed.
 
     Args:
         choices: each with what it means, which may be empty.
+
+    Raises:
+        SeodangError: the input ends before an answer.
     """
     out = get_console()
     out.print(Text(visible(question), style="bold"))
@@ -99,7 +111,7 @@ def choose(question: str, choices: Mapping[str, str], guess: str) -> str:
         line = Text(f"  {place} {visible(choice):<{width}}  ").append(visible(meaning), style="dim")
         out.print(line.append("  (guess: Enter)" if choice == guess else "", style="green"))
     while True:
-        typed = out.input("> ").strip()
+        typed = _typed(out).strip()
         if not typed:
             return guess
         if typed.isdecimal() and 1 <= int(typed) <= len(names):

@@ -13,10 +13,12 @@ from rich.text import Text
 
 from seodang.proof.proof import proof_of_run
 from seodang.proof.seeds import SeedsProof
+from seodang.recipe import load_recipe
 from seodang.run.folder import Run
+from seodang.run.start import free_folder
 from seodang.show.formatting import visible_line
 from seodang.show.terminal.console import get_console
-from seodang.user_paths import path_argument
+from seodang.user_paths import path_argument, shown_path
 
 
 class Next(NamedTuple):
@@ -34,15 +36,28 @@ def command(*words: object) -> str:
 
 def after_init(recipe: Path) -> list[Next]:
     """What comes after a starter recipe."""
-    return [
-        Next(command("inspect", recipe), "check data, masks, memory and time; trains nothing"),
-        Next(command("tune", recipe), "train, measure and report"),
-    ]
+    look = Next(command("inspect", recipe), "check data, masks, memory and time; trains nothing")
+    return [look, *to_tune(["tune", recipe], Path("runs") / load_recipe(recipe).name)]
 
 
-def after_inspect(recipe: str, overrides: Sequence[str]) -> list[Next]:
-    """What comes after a recipe that was looked at."""
-    return [Next(command("tune", recipe, *overrides), "train, measure and report")]
+def to_tune(words: Sequence[str | Path], folder: Path) -> list[Next]:
+    """The command that trains; where its run's folder is taken, with another one, or the one that resumes that run.
+
+    Args:
+        words: of the command, after `seodang`; the folder follows from the recipe's name, or is named by `--out`.
+        folder: the run's.
+    """
+    free = free_folder(folder)
+    if free == folder:
+        return [Next(command(*words), "train, measure and report")]
+    run = Run(folder=folder)
+    resume = [Next(run.resume_command, "resume the run that is there")] if run.exists and not run.is_proven else []
+    if "--out" in words:
+        place = list(words).index("--out") + 1
+        changed = [*words[:place], free, *words[place + 1 :]]
+    else:
+        changed = [*(word for word in words if not str(word).startswith("name=")), f"name={free.name}"]
+    return [*resume, Next(command(*changed), f"train anew: {visible_line(shown_path(folder))} exists")]
 
 
 def after_demo(run: Run, *, is_quick: bool) -> list[Next]:

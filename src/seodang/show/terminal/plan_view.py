@@ -129,13 +129,21 @@ def _training(settings: Train) -> str:
 
 def _measured(recipe: Recipe, *, will_train: bool) -> str:
     """Which losses, and answers to how many questions."""
-    ask, every = recipe.ask, recipe.train.eval_every
-    often = f"every {plural(every, 'step')}" if every else "ten times during training"
+    ask, often = recipe.ask, _how_often(recipe.train.eval_every, recipe.train.steps)
     own = len(ask.domain) + len(ask.general) + (ask.repeat is not None)
     asked = [plural(own, "question")] if own else []
     asked += [f"{ask.holdout} held-out ones of each source"] if ask.holdout else []
     answers = f"; answers to {' and '.join(asked)}" if asked else "; no questions are asked"
     return f"losses{f', also {often}' if will_train else ''}{answers}"
+
+
+def _how_often(every: int | None, steps: int | None) -> str:
+    """When the evaluations of training are: the last one is at its end."""
+    if steps and (every or 0) >= steps:
+        return "after training"
+    if every:
+        return f"every {plural(every, 'step')}"
+    return "after every step" if steps and steps <= 10 else "ten times during training"
 
 
 def _show_settings(recipe: Recipe, placement: "Placement | None", out: Console) -> None:

@@ -119,8 +119,10 @@ def counting(title: str, total: int, *, work: float | None = None, estimate: flo
     Args:
         title: also the name of a stage of the run (`expecting`).
         work: all of it, where things that are counted differ in it (tokens, for example).
-        estimate: seconds, before anything is done.
+        estimate: seconds, before anything is done; by default what a run expects of the stage.
     """
+    if estimate is None and _expected.run:
+        estimate = _expected.run.expected(title)
     started = time.perf_counter()
     with _progress_of(title, total, is_shown=True, work=work, estimate=estimate) as advance:
         yield advance

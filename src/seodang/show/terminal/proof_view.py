@@ -15,7 +15,7 @@ from seodang.proof.proof import Proof
 from seodang.proof.seeds import SeedsProof
 from seodang.show import sentences
 from seodang.show.formatting import duration, fold, number, percent, plural, signed, visible, visible_line, whole
-from seodang.show.language import ENGLISH, Texts
+from seodang.show.language import ENGLISH
 from seodang.show.terminal.console import get_console, quiet_table, show_title
 from seodang.show.terminal.verbosity import is_verbose
 from seodang.types import Answer
@@ -28,32 +28,33 @@ SHOWN_DIFFERENT = 4  # answers to the question asked again
 TONES = {"gained": "green", "same": "", "lost": "red", "broken": "red"}
 
 
-def show_proof(proof: Proof, texts: Texts = ENGLISH, *, out: Console | None = None) -> None:
+def show_proof(proof: Proof, *, out: Console | None = None) -> None:
     """The verdict; losses with their intervals, what the gain is made of, and how the answers behave; warnings.
 
-    Other remarks are in the report, and printed with --verbose.
+    In English, as all that is printed; the report is in the run's language. Other remarks are there, and printed with
+    --verbose.
     """
     out = out or get_console()
-    show_title(out, texts("table.verdict"))
-    clauses = sentences.headline(proof, texts)
+    show_title(out, ENGLISH("table.verdict"))
+    clauses = sentences.headline(proof)
     line = Text()
     for place, (tone, clause) in enumerate(clauses):
-        mark = texts("headline.join" if place < len(clauses) - 1 else "headline.end")
+        mark = ENGLISH("headline.join" if place < len(clauses) - 1 else "headline.end")
         line.append(visible(clause), style=f"bold {TONES[tone]}").append(mark)
     out.print(line)
-    out.print(Text(sentences.not_judged(proof, texts), style="bold"))
-    for table in (_axes(proof, texts), _parts(proof, texts), _behaviour(proof, texts)):
+    out.print(Text(sentences.not_judged(proof), style="bold"))
+    for table in (_axes(proof), _parts(proof), _behaviour(proof)):
         if table.row_count:
             out.print()
             out.print(table)
-    remarks = sentences.sentences(proof, texts)
-    shown = remarks if is_verbose() else sentences.warnings(proof, texts)[:SHOWN_REMARKS]
+    remarks = sentences.sentences(proof)
+    shown = remarks if is_verbose() else sentences.warnings(proof)[:SHOWN_REMARKS]
     if remarks:
         out.print()
     for sentence in shown:
         out.print(Text(visible(sentence), style="dim"))
     if more := len(remarks) - len(shown):
-        out.print(Text(texts("sentence.more", remarks=texts.count("remark", more)), style="dim"))
+        out.print(Text(ENGLISH("sentence.more", remarks=ENGLISH.count("remark", more)), style="dim"))
 
 
 def show_seeds(found: SeedsProof, *, out: Console | None = None) -> None:
@@ -122,12 +123,20 @@ def _few(asked: Sequence[tuple[str, str, str | None]]) -> list[tuple[str, str, s
     return [key for _, key in sorted(ranked, key=lambda item: item[0])][:SHOWN_QUESTIONS]
 
 
-def show_end(model: str, page: Path, seconds: float, *, out: Console | None = None) -> None:
-    """Where the tuned model and the report are, and how long it took."""
+def show_end(
+    model: str, page: Path, seconds: float, *, in_english: str | None = None, out: Console | None = None
+) -> None:
+    """Where the tuned model and the report are, and how long it took.
+
+    Args:
+        in_english: the command that writes the report in English, where it is in another language that nobody chose.
+    """
     out = out or get_console()
     out.print()
-    places = f"model   {visible_line(shown_path(model))}\nreport  {visible_line(shown_path(page))}\n"
-    out.print(Text(places).append(f"took {duration(seconds)}", style="dim"))
+    text = Text(f"model   {visible_line(shown_path(model))}\nreport  {visible_line(shown_path(page))}\n")
+    if in_english:
+        text.append(f"        in Korean, as most questions are; in English: {visible_line(in_english)}\n", style="dim")
+    out.print(text.append(f"took {duration(seconds)}", style="dim"), soft_wrap=True)
 
 
 def _model_answers(model: str, answers: Sequence[Answer]) -> RenderableType:
@@ -149,38 +158,38 @@ def _model_answers(model: str, answers: Sequence[Answer]) -> RenderableType:
     return text if answers else Text(f"{model}: no answer", style="dim")
 
 
-def _axes(proof: Proof, texts: Texts) -> Table:
+def _axes(proof: Proof) -> Table:
     level = percent(proof.level, 1).replace(".0%", "%")
-    interval = texts("table.interval", level=level)
-    heads = (texts(f"table.{key}") for key in ("source", "role", "loss_in"))
-    numbers = (f"{texts(f'table.{key}')}>" for key in ("base", "tuned", "change"))
-    table = quiet_table(*heads, *numbers, f"{interval}>", texts("table.shown"), f"{texts('table.rows')}>")
+    interval = ENGLISH("table.interval", level=level)
+    heads = (ENGLISH(f"table.{key}") for key in ("source", "role", "loss_in"))
+    numbers = (f"{ENGLISH(f'table.{key}')}>" for key in ("base", "tuned", "change"))
+    table = quiet_table(*heads, *numbers, f"{interval}>", ENGLISH("table.shown"), f"{ENGLISH('table.rows')}>")
     for name, loss in proof.sources.items():
         style = TONES[sentences.tone(loss)]
         table.add_row(
             Text(visible(name), style="bold"),
-            sentences.role_name(loss, texts),
-            texts(f"unit_short.{loss.unit}"),
+            sentences.role_name(loss),
+            ENGLISH(f"unit_short.{loss.unit}"),
             number(loss.before),
             number(loss.after),
             Text(signed(loss.change.value), style=style),
-            texts.between(loss.change.interval),
-            Text(texts.known("outcome", loss.outcome), style=style),
+            ENGLISH.between(loss.change.interval),
+            Text(ENGLISH.known("outcome", loss.outcome), style=style),
             whole(loss.rows),
         )
     return table
 
 
-def _parts(proof: Proof, texts: Texts) -> Table:
+def _parts(proof: Proof) -> Table:
     parts = ("gain", *PARTS)
     table = quiet_table(
-        texts("table.gain_of"),
-        *(f"{texts(f'part.{part}')}>" for part in parts),
-        f"{texts('table.wins')}>",
-        f"{texts('table.rows')}>",
+        ENGLISH("table.gain_of"),
+        *(f"{ENGLISH(f'part.{part}')}>" for part in parts),
+        f"{ENGLISH('table.wins')}>",
+        f"{ENGLISH('table.rows')}>",
     )
     for name, found in proof.parts.items():
-        wins, chance = found.own_question_wins, texts("table.chance", chance=percent(found.chance))
+        wins, chance = found.own_question_wins, ENGLISH("table.chance", chance=percent(found.chance))
         table.add_row(
             Text(visible(name), style="bold"),
             *(signed(getattr(found, part).value) for part in parts),
@@ -190,14 +199,14 @@ def _parts(proof: Proof, texts: Texts) -> Table:
     return table
 
 
-def _behaviour(proof: Proof, texts: Texts) -> Table:
+def _behaviour(proof: Proof) -> Table:
     columns = ("answers", "ends", "tokens", "repetition", "hangul", "chrf")
-    table = quiet_table(texts("table.behaviour"), *(f"{texts(f'table.{column}')}>" for column in columns))
+    table = quiet_table(ENGLISH("table.behaviour"), *(f"{ENGLISH(f'table.{column}')}>" for column in columns))
     for group in proof.behaviour:
         either = group.tuned or group.base
         assert either, f"no answers to {group.kind}"
         table.add_row(
-            Text(visible(sentences.group_name(group, texts)), style="bold"),
+            Text(visible(sentences.group_name(group)), style="bold"),
             str(either.answers),
             *(f"{read(group.base)} → {read(group.tuned)}" for read in BEHAVIOUR_COLUMNS),
         )

@@ -165,6 +165,10 @@ class WholeRun:
         if later in self._left:
             self._left[later] = took
 
+    def expected(self, stage: str) -> float | None:
+        """Seconds of a stage that is to come; None: not known."""
+        return self._left.get(stage)
+
     @property
     def elapsed(self) -> float:
         """Since it was begun."""
