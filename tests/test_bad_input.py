@@ -675,7 +675,7 @@ RUNS = (
     ),
     Bad(
         kind="proof of a run that has not ended", command="prove", make=lambda place: [_run(place)], where="runs/mine",
-        what="its training has not ended", hint="seodang tune runs/mine --resume",
+        what="its training has not ended", hint="seodang tune runs/mine",
     ),
     Bad(
         kind="proof of nothing", command="prove", make=lambda _: ["runs/none"], where="runs/none",

@@ -72,7 +72,7 @@ def test_a_damaged_model_is_refused_where_it_would_be_used(damage: str, name: st
         lambda: outgoing(run.folder, adapter=False),
     ):
         with pytest.raises(
-            RunError, match=rf"the tuned model is damaged: model/{name} (?s:.)*--resume --out"
+            RunError, match=rf"the tuned model is damaged: model/{name} (?s:.)*seodang tune .*--resume"
         ) as caught:
             use()
         assert str(run.folder) in caught.value.hint
