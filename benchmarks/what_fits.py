@@ -21,7 +21,7 @@ from seodang.model.engine import linear_cross_entropy
 from seodang.recipe import Adapter, Train
 from seodang.train.adapter import unwrapped
 from seodang.train.memory_estimate import STATE_BYTES, MemoryEstimator, make_estimator
-from seodang.train.resources import MEMORY_MARGIN, candidates
+from seodang.train.resources import MEMORY_MARGIN, PackCost, candidates
 from seodang.train.throughput import optimizer_bytes, step_flops
 from seodang.types import IGNORED, Checkpointing, Placement, Step
 
@@ -111,7 +111,8 @@ def _cell(model: str, way: str, size: float, fast_bf16: bool) -> str:
     most = (1 - MEMORY_MARGIN) * (size - CONTEXT_BYTES)
     if _peak(model, kind, fast_bf16, BUDGETS[-1], "full") - saved > most:
         return "–"
-    for budget, _, level in candidates(BUDGETS, get_args(Checkpointing), "cuda", _step):
+    cost: PackCost = "graphs" if fast_bf16 and kind != "qlora" else "cuda"
+    for budget, _, level in candidates(BUDGETS, get_args(Checkpointing), cost, _step):
         peak = _peak(model, kind, fast_bf16, budget, level) - saved
         if peak <= most:
             plan = [f"{budget // 1024}k"] * (budget < BUDGETS[0]) + [level] * (level != "none")

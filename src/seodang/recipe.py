@@ -253,7 +253,7 @@ class Train(Part):
         "answers", description="supervised tokens: every answer with its turn end, the last answer, or all of the row"
     )
     checkpointing: Literal["auto", "none", "selective", "full"] = Field(
-        "auto", description="gradient checkpointing; selective: every second layer; auto: the least that fits"
+        "auto", description="gradient checkpointing; selective: every second layer; auto: none unless memory is short"
     )
     adapter: Adapter | None = Field(None, description="train an adapter in place of all weights")
     eval_every: Positive | None = Field(None, description="steps between evaluations; none: ten over the run")

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from seodang.types import IGNORED, Pack, Step
 
-# A pack in which nothing is supervised: its loss and its gradients are 0. Of two positions: for tensors of a single row,
-# torch's compiler compiles layers once more.
+# A pack in which nothing is supervised: its loss and its gradients are 0. Of two positions, since torch's compiler
+# compiles layers once more for tensors of a single row.
 EMPTY = Pack(
     input_ids=np.zeros(2, dtype=np.int64),
     targets=np.full(2, IGNORED, dtype=np.int64),

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import psutil
@@ -19,19 +19,24 @@ from seodang.data.arrow import read_columns
 from seodang.data.pack import Plan, pack_step
 from seodang.errors import ResourceError
 from seodang.run.folder import Run
+from seodang.train.adapter import unwrapped
 from seodang.train.memory_estimate import STATE_BYTES, MemoryEstimator, MemoryUsage
 from seodang.types import Checkpointing, Finding, Pack, Step
 
 MEMORY_MARGIN = 0.1  # of the available memory: an estimate is off by some percent, and allocators leave gaps
 MIN_PACK_TOKENS = 512  # a smaller budget costs speed and saves little
+PackCost = Literal["cpu", "mps", "graphs", "cuda", "several"]  # CUDA graphs; without them; several ranks of CUDA
 # What a pack takes whatever its size, in positions that take as long. On a CPU products of few rows (measured); on a
-# GPU weights are cast and gradients summed, 16 bytes a parameter (estimated: 5 ms of 1B on an H200, 12 µs a position).
-PACK_POSITIONS = {"cpu": 60, "cuda": 400, "mps": 400}
-# Relative to none: measured on a CPU; on a GPU a sixth and a third more operations, and no CUDA graphs (estimated).
-CHECKPOINTING_TIME: dict[str, dict[Checkpointing, float]] = {
+# GPU weights are cast and gradients summed, 16 bytes a parameter (5 ms of 1B on an H200, at 12 µs a position). Without
+# CUDA graphs it waits for the host (80 ms of 1B), and shards gather their weights. All but the first are estimates.
+PACK_POSITIONS: dict[PackCost, int] = {"cpu": 60, "mps": 400, "graphs": 400, "cuda": 1000, "several": 4000}
+# Relative to none: measured on a CPU; elsewhere a sixth and a third more operations, and the loss of CUDA graphs.
+CHECKPOINTING_TIME: dict[PackCost, dict[Checkpointing, float]] = {
     "cpu": {"none": 1.0, "selective": 1.11, "full": 1.24},
-    "cuda": {"none": 1.0, "selective": 1.25, "full": 1.4},
     "mps": {"none": 1.0, "selective": 1.17, "full": 1.33},
+    "graphs": {"none": 1.0, "selective": 1.25, "full": 1.4},
+    "cuda": {"none": 1.0, "selective": 1.17, "full": 1.33},
+    "several": {"none": 1.0, "selective": 1.17, "full": 1.33},
 }
 TRAINING_BYTES = 350 * 10**6  # that a process on a CPU takes besides once it trains: 290 to 450 MB were measured
 BF16_BYTES = 400 * 10**6  # of bf16 products, compiled on a CPU for each new length: 300 to 800 MB were measured
@@ -94,7 +99,8 @@ def plan_memory(
         available, process: bytes, from `available_memory` and `process_memory`.
     """
     levels = _checkpointing_levels(settings, estimator)
-    for budget, packs, checkpointing in candidates(_budgets(settings, pack_tokens), levels, device, step):
+    cost = _pack_cost(estimator, device)
+    for budget, packs, checkpointing in candidates(_budgets(settings, pack_tokens), levels, cost, step):
         usage = estimator.estimate(packs, checkpointing)
         plan = MemoryPlan(
             usage=usage,
@@ -110,13 +116,12 @@ def plan_memory(
 
 
 def candidates(
-    budgets: Iterable[int], levels: Sequence[Checkpointing], device: str, step: Callable[[int], Step]
+    budgets: Iterable[int], levels: Sequence[Checkpointing], cost: PackCost, step: Callable[[int], Step]
 ) -> list[tuple[int, tuple[Pack, ...], Checkpointing]]:
     """(token budget, the step's packs, checkpointing), the fastest first; of budgets with the same packs the largest.
 
     A step's time is estimated as (positions + packs · `PACK_POSITIONS`) · `CHECKPOINTING_TIME`.
     """
-    kind = device.partition(":")[0]
     by_sizes: dict[tuple[int, ...], tuple[int, tuple[Pack, ...]]] = {}
     for budget in budgets:
         packs = step(budget).packs
@@ -126,9 +131,18 @@ def candidates(
     def seconds(candidate: tuple[int, tuple[Pack, ...], Checkpointing]) -> float:
         _, packs, level = candidate
         positions = sum(pack.input_ids.size for pack in packs)
-        return (positions + PACK_POSITIONS[kind] * len(packs)) * CHECKPOINTING_TIME[kind][level]
+        return (positions + PACK_POSITIONS[cost] * len(packs)) * CHECKPOINTING_TIME[cost][level]
 
     return sorted(found, key=seconds)
+
+
+def _pack_cost(estimator: MemoryEstimator, device: str) -> PackCost:
+    if not device.startswith("cuda"):
+        return "mps" if device == "mps" else "cpu"
+    if distributed.world() > 1:
+        return "several"
+    products = estimator.engine.compute_dtype or unwrapped(estimator.model).dtype
+    return "graphs" if products.itemsize == 2 and not estimator.quantization_savings else "cuda"
 
 
 def _budgets(settings: recipe.Train, budget: int) -> Iterator[int]:
