@@ -166,12 +166,13 @@ class SourceLengths:
 class Lengths:
     """Lengths of all rendered rows: the run folder's `lengths.json`. A repeated row counts each time."""
 
-    SCHEMA_VERSION: ClassVar[int] = 2
+    SCHEMA_VERSION: ClassVar[int] = 1
 
     max_tokens: int  # limit of one row
     train: Mapping[str, SourceLengths]  # by source
     holdout: Mapping[str, SourceLengths]
-    cut: Mapping[str, Mapping[str, int]]  # split → source → rows above the limit, dropped or cut
+    cut: Mapping[str, int]  # source → rows to train on that were above the limit, dropped or cut
+    cut_holdout: Mapping[str, int] = field(default_factory=dict)  # the same of held-out rows; older runs lack it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

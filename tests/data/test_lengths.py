@@ -50,7 +50,7 @@ def test_sources_and_splits_are_measured_apart() -> None:
     assert measured.train["medical"].tokens.total == 30
     assert measured.train["medical"].supervised.total == 15
     assert measured.holdout["wiki"].tokens.mean == 6.0
-    assert (measured.cut, measured.max_tokens) == ({"train": {"medical": 3}}, 50)
+    assert (measured.cut, measured.max_tokens) == ({"medical": 3}, 50)
 
 
 def test_lengths_come_back_from_json() -> None:

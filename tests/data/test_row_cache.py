@@ -115,8 +115,9 @@ def test_the_second_time_nothing_is_made_and_everything_is_the_same(
     rendered = {(c.source, c.stage): c for c in first.counts}
     for name in ("medical", "general"):  # each split counts its own
         for split, stage in (("train", "render"), ("holdout", "render holdout")):
-            assert first.lengths.cut[split][name] == sum(rendered[name, stage].dropped.values())
-        assert first.lengths.cut["train"][name] > 0
+            cut = first.lengths.cut if split == "train" else first.lengths.cut_holdout
+            assert cut[name] == sum(rendered[name, stage].dropped.values())
+        assert first.lengths.cut[name] > 0
     assert warnings == []
     assert [path.name for path in (tmp_path / "prepared").iterdir() if path.is_dir()] == ["a-b"]
 

@@ -219,7 +219,7 @@ def test_lengths_of_another_version_end_in_one_message(version: int | None, foun
     stored = json.loads((run / "lengths.json").read_text(encoding="utf-8")) | {"schema_version": version, "new": 1}
     (run / "lengths.json").write_text(json.dumps(stored), encoding="utf-8")
     with pytest.raises(
-        SeodangError, match=rf"lengths\.json: schema version 2 expected, found {found}\n  → it was written"
+        SeodangError, match=rf"lengths\.json: schema version 1 expected, found {found}\n  → it was written"
     ):
         report(run)
 

@@ -176,7 +176,8 @@ def run_lengths() -> Lengths:
         max_tokens=320,
         train={name: _lengths(*shape) for name, shape in shapes.items()},
         holdout={name: _lengths(*shape) for name, shape in {**shapes, "wiki": (5.2, 0.3, 300)}.items()},
-        cut={"train": {"의료_질문": 12, "일반대화": 0}, "holdout": {"의료_질문": 2, "wiki": 0}},
+        cut={"의료_질문": 12, "일반대화": 0},
+        cut_holdout={"의료_질문": 2, "wiki": 0},
     )
 
 

@@ -20,13 +20,15 @@ def lengths(rows: Mapping[str, Dataset], *, max_tokens: int, cut: Mapping[str, M
 
     Args:
         rows: `train` and `holdout`; columns `source`, `num_tokens`, `num_supervised`.
-        max_tokens, cut: as in `Lengths`.
+        max_tokens: limit of one row.
+        cut: split → source → rows above it.
     """
     return Lengths(
         max_tokens=max_tokens,
         train=_by_source(rows["train"]),
         holdout=_by_source(rows["holdout"]),
-        cut={split: dict(sources) for split, sources in cut.items()},
+        cut=dict(cut.get("train", {})),
+        cut_holdout=dict(cut.get("holdout", {})),
     )
 
 

@@ -122,14 +122,15 @@ def show_lengths(lengths: Lengths, *, out: Console | None = None) -> None:
     show_title(out, "tokens per row")
     above = f"above {lengths.max_tokens:,}>"
     table = quiet_table("source", "part", "rows>", "median>", "mean>", "p95>", "longest>", "supervised>", above)
-    for split, sources in (("train", lengths.train), ("holdout", lengths.holdout)):
+    both = ("train", lengths.train, lengths.cut), ("holdout", lengths.holdout, lengths.cut_holdout)
+    for split, sources, cut in both:
         for source, row in sources.items():
-            stats, cut = row.tokens, lengths.cut.get(split, {}).get(source, 0)
+            stats = row.tokens
             share = row.supervised.total / stats.total if stats.total else None
             table.add_row(
                 Text(visible(source), style="bold"),
                 split,
                 *(whole(stats.count), whole(stats.median), number(stats.mean, 1)),
-                *(whole(stats.p95), whole(stats.max), percent(share), whole(cut)),
+                *(whole(stats.p95), whole(stats.max), percent(share), whole(cut.get(source, 0))),
             )
     out.print(table)
