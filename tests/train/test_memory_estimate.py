@@ -259,6 +259,15 @@ def test_the_fastest_plan_that_fits_is_chosen(
     assert (plan.checkpointing, plan.pack_tokens, plan.fits) == expected
 
 
+def test_what_cannot_fit_is_not_tried_in_every_way() -> None:
+    """An estimate takes seconds: where full checkpointing does not fit under any budget, nothing else is tried."""
+    estimator = _made_up(1.0)
+    estimate, tried = estimator.estimate, []
+    estimator.estimate = lambda packs, how: (tried.append((len(packs), how)), estimate(packs, how))[1]
+    assert not _plan(estimator, Train(max_tokens=128), "cpu", available=0).fits
+    assert tried == [(4, "none"), (8, "full"), (4, "full")]
+
+
 def test_what_the_recipe_sets_is_left_as_it_is() -> None:
     """Budget and checkpointing are chosen where they are left out, and no budget is below a row."""
     settings = Train(max_tokens=128)

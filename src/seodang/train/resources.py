@@ -6,6 +6,7 @@ Token budget and gradient checkpointing are chosen by estimates of a step's memo
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -91,7 +92,7 @@ def plan_memory(
     available: int,
     process: int,
 ) -> MemoryPlan:
-    """The fastest token budget and gradient checkpointing that fit; those that take the least memory if none do.
+    """The fastest token budget and gradient checkpointing that fit; those that take the least memory if none does.
 
     Args:
         step: budget → the largest optimizer step of the run, packed by it.
@@ -99,10 +100,13 @@ def plan_memory(
         available, process: bytes, from `available_memory` and `process_memory`.
     """
     levels = _checkpointing_levels(settings, estimator)
-    cost = _pack_cost(estimator, device)
-    for budget, packs, checkpointing in candidates(_budgets(settings, pack_tokens), levels, cost, step):
+    tried = candidates(_budgets(settings, pack_tokens), levels, _pack_cost(estimator, device), step)
+
+    @cache  # an estimate takes seconds
+    def plan(number: int) -> MemoryPlan:
+        budget, packs, checkpointing = tried[number]
         usage = estimator.estimate(packs, checkpointing)
-        plan = MemoryPlan(
+        return MemoryPlan(
             usage=usage,
             process=process + (int(FRAGMENTATION * usage.activations) if device == "cpu" else 0),
             available=available,
@@ -110,9 +114,13 @@ def plan_memory(
             pack_tokens=budget,
             positions=max(pack.input_ids.size for pack in packs),
         )
-        if plan.fits:
-            break
-    return plan
+
+    if plan(0).fits:
+        return plan(0)
+    least = [number for number, candidate in enumerate(tried) if candidate[-1] == levels[-1]]
+    if not any(plan(number).fits for number in reversed(least)):
+        return min(map(plan, least), key=lambda one: one.peak)
+    return next(one for one in map(plan, range(len(tried))) if one.fits)
 
 
 def candidates(
