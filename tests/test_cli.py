@@ -277,7 +277,7 @@ def test_what_keeps_its_measures_names_itself_when_interrupted(monkeypatch: pyte
 
     monkeypatch.setattr("seodang.pipeline.prove", interrupt)
     monkeypatch.setattr("seodang.pipeline.init", interrupt)
-    again = "interrupted; the same command resumes:\n  seodang prove 'my run'\n"
+    again = "interrupted; what was finished is kept; to resume:\n  seodang prove 'my run'\n"
     for command, said in (("prove", again), ("init", "interrupted\n")):
         ended = seodang(command, "my run")
         assert (ended.code, ended.err) == (130, said)

@@ -483,3 +483,14 @@ def test_paths_are_short_and_commands_can_be_pasted(tmp_path: Path, monkeypatch:
     assert path_argument("~x") == "'~x'"
     assert shown_path("/elsewhere") == "/elsewhere"
     assert shown_path("org/model") == "org/model"
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_tables_of_a_proof_have_a_line_for_each_row(width: int) -> None:
+    """At 80 columns some columns are left to the report, so that neither heads nor names are broken."""
+    proof, text = run_folder.run_proof(), printed("show_proof", run_folder.run_proof(), width=width)
+    tables = text.split("\n\n")[1:4]
+    assert [len(table.splitlines()) for table in tables] == [
+        1 + len(rows) for rows in (proof.sources, proof.parts, proof.behaviour)
+    ]
+    assert ("retention" in tables[0], "chrF" in tables[2]) == (width == 100, width == 100)

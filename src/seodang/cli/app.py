@@ -31,7 +31,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as stopped:
             if distributed.is_main():
-                again = f"the same command resumes:\n  {shlex.join(('seodang', *sys.argv[1:]))}"
+                again = f"what was finished is kept; to resume:\n  {shlex.join(('seodang', *sys.argv[1:]))}"
                 is_kept = ctx.invoked_subcommand in RESUMED_BY_REPEATING
                 typer.echo(str(stopped) or (f"interrupted; {again}" if is_kept else "interrupted"), err=True)
             raise

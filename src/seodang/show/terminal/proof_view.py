@@ -1,7 +1,7 @@
 """What a run has shown, in the terminal: the answers side by side, the verdict, losses and behaviour."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -25,6 +25,8 @@ SHOWN_QUESTIONS, SHOWN_REMARKS = 5, 4  # without --verbose; all are in the repor
 SHOWN_CHARACTERS = 400  # of an answer; all of it stands in answers.jsonl and in the report
 LOOP_CHARACTERS = 120  # of one that was cut off
 SHOWN_DIFFERENT = 4  # answers to the question asked again
+WIDE = 100  # columns; a narrower terminal has fewer columns of a table: all are in the report
+WIDE_BEHAVIOUR = ("tokens", "chrf")
 TONES = {"gained": "green", "same": "", "lost": "red", "broken": "red"}
 
 
@@ -43,7 +45,9 @@ def show_proof(proof: Proof, *, out: Console | None = None) -> None:
         line.append(visible(clause), style=f"bold {TONES[tone]}").append(mark)
     out.print(line)
     out.print(Text(sentences.not_judged(proof), style="bold"))
-    for table in (_axes(proof), _parts(proof), _behaviour(proof)):
+    is_narrow = out.width < WIDE
+    for table_of in (_axes, _parts, _behaviour):
+        table = table_of(proof, is_narrow=is_narrow)
         if table.row_count:
             out.print()
             out.print(table)
@@ -158,17 +162,18 @@ def _model_answers(model: str, answers: Sequence[Answer]) -> RenderableType:
     return text if answers else Text(f"{model}: no answer", style="dim")
 
 
-def _axes(proof: Proof) -> Table:
+def _axes(proof: Proof, *, is_narrow: bool) -> Table:
     level = percent(proof.level, 1).replace(".0%", "%")
     interval = ENGLISH("table.interval", level=level)
-    heads = (ENGLISH(f"table.{key}") for key in ("source", "role", "loss_in"))
+    heads = [ENGLISH(f"table.{key}") for key in ("source", "role", "loss_in")]
     numbers = (f"{ENGLISH(f'table.{key}')}>" for key in ("base", "tuned", "change"))
-    table = quiet_table(*heads, *numbers, f"{interval}>", ENGLISH("table.shown"), f"{ENGLISH('table.rows')}>")
+    last = (f"{interval}>", ENGLISH("table.shown"), f"{ENGLISH('table.rows')}>")
+    table = quiet_table(*(heads[::2] if is_narrow else heads), *numbers, *last)
     for name, loss in proof.sources.items():
         style = TONES[sentences.tone(loss)]
         table.add_row(
             Text(visible(name), style="bold"),
-            sentences.role_name(loss),
+            *([] if is_narrow else [sentences.role_name(loss)]),
             ENGLISH(f"unit_short.{loss.unit}"),
             number(loss.before),
             number(loss.after),
@@ -180,7 +185,7 @@ def _axes(proof: Proof) -> Table:
     return table
 
 
-def _parts(proof: Proof) -> Table:
+def _parts(proof: Proof, *, is_narrow: bool) -> Table:
     parts = ("gain", *PARTS)
     table = quiet_table(
         ENGLISH("table.gain_of"),
@@ -190,25 +195,27 @@ def _parts(proof: Proof) -> Table:
     )
     for name, found in proof.parts.items():
         wins, chance = found.own_question_wins, ENGLISH("table.chance", chance=percent(found.chance))
+        beside = "" if is_narrow else f" ({chance})"
         table.add_row(
             Text(visible(name), style="bold"),
             *(signed(getattr(found, part).value) for part in parts),
-            f"{percent(wins.first)} → {percent(wins.second)} ({chance})",
+            f"{percent(wins.first)} → {percent(wins.second)}{beside}",
             whole(found.rows),
         )
     return table
 
 
-def _behaviour(proof: Proof) -> Table:
-    columns = ("answers", "ends", "tokens", "repetition", "hangul", "chrf")
-    table = quiet_table(ENGLISH("table.behaviour"), *(f"{ENGLISH(f'table.{column}')}>" for column in columns))
+def _behaviour(proof: Proof, *, is_narrow: bool) -> Table:
+    shown = [key for key in BEHAVIOUR if not (is_narrow and key in WIDE_BEHAVIOUR)]
+    heads = ("answers", *shown)
+    table = quiet_table(ENGLISH("table.behaviour"), *(f"{ENGLISH(f'table.{head}')}>" for head in heads))
     for group in proof.behaviour:
         either = group.tuned or group.base
         assert either, f"no answers to {group.kind}"
         table.add_row(
             Text(visible(sentences.group_name(group)), style="bold"),
             str(either.answers),
-            *(f"{read(group.base)} → {read(group.tuned)}" for read in BEHAVIOUR_COLUMNS),
+            *(f"{BEHAVIOUR[key](group.base)} → {BEHAVIOUR[key](group.tuned)}" for key in shown),
         )
     return table
 
@@ -218,10 +225,10 @@ def _value(model: AnswerBehaviour | None, key: str) -> float | None:
     return found.value if found else None
 
 
-BEHAVIOUR_COLUMNS: tuple[Callable[[AnswerBehaviour | None], str], ...] = (
-    lambda model: percent(_value(model, "stopped")),
-    lambda model: whole(_value(model, "mean_tokens")),
-    lambda model: percent(_value(model, "repetition")),
-    lambda model: percent(_value(model, "hangul")),
-    lambda model: number(_value(model, "chrf"), 1),
-)
+BEHAVIOUR: Mapping[str, Callable[[AnswerBehaviour | None], str]] = {  # heading → what stands below it
+    "ends": lambda model: percent(_value(model, "stopped")),
+    "tokens": lambda model: whole(_value(model, "mean_tokens")),
+    "repetition": lambda model: percent(_value(model, "repetition")),
+    "hangul": lambda model: percent(_value(model, "hangul")),
+    "chrf": lambda model: number(_value(model, "chrf"), 1),
+}
