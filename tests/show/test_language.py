@@ -11,6 +11,8 @@ import pytest
 
 import run_folder
 from paths import ROOT
+from seodang.model.placement import choose_placement
+from seodang.recipe import Model
 from seodang.run.evidence import read_evidence
 from seodang.show import sentences
 from seodang.show.language import ENGLISH, LANGUAGES, Language, language_of, texts_in
@@ -199,6 +201,19 @@ def test_recorded_sentences_have_a_korean_text() -> None:
     for text in PUT_TOGETHER[3:]:
         values = re.findall(r"\d+(?:[.,]\d+)*", text)
         assert sorted(re.findall(r"\d+(?:[.,]\d+)*", korean.recorded(text) or "")) == sorted(values), text
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_reasons_of_a_placement_have_a_korean_text(dtype: str, frozen: bool) -> None:
+    """Device, precision and attention, as this machine has them, and as others would."""
+    korean = texts_in("ko")
+    reasons = choose_placement(Model(path="x", device="cpu", dtype=dtype), frozen=frozen).reasons
+    elsewhere = ("Device: NVIDIA H200.", "Processes: 8 share the rows of every step.", "Device: cuda:1, as asked.")
+    precisions = ("the GPU has compute capability 7.5, and bf16 needs 8.0", "this CPU has AMX for bf16")
+    weights = [f"Precision: float32 weights, float32 products; {why}." for why in precisions]
+    for reason in (*reasons, *elsewhere, *weights):
+        assert re.search("[가-힣]", korean.recorded(reason) or ""), reason
 
 
 def test_recorded_sentences_are_translated_whole_or_not_at_all() -> None:
