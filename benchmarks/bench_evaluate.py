@@ -71,19 +71,20 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--pack-tokens", type=int, default=None)
-    parser.add_argument("--arms", nargs="*", choices=ARMS, default=ARMS)
+    parser.add_argument("--arms", nargs="*", choices=ARMS, default=None)
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
     placement = choose_placement(Model(path="random"))
     device, compute = placement.device, getattr(torch, placement.compute_dtype)
     args.tiny = not args.data and (args.tiny or device == "cpu")
     args.rows, args.repeats = (min(args.rows, 64), 2) if args.tiny else (args.rows, args.repeats)
+    args.arms = args.arms or (["ours"] if args.data else ARMS)
     args.pack_tokens = args.pack_tokens or (1024 if device == "cpu" else 8192)
     args.rate = matrix_rate(compute, device) if device != "cpu" or args.tiny else None  # a CPU's changes all the time
     found = {}
     for name in ["gemma-3-270m"] if args.data else args.models:
         model, rows = _real(args) if args.data else _random(name, device, args)
-        found[name] = measure(model, rows, compute, args)
+        found[name] = measure(model.to(device), rows, compute, args)
         del model
         if device != "cpu":
             torch.cuda.empty_cache()
