@@ -134,3 +134,19 @@ def test_a_fused_norm_keeps_the_dtype_of_its_own_code(norm: nn.Module, dtype: to
         found = norm(hidden)
     assert found.dtype == expected.dtype
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["gemma3", "llama", "qwen3"])
+@torch.no_grad()
+def test_fused_norms_on_a_gpu(kind: str) -> None:
+    """Torch's kernel gives what the norms' own code gives, in float32 and with bf16 products."""
+    model = make_model(make_config(kind)).to("cuda")
+    ids = torch.arange(3, 40, device="cuda").unsqueeze(0)
+    for compute, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 3e-2)):
+        with torch.autocast("cuda", torch.bfloat16, enabled=compute == torch.bfloat16):
+            plain = model(input_ids=ids, use_cache=False).logits
+            with fused_norms(model):
+                assert not norms_of(model)
+                fused = model(input_ids=ids, use_cache=False).logits
+        torch.testing.assert_close(fused, plain, rtol=tolerance, atol=tolerance * float(plain.abs().max()))
