@@ -28,9 +28,9 @@ GENERAL_NAMES = re.compile(
     r"general|common|chit|daily|casual|alpaca|dolly|realqa|oasst|ultrachat|sharegpt|openorca|gsm|일반|일상|상식|잡담"
 )
 ROLES: Mapping[SourceRole, str] = {
-    "domain": "questions and answers of the field: to learn",
-    "general": "any other questions and answers: trained on, so that the rest is not forgotten",
-    "retention": "plain text that must not be forgotten: only measured",
+    "domain": "questions and answers of the field, to learn",
+    "general": "other questions and answers, against forgetting",
+    "retention": "plain text that must not be forgotten; measured",
 }
 
 

@@ -190,7 +190,7 @@ def schedule_remarks(settings: Train, steps: int, *, has_evaluation: bool) -> It
     warmup = settings.warmup
     if warmup and not warmup_steps(settings, steps):
         rounded = _count(math.ceil(warmup * steps), "step")
-        yield f"no warmup: {warmup:g} of {_count(steps, 'step')} is {rounded}, rounded up: too much of the run"
+        yield f"no warmup: {warmup:g} of {_count(steps, 'step')} rounds up to {rounded}, too much of so short a run"
     elif (num := warmup_steps(settings, steps)) >= steps:
         rate = f"{settings.learning_rate:g}"
         yield f"warmup: {_count(num, 'step')} in a run of {steps}: the learning rate never reaches {rate}"

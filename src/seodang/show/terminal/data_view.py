@@ -14,6 +14,7 @@ from seodang.show.formatting import fold, number, percent, visible, visible_line
 from seodang.show.terminal.console import get_console, quiet_table, show_title
 from seodang.show.terminal.verbosity import is_verbose
 from seodang.types import Counts, Finding, Lengths, Sample
+from seodang.user_paths import shown_path
 
 ALL_SOURCES = "all"  # counts of the mix, which joins them
 SHOWN_PARTS, SHOWN_CHARACTERS = 6, 300  # of a row; of each of its parts
@@ -65,11 +66,8 @@ def show_findings(findings: Sequence[Finding], *, out: Console | None = None) ->
     grid.add_column(overflow="fold")
     for finding in sorted(findings, key=lambda finding: list(SEVERITIES).index(finding.severity)):
         text = Text(f"{visible_line(finding.where)}: {visible(finding.what)}")
-        if finding.rows:
-            text.append(
-                f" ({', '.join(map(visible_line, finding.rows[:3]))}{', …' if len(finding.rows) > 3 else ''})",
-                style="dim",
-            )
+        if rows := [visible_line(shown_path(row)) for row in finding.rows[:3]]:
+            text.append(f" ({', '.join(rows)}{', …' if len(finding.rows) > 3 else ''})", style="dim")
         if finding.hint:
             text.append(f"\n→ {visible(finding.hint)}", style="dim")
         grid.add_row(Text(finding.severity, style=SEVERITIES[finding.severity]), text)
@@ -94,7 +92,7 @@ def show_samples(samples: Mapping[str, Mapping[str, Sample]], *, out: Console | 
         if not row:
             continue
         head = Text().append(f"{visible(source)} ", style="bold")
-        out.print(head.append(visible_line(row.where), style="dim"))
+        out.print(head.append(visible_line(shown_path(row.where)), style="dim"))
         out.print(Padding(_marked(row), (0, 0, 1, 2)))
 
 

@@ -132,7 +132,7 @@ def _measured(recipe: Recipe, *, will_train: bool) -> str:
     ask, often = recipe.ask, _how_often(recipe.train.eval_every, recipe.train.steps)
     own = len(ask.domain) + len(ask.general) + (ask.repeat is not None)
     asked = [plural(own, "question")] if own else []
-    asked += [f"{ask.holdout} held-out ones of each source"] if ask.holdout else []
+    asked += [f"{plural(ask.holdout, 'held-out one')} of each source"] if ask.holdout else []
     answers = f"; answers to {' and '.join(asked)}" if asked else "; no questions are asked"
     return f"losses{f', also {often}' if will_train else ''}{answers}"
 
