@@ -104,8 +104,8 @@ def test_replayed_steps_are_steps(kind: str, tied: bool, again: list[str]) -> No
     model = make_model(make_config(kind, tie_word_embeddings=tied)).train()
     expected = _steps(model, PLAIN)
     found = _steps(model, REPLAYED)
-    assert again.count("recorded") == 2  # one size, forward and backward
-    assert again.count("replayed") == 2 * 6 + 1  # and one forward pass to try the graph
+    assert again.count("recorded") == 2 * 2  # one size, forward and backward, of first packs and of later ones
+    assert again.count("replayed") == 2 * 6 + 2  # and a forward pass each to try the graphs
     for (losses, gradients), (wanted, exact) in zip(found, expected, strict=True):
         assert losses == pytest.approx(wanted, rel=1e-5)
         torch.testing.assert_close(gradients, exact, atol=1e-4, rtol=1e-4)
@@ -118,7 +118,7 @@ def _steps(model: Any, engine: Engine) -> list[tuple[list[float], Tensor]]:
             model.zero_grad(set_to_none=True)
             losses = []
             for number in range(2):
-                loss = model(pack=_pack(2 * step + number, (30 - number, 17, 9 + number, 25))) * 0.25
+                loss = model(pack=_pack(2 * step + number, (30 - number, 17, 9 + number, 25)), weight=0.25)
                 loss.backward()
                 losses.append(float(loss.detach()))
             found.append((losses, torch.cat([weight.grad.flatten().clone() for weight in model.parameters()])))
@@ -240,7 +240,7 @@ def _trained(model: Any, engine: Engine, inner: Any = None) -> tuple[list[float]
     with engine.installed(inner or model, pytest.fail):
         for step in range(5):
             for number in range(2):
-                loss = model(pack=_pack(10 * step + number)) * 0.01
+                loss = model(pack=_pack(10 * step + number), weight=0.01)
                 loss.backward()
                 losses.append(float(loss.detach()))
                 del loss

@@ -84,19 +84,18 @@ def packed_attention(
         dropout=dropout,
     )
     if not kernels or kernel is None:
-        if query.is_cuda and torch.cuda.is_current_stream_capturing():
-            raise AssertionError("packed rows go sequence by sequence, by lengths that differ from pack to pack")
-        return _each(query, key, value, seq_lens.each, scale, dropout, sliding_window, softcap, s_aux), None
+        return _each(query, key, value, seq_lens, scale, dropout, sliding_window, softcap, s_aux), None
     q, k, v = (states.to(dtype) for states in (query, key, value))
     row = (q, k, v, seq_bounds, seq_lens.longest)
     return run_kernel(kernel, *row, scale=scale, window=sliding_window, softcap=softcap, dropout=dropout), None
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # layers are compiled around it: lengths differ from row to row
 def _each(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    seq_lens: tuple[int, ...],
+    seq_lens: Lengths,
     scale: float,
     dropout: float,
     sliding_window: int | None,
@@ -104,9 +103,11 @@ def _each(
     s_aux: Tensor | None,
 ) -> Tensor:
     """One sequence after another, on any device: [1, T, H, D]."""
+    if query.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise AssertionError("packed rows go sequence by sequence, by lengths that differ from pack to pack")
     plain = softcap is None and s_aux is None
     outputs = []
-    for q, k, v in zip(*(torch.split(states, list(seq_lens), 2) for states in (query, key, value)), strict=True):
+    for q, k, v in zip(*(torch.split(states, list(seq_lens.each), 2) for states in (query, key, value)), strict=True):
         window = sliding_window if sliding_window and sliding_window < q.shape[2] else None
         if plain and window is None:
             out = F.scaled_dot_product_attention(
@@ -166,10 +167,8 @@ def _block(
     return F.dropout(weights, dropout) @ v
 
 
-# layers are compiled up to here and from here on: lengths differ from row to row
-_uncompiled: Any = torch.compiler.disable(packed_attention)  # type: ignore[no-untyped-call]
-AttentionInterface.register(PACKED, _uncompiled)
-AttentionInterface.register(EACH, partial(_uncompiled, kernels=False))
+AttentionInterface.register(PACKED, packed_attention)
+AttentionInterface.register(EACH, partial(packed_attention, kernels=False))
 
 
 @contextmanager

@@ -49,9 +49,14 @@ def choose_kernel(
     return "flash" if "flash" in hardware.installed and not (softcap and dropout) else None
 
 
-@lru_cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # asked while a layer is compiled, not in it
 def hardware_of(device: torch.device) -> Hardware:
     """The device, asked once."""
+    return _hardware(device)
+
+
+@lru_cache
+def _hardware(device: torch.device) -> Hardware:
     if device.type != "cuda":
         return Hardware(device.type, (0, 0), ())
     found: list[Kernel] = ["varlen"] if torch.backends.cuda.is_flash_attention_available() else []

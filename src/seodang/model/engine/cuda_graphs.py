@@ -2,21 +2,24 @@
 
 A small model's layers ask for thousands of short kernels, and a GPU waits for the host that launches them one by one.
 A graph is one launch. What it reads and writes lies where it lay when it was recorded: the pack's tensors, and the
-gradients of the weights. So a pack is filled up to the next of few sizes, by positions that do not count.
+gradients of the weights. So a pack is filled up to the next of few sizes, by positions that do not count. The first
+pack of a step overwrites what lies there, and the ones after it add to it: two graphs of each pass.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from seodang.model.engine.attention import Lengths
+from seodang.model.engine.linear_cross_entropy import GradientPlaces
 from seodang.model.engine.loss import PackTensors, on_host, to_device
+from seodang.model.engine.weight_copies import WeightCopies
 from seodang.types import IGNORED, Pack
 
 MOST = 32  # graphs of a run; sizes beyond them run as written
@@ -90,71 +93,90 @@ class CudaGraphs:
     Args:
         run: PackTensors → the summed loss.
         on_note: takes a sentence, if passes cannot be recorded.
+        places: of the gradients, filled when something is recorded.
+        copies: of the weights, whose gradients are delivered to the places.
     """
 
     def __init__(
-        self, model: PreTrainedModel, run: Callable[[PackTensors], Tensor], on_note: Callable[[str], None]
+        self,
+        model: PreTrainedModel,
+        run: Callable[..., Tensor],
+        on_note: Callable[[str], None],
+        places: GradientPlaces,
+        copies: WeightCopies,
     ) -> None:
         self._model, self._run, self._on_note = model, run, on_note
+        self._places, self._copies = places, copies
         self._seen: set[Size] = set()
-        self._recorded: dict[Size, _Recorded] = {}
+        self._recorded: dict[tuple[Size, bool], _Recorded] = {}
         self._trained = [weight for weight in model.parameters() if weight.requires_grad]
-        self._places: list[Tensor] = []  # of their gradients, once something is recorded
         self._steps = 0  # that have begun
-        self._factor = torch.zeros((), device=model.device)  # gradient of the loss
         self._anchor = torch.zeros((), device=model.device, requires_grad=True)
         self._pool: Any = None
         self._can_record = True
         self._turn = 0
 
-    def loss(self, pack: Pack) -> Tensor:
-        """Summed loss of a pack; its backward pass must come before the next pack's forward pass."""
-        if all(weight.grad is None for weight in self._trained):
-            self._steps += 1
+    def loss(self, pack: Pack, weight: float) -> Tensor:
+        """Summed loss of a pack, times `weight`; its backward pass must come before the next pack's forward pass."""
+        is_first = all(weight.grad is None for weight in self._trained)
+        self._steps += is_first
         size = size_of(pack)
-        host = fill(pack, size)
-        if size not in self._recorded and not (self._may_record(size) and self._record(size, host)):
+        host, key = fill(pack, size), (size, is_first)
+        if key not in self._recorded and not (self._may_record(size) and self._record(key, host)):
             self._seen.add(size)
-            return self._run(_on_device(host, self._model.device))
+            return self._run(_on_device(host, self._model.device)) * weight
         cuda_graphs: Callable[..., Tensor] = _GraphPass.apply
-        return cuda_graphs(self._anchor, self, self._recorded[size], host)
+        return cuda_graphs(self._anchor, self, self._recorded[key], host, weight)
 
     def _may_record(self, size: Size) -> bool:
         return self._can_record and self._steps > 1 and size in self._seen and len(self._recorded) < MOST
 
-    def _record(self, size: Size, host: _Host) -> bool:
-        recorded = _Recorded(_on_device(host, self._model.device), self._model.device)
+    def _record(self, key: tuple[Size, bool], host: _Host) -> bool:
+        recorded = _Recorded(_on_device(host, self._model.device), self._model.device, is_first=key[1])
+        held = [(weight, weight.grad) for weight in self._trained]
         try:
             with _checking_memory(self._model.device, checked=self._pool is None):
                 expected = self._expected(recorded.tensors)
-            self.place_gradients()
-            recorded.record(self._run, self._factor, self._pool)
-            recorded.forward(host)
+            self._prepare(recorded)
+            recorded.record(self._run, self._places, self._place_gradients, self._pool)
+            self.forward(recorded, host, 0.0)  # which adds nothing to the gradients
             if not abs(float(recorded.loss) - expected) <= TOLERANCE * abs(expected):
                 raise RuntimeError(f"the loss is {float(recorded.loss):g} instead of {expected:g}")
         except Exception as error:  # what cannot be recorded raises in many ways; it runs as written then
             self._can_record = False
             self._on_note(f"CUDA graphs are not used: {str(error).splitlines()[0]}")
+            for weight, gradient in held:
+                weight.grad = gradient
             return False
         self._pool = self._pool or recorded.pool
-        self._recorded[size] = recorded
+        self._recorded[key] = recorded
         return True
 
     def _expected(self, tensors: PackTensors) -> float:
         """The loss as written; the first time, which weights take part in it."""
         loss = self._run(tensors)
-        if not self._places:
+        if not self._places.of:
             # one that takes none has no gradient, and not one of zeros, by which weights decay
-            found = torch.autograd.grad(loss, self._trained, allow_unused=True)
+            leaves = [self._copies.leaf(weight) for weight in self._trained]
+            found = torch.autograd.grad(loss, leaves, allow_unused=True)
             taking_part = zip(self._trained, found, strict=True)
             self._trained = [weight for weight, gradient in taking_part if gradient is not None]
+            self._places.of.update((weight, torch.zeros_like(weight)) for weight in self._trained)
         return float(loss.detach())
 
-    def place_gradients(self) -> None:
+    def _prepare(self, recorded: "_Recorded") -> None:
+        """Gradients as a pass finds them: none, or all in their places."""
+        if not recorded.is_first:
+            self._place_gradients()
+            return
+        for weight in self._trained:
+            weight.grad = None
+
+    def _place_gradients(self) -> None:
         """Every trained weight's `.grad` in its place, with what it holds, or zeros."""
-        self._places = self._places or [torch.zeros_like(weight) for weight in self._trained]
         empty = []
-        for weight, place in zip(self._trained, self._places, strict=True):
+        for weight in self._trained:
+            place = self._places.of[weight]
             if weight.grad is None:
                 empty.append(place)
             elif weight.grad is not place:
@@ -163,39 +185,50 @@ class CudaGraphs:
         if empty:
             torch._foreach_zero_(empty)
 
-    def forward(self, recorded: "_Recorded", host: _Host) -> int:
+    def forward(self, recorded: "_Recorded", host: _Host, factor: float) -> int:
         """Replay a forward pass; which one it was."""
+        self._places.factor.fill_(factor)
+        self._prepare(recorded)
         recorded.forward(host)
         self._turn += 1
         return self._turn
 
-    def backward(self, recorded: "_Recorded", factor: Tensor, turn: int) -> None:
-        """Replay the backward pass that belongs to the last forward pass: gradients are added to `.grad`."""
+    def backward(self, recorded: "_Recorded", turn: int) -> None:
+        """Replay the backward pass that belongs to the last forward pass: its gradients lie in their places."""
         if turn != self._turn:
             raise AssertionError("a pack's backward pass came after another pack's forward pass")
-        self._factor.copy_(factor)
-        self.place_gradients()
         recorded.replay_backward()
+        for weight in self._trained:
+            weight.grad = self._places.of[weight]
 
 
 class _Recorded:
-    """One size: the tensors that its graphs read, the loss that they write, and how to replay them."""
+    """One size: the tensors that its graphs read, the loss that they write, and how to replay them.
 
-    def __init__(self, tensors: PackTensors, device: torch.device) -> None:
-        self.tensors = tensors
+    Args:
+        is_first: the pack is the first of its step.
+    """
+
+    def __init__(self, tensors: PackTensors, device: torch.device, *, is_first: bool) -> None:
+        self.tensors, self.is_first = tensors, is_first
         self.loss = torch.zeros((), device=device)
         self.pool: Any = None
         self._live: Tensor | None = None
         self._replay_forward: Callable[[], None] = lambda: None
         self.replay_backward: Callable[[], None] = lambda: None
 
-    def record(self, run: Callable[[PackTensors], Tensor], factor: Tensor, pool: Any) -> None:
+    def record(
+        self, run: Callable[..., Tensor], places: GradientPlaces, place_gradients: Callable[[], None], pool: Any
+    ) -> None:
         def forward() -> None:
-            self._live = run(self.tensors)
+            places.empty, places.recording = self.is_first, True
+            self._live = run(self.tensors, places=places)
+            places.recording = False
             self.loss.copy_(self._live.detach())
 
         def backward() -> None:
-            torch.autograd.backward([live for live in (self._live,) if live is not None], [factor])
+            torch.autograd.backward([live for live in (self._live,) if live is not None], [places.factor])
+            place_gradients()
 
         self._replay_forward, self.pool = record(forward, pool)
         self.replay_backward, _ = record(backward, self.pool)
@@ -213,15 +246,74 @@ class _GraphPass(torch.autograd.Function):
     """A replayed pack to autograd: a loss whose backward pass is the other graph."""
 
     @staticmethod
-    def forward(ctx: Any, _: Tensor, graphs: CudaGraphs, recorded: _Recorded, host: _Host) -> Tensor:
-        ctx.turn = graphs.forward(recorded, host)
+    def forward(ctx: Any, _: Tensor, graphs: CudaGraphs, recorded: _Recorded, host: _Host, weight: float) -> Tensor:
+        ctx.turn = graphs.forward(recorded, host, weight)
         ctx.graphs, ctx.recorded = graphs, recorded
-        return recorded.loss.clone()
+        return recorded.loss * weight
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[None, ...]:
+        ctx.graphs.backward(ctx.recorded, ctx.turn)
+        return None, None, None, None, None
+
+
+@contextmanager
+def placed_embedding(model: PreTrainedModel, places: GradientPlaces) -> Iterator[None]:
+    """Inside, recorded passes add the gradient of the rows that they look up where the embedding's gradient lies.
+
+    Else each pass fills a second buffer of the embedding's size with zeros for them, and adds all of it.
+    """
+    embedding = model.get_input_embeddings()
+    scale = _scale_of(embedding)
+    if scale is None or "forward" in vars(embedding):
+        yield
+        return
+    own, weight = embedding.forward, embedding.weight
+    look_up: Callable[..., Tensor] = _LookUp.apply
+
+    def forward(ids: Tensor) -> Tensor:
+        if not (places.recording and torch.is_grad_enabled() and weight in places.of):
+            return cast("Tensor", own(ids))
+        with torch.no_grad():
+            rows = own(ids)
+        return look_up(weight, rows, ids, scale, places)
+
+    embedding.forward = forward
+    try:
+        yield
+    finally:
+        del embedding.forward
+
+
+@torch.no_grad()
+def _scale_of(embedding: Any) -> float | None:
+    """What an embedding multiplies its float32 rows by; none: it does something else, or its rows are narrower."""
+    if not isinstance(embedding, nn.Embedding) or embedding.weight.dtype != torch.float32:
+        return None
+    ids = torch.arange(min(4, len(embedding.weight)), device=embedding.weight.device)
+    rows, found = embedding.weight[ids].double(), embedding(ids).double()
+    scale = float((rows * found).sum() / rows.square().sum().clamp_min(1e-30))
+    return scale if torch.allclose(found, scale * rows, rtol=1e-5, atol=1e-9) else None
+
+
+class _LookUp(torch.autograd.Function):
+    """Rows of an embedding, times a number; their gradient is added to the weight's in its place, and not passed on."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, rows: Tensor, ids: Tensor, scale: float, places: GradientPlaces) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.weight, ctx.scale, ctx.places = weight, scale, places
+        return rows.view_as(rows)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
-        ctx.graphs.backward(ctx.recorded, grads[0], ctx.turn)
-        return None, None, None, None
+        (ids,), weight = ctx.saved_tensors, ctx.weight
+        place = ctx.places.of[weight]
+        if weight.grad is None:
+            weight.grad = place.zero_()
+        rows = grads[0].reshape(-1, place.shape[1]).to(place.dtype)
+        weight.grad.index_add_(0, ids.flatten(), rows, alpha=ctx.scale)
+        return None, None, None, None, None
 
 
 @contextmanager

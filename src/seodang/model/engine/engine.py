@@ -5,7 +5,7 @@ Whether sequences stay apart is asked of a tiny copy of the architecture, and in
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,9 @@ from seodang.data.pack import pack
 from seodang.model.engine.attention import EACH, PACKED, attention
 from seodang.model.engine.attention_kernels import hardware_of
 from seodang.model.engine.compile import compiled_layers
-from seodang.model.engine.cuda_graphs import CudaGraphs
+from seodang.model.engine.cuda_graphs import CudaGraphs, placed_embedding
 from seodang.model.engine.float16 import float16_objection, float16_remark
-from seodang.model.engine.linear_cross_entropy import OnTile, Scratch
+from seodang.model.engine.linear_cross_entropy import GradientPlaces, OnTile, Scratch
 from seodang.model.engine.loss import (
     PackTensors,
     TokenLosses,
@@ -37,6 +37,7 @@ from seodang.model.engine.norms import light_norms
 from seodang.model.engine.rope import dynamic_rope, forget_lengths
 from seodang.model.engine.self_test import TOLERANCE, compile_error, copy_error, kernel_error, packing_error
 from seodang.model.engine.trainable_tokens import trainable_tokens_in_place
+from seodang.model.engine.weight_copies import WeightCopies
 from seodang.model.load import is_quantized
 from seodang.types import Pack
 
@@ -66,6 +67,8 @@ class Engine:
     def installed(self, model: PreTrainedModel, on_note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
         """Inside, ``model(pack=PACK)`` is the pack's summed loss; every other call is the model's own.
 
+        ``model(pack=PACK, weight=W)`` is it times W. `backward` must be called on this very loss: a replayed pass takes
+        its gradients with that weight, and does not look at what it is given.
         ``model(pack=PACK, exact=True)`` is it without the narrower products of passes that train (`training_dtype`).
         ``model(pack=PACK, per_token=True)`` gives `TokenLosses`, without gradients; where the head is computed here,
         `on_tile` sees its logits (`target_losses`).
@@ -78,27 +81,29 @@ class Engine:
         """
         own: Callable[..., Any] = model.forward
         scratch = Scratch() if self.linear_cross_entropy and _is_alone_on_cpu(model) and not self.cuda_graphs else None
-
         lengths_kept = dynamic_rope(model)
+        places = GradientPlaces(model.device)
+        copies = WeightCopies(model, self.compute_dtype if self.cuda_graphs else None, places)
 
-        def run(tensors: PackTensors, *, exact: bool = False) -> Tensor:
-            with self._computing(model, lengths_kept, exact=exact):
+        def run(tensors: PackTensors, *, exact: bool = False, places: GradientPlaces | None = None) -> Tensor:
+            with self._computing(model, lengths_kept, exact=exact), copies.refreshed():
                 if self.linear_cross_entropy and not (model.training and has_router_loss(model)):
                     compiled = self.compiled and torch.is_grad_enabled()
-                    return linear_cross_entropy_loss(model, tensors, scratch, rows, compiled=compiled)
+                    return linear_cross_entropy_loss(model, tensors, scratch, rows, compiled=compiled, places=places)
                 return logits_loss(model, tensors, own)
 
         def tokens(tensors: PackTensors, on_tile: OnTile | None) -> TokenLosses:
-            with self._computing(model, lengths_kept):
+            with self._computing(model, lengths_kept), copies.refreshed():
                 if self.linear_cross_entropy:
                     return linear_cross_entropy_tokens(model, tensors, rows, on_tile)
                 return logits_tokens(tensors, own)
 
-        graphs = CudaGraphs(model, run, on_note) if self.cuda_graphs else None
+        graphs = CudaGraphs(model, run, on_note, places, copies) if self.cuda_graphs else None
 
         def forward(
             *args: Any,
             pack: Pack | None = None,
+            weight: float = 1.0,
             exact: bool = False,
             per_token: bool = False,
             on_tile: OnTile | None = None,
@@ -109,15 +114,19 @@ class Engine:
             if per_token:
                 return tokens(on_device(pack, model.device), on_tile)
             if graphs and torch.is_grad_enabled() and not model.is_activation_checkpointing:
-                return graphs.loss(pack)
-            return run(on_device(pack, model.device), exact=exact)
+                return graphs.loss(pack, weight)
+            return run(on_device(pack, model.device), exact=exact) * weight
 
         packed = PACKED if self.kernels else EACH
         name = packed if self.packed else model.config._attn_implementation
         on_cpu = model.device.type == "cpu"
         norms = compiled_layers(model) if self.compiled else light_norms(model) if on_cpu else nullcontext()
         sparse = _sparse_embedding_gradient(model, wanted=scratch is not None)
-        with trainable_tokens_in_place(model) as rows, attention(model, name), sparse, norms, _forward(model, forward):
+        placed = placed_embedding(model, places) if graphs else nullcontext()
+        installed = (attention(model, name), sparse, placed, norms, copies.installed(), _forward(model, forward))
+        with trainable_tokens_in_place(model) as rows, ExitStack() as stack:
+            for part in installed:
+                stack.enter_context(part)
             yield
 
     @contextmanager

@@ -60,6 +60,23 @@ class Scratch:
         self._gradients.append(gradient)
 
 
+class GradientPlaces:
+    """Where a replayed pass puts gradients: tensors that stay where they are.
+
+    A head computed here puts its weights' gradient there in the forward pass, at its final scale, so that no other pass
+    over a tensor of the vocabulary's size is needed. What its backward pass is given is then without effect.
+
+    Args:
+        device: of the model.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.of: dict[Tensor, Tensor] = {}  # weight → its place
+        self.factor = torch.zeros((), device=device)  # gradient of the pack's summed loss
+        self.empty = True  # nothing of this step was put there: what lies there is overwritten
+        self.recording = False
+
+
 class _Gradients(NamedTuple):
     """Gradients of what goes into the head, filled tile by tile; none: not wanted."""
 
@@ -68,6 +85,7 @@ class _Gradients(NamedTuple):
     bias_V: Tensor | None
     rows_RD: Tensor | None  # of the trained tokens
     trained: TrainableTokens | None
+    adding: bool = False  # to what the weights' gradient holds already
 
     def add(
         self,
@@ -86,7 +104,8 @@ class _Gradients(NamedTuple):
         if self.hidden_SD is not None:
             walk.put_product(self.hidden_SD[chunk], grad_NT, weight_TD, first=False)
         if self.weight_VD is not None:
-            walk.put_product(self.weight_VD[tile], grad_NT.T, hidden_ND, first=chunk.start == 0)
+            first = chunk.start == 0 and not self.adding
+            walk.put_product(self.weight_VD[tile], grad_NT.T, hidden_ND, first=first)
         if self.bias_V is not None:
             self.bias_V[tile] += grad_NT.sum(0).to(self.bias_V.dtype)
         if self.rows_RD is not None and self.trained and (inside := self.trained.inside(tile)):
@@ -115,13 +134,17 @@ class LinearCrossEntropy(torch.autograd.Function):
         rows_RD: Tensor | None = None,
         trained: TrainableTokens | None = None,
         compiled: bool = False,
+        places: GradientPlaces | None = None,
     ) -> Tensor:
         wants_hidden, wants_weight, wants_bias = (wants_grad and needed for needed in ctx.needs_input_grad[:3])
         device, compute = hidden_SD.device.type, _compute_dtype(hidden_SD)
+        tiled = _is_tiled(device, compiled=compiled)
+        if tiled or not wants_weight or weight_VD not in (places.of if places else ()):
+            places = None
         grad_weight = None
         if wants_weight:
-            grad_weight = scratch.take_gradient(weight_VD) if scratch else torch.empty_like(weight_VD)
-            if not len(hidden_SD):
+            grad_weight = _gradient_buffer(weight_VD, scratch, places)
+            if not len(hidden_SD) and not (places and not places.empty):
                 grad_weight.zero_()
         gradients = _Gradients(
             hidden_SD=torch.zeros_like(hidden_SD, dtype=torch.float32) if wants_hidden else None,
@@ -129,9 +152,9 @@ class LinearCrossEntropy(torch.autograd.Function):
             bias_V=torch.zeros_like(bias_V) if wants_bias and bias_V is not None else None,
             rows_RD=None if rows_RD is None or not wants_grad else torch.zeros_like(rows_RD, dtype=torch.float32),
             trained=trained,
+            adding=bool(places and not places.empty),
         )
         total = torch.zeros((), dtype=torch.float32, device=hidden_SD.device)
-        tiled = _is_tiled(device, compiled=compiled)
         # the gradient's own memory takes the logits of as many positions as fit, until it is written
         spare_VD = grad_weight if tiled else None
         fitting = 0 if spare_VD is None else spare_VD[0].nbytes // compute.itemsize
@@ -151,9 +174,13 @@ class LinearCrossEntropy(torch.autograd.Function):
                 total += (normalizer_N - chosen_N).sum()
                 if kept_VN is None:
                     continue
-                for tile, weight, grad in walk.gradients(kept_VN, normalizer_N, targets):
+                scale = places.factor if places else None
+                for tile, weight, grad in walk.gradients(kept_VN, normalizer_N, targets, scale):
                     gradients.add(walk, chunk, tile, hidden, weight, grad)
         ctx.filled = (scratch, weight_VD) if scratch and wants_weight else None
+        ctx.is_scaled = places is not None
+        if places:
+            weight_VD.grad, grad_weight = grad_weight, None
         grad_hidden = None if gradients.hidden_SD is None else gradients.hidden_SD.to(hidden_SD.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight, gradients.bias_V, gradients.rows_RD)
         return total
@@ -161,13 +188,22 @@ class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        found = [None if saved is None else saved.mul_(grad.to(saved.dtype)) for saved in ctx.saved_tensors]
+        found = [*ctx.saved_tensors]
+        if not ctx.is_scaled:
+            found = [None if saved is None else saved.mul_(grad.to(saved.dtype)) for saved in found]
         if ctx.filled is not None:
             (scratch, weight), ctx.filled = ctx.filled, None
             scratch.add_gradient(weight, found[1])
             found[1] = None
         *found, found_rows = found
-        return (*found, None, None, None, None, None, found_rows, None, None)
+        return (*found, None, None, None, None, None, found_rows, None, None, None)
+
+
+def _gradient_buffer(weight_VD: Tensor, scratch: Scratch | None, places: GradientPlaces | None) -> Tensor:
+    """What takes the gradient of the weights."""
+    if places:
+        return places.of[weight_VD]
+    return scratch.take_gradient(weight_VD) if scratch else torch.empty_like(weight_VD)
 
 
 OnTile = Callable[[slice, slice, Tensor, Tensor], None]
@@ -283,7 +319,7 @@ class _Walk:
         return torch.stack(sums).logsumexp(0), chosen_N
 
     def gradients(
-        self, kept_VN: Tensor, normalizer_N: Tensor, targets_N: Tensor
+        self, kept_VN: Tensor, normalizer_N: Tensor, targets_N: Tensor, _: Tensor | None = None
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """(tile, its weights [W, D], gradient of the loss by its raw logits [N, W]), of what `normalize` left.
 

@@ -40,11 +40,15 @@ class LinearCrossEntropyGpu:
         return self.passes.normalize(raw, targets_N)
 
     def gradients(
-        self, kept_VN: Tensor, normalizer_N: Tensor, targets_N: Tensor
+        self, kept_VN: Tensor, normalizer_N: Tensor, targets_N: Tensor, scale: Tensor | None = None
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """(all of it, the weights [V, D], gradient of the loss by the raw logits [N, V]), in their place."""
+        """(all of it, the weights [V, D], gradient of the loss by the raw logits [N, V]), in their place.
+
+        Args:
+            scale: of the loss, a scalar.
+        """
         raw = kept_VN.view(len(targets_N), len(self.weight_VD))
-        self.passes.to_gradient(raw, normalizer_N, targets_N)
+        self.passes.to_gradient(raw, normalizer_N, targets_N, normalizer_N.new_ones(()) if scale is None else scale)
         yield self.tile, self.weight_VD, raw
 
     def put_product(self, total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
@@ -68,7 +72,7 @@ class Passes(NamedTuple):
     """
 
     normalize: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    to_gradient: Callable[[Tensor, Tensor, Tensor], None]
+    to_gradient: Callable[[Tensor, Tensor, Tensor, Tensor], None]
     scaled: Callable[[Tensor], Tensor]  # raw logits → logits, as written
 
 
@@ -81,11 +85,13 @@ def passes(softcap: float | None, factor: float, compiled: bool) -> Passes:
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
     def normalize(raw_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-        normalizer_N = torch.logsumexp(scaled(raw_NV), -1)
+        logits = scaled(raw_NV)
+        top = logits.amax(-1, keepdim=True)  # written out: torch compiles this to one pass, its logsumexp to two
+        normalizer_N = ((logits - top).exp().sum(-1, keepdim=True).log() + top).squeeze(-1)
         chosen_N = scaled(raw_NV.gather(-1, targets_N.clamp(min=0).unsqueeze(-1)).squeeze(-1))
         return normalizer_N, torch.where(targets_N < 0, normalizer_N, chosen_N)
 
-    def to_gradient(raw_NV: Tensor, normalizer_N: Tensor, targets_N: Tensor) -> None:
+    def to_gradient(raw_NV: Tensor, normalizer_N: Tensor, targets_N: Tensor, scale: Tensor) -> None:
         logits = scaled(raw_NV)
         slope = None if softcap is None else 1.0 - (logits / softcap) ** 2
         gradient = logits.sub_(normalizer_N.unsqueeze(-1)).exp_()
@@ -95,7 +101,7 @@ def passes(softcap: float | None, factor: float, compiled: bool) -> Passes:
             gradient.scatter_add_(-1, targets_N.clamp(min=0).unsqueeze(-1), -torch.ones_like(gradient[:, :1]))
         if slope is not None:
             gradient *= slope
-        gradient *= torch.where(targets_N < 0, 0.0, factor).unsqueeze(-1)
+        gradient *= (torch.where(targets_N < 0, 0.0, factor) * scale).unsqueeze(-1)
         raw_NV.copy_(gradient)
 
     if not compiled:
@@ -109,7 +115,8 @@ def _for_any_rows(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*tensors: Tensor) -> Any:
         for tensor in tensors:
-            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+            if tensor.ndim:
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
         return fast(*tensors)
 
     return call

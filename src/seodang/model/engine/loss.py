@@ -15,7 +15,13 @@ from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PreTrainedModel
 
 from seodang.model.engine.attention import Lengths
-from seodang.model.engine.linear_cross_entropy import LinearCrossEntropy, OnTile, Scratch, target_losses
+from seodang.model.engine.linear_cross_entropy import (
+    GradientPlaces,
+    LinearCrossEntropy,
+    OnTile,
+    Scratch,
+    target_losses,
+)
 from seodang.model.engine.trainable_tokens import TrainableTokens
 from seodang.types import IGNORED, Pack
 
@@ -57,6 +63,7 @@ def linear_cross_entropy_loss(
     rows: TrainableTokens | None = None,
     *,
     compiled: bool = False,
+    places: GradientPlaces | None = None,
 ) -> Tensor:
     """Sum of −log p over the pack's supervised positions, in nats: a float32 scalar.
 
@@ -66,13 +73,15 @@ def linear_cross_entropy_loss(
         scratch: keeps the head's buffers; the weights' gradient then goes straight into `.grad`.
         rows: of the head, that an adapter trains, held in its table.
         compiled: the head's passes over its logits are compiled.
+        places: the head's gradient goes straight there.
     """
     head = _Head.of(model, tensors, rows)
     head_loss: Callable[..., Tensor] = LinearCrossEntropy.apply
     scratch = scratch if head.weight_VD.is_leaf else None  # of an adapter's own making: autograd has to pass it on
     settings = (head.softcap, head.factor, torch.is_grad_enabled(), scratch)
     trained = (rows.rows_RD if rows else None, rows)
-    return head_loss(head.hidden_SD, head.weight_VD, head.bias_V, tensors.targets, *settings, *trained, compiled)
+    how = (*settings, *trained, compiled, places)
+    return head_loss(head.hidden_SD, head.weight_VD, head.bias_V, tensors.targets, *how)
 
 
 class TokenLosses(NamedTuple):
