@@ -26,7 +26,7 @@ from seodang.model.engine.engine import choose_engine
 from seodang.model.placement import choose_placement
 from seodang.recipe import Model, Train
 from seodang.run.events import Event, NoteEvent, TrainEvent
-from seodang.train.setup import Setup
+from seodang.train.setup import BF16_ADAMW, Setup
 from seodang.train.trainer import train
 
 
@@ -60,6 +60,9 @@ def main() -> None:
     parser.add_argument("--examples-per-step", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=2e-5)
     parser.add_argument("--pack-tokens", type=int, default=None)
+    parser.add_argument(
+        "--optimizer", choices=["adamw", "adamw_bf16"], default="adamw", help="adamw_bf16: bf16 weights"
+    )
     parser.add_argument("--compute", choices=["float32", "bfloat16"], help="default: as `tune` chooses")
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -67,13 +70,16 @@ def main() -> None:
     with Path(args.data).open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line, _ in zip(lines, range(args.steps * args.examples_per_step), strict=False)]
     placement = choose_placement(Model(path=args.model))
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(placement.device)
+    narrow = args.optimizer == BF16_ADAMW
+    dtype = torch.bfloat16 if narrow else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype).to(placement.device)
     compute = args.compute or placement.compute_dtype
     begun = time.perf_counter()
     engine = choose_engine(
         model,
         [np.array(row["input_ids"], dtype=np.int32) for row in rows[:3]],
-        compute_dtype=None if compute == "float32" else torch.bfloat16,
+        compute_dtype=None if compute == "float32" or narrow else torch.bfloat16,
+        recompute=narrow,
     )
     trial_seconds = time.perf_counter() - begun
     clock = StepClock()
@@ -86,7 +92,7 @@ def main() -> None:
         setup = Setup(
             engine=engine,
             pack_tokens=args.pack_tokens or (8192 if cuda else 1024),
-            optimizer="adamw_torch_fused",
+            optimizer=BF16_ADAMW if narrow else "adamw_torch_fused",
             checkpoints=Path(folder),
             resume_from=None,
             resume_command="",

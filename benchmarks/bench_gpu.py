@@ -5,7 +5,8 @@
     python benchmarks/bench_gpu.py --tiny                the same on tiny shapes, also without a GPU
 
 Models of the public configurations with random weights, no hub. Every arm trains on the same rows, all of them once a
-step: ours as seodang trains on CUDA (float32 weights, bf16 products, packed), TRL's `packed` (bf16 weights) as it
+step: ours as seodang trains on CUDA (float32 weights, bf16 products, packed) and with bf16 weights and states
+(`ours-bf16`), TRL's `packed` (bf16 weights) as it
 comes, with torch's kernel for packed rows (`varlen`) and with that and Liger's kernels (`liger`, where liger_kernel is
 installed), and TRL's `free`. Speeds are medians of the steps after the warm-up. What fails or no longer fits into
 --minutes is named under `left_out`.
@@ -42,7 +43,8 @@ PEERS = {  # the peer's arm, and what it is set to besides
     "packed": ("packed", None),
     "free": ("free", None),
 }
-ARMS = ("ours", *PEERS)  # for all models in this order: what matters most comes first
+OURS = {"ours": "adamw", "ours-bf16": "adamw_bf16"}  # arm → its optimizer
+ARMS = (*OURS, *PEERS)  # for all models in this order: what matters most comes first
 SIZES = {"cpu": (256,), "cuda": (4096, 8192, 16384)}  # of the square products that make the ceiling
 PACK_TOKENS = 16_384  # of all arms: the whole step
 WARM_UP = 3  # steps
@@ -52,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="tiny shapes; so it is without a GPU")
     parser.add_argument("--models", nargs="*", choices=list(CONFIGS), default=list(CONFIGS))
+    parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
     parser.add_argument("--steps", type=int, default=15, help=f"of each arm; the first {WARM_UP} are not counted")
     parser.add_argument("--examples-per-step", type=int, default=64)
     parser.add_argument("--minutes", type=float, default=8.5)
@@ -66,7 +69,7 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {name: {} for name in args.models}
     left_out: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for arm in ARMS:
+        for arm in args.arms:
             for name in args.models:
                 try:
                     found[name][arm] = run_arm(arm, args, Path(folder) / name, until)
@@ -131,8 +134,9 @@ def run_arm(arm: str, args: argparse.Namespace, folder: Path, until: float) -> d
         make_folder(folder, args)
     command = ["--model", str(folder), "--data", str(folder / "rows.jsonl"), "--steps", str(args.steps)]
     command += ["--examples-per-step", str(args.examples_per_step)]
-    if arm == "ours":
+    if arm in OURS:
         command = [str(HERE / "arm_ours.py"), *command, "--pack-tokens", str(PACK_TOKENS)]
+        command += ["--optimizer", OURS[arm]]
     else:
         its_arm, switches = PEERS[arm]
         command = [str(args.peer), *command, "--arm", its_arm, "--micro-batch", "1", "--max-tokens", str(PACK_TOKENS)]
@@ -169,7 +173,9 @@ def summary(
     limit += moved / (ceilings["memory_gb_per_second"] * 1e9)
     tokens = sum(len(row["input_ids"]) for row in rows)
     seconds = {arm: _seconds(result) for arm, result in found.items()}
-    best = min((arm for arm in seconds if arm not in ("ours", "liger")), key=lambda arm: seconds[arm], default=None)
+    best = min((arm for arm in seconds if arm in PEERS and arm != "liger"), key=lambda arm: seconds[arm], default=None)
+
+    peak = {arm: result["peak_cuda_gb"] or result["peak_rss_gb"] for arm, result in found.items()}
 
     def ratio(arm: str | None) -> float | None:
         return round(seconds[arm] / seconds["ours"], 2) if arm in seconds and "ours" in seconds else None
@@ -179,11 +185,14 @@ def summary(
         "limit_tokens_per_second": round(tokens / limit),
         "tokens_per_second": {arm: round(tokens / value) for arm, value in seconds.items()},
         "limit_share": {arm: round(limit / value, 3) for arm, value in seconds.items()},
-        "peak_gb": {arm: result["peak_cuda_gb"] or result["peak_rss_gb"] for arm, result in found.items()},
+        "peak_gb": peak,
         "first_loss": {arm: result["losses"][0] for arm, result in found.items()},
         "best_arm": best,
         "speed_vs_best": ratio(best),
         "speed_vs_liger": ratio("liger"),
+        "memory_vs_liger": {
+            arm: round(peak[arm] / peak["liger"], 2) for arm in OURS if arm in peak and "liger" in peak
+        },
     }
 
 

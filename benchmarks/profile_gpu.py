@@ -9,22 +9,23 @@ arm `ours`, without Trainer. `idle` is the time in which no kernel ran, between 
 
 import argparse
 import json
+import statistics
+import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
 from bench_gpu import CONFIGS, PACK_TOKENS, config_of
 from seodang.data.pack import pack
 from seodang.model.engine.engine import Engine
+from seodang.train.bf16_adamw import Bf16AdamW
 from seodang.types import IGNORED, Pack
 from shapes import write_rows
 
@@ -42,24 +43,8 @@ KINDS = {  # part of a kernel's name → what it does; the first that fits
     "elementwise": "as written",
     "reduce": "as written",
 }
-
-
-def _adamw(parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=2e-5, weight_decay=0.0, fused=True)
-
-
-def _torchao(parameters: Iterator[nn.Parameter], name: str) -> Any:
-    from torchao.optim import adam
-
-    return getattr(adam, name)(parameters, lr=2e-5, weight_decay=0.0, bf16_stochastic_round=True)
-
-
-OPTIMIZERS: dict[str, Callable[[Iterator[nn.Parameter]], Any]] = {
-    "adamw": _adamw,
-    "adamw_8bit": partial(_torchao, name="AdamW8bit"),
-    "adamw_bf16": partial(_torchao, name="_AdamW"),
-}
-WARM_UP, MEASURED = 4, 10  # steps: as written, recorded, replayed
+PARTS = ("forward", "backward", "clip", "optimizer")
+WARM_UP = 4  # steps: as written, recorded, replayed
 
 
 def main() -> None:
@@ -67,9 +52,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", choices=list(CONFIGS), default=list(CONFIGS))
     parser.add_argument("--examples-per-step", type=int, default=64)
     parser.add_argument("--as-written", action="store_true", help="without compiling")
-    parser.add_argument(
-        "--optimizer", choices=list(OPTIMIZERS), default="adamw", help="not adamw: bf16 weights besides"
-    )
+    parser.add_argument("--optimizer", choices=["adamw", "adamw_bf16"], default="adamw")
+    parser.add_argument("--steps", type=int, default=10, help="that are timed")
     parser.add_argument("--kernels", type=int, default=40, help="that are listed")
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
@@ -93,9 +77,14 @@ def profiled(name: str, args: argparse.Namespace) -> dict[str, Any]:
         linear_cross_entropy=True,
         compiled=cuda and not args.as_written,
         cuda_graphs=cuda,
+        recompute=weights == torch.bfloat16,
         compute_dtype=torch.bfloat16 if weights == torch.float32 else None,
     )
-    optimizer = OPTIMIZERS[args.optimizer](model.parameters())
+    optimizer: torch.optim.Optimizer
+    if weights == torch.bfloat16:
+        optimizer = Bf16AdamW(model.parameters(), lr=2e-5)
+    else:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.0, fused=True)
     supervised = int((packed.targets != IGNORED).sum())
     marks: list[torch.cuda.Event] = []
 
@@ -126,7 +115,7 @@ def profiled(name: str, args: argparse.Namespace) -> dict[str, Any]:
         warm = time.perf_counter() - begun
         marks.clear()
         seconds = []
-        for _ in range(MEASURED):
+        for _ in range(args.steps):
             start = time.perf_counter()
             step()
             wait(device)
@@ -154,19 +143,18 @@ def profiled(name: str, args: argparse.Namespace) -> dict[str, Any]:
         {"kernel": kernel, "count": counts[kernel], "ms": round(ms, 3)}
         for kernel, ms in sorted(by_name.items(), key=lambda item: -item[1])
     ]
-    print(
-        f"\n{name}: {sorted(seconds)[len(seconds) // 2] * 1000:.1f} ms a step, {len(packed.input_ids):,} tokens, {supervised:,} supervised"
-    )
+    milliseconds, tokens = 1000 * statistics.median(seconds), packed.input_ids.size
+    print(f"\n{name}: {milliseconds:.1f} ms a step, {tokens:,} tokens, {supervised:,} supervised")
     for one in listed[: args.kernels]:
         print(f"{one['ms']:8.3f} ms {one['count']:5} × {kind_of(str(one['kernel'])):11} {str(one['kernel'])[:150]}")
     return {
-        "tokens": len(packed.input_ids),
+        "tokens": tokens,
         "supervised": supervised,
         "losses": losses,
         "notes": notes,
         "warm_up_seconds": round(warm, 1),
         "step_ms": [round(1000 * value, 2) for value in seconds],
-        "parts_ms": dict(zip(("forward", "backward", "clip", "optimizer"), np.median(parts, 0).round(2).tolist(), strict=True)) if parts else {},
+        "parts_ms": dict(zip(PARTS, np.median(parts, 0).round(2).tolist(), strict=True)) if parts else {},
         "busy_ms": round(busy / 1000, 2),
         "idle_ms": round((end - spans[0][0] - busy) / 1000, 2),
         "kinds_ms": {kind: round(ms, 2) for kind, ms in sorted(sums.items(), key=lambda item: -item[1])},
@@ -177,8 +165,6 @@ def profiled(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def rows_of(vocabulary: int, count: int) -> tuple[Pack, ...]:
     """The rows of one step as `bench_gpu.py` draws them, in one pack."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
         write_rows(path, np.random.default_rng(0).integers(2, vocabulary, 500 * count), "tutorial", count)

@@ -244,8 +244,10 @@ class Train(Part):
     )
     min_learning_rate: Annotated[float, Field(ge=0)] = Field(0.0, description="where the cosine schedule ends")
     warmup: Annotated[float, Field(ge=0)] = Field(0.03, description="share of the steps (below 1) or number of steps")
-    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
-        "adamw", description="paged_adamw_8bit needs CUDA and bitsandbytes; without them AdamW is used, with a warning"
+    optimizer: Literal["adamw", "paged_adamw_8bit", "adamw_bf16"] = Field(
+        "adamw",
+        description="paged_adamw_8bit: 8-bit states; adamw_bf16: half the memory, by bf16 weights and states that are "
+        "rounded stochastically; where one cannot be used (CUDA, bitsandbytes, bf16), AdamW is, with a warning",
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="weight decay of AdamW, decoupled")
     clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest norm of the gradients")

@@ -12,17 +12,28 @@ from seodang.types import Placement as Placement
 _HALF, _BF16 = (7, 0), (8, 0)  # CUDA compute capabilities that multiply float16, bf16 fast (tensor cores)
 
 
-def choose_placement(spec: recipe.Model, *, frozen: bool = False) -> Placement:
+def choose_placement(spec: recipe.Model, *, frozen: bool = False, rounded: bool = False) -> Placement:
     """Choose device, precision and attention for a recipe's model.
 
     Args:
         frozen: its weights are not trained; an adapter is, in float32.
+        rounded: its weights are trained in bf16, stochastically rounded, on a GPU that is fast at it.
 
     Raises:
         ResourceError: the device asked for is not there, or cannot compute in the precision asked for.
     """
     device, where = _device(spec.device)
-    dtype, compute, why = _precision(spec.dtype, device, frozen=frozen)
+    if (
+        rounded
+        and not frozen
+        and spec.dtype in ("auto", "bfloat16")
+        and device.startswith("cuda")
+        and _fast_bf16(device)[0]
+    ):
+        dtype = compute = "bfloat16"
+        why = "Precision: bfloat16 weights, their updates rounded stochastically (train.optimizer: adamw_bf16)."
+    else:
+        dtype, compute, why = _precision(spec.dtype, device, frozen=frozen)
     training, how_trained = _training_precision(spec.dtype, device)
     packed = spec.attention != "padded"
     how = "several rows go through the model end to end, isolated" if packed else "one row at a time, as asked"

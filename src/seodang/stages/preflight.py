@@ -38,7 +38,7 @@ from seodang.train import resources
 from seodang.train.adapter import check_adapter, num_adapter_parameters
 from seodang.train.memory_estimate import make_estimator
 from seodang.train.resources import MemoryPlan
-from seodang.train.setup import Optimizer, choose_optimizer, is_worth_compiling, pack_tokens, total_steps
+from seodang.train.setup import BF16_ADAMW, Optimizer, choose_optimizer, is_worth_compiling, pack_tokens, total_steps
 from seodang.types import Checkpointing, Finding, Placement
 
 TRIED_ROWS = 32  # of each holdout, on which two tokenizers are compared
@@ -89,7 +89,8 @@ def place(spec: recipe.Model, settings: recipe.Train, *, will_train: bool) -> Pl
     Raises:
         ResourceError: the device that the recipe asks for, or that its adapter needs, is missing.
     """
-    placement = choose_placement(spec, frozen=settings.adapter is not None)
+    rounded = settings.optimizer == BF16_ADAMW
+    placement = choose_placement(spec, frozen=settings.adapter is not None, rounded=rounded)
     if will_train and settings.adapter:
         check_adapter(settings.adapter, placement.device)
     return placement
@@ -144,7 +145,9 @@ def plan_training(base: Base, settings: recipe.Train, renderer: Renderer, rows: 
         rows: the training set.
     """
     device = base.placement.device
-    optimizer, budget = choose_optimizer(settings.optimizer, device), pack_tokens(settings, device)
+    trained_dtype = "float32" if settings.adapter else base.placement.dtype
+    optimizer = choose_optimizer(settings.optimizer, device, weights=trained_dtype)
+    budget = pack_tokens(settings, device)
     order = Plan(num_rows=len(rows), examples_per_step=settings.examples_per_step, seed=settings.seed)
     steps = total_steps(settings, len(rows))
     process = max(distributed.exchange(resources.process_memory(device, base.placement.compute_dtype)))
@@ -310,6 +313,7 @@ def make_engine(
         compute_dtype=getattr(torch, placement.compute_dtype) if placement.compute_dtype != trained_dtype else None,
         training_dtype=getattr(torch, placement.training_dtype) if will_train and placement.training_dtype else None,
         longest=longest_row(prepared),
+        recompute=settings.optimizer == BF16_ADAMW,
     )
     for remark in engine.remarks:
         console.show_note(remark)

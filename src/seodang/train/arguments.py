@@ -6,7 +6,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from seodang import distributed, recipe
 from seodang.train.adapter import unwrapped
-from seodang.train.setup import CHECKPOINTED_LAYERS, Setup, warmup_steps
+from seodang.train.setup import BF16_ADAMW, CHECKPOINTED_LAYERS, Setup, warmup_steps
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -28,7 +28,7 @@ def training_arguments(
         lr_scheduler_type="cosine_with_min_lr" if settings.min_learning_rate else settings.schedule,
         lr_scheduler_kwargs={"min_lr": settings.min_learning_rate} if settings.min_learning_rate else None,
         warmup_steps=warmup_steps(settings, setup.total_steps),
-        optim=setup.optimizer,
+        optim="adamw_torch_fused" if setup.optimizer == BF16_ADAMW else setup.optimizer,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.clip,
         activation_checkpointing=checkpointing != "none",

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 MAX_SEQUENCES = 4  # of a pack whose memory is estimated
 NF4_BYTES = 0.5 + 4 / 64  # of a weight in 4 bits, with one float32 scale for 64 of them
-STATE_BYTES = {"adamw_torch_fused": 8, "paged_adamw_8bit": 2}  # optimizer state per trained parameter
+STATE_BYTES = {"adamw_torch_fused": 8, "paged_adamw_8bit": 2, "adamw_bf16": 4}  # optimizer state per trained parameter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 PACK_TOKENS = {"cpu": 1024, "cuda": 8192, "mps": 2048}  # positions of one forward pass
+BF16_ADAMW = "adamw_bf16"  # `train.bf16_adamw`; the others are transformers' own
 CHECKPOINTED_LAYERS = {"selective": 2, "full": 1}  # every n-th layer keeps only its input for the backward pass
 COMPILED_POSITIONS = 3_000_000  # of a run: compiling takes 20 s of an H200, and saves 9 to 12 µs a position
 MIN_ADAPTER_RATE, MAX_WEIGHTS_RATE = 5e-5, 2e-4  # usual learning rates lie inside
@@ -149,10 +150,19 @@ def choice_limits(
     )
 
 
-def choose_optimizer(requested: str, device: str) -> Optimizer:
-    """The recipe's optimizer, or fused AdamW where this device does not have it."""
+def choose_optimizer(requested: str, device: str, *, weights: str = "float32") -> Optimizer:
+    """The recipe's optimizer, or fused AdamW where this device does not have it.
+
+    Args:
+        weights: dtype of what is trained.
+    """
     if requested == "adamw":
         return Optimizer(name="adamw_torch_fused")
+    if requested == BF16_ADAMW:
+        if weights == "bfloat16":
+            return Optimizer(name=requested)
+        why = f"it is for bfloat16 weights on a GPU that multiplies them fast; these are {weights}, on {device}"
+        return Optimizer(name="adamw_torch_fused", remark=f"optimizer: fused AdamW instead of {requested}: {why}")
     if device.startswith("cuda") and find_spec("bitsandbytes"):
         return Optimizer(name=requested)
     missing = "bitsandbytes is not installed" if device.startswith("cuda") else f"it needs CUDA, this runs on {device}"

@@ -37,12 +37,13 @@ from seodang.run.events import EvalEvent, Event, NoteEvent, SaveEvent, TrainEven
 from seodang.run.folder import CHECKPOINT, TRAINER_STATE, UNFINISHED_CHECKPOINT
 from seodang.train.adapter import unwrapped
 from seodang.train.arguments import training_arguments
+from seodang.train.bf16_adamw import Bf16AdamW
 from seodang.train.callbacks import Interrupt, Schedule
 from seodang.train.loss_scale import LossScale
 from seodang.train.metrics import evaluation_event
 from seodang.train.out_of_memory import OutOfMemoryRetry, explaining_out_of_memory
 from seodang.train.random_state import unchanged_random_state
-from seodang.train.setup import ChosenLoss, Setup, save_interval
+from seodang.train.setup import BF16_ADAMW, ChosenLoss, Setup, save_interval
 from seodang.train.throughput import step_flops
 from seodang.types import Metric, Step
 
@@ -141,6 +142,7 @@ def _make_trainer(
         eval_dataset=(),  # Trainer asks for one; `measure` has its own
         data_collator=only_item,
         callbacks=list(callbacks),
+        optimizer_cls_and_kwargs=_own_optimizer(settings, setup),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.chosen_loss, trainer.keep_checkpoints = chosen_loss, settings.keep_checkpoints
@@ -149,6 +151,11 @@ def _make_trainer(
         stopping = settings.early_stopping
         trainer.add_callback(EarlyStoppingCallback(stopping.patience, stopping.min_delta))
     return trainer
+
+
+def _own_optimizer(settings: recipe.Train, setup: Setup) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
+    """(class, arguments) of an optimizer that transformers does not have; Trainer knows which weights decay."""
+    return (Bf16AdamW, {"lr": settings.learning_rate}) if setup.optimizer == BF16_ADAMW else None
 
 
 def _refuse_other_sharding(checkpoint: Path, is_sharded: bool) -> None:

@@ -28,12 +28,15 @@ def compile_lazily(function: Callable[..., Any], *, dynamic: bool | None = True)
 
 
 @contextmanager
-def compiled_layers(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, the model's layers and the norms outside of them are compiled, up to their attention.
+def compiled_layers(model: PreTrainedModel, *, recompute: bool = False) -> Iterator[None]:
+    """Inside, the model's layers, with attention where it is one kernel, and the norms outside of them are compiled.
 
     Only where gradients are taken, and not where layers are computed twice: evaluations during training would compile
     all of it once more. What the compiler then refuses, such as an adapter's layer, torch reports and runs as written.
     Under DDP a layer stays whole: dynamo would cut it where DDP's buckets of gradients end.
+
+    Args:
+        recompute: what a chain of small operations makes of products that are kept is not kept too.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     within = {inner for layer in layers for inner in layer.modules()}
@@ -42,7 +45,11 @@ def compiled_layers(model: PreTrainedModel) -> Iterator[None]:
     for part in parts:
         part.forward = _compiled_forward(part)
     try:
+<<<<<<< HEAD
         with torch._dynamo.config.patch(recompile_limit=VARIANTS, suppress_errors=True, optimize_ddp=False):
+=======
+        kept = torch._functorch.config.patch(ban_recompute_materialized_backward=not recompute)
+        with torch._dynamo.config.patch(recompile_limit=VARIANTS, suppress_errors=True), kept:
             yield
     finally:
         for part in parts:

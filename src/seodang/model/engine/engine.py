@@ -54,6 +54,7 @@ class Engine:
     linear_cross_entropy: bool  # head and cross entropy computed here; else the model's logits
     kernels: bool = True  # packed rows by one kernel where the device has one that fits; else sequence by sequence
     compiled: bool = False  # layers and the head's passes over its logits are compiled
+    recompute: bool = False  # compiled layers keep less for the backward pass, and compute it again
     cuda_graphs: bool = False  # passes of packs are recorded as CUDA graphs, and replayed
     compute_dtype: torch.dtype | None = None  # of the products (autocast); none: the weights' own
     training_dtype: torch.dtype | None = None  # the same, of passes that take gradients; none: as all others
@@ -120,7 +121,13 @@ class Engine:
         packed = PACKED if self.kernels else EACH
         name = packed if self.packed else model.config._attn_implementation
         on_cpu = model.device.type == "cpu"
-        norms = compiled_layers(model) if self.compiled else light_norms(model) if on_cpu else nullcontext()
+        norms = (
+            compiled_layers(model, recompute=self.recompute)
+            if self.compiled
+            else light_norms(model)
+            if on_cpu
+            else nullcontext()
+        )
         sparse = _sparse_embedding_gradient(model, wanted=scratch is not None)
         placed = placed_embedding(model, places) if graphs else nullcontext()
         installed = (attention(model, name), sparse, placed, norms, copies.installed(), _forward(model, forward))
@@ -194,6 +201,7 @@ def choose_engine(
     compute_dtype: torch.dtype | None = None,
     training_dtype: torch.dtype | None = None,
     longest: int | None = None,
+    recompute: bool = False,
 ) -> Engine:
     """Try packing and linear cross entropy on this model, and yield to transformers' own path where they differ.
 
@@ -205,6 +213,7 @@ def choose_engine(
         training_dtype: of the products of passes that train, if a trial agrees: float16.
         longest: positions of the longest row that will be packed, if it is known: where rotary frequencies change
             beyond it, that is of no concern.
+        recompute: whether memory counts more than a percent of a step's time.
     """
     tolerance = TOLERANCE[torch.bfloat16 if is_quantized(model) else model.dtype]  # 4 bits are multiplied as bf16
     short = _short_probes(rows)
@@ -239,6 +248,7 @@ def choose_engine(
         linear_cross_entropy=linear_cross_entropy,
         kernels=kernels,
         compiled=compiled,
+        recompute=recompute,
         cuda_graphs=alone and packed and kernels and (compute_dtype or model.dtype).itemsize == 2,
         compute_dtype=compute_dtype,
         training_dtype=training_dtype,
