@@ -21,6 +21,7 @@ from seodang.model.engine.attention_kernels import choose_kernel, hardware_of, p
 
 # Names that hold no "sdpa": Gemma 2 refuses those that do.
 PACKED = "seodang_packed"  # one kernel for the row where there is one, else as EACH
+APART = "seodang_apart"  # the same, and layers are compiled up to it and from it on
 EACH = "seodang_each"  # sequence by sequence: what a kernel must equal
 
 
@@ -168,6 +169,7 @@ def _block(
 
 
 AttentionInterface.register(PACKED, packed_attention)
+AttentionInterface.register(APART, torch.compiler.disable(packed_attention))  # type: ignore[no-untyped-call]
 AttentionInterface.register(EACH, partial(packed_attention, kernels=False))
 
 

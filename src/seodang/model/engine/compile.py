@@ -45,11 +45,9 @@ def compiled_layers(model: PreTrainedModel, *, recompute: bool = False) -> Itera
     for part in parts:
         part.forward = _compiled_forward(part)
     try:
-<<<<<<< HEAD
-        with torch._dynamo.config.patch(recompile_limit=VARIANTS, suppress_errors=True, optimize_ddp=False):
-=======
         kept = torch._functorch.config.patch(ban_recompute_materialized_backward=not recompute)
-        with torch._dynamo.config.patch(recompile_limit=VARIANTS, suppress_errors=True), kept:
+        patched = torch._dynamo.config.patch(recompile_limit=VARIANTS, suppress_errors=True, optimize_ddp=False)
+        with patched, kept:
             yield
     finally:
         for part in parts:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from seodang import distributed
 from seodang.data.pack import pack
-from seodang.model.engine.attention import EACH, PACKED, attention
+from seodang.model.engine.attention import APART, EACH, PACKED, attention
 from seodang.model.engine.attention_kernels import hardware_of
 from seodang.model.engine.compile import compiled_layers
 from seodang.model.engine.cuda_graphs import CudaGraphs, placed_embedding
@@ -54,6 +54,7 @@ class Engine:
     linear_cross_entropy: bool  # head and cross entropy computed here; else the model's logits
     kernels: bool = True  # packed rows by one kernel where the device has one that fits; else sequence by sequence
     compiled: bool = False  # layers and the head's passes over its logits are compiled
+    apart: bool = False  # layers are compiled without their attention
     recompute: bool = False  # compiled layers keep less for the backward pass, and compute it again
     cuda_graphs: bool = False  # passes of packs are recorded as CUDA graphs, and replayed
     compute_dtype: torch.dtype | None = None  # of the products (autocast); none: the weights' own
@@ -118,7 +119,7 @@ class Engine:
                 return graphs.loss(pack, weight)
             return run(on_device(pack, model.device), exact=exact) * weight
 
-        packed = PACKED if self.kernels else EACH
+        packed = (APART if self.apart else PACKED) if self.kernels else EACH
         name = packed if self.packed else model.config._attn_implementation
         on_cpu = model.device.type == "cpu"
         norms = (
@@ -239,8 +240,12 @@ def choose_engine(
         objection = float16_objection(model, rows, packed=packed, linear_cross_entropy=linear_cross_entropy)
         training_dtype = None if objection else training_dtype
         remarks.append(float16_remark(objection))
+    apart = False
     if compiled := compiled and can_compile:
-        compiled, why_not = _compiles(model, rows, training_dtype or compute_dtype, own_head=not linear_cross_entropy)
+        names = (PACKED, APART) if kernels else (PACKED,)
+        tried = (model, rows, training_dtype or compute_dtype, names)
+        found, why_not = _compiles(*tried, own_head=not linear_cross_entropy)
+        compiled, apart = found is not None, found == APART
         remarks += why_not
     alone = linear_cross_entropy and can_compile and distributed.world() == 1
     return Engine(
@@ -248,6 +253,7 @@ def choose_engine(
         linear_cross_entropy=linear_cross_entropy,
         kernels=kernels,
         compiled=compiled,
+        apart=apart,
         recompute=recompute,
         cuda_graphs=alone and packed and kernels and (compute_dtype or model.dtype).itemsize == 2,
         compute_dtype=compute_dtype,
@@ -257,19 +263,28 @@ def choose_engine(
 
 
 def _compiles(
-    model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], compute_dtype: torch.dtype | None, *, own_head: bool
-) -> tuple[bool, list[str]]:
-    """Whether compiled layers compute what is written, on every rank; and the reason if not.
+    model: PreTrainedModel,
+    rows: Sequence[NDArray[np.int32]],
+    compute_dtype: torch.dtype | None,
+    names: Sequence[str],
+    *,
+    own_head: bool,
+) -> tuple[str | None, list[str]]:
+    """The attention with which compiled layers compute what is written, on every rank; and the reason if there is none.
 
     Under DDP each layer's gradients come from autograd as ever, so that they are summed while others are computed. FSDP
     would have to gather a layer's weights within compiled code, which has not been tried.
+
+    Args:
+        names: of the attention, the first that works is taken.
     """
-    errors = distributed.exchange(None if own_head else compile_error(model, _many(rows), compute_dtype))
-    wrong = [error for error in errors if error is not None and not error <= TOLERANCE[torch.bfloat16]]
-    if not wrong:
-        return None not in errors, []
+    for name in names:
+        errors = distributed.exchange(None if own_head else compile_error(model, _many(rows), compute_dtype, name))
+        wrong = [error for error in errors if error is not None and not error <= TOLERANCE[torch.bfloat16]]
+        if not wrong:
+            return (None if None in errors else name), []
     what = f"output differs ({wrong[0]:.1e})" if wrong[0] < math.inf else "does not work on this machine"
-    return False, [f"torch.compile {what}: running eagerly, slower"]
+    return None, [f"torch.compile {what}: running eagerly, slower"]
 
 
 @torch.no_grad()

@@ -158,12 +158,13 @@ def kernel_error(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], comp
 
 
 def compile_error(
-    model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], compute_dtype: torch.dtype | None
+    model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], compute_dtype: torch.dtype | None, name: str = PACKED
 ) -> float:
     """Largest difference of hidden states and of the loss, compiled as for training against as written, relative.
 
     Args:
         rows: as many as a pack has about: kernels are made for what is seen first.
+        name: of the attention.
     """
     (packed,) = pack(rows, rows, budget=sum(row.size for row in rows))
     tensors = on_device(packed, model.device)
@@ -174,7 +175,7 @@ def compile_error(
         with torch.autocast(model.device.type, dtype=compute_dtype, enabled=compute_dtype is not None):
             for compiled in (False, True):
                 layers = compiled_layers(model) if compiled else nullcontext()
-                with attention(model, PACKED), layers, torch._dynamo.config.patch(suppress_errors=False):
+                with attention(model, name), layers, torch._dynamo.config.patch(suppress_errors=False):
                     hidden = model.base_model(**tensors.inputs).last_hidden_state.float()
                     loss = linear_cross_entropy_loss(model, tensors, compiled=compiled)
                 found.append((hidden.detach(), loss.detach()))
