@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seodang.data.pack import pack
-from seodang.model.engine import compile, linear_cross_entropy, linear_cross_entropy_gpu
+from seodang.model.engine import attention_kernels, compile, linear_cross_entropy, linear_cross_entropy_gpu
 from seodang.model.engine import engine as engine_module
 from seodang.model.engine.attention_kernels import Hardware, Kernel
 from seodang.model.engine.compile import compiled_layers
@@ -21,6 +21,7 @@ from seodang.recipe import Train
 from seodang.train.setup import is_worth_compiling
 from seodang.types import Pack
 from tiny import make_config, make_model
+from varlen_op import varlen_attn
 
 BF16 = torch.bfloat16
 ROW = np.arange(3, 19, dtype=np.int32)
@@ -210,10 +211,58 @@ def _assert_same(model: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
-@pytest.mark.parametrize("kind", ["gemma3", "gemma2"])
-def test_compiled_training_is_training_as_written(kind: str) -> None:
+def test_compiled_training_is_training_as_written() -> None:
     """Losses and gradients of packs of other lengths, by torch's compiler for CPUs: the code that a GPU runs."""
-    _assert_same(make_model(make_config(kind)).train())
+    _assert_same(make_model(make_config("gemma2")).train())  # soft-caps: compiled up to attention and from it on
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Functions are traced and cut into a forward and a backward pass as for a GPU, and no kernels are made of them."""
+
+    def lazily(function: Callable[..., Any], *, dynamic: bool | None = True) -> Callable[..., Any]:
+        return torch.compile(function, dynamic=dynamic, backend="aot_eager_decomp_partition")
+
+    for module in (compile, linear_cross_entropy_gpu):
+        monkeypatch.setattr(module, "compile_lazily", lazily)
+    linear_cross_entropy_gpu.passes.cache_clear()
+    torch._dynamo.reset()
+    yield
+    linear_cross_entropy_gpu.passes.cache_clear()
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+def test_layers_are_compiled_with_their_attention(traced: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one kernel takes the row, a layer is one graph for rows of all lengths, and computes what is written."""
+    monkeypatch.setattr(attention_kernels, "_hardware", lambda _: Hardware("cuda", (9, 0), ("varlen",)))
+    monkeypatch.setattr(attention_kernels, "varlen_attn", varlen_attn)
+    counted = torch._dynamo.utils.counters
+    counted.clear()
+    _assert_same(make_model(make_config("gemma3")).train())
+    assert not counted["graph_break"]
+    assert counted["stats"]["unique_graphs"] <= 6  # two kinds of layers, windows shorter or longer than rows, a norm
+
+
+@pytest.mark.slow
+def test_layers_that_recompute_keep_less(traced: None) -> None:
+    """The same loss, with less memory between the forward and the backward pass."""
+    model, kept, losses = make_model(make_config("llama")).train(), [], []
+    for recompute in (False, True):
+        torch._dynamo.reset()
+        sizes: dict[int, int] = {}
+
+        def note(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            sizes[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        engine = Engine(packed=True, linear_cross_entropy=True, compiled=True, recompute=recompute)
+        with engine.installed(model), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = model(pack=_pack(0))
+        kept.append(sum(sizes.values()))
+        losses.append(float(loss.detach()))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert kept[1] < 0.9 * kept[0]
 
 
 @pytest.mark.gpu

@@ -1,6 +1,7 @@
 """Passes recorded and replayed: the same losses and gradients, whatever the packs; on a CPU work is done again."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from seodang.model.engine import compile as compile_module
 from seodang.model.engine import cuda_graphs, linear_cross_entropy_gpu
 from seodang.model.engine.cuda_graphs import fill, size_of
 from seodang.model.engine.engine import Engine, choose_engine
+from seodang.model.engine.weight_copies import WeightCopies
 from seodang.recipe import Adapter
 from seodang.train.adapter import add_adapter
 from seodang.types import IGNORED, Pack
@@ -105,7 +107,7 @@ def test_replayed_steps_are_steps(kind: str, tied: bool, again: list[str]) -> No
     expected = _steps(model, PLAIN)
     found = _steps(model, REPLAYED)
     assert again.count("recorded") == 2 * 2  # one size, forward and backward, of first packs and of later ones
-    assert again.count("replayed") == 2 * 6 + 2  # and a forward pass each to try the graphs
+    assert again.count("replayed") == 2 * 6 + 3  # and once to try the graphs: of later packs the forward pass alone
     for (losses, gradients), (wanted, exact) in zip(found, expected, strict=True):
         assert losses == pytest.approx(wanted, rel=1e-5)
         torch.testing.assert_close(gradients, exact, atol=1e-4, rtol=1e-4)
@@ -124,6 +126,90 @@ def _steps(model: Any, engine: Engine) -> list[tuple[list[float], Tensor]]:
             found.append((losses, torch.cat([weight.grad.flatten().clone() for weight in model.parameters()])))
     model.zero_grad(set_to_none=True)
     return found
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "llama"])
+def test_replayed_steps_by_copies_of_the_weights(kind: str, again: list[str]) -> None:
+    """Products in bf16: linear layers multiply by copies, whose gradients reach the float32 weights; so by autocast."""
+    plain, replayed = (replace(engine, compute_dtype=BF16) for engine in (PLAIN, REPLAYED))
+    model = make_model(make_config(kind)).train()
+    expected = _steps(model, plain)
+    with replayed.installed(model):
+        assert "weight_copy" in vars(model.model.layers[0].mlp.up_proj)
+    found = _steps(model, replayed)
+    assert again.count("recorded") == 4
+    assert type(model.model.layers[0].mlp.up_proj) is torch.nn.Linear
+    for (losses, gradients), (wanted, exact) in zip(found, expected, strict=True):
+        assert losses == pytest.approx(wanted, rel=1e-3)
+        assert torch.nn.functional.cosine_similarity(gradients, exact, dim=0) > 0.999
+        assert float(gradients.norm()) == pytest.approx(float(exact.norm()), rel=1e-2)
+
+
+def test_copies_follow_the_weights(again: list[str]) -> None:
+    """Every pass, also one without gradients, multiplies by the weights of now; outside of one, layers by their own."""
+    engine = replace(REPLAYED, compute_dtype=BF16)
+    model = make_model(make_config("llama")).train()
+    layer, hidden = model.model.layers[0].mlp.up_proj, torch.randn(2, 64)
+    with engine.installed(model):
+        for number in range(3):
+            model(pack=_pack(number), weight=1e-3).backward()
+            with torch.no_grad():
+                for weight in model.parameters():
+                    weight -= 0.5 * weight.grad
+                loss = float(model(pack=_pack(9)))
+            model.zero_grad(set_to_none=True)
+        assert torch.equal(layer(hidden), hidden @ layer.weight.T)
+    with torch.no_grad(), replace(PLAIN, compute_dtype=BF16).installed(model):
+        assert loss == pytest.approx(float(model(pack=_pack(9))), rel=1e-3)
+
+
+def test_frozen_weights_are_copied_and_take_no_gradient(again: list[str]) -> None:
+    """As in a model whose adapter is trained: only what is trained gets a gradient, through the others."""
+    found = []
+    for engine in (PLAIN, REPLAYED):
+        model = make_model(make_config("llama")).train()
+        model.requires_grad_(False)
+        trained = model.model.layers[0].mlp.up_proj.weight.requires_grad_()
+        with replace(engine, compute_dtype=BF16).installed(model):
+            for number in range(3):
+                model.zero_grad(set_to_none=True)
+                model(pack=_pack(number), weight=0.5).backward()
+        assert [weight for weight in model.parameters() if weight.grad is not None] == [trained]
+        found.append(trained.grad.clone().flatten())
+    assert "recorded" in again
+    assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.999
+
+
+def test_a_graph_with_other_gradients_is_not_used(again: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first replay's gradients are compared with those as written: here copies deliver none."""
+
+    def lose(self: WeightCopies, weight: Tensor) -> Callable[[Tensor], None]:
+        return lambda copy: setattr(copy, "grad", None)
+
+    monkeypatch.setattr(WeightCopies, "_deliver", lose)
+    model, notes = make_model(make_config("llama")).train(), list[str]()
+    with replace(REPLAYED, compute_dtype=BF16).installed(model, notes.append):
+        for _ in range(3):
+            model.zero_grad(set_to_none=True)
+            model(pack=_pack(0)).backward()
+    assert len(notes) == 1
+    assert "the gradients differ" in notes[0]
+
+
+def _squared(own: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda self, ids: own(self, ids) ** 2
+
+
+def test_an_embedding_that_does_more_than_look_up_is_left_alone(again: list[str]) -> None:
+    """Its gradient comes by autograd then, and is the same."""
+    found = []
+    for engine in (PLAIN, REPLAYED):
+        model = make_model(make_config("gemma3")).train()
+        embedding = model.get_input_embeddings()
+        own = type(embedding).forward
+        embedding.__class__ = type("Squared", (type(embedding),), {"forward": _squared(own)})
+        found.append(_steps(model, engine)[-1][1])
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
 
 
 def test_a_pack_of_a_new_size_runs_as_written(again: list[str]) -> None:

@@ -24,7 +24,7 @@ from seodang.types import IGNORED, Pack
 
 MOST = 32  # graphs of a run; sizes beyond them run as written
 MEMORY_MARGIN = 1.2  # free memory that recording asks for, in what a forward pass takes
-TOLERANCE = 1e-2  # between the loss as replayed and as written, relative: they differ by the order of sums
+TOLERANCE = 1e-2  # between replayed and as written, relative: losses and norms differ by the order of sums
 
 
 class Size(NamedTuple):
@@ -114,6 +114,7 @@ class CudaGraphs:
         self._anchor = torch.zeros((), device=model.device, requires_grad=True)
         self._pool: Any = None
         self._can_record = True
+        self._is_checked = False  # a replayed pass's gradients
         self._turn = 0
 
     def loss(self, pack: Pack, weight: float) -> Tensor:
@@ -136,12 +137,10 @@ class CudaGraphs:
         held = [(weight, weight.grad) for weight in self._trained]
         try:
             with _checking_memory(self._model.device, checked=self._pool is None):
-                expected = self._expected(recorded.tensors)
+                loss, norms = self._expected(recorded.tensors)
             self._prepare(recorded)
             recorded.record(self._run, self._places, self._place_gradients, self._pool)
-            self.forward(recorded, host, 0.0)  # which adds nothing to the gradients
-            if not abs(float(recorded.loss) - expected) <= TOLERANCE * abs(expected):
-                raise RuntimeError(f"the loss is {float(recorded.loss):g} instead of {expected:g}")
+            self._check(recorded, host, loss, norms)
         except Exception as error:  # what cannot be recorded raises in many ways; it runs as written then
             self._can_record = False
             self._on_note(f"CUDA graphs are not used: {str(error).splitlines()[0]}")
@@ -152,17 +151,39 @@ class CudaGraphs:
         self._recorded[key] = recorded
         return True
 
-    def _expected(self, tensors: PackTensors) -> float:
-        """The loss as written; the first time, which weights take part in it."""
+    def _expected(self, tensors: PackTensors) -> tuple[float, Tensor | None]:
+        """(the loss as written, norms of its gradients until they were checked once).
+
+        The first time, find out which weights take part: one that does not has no gradient, and not one of zeros, by
+        which weights decay.
+        """
         loss = self._run(tensors)
+        if self._is_checked:
+            return float(loss.detach()), None
+        leaves = [self._copies.leaf(weight) for weight in self._trained]
+        found = torch.autograd.grad(loss, leaves, allow_unused=True)
+        self._trained = [weight for weight, one in zip(self._trained, found, strict=True) if one is not None]
         if not self._places.of:
-            # one that takes none has no gradient, and not one of zeros, by which weights decay
-            leaves = [self._copies.leaf(weight) for weight in self._trained]
-            found = torch.autograd.grad(loss, leaves, allow_unused=True)
-            taking_part = zip(self._trained, found, strict=True)
-            self._trained = [weight for weight, gradient in taking_part if gradient is not None]
             self._places.of.update((weight, torch.zeros_like(weight)) for weight in self._trained)
-        return float(loss.detach())
+        return float(loss.detach()), _norms([one for one in found if one is not None])
+
+    def _check(self, recorded: "_Recorded", host: _Host, loss: float, norms: Tensor | None) -> None:
+        """Replay what was recorded once, and compare: gradients where there are none before that it would add to.
+
+        Raises:
+            RuntimeError: it computes something else.
+        """
+        is_whole = recorded.is_first and norms is not None
+        turn = self.forward(recorded, host, 1.0 if is_whole else 0.0)  # times 0, it adds nothing to the gradients
+        if not abs(float(recorded.loss) - loss) <= TOLERANCE * abs(loss):
+            raise RuntimeError(f"the loss is {float(recorded.loss):g} instead of {loss:g}")
+        if norms is None or not is_whole:
+            return
+        self.backward(recorded, turn)
+        error = float((_norms([self._places.of[weight] for weight in self._trained]) - norms).norm() / norms.norm())
+        if not error <= TOLERANCE:
+            raise RuntimeError(f"the gradients differ (relative difference {error:.1e})")
+        self._is_checked = True
 
     def _prepare(self, recorded: "_Recorded") -> None:
         """Gradients as a pass finds them: none, or all in their places."""
@@ -200,6 +221,11 @@ class CudaGraphs:
         recorded.replay_backward()
         for weight in self._trained:
             weight.grad = self._places.of[weight]
+
+
+def _norms(gradients: Sequence[Tensor]) -> Tensor:
+    """Of each, float32."""
+    return torch.stack([norm.float() for norm in torch._foreach_norm(list(gradients), dtype=torch.float32)])
 
 
 class _Recorded:
