@@ -137,7 +137,8 @@ def test_names_of_other_tools_lead_to_the_key_here() -> None:
     assert faults(wrong, ["lr=1e-4"]) == [
         "model.dtype: input should be 'auto', 'float32', 'bfloat16' or 'float16', found 'fp16'; here it is 'float16'",
         "sources.medical.dataset_text_field: unknown key; here it is sources.NAME.text",
-        "train.optimizer: input should be 'adamw' or 'paged_adamw_8bit', found 'adamw_torch'; here it is 'adamw'",
+        "train.optimizer: input should be 'adamw', 'paged_adamw_8bit' or 'adamw_bf16', "
+        "found 'adamw_torch'; here it is 'adamw'",
         "train.lora-r: unknown key; here it is train.adapter.rank",
         "train.packing: unknown key; here it is model.attention "
         "(where auto packs examples, isolated, and takes the fastest kernel that is there)",

@@ -1,5 +1,7 @@
 """Device and precision: chosen with reasons, refused with a hint."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -88,6 +90,30 @@ def test_a_gpu_without_bf16_trains_with_float16_products(
     assert ("bf16 needs 8.0" in why) == (products == "float32")
     assert ("float16 products under a scaled loss" in why) == (training is not None)
     assert choose_placement(Model(path="x", dtype="float32")).training_dtype is None
+
+
+@pytest.mark.parametrize(
+    ("capability", "asked", "rounded", "frozen", "weights"),
+    [
+        ((9, 0), "auto", True, False, "bfloat16"),
+        ((9, 0), "bfloat16", True, False, "bfloat16"),
+        ((9, 0), "float32", True, False, "float32"),
+        ((9, 0), "auto", False, False, "float32"),
+        ((9, 0), "auto", True, True, "float32"),
+        ((7, 5), "auto", True, False, "float32"),
+    ],
+)
+def test_rounded_weights_are_bf16(
+    capability: tuple[int, int], asked: Any, rounded: bool, frozen: bool, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is rounded stochastically, on a GPU that is fast at bf16 and where the recipe does not say float32."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a GPU")
+    found = choose_placement(Model(path="x", dtype=asked), frozen=frozen, rounded=rounded)
+    assert found.dtype == weights
+    assert ("rounded stochastically" in " ".join(found.reasons)) == (rounded and not frozen and weights == "bfloat16")
+    assert choose_placement(Model(path="x", device="cpu"), rounded=True).dtype == "float32"
 
 
 @pytest.mark.gpu

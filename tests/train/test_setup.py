@@ -8,7 +8,7 @@ import pytest
 from seodang.errors import RecipeError
 from seodang.recipe import EarlyStopping, Train, load_recipe
 from seodang.run.events import Event, TrainEvent
-from seodang.train.setup import save_interval, schedule_remarks, warmup_steps
+from seodang.train.setup import choose_optimizer, save_interval, schedule_remarks, warmup_steps
 from tiny_training import train_tiny
 
 
@@ -104,3 +104,23 @@ def test_intervals_and_rates_that_cannot_be_are_refused(train: dict[str, object]
     with pytest.raises(RecipeError) as caught:
         load_recipe({"name": "a", "model": "m", "sources": [source], "train": train})
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("requested", "device", "weights", "name", "told"),
+    [
+        ("adamw", "cpu", "float32", "adamw_torch_fused", None),
+        ("adamw_bf16", "cuda", "bfloat16", "adamw_bf16", None),
+        ("adamw_bf16", "cuda", "float32", "adamw_torch_fused", "these are float32, on cuda"),
+        ("adamw_bf16", "cpu", "float32", "adamw_torch_fused", "these are float32, on cpu"),
+        ("paged_adamw_8bit", "cpu", "float32", "adamw_torch_fused", "it needs CUDA"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_used_is_replaced(
+    requested: str, device: str, weights: str, name: str, told: str | None
+) -> None:
+    """By AdamW, with a sentence that gives the reason."""
+    found = choose_optimizer(requested, device, weights=weights)
+    assert found.name == name
+    assert (found.remark is None) == (told is None)
+    assert told is None or told in str(found.remark)

@@ -5,7 +5,7 @@ Whether sequences stay apart is asked of a tiny copy of the architecture, and in
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,23 +119,25 @@ class Engine:
                 return graphs.loss(pack, weight)
             return run(on_device(pack, model.device), exact=exact) * weight
 
-        packed = (APART if self.apart else PACKED) if self.kernels else EACH
-        name = packed if self.packed else model.config._attn_implementation
-        on_cpu = model.device.type == "cpu"
-        norms = (
-            compiled_layers(model, recompute=self.recompute)
-            if self.compiled
-            else light_norms(model)
-            if on_cpu
-            else nullcontext()
-        )
-        sparse = _sparse_embedding_gradient(model, wanted=scratch is not None)
-        placed = placed_embedding(model, places) if graphs else nullcontext()
-        installed = (attention(model, name), sparse, placed, norms, copies.installed(), _forward(model, forward))
-        with trainable_tokens_in_place(model) as rows, ExitStack() as stack:
-            for part in installed:
-                stack.enter_context(part)
+        changes = self._changes(model, places, sparse=scratch is not None)
+        with trainable_tokens_in_place(model) as rows, copies.installed(), ExitStack() as changed:
+            for change in (*changes, _forward(model, forward)):
+                changed.enter_context(change)
             yield
+
+    def _changes(
+        self, model: PreTrainedModel, places: GradientPlaces, *, sparse: bool
+    ) -> Iterator[AbstractContextManager[None]]:
+        """What the model's own modules do otherwise while the engine is installed."""
+        packed = (APART if self.apart else PACKED) if self.kernels else EACH
+        yield attention(model, packed if self.packed else model.config._attn_implementation)
+        yield _sparse_embedding_gradient(model, wanted=sparse)
+        if self.cuda_graphs:
+            yield placed_embedding(model, places)
+        if self.compiled:
+            yield compiled_layers(model, recompute=self.recompute)
+        elif model.device.type == "cpu":
+            yield light_norms(model)
 
     @contextmanager
     def _computing(
@@ -217,23 +219,18 @@ def choose_engine(
         recompute: whether memory counts more than a percent of a step's time.
     """
     tolerance = TOLERANCE[torch.bfloat16 if is_quantized(model) else model.dtype]  # 4 bits are multiplied as bf16
-    short = _short_probes(rows)
-    remarks = []
-    kernels = True
+    remarks, kernels = list[str](), True
     if packed and (error := _leak(model, rows, tolerance, longest)) is not None:
         packed = False
         by = f" (difference {error:.1e})" if error < math.inf else ""
         remarks.append(f"{type(model).__name__} mixes packed sequences{by}: one example per row")
-    if packed and hardware_of(model.device).installed:
-        error = kernel_error(model, _window_probes(model, rows, longest=LONGEST_KERNEL_PROBE), compute_dtype)
-        if not (kernels := error <= TOLERANCE[torch.bfloat16]):
-            what = f"disagree with the reference ({error:.1e})" if error < math.inf else "do not run"
-            remarks.append(f"The attention kernels of this device {what}: using per-sequence attention")
-    linear_cross_entropy = (error := linear_cross_entropy_error(model, short[0])) <= tolerance
+    if packed and (wrong := _kernel_objection(model, rows, compute_dtype)):
+        kernels = False
+        remarks.append(wrong)
+    linear_cross_entropy = (error := linear_cross_entropy_error(model, _short_probes(rows)[0])) <= tolerance
     if not linear_cross_entropy:
-        remarks.append(
-            f"{type(model).__name__} has a custom output head (difference {error:.1e}): using its own logits"
-        )
+        what = f"has a custom output head (difference {error:.1e})"
+        remarks.append(f"{type(model).__name__} {what}: using its own logits")
     is_whole = distributed.world() == 1 or not distributed.wants_sharding()
     can_compile = is_whole and on_cuda(model) and not is_quantized(model)
     if training_dtype:
@@ -242,10 +239,8 @@ def choose_engine(
         remarks.append(float16_remark(objection))
     apart = False
     if compiled := compiled and can_compile:
-        names = (PACKED, APART) if kernels else (PACKED,)
-        tried = (model, rows, training_dtype or compute_dtype, names)
-        found, why_not = _compiles(*tried, own_head=not linear_cross_entropy)
-        compiled, apart = found is not None, found == APART
+        tried = (model, rows, training_dtype or compute_dtype)
+        compiled, apart, why_not = _compiles(*tried, kernels=kernels, own_head=not linear_cross_entropy)
         remarks += why_not
     alone = linear_cross_entropy and can_compile and distributed.world() == 1
     return Engine(
@@ -262,29 +257,43 @@ def choose_engine(
     )
 
 
+def _kernel_objection(
+    model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], compute_dtype: torch.dtype | None
+) -> str | None:
+    """A sentence if the device's kernels for packed rows cannot be used."""
+    if not hardware_of(model.device).installed:
+        return None
+    error = kernel_error(model, _window_probes(model, rows, longest=LONGEST_KERNEL_PROBE), compute_dtype)
+    if error <= TOLERANCE[torch.bfloat16]:
+        return None
+    what = f"disagree with the reference ({error:.1e})" if error < math.inf else "do not run"
+    return f"The attention kernels of this device {what}: using per-sequence attention"
+
+
 def _compiles(
     model: PreTrainedModel,
     rows: Sequence[NDArray[np.int32]],
     compute_dtype: torch.dtype | None,
-    names: Sequence[str],
     *,
+    kernels: bool,
     own_head: bool,
-) -> tuple[str | None, list[str]]:
-    """The attention with which compiled layers compute what is written, on every rank; and the reason if there is none.
+) -> tuple[bool, bool, list[str]]:
+    """(whether compiled layers compute what is written, on every rank, whether only without their attention, why not).
 
     Under DDP each layer's gradients come from autograd as ever, so that they are summed while others are computed. FSDP
     would have to gather a layer's weights within compiled code, which has not been tried.
 
     Args:
-        names: of the attention, the first that works is taken.
+        kernels: attention is one kernel, and is tried within the layers first.
+        own_head: the model computes its own logits: not tried.
     """
-    for name in names:
+    for name in (PACKED, APART) if kernels else (PACKED,):
         errors = distributed.exchange(None if own_head else compile_error(model, _many(rows), compute_dtype, name))
         wrong = [error for error in errors if error is not None and not error <= TOLERANCE[torch.bfloat16]]
         if not wrong:
-            return (None if None in errors else name), []
+            return None not in errors, name == APART, []
     what = f"output differs ({wrong[0]:.1e})" if wrong[0] < math.inf else "does not work on this machine"
-    return None, [f"torch.compile {what}: running eagerly, slower"]
+    return False, False, [f"torch.compile {what}: running eagerly, slower"]
 
 
 @torch.no_grad()

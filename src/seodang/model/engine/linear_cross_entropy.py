@@ -139,20 +139,19 @@ class LinearCrossEntropy(torch.autograd.Function):
         wants_hidden, wants_weight, wants_bias = (wants_grad and needed for needed in ctx.needs_input_grad[:3])
         device, compute = hidden_SD.device.type, _compute_dtype(hidden_SD)
         tiled = _is_tiled(device, compiled=compiled)
-        if tiled or not wants_weight or weight_VD not in (places.of if places else ()):
-            places = None
-        grad_weight = None
-        if wants_weight:
-            grad_weight = _gradient_buffer(weight_VD, scratch, places)
-            if not len(hidden_SD) and not (places and not places.empty):
-                grad_weight.zero_()
+        is_placed = wants_weight and not tiled and compute != torch.float16  # which holds no gradient of a mean
+        places = places if places and is_placed and weight_VD in places.of else None
+        adding = bool(places and not places.empty)
+        grad_weight = _gradient_buffer(weight_VD, scratch, places) if wants_weight else None
+        if grad_weight is not None and not len(hidden_SD) and not adding:
+            grad_weight.zero_()
         gradients = _Gradients(
             hidden_SD=torch.zeros_like(hidden_SD, dtype=torch.float32) if wants_hidden else None,
             weight_VD=grad_weight,
             bias_V=torch.zeros_like(bias_V) if wants_bias and bias_V is not None else None,
             rows_RD=None if rows_RD is None or not wants_grad else torch.zeros_like(rows_RD, dtype=torch.float32),
             trained=trained,
-            adding=bool(places and not places.empty),
+            adding=adding,
         )
         total = torch.zeros((), dtype=torch.float32, device=hidden_SD.device)
         # the gradient's own memory takes the logits of as many positions as fit, until it is written
@@ -167,16 +166,13 @@ class LinearCrossEntropy(torch.autograd.Function):
                 hidden, targets = hidden_SD[chunk].to(compute), targets_S[chunk]
                 kept_VN = None if spare_VD is None or chunk.start else spare_VD.view(compute)
                 if kept_VN is None and wants_grad:
-                    count = len(hidden) * len(weight_VD)
-                    kept_V = scratch.logits(hidden, count) if scratch else hidden.new_empty(count)
-                    kept_VN = kept_V.view(len(weight_VD), -1)
+                    kept_VN = _kept_logits(hidden, weight_VD, scratch)
                 normalizer_N, chosen_N = walk.normalize(hidden, targets, kept_VN)
                 total += (normalizer_N - chosen_N).sum()
-                if kept_VN is None:
-                    continue
-                scale = places.factor if places else None
-                for tile, weight, grad in walk.gradients(kept_VN, normalizer_N, targets, scale):
-                    gradients.add(walk, chunk, tile, hidden, weight, grad)
+                if kept_VN is not None:
+                    scale = places.factor if places else None
+                    for tile, weight, grad in walk.gradients(kept_VN, normalizer_N, targets, scale):
+                        gradients.add(walk, chunk, tile, hidden, weight, grad)
         ctx.filled = (scratch, weight_VD) if scratch and wants_weight else None
         ctx.is_scaled = places is not None
         if places:
@@ -197,6 +193,12 @@ class LinearCrossEntropy(torch.autograd.Function):
             found[1] = None
         *found, found_rows = found
         return (*found, None, None, None, None, None, found_rows, None, None, None)
+
+
+def _kept_logits(hidden_ND: Tensor, weight_VD: Tensor, scratch: Scratch | None) -> Tensor:
+    """[V, N] of unknown values."""
+    count = len(hidden_ND) * len(weight_VD)
+    return (scratch.logits(hidden_ND, count) if scratch else hidden_ND.new_empty(count)).view(len(weight_VD), -1)
 
 
 def _gradient_buffer(weight_VD: Tensor, scratch: Scratch | None, places: GradientPlaces | None) -> Tensor:
