@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -242,6 +243,28 @@ def test_layers_are_compiled_with_their_attention(traced: None, monkeypatch: pyt
     _assert_same(make_model(make_config("gemma3")).train())
     assert not counted["graph_break"]
     assert counted["stats"]["unique_graphs"] <= 6  # two kinds of layers, windows shorter or longer than rows, a norm
+
+
+def test_copies_of_weights_have_fixed_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a compiled layer only numbers of positions and rows are open: kernels that know the other sizes are faster."""
+    shapes: dict[str, tuple[Any, ...]] = {}
+
+    def noted(graph: Any, inputs: Any) -> Any:
+        for node in graph.graph.find_nodes(op="placeholder"):
+            shapes[node.name] = tuple(getattr(node.meta["example_value"], "shape", ()))
+        return graph.forward
+
+    monkeypatch.setattr(compile, "compile_lazily", partial(torch.compile, backend=noted, dynamic=True))
+    monkeypatch.setattr(linear_cross_entropy_gpu, "compile_lazily", lambda function, **_: function)
+    linear_cross_entropy_gpu.passes.cache_clear()
+    model = make_model(make_config("llama")).train()
+    engine = Engine(packed=True, linear_cross_entropy=True, compiled=True, cuda_graphs=True, compute_dtype=BF16)
+    with engine.installed(model):
+        model(pack=_pack(0)).backward()
+    linear_cross_entropy_gpu.passes.cache_clear()
+    copies = [shape for name, shape in shapes.items() if name.endswith("weight_copy")]
+    assert len(copies) >= 4
+    assert {type(size) for shape in copies for size in shape} == {int}
 
 
 @pytest.mark.slow

@@ -134,8 +134,6 @@ def test_replayed_steps_by_copies_of_the_weights(kind: str, again: list[str]) ->
     plain, replayed = (replace(engine, compute_dtype=BF16) for engine in (PLAIN, REPLAYED))
     model = make_model(make_config(kind)).train()
     expected = _steps(model, plain)
-    with replayed.installed(model):
-        assert "weight_copy" in vars(model.model.layers[0].mlp.up_proj)
     found = _steps(model, replayed)
     assert again.count("recorded") == 4
     assert type(model.model.layers[0].mlp.up_proj) is torch.nn.Linear
@@ -146,7 +144,7 @@ def test_replayed_steps_by_copies_of_the_weights(kind: str, again: list[str]) ->
 
 
 def test_copies_follow_the_weights(again: list[str]) -> None:
-    """Every pass, also one without gradients, multiplies by the weights of now; outside of one, layers by their own."""
+    """Every pass multiplies by the weights of now; outside of one, and without gradients, layers by their own."""
     engine = replace(REPLAYED, compute_dtype=BF16)
     model = make_model(make_config("llama")).train()
     layer, hidden = model.model.layers[0].mlp.up_proj, torch.randn(2, 64)
@@ -158,7 +156,10 @@ def test_copies_follow_the_weights(again: list[str]) -> None:
                     weight -= 0.5 * weight.grad
                 loss = float(model(pack=_pack(9)))
             model.zero_grad(set_to_none=True)
+        assert vars(layer)["weight_copy"].dtype == BF16
         assert torch.equal(layer(hidden), hidden @ layer.weight.T)
+    assert type(layer) is torch.nn.Linear
+    assert not {"weight_copy", "copies"} & set(vars(layer))
     with torch.no_grad(), replace(PLAIN, compute_dtype=BF16).installed(model):
         assert loss == pytest.approx(float(model(pack=_pack(9))), rel=1e-3)
 
@@ -255,9 +256,10 @@ def test_a_checkpointed_model_is_not_recorded(again: list[str]) -> None:
     """Layers that are computed twice keep the state of random numbers, which a graph cannot."""
     model = make_model(make_config("llama")).train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    with REPLAYED.installed(model):
+    with replace(REPLAYED, compute_dtype=BF16).installed(model):
         for _ in range(3):
             model(pack=_pack(0)).backward()
+        assert "weight_copy" not in vars(model.model.layers[0].mlp.up_proj)  # memory is short
     assert again == []
 
 

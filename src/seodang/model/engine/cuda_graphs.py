@@ -248,8 +248,10 @@ class _Recorded:
     ) -> None:
         def forward() -> None:
             places.empty, places.recording = self.is_first, True
-            self._live = run(self.tensors, places=places)
-            places.recording = False
+            try:
+                self._live = run(self.tensors, places=places)
+            finally:
+                places.recording = False
             self.loss.copy_(self._live.detach())
 
         def backward() -> None:

@@ -95,7 +95,7 @@ class Engine:
                 return logits_loss(model, tensors, own)
 
         def tokens(tensors: PackTensors, on_tile: OnTile | None) -> TokenLosses:
-            with self._computing(model, lengths_kept), copies.refreshed():
+            with self._computing(model, lengths_kept):
                 if self.linear_cross_entropy:
                     return linear_cross_entropy_tokens(model, tensors, rows, on_tile)
                 return logits_tokens(tensors, own)

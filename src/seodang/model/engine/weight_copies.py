@@ -8,7 +8,6 @@ straight to where the weight's gradient lies.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +30,7 @@ class _CopiedLinear(nn.Linear):
 
 
 class WeightCopies:
-    """The copies of a model's weights.
+    """The copies of a model's weights, made when the first pass needs them.
 
     Args:
         dtype: of the products; none, or a weight's own: no copies.
@@ -40,7 +39,8 @@ class WeightCopies:
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype | None, places: GradientPlaces) -> None:
         self.active = False  # within a pass
-        self._places = places
+        self._model, self._dtype, self._places = model, dtype, places
+        self._of: dict[Tensor, nn.Parameter] = {}
         head = model.get_output_embeddings()
         linear = [module for module in model.modules() if type(module) is nn.Linear and module is not head]
         uses = Counter(id(module.weight) for module in linear)
@@ -52,10 +52,6 @@ class WeightCopies:
             and uses[id(layer.weight)] == 1
             and "forward" not in vars(layer)
         ]
-        self._of = {
-            layer.weight: torch.empty_like(layer.weight, dtype=dtype).requires_grad_(layer.weight.requires_grad)
-            for layer in self._layers
-        }
 
     def leaf(self, weight: nn.Parameter) -> Tensor:
         """What autograd takes for the weight: its copy, if there is one."""
@@ -64,34 +60,41 @@ class WeightCopies:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Inside, the layers multiply by the copies in every pass that is `refreshed`."""
-        hooks: list[Any] = []
-        for weight, copy in self._of.items():
-            if weight.requires_grad:
-                hook = copy.register_post_accumulate_grad_hook(self._deliver(weight))  # type: ignore[no-untyped-call]
-                hooks.append(hook)
         for layer in self._layers:
             layer.__class__ = _CopiedLinear
-            vars(layer).update(weight_copy=self._of[layer.weight], copies=self)
+            vars(layer)["copies"] = self
         try:
             yield
         finally:
             for layer in self._layers:
                 layer.__class__ = nn.Linear
-                del layer.weight_copy, layer.copies
-            for hook in hooks:
-                hook.remove()
+                for name in ("weight_copy", "copies"):
+                    vars(layer).pop(name, None)
+            self._of.clear()
 
     @contextmanager
     def refreshed(self) -> Iterator[None]:
-        """A pass."""
-        if self._of:
-            with torch.no_grad():
-                torch._foreach_copy_(list(self._of.values()), list(self._of))
-        before, self.active = self.active, True
+        """A pass. Without gradients, and where layers are computed twice to save memory, no copies are used."""
+        if not self._layers or not torch.is_grad_enabled() or self._model.is_activation_checkpointing:
+            yield
+            return
+        if not self._of:
+            self._make()
+        with torch.no_grad():
+            torch._foreach_copy_(list(self._of.values()), list(self._of))
+        self.active = True
         try:
             yield
         finally:
-            self.active = before
+            self.active = False
+
+    def _make(self) -> None:
+        for layer in self._layers:
+            # a parameter, whose shape torch's compiler takes for fixed; it is none of the model's
+            copy = nn.Parameter(torch.empty_like(layer.weight, dtype=self._dtype), layer.weight.requires_grad)
+            if copy.requires_grad:
+                copy.register_post_accumulate_grad_hook(self._deliver(layer.weight))  # type: ignore[no-untyped-call]
+            vars(layer)["weight_copy"] = self._of[layer.weight] = copy
 
     def _deliver(self, weight: Tensor) -> Callable[[Tensor], None]:
         @torch.no_grad()
