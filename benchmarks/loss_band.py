@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM
 
-from bench_gpu import CONFIGS, config_of
+from random_models import CONFIGS, make_model
 from seodang.data.pack import pack
 from seodang.model.engine.engine import Engine
 from seodang.train.bf16_adamw import Bf16AdamW
@@ -46,11 +45,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(0)
-    config = config_of(args.model, tiny=device == "cpu")
-    first, then = (read_rows(path, config.vocab_size) for path in (args.first, args.then))
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
+    model: Any = make_model(args.model, torch.float32, device, tiny=device == "cpu").train()
+    first, then = (read_rows(path, model.config.vocab_size) for path in (args.first, args.then))
     held_out = [then[0][:HELD_OUT], then[1][:HELD_OUT]]
     rest = (then[0][HELD_OUT:], then[1][HELD_OUT:])
     evaluated = pack(*held_out, budget=PACK_TOKENS)

@@ -10,7 +10,6 @@ arm `ours`, without Trainer. `idle` is the time in which no kernel ran, between 
 import argparse
 import json
 import statistics
-import tempfile
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -20,14 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForCausalLM
 
-from bench_gpu import CONFIGS, PACK_TOKENS, config_of
-from seodang.data.pack import pack
+from random_models import CONFIGS, make_model
 from seodang.model.engine.engine import Engine
 from seodang.train.bf16_adamw import Bf16AdamW
-from seodang.types import IGNORED, Pack
-from shapes import write_rows
+from seodang.types import IGNORED
+from shapes import rows_of, step_of
 
 KINDS = {  # part of a kernel's name → what it does; the first that fits
     "flash": "attention",
@@ -66,12 +63,11 @@ def main() -> None:
 def profiled(name: str, args: argparse.Namespace) -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     device = "cuda" if cuda else "cpu"
-    config = config_of(name, tiny=not cuda)
-    torch.manual_seed(0)
     weights = torch.float32 if args.optimizer == "adamw" else torch.bfloat16
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=weights).train()
-    (packed,) = rows_of(config.vocab_size, args.examples_per_step)
+    model = make_model(name, weights, device, tiny=not cuda).train()
+    count, vocabulary = args.examples_per_step, model.config.vocab_size
+    stream = np.random.default_rng(0).integers(2, vocabulary, 500 * count)  # as `bench_gpu.py` draws it
+    (packed,) = step_of(list(rows_of(stream, "tutorial", count)))
     engine = Engine(
         packed=True,
         linear_cross_entropy=True,
@@ -161,16 +157,6 @@ def profiled(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2) if cuda else None,
         "kernels": listed,
     }  # fmt: skip
-
-
-def rows_of(vocabulary: int, count: int) -> tuple[Pack, ...]:
-    """The rows of one step as `bench_gpu.py` draws them, in one pack."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.jsonl"
-        write_rows(path, np.random.default_rng(0).integers(2, vocabulary, 500 * count), "tutorial", count)
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    ids, labels = ([np.array(row[key], dtype=np.int32) for row in rows] for key in ("input_ids", "labels"))
-    return pack(ids, labels, budget=PACK_TOKENS)
 
 
 def kind_of(kernel: str) -> str:
