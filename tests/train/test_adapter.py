@@ -188,6 +188,7 @@ def test_training_learns_and_checkpoints_hold_the_adapter_alone(tmp_path: Path) 
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
     best = min((event for event in events if isinstance(event, EvalEvent)), key=lambda event: event.loss)
     assert trained.best_step == best.step
+    assert not any(module.training for module in adapted.modules())
     engine = choose_engine(model, [np.arange(20, 40, dtype=np.int32)])
     measured = evaluate(model, engine, {"medical": tiny_rows(6, 1)}, pack_tokens=64)["medical"].loss
     assert measured == best.loss

@@ -115,6 +115,7 @@ def train(
             trainer.train(resume_from_checkpoint=str(setup.resume_from) if setup.resume_from else None)
         finally:
             return_freed_memory()
+            model.eval()  # as it was loaded: an adapter's dropout must not reach what is measured
     state, stopped = trainer.state, not trainer.has_ended
     has_best = state.best_global_step and not stopped
     return TrainingResult(
