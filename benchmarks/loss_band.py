@@ -29,7 +29,8 @@ from seodang.train.bf16_adamw import Bf16AdamW
 from seodang.types import IGNORED, Pack
 
 Rows = tuple[list[NDArray[np.int32]], list[NDArray[np.int32]]]
-PACK_TOKENS, HELD_OUT = 16_384, 400
+PACK_TOKENS = 16_384
+FIRST_EXAMPLES = 80  # of a step on the first set
 KINDS = {"float32": torch.float32, "adamw_bf16": torch.bfloat16, "bf16 to nearest": torch.bfloat16}
 
 
@@ -41,18 +42,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--examples-per-step", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=5e-5)
+    parser.add_argument("--held-out", type=int, default=400, help="rows of the second set that are measured")
     parser.add_argument("--orders", type=int, default=3)
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = make_model(args.model, torch.float32, device, tiny=device == "cpu").train()
     first, then = (read_rows(path, model.config.vocab_size) for path in (args.first, args.then))
-    held_out = [then[0][:HELD_OUT], then[1][:HELD_OUT]]
-    rest = (then[0][HELD_OUT:], then[1][HELD_OUT:])
+    held_out = [column[: args.held_out] for column in then]
+    rest = (then[0][args.held_out :], then[1][args.held_out :])
     evaluated = pack(*held_out, budget=PACK_TOKENS)
     begun = time.monotonic()
-    steps = min(240, len(first[0]) // 80)
-    train(model, "float32", first, evaluated, steps=steps, rate=5e-4, count=80, seed=0, every=steps)
+    steps = max(1, min(240, len(first[0]) // FIRST_EXAMPLES))
+    train(model, "float32", first, evaluated, steps=steps, rate=5e-4, count=FIRST_EXAMPLES, seed=0, every=steps)
     start = {name: value.clone() for name, value in model.state_dict().items()}
     found: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
     for kind, dtype in KINDS.items():

@@ -106,7 +106,7 @@ def test_the_gpu_benchmark_runs_on_tiny_shapes(tmp_path: Path) -> None:
     result = _bench("--peer", str(peer), "--out", str(tmp_path / "gpu.json"))
     assert json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8")) == result
     model = result["models"]["gemma-3-270m"]
-    assert set(model["tokens_per_second"]) == {"ours", "packed"}
+    assert set(model["tokens_per_second"]) == {"ours", "ours-bf16", "packed"}
     assert model["tokens_per_second"]["packed"] == round(model["tokens_per_step"] / 2)
     assert 0 < model["limit_share"]["ours"] < 1
     assert model["best_arm"] == "packed"
@@ -118,11 +118,35 @@ def test_the_gpu_benchmark_runs_on_tiny_shapes(tmp_path: Path) -> None:
     assert "gemma-3-270m liger" in result["left_out"]
 
 
+def test_optimizers_learn_alike_on_tiny_shapes(bench: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """From one start, in the same order of the rows: bf16 AdamW lies within a few thousandths of AdamW."""
+    rows = [{"input_ids": list(range(3, 23)), "labels": list(range(3, 23))}] * 12
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    sizes = ("--steps", "3", "--examples-per-step", "2", "--held-out", "4", "--orders", "2", "--learning-rate", "1e-3")
+    result = bench("loss_band", "--first", str(file), "--then", str(file), *sizes, "--out", str(tmp_path / "band"))
+    losses = json.loads((tmp_path / "band").read_text(encoding="utf-8"))["losses"]
+    assert [len(losses[kind]) for kind in ("float32", "adamw_bf16", "bf16 to nearest")] == [2, 2, 1]
+    assert result["learned"] > 0.01
+    assert result["largest_difference"]["float32"] == 0
+    assert 0 < result["largest_difference"]["adamw_bf16"] < 0.01
+
+
+def test_a_step_is_profiled_on_tiny_shapes(bench: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """Every operation is listed with its time; losses fall over the steps that warm up."""
+    options = ("--models", "qwen3-0.6b", "--examples-per-step", "2", "--steps", "1", "--kernels", "0")
+    found = bench("profile_gpu", *options, "--out", str(tmp_path / "p"))["qwen3-0.6b"]
+    listed = json.loads((tmp_path / "p").read_text(encoding="utf-8"))["qwen3-0.6b"]["kernels"]
+    assert sum(one["ms"] for one in listed) == pytest.approx(sum(found["kinds_ms"].values()), rel=0.01)
+    assert found["losses"] == sorted(found["losses"], reverse=True)
+
+
 def test_arms_without_time_are_left_out_and_named(bench: Callable[..., dict[str, Any]]) -> None:
     """A budget that is spent leaves every arm out, and the result names them."""
     result = bench("bench_gpu", "--tiny", "--models", "gemma-3-270m", "--minutes", "0")
     assert result["models"] == {}
-    assert set(result["left_out"]) == {f"gemma-3-270m {arm}" for arm in ("ours", "varlen", "liger", "packed", "free")}
+    arms = ("ours", "ours-bf16", "varlen", "liger", "packed", "free")
+    assert set(result["left_out"]) == {f"gemma-3-270m {arm}" for arm in arms}
 
 
 def test_broken_inputs_end_well() -> None:

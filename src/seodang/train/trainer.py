@@ -98,8 +98,7 @@ def train(
         on_event(NoteEvent(what=what))
 
     trainer = _make_trainer(model, rows, settings, setup, chosen_loss, callbacks)
-    if setup.resume_from:
-        _refuse_other_sharding(setup.resume_from, trainer.is_fsdp_enabled)
+    _refuse_other_sharding(setup.resume_from, trainer.is_fsdp_enabled)
     trainer.score = score
     trainer.measure, trainer.on_event, trainer.retry = measure, on_event, OutOfMemoryRetry(on_note=note)
     trainer.interrupt = interrupt = Interrupt()
@@ -159,7 +158,9 @@ def _own_optimizer(settings: recipe.Train, setup: Setup) -> tuple[type[torch.opt
     return (Bf16AdamW, {"lr": settings.learning_rate}) if setup.optimizer == BF16_ADAMW else None
 
 
-def _refuse_other_sharding(checkpoint: Path, is_sharded: bool) -> None:
+def _refuse_other_sharding(checkpoint: Path | None, is_sharded: bool) -> None:
+    if checkpoint is None:
+        return
     was_sharded = not any(checkpoint.glob("*.safetensors"))  # FSDP2 writes its weights in another form
     if was_sharded != is_sharded:
         raise RunError(
