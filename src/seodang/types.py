@@ -185,6 +185,7 @@ class Placement:
     attention: Literal["packed", "padded"]
     reasons: tuple[str, ...]  # for people, one sentence a choice
     training_dtype: str | None = None  # of the products of passes that train, if a trial on real rows allows it
+    rounds_stochastically: bool = False  # weights are trained in bf16 by `adamw_bf16`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

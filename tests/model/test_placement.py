@@ -110,10 +110,10 @@ def test_rounded_weights_are_bf16(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a GPU")
-    found = choose_placement(Model(path="x", dtype=asked), frozen=frozen, rounded=rounded)
+    found = choose_placement(Model(path="x", dtype=asked), frozen=frozen, stochastic_rounding=rounded)
     assert found.dtype == weights
     assert ("rounded stochastically" in " ".join(found.reasons)) == (rounded and not frozen and weights == "bfloat16")
-    assert choose_placement(Model(path="x", device="cpu"), rounded=True).dtype == "float32"
+    assert choose_placement(Model(path="x", device="cpu"), stochastic_rounding=True).dtype == "float32"
 
 
 @pytest.mark.gpu

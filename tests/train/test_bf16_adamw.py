@@ -104,10 +104,40 @@ def test_large_weights_go_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(*ends)
 
 
-def test_weights_in_float32_are_refused() -> None:
-    """Nothing would be saved, and what they hold would be lost."""
-    with pytest.raises(ValueError, match="float32"):
-        Bf16AdamW([torch.nn.Parameter(torch.ones(3))], lr=1e-3)
+def test_weights_that_stay_in_float32_are_not_rounded() -> None:
+    """Some models keep a few: they are updated as by AdamW. Other dtypes are refused."""
+    torch.manual_seed(0)
+    start, gradient, ends = torch.randn(40), torch.randn(40), []
+    for kind in (Bf16AdamW, torch.optim.AdamW):
+        weight = torch.nn.Parameter(start.clone())
+        optimizer: Any = kind([weight], lr=1e-3, weight_decay=0.1)
+        for _ in range(3):
+            weight.grad = gradient.clone()
+            optimizer.step()
+        ends.append(weight.detach())
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-6, atol=1e-7)
+    with pytest.raises(ValueError, match="float16"):
+        Bf16AdamW([torch.nn.Parameter(torch.ones(3, dtype=torch.float16))], lr=1e-3)
+
+
+def test_what_is_not_a_number_stays_so() -> None:
+    """Also the NaN of a GPU, whose bits would carry into the sign, and infinity: a broken run must be noticed."""
+    broken = torch.tensor([0x7FFFFFFF, 0x7FC00000, 0x7F800000, -0x800000], dtype=torch.int32).view(torch.float32)
+    found = round_by(broken.repeat(2**8), _bits(2**10)).float().view(-1, 4)
+    assert found[:, :2].isnan().all()
+    assert torch.equal(found[:, 2:], broken[2:].expand(2**8, 2))
+
+
+def test_a_transposed_weight_is_updated_in_place() -> None:
+    """A weight and a gradient that do not lie in one piece."""
+    ends = []
+    for order in (lambda tensor: tensor, lambda tensor: tensor.T.contiguous().T):
+        weight = torch.nn.Parameter(order(torch.linspace(-1, 1, 12).view(3, 4)))
+        optimizer = Bf16AdamW([weight], lr=1e-3)
+        weight.grad = order(torch.linspace(1, -1, 12).view(3, 4))
+        optimizer.step()
+        ends.append(weight.detach().contiguous())
+    assert torch.equal(*ends)
 
 
 def test_training_resumes_bit_for_bit(tmp_path: Path) -> None:

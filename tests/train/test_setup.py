@@ -107,20 +107,19 @@ def test_intervals_and_rates_that_cannot_be_are_refused(train: dict[str, object]
 
 
 @pytest.mark.parametrize(
-    ("requested", "device", "weights", "name", "told"),
+    ("requested", "device", "rounds", "name", "told"),
     [
-        ("adamw", "cpu", "float32", "adamw_torch_fused", None),
-        ("adamw_bf16", "cuda", "bfloat16", "adamw_bf16", None),
-        ("adamw_bf16", "cuda", "float32", "adamw_torch_fused", "these are float32, on cuda"),
-        ("adamw_bf16", "cpu", "float32", "adamw_torch_fused", "these are float32, on cpu"),
-        ("paged_adamw_8bit", "cpu", "float32", "adamw_torch_fused", "it needs CUDA"),
+        ("adamw", "cpu", False, "adamw_torch_fused", None),
+        ("adamw_bf16", "cuda", True, "adamw_bf16", None),
+        ("adamw_bf16", "cuda", False, "adamw_torch_fused", "it needs a GPU that is fast at bf16"),
+        ("paged_adamw_8bit", "cpu", False, "adamw_torch_fused", "it needs CUDA"),
     ],
 )
 def test_an_optimizer_that_cannot_be_used_is_replaced(
-    requested: str, device: str, weights: str, name: str, told: str | None
+    requested: str, device: str, rounds: bool, name: str, told: str | None
 ) -> None:
     """By AdamW, with a sentence that gives the reason."""
-    found = choose_optimizer(requested, device, weights=weights)
+    found = choose_optimizer(requested, device, rounds_stochastically=rounds)
     assert found.name == name
     assert (found.remark is None) == (told is None)
     assert told is None or told in str(found.remark)

@@ -12,24 +12,19 @@ from seodang.types import Placement as Placement
 _HALF, _BF16 = (7, 0), (8, 0)  # CUDA compute capabilities that multiply float16, bf16 fast (tensor cores)
 
 
-def choose_placement(spec: recipe.Model, *, frozen: bool = False, rounded: bool = False) -> Placement:
+def choose_placement(spec: recipe.Model, *, frozen: bool = False, stochastic_rounding: bool = False) -> Placement:
     """Choose device, precision and attention for a recipe's model.
 
     Args:
         frozen: its weights are not trained; an adapter is, in float32.
-        rounded: its weights are trained in bf16, stochastically rounded, on a GPU that is fast at it.
+        stochastic_rounding: its weights are trained in bf16 by `adamw_bf16`, on a GPU that is fast at it.
 
     Raises:
         ResourceError: the device asked for is not there, or cannot compute in the precision asked for.
     """
     device, where = _device(spec.device)
-    if (
-        rounded
-        and not frozen
-        and spec.dtype in ("auto", "bfloat16")
-        and device.startswith("cuda")
-        and _fast_bf16(device)[0]
-    ):
+    can_round = device.startswith("cuda") and _fast_bf16(device)[0] and spec.dtype in ("auto", "bfloat16")
+    if rounds := stochastic_rounding and can_round and not frozen:
         dtype = compute = "bfloat16"
         why = "Precision: bfloat16 weights, their updates rounded stochastically (train.optimizer: adamw_bf16)."
     else:
@@ -43,6 +38,7 @@ def choose_placement(spec: recipe.Model, *, frozen: bool = False, rounded: bool 
         compute_dtype=compute,
         attention="packed" if packed else "padded",
         training_dtype=training,
+        rounds_stochastically=rounds,
         reasons=(where, why, *how_trained, f"Attention: {how}.", *_processes()),
     )
 

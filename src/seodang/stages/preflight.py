@@ -89,8 +89,9 @@ def place(spec: recipe.Model, settings: recipe.Train, *, will_train: bool) -> Pl
     Raises:
         ResourceError: the device that the recipe asks for, or that its adapter needs, is missing.
     """
-    rounded = settings.optimizer == BF16_ADAMW
-    placement = choose_placement(spec, frozen=settings.adapter is not None, rounded=rounded)
+    is_sharded = distributed.wants_sharding() and distributed.world() > 1
+    rounding = settings.optimizer == BF16_ADAMW and not is_sharded
+    placement = choose_placement(spec, frozen=settings.adapter is not None, stochastic_rounding=rounding)
     if will_train and settings.adapter:
         check_adapter(settings.adapter, placement.device)
     return placement
@@ -145,8 +146,8 @@ def plan_training(base: Base, settings: recipe.Train, renderer: Renderer, rows: 
         rows: the training set.
     """
     device = base.placement.device
-    trained_dtype = "float32" if settings.adapter else base.placement.dtype
-    optimizer = choose_optimizer(settings.optimizer, device, weights=trained_dtype)
+    rounds = base.placement.rounds_stochastically
+    optimizer = choose_optimizer(settings.optimizer, device, rounds_stochastically=rounds)
     budget = pack_tokens(settings, device)
     order = Plan(num_rows=len(rows), examples_per_step=settings.examples_per_step, seed=settings.seed)
     steps = total_steps(settings, len(rows))
@@ -313,7 +314,7 @@ def make_engine(
         compute_dtype=getattr(torch, placement.compute_dtype) if placement.compute_dtype != trained_dtype else None,
         training_dtype=getattr(torch, placement.training_dtype) if will_train and placement.training_dtype else None,
         longest=longest_row(prepared),
-        recompute=settings.optimizer == BF16_ADAMW,
+        recompute=placement.rounds_stochastically,
     )
     for remark in engine.remarks:
         console.show_note(remark)

@@ -1,5 +1,7 @@
 """AdamW over bf16 weights with bf16 states: 8 bytes for each trained parameter and its gradient, where AdamW takes 16.
 
+Weights that a model keeps in float32 stay there, with their states.
+
 bf16 holds 8 significant bits. An update of a weight is mostly smaller than the last of them, and so is what a step adds
 to the mean of squared gradients: rounded to the nearest value, both would stay where they are. They are rounded
 stochastically instead, up with the probability of what lies above: right on average, whatever is added.
@@ -8,7 +10,7 @@ Zamirai et al. 2020, "Revisiting BFloat16 Training", https://arxiv.org/abs/2010.
 
 import math
 from collections.abc import Callable, Iterable
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,7 +27,7 @@ class Bf16AdamW(torch.optim.Optimizer):
     unbroken one.
 
     Raises:
-        ValueError: a weight that is not bf16.
+        ValueError: a weight that is neither bf16 nor float32.
     """
 
     def __init__(
@@ -39,8 +41,9 @@ class Bf16AdamW(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         for group in self.param_groups:
             for weight in group["params"]:
-                if weight.dtype != torch.bfloat16:
+                if weight.dtype not in (torch.bfloat16, torch.float32):
                     raise ValueError(f"a weight in {weight.dtype}; this optimizer is for bfloat16")
+        self._is_compiled = True  # on a GPU, unless that turns out not to work
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -60,12 +63,13 @@ class Bf16AdamW(torch.optim.Optimizer):
     def _update(self, weight: Tensor, gradient: Tensor, group: dict[str, Any], number: int) -> None:
         state = self.state[weight]
         if not state:
-            state.update(step=0, exp_avg=torch.zeros_like(weight), exp_avg_sq=torch.zeros_like(weight))
+            flat = torch.contiguous_format
+            zeros = [torch.zeros_like(weight, memory_format=flat) for _ in range(2)]
+            state.update(step=0, exp_avg=zeros[0], exp_avg_sq=zeros[1])
         state["step"] += 1
         step, (beta1, beta2) = int(state["step"]), group["betas"]
         seed = _signed(step * _FIRST + number * _SECOND)
-        update_by = partial(
-            _compiled() if weight.is_cuda else update,
+        arguments = dict[str, Any](
             rate=torch.tensor(float(group["lr"]) / (1 - beta1**step)),
             correction=torch.tensor(1 / math.sqrt(1 - beta2**step)),
             decay=torch.tensor(1 - float(group["lr"]) * group["weight_decay"]),
@@ -73,11 +77,24 @@ class Bf16AdamW(torch.optim.Optimizer):
             beta2=beta2,
             eps=group["eps"],
         )
-        tensors = [tensor.view(-1) for tensor in (weight, gradient, state["exp_avg"], state["exp_avg_sq"])]
-        most = weight.numel() if weight.is_cuda else CHUNK
-        for start in range(0, weight.numel(), most):
+        held = weight.contiguous()  # the weight itself, where it lies in one piece
+        tensors = [held, gradient.contiguous(), state["exp_avg"], state["exp_avg_sq"]]
+        self._apply([tensor.view(-1) for tensor in tensors], seed, arguments)
+        if held.data_ptr() != weight.data_ptr():
+            weight.copy_(held)
+
+    def _apply(self, tensors: list[Tensor], seed: int, arguments: dict[str, Any]) -> None:
+        """`update`, in one kernel on a GPU, elsewhere a chunk after another."""
+        if tensors[0].is_cuda and self._is_compiled:
+            try:
+                _compiled()(*tensors, torch.tensor(seed, dtype=torch.int32), **arguments)
+                return
+            except Exception:  # no compiler, no Triton: each raises its own, before anything is written
+                self._is_compiled = False
+        for start in range(0, len(tensors[0]), CHUNK):
+            weight, gradient, mean, square = (tensor[start : start + CHUNK] for tensor in tensors)
             seed_of_part = torch.tensor(_signed(seed + start * _SPREAD), dtype=torch.int32)
-            update_by(*(tensor[start : start + most] for tensor in tensors), seed_of_part)
+            update(weight, gradient, mean, square, seed_of_part, **arguments)
 
 
 def update(
@@ -96,7 +113,8 @@ def update(
     """One step over flat tensors, in place.
 
     Args:
-        weight, gradient, mean, square: bf16 [N]; the moments of the gradient are the optimizer's state.
+        weight, gradient, mean, square: bf16 [N]; the moments of the gradient are the optimizer's state. All of them in
+            float32: nothing is rounded.
         seed: int32 scalar, of the noise.
         rate: learning rate over 1 − beta1^step, a float32 scalar.
         correction: 1 / √(1 − beta2^step).
@@ -106,8 +124,12 @@ def update(
     new_mean = mean.float() * beta1 + grad * (1 - beta1)
     new_square = square.float() * beta2 + grad * grad * (1 - beta2)
     new_weight = weight.float() * decay - rate * new_mean / (new_square.sqrt() * correction + eps)
-    bits = noise(torch.arange(weight.numel(), dtype=torch.int32, device=weight.device), seed)
     mean.copy_(new_mean)
+    if weight.dtype == torch.float32:
+        square.copy_(new_square)
+        weight.copy_(new_weight)
+        return
+    bits = noise(torch.arange(weight.numel(), dtype=torch.int32, device=weight.device), seed)
     square.copy_(round_by(new_square, bits >> 16))
     weight.copy_(round_by(new_weight, bits))
 
@@ -121,9 +143,12 @@ def noise(numbers: Tensor, seed: Tensor) -> Tensor:
 
 
 def round_by(value: Tensor, bits: Tensor) -> Tensor:
-    """float32 → one of its two neighbours in bf16, the one farther from 0 where the lower 16 of `bits` carry over."""
-    carried = value.view(torch.int32) + (bits & 0xFFFF)
-    return (carried & -65536).view(torch.float32).to(torch.bfloat16)
+    """float32 → one of its two neighbours in bf16, the one farther from 0 where the lower 16 of `bits` carry over.
+
+    NaN and infinity stay what they are: their bits would carry into the sign.
+    """
+    carried = (value.view(torch.int32) + (bits & 0xFFFF)) & -65536
+    return torch.where(value.isfinite(), carried.view(torch.float32), value).to(torch.bfloat16)
 
 
 def _signed(number: int) -> int:

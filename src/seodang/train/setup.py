@@ -41,7 +41,7 @@ ChosenLoss = Callable[[Mapping[str, Metric]], float]  # evaluation, source → m
 class Optimizer:
     """The optimizer that trains."""
 
-    name: str  # as transformers knows it
+    name: str  # as transformers knows it, or `BF16_ADAMW`
     remark: str | None = None  # a sentence if it is not the one that the recipe names
 
 
@@ -51,7 +51,7 @@ class Setup:
 
     engine: Engine
     pack_tokens: int  # positions of one forward pass
-    optimizer: str  # as transformers knows it
+    optimizer: str  # as transformers knows it, or `BF16_ADAMW`
     checkpoints: Path
     resume_command: str  # what to type to resume the run
     resume_from: Path | None
@@ -150,18 +150,18 @@ def choice_limits(
     )
 
 
-def choose_optimizer(requested: str, device: str, *, weights: str = "float32") -> Optimizer:
+def choose_optimizer(requested: str, device: str, *, rounds_stochastically: bool = False) -> Optimizer:
     """The recipe's optimizer, or fused AdamW where this device does not have it.
 
     Args:
-        weights: dtype of what is trained.
+        rounds_stochastically: as the placement resolved it.
     """
     if requested == "adamw":
         return Optimizer(name="adamw_torch_fused")
     if requested == BF16_ADAMW:
-        if weights == "bfloat16":
+        if rounds_stochastically:
             return Optimizer(name=requested)
-        why = f"it is for bfloat16 weights on a GPU that multiplies them fast; these are {weights}, on {device}"
+        why = "it needs a GPU that is fast at bf16, model.dtype auto or bfloat16, and neither an adapter nor FSDP2"
         return Optimizer(name="adamw_torch_fused", remark=f"optimizer: fused AdamW instead of {requested}: {why}")
     if device.startswith("cuda") and find_spec("bitsandbytes"):
         return Optimizer(name=requested)

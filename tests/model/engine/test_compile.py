@@ -115,7 +115,7 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     def choose(error: float) -> Engine:
         monkeypatch.setattr(engine_module, "on_cuda", lambda _: True)
         monkeypatch.setattr(engine_module, "hardware_of", lambda _: Hardware("cpu", (0, 0), ()))
-        monkeypatch.setattr(engine_module, "compile_error", lambda *_: error)
+        monkeypatch.setattr(engine_module, "compile_error", lambda *_, **__: error)
         return choose_engine(make_model(make_config("llama")), [ROW, ROW])
 
     return choose

@@ -197,6 +197,59 @@ def test_a_graph_with_other_gradients_is_not_used(again: list[str], monkeypatch:
     assert "the gradients differ" in notes[0]
 
 
+def test_a_weight_that_a_model_takes_without_its_layer_is_trained(again: list[str]) -> None:
+    """As Gemma 3n's `correction_coefs.weight`: its gradient comes by itself or by both ways, not through a copy alone."""
+    found = []
+    for engine in (PLAIN, REPLAYED):
+        model = make_model(make_config("llama")).train()
+        layer = model.model.layers[0].self_attn
+        layer.extra = torch.nn.Linear(64, 64, bias=False)
+        own = layer.q_proj.forward
+
+        def forward(hidden: Tensor, layer: Any = layer, own: Any = own) -> Tensor:
+            return own(
+                hidden + hidden @ layer.extra.weight + 0.1 * hidden @ layer.k_proj.weight.T @ layer.k_proj.weight
+            )
+
+        torch.manual_seed(0)
+        torch.nn.init.normal_(layer.extra.weight, std=0.02)
+        layer.q_proj.forward = forward
+        found.append(_steps(model, replace(engine, compute_dtype=BF16))[-1][1])
+    assert "recorded" in again
+    assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.999
+    assert float(found[1].norm()) == pytest.approx(float(found[0].norm()), rel=1e-2)
+
+
+def test_a_padding_token_within_a_text_is_trained(again: list[str]) -> None:
+    """Where it ends a turn as well: no replayed pass is refused, and its row takes part."""
+    notes: list[str] = []
+    model = make_model(make_config("llama", pad_token_id=7)).train()
+    rows = [np.where(np.arange(30) % 6 == 0, 7, np.arange(30) + 3).astype(np.int32)] * 2
+    (packed,) = pack(rows, rows, budget=100)
+    with REPLAYED.installed(model, notes.append):
+        for _ in range(3):
+            model.zero_grad(set_to_none=True)
+            model(pack=packed).backward()
+        assert model.get_input_embeddings().padding_idx is None
+    assert notes == []
+    assert "recorded" in again
+    assert model.get_input_embeddings().padding_idx == 7
+    assert float(model.get_input_embeddings().weight.grad[7].norm()) > 0
+
+
+def test_dropout_is_replayed(again: list[str]) -> None:
+    """Two passes of it differ: what is compared is the loss alone."""
+    model, notes = make_model(make_config("llama")).train(), list[str]()
+    adapted: Any = add_adapter(model, Adapter(kind="lora", rank=4, dropout=0.5), ())
+    adapted.train()
+    with REPLAYED.installed(model, notes.append):
+        for _ in range(3):
+            model.zero_grad(set_to_none=True)
+            model(pack=_pack(0)).backward()
+    assert notes == []
+    assert "recorded" in again
+
+
 def _squared(own: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda self, ids: own(self, ids) ** 2
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ class Engine:
     linear_cross_entropy: bool  # head and cross entropy computed here; else the model's logits
     kernels: bool = True  # packed rows by one kernel where the device has one that fits; else sequence by sequence
     compiled: bool = False  # layers and the head's passes over its logits are compiled
-    apart: bool = False  # layers are compiled without their attention
+    apart: bool = False  # layers are compiled up to their attention and from it on, without it
     recompute: bool = False  # compiled layers keep less for the backward pass, and compute it again
     cuda_graphs: bool = False  # passes of packs are recorded as CUDA graphs, and replayed
     compute_dtype: torch.dtype | None = None  # of the products (autocast); none: the weights' own
@@ -70,7 +71,7 @@ class Engine:
         """Inside, ``model(pack=PACK)`` is the pack's summed loss; every other call is the model's own.
 
         ``model(pack=PACK, weight=W)`` is it times W. `backward` must be called on this very loss: a replayed pass takes
-        its gradients with that weight, and does not look at what it is given.
+        its gradients with that weight, does not look at what it is given, and knows no `exact`.
         ``model(pack=PACK, exact=True)`` is it without the narrower products of passes that train (`training_dtype`).
         ``model(pack=PACK, per_token=True)`` gives `TokenLosses`, without gradients; where the head is computed here,
         `on_tile` sees its logits (`target_losses`).
@@ -219,30 +220,29 @@ def choose_engine(
         recompute: whether memory counts more than a percent of a step's time.
     """
     tolerance = TOLERANCE[torch.bfloat16 if is_quantized(model) else model.dtype]  # 4 bits are multiplied as bf16
-    remarks, kernels = list[str](), True
+    remarks, kernels, apart = list[str](), True, False
     if packed and (error := _leak(model, rows, tolerance, longest)) is not None:
         packed = False
         by = f" (difference {error:.1e})" if error < math.inf else ""
         remarks.append(f"{type(model).__name__} mixes packed sequences{by}: one example per row")
     if packed and (wrong := _kernel_objection(model, rows, compute_dtype)):
-        kernels = False
-        remarks.append(wrong)
-    linear_cross_entropy = (error := linear_cross_entropy_error(model, _short_probes(rows)[0])) <= tolerance
-    if not linear_cross_entropy:
-        what = f"has a custom output head (difference {error:.1e})"
-        remarks.append(f"{type(model).__name__} {what}: using its own logits")
+        kernels, remarks = False, [*remarks, wrong]
+    if own_head := _head_objection(model, rows, tolerance):
+        remarks.append(own_head)
+    linear_cross_entropy = not own_head
     is_whole = distributed.world() == 1 or not distributed.wants_sharding()
     can_compile = is_whole and on_cuda(model) and not is_quantized(model)
     if training_dtype:
         objection = float16_objection(model, rows, packed=packed, linear_cross_entropy=linear_cross_entropy)
         training_dtype = None if objection else training_dtype
         remarks.append(float16_remark(objection))
-    apart = False
+    graphs = linear_cross_entropy and can_compile and distributed.world() == 1 and packed and kernels
+    graphs = graphs and (compute_dtype or model.dtype).itemsize == 2
     if compiled := compiled and can_compile:
-        tried = (model, rows, training_dtype or compute_dtype)
-        compiled, apart, why_not = _compiles(*tried, kernels=kernels, own_head=not linear_cross_entropy)
+        names = () if not linear_cross_entropy else (PACKED, APART) if kernels else (PACKED,)
+        tried = partial(compile_error, model, _many(rows), training_dtype or compute_dtype)
+        compiled, apart, why_not = _compiles(partial(tried, recompute=recompute, copied=graphs), names)
         remarks += why_not
-    alone = linear_cross_entropy and can_compile and distributed.world() == 1
     return Engine(
         packed=packed,
         linear_cross_entropy=linear_cross_entropy,
@@ -250,11 +250,19 @@ def choose_engine(
         compiled=compiled,
         apart=apart,
         recompute=recompute,
-        cuda_graphs=alone and packed and kernels and (compute_dtype or model.dtype).itemsize == 2,
+        cuda_graphs=graphs,
         compute_dtype=compute_dtype,
         training_dtype=training_dtype,
         remarks=tuple(remarks),
     )
+
+
+def _head_objection(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], tolerance: float) -> str | None:
+    """A sentence if the head does more than is computed here."""
+    error = linear_cross_entropy_error(model, _short_probes(rows)[0])
+    if error <= tolerance:
+        return None
+    return f"{type(model).__name__} has a custom output head (difference {error:.1e}): using its own logits"
 
 
 def _kernel_objection(
@@ -270,28 +278,24 @@ def _kernel_objection(
     return f"The attention kernels of this device {what}: using per-sequence attention"
 
 
-def _compiles(
-    model: PreTrainedModel,
-    rows: Sequence[NDArray[np.int32]],
-    compute_dtype: torch.dtype | None,
-    *,
-    kernels: bool,
-    own_head: bool,
-) -> tuple[bool, bool, list[str]]:
+def _compiles(error_with: Callable[[str], float], names: Sequence[str]) -> tuple[bool, bool, list[str]]:
     """(whether compiled layers compute what is written, on every rank, whether only without their attention, why not).
 
     Under DDP each layer's gradients come from autograd as ever, so that they are summed while others are computed. FSDP
     would have to gather a layer's weights within compiled code, which has not been tried.
 
     Args:
-        kernels: attention is one kernel, and is tried within the layers first.
-        own_head: the model computes its own logits: not tried.
+        error_with: name of an attention → the error of compiled layers.
+        names: to be tried one after another; none: compiling is not wanted on this rank.
     """
-    for name in (PACKED, APART) if kernels else (PACKED,):
-        errors = distributed.exchange(None if own_head else compile_error(model, _many(rows), compute_dtype, name))
+    wrong: list[float] = []
+    for turn in range(max(distributed.exchange(len(names)))):
+        errors = distributed.exchange(error_with(names[turn]) if turn < len(names) else None)
         wrong = [error for error in errors if error is not None and not error <= TOLERANCE[torch.bfloat16]]
         if not wrong:
-            return None not in errors, name == APART, []
+            return None not in errors, bool(names) and names[turn] == APART, []
+    if not wrong:
+        return False, False, []
     what = f"output differs ({wrong[0]:.1e})" if wrong[0] < math.inf else "does not work on this machine"
     return False, False, [f"torch.compile {what}: running eagerly, slower"]
 

@@ -73,8 +73,8 @@ class GradientPlaces:
     def __init__(self, device: torch.device) -> None:
         self.of: dict[Tensor, Tensor] = {}  # weight → its place
         self.factor = torch.zeros((), device=device)  # gradient of the pack's summed loss
-        self.empty = True  # nothing of this step was put there: what lies there is overwritten
-        self.recording = False
+        self.overwrite = True  # what lies there, which is of an earlier step
+        self.recording = False  # a pass is being recorded
 
 
 class _Gradients(NamedTuple):
@@ -141,7 +141,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         tiled = _is_tiled(device, compiled=compiled)
         is_placed = wants_weight and not tiled and compute != torch.float16  # which holds no gradient of a mean
         places = places if places and is_placed and weight_VD in places.of else None
-        adding = bool(places and not places.empty)
+        adding = bool(places and not places.overwrite)
         grad_weight = _gradient_buffer(weight_VD, scratch, places) if wants_weight else None
         if grad_weight is not None and not len(hidden_SD) and not adding:
             grad_weight.zero_()

@@ -16,9 +16,11 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from seodang.data.pack import pack
 from seodang.model.engine.attention import EACH, PACKED, attention
 from seodang.model.engine.compile import compiled_layers
+from seodang.model.engine.linear_cross_entropy import GradientPlaces
 from seodang.model.engine.loss import linear_cross_entropy_loss, on_device
 from seodang.model.engine.rope import dynamic_rope, forget_lengths, length_boundary
 from seodang.model.engine.tiny_copy import VOCABULARY, WINDOW, tiny_copies
+from seodang.model.engine.weight_copies import WeightCopies
 from seodang.model.quiet import quiet
 from seodang.types import Pack
 
@@ -158,24 +160,33 @@ def kernel_error(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], comp
 
 
 def compile_error(
-    model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], compute_dtype: torch.dtype | None, name: str = PACKED
+    model: PreTrainedModel,
+    rows: Sequence[NDArray[np.int32]],
+    compute_dtype: torch.dtype | None,
+    name: str = PACKED,
+    *,
+    recompute: bool = False,
+    copied: bool = False,
 ) -> float:
     """Largest difference of hidden states and of the loss, compiled as for training against as written, relative.
 
     Args:
         rows: as many as a pack has about: kernels are made for what is seen first.
         name: of the attention.
+        recompute, copied: as they will be trained: what is compiled here is not compiled again.
     """
     (packed,) = pack(rows, rows, budget=sum(row.size for row in rows))
     tensors = on_device(packed, model.device)
     found = []
-    training = model.training
+    training, places = model.training, GradientPlaces(model.device)
     model.train()
     try:
         with torch.autocast(model.device.type, dtype=compute_dtype, enabled=compute_dtype is not None):
             for compiled in (False, True):
-                layers = compiled_layers(model) if compiled else nullcontext()
-                with attention(model, name), layers, torch._dynamo.config.patch(suppress_errors=False):
+                layers = compiled_layers(model, recompute=recompute) if compiled else nullcontext()
+                copies = WeightCopies(model, compute_dtype if compiled and copied else None, places)
+                strictly = torch._dynamo.config.patch(suppress_errors=False)
+                with copies.installed(), copies.refreshed(), attention(model, name), layers, strictly:
                     hidden = model.base_model(**tensors.inputs).last_hidden_state.float()
                     loss = linear_cross_entropy_loss(model, tensors, compiled=compiled)
                 found.append((hidden.detach(), loss.detach()))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from seodang.model.engine.linear_cross_entropy import GradientPlaces
+from seodang.model.engine.trainable_tokens import base_layer
 
 
 class _CopiedLinear(nn.Linear):
@@ -24,7 +25,7 @@ class _CopiedLinear(nn.Linear):
     copies: "WeightCopies"
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.copies.active:
+        if not (self.copies.active and torch.is_autocast_enabled(input.device.type)):
             return F.linear(input, self.weight, self.bias)
         return F.linear(input, self.weight_copy, self.bias)
 
@@ -41,7 +42,7 @@ class WeightCopies:
         self.active = False  # within a pass
         self._model, self._dtype, self._places = model, dtype, places
         self._of: dict[Tensor, nn.Parameter] = {}
-        head = model.get_output_embeddings()
+        head = base_layer(model.get_output_embeddings())
         linear = [module for module in model.modules() if type(module) is nn.Linear and module is not head]
         uses = Counter(id(module.weight) for module in linear)
         self._layers = [
@@ -80,8 +81,10 @@ class WeightCopies:
             return
         if not self._of:
             self._make()
-        with torch.no_grad():
-            torch._foreach_copy_(list(self._of.values()), list(self._of))
+        trained = {weight: copy for weight, copy in self._of.items() if copy.requires_grad}
+        if trained:
+            with torch.no_grad():
+                torch._foreach_copy_(list(trained.values()), list(trained))
         self.active = True
         try:
             yield
@@ -91,7 +94,7 @@ class WeightCopies:
     def _make(self) -> None:
         for layer in self._layers:
             # a parameter, whose shape torch's compiler takes for fixed; it is none of the model's
-            copy = nn.Parameter(torch.empty_like(layer.weight, dtype=self._dtype), layer.weight.requires_grad)
+            copy = nn.Parameter(layer.weight.detach().to(self._dtype), layer.weight.requires_grad)
             if copy.requires_grad:
                 copy.register_post_accumulate_grad_hook(self._deliver(layer.weight))  # type: ignore[no-untyped-call]
             vars(layer)["weight_copy"] = self._of[layer.weight] = copy
