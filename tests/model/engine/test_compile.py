@@ -279,6 +279,7 @@ def test_layers_that_recompute_keep_less(traced: None) -> None:
             sizes[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
+        assert compile_error(model, [ROW, ROW], None, recompute=recompute) < 1e-3  # compiles for training too
         engine = Engine(packed=True, linear_cross_entropy=True, compiled=True, recompute=recompute)
         with engine.installed(model), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             loss = model(pack=_pack(0))

@@ -198,7 +198,7 @@ def test_a_graph_with_other_gradients_is_not_used(again: list[str], monkeypatch:
 
 
 def test_a_weight_that_a_model_takes_without_its_layer_is_trained(again: list[str]) -> None:
-    """As Gemma 3n's `correction_coefs.weight`: its gradient comes by itself or by both ways, not through a copy alone."""
+    """As Gemma 3n's `correction_coefs.weight`: its gradient comes by itself or by both ways, not by a copy alone."""
     found = []
     for engine in (PLAIN, REPLAYED):
         model = make_model(make_config("llama")).train()
