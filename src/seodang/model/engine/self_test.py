@@ -181,7 +181,8 @@ def compile_error(
     training, places = model.training, GradientPlaces(model.device)
     model.train()
     try:
-        with torch.autocast(model.device.type, dtype=compute_dtype, enabled=compute_dtype is not None):
+        is_on = compute_dtype is not None
+        with torch.autocast(model.device.type, dtype=compute_dtype, enabled=is_on, cache_enabled=not copied):
             for compiled in (False, True):
                 layers = compiled_layers(model, recompute=recompute) if compiled else nullcontext()
                 copies = WeightCopies(model, compute_dtype if compiled and copied else None, places)
