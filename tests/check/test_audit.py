@@ -102,6 +102,19 @@ def test_few_rows_are_warned_of() -> None:
     )
 
 
+def test_a_holdout_too_small_for_an_interval_is_warned_of() -> None:
+    """With the size from which intervals are shown; a source that is only measured gets one warning of its few rows."""
+    train, empty = qa(plain()), numbered(1).select([])
+    for held_out, warned in ((0, False), (9, True), (12, False)):
+        splits = splits_of(train, qa(plain(held_out, "따로"), "held") if held_out else None)
+        findings = [one.what for one in audit({"med": splits}, BY_ROW, fewest_held_out=12.0)]
+        assert findings == (["9 held-out rows; no interval is shown under 12"] if warned else [])
+    measured = splits_of(empty, texts(f"문서 {number}" for number in range(1)))
+    (finding,) = audit({"text": measured}, BY_ROW, fewest_held_out=12.0)
+    assert finding.where == "source text"
+    assert finding.what == "1 held-out row; no interval is shown under 12"
+
+
 def test_a_second_language_is_noted() -> None:
     """Rows mainly in another script are noted with their share; foreign terms in Korean rows are not counted."""
     korean = [(f"MRI, CT, PET 중 무엇 {number}번?", "MRI와 CT입니다.") for number in range(90)]

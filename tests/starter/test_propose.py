@@ -349,6 +349,22 @@ def test_columns_that_say_nothing_are_mended_in_the_file(tmp_path: Path) -> None
         assert refused.value.hint.endswith("name them so in the file (question, answer)") == mended
 
 
+@pytest.mark.parametrize(
+    ("rows", "held_out", "more"), [(20, 4, 4), (24, 12, 12), (30, 12, 14), (48, 12, 14), (80, 16, 16)]
+)
+def test_so_many_rows_are_held_out_that_an_interval_is_shown(
+    rows: int, held_out: int, more: int, tmp_path: Path
+) -> None:
+    """Of files that are large enough to be halved; rows of unequal lengths count less, and more of them are needed."""
+    even = [{"question": f"{n:03} 열이 나요?", "answer": f"{n:03} 쉬세요."} for n in range(rows)]
+    uneven = [{**row, "answer": row["answer"] * (1 + 7 * (n % 4 == 0))} for n, row in enumerate(even)]
+    found = [
+        propose([put(tmp_path, f"{number}.jsonl", lines(some))], out=tmp_path / "r.yaml").recipe.sources[0].holdout
+        for number, some in enumerate((even, uneven))
+    ]
+    assert found == [held_out, more]
+
+
 def test_what_is_lost_is_measured_with_samples_where_nobody_gave_a_file(tmp_path: Path) -> None:
     """One Korean file is joined by the Korean samples; in a language without samples the gap is said."""
     starter = propose([put(tmp_path, "a.jsonl", lines(pairs()))], out=tmp_path / "recipe.yaml")

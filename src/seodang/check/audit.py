@@ -72,23 +72,39 @@ class _Facts:
         return f"{found['file']}:{found['row']}"
 
 
-def audit(splits: Mapping[str, Splits], by: Split) -> list[Finding]:
+def audit(splits: Mapping[str, Splits], by: Split, *, fewest_held_out: float = 0.0) -> list[Finding]:
     """Findings about each source and its split, and what occurs in both splits: questions (none when rows are split by
-    question) and questions with their answers, whichever turn they are."""
+    question) and questions with their answers, whichever turn they are.
+
+    Args:
+        fewest_held_out: held-out rows of a source below which the proof shows no interval.
+    """
     facts = {name: _read(one) for name, one in splits.items()}
     findings: list[Finding] = []
     for name, known in facts.items():
         where = f"source {name}"
-        for check in (_few_rows, _copies, _contradictions, _echoes, _languages, _suspicious):
+        findings.extend(_few_rows(known, where, fewest_held_out))
+        for check in (_copies, _contradictions, _echoes, _languages, _suspicious):
             findings.extend(check(known, where))
         findings.extend(known.splits.findings)
         findings.extend(_leaks(name, facts, by))
     return findings
 
 
-def _few_rows(facts: _Facts, where: str) -> Iterator[Finding]:
-    count, use = (facts.num_train, "train on") if facts.num_train else (len(facts.row), "measure with")
-    if count < FEW_ROWS:
+def _few_rows(facts: _Facts, where: str, fewest_held_out: float) -> Iterator[Finding]:
+    held_out = len(facts.row) - facts.num_train
+    is_shown = not 0 < held_out < fewest_held_out
+    if not is_shown:
+        yield Finding(
+            check="few_held_out",
+            severity="warn",
+            where=where,
+            what=f"{held_out:,} held-out row{'' if held_out == 1 else 's'}; "
+            f"no interval is shown under {fewest_held_out:g}",
+            hint=f"let its holdout be at least {fewest_held_out:g} rows, more where their lengths differ",
+        )
+    count, use = (facts.num_train, "train on") if facts.num_train else (held_out, "measure with")
+    if count < FEW_ROWS and (facts.num_train or is_shown):  # one warning is enough
         yield Finding(
             check="few_rows",
             severity="warn",

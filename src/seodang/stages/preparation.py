@@ -18,6 +18,7 @@ from seodang.data.row_cache import Store, rows_key, sources_key
 from seodang.data.template.find import apply_template, find_template
 from seodang.data.template.renderer import Renderer
 from seodang.model.load import load_tokenizer
+from seodang.proof.statistics import FEWEST_CLUSTERS
 from seodang.recipe import Mix, Source, Split, Template, Train
 from seodang.show.terminal import console, data_view, progress
 from seodang.types import Finding, LossOn
@@ -49,7 +50,7 @@ def read_sources(sources: Sequence[Source], split: Split, row_cache: Store) -> S
     @cache
     def gathered() -> Gathered:
         rows = gather(sources, split, progress.watching)
-        return replace(rows, findings=tuple(audit(rows.splits, split)))
+        return replace(rows, findings=tuple(audit(rows.splits, split, fewest_held_out=FEWEST_CLUSTERS)))
 
     key = sources_key(sources, split, progress.watching)
     known = row_cache.has_thinking(key)

@@ -1,5 +1,6 @@
 """A base model and training settings that fit the machine and the files. Loads no model and opens no file."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seodang.model.packaged import PACKAGED, PREFIX, converted_folder
+from seodang.proof.statistics import FEWEST_CLUSTERS, effective_clusters
 from seodang.starter.file_profile import PLAIN_TURNS, FileProfile
 from seodang.starter.roles import RoleAssignment
 
@@ -180,7 +182,14 @@ def choose_holdout(one: RoleAssignment, *, has_gpu: bool) -> int | None:
         measured = 500 if has_gpu else min(100, max(affordable, min(FEW_TEXTS, 3 * affordable)))
         return None if one.profile.whole and rows <= measured else min(rows, measured)
     most = 200 if has_gpu else int(np.clip(affordable, MIN_HOLDOUT, 60))
-    return max(1, min(int(np.clip(rows // 20, MIN_HOLDOUT, most)), rows // 5))
+    usual = max(1, min(int(np.clip(rows // 20, MIN_HOLDOUT, most)), rows // 5))
+    return max(usual, _fewest_shown(one.profile.tokens)) if rows >= 2 * FEWEST_CLUSTERS else usual
+
+
+def _fewest_shown(tokens: NDArray[np.int64]) -> int:
+    """Rows that the proof shows an interval for, by the lengths [rows] of all; half of them or MIN_HOLDOUT at most."""
+    wanted = math.ceil(FEWEST_CLUSTERS * len(tokens) / effective_clusters(tokens))
+    return min(wanted, MIN_HOLDOUT, len(tokens) // 2)
 
 
 def cpu_minutes(settings: Settings, holdout_tokens: float) -> int | None:
