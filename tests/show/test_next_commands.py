@@ -1,5 +1,6 @@
 """Each command ends with the commands that come next, as a shell takes them."""
 
+import argparse
 import io
 import json
 from pathlib import Path
@@ -58,13 +59,28 @@ def test_what_comes_after_a_run_follows_from_its_verdict(
 
 
 def test_a_command_is_never_broken(on_path: None) -> None:
-    """A line wider than the terminal stays one line, and what it is for begins in one column."""
+    """A line wider than the terminal stays one line below what it is for; the others are aligned without it."""
     long = next_commands.command("tune", "/a/long/folder/of/recipes/의료.yaml", "train.steps=200", "name=한 번 더")
-    blank, title, first, second = _printed([Next(long, "train"), Next("seodang init", "begin")])
-    assert (blank, title) == ("", "next")
-    assert first == f"  {long}   # train"
-    assert second.startswith("  seodang init ")
-    assert second.endswith("   # begin")
+    shown = _printed([Next(long, "train"), Next("seodang init", "begin"), Next("seodang demo --quick", "try")])
+    assert shown == [
+        *("", "next", "  # train", f"  {long}"),
+        *("  seodang init           # begin", "  seodang demo --quick   # try"),
+    ]
+
+
+def test_purposes_are_aligned_as_far_as_they_fit(on_path: None) -> None:
+    """No line is wider than the terminal because of its neighbour."""
+    shown = _printed([Next("seodang " + "x" * 40, "a"), Next("seodang init", "w" * 38)])
+    assert shown[2:] == [f"  seodang {'x' * 40}   # a", f"  seodang init{' ' * 6}# {'w' * 38}"]
+    assert max(map(len, shown)) <= 60
+
+
+def test_what_comes_after_init_fits_into_80_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first lines that a new user sees are not wrapped."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(next_commands, "load_recipe", lambda recipe: argparse.Namespace(name="my-recipe"))
+    lines = next_commands.after_init(Path("recipe.yaml"))
+    assert max(len(f"  {line.command}   # {line.purpose}") for line in lines) <= 80
 
 
 def test_where_the_shell_does_not_find_seodang_its_environment_comes_first(

@@ -36,7 +36,7 @@ def command(*words: object) -> str:
 
 def after_init(recipe: Path) -> list[Next]:
     """What comes after a starter recipe."""
-    look = Next(command("inspect", recipe), "check data, masks, memory and time; trains nothing")
+    look = Next(command("inspect", recipe), "check data, masks, memory and time")
     return [look, *to_tune(["tune", recipe], Path("runs") / load_recipe(recipe).name)]
 
 
@@ -108,12 +108,18 @@ def show_next(commands: Sequence[Next], *, out: Console | None = None) -> None:
         return
     out = out or get_console()
     lines = [(visible_line(line.command), line.purpose) for line in (*_activation(), *commands)]
-    width = max(cell_len(shown) for shown, _ in lines)
+    room = out.width - len("     # ")
+    widths = [cell_len(shown) for shown, purpose in lines if cell_len(shown) + cell_len(purpose) <= room]
     out.print()
     out.print(Text("next", style="bold"))
     for shown, purpose in lines:
-        text = Text(f"  {shown}").append(f"{' ' * (width - cell_len(shown))}   # {purpose}", style="dim")
-        out.print(text, soft_wrap=True)
+        free = room - cell_len(shown) - cell_len(purpose)
+        if free < 0:  # a line that is a comment alone may be pasted, too
+            out.print(Text(f"  # {purpose}", style="dim"), soft_wrap=True)
+            out.print(Text(f"  {shown}"), soft_wrap=True)
+            continue
+        blanks = min(free, max(widths) - cell_len(shown))
+        out.print(Text(f"  {shown}").append(f"{' ' * blanks}   # {purpose}", style="dim"), soft_wrap=True)
 
 
 def _activation() -> list[Next]:
