@@ -150,6 +150,8 @@ def test_two_runs_are_compared_by_what_both_were_asked(run: Run, served: Server,
     ("changes", "what"),
     [
         ([], "names no judge"),
+        (["--dry-run"], "--dry-run judge.url="),
+        (["--against", "runs/other"], "--against runs/other judge.url="),
         (["judge.url=ftp://x", "judge.model=y"], "judge.url"),
         (["judge.url=http://127.0.0.1:1", "judge.model=gemma-3-270m"], "is the base"),
         (["judge.url=http://127.0.0.1:1", "judge.model=demo"], "is the tuned model"),

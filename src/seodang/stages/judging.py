@@ -92,7 +92,7 @@ def plan_judgement(run: str | Path, *, against: str = BASE, overrides: Sequence[
     Raises:
         SeodangError: the user's mistake, with a hint on how to fix it.
     """
-    compared = _comparison(Run(folder=Path(run)), against, overrides)
+    compared = _comparison(Run(folder=Path(run)), against, overrides, flag=" --dry-run")
     asked = _plan(compared)
     prompts, out = asked.prompts(), console.get_console()
     _announce(asked, compared)
@@ -123,8 +123,11 @@ def _announce(asked: Plan, compared: _Comparison) -> None:
         console.show_note(warning)
 
 
-def _comparison(run: Run, against: str, overrides: Sequence[str]) -> _Comparison:
+def _comparison(run: Run, against: str, overrides: Sequence[str], *, flag: str = "") -> _Comparison:
     """What is compared.
+
+    Args:
+        flag: of the command, kept in the one that a hint proposes.
 
     Raises:
         SeodangError: a folder does not hold a run or answers, or its recipe names no judge.
@@ -133,8 +136,8 @@ def _comparison(run: Run, against: str, overrides: Sequence[str]) -> _Comparison
     if overrides:
         recipe = load_recipe(run.recipe_file, overrides)
     if recipe.judge is None:
-        place = path_argument(run.folder)
-        hint = f"give them as in: seodang judge {place} judge.url=http://127.0.0.1:8000 judge.model=NAME"
+        typed = path_argument(run.folder) + (f" --against {path_argument(Path(against))}" if against != BASE else "")
+        hint = f"give them as in: seodang judge {typed}{flag} judge.url=http://127.0.0.1:8000 judge.model=NAME"
         raise SeodangError("the run's recipe names no judge: url and model are missing", where="judge", hint=hint)
     answers = _answers(run)
     clusters = {row.row_id: row.cluster for row in read_rows(run)}
