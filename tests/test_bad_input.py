@@ -199,8 +199,8 @@ SOUND = json_lines(qa_rows(40))
 CSV = "question,answer\n" + "".join(f"{row['question']},{row['answer']}\n" for row in qa_rows(20))
 FILES = (
     Bad(
-        kind="no such file", make=_path("date.jsonl"), where="date.jsonl", what="did you mean 'data.jsonl'?",
-        hint="check the path; a relative one starts at the recipe's folder",
+        kind="no such file", make=_path("date.jsonl"), where="date.jsonl", what="no such file",
+        hint="did you mean 'data.jsonl'?",
     ),
     Bad(
         kind="folder", make=lambda place: (place.write("rows/a.md", SOUND), place.recipe(path="rows"))[1],

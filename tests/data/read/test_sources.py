@@ -453,6 +453,7 @@ def test_missing_files_and_folders_get_a_hint(tmp_path: Path) -> None:
     """A wrong name brings the nearest file, a pattern what lies there, a hub id the right key."""
     write(tmp_path, "medical.jsonl", LINES)
     assert "did you mean 'medical.jsonl'?" in error_of(tmp_path / "medcal.jsonl")
+    assert "did you mean" not in error_of(tmp_path / "cat.jsonl")
     assert "no folder" in error_of(tmp_path / "none" / "a.jsonl")
     assert "holds medical.jsonl" in error_of(tmp_path / "*.csv")
     assert "hub: beomi/KoAlpaca-RealQA" in error_of("beomi/KoAlpaca-RealQA")

@@ -80,7 +80,7 @@ def is_question(name: str) -> bool:
     return name.endswith(("?", "？")) and len(name) >= SHORTEST_QUESTION
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'answer'?` where a known name is near."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """`; did you mean 'answer'?` where a known name is near: as difflib's ratio has it, at least `cutoff`."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {close[0]!r}?" if close else ""

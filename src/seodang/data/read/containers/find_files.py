@@ -430,7 +430,8 @@ def _missing(path: Path, given: str) -> SourceError:
         hint = f"rename it: convmv -f cp949 -t utf-8 --notest '{path.parent}'/*"
         return SourceError(NOT_UTF_8_NAME, where=given, hint=hint)
     siblings = list(map(readable, siblings))
-    hint = "check the path; a relative one starts at the recipe's folder"
+    in_recipe = path.is_absolute() and not given.startswith(("/", "~"))
+    hint = "check the path; a relative one starts at the recipe's folder" if in_recipe else "check the path"
     if "~" in given:
         hint = "write ~/ for your home folder: ~NAME is the home folder of a user of that name"
     elif not path.suffix and len(given) < 200:
@@ -438,10 +439,10 @@ def _missing(path: Path, given: str) -> SourceError:
     if path.name in siblings:
         what = "is not a regular file" if path.exists() else "is a broken link"
         return SourceError(what, where=given, hint="name the file itself")
+    missing = "no such file" if path.parent.is_dir() else f"no such file, and no folder {path.parent}"
     if path.is_absolute() and (here := Path.cwd() / path.name).is_file():
-        return SourceError("no such file", where=given, hint=f"if it was moved, give its path now, such as {here}")
-    missing = nearest(path.name, siblings) if path.parent.is_dir() else f", and no folder {path.parent}"
-    return SourceError(f"no such file{missing}", where=given, hint=hint)
+        return SourceError(missing, where=given, hint=f"if it was moved, give its path now, such as {here}")
+    return SourceError(missing, where=given, hint=nearest(path.name, siblings, cutoff=0.8).removeprefix("; ") or hint)
 
 
 def _some(names: Sequence[str]) -> str:
