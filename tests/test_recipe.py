@@ -62,7 +62,8 @@ def test_all_faults_are_told_at_once() -> None:
     assert faults(wrong) == [
         "model.path: missing",
         "model.pth: unknown key; did you mean 'path'?",
-        "sources.medical.role: input should be 'domain', 'general', 'retention' or 'replay', found 'domian'",
+        "sources.medical.role: input should be 'domain', 'general', 'retention' or 'replay', found 'domian'; "
+        "did you mean 'domain'?",
         "sources.medical.hub: give either `path` (files) or `hub` (a data set id)",
         "sources.medical.holdout: 1.5 is neither a share below 1 nor a whole number of rows",
         "sources.medical.take: '5/3' asks for shard 5 of 3",

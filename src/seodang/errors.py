@@ -73,16 +73,15 @@ class SeodangError(Exception):
 
 
 class RecipeError(SeodangError):
-    """All faults of one recipe, a line each."""
+    """All faults of one recipe, a line each; of a file that cannot be read as one, only why."""
 
     most_characters = 20_000
 
-    def __init__(self, faults: Sequence[str], *, where: str = "", hint: str = "") -> None:
+    def __init__(self, faults: Sequence[str], *, where: str = "", hint: str = "", is_read: bool = True) -> None:
         self.faults = tuple(shortened(visible(fault), SeodangError.most_characters) for fault in faults)
         count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
-        super().__init__(
-            f"{count} in the recipe" + "".join(f"\n  - {fault}" for fault in self.faults), where=where, hint=hint
-        )
+        listed = f"{count} in the recipe" + "".join(f"\n  - {fault}" for fault in self.faults)
+        super().__init__(listed if is_read else "; ".join(self.faults), where=where, hint=hint)
 
 
 class StartError(SeodangError):

@@ -59,28 +59,28 @@ def read_recipe(recipe: str | Path) -> tuple[str, dict[str, Any], Path]:
             _refuse_large(path.stat().st_size, name)
             return name, parse(path.read_text(encoding="utf-8-sig"), name), path.resolve().parent
     except UnicodeDecodeError as error:
-        raise RecipeError([f"not UTF-8 text: {error}"], where=name, hint="save the recipe as UTF-8") from None
+        hint = "save the recipe as UTF-8"
+        raise RecipeError([f"not UTF-8 text: {error}"], where=name, hint=hint, is_read=False) from None
     except OSError as error:
         hint = "check its name and permissions"
-        raise RecipeError([f"cannot be read: {error.strerror}"], where=name, hint=hint) from None
+        raise RecipeError([f"cannot be read: {error.strerror}"], where=name, hint=hint, is_read=False) from None
     if name in shipped_recipes():
         text = files("seodang").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8")
         return f"recipe {name}", parse(text, f"recipe {name}"), Path.cwd()
     if (path / "recipe.yaml").is_file():
         hint = f"give the recipe in it: {name.rstrip('/')}/recipe.yaml; --resume takes a run's folder, too"
-        raise RecipeError(["is a folder"], where=name, hint=hint)
-    what = "is a folder" if path.is_dir() else "no such file"
-    raise RecipeError(
-        [f"{what}, and no recipe that ships has this name{nearest(name, shipped_recipes())}"],
-        where=name,
-        hint=f"give a YAML file or one of: {', '.join(shipped_recipes())}",
-    )
+        raise RecipeError(["is a folder"], where=name, hint=hint, is_read=False)
+    what = "is a folder" if path.is_dir() else "no such file, and no recipe that ships has this name"
+    if close := difflib.get_close_matches(name, shipped_recipes(), n=1, cutoff=0.6):
+        what += f"; did you mean {close[0]!r}?"
+    hint = f"give a YAML file or one of: {', '.join(shipped_recipes())}"
+    raise RecipeError([what], where=name, hint=hint, is_read=False)
 
 
 def _refuse_data(path: Path, name: str) -> None:
     if path.suffix.lower() in DATA_SUFFIXES:
         hint = f"let `seodang init {name}` write a recipe for it"
-        raise RecipeError(["is a data file, not a recipe"], where=name, hint=hint)
+        raise RecipeError(["is a data file, not a recipe"], where=name, hint=hint, is_read=False)
 
 
 def _refuse_large(num_bytes: int, name: str) -> None:
@@ -89,6 +89,7 @@ def _refuse_large(num_bytes: int, name: str) -> None:
             [f"is {num_bytes / 1e6:,.1f} MB large; a recipe has a few thousand bytes"],
             where=name,
             hint="is it a data file? Name it under `sources:` of a recipe, or let `seodang init` write one",
+            is_read=False,
         )
 
 
@@ -220,10 +221,14 @@ def _meant_key(location: Sequence[str | int], model: type[BaseModel], listed: se
 
 
 def _meant_value(fault: ErrorDetails) -> str:
-    """A phrase with the value that another tool calls by what was found; empty if there is none."""
+    """A phrase with the value that another tool calls by what was found, or that is near it; empty if there is none."""
     choices = re.findall(r"'([^']*)'", str(fault.get("ctx", {}).get("expected", "")))
-    here = value_for(fault["input"], choices) if fault["type"] == "literal_error" else None
-    return f"; here it is {here!r}" if here else ""
+    if fault["type"] != "literal_error":
+        return ""
+    if here := value_for(fault["input"], choices):
+        return f"; here it is {here!r}"
+    close = difflib.get_close_matches(str(fault["input"])[:100], choices, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
