@@ -1,6 +1,9 @@
 """Findings on rendered rows name the rows that they are about."""
 
-from seodang.check.rendered import _rendered
+from types import SimpleNamespace
+from typing import Any
+
+from seodang.check.rendered import _own_text, _rendered
 from seodang.data.encode.rows import LOSSY, UNKNOWN
 from seodang.types import Counts, RowNote
 
@@ -27,3 +30,19 @@ def test_findings_name_their_own_rows() -> None:
         "unknown_tokens": ("f.jsonl:3",),
         "lossy_tokenizer": ("f.jsonl:4",),
     }
+
+
+def test_a_templates_own_text_is_shown_without_the_marks_of_its_roles() -> None:
+    """Neither turn markers nor the names of the roles beside them are part of it."""
+    text = "You are a helpful assistant. Answer in Korean, and keep it short."
+
+    def prompt(messages: list[dict[str, str]]) -> str:
+        own = f"<|im_start|>system\n{text}<|im_end|>\n"
+        return f"{own}<|im_start|>user\n{messages[0]['content']}<|im_end|>\n<|im_start|>assistant\n"
+
+    markers = [("<|im_start|>", 1), ("<|im_end|>", 2)]
+    template = SimpleNamespace(markers=markers, origin="the tokenizer's own")
+    renderer: Any = SimpleNamespace(prompt=prompt, template=template, system=None)
+    [found] = _own_text(renderer)
+    assert found.where == "template (the tokenizer's own)"
+    assert found.what == f"puts a system text in front of every question: {text!r}"

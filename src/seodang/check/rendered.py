@@ -107,12 +107,14 @@ def _own_text(renderer: Renderer) -> Iterator[Finding]:
     for text in (*(name for name, _ in renderer.template.markers), renderer.system or "", "<think>", "</think>"):
         added = added.replace(text, "") if text else added
     added = re.sub(r"\s+", " ", added).strip()
+    added = re.sub(r"^system |( (user|assistant|model))+$", "", added)  # names of roles, which stand beside markers
     if len(added) > INJECTED:
+        shown = added[:120] + (" …" if len(added) > 120 else "")
         yield Finding(
             check="template_text",
             severity="warn",
-            where=renderer.template.origin,
-            what=f"the template puts its own text in front of every question: {added[:120]!r}",
+            where=f"template ({renderer.template.origin})",
+            what=f"puts a system text in front of every question: {shown!r}",
             hint="set `system:` in the recipe to a text of yours, or choose another template",
         )
 
