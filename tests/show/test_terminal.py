@@ -1,6 +1,7 @@
 """terminal: the same evidence at 100 columns, in Korean, with and without colour."""
 
 import io
+import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -84,11 +85,16 @@ def test_everything_fits_the_width(show: str, values: tuple[object, ...], expect
             assert words in text, words
 
 
-def test_the_end_of_the_input_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-D: the message names what to give instead."""
+def test_the_end_of_the_input_is_no_answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-D: the message names the question and what to give instead; Ctrl-C leaves the prompt's line."""
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    with pytest.raises(SeodangError, match=r"input ended(?s:.)*--domain"):
+    with pytest.raises(SeodangError, match=r"input ended(?s:.)*which role(?s:.)*--domain"):
         console.choose("which role?", {"domain": "", "general": ""}, "general")
+    monkeypatch.setattr("builtins.input", lambda *_: signal.raise_signal(signal.SIGINT))
+    capsys.readouterr()
+    with pytest.raises(KeyboardInterrupt):
+        console.choose("which role?", {"domain": "", "general": ""}, "general")
+    assert capsys.readouterr().out.endswith("> \n")
 
 
 @pytest.mark.parametrize(
@@ -467,7 +473,7 @@ def test_how_a_korean_report_is_had_in_english_is_shown() -> None:
     command = "seodang report runs/x --language en"
     out = Console(file=io.StringIO(), record=True)
     proof_view.show_end("runs/x/model", Path("runs/x/report.html"), 1.0, in_english=command, out=out)
-    assert f"in English: {command}\n" in out.export_text()
+    assert f"in English:\n  {command}\n" in out.export_text()
 
 
 def test_paths_are_short_and_commands_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

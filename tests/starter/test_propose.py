@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import re
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -330,6 +331,20 @@ def test_an_answer_that_is_no_role_is_refused(tmp_path: Path) -> None:
         propose([path], ask=lambda *_: "both", out=tmp_path / "recipe.yaml")
 
 
+def test_where_the_input_ends_the_command_with_all_guesses_is_shown(tmp_path: Path) -> None:
+    """It can be pasted: each file with its role, as given or as guessed."""
+    asked, rest = put(tmp_path, "의료 med.jsonl", lines(pairs())), put(tmp_path, "general.jsonl", lines(pairs()))
+
+    def ask(question: str, *_: object) -> str:
+        raise SeodangError(f"the input ended at the question: {question}")
+
+    with pytest.raises(SeodangError, match=r"의료 med.jsonl \(") as stopped:
+        propose([asked], general=[rest], ask=ask, is_dry_run=True)
+    words = shlex.split(stopped.value.hint.partition(": ")[2])
+    assert words[:2] == ["seodang", "init"]
+    assert {words[2]: words[3], words[4]: words[5]} == {"--domain": asked, "--general": rest}
+
+
 def test_columns_are_written_only_where_their_names_do_not_tell(tmp_path: Path) -> None:
     """Known columns are left to be recognised; guessed ones stand with a comment; rejected answers are never taken."""
     known = propose([put(tmp_path, "a.jsonl", lines(pairs()))], out=tmp_path / "recipe.yaml")
@@ -346,7 +361,7 @@ def test_columns_that_say_nothing_are_mended_in_the_file(tmp_path: Path) -> None
         (tmp_path / "rows.csv").write_bytes(content)
         with pytest.raises(SourceError) as refused:
             propose([str(tmp_path / "rows.csv")])
-        assert refused.value.hint.endswith("name them so in the file (question, answer)") == mended
+        assert refused.value.hint.startswith("name the file's columns question and answer") == mended
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,8 @@ def _find(raw: RawRows, part: Part, ask: Ask | None) -> tuple[Layout, Mapping[st
         keys = _answers_in_parts(raw) or guess_columns(raw, ask)
         if keys is None:
             names_keys = ":`" in refused.hint  # of a recipe, which is only about to be written
-            hint = refused.hint + "; for `init`, name them so in the file (question, answer)" * names_keys
+            named = "name the file's columns question and answer (of a table: in its first line); each row needs both"
+            hint = named if names_keys else refused.hint
             raise SourceError(refused.what, where=refused.where, hint=hint) from None
     return find_layout(raw, _source(part, keys)), keys
 

@@ -1,12 +1,13 @@
 """Which file is the field, which is general, which is only measured: as the user gave it, else asked, else guessed."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unicodedata import normalize
 
-from seodang.errors import SourceError
+from seodang.errors import SeodangError, SourceError
 from seodang.starter.file_profile import FileProfile
 from seodang.starter.guess_columns import Ask
 from seodang.types import SourceRole
@@ -54,6 +55,7 @@ def assign_roles(
 
     Raises:
         SourceError: no file is left to train on.
+        SeodangError: the input ended before a question was answered.
     """
     guesses = _guess([one for one in profiles if one.path not in given], has_domain="domain" in given.values())
     assigned = []
@@ -63,7 +65,14 @@ def assign_roles(
             continue
         guess = guesses[one.path]
         if ask is not None:
-            guess = replace(guess, role=_asked(one, guess.role, ask), why="")
+            try:
+                guess = replace(guess, role=_asked(one, guess.role, ask), why="")
+            except SeodangError as stopped:
+                if isinstance(stopped, SourceError):
+                    raise
+                roles = [(given.get(file.path) or guesses[file.path].role, file.path) for file in profiles]
+                typed = shlex.join(["seodang", "init", *(word for role, path in roles for word in (f"--{role}", path))])
+                raise SeodangError(stopped.what, hint=f"the roles as guessed: {typed}") from None
         assigned.append(guess)
     if all(one.role == "retention" for one in assigned):
         assigned = [_trained_text(one) if one.profile.path not in given else one for one in assigned]

@@ -86,13 +86,16 @@ def can_ask() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def _typed(out: Console) -> str:
+def _typed(out: Console, question: str) -> str:
     try:
         return out.input("> ")
     except EOFError:
         out.print()
-        hint = "give each file's role by --domain, --general or --retention; with </dev/null all guesses are taken"
-        raise SeodangError("the input ended before this question was answered", hint=hint) from None
+        hint = "give each file's role by --domain, --general or --retention; without a terminal guesses are taken"
+        raise SeodangError(f"the input ended at the question: {question}", hint=hint) from None
+    except KeyboardInterrupt:
+        out.print()  # what is shown next begins a line
+        raise
 
 
 def choose(question: str, choices: Mapping[str, str], guess: str) -> str:
@@ -111,7 +114,7 @@ def choose(question: str, choices: Mapping[str, str], guess: str) -> str:
         line = Text(f"  {place} {visible(choice):<{width}}  ").append(visible(meaning), style="dim")
         out.print(line.append("  (guess: Enter)" if choice == guess else "", style="green"))
     while True:
-        typed = _typed(out).strip()
+        typed = _typed(out, question).strip()
         if not typed:
             return guess
         if typed.isdecimal() and 1 <= int(typed) <= len(names):

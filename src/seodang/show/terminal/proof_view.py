@@ -139,7 +139,9 @@ def show_end(
     out.print()
     text = Text(f"model   {visible_line(shown_path(model))}\nreport  {visible_line(shown_path(page))}\n")
     if in_english:
-        text.append(f"        in Korean; in English: {visible_line(in_english)}\n", style="dim")
+        text.append(
+            f"        in Korean, as most questions are; in English:\n  {visible_line(in_english)}\n", style="dim"
+        )
     out.print(text.append(f"took {duration(seconds)}", style="dim"), soft_wrap=True)
 
 
