@@ -361,17 +361,19 @@ COLUMNS = (
         hint="is the same file in two sources?",
     ),
     Bad(
-        kind="all rows too long", make=_changed("train.max_tokens=8"), where="data.jsonl:1 …",
-        what="none of its 36 training rows can be trained on: 36 × longer than 8 tokens", hint="raise train.max_tokens",
+        kind="all rows too long", make=_changed("train.max_tokens=8"), where="source medical",
+        what="none of its 36 training rows can be trained on: 36 × longer than 8 tokens; first",
+        hint="train.max_tokens=64 keeps all of them",
     ),
     Bad(
         kind="control token in every row",
         make=_file("a.jsonl", json_lines([{**row, "answer": row["answer"] + "<|im_end|>"} for row in qa_rows(40)])),
-        where="a.jsonl:1 …", what="36 × control token in the text: <|im_end|>", hint="fix these rows",
+        where="a.jsonl:1", what="36 × control token in the text: <|im_end|>", hint="fix the rows at fault",
     ),
     Bad(
         kind="rows too long, refused", make=_changed("train.max_tokens=20", "train.too_long=refuse"),
-        where="source medical", what="rows are longer than 20 tokens", hint="raise train.max_tokens", code=1,
+        where="source medical", what="rows are longer than 20 tokens",
+        hint="train.max_tokens=64 keeps all of them", code=1,
     ),
 )  # fmt: skip
 

@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict
 
 from seodang.data.counting import Counting, uncounted
 from seodang.data.encode.earlier_answers import choose_earlier_answers
-from seodang.data.encode.rows import CUT, Renderer, TooLong, render
+from seodang.data.encode.rows import CUT, Renderer, TooLong, limit_of_all, render
 from seodang.data.encode.tokenize import Encoder, supervised_spans
 from seodang.data.lengths import lengths
 from seodang.data.mix import mix
@@ -133,7 +133,7 @@ def render_sources(
             if len(rows):
                 counts.append(replace(counted, stage=stage))
             if split_name == "train" and len(rows) and not len(both[split_name]):
-                raise _nothing_left(counted)
+                raise _nothing_left(counted, rows, renderer)
         rendered[name] = replace(splits, **both)
     return RenderedSources(
         splits=rendered,
@@ -167,12 +167,18 @@ def rows_file(source: str, split_name: str) -> str:
     return f"{source}-{split_name}.arrow"
 
 
-def _nothing_left(counts: Counts) -> SourceError:
+def _nothing_left(counts: Counts, rows: Dataset, renderer: Renderer) -> SourceError:
     reasons = ", ".join(f"{rows} × {reason}" for reason, rows in counts.dropped.items())
+    hints = []
+    if too_long := _above_limit(counts):
+        kept = "all of them" if too_long == counts.rows_in else f"the {too_long} that are too long"
+        hints.append(f"train.max_tokens={limit_of_all(rows, renderer)} keeps {kept}")
+    if too_long < counts.rows_in:
+        hints.append("fix the rows at fault or choose another template")
     return SourceError(
-        f"none of its {counts.rows_in} training rows can be trained on: {reasons}",
-        where=f"source {counts.source} ({counts.notes[0].where} …)",
-        hint="raise train.max_tokens if they are too long, else fix these rows or choose another template",
+        f"none of its {counts.rows_in} training rows can be trained on: {reasons}; first {counts.notes[0].where}",
+        where=f"source {counts.source}",
+        hint="; ".join(hints),
     )
 
 

@@ -26,7 +26,7 @@ from chat_styles import (
 )
 from qa_rows import key, talk_rows
 from seodang.data.encode import tokenize
-from seodang.data.encode.rows import LOSSY, TOO_LARGE, UNKNOWN, Renderer, render
+from seodang.data.encode.rows import LOSSY, STEP, TOO_LARGE, UNKNOWN, Renderer, render
 from seodang.data.encode.tokenize import FAULTY_BOUNDARY, Encoder
 from seodang.data.template.find import ChatTemplate, apply_template, find_template
 from seodang.data.template.renderer import KEPT
@@ -352,10 +352,14 @@ def test_rows_above_max_tokens_are_dropped_and_listed(tiny_tokenizer: PreTrained
 
 
 def test_rows_above_max_tokens_can_be_refused(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    """The error names the rows."""
-    rows = talk_rows(_talk("q", "a"), _talk("q", "a " * 50))
-    with pytest.raises(GateError, match=r"1 rows are longer than 40 tokens: talk\.jsonl:2"):
-        render(rows, _dressed(tiny_tokenizer), max_tokens=40, too_long="refuse")
+    """The error names the rows, and the limit that keeps all of them."""
+    rows, renderer = talk_rows(_talk("q", "a"), _talk("q", "a " * 150)), _dressed(tiny_tokenizer)
+    with pytest.raises(GateError, match=r"1 rows are longer than 40 tokens: talk\.jsonl:2") as refused:
+        render(rows, renderer, max_tokens=40, too_long="refuse")
+    limit = int(refused.value.hint.split()[0].partition("=")[2])
+    assert limit > 128
+    kept, less = (render(rows, renderer, max_tokens=most)[1].kept for most in (limit, limit - STEP))
+    assert (kept, less) == (2, 1)
 
 
 def test_a_long_question_can_be_cut_at_its_beginning(tiny_tokenizer: PreTrainedTokenizerFast) -> None:

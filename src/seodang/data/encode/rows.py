@@ -1,6 +1,7 @@
 """Rows → rows with text, input_ids and labels. One true render and one tokenization of each."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 from numpy.typing import NDArray
 
@@ -26,6 +28,7 @@ from seodang.types import IGNORED, Counts, RowNote
 __all__ = ["Renderer", "TooLong", "parse_tools", "render"]
 
 TooLong = Literal["drop", "cut_question", "refuse"]
+STEP = 64  # tokens, of limits that are proposed
 BATCH = 1000  # rows that are rendered together, and of one Arrow batch
 MANY_ROWS = 5000  # from here on caching words pays
 MAX_NOTES = 1000  # dropped rows that are listed by name; all are counted
@@ -81,9 +84,19 @@ def render(
         raise GateError(
             f"{found} rows are longer than {max_tokens} tokens: {', '.join(named[:10])}{' …' if found > 10 else ''}",
             where=f"source {source}",
-            hint="raise train.max_tokens, shorten these rows, or set train.too_long to drop or cut_question",
+            hint=f"train.max_tokens={limit_of_all(rows, renderer)} keeps all of them; or shorten these rows, or set "
+            "train.too_long to drop or cut_question",
         )
     return sink.read(), outcome.counts(source, max_tokens)
+
+
+def limit_of_all(rows: Dataset, renderer: Renderer) -> int:
+    """The smallest multiple of 64 tokens that no conversation of these rows is above."""
+    rendered, _ = render(rows, renderer, max_tokens=np.iinfo(np.int32).max)
+    columns = read_columns(rendered, "num_tokens", "messages")
+    is_conversation = pc.greater(pc.list_value_length(columns["messages"]), 0)  # other texts are cut into windows
+    longest = pc.max(columns["num_tokens"].filter(is_conversation)).as_py() or 0
+    return STEP * max(1, math.ceil(longest / STEP))
 
 
 def _features(rows: Dataset) -> Features:
