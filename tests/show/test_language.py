@@ -16,7 +16,7 @@ from seodang.recipe import Model
 from seodang.run.evidence import read_evidence
 from seodang.show import sentences
 from seodang.show.language import ENGLISH, LANGUAGES, Language, language_of, texts_in
-from seodang.show.report import render, report, texts_of
+from seodang.show.report import in_english, render, report, texts_of
 
 SHOWING = [*(ROOT / "src" / "seodang").rglob("*.py"), *(ROOT / "src" / "seodang").rglob("*.jinja")]
 KEY = re.compile(r"""\b(?:texts|t|ENGLISH|self|self\.texts)(?:\.count)?\(\s*"([a-z_]+(?:\.[a-z_ ]+)*)\"""")
@@ -80,9 +80,11 @@ def test_the_recipe_and_the_caller_choose(tmp_path: Path) -> None:
     """What is asked for wins over the recipe, the recipe over the questions."""
     run = run_folder.write_run(tmp_path / "run")
     assert texts_of(read_evidence(run)).language == "ko"
+    assert in_english(run) == f"seodang report {run} --language en"
     with (run / "recipe.yaml").open("a", encoding="utf-8") as recipe:
         recipe.write("report: {language: en}\n")
     assert texts_of(read_evidence(run)).language == "en"
+    assert in_english(run) is None
     assert texts_of(read_evidence(run), "ko").language == "ko"
 
 

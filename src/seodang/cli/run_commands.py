@@ -201,8 +201,10 @@ def report(
     port: Annotated[int | None, typer.Option("--port", help="Port for --watch. [default: a free one]")] = None,
 ) -> None:
     """Write a run's report again, or one page that compares several runs, from their files."""
-    from seodang.show.report import report
+    from seodang.show.report import in_english, report
     from seodang.show.several_runs import report_runs
+    from seodang.show.terminal.console import show_line
+    from seodang.show.terminal.proof_view import korean_note
     from seodang.show.watch import watch
 
     if out and len(runs) == 1:
@@ -217,6 +219,8 @@ def report(
     if distributed.is_main():  # one page, whatever launched this
         page = report_runs(runs, out=out, language=language) if len(runs) > 1 else report(runs[0], language)
         typer.echo(page)
+        if sys.stdout.isatty() and len(runs) == 1 and language is None and (command := in_english(runs[0])):
+            show_line(korean_note(command))
 
 
 @app.command()

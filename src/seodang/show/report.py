@@ -26,6 +26,7 @@ from seodang.show import alpha_view, answer_views, drawings, formatting, judged,
 from seodang.show.answer_views import AnswerViews
 from seodang.show.language import LANGUAGES, Texts, language_of, texts_in
 from seodang.types import Counts
+from seodang.user_paths import path_argument
 
 SHOWN_ROWS = 50  # of the dropped ones; all are in dropped.jsonl
 SHOWN_QUESTIONS, SHOWN_FINDINGS = 1_000, 1_000  # at most; all are in answers.jsonl and findings.json
@@ -69,6 +70,18 @@ def report(run: Path, language: ReportLanguage | None = None) -> Path:
         texts=texts,
     )
     return page
+
+
+def in_english(run: Path) -> str | None:
+    """The command that writes a run's report in English, where the questions alone made it Korean.
+
+    Raises:
+        SeodangError: as `report`.
+    """
+    evidence = read_evidence(run)
+    is_chosen = _section(recipe_of(evidence), "report").get("language") in LANGUAGES
+    is_english = texts_of(evidence).language == "en"
+    return None if is_chosen or is_english else f"seodang report {path_argument(run)} --language en"
 
 
 def report_so_far(run: Path) -> Path:

@@ -24,12 +24,11 @@ from seodang.run.folder import PROOF, TRAINING, Run
 from seodang.run.inputs import make_manifest
 from seodang.run.manifest import Manifest, changed_inputs, changed_surroundings, resumed
 from seodang.run.start import create
-from seodang.show.language import language_of
-from seodang.show.report import report
+from seodang.show.report import in_english, report
 from seodang.show.terminal import console, progress, proof_view
 from seodang.stages.measure import EvaluationSet, Measured, rows_in_common, rows_of
-from seodang.types import Answer, Finding, Placement
-from seodang.user_paths import path_argument, shown_path
+from seodang.types import Finding, Placement
+from seodang.user_paths import shown_path
 
 
 def begin_run(
@@ -183,14 +182,7 @@ def finish_run(
             page = report(run.folder, recipe.report.language)
         proof_view.show_answers(answers)
         proof_view.show_proof(proof)
-        proof_view.show_end(tuned, page, sum(seconds.values()), in_english=_in_english(run, recipe, answers))
-
-
-def _in_english(run: Run, recipe: Recipe, answers: Sequence[Answer]) -> str | None:
-    """The command that writes the report in English, where the questions alone made it Korean."""
-    is_chosen = recipe.report.language != "auto"
-    is_english = language_of(recipe.report.language, [one.question for one in answers]) == "en"
-    return None if is_chosen or is_english else f"seodang report {path_argument(run.folder)} --language en"
+        proof_view.show_end(tuned, page, sum(seconds.values()), in_english=in_english(run.folder))
 
 
 def training_of(run: Run) -> Training | None:

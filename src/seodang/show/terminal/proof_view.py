@@ -139,10 +139,13 @@ def show_end(
     out.print()
     text = Text(f"model   {visible_line(shown_path(model))}\nreport  {visible_line(shown_path(page))}\n")
     if in_english:
-        text.append(
-            f"        in Korean, as most questions are; in English:\n  {visible_line(in_english)}\n", style="dim"
-        )
+        text.append(f"        {korean_note(in_english)}\n", style="dim")
     out.print(text.append(f"took {duration(seconds)}", style="dim"), soft_wrap=True)
+
+
+def korean_note(in_english: str) -> str:
+    """Why the report is in Korean, and on a line of its own the command that writes it in English."""
+    return f"in Korean, as most questions are; in English:\n  {visible_line(in_english)}"
 
 
 def _model_answers(model: str, answers: Sequence[Answer]) -> RenderableType:
