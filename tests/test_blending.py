@@ -208,6 +208,8 @@ def test_what_a_curve_takes_is_announced(tuned: Run, capsys: pytest.CaptureFixtu
     assert (cost.alphas, cost.sequences, cost.proving_sequences) == (5, 4, 0)
     size = sum(weight.nbytes for weight in load_chat_model(tuned.folder).model.parameters())
     assert cost.weight_bytes == 2 * size
-    assert "5 models between base and tuned model each read 4 sequences" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "5 models between base and tuned model each read 4 sequences, " in printed
+    assert "learning rate" not in printed
     for mistaken in (("--dry-run", "--alpha", "0.5"), ("--out", "elsewhere")):
         assert seodang("blend", tuned.folder, *mistaken).code == 2

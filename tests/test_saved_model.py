@@ -93,6 +93,21 @@ def test_a_damaged_model_is_saved_again(damage: str, name: str, run: Run, capsys
     assert run.read_json("proof.json")["sources"] == proof["sources"]
 
 
+def test_a_finished_run_is_not_measured_again(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """--resume ends at once, with one sentence, and touches no file; without its proof there is something to resume."""
+    before = _files(run.folder)
+    assert _resume(run) == run
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.startswith("· ")
+    assert "is finished: nothing to resume; its report again: seodang report" in printed
+    assert _files(run.folder) == before
+    with pytest.raises(RunError, match="never overwritten") as caught:
+        seodang.tune(load_recipe(run.recipe_file), out=run.folder)
+    assert "resume" not in (caught.value.hint or "")
+    (run.folder / "proof.json").unlink()
+    assert not finish.is_finished(run, load_recipe(run.recipe_file))
+
+
 def test_weights_that_nothing_keeps_are_not_trained_again(run: Run) -> None:
     """Where checkpoints are gone and the adapter is damaged too, one message says so, and nothing is replaced."""
     shutil.rmtree(run.checkpoints)
@@ -116,6 +131,7 @@ def test_an_intact_model_is_only_measured(run: Run, capsys: pytest.CaptureFixtur
     """The file that was saved stays where it is; of a run without a seal, a note says that it cannot be checked."""
     weights = run.model / "model.safetensors"
     number = weights.stat().st_ino
+    run.recipe_file.touch()  # as by a start after the proof
     _resume(run)
     assert "damaged" not in capsys.readouterr().out
     (run.folder / "model_files.json").unlink()
@@ -128,6 +144,7 @@ def test_a_number_that_is_not_finite_replaces_no_proof(run: Run, monkeypatch: py
     """Of stability too: answers and proof stay those that belong together, and the run resumes at the measurement."""
     before = {name: (run.folder / name).read_bytes() for name in ("answers.jsonl", "proof.json", "base.json")}
     own = run.read_json("proof.json")
+    run.recipe_file.touch()  # as by a start after the proof
     with monkeypatch.context() as patch:
         patch.setattr(stability, "_mean_pairwise_chrf", lambda _: float("nan"))
         with pytest.raises(SeodangError, match=r"stability\.base\.chrf is nan, which JSON cannot"):

@@ -53,7 +53,7 @@ def tune(
 
     Args:
         out: the run's folder; by default runs/NAME.
-        resume: resume a run that was stopped or killed.
+        resume: resume a run that was stopped or killed; one that is finished is left as it is.
         callbacks: transformers' own, for what happens during training.
 
     Raises:
@@ -64,23 +64,23 @@ def tune(
     with distributed.agreed(), requirements.checked(recipe, will_train=True):
         run = open_run(out or Path("runs") / recipe.name, recipe, resume=resume)
     from seodang.show.terminal import plan_view
-    from seodang.stages import finish, measure, preflight, preparation, saved_model
-    from seodang.stages.proof_cost import expected_run
+    from seodang.stages import finish, measure, preflight, preparation, proof_cost, saved_model
 
+    if resume and finish.is_finished(run, recipe):
+        return run
     settings, four_bit, clock = recipe.train, recipe.train.is_four_bit, StageClock()
     with clock.stage("prepare"):
         with distributed.main_first():
             placement = preflight.place(recipe.model, settings, will_train=True)
             base, renderer, prepared, findings = prepare(recipe, placement, folder=run.folder)
-        if resume:
-            finish.check_inputs(run, recipe, placement, renderer, prepared)
-            saved_model.check_saved(run)
+        finish.check_inputs(run, recipe, placement, renderer, prepared)  # what a run that is resumed was begun with
+        saved_model.check_saved(run)
         with distributed.agreed():
             plan = preflight.plan_training(base, settings, renderer, prepared.rows["train"])
             findings += plan.findings
             preparation.show_data(prepared, findings, renderer)
             preflight.refuse_findings(findings)
-            plan_view.show_memory(plan.memory, as_table=False)
+            plan_view.show_memory(None if run.is_trained else plan.memory, as_table=False)
     with clock.stage("load"), distributed.agreed():
         model = preflight.load_base(base, renderer, seed=settings.seed, four_bit=four_bit)
         preflight.check_tensors(model, base)
@@ -90,7 +90,7 @@ def tune(
     finish.begin_run(run, recipe, placement, renderer, prepared, findings, resume=resume)
     clock.attach(run)
     held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens)
-    with expected_run(held_out, base, settings, prepared.lengths):
+    with proof_cost.expected_run(held_out, base, settings, prepared.lengths, is_trained=run.is_trained):
         with clock.stage("before"):
             before = measure.measure_base(run, model, engine, held_out, placement, four_bit=four_bit, head_stays=stays)
         with clock.stage("train"):

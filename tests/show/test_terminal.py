@@ -1,6 +1,7 @@
 """terminal: the same evidence at 100 columns, in Korean, with and without colour."""
 
 import io
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
@@ -69,7 +70,7 @@ SHOWN = [
     ("show_samples", (run_folder.run_samples(),), ["⟦성인은 1회", "식후에 복용합니다.<end_of_turn>⟧"]),
     ("show_proof", (run_folder.run_proof(),), ["fell by 0.906", "−1.052 to −0.760", "+0.096", "0% → 100%"]),
     ("show_seeds", (SEEDS,), ["2 runs", "With every seed: domain improved", "retention lost", "−0.906 −0.906"]),
-    ("show_cost", (COST,), ["about 3 min 10 s", "300 sequences", "38 answers of at most 4,864"]),
+    ("show_cost", (COST,), ["about 3 min 10 s", "300 sequences, 40,000", "38 answers, at most 4,864"]),
     ("show_answers", (ANSWERS,), ["안토시아닌", "cut off at 256", "3× 감기약은", "and 2 more different answers"]),
 ]  # fmt: skip
 
@@ -401,10 +402,11 @@ def test_the_plan_is_five_lines_and_all_settings_on_request(verbose: None) -> No
     out = Console(file=file, width=300, markup=False)
     plan_view.show_plan(recipe, PLACEMENT, num_parameters=268_098_176, folder=Path("runs/a"), out=out)  # type: ignore[arg-type]
     lines = [line.rstrip() for line in file.getvalue().splitlines()[2:]]
-    assert [line.split()[0] for line in lines] == ["model", "data", "training", "measured", "written"]
+    assert [line.split()[0] for line in lines] == ["model", "data", "training", "measured", "writes"]
     assert "268M parameters" in lines[0]
     assert "held out: " in lines[1]
     assert "3 passes over the rows, 16 examples a step" in lines[2]
+    assert re.search(r"answers to .*at most \d+ held-out ones? of each source with answers$", lines[3])
     assert lines[4].endswith("runs/a; all settings: runs/a/recipe.yaml; --verbose prints them")
 
 

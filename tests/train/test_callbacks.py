@@ -112,6 +112,7 @@ def test_a_stopped_run_with_an_adapter_goes_on_and_asks_once(asked: Run, tiny_fo
     answered = [{**event, "seconds": 0} for event in _asked(again)]
     assert answered == [{**event, "seconds": 0} for event in _asked(asked)]
     proof = again.read_json("proof.json")["sources"]["medical"]["tuned"]["nats_per_token"]
+    (again.folder / "proof.json").unlink()
     measured = tune(recipe, out=tmp_path / "run", resume=True).read_json("proof.json")["sources"]["medical"]
     assert measured["tuned"]["nats_per_token"] == pytest.approx(proof, rel=1e-6), (
         "what was trained is read, not trained again"

@@ -187,8 +187,7 @@ def _holds_proof_alone(run: Run) -> bool:
 
 def _resume_hint(folder: Path) -> str:
     run = Run(folder=folder)
-    may_resume = run.exists and not (run.is_proven and _holds_proof_alone(run))
-    return f"resume it: {run.resume_command}; or " if may_resume else ""
+    return f"resume it: {run.resume_command}; or " if run.exists and not run.is_proven else ""
 
 
 @contextmanager

@@ -160,12 +160,12 @@ def show_curve_cost(cost: CurveCost, *, out: Console | None = None) -> None:
     about = f"about {duration(cost.seconds)}" if cost.seconds is not None else "of unknown duration"
     text = (
         f"the alpha curve, {about}: {cost.alphas} models between base and tuned model each read "
-        f"{plural(cost.sequences, 'sequence')} of {plural(cost.tokens, 'token')}"
+        f"{plural(cost.sequences, 'sequence')}, {plural(cost.tokens, 'token')} in all"
     )
     if cost.proving_sequences:
         text += (
-            f"; base, tuned and recommended model read {plural(cost.proving_sequences, 'sequence')} of "
-            f"{plural(cost.proving_tokens, 'token')} more"
+            f"; base, tuned and recommended model read {plural(cost.proving_sequences, 'sequence')} more, "
+            f"{plural(cost.proving_tokens, 'token')} in all"
         )
     if cost.weight_bytes:
         text += f". Two copies of the weights are held in memory: {size(cost.weight_bytes)}"

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 from seodang import distributed
 from seodang.data.prepare import Prepared
 from seodang.data.template.renderer import Renderer
-from seodang.errors import RunError
+from seodang.errors import RunError, SeodangError
 from seodang.json_values import from_json, json_text, to_json
 from seodang.judge.of_run import take_in
 from seodang.model.load import weight_files, weights_are_here
@@ -15,7 +15,7 @@ from seodang.model.save import describe
 from seodang.proof.divergence import HiddenStates
 from seodang.proof.losses import effective_shares
 from seodang.proof.measured_rows import write_rows
-from seodang.proof.proof import Compared, Training, prove_rows, turned_at
+from seodang.proof.proof import Compared, Training, proof_of_run, prove_rows, turned_at
 from seodang.proof.questions import repeat_settings
 from seodang.recipe import Recipe
 from seodang.run import evidence, record
@@ -23,6 +23,7 @@ from seodang.run.events import evaluations
 from seodang.run.folder import PROOF, TRAINING, Run
 from seodang.run.inputs import make_manifest
 from seodang.run.manifest import Manifest, changed_inputs, changed_surroundings, resumed
+from seodang.run.sealed import is_sealed, model_damage
 from seodang.run.start import create
 from seodang.show.report import in_english, report
 from seodang.show.terminal import console, progress, proof_view
@@ -122,6 +123,26 @@ def check_inputs(
             files = weight_files(recipe.model) if has_base and weights_are_here(recipe.model) else None
             now = make_manifest(recipe, placement, renderer.template, prepared, files)
             refuse_other_inputs(run, before, now, of_rows=of_rows)
+
+
+def is_finished(run: Run, recipe: Recipe) -> bool:
+    """Whether nothing is left to do, which is shown: trained and proven by this very recipe, the model as saved."""
+    found = distributed.is_main() and _is_whole(run, recipe)
+    if found:
+        again = f"seodang report {path_argument(run.folder)}"
+        console.show_note(f"{shown_path(run.folder)} is finished: nothing to resume; its report again: {again}")
+    return distributed.exchange(found)[0]
+
+
+def _is_whole(run: Run, recipe: Recipe) -> bool:
+    try:
+        is_same = run.recipe().model_dump(mode="json") == recipe.model_dump(mode="json")
+        proof_of_run(run)  # can be read
+        began, ended = (file.stat().st_mtime_ns for file in (run.recipe_file, run.folder / PROOF))
+        is_proven = training_of(run) is not None and began <= ended  # recipe.yaml is written by every start
+        return is_same and is_proven and is_sealed(run) and not model_damage(run)
+    except (SeodangError, OSError):  # no proof yet, or a file is damaged: it is written again
+        return False
 
 
 def finish_run(

@@ -98,24 +98,27 @@ def training_time(base: Base, held_out: EvaluationSet, settings: Train, lengths:
 
 
 def show_run_cost(
-    held_out: EvaluationSet, base: Base, settings: Train, lengths: Lengths
+    held_out: EvaluationSet, base: Base, settings: Train, lengths: Lengths, *, is_trained: bool = False
 ) -> tuple[ProofCost, TrainingTime]:
-    """Show about how long training takes, and what the proof takes."""
+    """Show about how long training takes, unless it has ended, and what the proof takes."""
     cost, training = proof_cost(held_out, base), training_time(base, held_out, settings, lengths)
-    if left := training.left:
+    if (left := training.left) and not is_trained:
         plan_view.show_training_time(left.seconds)
     plan_view.show_cost(cost)
     return cost, training
 
 
 @contextmanager
-def expected_run(held_out: EvaluationSet, base: Base, settings: Train, lengths: Lengths) -> Iterator[None]:
+def expected_run(
+    held_out: EvaluationSet, base: Base, settings: Train, lengths: Lengths, *, is_trained: bool
+) -> Iterator[None]:
     """Show what the run takes, and inside how long it still takes."""
-    cost, training = show_run_cost(held_out, base, settings, lengths)
+    cost, training = show_run_cost(held_out, base, settings, lengths, is_trained=is_trained)
     measured = {"held-out rows and prompts": cost.reading_seconds, "answers": cost.writing_seconds}
     first, second = ({f"{name}: {what}": took for what, took in measured.items()} for name in ("base", "tuned"))
     left = training.left
-    seconds = {**first, progress.TRAINING: left.seconds if left else None, **second}
+    trained = {} if is_trained else {progress.TRAINING: left.seconds if left else None}
+    seconds = {**first, **trained, **second}
     with progress.expecting(seconds, alike=dict(zip(first, second, strict=True)), training=training):
         yield
 

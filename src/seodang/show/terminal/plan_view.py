@@ -55,7 +55,7 @@ def show_plan(
     if folder:
         file = visible_line(shown_path(folder / RECIPE))
         more = "" if is_verbose() else "; --verbose prints them"
-        grid.add_row("written", f"{visible_line(shown_path(folder))}; all settings: {file}{more}")
+        grid.add_row("writes to", f"{visible_line(shown_path(folder))}; all settings: {file}{more}")
     elif not is_verbose():
         grid.add_row("settings", "--verbose prints all, with their defaults")
     out.print(grid)
@@ -132,7 +132,7 @@ def _measured(recipe: Recipe, *, will_train: bool) -> str:
     ask, often = recipe.ask, _how_often(recipe.train.eval_every, recipe.train.steps)
     own = len(ask.domain) + len(ask.general) + (ask.repeat is not None)
     asked = [plural(own, "question")] if own else []
-    asked += [f"{plural(ask.holdout, 'held-out one')} of each source"] if ask.holdout else []
+    asked += [f"at most {plural(ask.holdout, 'held-out one')} of each source with answers"] if ask.holdout else []
     answers = f"; answers to {' and '.join(asked)}" if asked else "; no questions are asked"
     return f"losses{f', also {often}' if will_train else ''}{answers}"
 
@@ -237,9 +237,9 @@ def show_cost(cost: ProofCost, *, out: Console | None = None) -> None:
     """What the proof will read and write, and about how long it will take: one line."""
     about = f"about {duration(cost.seconds)}" if cost.seconds is not None else "of unknown duration"
     text = (
-        f"the proof, {about} for base and tuned model together: each reads {plural(cost.sequences, 'sequence')} of "
-        f"{plural(cost.tokens, 'token')} and writes {plural(cost.answers, 'answer')} of at "
-        f"most {cost.answer_tokens:,} tokens (from {cost.gflops:,.0f} GFLOPS, measured)"
+        f"the proof, {about} for base and tuned model together: each reads {plural(cost.sequences, 'sequence')}, "
+        f"{plural(cost.tokens, 'token')} in all, and writes {plural(cost.answers, 'answer')}, at "
+        f"most {cost.answer_tokens:,} tokens in all (from {cost.gflops:,.0f} GFLOPS, measured)"
     )
     (out or get_console()).print(Text(text, style="dim"))
 
