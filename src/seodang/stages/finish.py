@@ -29,7 +29,7 @@ from seodang.show.report import in_english, report
 from seodang.show.terminal import console, progress, proof_view
 from seodang.stages.measure import EvaluationSet, Measured, rows_in_common, rows_of
 from seodang.types import Finding, Placement
-from seodang.user_paths import shown_path
+from seodang.user_paths import path_argument, shown_path
 
 
 def begin_run(
