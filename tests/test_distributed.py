@@ -231,7 +231,7 @@ def test_the_command_line_on_two_ranks(tiny_folder: Path, tmp_path: Path) -> Non
     _write_recipe(tmp_path, tiny_folder)
     reported, ended = _together("command", tmp_path)
     assert [rank["codes"] for rank in reported] == [[0, 2], [0, 2]]
-    assert "판정" in ended[0].out  # its questions are Korean
+    assert "verdict" in ended[0].out
     assert ended[0].err.count("already exists, and runs are never overwritten") == 1
     assert (ended[1].out, ended[1].err) == ("", "")
     own = {Path(path).name for path in reported[1]["written"] if "hidden_states" not in Path(path).parts}

@@ -137,7 +137,7 @@ def compiled() -> dict[str, Any]:
     for name, error in (("none", 0.0), ("rank 1", 0.3 * distributed.rank())):
         with (
             patch.object(engine_module, "on_cuda", lambda _: True),
-            patch.object(engine_module, "compile_error", lambda *_, error=error: error),
+            patch.object(engine_module, "compile_error", lambda *_, error=error, **__: error),
         ):
             engine = choose_engine(model, rows)
         chosen[name] = [engine.compiled, engine.cuda_graphs, *engine.remarks]
