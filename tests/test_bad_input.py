@@ -741,7 +741,7 @@ def test_a_failed_attempt_is_not_in_the_way_of_the_next(place: Workplace) -> Non
     assert (place.folder / "runs/mine/model/config.json").is_file()
     before = place.snapshot()
     check_message(
-        seodang("tune", *place.recipe()), "runs/mine", "already exists, and runs are never overwritten", "--resume"
+        seodang("tune", *place.recipe()), "runs/mine", "already exists, and runs are never overwritten", "--out"
     )
     assert place.snapshot() == before
 

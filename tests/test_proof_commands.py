@@ -74,7 +74,7 @@ def test_a_plan_measures_nothing(place: Workplace) -> None:
     ended = seodang("prove", "runs/mine-s1", "--dry-run")
     assert ended.code == 0, ended.err
     assert "the proof, about" in " ".join(ended.out.split())
-    assert "writes 1 answer of at most 4 tokens" in " ".join(ended.out.split())
+    assert "writes 1 answer, at most 4 tokens in all" in " ".join(ended.out.split())
     assert place.snapshot() == before
 
 
