@@ -214,6 +214,7 @@ def test_reasons_of_a_placement_have_a_korean_text(dtype: str, frozen: bool) -> 
     elsewhere = ("Device: NVIDIA H200.", "Processes: 8 share the rows of every step.", "Device: cuda:1, as asked.")
     precisions = ("the GPU has compute capability 7.5, and bf16 needs 8.0", "this CPU has AMX for bf16")
     weights = [f"Precision: float32 weights, float32 products; {why}." for why in precisions]
+    weights.append("Precision: bfloat16 weights, their updates rounded stochastically (train.optimizer: adamw_bf16).")
     for reason in (*reasons, *elsewhere, *weights):
         assert re.search("[가-힣]", korean.recorded(reason) or ""), reason
 
