@@ -1,6 +1,7 @@
 """prove and tune from the command line: gate, JSON, plan in advance, quick proof, several seeds."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,25 @@ def test_a_plan_measures_nothing(place: Workplace) -> None:
     ended = seodang("prove", "runs/mine-s1", "--dry-run")
     assert ended.code == 0, ended.err
     assert "the proof, about" in " ".join(ended.out.split())
+    assert "as the base was measured already: it reads" in " ".join(ended.out.split())
     assert "writes 1 answer, at most 4 tokens in all" in " ".join(ended.out.split())
     assert place.snapshot() == before
+    other = seodang("prove", "runs/mine-s1", "--against", "runs/mine-s2/model", "--dry-run")
+    assert "for base and tuned model together: each reads" in " ".join(other.out.split())
+
+
+@pytest.mark.parametrize(("name", "text"), [("training.json", "{"), ("judgement.json", "{}"), ("lengths.json", "{}")])
+def test_files_that_the_end_needs_are_read_first(name: str, text: str, place: Workplace, tmp_path: Path) -> None:
+    """One that is damaged is named before rows are prepared and models are loaded, and nothing is written."""
+    run = tmp_path / "run"
+    shutil.copytree(place.folder / "runs/mine-s1", run)
+    (run / name).write_text(text, encoding="utf-8")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    ended = seodang("prove", run)
+    assert ended.code == 2, ended.err
+    assert name in ended.err
+    assert "held out" not in ended.out
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_a_quick_proof_says_that_it_is_one(place: Workplace) -> None:

@@ -212,6 +212,10 @@ def test_damaged_files_do_not_stand_in_the_way(place: Path, capsys: pytest.Captu
     (newest / "optimizer.pt").write_bytes(b"")
     seodang.tune(load_recipe(place / "recipe.yaml"), out=run.folder, resume=True)
     printed = " ".join(capsys.readouterr().out.split())
+    assert "run, resumed" in printed
+    assert "left training from step 3, measuring the tuned model" in printed
+    for shown_before in ("learning rate 0.01;", "first rows", "tokens per row"):
+        assert shown_before not in printed
     assert "the base is measured again" in printed
     assert f"{newest.name} cannot be used: optimizer.pt has 0 of" in printed
     assert [event.step for event in read_events(run) if event.event == "train"] == [1, 2, 3, 4, 5, 6]
@@ -222,6 +226,7 @@ def test_prove_refuses_other_rows(place: Path) -> None:
     run = Run(folder=place / "run")
     seodang.tune(load_recipe(place / "recipe.yaml"), out=run.folder, resume=True)
     before = run.read_json("proof.json")["sources"]
+    (run.folder / "lengths.json").unlink()  # the rows are there, and their lengths are those of the run
     assert seodang.prove(run.folder).read_json("proof.json")["sources"] == before
     _fewer_rows(place)
     with pytest.raises(RunError, match=r"changed since this run was begun: the data of medical"):

@@ -17,8 +17,7 @@ from seodang.model.interpolate import interpolate
 from seodang.model.load import describe, load_config, load_model, load_tokenizer, save_model
 from seodang.model.placement import choose_placement
 from seodang.pipeline import prepare
-from seodang.proof.losses import effective_shares
-from seodang.run.evidence import read_lengths, read_manifest
+from seodang.run.evidence import read_manifest
 from seodang.run.folder import ALPHA, COUNTS, DROPPED, FINDINGS, LENGTHS, SAMPLES, Run
 from seodang.run.lock import guarded
 from seodang.run.manifest import Blend
@@ -28,7 +27,7 @@ from seodang.run.start import ProofRecipes, claim, create, open_proof, open_run,
 from seodang.show.alpha_view import show_curve, show_curve_cost
 from seodang.show.report import report
 from seodang.stages.blends import Blends
-from seodang.stages.finish import check_inputs
+from seodang.stages.finish import check_files, check_inputs
 from seodang.stages.proof_cost import curve_cost
 from seodang.stages.proof_inputs import proof_inputs
 from seodang.types import CurveCost
@@ -97,6 +96,7 @@ def alpha_curve(run: str | Path, *, trust_remote_code: bool = False) -> AlphaCur
     """
     recipes, blends = _open_blends(run, trust_remote_code=trust_remote_code)
     own = blends.run
+    check_files(own)
     show_curve_cost(_cost(blends))
     wanted, prepared, held_out = recipes.wanted, blends.inputs.prepared, blends.inputs.held_out
     check_inputs(own, wanted, blends.inputs.base.placement, held_out.renderer, prepared, of_rows=False)
@@ -104,7 +104,7 @@ def alpha_curve(run: str | Path, *, trust_remote_code: bool = False) -> AlphaCur
         roles={source.name: source.role for source in wanted.sources},
         trained=[source.name for source in wanted.sources if source.is_trained],
         tolerance=wanted.prove.tolerance,
-        effective_shares=effective_shares(read_lengths(own)),
+        effective_shares=held_out.effective_shares,
     )
     points = make_points({alpha: blends.choosing(alpha) for alpha in ALPHAS}, measuring)
     found, proof = recommended(points), None
@@ -136,7 +136,9 @@ def _open_blends(run: str | Path, *, trust_remote_code: bool) -> tuple[ProofReci
     distributed.join(recipes.wanted.model.device)
     with distributed.agreed():
         own = open_proof(recipes, None)
-    ours, theirs = proof_inputs(recipes, partial(prepare, will_train=False), is_quick=False)
+    ours, theirs = proof_inputs(
+        recipes, partial(prepare, will_train=False, is_known=True), is_quick=False, is_known=True
+    )
     if ours is not theirs:
         raise RunError(
             "base and tuned model have different tokenizers: nothing lies between the two",

@@ -63,8 +63,7 @@ def tune(
     distributed.join(recipe.model.device)
     with distributed.agreed(), requirements.checked(recipe, will_train=True):
         run = open_run(out or Path("runs") / recipe.name, recipe, resume=resume)
-    from seodang.show.terminal import plan_view
-    from seodang.stages import finish, measure, preflight, preparation, proof_cost, saved_model
+    from seodang.stages import finish, measure, preflight, proof_cost, saved_model
 
     if resume and finish.is_finished(run, recipe):
         return run
@@ -72,15 +71,14 @@ def tune(
     with clock.stage("prepare"):
         with distributed.main_first():
             placement = preflight.place(recipe.model, settings, will_train=True)
-            base, renderer, prepared, findings = prepare(recipe, placement, folder=run.folder)
+            base, renderer, prepared, findings = prepare(recipe, placement, folder=run.folder, is_known=resume)
         finish.check_inputs(run, recipe, placement, renderer, prepared)  # what a run that is resumed was begun with
         saved_model.check_saved(run)
         with distributed.agreed():
             plan = preflight.plan_training(base, settings, renderer, prepared.rows["train"])
             findings += plan.findings
-            preparation.show_data(prepared, findings, renderer)
+            finish.show_inputs(run, settings, plan.memory, prepared, findings, renderer, resume=resume)
             preflight.refuse_findings(findings)
-            plan_view.show_memory(None if run.is_trained else plan.memory, as_table=False)
     with clock.stage("load"), distributed.agreed():
         model = preflight.load_base(base, renderer, seed=settings.seed, four_bit=four_bit)
         preflight.check_tensors(model, base)
@@ -90,9 +88,10 @@ def tune(
     finish.begin_run(run, recipe, placement, renderer, prepared, findings, resume=resume)
     clock.attach(run)
     held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens)
-    with proof_cost.expected_run(held_out, base, settings, prepared.lengths, is_trained=run.is_trained):
+    known = measure.known_base(run, model, held_out, placement, four_bit=four_bit)
+    with proof_cost.expected_run(run, held_out, base, settings, prepared.lengths, known):
         with clock.stage("before"):
-            before = measure.measure_base(run, model, engine, held_out, placement, four_bit=four_bit, head_stays=stays)
+            before = measure.measure_base(run, model, engine, held_out, known, head_stays=stays)
         with clock.stage("train"):
             from seodang.stages.training import train_model  # brings transformers' Trainer, which takes seconds
 
@@ -105,22 +104,30 @@ def tune(
 
 
 def prepare(
-    recipe: Recipe, placement: "Placement", *, folder: Path | None = None, will_train: bool = True
+    recipe: Recipe,
+    placement: "Placement",
+    *,
+    folder: Path | None = None,
+    will_train: bool = True,
+    is_known: bool = False,
 ) -> "tuple[Base, Renderer, Prepared, list[Finding]]":
     """Everything that comes before a model's weights: the base, what renders its rows, the rows, and what was found.
 
     Args:
         folder: the run's, if there is one; will_train: whether the recipe is for training. Both for the plan alone.
+        is_known: whether the plan was shown before, so that it is shown again with --verbose alone.
 
     Raises:
         SeodangError: the user's mistake, with a hint on how to fix it.
     """
     from seodang.show.terminal import plan_view
+    from seodang.show.terminal.verbosity import is_verbose
     from seodang.stages import measure, preflight, preparation
 
     base = preflight.resolve_base(recipe.model, placement)
     size = base.num_parameters
-    plan_view.show_plan(recipe, placement, num_parameters=size, folder=folder, will_train=will_train)
+    if not is_known or is_verbose():
+        plan_view.show_plan(recipe, placement, num_parameters=size, folder=folder, will_train=will_train)
     row_cache = preparation.open_row_cache()
     sources = preparation.read_sources(recipe.sources, recipe.split, row_cache)  # read → convert → split → audit
     renderer = preparation.make_renderer(
@@ -255,14 +262,14 @@ def prove(
     recipes = proof_recipes(
         tuned, against=against, recipe=recipe, trust_remote_code=trust_remote_code, language=language
     )
-    wanted, trained = recipes.wanted, recipes.trained
+    wanted, trained, clock = recipes.wanted, recipes.trained, StageClock()
     distributed.join(wanted.model.device)
     with distributed.agreed(), requirements.checked(recipes.of_tuned, base=recipes.base):
         run = open_proof(recipes, out)
     from seodang.stages import finish, measure, preflight
     from seodang.stages.proof_inputs import proof_inputs
 
-    clock = StageClock()
+    finish.check_files(run)
     with clock.stage("prepare"):
         ours, theirs = proof_inputs(recipes, partial(prepare, folder=run.folder, will_train=False), is_quick=is_quick)
     placement, renderer, prepared = ours.base.placement, ours.held_out.renderer, ours.prepared
@@ -274,7 +281,8 @@ def prove(
         loaded = preflight.load_measured(
             theirs.base, recipes.base, theirs.held_out.renderer, theirs.prepared, wanted.train
         )
-        before = measure.measure_base(run, *loaded, theirs.held_out, placement, will_train=False, use_cache=use_cache)
+        known = measure.known_base(run, loaded[0], theirs.held_out, placement, use_cache=use_cache)
+        before = measure.measure_base(run, *loaded, theirs.held_out, known, will_train=False, use_cache=use_cache)
         del loaded
     with clock.stage("tuned"):
         tuned_path = recipes.of_tuned.model.path
@@ -305,11 +313,15 @@ def plan_proof(
     with distributed.agreed(), requirements.checked(recipes.of_tuned, base=recipes.base):
         pass
     from seodang.show.terminal import plan_view
+    from seodang.stages.measure import known_without_weights
     from seodang.stages.proof_cost import proof_cost
     from seodang.stages.proof_inputs import proof_inputs
 
-    ours, _ = proof_inputs(recipes, partial(prepare, will_train=False), is_quick=is_quick)
-    cost = proof_cost(ours.held_out, ours.base)
+    ours, theirs = proof_inputs(recipes, partial(prepare, will_train=False), is_quick=is_quick)
+    known = None
+    if recipes.trained and against is None and ours is theirs:
+        known = known_without_weights(recipes.trained, ours.held_out, ours.base.placement)
+    cost = proof_cost(ours.held_out, ours.base, known)
     plan_view.show_cost(cost)
     return cost
 

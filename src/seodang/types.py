@@ -226,16 +226,17 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProofCost:
-    """What measuring both models takes."""
+    """What measuring both models takes; what was measured of the base before does not count."""
 
     sequences: int  # that each model reads
     tokens: int  # of them
     answers: int  # that each model writes
     answer_tokens: int  # at most
-    seconds: float | None  # of both models together; None: the architecture cannot be estimated
+    seconds: float | None  # of all that is measured; None: the architecture cannot be estimated
     gflops: float  # that the hardware was measured to do in a second
-    reading_seconds: float | None = None  # of one model
+    reading_seconds: float | None = None  # of the tuned model
     writing_seconds: float | None = None  # of one model
+    of_base: Literal["all", "answers", "nothing"] = "all"  # what is still to be measured of the base
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

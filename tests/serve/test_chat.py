@@ -182,6 +182,23 @@ def test_a_piped_question_that_fails_does_not_end_the_others(
     assert capsys.readouterr().out == ""  # it would have been answered under other settings than were wanted
 
 
+def test_an_unknown_piped_command_does_not_end_the_others(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may be a question that begins with /: it is named where it stands, all others are answered, the end fails."""
+    alone = {text: piped(monkeypatch, capsys, run.folder, f"{text}\n")[0] for text in ("물", "감기")}
+    with pytest.raises(RunError, match="1 of 3 questions failed"):
+        piped(monkeypatch, capsys, run.folder, "물\n/etc/hosts 는 뭐예요?\n\n감기\n")
+    printed = capsys.readouterr()
+    assert printed.out == alone["물"] + alone["감기"]
+    assert "question 2 was not answered" in printed.err
+    assert "/etc/hosts: unknown command" in " ".join(printed.err.split())
+    assert "a question may begin with a blank" in " ".join(printed.err.split())
+    with pytest.raises(SeodangError, match=r"/rset: unknown command"):
+        piped(monkeypatch, capsys, run.folder, "물\n/rset\n")
+    assert capsys.readouterr().out == alone["물"]
+
+
 def test_ctrl_c_ends_piped_questions(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from seodang.errors import SeodangError, SourceError
 from seodang.proof.seeds import compare_seeds
 from seodang.recipe import load_recipe
 from seodang.run.events import NoteEvent, SpeedEvent
+from seodang.run.folder import Run
 from seodang.show import sentences
 from seodang.show.terminal import console, data_view, plan_view, progress, proof_view, time_left
 from seodang.show.terminal.verbosity import set_verbose
@@ -71,6 +73,8 @@ SHOWN = [
     ("show_proof", (run_folder.run_proof(),), ["fell by 0.906", "−1.052 to −0.760", "+0.096", "0% → 100%"]),
     ("show_seeds", (SEEDS,), ["2 runs", "With every seed: domain improved", "retention lost", "−0.906 −0.906"]),
     ("show_cost", (COST,), ["about 3 min 10 s", "300 sequences, 40,000", "38 answers, at most 4,864"]),
+    ("show_cost", (replace(COST, of_base="nothing"),), ["for the tuned model alone, as the base was measured already"]),
+    ("show_cost", (replace(COST, of_base="answers"),), ["the tuned model and the base's answers", "each writes 38"]),
     ("show_answers", (ANSWERS,), ["안토시아닌", "cut off at 256", "3× 감기약은", "and 2 more different answers"]),
 ]  # fmt: skip
 
@@ -84,6 +88,33 @@ def test_everything_fits_the_width(show: str, values: tuple[object, ...], expect
     if width == 100:
         for words in expected:
             assert words in text, words
+
+
+@pytest.mark.parametrize(
+    ("files", "reached", "left"),
+    [
+        ([], "nothing is measured yet", "measuring the base, training, measuring the tuned model"),
+        (["base.json"], "the base is measured", "training, measuring the tuned model"),
+        (
+            ["base.json", "checkpoints/checkpoint-4/trainer_state.json"],
+            "step 4 of 6",
+            "training from step 5, measuring",
+        ),
+        (["checkpoints/checkpoint-6/trainer_state.json"], "step 6 of 6", "saving the model, measuring"),
+        (["base.json", "model/config.json"], "training has ended", "measuring the tuned model"),
+    ],
+)
+def test_a_resumed_run_names_what_is_left(files: list[str], reached: str, left: str, tmp_path: Path) -> None:
+    """How far it came, by its files, and where its settings are."""
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    lines = printed("show_resumed", Run(folder=tmp_path), 6, width=200).splitlines()
+    assert f"{tmp_path.name}, resumed" in lines[1]
+    assert lines[2].split("  ")[0] == "reached"
+    assert reached in lines[2]
+    assert lines[3].removeprefix("left").strip().startswith(left)
+    assert "recipe.yaml; --verbose prints plan and data again" in lines[4]
 
 
 def test_the_end_of_the_input_is_no_answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

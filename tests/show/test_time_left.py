@@ -81,6 +81,9 @@ def test_a_resumed_training_leaves_out_what_is_done(clock: Clock) -> None:
     training = TrainingTime(10, every={"evaluation": 2}, interruption_seconds={"evaluation": 1.0}, clock=clock)
     training.stepped(7, steps=1, seconds=1.0)
     assert training.left == Remaining(seconds=3 * 1.0 + 2 * 1.0)
+    every, each = {"evaluation": 2}, {"evaluation": 7.0}
+    again = TrainingTime(10, step_seconds=5.0, every=every, interruption_seconds=each, done=6, clock=clock)
+    assert again.left == Remaining(seconds=4 * 5.0 + 2 * 7.0, is_estimate=True)
 
 
 def test_a_run_adds_what_comes_later(clock: Clock) -> None:

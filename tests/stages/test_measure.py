@@ -7,13 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import PreTrainedModel
 
 from held_out import qa, renderer, source
-from seodang.model.engine.engine import choose_engine
-from seodang.recipe import Source
+from seodang.model.engine.engine import Engine, choose_engine
+from seodang.proof.questions import Question
+from seodang.recipe import Generate, Source
 from seodang.run.folder import Run
 from seodang.stages import measure
-from seodang.stages.measure import EvaluationSet, Measured, has_context, measure_base, measure_tuned, rows_of
+from seodang.stages.measure import (
+    EvaluationSet,
+    Measured,
+    has_context,
+    known_base,
+    known_without_weights,
+    measure_base,
+    measure_tuned,
+    rows_of,
+)  # fmt: skip
 from seodang.types import Counts, Placement
 from seodang.user_paths import cache_folder
 from tiny import make_config, make_model
@@ -57,7 +68,20 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def _measure(run: Run, held_out: EvaluationSet, *, use_cache: bool = False) -> Measured:
-    return measure_base(run, BASE, ENGINE, held_out, CPU, use_cache=use_cache)
+    return _base(run, BASE, ENGINE, held_out, use_cache=use_cache)
+
+
+def _base(
+    run: Run,
+    model: PreTrainedModel,
+    engine: Engine,
+    held_out: EvaluationSet,
+    *,
+    use_cache: bool = True,
+    head_stays: bool = False,
+) -> Measured:
+    known = known_base(run, model, held_out, CPU, use_cache=use_cache)
+    return measure_base(run, model, engine, held_out, known, use_cache=use_cache, head_stays=head_stays)
 
 
 def test_a_resumed_proof_begins_where_it_was_interrupted(run: Run, held_out: EvaluationSet, calls: list[str]) -> None:
@@ -105,7 +129,7 @@ def test_a_flipped_byte_of_hidden_states_is_noticed(run: Run, held_out: Evaluati
 
 def test_hidden_states_of_another_base_are_not_taken(run: Run, held_out: EvaluationSet) -> None:
     """A proof against another base was interrupted here: what it left is not compared with."""
-    measure_base(run, OTHER, ENGINE, held_out, CPU)
+    _base(run, OTHER, ENGINE, held_out)
     shutil.copytree(run.hidden_states, run.folder / "left")
     _measure(run, held_out, use_cache=True)
     shutil.rmtree(run.hidden_states)
@@ -143,12 +167,32 @@ def test_other_weights_or_rows_are_measured_again(
     _measure(run, held_out, use_cache=True)
     model = make_model(make_config("gemma3", 512), seed=0)
     model.get_parameter("model.norm.weight").data[-1] += 1e-6
-    measure_base(run, model, ENGINE, held_out, CPU, use_cache=True)
+    _base(run, model, ENGINE, held_out)
     assert calls == ["medical"] * 2
     (folder := tmp_path / "rows").mkdir()
     _measure(run, replace(held_out, sources=[source(folder, qa(20, seed=1))]), use_cache=True)
     _measure(run, replace(held_out, has_trained_template=True), use_cache=True)
     assert calls == ["medical"] * 4
+
+
+def test_what_is_known_of_a_base_needs_no_weights(run: Run, held_out: EvaluationSet, tmp_path: Path) -> None:
+    """By the weights that base.json names: all of it, its losses alone where other questions are asked, or nothing."""
+    assert known_without_weights(run, held_out, CPU) is None
+    _measure(run, held_out)
+    found = known_without_weights(run, held_out, CPU)
+    assert found == known_base(run, BASE, held_out, CPU)
+    assert found.has_answers
+    assert found.has_states
+    asked = Question(kind="general", text="왜요?", prompt="왜요?", settings=Generate())
+    other = known_without_weights(run, replace(held_out, questions=[asked]), CPU)
+    assert other
+    assert (other.has_losses, other.has_answers) == (True, False)
+    (folder := tmp_path / "rows").mkdir()
+    rows = known_without_weights(run, replace(held_out, sources=[source(folder, qa(20, seed=1))]), CPU)
+    assert rows
+    assert not rows.has_losses
+    (run.folder / "base.json").write_text("{", encoding="utf-8")
+    assert known_without_weights(run, held_out, CPU) is None
 
 
 def test_a_base_with_a_trained_template_is_asked_in_it_alone(run: Run, held_out: EvaluationSet) -> None:
@@ -166,10 +210,10 @@ def test_a_head_that_training_leaves_is_not_kept(run: Run, held_out: EvaluationS
     """The divergence is the same without a copy of the base's head; where the head changed all the same, none."""
     tuned = make_model(make_config("gemma3", 512), seed=0)
     tuned.get_parameter("model.norm.weight").data += 0.5
-    measure_base(run, BASE, ENGINE, held_out, CPU, use_cache=False)
+    _base(run, BASE, ENGINE, held_out, use_cache=False)
     kept = measure_tuned(run, tuned, ENGINE, held_out)
     shutil.rmtree(run.hidden_states)
-    measure_base(run, BASE, ENGINE, held_out, CPU, use_cache=False, head_stays=True)
+    _base(run, BASE, ENGINE, held_out, use_cache=False, head_stays=True)
     assert not list(run.hidden_states.glob("*.npy"))
     assert measure_tuned(run, tuned, ENGINE, held_out).divergences == kept.divergences
     assert min(kept.divergences["medical"].values()) > 0
@@ -182,7 +226,7 @@ def test_the_divergence_is_left_out_where_heads_cannot_be_compared(
 ) -> None:
     """Losses are measured all the same; a note says why there is no KL."""
     engine = replace(ENGINE, linear_cross_entropy="sizes" in why)
-    before = measure_base(run, BASE, engine, held_out, CPU, use_cache=False)
+    before = _base(run, BASE, engine, held_out, use_cache=False)
     other = OTHER if "custom" in why else make_model(make_config("gemma3", 600), seed=1)
     rows = rows_of(held_out, before, measure_tuned(run, other, engine, held_out))
     assert {(row.kl, row.kl_tokens) for row in rows} == {(None, 0)}

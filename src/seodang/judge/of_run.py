@@ -49,6 +49,15 @@ def with_judgement(proof: Proof, judgement: Judgement | None) -> Proof:
 
 def take_in(run: Run, proof: Proof, answers: Sequence[Answer]) -> Proof:
     """The proof with the judgement in the run's folder, where there is one of these answers."""
+    return with_judgement(proof, judgement_of(run, answers))
+
+
+def judgement_of(run: Run, answers: Sequence[Answer]) -> Judgement | None:
+    """The judgement in the run's folder, if there is one of these answers.
+
+    Raises:
+        SeodangError: it is damaged, or was written by another version of seodang.
+    """
     path = run.folder / JUDGEMENT
     data = run.read_json(JUDGEMENT) if path.is_file() else None
-    return with_judgement(proof, read_judgement(data, answers, where=str(path)))
+    return read_judgement(data, answers, where=str(path))

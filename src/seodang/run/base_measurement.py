@@ -87,6 +87,26 @@ class BaseMeasurement:
     answers: tuple[Answer, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownBase:
+    """What was measured of the base before."""
+
+    settings: MeasurementSettings  # under which it is measured now
+    measured: BaseMeasurement | None = None  # perhaps under others
+    is_recorded: bool = False  # in this run, under the same settings
+    has_states: bool = False  # whether its hidden states are in the run's folder
+
+    @property
+    def has_losses(self) -> bool:
+        """Whether its losses need not be measured."""
+        return self.measured is not None and self.measured.settings.same_losses(self.settings)
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether nothing of it needs to be measured."""
+        return self.measured is not None and self.measured.settings == self.settings
+
+
 def measurement_settings(
     placement: Placement, asked: Sequence[tuple[str, str]], *, four_bit: bool, weights: str, rows: str
 ) -> MeasurementSettings:

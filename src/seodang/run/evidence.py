@@ -133,15 +133,6 @@ def read_events(run: Run) -> list[RecordedEvent]:
     return [read_event(row, where=f"{where}:{number}") for number, row in enumerate(run.read_lines(METRICS), 1)]
 
 
-def read_lengths(run: Run) -> Lengths:
-    """The lengths of all rows.
-
-    Raises:
-        SeodangError: the file is damaged, or was written by another version of seodang.
-    """
-    return from_json(Lengths, run.read_json(LENGTHS), where=str(run.folder / LENGTHS))
-
-
 def read_base(run: Run) -> BaseMeasurement | None:
     """What the base measured, if it was measured already.
 

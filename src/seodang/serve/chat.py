@@ -36,8 +36,8 @@ def chat(model: str | Path, *, base: bool = False, both: bool = False, trust_rem
         trust_remote_code: run Python code that comes with the model; a run's recipe does not give that permission.
 
     Raises:
-        SeodangError: the model cannot be talked to; where the input is no terminal, a command that is wrong, or, once
-            all others are answered, a question that failed.
+        SeodangError: the model cannot be talked to; where the input is no terminal, a command that fails, or, once
+            all others are answered, a question that failed or an unknown command.
     """
     names = ("base", "tuned") if both else ("base",) if base else ("tuned",)
     notes = get_console(stderr=True)
@@ -76,28 +76,30 @@ def _talk(session: Session, lines: Iterator[str], chat_model_of: _ChatModelOf, n
 def _answer_lines(session: Session, chat_model_of: _ChatModelOf, notes: Console) -> None:
     """Answer each line of stdin by itself: one that fails is reported and does not end the others.
 
+    An unknown command counts as a question: one that begins with / may be meant.
+
     Raises:
-        SeodangError: a command that is wrong: the questions after it were to follow it. At the end: the error of the
+        SeodangError: a command that fails: the questions after it were to follow it. At the end: the error of the
             last question, or, if an earlier one failed, how many did.
     """
     questions = failures = 0
     waiting: SeodangError | None = None  # the newest error; what is raised in the end is not shown here
-    for line in _joined(_piped()):
-        command = parse(line)
-        if command is None:
-            continue
+    for line in filter(str.strip, _joined(_piped())):
         if waiting:
             show_error(waiting)
             waiting = None
-        if command.name == "quit":
-            break
-        if command.name == ASK:
-            session, questions = session.forgotten(), questions + 1
+        command = None
         try:
-            session = _do(session, command, chat_model_of, notes)
+            command = parse(line)
+            if command and command.name == "quit":
+                break
+            if command and command.name == ASK:
+                session, questions = session.forgotten(), questions + 1
+            session = _do(session, command, chat_model_of, notes) if command else session
         except SeodangError as error:
-            if command.name not in (ASK, "again"):
+            if command and command.name not in (ASK, "again"):
                 raise
+            questions += command is None
             notes.print(Text(f"question {questions} was not answered", style="yellow"))
             waiting, failures = error, failures + 1
     if waiting:

@@ -9,15 +9,14 @@ from seodang.data.prepare import Prepared
 from seodang.data.template.renderer import Renderer
 from seodang.errors import RunError, SeodangError
 from seodang.json_values import from_json, json_text, to_json
-from seodang.judge.of_run import take_in
+from seodang.judge.of_run import judgement_of, take_in
 from seodang.model.load import weight_files, weights_are_here
 from seodang.model.save import describe
 from seodang.proof.divergence import HiddenStates
-from seodang.proof.losses import effective_shares
 from seodang.proof.measured_rows import write_rows
 from seodang.proof.proof import Compared, Training, proof_of_run, prove_rows, turned_at
 from seodang.proof.questions import repeat_settings
-from seodang.recipe import Recipe
+from seodang.recipe import Recipe, Train
 from seodang.run import evidence, record
 from seodang.run.events import evaluations
 from seodang.run.folder import PROOF, TRAINING, Run
@@ -26,8 +25,12 @@ from seodang.run.manifest import Manifest, changed_inputs, changed_surroundings,
 from seodang.run.sealed import is_sealed, model_damage
 from seodang.run.start import create
 from seodang.show.report import in_english, report
-from seodang.show.terminal import console, progress, proof_view
+from seodang.show.terminal import console, plan_view, progress, proof_view
+from seodang.show.terminal.verbosity import is_verbose
 from seodang.stages.measure import EvaluationSet, Measured, rows_in_common, rows_of
+from seodang.stages.preparation import show_data
+from seodang.train.resources import MemoryPlan
+from seodang.train.setup import total_steps
 from seodang.types import Finding, Placement
 from seodang.user_paths import path_argument, shown_path
 
@@ -125,6 +128,38 @@ def check_inputs(
             refuse_other_inputs(run, before, now, of_rows=of_rows)
 
 
+def show_inputs(
+    run: Run,
+    settings: Train,
+    memory: MemoryPlan | None,
+    prepared: Prepared,
+    findings: Sequence[Finding],
+    renderer: Renderer,
+    *,
+    resume: bool,
+) -> None:
+    """Show what training works on; of a run that is resumed, how far it came: its rows were shown when it was begun."""
+    if not resume or is_verbose():
+        show_data(prepared, findings, renderer)
+    if resume:
+        plan_view.show_resumed(run, total_steps(settings, len(prepared.rows["train"])))
+    if not run.is_trained:
+        plan_view.show_memory(memory, as_table=False)
+
+
+def check_files(run: Run) -> None:
+    """Stop before anything is measured if a file that stays cannot be read by the proof and the report at the end.
+
+    Raises:
+        SeodangError: the file is damaged, or was written by another version of seodang.
+    """
+    with distributed.agreed():
+        if distributed.is_main() and run.exists:
+            training_of(run)
+            judgement_of(run, ())
+            evidence.read_evidence(run.folder)
+
+
 def is_finished(run: Run, recipe: Recipe) -> bool:
     """Whether nothing is left to do, which is shown: trained and proven by this very recipe, the model as saved."""
     found = distributed.is_main() and _is_whole(run, recipe)
@@ -188,7 +223,7 @@ def finish_run(
             roles={source.name: source.role for source in recipe.sources},
             trained=[source.name for source in recipe.sources if source.is_trained],
             tolerance=recipe.prove.tolerance,
-            effective_shares=effective_shares(evidence.read_lengths(run)),
+            effective_shares=held_out.effective_shares,
             temperature=repeat_settings(recipe.ask).temperature,
         )
         proof = take_in(run, proof, answers)

@@ -4,8 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import NamedTuple
+from functools import cached_property, partial
 
 from datasets import Dataset
 from transformers import PreTrainedModel
@@ -19,6 +18,7 @@ from seodang.model.engine.engine import Engine
 from seodang.model.save import weights_hash
 from seodang.proof.divergence import Head, HiddenStates
 from seodang.proof.evaluate import OnRows, check_finite
+from seodang.proof.losses import effective_shares
 from seodang.proof.measured_rows import MeasuredRow
 from seodang.proof.questions import Question
 from seodang.proof.row_losses import (
@@ -35,7 +35,13 @@ from seodang.proof.row_losses import (
 )
 from seodang.recipe import Ask, Recipe, Source
 from seodang.run import base_cache, evidence, record
-from seodang.run.base_measurement import BaseMeasurement, MeasurementSettings, ModelRow, measurement_settings
+from seodang.run.base_measurement import (
+    BaseMeasurement,
+    KnownBase,
+    MeasurementSettings,
+    ModelRow,
+    measurement_settings,
+)  # fmt: skip
 from seodang.run.checkpoint_choice import Limit
 from seodang.run.folder import Run
 from seodang.show.terminal import console, progress
@@ -60,6 +66,7 @@ class EvaluationSet:
     chosen_loss: ChosenLoss | None  # picks the best checkpoint; none: no holdout measures it
     has_trained_template: bool  # whether the base knows the template: else it is asked in a plain form, too
     limits: Sequence[Limit] | None = None  # on rises that a chosen checkpoint keeps to; none: its loss alone counts
+    effective_shares: Mapping[str, float] = field(default_factory=dict)  # source → of its rows, by all their lengths
     is_quick: bool = False  # fewer rows and questions than by default
     losses_alone: bool = False  # neither answers behind other prompts nor KL(base‖tuned): other tokens mean other sums
 
@@ -133,6 +140,7 @@ def make_evaluation_set(
         pack_tokens=pack_tokens,
         chosen_loss=best_loss(recipe.train.best_by, recipe.sources, holdouts),
         limits=choice_limits(recipe.train.best_by, recipe.sources, found, recipe.prove.tolerance),
+        effective_shares=effective_shares(prepared.lengths),
         has_trained_template=not renderer.template.is_new if has_trained_template is None else has_trained_template,
         is_quick=is_quick,
         losses_alone=losses_alone,
@@ -155,41 +163,68 @@ def all_questions(ask: Ask, sources: Sequence[Source], prepared: Prepared, rende
     return questions_of(ask, asked, renderer)
 
 
+def known_base(
+    run: Run,
+    model: PreTrainedModel,
+    held_out: EvaluationSet,
+    placement: Placement,
+    *,
+    four_bit: bool = False,
+    use_cache: bool = True,
+) -> KnownBase:
+    """What an earlier start or another run has measured of the base.
+
+    Args:
+        four_bit: whether the model's weights are held in 4 bits.
+        use_cache: look for what other runs have measured.
+    """
+    settings = _settings(weights_hash(model), held_out, placement, four_bit=four_bit)
+    known = KnownBase(settings=settings)
+    if distributed.is_main():
+        known = _known_base(run, settings, use_cache=use_cache)
+    return distributed.exchange(known)[0]
+
+
+def known_without_weights(run: Run, held_out: EvaluationSet, placement: Placement) -> KnownBase | None:
+    """The same before any weights are loaded, if they are those that the run's base had; None: it measured none."""
+    try:
+        before = evidence.read_base(run)
+    except SeodangError:  # damaged: it will be measured again
+        before = None
+    if before is None:
+        return None
+    settings = _settings(before.settings.weights, held_out, placement, four_bit=False)
+    return _known_base(run, settings, use_cache=True)
+
+
 def measure_base(
     run: Run,
     model: PreTrainedModel,
     engine: Engine,
     held_out: EvaluationSet,
-    placement: Placement,
+    known: KnownBase,
     *,
-    four_bit: bool = False,
     head_stays: bool = False,
     will_train: bool = True,
     use_cache: bool = True,
 ) -> Measured:
-    """Measure the base, or take what an earlier start or another run measured under the same settings.
-
-    Its hidden states are kept in the run's folder until the proof is done.
+    """Measure of the base what is not known; its hidden states are kept in the run's folder until the proof is done.
 
     Args:
-        four_bit: whether the model's weights are held in 4 bits.
         head_stays: training leaves the output head as it is, so that it need not be kept.
         will_train: record it as the evaluation of step 0.
-        use_cache: look for what other runs have measured.
+        use_cache: keep it for other runs.
     """
-    settings = _settings(model, held_out, placement, four_bit=four_bit)
-    stored = _stored_base(run, settings, use_cache=use_cache) if distributed.is_main() else _Stored()
-    stored = distributed.exchange(stored)[0]
-    if (known := stored.measured) and known.settings == settings:
+    settings, before = known.settings, known.measured
+    if before and known.has_losses:
         _keep_hidden_states(run, model, engine, held_out, settings, head_stays=head_stays)
-        found = Measured(rows=known.rows, answers=known.answers)
-    elif known and known.settings.same_losses(settings):  # the questions alone are others
-        _keep_hidden_states(run, model, engine, held_out, settings, head_stays=head_stays)
-        found = _with_answers(model, held_out, "base", known.rows, {})
+        found = Measured(rows=before.rows, answers=before.answers)
+        if not known.has_answers:  # the questions alone are others
+            found = _with_answers(model, held_out, "base", before.rows, {})
     else:
         found = _measure_base(run, model, engine, held_out, settings, head_stays=head_stays)
     with distributed.agreed():
-        if distributed.is_main() and not stored.is_recorded:
+        if distributed.is_main() and not known.is_recorded:
             measured = BaseMeasurement(settings=settings, rows=found.rows, answers=tuple(found.answers))
             _record_base(run, measured, held_out, will_train=will_train)
             if use_cache:
@@ -296,14 +331,12 @@ def _metrics(held_out: EvaluationSet, rows: Mapping[str, Sequence[ModelRow]], *,
     return {source.name: metric_of(source, rows[source.name], choosing=choosing) for source in held_out.sources}
 
 
-def _settings(
-    model: PreTrainedModel, held_out: EvaluationSet, placement: Placement, *, four_bit: bool
-) -> MeasurementSettings:
+def _settings(weights: str, held_out: EvaluationSet, placement: Placement, *, four_bit: bool) -> MeasurementSettings:
     return measurement_settings(
         placement,
         [(question.prompt, question.settings.model_dump_json()) for question in held_out.questions],
         four_bit=four_bit,
-        weights=weights_hash(model),
+        weights=weights,
         rows=scored_hash(held_out.sources, has_trained_template=held_out.has_trained_template),
     )
 
@@ -318,28 +351,23 @@ def _record_base(run: Run, measured: BaseMeasurement, held_out: EvaluationSet, *
     record.record_base(run, measured, event)
 
 
-class _Stored(NamedTuple):
-    """What the base has measured before."""
-
-    measured: BaseMeasurement | None = None
-    is_recorded: bool = False  # in this run, under the same settings
-
-
-def _stored_base(run: Run, settings: MeasurementSettings, *, use_cache: bool) -> _Stored:
+def _known_base(run: Run, settings: MeasurementSettings, *, use_cache: bool) -> KnownBase:
     """What was measured under these settings; or what this run measured under others."""
+    has_states = HiddenStates(folder=run.hidden_states).is_of(settings.key)
+    known = partial(KnownBase, settings=settings, has_states=has_states)
     try:
         stored = evidence.read_base(run)
     except SeodangError as error:  # it can be measured again
         console.show_note(f"{error.where} {error.what}: the base is measured again")
         stored = None
     if stored and stored.settings == settings:
-        return _Stored(stored, is_recorded=True)
+        return known(measured=stored, is_recorded=True)
     if use_cache and (kept := base_cache.find(settings)):
         console.show_note("the base was measured in an earlier run under the same settings")
-        return _Stored(kept)
+        return known(measured=kept)
     if stored:
         console.show_note("the base was measured under other settings: what differs is measured again")
-    return _Stored(stored)
+    return known(measured=stored)
 
 
 def _new_hidden_states(run: Run, settings: MeasurementSettings) -> HiddenStates:

@@ -9,8 +9,11 @@ import torch
 from transformers import PreTrainedModel
 
 from seodang.alpha.curve import ALPHAS
+from seodang.data.arrow import read_columns
 from seodang.proof.row_losses import HeldOutSource
 from seodang.recipe import Train
+from seodang.run.base_measurement import KnownBase
+from seodang.run.folder import Run, checkpoint_step
 from seodang.show.terminal import plan_view, progress
 from seodang.show.terminal.time_left import TrainingTime
 from seodang.stages.measure import EvaluationSet
@@ -39,22 +42,29 @@ class _Weights(NamedTuple):
     head: int
 
 
-def proof_cost(held_out: EvaluationSet, base: Base) -> ProofCost:
-    """What measuring base and tuned model takes, by the hardware's speed and the shares of it above."""
+def proof_cost(held_out: EvaluationSet, base: Base, known: KnownBase | None = None) -> ProofCost:
+    """What measuring base and tuned model takes, by the hardware's speed and the shares of it above.
+
+    Args:
+        known: of the base, which is not measured again; none: nothing.
+    """
     device = base.placement.device.split(":")[0]
-    choose_form = not held_out.has_trained_template
+    has_losses, has_answers = (known.has_losses, known.has_answers) if known else (False, False)
+    choose_form = not held_out.has_trained_template and not has_losses
     first, second = (_reading(held_out.sources, choose_form=form) for form in (choose_form, False))
+    of_base = _states_reading(held_out.sources, known) if known and has_losses else first
     answer_tokens = sum(question.settings.max_new_tokens for question in held_out.questions)
     rate = _matrix_rate(base.placement.compute_dtype, base.placement.device)
     seconds = reading_seconds = writing_seconds = None
     if weights := _weights(base.on_meta):
         compared = sum(source.kl_tokens for source in held_out.sources)  # through the base's head once more
-        reading = weights.body * (first.tokens + second.tokens)
-        reading += weights.head * (first.scored + second.scored + compared)
-        writing = 2 * (weights.body + weights.head) * answer_tokens
         shares = [each.get(device, each["cpu"]) for each in (READING_SHARE, WRITING_SHARE)]
-        seconds = 2 * (reading / shares[0] + writing / shares[1]) / rate
-        reading_seconds, writing_seconds = reading / shares[0] / rate, writing / shares[1] / rate
+        base_reading, reading_seconds = (
+            2 * (weights.body * read.tokens + weights.head * (read.scored + more)) / shares[0] / rate
+            for read, more in ((of_base, 0), (second, compared))
+        )
+        writing_seconds = 2 * (weights.body + weights.head) * answer_tokens / shares[1] / rate
+        seconds = base_reading + reading_seconds + (1 if has_answers else 2) * writing_seconds
     return ProofCost(
         sequences=sum(source.num_sequences(choose_form=choose_form) for source in held_out.sources),
         tokens=first.tokens,
@@ -64,14 +74,18 @@ def proof_cost(held_out: EvaluationSet, base: Base) -> ProofCost:
         gflops=rate / 1e9,
         reading_seconds=reading_seconds,
         writing_seconds=writing_seconds,
+        of_base="nothing" if has_answers else "answers" if has_losses else "all",
     )
 
 
-def training_time(base: Base, held_out: EvaluationSet, settings: Train, lengths: Lengths) -> TrainingTime:
+def training_time(
+    base: Base, held_out: EvaluationSet, settings: Train, lengths: Lengths, *, done: int = 0
+) -> TrainingTime:
     """How long training takes, estimated as the proof is: a step three times its forward passes, twice with an adapter.
 
     Args:
         lengths: of the rows that are trained on.
+        done: steps that an earlier start has taken.
     """
     rows = list(lengths.train.values())
     examples = sum(one.tokens.count for one in rows)
@@ -80,7 +94,7 @@ def training_time(base: Base, held_out: EvaluationSet, settings: Train, lengths:
     every |= {ANSWERS: settings.ask_every} if settings.ask_every else {}
     weights = _weights(base.on_meta)
     if weights is None or not examples:
-        return TrainingTime(steps, every=every)
+        return TrainingTime(steps, every=every, done=done)
     device = base.placement.device.split(":")[0]
     rate = _matrix_rate(base.placement.compute_dtype, base.placement.device) * READING_SHARE.get(device, 0.5)
 
@@ -94,15 +108,29 @@ def training_time(base: Base, held_out: EvaluationSet, settings: Train, lengths:
         step_seconds=(2 if settings.adapter else 3) * mean * settings.examples_per_step,
         every=every,
         interruption_seconds={EVALUATION: seconds(held_out.choosing_tokens, scored)},
+        done=done,
     )
 
 
 def show_run_cost(
-    held_out: EvaluationSet, base: Base, settings: Train, lengths: Lengths, *, is_trained: bool = False
+    held_out: EvaluationSet,
+    base: Base,
+    settings: Train,
+    lengths: Lengths,
+    *,
+    run: Run | None = None,
+    known: KnownBase | None = None,
 ) -> tuple[ProofCost, TrainingTime]:
-    """Show about how long training takes, unless it has ended, and what the proof takes."""
-    cost, training = proof_cost(held_out, base), training_time(base, held_out, settings, lengths)
-    if (left := training.left) and not is_trained:
+    """Show about how long training takes, unless it has ended, and what the proof takes.
+
+    Args:
+        run: what an earlier start has done of it is left out.
+        known: of the base, which is not measured again.
+    """
+    reached = run.last_checkpoint() if run else None
+    done = checkpoint_step(reached) if reached else 0
+    cost, training = proof_cost(held_out, base, known), training_time(base, held_out, settings, lengths, done=done)
+    if (left := training.left) and not (run and run.is_trained):
         plan_view.show_training_time(left.seconds)
     plan_view.show_cost(cost)
     return cost, training
@@ -110,16 +138,19 @@ def show_run_cost(
 
 @contextmanager
 def expected_run(
-    held_out: EvaluationSet, base: Base, settings: Train, lengths: Lengths, *, is_trained: bool
+    run: Run, held_out: EvaluationSet, base: Base, settings: Train, lengths: Lengths, known: KnownBase
 ) -> Iterator[None]:
     """Show what the run takes, and inside how long it still takes."""
-    cost, training = show_run_cost(held_out, base, settings, lengths, is_trained=is_trained)
-    measured = {"held-out rows and prompts": cost.reading_seconds, "answers": cost.writing_seconds}
-    first, second = ({f"{name}: {what}": took for what, took in measured.items()} for name in ("base", "tuned"))
+    cost, training = show_run_cost(held_out, base, settings, lengths, run=run, known=known)
+    rows, answers = "held-out rows and prompts", "answers"
+    measured = {rows: cost.reading_seconds, answers: cost.writing_seconds}
+    of_base = {"all": (rows, answers), "answers": (answers,), "nothing": ()}[cost.of_base]
     left = training.left
-    trained = {} if is_trained else {progress.TRAINING: left.seconds if left else None}
-    seconds = {**first, **trained, **second}
-    with progress.expecting(seconds, alike=dict(zip(first, second, strict=True)), training=training):
+    seconds = {f"base: {what}": measured[what] for what in of_base}
+    seconds |= {} if run.is_trained else {progress.TRAINING: left.seconds if left else None}
+    seconds |= {f"tuned: {what}": took for what, took in measured.items()}
+    alike = {f"base: {what}": f"tuned: {what}" for what in of_base}
+    with progress.expecting(seconds, alike=alike, training=training):
         yield
 
 
@@ -147,6 +178,15 @@ def _reading(sources: Sequence[HeldOutSource], *, choose_form: bool) -> _Reading
     """All sequences that a model reads: the rows, and answers behind other prompts."""
     read = [source.reading(choose_form=choose_form) for source in sources]
     return _Reading(tokens=sum(tokens for tokens, _ in read), scored=sum(scored for _, scored in read))
+
+
+def _states_reading(sources: Sequence[HeldOutSource], known: KnownBase) -> _Reading:
+    """What a base reads whose losses are known: the rows of which its hidden states are not there."""
+    if known.has_states:
+        return _Reading(tokens=0, scored=0)
+    lengths = [(read_columns(one.dataset, "num_tokens")["num_tokens"].to_numpy(), one.kl_rows) for one in sources]
+    tokens = sum(int(counts[list(rows)].sum()) for counts, rows in lengths)
+    return _Reading(tokens=tokens, scored=sum(source.kl_tokens for source in sources))
 
 
 @cache

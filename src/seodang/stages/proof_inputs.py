@@ -39,7 +39,9 @@ class _Read(NamedTuple):
     findings: list[Finding]
 
 
-def proof_inputs(recipes: ProofRecipes, prepare: Prepare, *, is_quick: bool) -> tuple[ProofInputs, ProofInputs]:
+def proof_inputs(
+    recipes: ProofRecipes, prepare: Prepare, *, is_quick: bool, is_known: bool = False
+) -> tuple[ProofInputs, ProofInputs]:
     """What the tuned model is measured with, and its base: the same value where their tokenizers are the same.
 
     A base with another tokenizer is asked in a template of its own, and losses alone are measured of both.
@@ -47,8 +49,9 @@ def proof_inputs(recipes: ProofRecipes, prepare: Prepare, *, is_quick: bool) -> 
     Args:
         prepare: everything that comes before a model's weights.
         is_quick: a part of the rows and questions.
+        is_known: the rows were shown before, and are not again.
     """
-    tuned = _read(recipes, recipes.of_tuned, prepare)
+    tuned = _read(recipes, recipes.of_tuned, prepare, is_known=is_known)
     if preflight.reads_alike(tuned.base, recipes.base, tuned.prepared):
         inputs = _inputs(recipes, tuned, is_quick=is_quick)
         return inputs, inputs
@@ -56,16 +59,17 @@ def proof_inputs(recipes: ProofRecipes, prepare: Prepare, *, is_quick: bool) -> 
         "base and tuned model have different tokenizers: each reads the rows with its own, and losses alone are "
         "compared, in bits per byte"
     )
-    base = _read(recipes, recipes.of_base, prepare)
+    base = _read(recipes, recipes.of_base, prepare, is_known=is_known)
     ours, theirs = (_inputs(recipes, one, is_quick=is_quick, losses_alone=True) for one in (tuned, base))
     return ours, theirs
 
 
-def _read(recipes: ProofRecipes, recipe: Recipe, prepare: Prepare) -> _Read:
+def _read(recipes: ProofRecipes, recipe: Recipe, prepare: Prepare, *, is_known: bool) -> _Read:
     with distributed.main_first():
         placement = preflight.place(recipe.model, recipes.wanted.train, will_train=False)
         found = _Read(*prepare(recipe, placement))
-        show_data(found.prepared, found.findings, found.renderer)
+        if not is_known:
+            show_data(found.prepared, found.findings, found.renderer)
     return found
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from seodang.recipe import Part, Recipe, Source, Train
 from seodang.recipe_rules import BY_TOLERANCE
 from seodang.run.checkpoint_choice import STOPPING_SHARE
-from seodang.run.folder import RECIPE
+from seodang.run.folder import BASE, RECIPE, Run, checkpoint_step
 from seodang.show.formatting import duration, percent, plural, visible, visible_line
 from seodang.show.terminal.console import get_console, quiet_table, show_title
 from seodang.show.terminal.verbosity import is_verbose
@@ -62,6 +62,33 @@ def show_plan(
     if is_verbose():
         out.print()
         _show_settings(recipe, placement, out)
+
+
+def show_resumed(run: Run, steps: int, *, out: Console | None = None) -> None:
+    """How far a run came that is resumed, and what is left.
+
+    Args:
+        steps: of the whole training.
+    """
+    out = out or get_console()
+    show_title(out, f"{run.folder.name}, resumed")
+    checkpoint, left = run.last_checkpoint(), ["measuring the tuned model"]
+    if run.is_trained:
+        reached = "training has ended"
+    elif checkpoint:
+        step = checkpoint_step(checkpoint)
+        reached = f"step {step:,} of {steps:,}"
+        left = [f"training from step {step + 1:,}" if step < steps else "saving the model", *left]
+    else:
+        is_measured = (run.folder / BASE).is_file()
+        reached = "the base is measured" if is_measured else "nothing is measured yet"
+        left = [*(() if is_measured else ("measuring the base",)), "training", *left]
+    grid = _plan_grid()
+    grid.add_row("reached", reached)
+    grid.add_row("left", ", ".join(left))
+    more = "" if is_verbose() else "; --verbose prints plan and data again"
+    grid.add_row("settings", f"{visible_line(shown_path(run.recipe_file))}{more}")
+    out.print(grid)
 
 
 def _plan_grid() -> Table:
@@ -236,9 +263,15 @@ def show_training_time(seconds: float, *, out: Console | None = None) -> None:
 def show_cost(cost: ProofCost, *, out: Console | None = None) -> None:
     """What the proof will read and write, and about how long it will take: one line."""
     about = f"about {duration(cost.seconds)}" if cost.seconds is not None else "of unknown duration"
+    who = {
+        "all": "for base and tuned model together: each reads",
+        "answers": "for the tuned model and the base's answers, as the base's losses are known: the tuned model reads",
+        "nothing": "for the tuned model alone, as the base was measured already: it reads",
+    }
+    writes = "each writes" if cost.of_base == "answers" else "writes"
     text = (
-        f"the proof, {about} for base and tuned model together: each reads {plural(cost.sequences, 'sequence')}, "
-        f"{plural(cost.tokens, 'token')} in all, and writes {plural(cost.answers, 'answer')}, at "
+        f"the proof, {about} {who[cost.of_base]} {plural(cost.sequences, 'sequence')}, "
+        f"{plural(cost.tokens, 'token')} in all, and {writes} {plural(cost.answers, 'answer')}, at "
         f"most {cost.answer_tokens:,} tokens in all (from {cost.gflops:,.0f} GFLOPS, measured)"
     )
     (out or get_console()).print(Text(text, style="dim"))

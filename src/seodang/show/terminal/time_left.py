@@ -69,6 +69,7 @@ class TrainingTime:
         step_seconds: estimated, of one step.
         every: kind of interruption → steps between two.
         interruption_seconds: estimated, of one of each kind.
+        done: steps that were taken before.
     """
 
     def __init__(
@@ -78,13 +79,14 @@ class TrainingTime:
         step_seconds: float | None = None,
         every: Mapping[str, int] | None = None,
         interruption_seconds: Mapping[str, float | None] | None = None,
+        done: int = 0,
         clock: Clock = time.monotonic,
     ) -> None:
         self._steps, self._estimate, self._every, self._clock = steps, step_seconds, dict(every or {}), clock
         self._seconds = {kind: (interruption_seconds or {}).get(kind) for kind in self._every}
-        self._done = dict.fromkeys(self._every, 0)  # the step of the last one
+        self._done = dict.fromkeys(self._every, done)  # the step of the last one
         self._begun = self._last = clock()
-        self._step = 0
+        self._step = done
         self._counted, self._counted_seconds, self._events = 0, 0.0, 0
         self._now: tuple[str, float] | None = None  # what interrupts the steps, and since when
 
