@@ -283,7 +283,7 @@ def test_a_template_that_is_named_is_written(tmp_path: Path, monkeypatch: pytest
     path = korean_csv(tmp_path)
     starter = propose([path], model="package:smollm2-135m-instruct", template="chatml")
     assert starter.recipe.template.borrow == "chatml"
-    assert "template: chatml # 직접 지정함" in starter.yaml
+    assert "template: chatml # as you named it" in starter.yaml
     (tmp_path / "my own.jinja").write_text("{{ messages }}", encoding="utf-8")
     assert "template: my own.jinja #" in propose([path], template="my own.jinja").yaml
     with pytest.raises(TemplateError, match=r"no built-in template or folder 'chatlm'(.|\n)*did you mean 'chatml'"):

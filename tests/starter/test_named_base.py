@@ -103,7 +103,10 @@ def test_what_is_named_is_what_the_recipe_holds(tmp_path: Path) -> None:
     """The recipe reads back as proposed, with the path of a folder from where the recipe lies."""
     starter = proposed(tmp_path, folder(tmp_path / "models" / "kanana-2-3b-base"))
     assert load_recipe(write_starter(starter)) == starter.recipe
-    assert "model: models/kanana-2-3b-base # 직접 고른 모델, 사용 조건: the Kanana Open License" in starter.yaml
+    assert (
+        "model: models/kanana-2-3b-base # the model that you named; its licence: the Kanana Open License"
+        in starter.yaml
+    )
     assert starter.recipe.model.path == str(tmp_path / "models" / "kanana-2-3b-base")
     assert starter.recipe.template.borrow == "kakaocorp/kanana-2-3b-instruct"
 
@@ -174,7 +177,7 @@ def test_a_larger_model_takes_longer(tmp_path: Path) -> None:
     )
 
     def minutes(text: str) -> int:
-        return int(text.split("2개로 약 ")[1].split("분")[0])
+        return int(text.split("the run: about ")[1].split(" minutes")[0])
 
     assert minutes(large) > 3 * minutes(small)
     assert "the run: about" not in unknown
@@ -211,14 +214,14 @@ def test_rows_are_counted_by_the_models_own_tokenizer(tmp_path: Path, *, run: bo
     longest = max(len(tokenizer(f"{row['question']}\n{row['answer']}")["input_ids"]) for row in LONG)
     estimated = propose([data], out=tmp_path / "recipe.yaml", memory_gb=64).recipe.train.max_tokens
     assert starter.recipe.train.max_tokens >= longest > estimated
-    assert "# 한 행의 최대 토큰 수(모델의 토크나이저로 셈)" in starter.yaml
+    assert "# of one row, counted by the model's tokenizer" in starter.yaml
 
 
 @pytest.mark.parametrize(
     ("model", "comment"),
     [
-        ("Qwen/Qwen3-0.6B-Base", "한 행의 최대 토큰 수(추정)"),
-        ("HuggingFaceTB/SmolLM2-360M", "이 컴퓨터에 모델의 토크나이저가 없어 넉넉하게 추정"),
+        ("Qwen/Qwen3-0.6B-Base", "of one row, by an estimate"),
+        ("HuggingFaceTB/SmolLM2-360M", "of one row, by a high estimate: the model's tokenizer is not on this machine"),
     ],
 )
 def test_an_estimate_is_high_where_the_vocabulary_is_not_known(tmp_path: Path, model: str, comment: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from seodang.check.audit import FEW_ROWS
 from seodang.data.read.convert import convert
@@ -22,6 +23,7 @@ from seodang.data.split import Splits, separate, split
 from seodang.errors import ModelError, RecipeError, RunError, SeodangError, SourceError, StartError, TemplateError
 from seodang.recipe import Recipe, load_recipe
 from seodang.starter import settings
+from seodang.starter.comments import in_korean, in_readers_language
 from seodang.starter.file_profile import TURN_TOKENS, FileProfile, profile_file
 from seodang.starter.propose import Starter, propose, write_starter
 from seodang.starter.walk import Part
@@ -269,7 +271,7 @@ def test_roles_are_guessed_and_said_to_be_guesses(tmp_path: Path) -> None:
     )
     starter = propose([a, b, c], out=tmp_path / "recipe.yaml")
     assert [source.role for source in starter.recipe.sources] == ["general", "domain", "retention"]
-    assert starter.yaml.count("# 추측:") == 3
+    assert starter.yaml.count("# a guess:") == 3
     assert sum("a guess:" in remark for remark in starter.remarks) == 3
 
 
@@ -310,18 +312,47 @@ def test_the_roles_keep_their_order_whatever_is_guessed(tmp_path: Path) -> None:
     assert all(asked[0][0].values())
 
 
-def test_comments_are_in_the_language_of_the_data(tmp_path: Path) -> None:
-    """Each comment of a Korean file's recipe is Korean, its keys and values are the same."""
+def test_comments_are_in_the_language_of_the_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a Korean one each comment is Korean; else all are English, as the terminal. Keys and values are the same."""
     (tmp_path / "more").mkdir()
     mixed = [{"환자 말": f"배가 {n}번 아파요?", "의사 말": f"약 {n}개를 드세요"} for n in range(40)]
     files = [put(tmp_path, "진료.jsonl", lines(mixed)), put(tmp_path, "general.jsonl", lines(pairs(2000)))]
     for paths, memory in ((files, {"memory_gb": 30.0}), (files[:1], {"gpu_gb": 24.0}), (files[1:], {})):
-        text = propose(paths, out=tmp_path / "recipe.yaml", **memory).yaml
-        comments = [line.partition("# ")[2] for line in text.splitlines() if "# " in line]
-        assert len(comments) > 10
-        assert all(re.search("[가-힣]", comment) for comment in comments), comments
-    english = [{"question": f"What helps against symptom {n}?", "answer": f"Rest for {n} days."} for n in range(60)]
-    assert not re.search("[가-힣]", propose([put(tmp_path, "a.jsonl", lines(english))], is_dry_run=True).yaml)
+        texts = []
+        for language in ("ko", "en"):
+            monkeypatch.setenv("LANGUAGE", language)
+            texts.append(propose(paths, out=tmp_path / "recipe.yaml", **memory).yaml)
+        korean, english = ([line.partition("# ")[2] for line in text.splitlines() if "# " in line] for text in texts)
+        assert len(korean) > 10
+        assert all(re.search("[가-힣]", comment) for comment in korean), korean
+        assert not any(re.search("[가-힣]", comment) for comment in english), english
+        assert yaml.safe_load(texts[0]) == yaml.safe_load(texts[1])
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_korean"),
+    [
+        ({"LANG": "ko_KR.UTF-8"}, True),
+        ({"LANG": "ko_KR.UTF-8", "LC_ALL": "en_US.UTF-8"}, False),
+        ({"LANG": "en_US.UTF-8", "LC_MESSAGES": "ko_KR"}, True),
+        ({"LANG": "en_US.UTF-8", "LANGUAGE": "ko:en"}, True),
+        ({"LANG": "kok_IN.UTF-8"}, False),  # Konkani
+        ({}, False),
+    ],
+)
+def test_the_readers_language_is_that_of_messages(
+    variables: dict[str, str], is_korean: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the variables that gettext reads, in their order; without any by the system's locale."""
+    for name in ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("locale.getlocale", lambda: (None, None))
+    assert (in_readers_language() is in_korean) == is_korean
+    if not variables:
+        monkeypatch.setattr("locale.getlocale", lambda: ("Korean_Korea", "949"))
+        assert in_readers_language() is in_korean
 
 
 def test_an_answer_that_is_no_role_is_refused(tmp_path: Path) -> None:
@@ -351,7 +382,7 @@ def test_columns_are_written_only_where_their_names_do_not_tell(tmp_path: Path) 
     assert "question: q" not in known.yaml
     assert "answer:" not in known.yaml
     guessed = propose([put(tmp_path, "b.jsonl", ACCEPTED["preference.jsonl"])], out=tmp_path / "recipe.yaml")
-    assert "    answer: chosen # 추측이니 확인하세요" in guessed.yaml
+    assert "    answer: chosen # a guess, please check" in guessed.yaml
     assert any("the columns are a guess" in remark for remark in guessed.remarks)
 
 
@@ -510,7 +541,7 @@ def test_big_files_are_looked_at_in_their_first_rows(tmp_path: Path) -> None:
     starter = propose(
         [path] + [put(tmp_path, f"{n}.jsonl", lines(pairs())) for n in range(59)], out=tmp_path / "recipe.yaml"
     )
-    assert "big # 질문과 답 1,000여건" in starter.yaml
+    assert "big # more than 1,000 questions with answers" in starter.yaml
 
 
 def test_long_rows_raise_the_limit_and_what_is_left_out_is_said(tmp_path: Path) -> None:
@@ -518,7 +549,7 @@ def test_long_rows_raise_the_limit_and_what_is_left_out_is_said(tmp_path: Path) 
     rows = [*pairs(197), *({"question": f"왜 {n}?", "answer": "길다 " * 1500} for n in range(10))]
     starter = propose([put(tmp_path, "a.jsonl", lines(rows))], general=["sample:en_text"], out=tmp_path / "recipe.yaml")
     assert starter.recipe.train.max_tokens == 1024
-    assert "더 긴 3.7%의 행은 제외" in starter.yaml
+    assert "3.7% of the rows are longer and left out" in starter.yaml
     longer = propose(
         [put(tmp_path, "b.jsonl", ACCEPTED["long_cells.jsonl"])],
         general=["sample:ko_general"],

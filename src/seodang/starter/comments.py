@@ -1,5 +1,7 @@
-"""The starter recipe's comments in Korean, for people whose data are Korean. Knows no recipe."""
+"""The starter recipe's comments in Korean, for people whose locale is Korean. Knows no recipe."""
 
+import locale
+import os
 import re
 from collections.abc import Callable
 
@@ -60,6 +62,16 @@ _PATTERNS = {  # the longest first: a shorter one may fit as well
     re.compile(re.escape(english).replace(r"\{\}", "(.+?)")): korean
     for english, korean in sorted(KOREAN.items(), key=lambda pair: -len(pair[0]))
 }
+
+
+def in_readers_language() -> Comment:
+    """What writes comments in the language of the person at the terminal: Korean in a Korean locale, else English.
+
+    The locale is that of messages, as gettext finds it; where no variable names it (Windows), the system's.
+    """
+    named = (os.environ.get(name) for name in ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG"))
+    found = next(filter(None, named), None) or locale.getlocale()[0] or ""
+    return in_korean if re.match(r"ko(rean)?(?![a-z])", found, re.IGNORECASE) else str
 
 
 def in_korean(comment: str) -> str:

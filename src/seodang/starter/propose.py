@@ -14,7 +14,7 @@ from seodang.data.template.find import check_name
 from seodang.errors import Gathered, RunError, SourceError
 from seodang.recipe import Recipe, load_recipe
 from seodang.recipe_rules import BY_TOLERANCE
-from seodang.starter.comments import in_korean
+from seodang.starter.comments import in_readers_language
 from seodang.starter.file_profile import MAX_ROWS, PLAIN_TURNS, FileProfile, profile_file
 from seodang.starter.guess_columns import Ask
 from seodang.starter.named_base import model_names, named_base, tokenizer_file
@@ -223,7 +223,7 @@ def _draft(
         general=_questions(assigned, "general"),
         minutes=cpu_minutes(settings, sum(map(_holdout_tokens, entries))) if base.billions else None,
         lengths=lengths,
-        comment=in_korean if first.assignment.profile.language == "Korean" else str,
+        comment=in_readers_language(),
     )
 
 

@@ -46,7 +46,7 @@ class Draft:
     general: Sequence[str]
     minutes: int | None  # on 2 CPU cores
     lengths: How = "estimated"  # of rows, in tokens
-    comment: Comment = str  # an English comment in the language of the data
+    comment: Comment = str  # an English comment in the reader's language
 
 
 def recipe_text(draft: Draft) -> str:
