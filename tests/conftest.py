@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ["LANGUAGE"] = "en"  # of comments that `init` writes
+os.environ.pop("COLUMNS", None)  # the width of what is not printed to a terminal
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any import of huggingface_hub: tests never reach the network
 
 import torch

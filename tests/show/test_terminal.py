@@ -117,6 +117,25 @@ def test_a_resumed_run_names_what_is_left(files: list[str], reached: str, left: 
     assert "recipe.yaml; --verbose prints plan and data again" in lines[4]
 
 
+@pytest.mark.parametrize(
+    ("columns", "width"), [(None, 100), ("57", 57), ("160", 160), ("", 100), ("0", 100), ("x", 100)]
+)
+def test_what_is_piped_is_as_wide_as_columns(
+    columns: str | None, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there is no terminal COLUMNS is the width of titles, tables and sentences; without it there are 100."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    for show, values in (("show_counts", run_folder.run_counts()), ("show_findings", run_folder.run_findings())):
+        getattr(data_view, show)(values)
+        lines = capsys.readouterr().out.splitlines()
+        assert cell_len(lines[1]) == width
+        assert max(map(cell_len, lines)) == width
+    console.show_note("word " * 100)
+    assert width - 5 <= max(map(cell_len, capsys.readouterr().out.splitlines())) <= width
+
+
 def test_the_end_of_the_input_is_no_answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Ctrl-D: the message names the question and what to give instead; Ctrl-C leaves the prompt's line."""
     monkeypatch.setattr("sys.stdin", io.StringIO(""))

@@ -4,6 +4,8 @@ Knows no run folder. Text that comes from data or a model is never read as marku
 shown, not obeyed.
 """
 
+import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +22,7 @@ from seodang.errors import SeodangError
 from seodang.show.formatting import visible, visible_line
 
 CRASH_CHARACTERS = 200  # of an unforeseen error; all of it is in the log file
-LOG_WIDTH = 100  # columns where the output is no terminal
+LOG_WIDTH = 100  # columns where the output is no terminal and COLUMNS is not set
 
 
 class _SafeConsole(Console):
@@ -34,11 +36,13 @@ class _SafeConsole(Console):
 def get_console(*, stderr: bool = False, any_rank: bool = False) -> Console:
     """A console that takes text literally; without colour where it is no terminal or NO_COLOR is set.
 
+    The environment's COLUMNS is its width, whether it is a terminal or not.
     Of several processes only the main one prints, unless `any_rank`.
     """
     options: dict[str, Any] = {"stderr": stderr, "highlight": False, "markup": False, "emoji": False}
     plain = _SafeConsole(**options, quiet=not (any_rank or is_main()))
-    return plain if plain.is_terminal else _SafeConsole(**options, quiet=plain.quiet, width=LOG_WIDTH)
+    has_width = plain.is_terminal or re.fullmatch("0*[1-9][0-9]*", os.environ.get("COLUMNS", ""))  # which rich reads
+    return plain if has_width else _SafeConsole(**options, quiet=plain.quiet, width=LOG_WIDTH)
 
 
 def show_line(sentence: str) -> None:
