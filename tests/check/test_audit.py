@@ -115,6 +115,19 @@ def test_a_holdout_too_small_for_an_interval_is_warned_of() -> None:
     assert finding.what == "1 held-out row; no interval is shown under 12"
 
 
+def test_few_rows_of_several_sources_are_one_finding() -> None:
+    """As three sources of a quick try would else give three times the same advice; each count is named."""
+    train = qa(plain(60))
+    splits = {name: splits_of(train, qa(plain(count, name), name)) for name, count in (("a", 10), ("b", 12), ("c", 6))}
+    (finding,) = audit(splits, BY_ROW, fewest_held_out=12.0)
+    assert (finding.check, finding.where) == ("few_held_out", "sources a, c")
+    assert finding.what == "10, 6 held-out rows; no interval is shown under 12"
+    few = {name: splits_of(qa(plain(count, name))) for name, count in (("a", 20), ("b", 49), ("c", 50))}
+    (finding,) = audit(few, BY_ROW, fewest_held_out=12.0)
+    assert (finding.check, finding.where) == ("few_rows", "sources a, b")
+    assert finding.what.startswith("only 20, 49 rows to train on")
+
+
 def test_a_second_language_is_noted() -> None:
     """Rows mainly in another script are noted with their share; foreign terms in Korean rows are not counted."""
     korean = [(f"MRI, CT, PET 중 무엇 {number}번?", "MRI와 CT입니다.") for number in range(90)]

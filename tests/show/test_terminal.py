@@ -136,6 +136,14 @@ def test_what_is_piped_is_as_wide_as_columns(
     assert width - 5 <= max(map(cell_len, capsys.readouterr().out.splitlines())) <= width
 
 
+def test_findings_of_one_kind_share_their_hint() -> None:
+    """They stand together, whatever comes between them in the data, and how to fix them is read once."""
+    ways = (("copies", "a", "leave out"), ("echo", "a", "read them"), ("copies", "b", "leave out"))
+    found = [Finding(check=check, severity="warn", where=where, what=check, hint=hint) for check, where, hint in ways]
+    shown = [line.removeprefix("warn").strip() for line in printed("show_findings", found).splitlines()[2:]]
+    assert shown == ["a: copies", "b: copies", "→ leave out", "a: echo", "→ read them"]
+
+
 def test_the_end_of_the_input_is_no_answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Ctrl-D: the message names the question and what to give instead; Ctrl-C leaves the prompt's line."""
     monkeypatch.setattr("sys.stdin", io.StringIO(""))

@@ -80,10 +80,9 @@ def audit(splits: Mapping[str, Splits], by: Split, *, fewest_held_out: float = 0
         fewest_held_out: held-out rows of a source below which the proof shows no interval.
     """
     facts = {name: _read(one) for name, one in splits.items()}
-    findings: list[Finding] = []
+    findings = list(_few_rows(facts, fewest_held_out))
     for name, known in facts.items():
         where = f"source {name}"
-        findings.extend(_few_rows(known, where, fewest_held_out))
         for check in (_copies, _contradictions, _echoes, _languages, _suspicious):
             findings.extend(check(known, where))
         findings.extend(known.splits.findings)
@@ -91,27 +90,38 @@ def audit(splits: Mapping[str, Splits], by: Split, *, fewest_held_out: float = 0
     return findings
 
 
-def _few_rows(facts: _Facts, where: str, fewest_held_out: float) -> Iterator[Finding]:
-    held_out = len(facts.row) - facts.num_train
-    is_shown = not 0 < held_out < fewest_held_out
-    if not is_shown:
+def _few_rows(facts: Mapping[str, _Facts], fewest_held_out: float) -> Iterator[Finding]:
+    """One finding of a kind, whatever the number of sources."""
+    held_out = {name: len(known.row) - known.num_train for name, known in facts.items()}
+    if few := {name: count for name, count in held_out.items() if 0 < count < fewest_held_out}:
         yield Finding(
             check="few_held_out",
             severity="warn",
-            where=where,
-            what=f"{held_out:,} held-out row{'' if held_out == 1 else 's'}; "
+            where=_sources(few),
+            what=f"{_counted(few)} held-out row{'' if list(few.values()) == [1] else 's'}; "
             f"no interval is shown under {fewest_held_out:g}",
             hint=f"let its holdout be at least {fewest_held_out:g} rows, more where their lengths differ",
         )
-    count, use = (facts.num_train, "train on") if facts.num_train else (held_out, "measure with")
-    if count < FEW_ROWS and (facts.num_train or is_shown):  # one warning is enough
-        yield Finding(
-            check="few_rows",
-            severity="warn",
-            where=where,
-            what=f"only {count:,} rows to {use}: a result from so few is mostly chance",
-            hint=f"give at least {FEW_ROWS} rows, better some hundreds",
-        )
+    trained = {name: known.num_train for name, known in facts.items() if known.num_train}
+    measured = {name: held_out[name] for name in facts if name not in trained and name not in few}  # one is enough
+    for use, counts in (("train on", trained), ("measure with", measured)):
+        if some := {name: count for name, count in counts.items() if count < FEW_ROWS}:
+            yield Finding(
+                check="few_rows",
+                severity="warn",
+                where=_sources(some),
+                what=f"only {_counted(some)} rows to {use}: a result from so few is mostly chance",
+                hint=f"give at least {FEW_ROWS} rows, better some hundreds",
+            )
+
+
+def _sources(counts: Mapping[str, int]) -> str:
+    return f"source{'' if len(counts) == 1 else 's'} {', '.join(counts)}"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    """`10, 6, 8`, in the order of their sources."""
+    return ", ".join(f"{count:,}" for count in counts.values())
 
 
 def _copies(facts: _Facts, where: str) -> Iterator[Finding]:

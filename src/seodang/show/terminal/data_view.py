@@ -56,7 +56,7 @@ def _effects(count: Counts) -> Text:
 
 
 def show_findings(findings: Sequence[Finding], *, out: Console | None = None) -> None:
-    """Findings, the gravest first, each with how to fix it and example rows."""
+    """Findings, the gravest first, those of one kind together, with example rows and how to fix them."""
     out = out or get_console()
     if not findings:
         return
@@ -64,11 +64,13 @@ def show_findings(findings: Sequence[Finding], *, out: Console | None = None) ->
     grid = Table.grid(padding=(0, 2))
     grid.add_column(min_width=6)
     grid.add_column(overflow="fold")
-    for finding in sorted(findings, key=lambda finding: list(SEVERITIES).index(finding.severity)):
+    kinds = list(dict.fromkeys(finding.check for finding in findings))
+    ordered = sorted(findings, key=lambda one: (list(SEVERITIES).index(one.severity), kinds.index(one.check)))
+    for finding, after in zip(ordered, [*ordered[1:], None], strict=True):
         text = Text(f"{visible_line(finding.where)}: {visible(finding.what)}")
         if rows := [visible_line(shown_path(row)) for row in finding.rows[:3]]:
             text.append(f" ({', '.join(rows)}{', …' if len(finding.rows) > 3 else ''})", style="dim")
-        if finding.hint:
+        if finding.hint and (after is None or (after.severity, after.hint) != (finding.severity, finding.hint)):
             text.append(f"\n→ {visible(finding.hint)}", style="dim")
         grid.add_row(Text(finding.severity, style=SEVERITIES[finding.severity]), text)
     out.print(grid)
