@@ -210,7 +210,7 @@ def test_what_a_curve_takes_is_announced(tuned: Run, capsys: pytest.CaptureFixtu
     assert cost.weight_bytes == 2 * size
     printed = capsys.readouterr().out
     assert "5 models between base and tuned model each read 4 sequences, " in printed
-    for shown_before in ("learning rate", "held out: ", "first rows", "tokens per row"):
+    for shown_before in ("learning rate", "held out: ", "first rows", "tokens per example"):
         assert shown_before not in printed
     for mistaken in (("--dry-run", "--alpha", "0.5"), ("--out", "elsewhere")):
         assert seodang("blend", tuned.folder, *mistaken).code == 2

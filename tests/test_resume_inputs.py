@@ -214,7 +214,7 @@ def test_damaged_files_do_not_stand_in_the_way(place: Path, capsys: pytest.Captu
     printed = " ".join(capsys.readouterr().out.split())
     assert "run, resumed" in printed
     assert "left training from step 3, measuring the tuned model" in printed
-    for shown_before in ("learning rate 0.01;", "first rows", "tokens per row"):
+    for shown_before in ("learning rate 0.01;", "first rows", "tokens per example"):
         assert shown_before not in printed
     assert "the base is measured again" in printed
     assert f"{newest.name} cannot be used: optimizer.pt has 0 of" in printed

@@ -153,7 +153,7 @@ def test_shares_are_told_and_taken_as_weights() -> None:
     splits = rendered({"general": [10] * 100, "medical": [10] * 20})
     rows, counts = mix(splits, Mix(shares={"general": 1, "medical": 3}))
     assert supervised(rows["train"]) == {"general": 300, "medical": 900}
-    assert counts.remarks[1] == "medical: 90 rows, 900 supervised tokens, 75.0% of all (asked for 75.0%)"
+    assert counts.remarks[1] == "medical: 90 examples, 900 supervised tokens, 75.0% of all (asked for 75.0%)"
 
 
 def test_mixing_with_shares_is_repeatable() -> None:

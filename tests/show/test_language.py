@@ -176,7 +176,8 @@ PUT_TOGETHER = (  # in code from several parts
     "the template altered the text of an answer (3 rows)", "an answer is left out: longer than 128 tokens",
     "in 3 of 40 rows text was encoded twice: it shows ê°€ where 가 was meant",
     "read as qa (question: 질문, answer: 답변); not used: 번호", "24 texts cut into 77 windows of at most 256 tokens",
-    "medical: 6,461 rows, 481,521 supervised tokens, 80.0% of all (asked for 80.0%)", "general: thinned to its share",
+    "medical: 6,461 examples, 481,521 supervised tokens, 80.0% of all (asked for 80.0%)",
+    "general: thinned to its share",
     "7,012 rows to train on, 24 held out by question", "rows with HTML tags or entities (kept as they are): 2",
     "longer than 256 tokens even without its question", "question is in the holdout of medical", "not trained",
 )  # fmt: skip

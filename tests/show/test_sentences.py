@@ -58,7 +58,7 @@ def test_what_is_not_shown_is_called_so(count: int) -> None:
     assert headline_sentence(proof) == "It is not shown that loss on medical answers fell."
     text = headline_sentence(proof) + said(proof)
     assert not any(word in text for word in ("gained", "better", "improved"))
-    assert ("Too few rows for an interval (12 effective rows are needed" in text) == (count < 12)
+    assert ("Too few examples for an interval (12 effective ones are needed" in text) == (count < 12)
 
 
 def test_a_worse_domain_is_called_so() -> None:
@@ -122,7 +122,7 @@ def test_percentages_stand_only_where_a_gain_is_shown() -> None:
     )
     assert "% the turn end" in said(proved(*gained))
     text = said(proved(*unsure))
-    assert "No gain is shown on 40 rows of medical" in text
+    assert "No gain is shown on 40 examples of medical" in text
     assert "% the turn end" not in text
 
 
@@ -132,7 +132,7 @@ def test_what_was_not_measured_is_said() -> None:
     text = said(proved(*rows, is_quick=True, same_tokenizer=False, notes=("KL was not measured: …",)))
     for expected in (
         "Forgetting was not measured",
-        "What the change is made of was not measured: medical (15 rows: fewer than 16 clusters).",
+        "What the change is made of was not measured: medical (15 examples: fewer than 16 clusters).",
         "medical: the held-out rows that chose the checkpoint are also the ones it is measured on",
         "A quick proof", "different tokenizers",
         "KL was not measured",

@@ -171,7 +171,9 @@ def test_rows_beyond_the_context(
     asks = made.ask.model_copy(update={"holdout_tokens": 2, "holdout": 0})
     made = made.model_copy(update={"ask": asks})
     if severity == "refuse":
-        with pytest.raises(GateError, match=r"20 rows are longer than the model's 30 positions(.|\n)*train.max_tokens"):
+        with pytest.raises(
+            GateError, match=r"20 examples are longer than the model's 30 positions(.|\n)*train.max_tokens"
+        ):
             seodang.inspect(made)
     else:
         found = [finding for finding in seodang.inspect(made).findings if finding.check == "beyond_context"]

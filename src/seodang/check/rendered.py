@@ -140,7 +140,7 @@ def rows_beyond_context(prepared: Prepared, *, positions: int, learnt: bool) -> 
                 check="beyond_context",
                 severity="refuse" if learnt else "warn",
                 where=where,
-                what=f"{longer:,} of {len(rows):,} rows are longer than the model's {positions:,} positions "
+                what=f"{longer:,} of {len(rows):,} examples are longer than the model's {positions:,} positions "
                 f"(the longest: {pc.max(lengths).as_py():,} tokens)",
                 hint=f"set train.max_tokens to {positions} or less" + longer_context,
             )

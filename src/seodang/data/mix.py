@@ -87,7 +87,7 @@ def _share_remarks(trained: Mapping[str, Dataset], shares: Mapping[str, float]) 
     tokens = {name: int(_supervised(rows).sum()) for name, rows in trained.items()}
     total, weight = sum(tokens.values()), sum(shares[name] for name in trained)
     return tuple(
-        f"{name}: {len(rows):,} rows, {tokens[name]:,} supervised tokens, {tokens[name] / total:.1%} of all "
+        f"{name}: {len(rows):,} examples, {tokens[name]:,} supervised tokens, {tokens[name] / total:.1%} of all "
         f"(asked for {shares[name] / weight:.1%})"
         for name, rows in trained.items()
     )

@@ -206,7 +206,7 @@ def parts_figure(
         axes.set_xticks(range(len(PARTS) + 1), [texts(f"part.{part}") for part in (*PARTS, "gain")])
         axes.set_ylabel(texts("unit.nats per token"))
         axes.grid(axis="y", color=RULE, linewidth=0.6)
-        _titles(axes, visible_line((names or {}).get(name, name)), texts.count("row", parts.rows), colors[name])
+        _titles(axes, visible_line((names or {}).get(name, name)), texts.count("example", parts.rows), colors[name])
     height = figure.get_figheight()
     figure.subplots_adjust(left=0.09, right=0.97, top=1 - 0.26 / height, bottom=0.3 / height, hspace=0.5)
     return figure
@@ -335,7 +335,7 @@ def _titles(axes: "Axes", name: str, summary: str, color: str) -> None:
 
 
 def _summary(stats: LengthStats, held_out: bool, narrow: bool, texts: Texts) -> str:
-    rows = texts.count("row", stats.count)
+    rows = texts.count("example", stats.count)
     return texts(
         "lengths.summary_narrow" if narrow else "lengths.summary",
         rows=texts("lengths.held_out", rows=rows) if held_out else rows,

@@ -166,7 +166,7 @@ def _composition(name: str, parts: GainParts, texts: Texts) -> str:
     """What the gain is made of: in percent only where the gain itself is shown."""
     shares = {part: parts.share(part) for part in PARTS}
     words = {part: texts(f"part_words.{part}") for part in PARTS}
-    rows = texts.count("row", parts.rows)
+    rows = texts.count("example", parts.rows)
     if any(share is None for share in shares.values()):
         figures = [
             texts("sentence.value_of", part=words[part], value=signed(getattr(parts, part).value)) for part in PARTS
@@ -267,7 +267,7 @@ def _few_rows(proof: Proof, texts: Texts) -> Iterator[str]:
         texts(
             "sentence.few_rows_source",
             source=name,
-            rows=texts.count("row", loss.rows),
+            rows=texts.count("example", loss.rows),
             effective=number(loss.change.n_eff, 1),
         )
         for name, loss in proof.sources.items()
@@ -290,7 +290,7 @@ def _not_measured(proof: Proof, texts: Texts) -> Iterator[str]:
 def _without_parts(name: str, proof: Proof, texts: Texts) -> str:
     """A source, and why its change was not taken apart."""
     reasons = [
-        texts("sentence.reason", rows=texts.count("row", count), reason=texts.known("skip", reason))
+        texts("sentence.reason", rows=texts.count("example", count), reason=texts.known("skip", reason))
         for reason, count in proof.skipped.get(name, {}).items()
     ]
     return texts("sentence.no_parts_why", source=name, reasons=", ".join(reasons)) if reasons else name

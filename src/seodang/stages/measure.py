@@ -437,5 +437,5 @@ def _base_states(
 def _counting(name: ModelName, held_out: EvaluationSet, *, choose_form: bool) -> Iterator[OnRows]:
     count = sum(source.num_sequences(choose_form=choose_form) for source in held_out.sources)
     tokens = sum(source.reading(choose_form=choose_form)[0] for source in held_out.sources)
-    with progress.counting(f"{name}: held-out rows and prompts", count, work=tokens) as advance:
+    with progress.counting(f"{name}: held-out examples and prompts", count, work=tokens) as advance:
         yield advance

@@ -142,9 +142,9 @@ def expected_run(
 ) -> Iterator[None]:
     """Show what the run takes, and inside how long it still takes."""
     cost, training = show_run_cost(held_out, base, settings, lengths, run=run, known=known)
-    rows, answers = "held-out rows and prompts", "answers"
-    measured = {rows: cost.reading_seconds, answers: cost.writing_seconds}
-    of_base = {"all": (rows, answers), "answers": (answers,), "nothing": ()}[cost.of_base]
+    examples, answers = "held-out examples and prompts", "answers"
+    measured = {examples: cost.reading_seconds, answers: cost.writing_seconds}
+    of_base = {"all": (examples, answers), "answers": (answers,), "nothing": ()}[cost.of_base]
     left = training.left
     seconds = {f"base: {what}": measured[what] for what in of_base}
     seconds |= {} if run.is_trained else {progress.TRAINING: left.seconds if left else None}

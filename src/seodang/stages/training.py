@@ -197,7 +197,7 @@ def _evaluate(
 ) -> dict[str, Metric]:
     """The losses that choose a checkpoint, with a bar of their own."""
     count, work = sum(map(len, held_out.choosing.values())), held_out.choosing_tokens
-    with shown.interruption(EVALUATION, "held-out rows", count, step=shown.step, work=work) as advance:
+    with shown.interruption(EVALUATION, "held-out examples", count, step=shown.step, work=work) as advance:
         return evaluate(model, engine, held_out.choosing, pack_tokens=held_out.pack_tokens, on_rows=advance)
 
 

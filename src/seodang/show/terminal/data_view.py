@@ -117,11 +117,11 @@ def _marked(row: Sample) -> Text:
 
 
 def show_lengths(lengths: Lengths, *, out: Console | None = None) -> None:
-    """Tokens per row, per source and split, and how many rows are above `max_tokens`."""
+    """Tokens per example, per source and split, and how many are above `max_tokens`."""
     out = out or get_console()
-    show_title(out, "tokens per row")
+    show_title(out, "tokens per example")
     above = f"above {lengths.max_tokens:,}>"
-    table = quiet_table("source", "part", "rows>", "median>", "mean>", "p95>", "longest>", "supervised>", above)
+    table = quiet_table("source", "part", "examples>", "median>", "mean>", "p95>", "longest>", "supervised>", above)
     both = ("train", lengths.train, lengths.cut), ("holdout", lengths.holdout, lengths.cut_holdout)
     for split, sources, cut in both:
         for source, row in sources.items():

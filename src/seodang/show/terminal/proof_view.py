@@ -172,7 +172,7 @@ def _axes(proof: Proof, *, is_narrow: bool) -> Table:
     interval = ENGLISH("table.interval", level=level)
     heads = [ENGLISH(f"table.{key}") for key in ("source", "role", "loss_in")]
     numbers = (f"{ENGLISH(f'table.{key}')}>" for key in ("base", "tuned", "change"))
-    last = (f"{interval}>", ENGLISH("table.shown"), f"{ENGLISH('table.rows')}>")
+    last = (f"{interval}>", ENGLISH("table.shown"), _examples(is_narrow=is_narrow))
     table = quiet_table(*(heads[::2] if is_narrow else heads), *numbers, *last)
     for name, loss in proof.sources.items():
         style = TONES[sentences.tone(loss)]
@@ -190,13 +190,18 @@ def _axes(proof: Proof, *, is_narrow: bool) -> Table:
     return table
 
 
+def _examples(*, is_narrow: bool) -> str:
+    """The head above the number of examples."""
+    return f"{ENGLISH('table.examples_narrow' if is_narrow else 'table.examples')}>"
+
+
 def _parts(proof: Proof, *, is_narrow: bool) -> Table:
     parts = ("gain", *PARTS)
     table = quiet_table(
         ENGLISH("table.gain_of"),
         *(f"{ENGLISH(f'part.{part}')}>" for part in parts),
         f"{ENGLISH('table.wins')}>",
-        f"{ENGLISH('table.rows')}>",
+        _examples(is_narrow=is_narrow),
     )
     for name, found in proof.parts.items():
         wins, chance = found.own_question_wins, ENGLISH("table.chance", chance=percent(found.chance))
