@@ -100,7 +100,7 @@ def _few_rows(facts: Mapping[str, _Facts], fewest_held_out: float) -> Iterator[F
             where=_sources(few),
             what=f"{_counted(few)} held-out row{'' if list(few.values()) == [1] else 's'}; "
             f"no interval is shown under {fewest_held_out:g}",
-            hint=f"let its holdout be at least {fewest_held_out:g} rows, more where their lengths differ",
+            hint=f"let each holdout be at least {fewest_held_out:g} rows, more where their lengths differ",
         )
     trained = {name: known.num_train for name, known in facts.items() if known.num_train}
     measured = {name: held_out[name] for name in facts if name not in trained and name not in few}  # one is enough
