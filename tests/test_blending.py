@@ -189,11 +189,12 @@ def test_a_curve_is_resumed_at_the_alpha_that_is_missing(tuned: Run, curve: Alph
     assert kept == {alpha: files[alpha].stat().st_mtime_ns for alpha in kept}
 
 
-def test_rows_that_prove_did_not_choose(tuned: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_prove_did_not_choose(tuned: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From enough clusters on, half of the rows give the curve; the others alone compare what was chosen."""
     monkeypatch.setattr(held_out, "HALVED_CLUSTERS", 2)
+    shutil.copytree(tuned.folder, tmp_path / "run")
     with guarded():
-        _, blends = _open_blends(tuned.folder, trust_remote_code=False)
+        _, blends = _open_blends(tmp_path / "run", trust_remote_code=False)
         choosing, proving = (rows["medical"] for rows in (blends.choosing(0.5), blends.proving(0.5)))
     names = [{row.row_id for row in rows} for rows in (choosing, proving)]
     assert all(names)
@@ -202,14 +203,34 @@ def test_rows_that_prove_did_not_choose(tuned: Run, monkeypatch: pytest.MonkeyPa
     assert found == pytest.approx({row.row_id: row.base.total for row in read_rows(tuned)})
 
 
-def test_what_a_curve_takes_is_announced(tuned: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_curve_takes_leaves_out_what_was_measured(tuned: Run, curve: AlphaCurve, tmp_path: Path) -> None:
+    """Alphas of the same rows, whose weights are not read; one that is damaged or of other rows is measured again."""
+    assert curve.points
+    run = tmp_path / "run"
+    shutil.copytree(tuned.folder, run)
+    whole = plan_curve(run)
+    assert (whole.alphas, whole.known, whole.seconds) == (5, 5, 0)
+    (run / ALPHA_POINTS / "choose-0.25.json").write_text("{", encoding="utf-8")
+    point = Run(folder=run).read_json(f"{ALPHA_POINTS}/choose-0.5.json")
+    point["settings"]["rows"] = "others"
+    Run(folder=run).write_json(f"{ALPHA_POINTS}/choose-0.5.json", point)
+    part = plan_curve(run)
+    assert part.known == 3
+    assert part.seconds
+
+
+def test_what_a_curve_takes_is_announced(tuned: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Before anything is measured, and by itself with --dry-run: rows, time and memory."""
-    cost = plan_curve(tuned.folder)
+    run = tmp_path / "run"
+    shutil.copytree(tuned.folder, run)
+    shutil.rmtree(run / ALPHA_POINTS, ignore_errors=True)
+    capsys.readouterr()
+    cost = plan_curve(run)
     assert (cost.alphas, cost.sequences, cost.proving_sequences) == (5, 4, 0)
     size = sum(weight.nbytes for weight in load_chat_model(tuned.folder).model.parameters())
     assert cost.weight_bytes == 2 * size
     printed = capsys.readouterr().out
-    assert "5 models between base and tuned model each read 4 sequences, " in printed
+    assert "5 models between base and tuned model each read 4 sequences, " in " ".join(printed.split())
     for shown_before in ("learning rate", "held out: ", "first rows", "tokens per example"):
         assert shown_before not in printed
     for mistaken in (("--dry-run", "--alpha", "0.5"), ("--out", "elsewhere")):

@@ -149,4 +149,6 @@ def _open_blends(run: str | Path, *, trust_remote_code: bool) -> tuple[ProofReci
 
 
 def _cost(blends: Blends) -> CurveCost:
-    return curve_cost(blends.halves.choose, blends.halves.prove, blends.inputs.base)
+    chosen, proven = blends.num_known("choose"), blends.num_known("prove")
+    halves, base = blends.halves, blends.inputs.base
+    return curve_cost(halves.choose, halves.prove, base, num_chosen=chosen, num_proven=proven)

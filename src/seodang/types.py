@@ -248,8 +248,9 @@ class CurveCost:
     tokens: int  # of them
     proving_sequences: int  # that three models read, beside those: rows that prove and do not choose
     proving_tokens: int
-    seconds: float | None  # of all together; None: the architecture cannot be estimated
+    seconds: float | None  # of all that is measured; None: the architecture cannot be estimated
     weight_bytes: int | None  # of both models in memory; None: the same
+    known: int = 0  # of the alphas: measured before, so that they read nothing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,7 +33,13 @@ def keep_point(run: Run, point: MeasuredPoint) -> None:
 
 
 def kept_point(run: Run, alpha: float, half: Half, settings: MeasurementSettings) -> MeasuredPoint | None:
-    """A point that was measured before with the same weights, rows and hardware settings.
+    """A point that was measured before with the same weights, rows and hardware settings."""
+    found = read_point(run, alpha, half)
+    return found if found and found.settings == settings else None
+
+
+def read_point(run: Run, alpha: float, half: Half) -> MeasuredPoint | None:
+    """A point that was measured before, under whichever settings.
 
     One that is damaged, or of another version, counts as none: it is measured again.
     """
@@ -41,10 +47,9 @@ def kept_point(run: Run, alpha: float, half: Half, settings: MeasurementSettings
     if not (run.folder / name).is_file():
         return None
     try:
-        found = from_json(MeasuredPoint, run.read_json(name), where=str(run.folder / name))
+        return from_json(MeasuredPoint, run.read_json(name), where=str(run.folder / name))
     except SeodangError:
         return None
-    return found if found.settings == settings else None
 
 
 def _name(alpha: float, half: Half) -> str:

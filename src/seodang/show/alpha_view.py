@@ -158,8 +158,9 @@ def show_curve(curve: AlphaCurve, run: Path, page: Path, *, out: Console | None 
 def show_curve_cost(cost: CurveCost, *, out: Console | None = None) -> None:
     """What measuring the curve will read, how long it will take and what it holds in memory: one line."""
     about = f"about {duration(cost.seconds)}" if cost.seconds is not None else "of unknown duration"
+    known = f" ({cost.known} of them were measured before)" if cost.known else ""
     text = (
-        f"the alpha curve, {about}: {cost.alphas} models between base and tuned model each read "
+        f"the alpha curve, {about}: {cost.alphas} models between base and tuned model{known} each read "
         f"{plural(cost.sequences, 'sequence')}, {plural(cost.tokens, 'token')} in all"
     )
     if cost.proving_sequences:

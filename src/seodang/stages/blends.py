@@ -14,8 +14,8 @@ import torch
 from transformers import PreTrainedModel
 
 from seodang import distributed
-from seodang.alpha.curve import Rows
-from seodang.alpha.measured_point import MeasuredPoint, keep_point, kept_point
+from seodang.alpha.curve import ALPHAS, Rows
+from seodang.alpha.measured_point import MeasuredPoint, keep_point, kept_point, read_point
 from seodang.model.engine.engine import Engine
 from seodang.model.interpolate import interpolate
 from seodang.model.load import load_model
@@ -93,6 +93,14 @@ class Blends:
         }
         return shared | dict(self._rows(alpha, "prove"))
 
+    def num_known(self, half: Half) -> int:
+        """How many alphas were measured before, if base and tuned model are those of then. Loads no weights."""
+        if not self.halves.of(half).sources:
+            return 0
+        now = self._settings_with("", half)
+        before = [read_point(self.run, alpha, half) for alpha in ALPHAS]
+        return sum(point is not None and replace(point.settings, weights="") == now for point in before)
+
     def _rows(self, alpha: float, half: Half) -> Rows:
         base, blend = self._losses(0.0, half), self._losses(alpha, half)
         return {
@@ -121,7 +129,9 @@ class Blends:
     def _measure(self, alpha: float, held_out: EvaluationSet) -> dict[str, tuple[RowLoss, ...]]:
         model, engine = self._at(alpha)
         found, metrics = {}, {}
-        with progress.counting(f"alpha {alpha:g}: held-out rows", sum(len(one.rows) for one in held_out.sources)) as on:
+        with progress.counting(
+            f"alpha {alpha:g}: held-out examples", sum(len(one.rows) for one in held_out.sources)
+        ) as on:
             for source in held_out.sources:
                 rows, _ = measure_source(
                     model, engine, source, pack_tokens=held_out.pack_tokens, choose_form=False, on_rows=on
@@ -166,16 +176,11 @@ class Blends:
     def _settings(self) -> dict[Half, MeasurementSettings]:
         """What the losses of each half depend on."""
         weights = f"{weights_hash(self._base)} {weights_hash(self._tuned()[0])}"
-        return {
-            half: measurement_settings(
-                self.inputs.base.placement,
-                (),
-                four_bit=False,
-                weights=weights,
-                rows=scored_hash(self.halves.of(half).sources, has_trained_template=True),
-            )
-            for half in ("choose", "prove")
-        }
+        return {half: self._settings_with(weights, half) for half in ("choose", "prove")}
+
+    def _settings_with(self, weights: str, half: Half) -> MeasurementSettings:
+        rows = scored_hash(self.halves.of(half).sources, has_trained_template=True)
+        return measurement_settings(self.inputs.base.placement, (), four_bit=False, weights=weights, rows=rows)
 
     @property
     def _saved_dtype(self) -> torch.dtype:

@@ -154,22 +154,29 @@ def expected_run(
         yield
 
 
-def curve_cost(choosing: EvaluationSet, proving: EvaluationSet, base: Base) -> CurveCost:
+def curve_cost(
+    choosing: EvaluationSet, proving: EvaluationSet, base: Base, *, num_chosen: int = 0, num_proven: int = 0
+) -> CurveCost:
     """What measuring the alpha curve takes: every alpha reads the rows that choose, three the rows that prove alone.
 
     Those are the base, the tuned model and the recommended alpha between them.
+
+    Args:
+        num_chosen, num_proven: alphas that were measured before on the rows that choose, and on those that prove.
     """
     costs = [proof_cost(held_out, base) for held_out in (choosing, proving)]
     seconds = [cost.seconds and cost.seconds / 2 for cost in costs]  # of one model
     first, second = seconds
+    to_choose, to_prove = len(ALPHAS) - num_chosen, max(3 - num_proven, 0)
     model = base.on_meta
     return CurveCost(
         alphas=len(ALPHAS),
+        known=num_chosen,
         sequences=costs[0].sequences,
         tokens=costs[0].tokens,
         proving_sequences=costs[1].sequences,
         proving_tokens=costs[1].tokens,
-        seconds=None if first is None or second is None else len(ALPHAS) * first + 3 * second,
+        seconds=None if first is None or second is None else to_choose * first + to_prove * second,
         weight_bytes=model and 2 * model.num_parameters() * getattr(torch, base.placement.dtype).itemsize,
     )
 
