@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from seodang.model.checkpoint import auto_class
-from seodang.model.engine.rope import rope_parameters
+from seodang.model.engine.layers.rope import rope_parameters
 from seodang.model.quiet import quiet
 
 _STRETCHED = ("linear", "dynamic", "yarn")  # by a factor that the configured positions do not include

@@ -16,8 +16,8 @@ from seodang import distributed
 from seodang.data.pack import pack
 from seodang.errors import RunError
 from seodang.model.engine.engine import Engine
+from seodang.model.engine.layers.norms import fused_norms
 from seodang.model.engine.linear_cross_entropy import OnTile
-from seodang.model.engine.norms import fused_norms
 from seodang.types import IGNORED, Metric
 
 OnRows = Callable[[int, int], None]

@@ -19,7 +19,7 @@ from transformers import (
 
 from seodang.data.pack import pack
 from seodang.model.engine.engine import choose_engine
-from seodang.model.engine.rope import length_boundary
+from seodang.model.engine.layers.rope import length_boundary
 from seodang.model.engine.self_test import can_pad, copy_error, packing_error
 from tiny import make_config, make_model
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from seodang.model.engine.attention_kernels import choose_kernel, hardware_of, product_dtype, run_kernel
+from seodang.model.engine.layers.sequence_attention import attend, can_attend
 
 # Names that hold no "sdpa": Gemma 2 refuses those that do.
 PACKED = "seodang_packed"  # one kernel for the row where there is one, else as EACH
@@ -107,6 +108,9 @@ def _each(
     if query.is_cuda and torch.cuda.is_current_stream_capturing():
         raise AssertionError("packed rows go sequence by sequence, by lengths that differ from pack to pack")
     plain = softcap is None and s_aux is None
+    is_whole = plain and not dropout and not (sliding_window and sliding_window < seq_lens.longest)
+    if is_whole and can_attend(query, key, value):
+        return attend(query, key, value, seq_lens.each, scale)
     outputs = []
     for q, k, v in zip(*(torch.split(states, list(seq_lens.each), 2) for states in (query, key, value)), strict=True):
         window = sliding_window if sliding_window and sliding_window < q.shape[2] else None

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from seodang.model.engine.norms import norms_of
+from seodang.model.engine.layers.norms import norms_of
 
 VARIANTS = 64  # of one function: kinds of layers and of input; torch's own limit is 8
 

@@ -23,6 +23,9 @@ from seodang.model.engine.attention_kernels import hardware_of
 from seodang.model.engine.compile import compiled_layers
 from seodang.model.engine.cuda_graphs import CudaGraphs, placed_embedding
 from seodang.model.engine.float16 import float16_objection, float16_remark
+from seodang.model.engine.layers.gated_mlp import light_gated_mlps
+from seodang.model.engine.layers.norms import light_norms
+from seodang.model.engine.layers.rope import dynamic_rope, forget_lengths
 from seodang.model.engine.linear_cross_entropy import GradientPlaces, OnTile, Scratch
 from seodang.model.engine.loss import (
     PackTensors,
@@ -34,8 +37,6 @@ from seodang.model.engine.loss import (
     logits_tokens,
     on_device,
 )
-from seodang.model.engine.norms import light_norms
-from seodang.model.engine.rope import dynamic_rope, forget_lengths
 from seodang.model.engine.self_test import TOLERANCE, compile_error, copy_error, kernel_error, packing_error
 from seodang.model.engine.trainable_tokens import trainable_tokens_in_place
 from seodang.model.engine.weight_copies import WeightCopies
@@ -139,6 +140,7 @@ class Engine:
             yield compiled_layers(model, recompute=self.recompute)
         elif model.device.type == "cpu":
             yield light_norms(model)
+            yield light_gated_mlps(model)
 
     @contextmanager
     def _computing(

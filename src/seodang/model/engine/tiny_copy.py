@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from seodang.model.engine.rope import length_boundary, rope_kinds
+from seodang.model.engine.layers.rope import length_boundary, rope_kinds
 
 VOCABULARY = 128  # ids of a copy; 0 is padding
 WINDOW = 8  # positions of its windows and chunks

@@ -29,9 +29,9 @@ from seodang import recipe
 from seodang.errors import ModelError, ResourceError, TemplateError
 from seodang.model.context_length import max_positions
 from seodang.model.engine.attention import attention
+from seodang.model.engine.layers.norms import fused_norms
+from seodang.model.engine.layers.rope import dynamic_rope, forget_lengths, length_boundary
 from seodang.model.engine.linear_cross_entropy import tiled_head
-from seodang.model.engine.norms import fused_norms
-from seodang.model.engine.rope import dynamic_rope, forget_lengths, length_boundary
 from seodang.model.engine.self_test import can_pad
 from seodang.model.generate.sampling import Draw
 from seodang.model.generate.stopping import HalfStopped, Left, StopStrings, Written, cut, hold

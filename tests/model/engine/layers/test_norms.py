@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from seodang.model.engine.norms import Rms, RmsNorm, fused_norms, light_norms, norms_of, rms_norm
+from seodang.model.engine.layers.norms import Rms, RmsNorm, fused_norms, light_norms, norms_of, rms_norm
 from tiny import make_config, make_model
 
 
