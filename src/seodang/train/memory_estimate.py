@@ -82,7 +82,7 @@ class MemoryEstimator:
             for pack in (first, *later):
                 with live:
                     before = live.bytes
-                    loss = self.model(pack=pack)
+                    loss = self.model(pack=pack, weight=1.0)
                     activations = max(activations, live.marked - before)
                     logits = max(logits, live.peak_since_mark - live.marked)
                     loss.backward()

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from seodang.data.pack import pack
 from seodang.model.engine import linear_cross_entropy
 from seodang.model.engine.engine import Engine
-from seodang.model.engine.linear_cross_entropy import LinearCrossEntropy, Scratch, _chunks, tiled_head
+from seodang.model.engine.head_gradient import Scratch
+from seodang.model.engine.linear_cross_entropy import LinearCrossEntropy, _chunks, tiled_head
 from tiny import make_config, make_model
 
 POSITIONS, HIDDEN, VOCABULARY = 11, 8, 53
@@ -123,6 +124,43 @@ def test_a_scratch_waits_for_the_backward_pass() -> None:
         ones = (F.cross_entropy(F.linear(hidden, weight), t, reduction="sum") for t in (targets, targets * 0))
         (expected,) = torch.autograd.grad(sum(n * loss for n, loss in enumerate(ones, 1)), [weight])
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_later_packs_add_to_the_gradient_of_the_first(dtype: torch.dtype | None, softcap: float | None) -> None:
+    """With a weight that is known, all packs of a step share one buffer, and two steps too; gradients are the same."""
+    scratch = Scratch()
+    scratch.weight = torch.tensor(0.25)
+    hidden, weight, bias, targets = _case(bias=True)
+    leaves, buffers = [hidden, weight, bias], set()
+    for _ in range(2):
+        expected = [torch.zeros_like(leaf) for leaf in leaves]
+        for rows in (POSITIONS, 3, 0, 7):
+            given = (hidden[:rows], weight, bias, targets[:rows], softcap, 0.5, True)
+            with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+                plain = LinearCrossEntropy.apply(*given)
+                kept = LinearCrossEntropy.apply(*given, scratch)
+            assert plain == kept
+            (kept * 0.25).backward()
+            buffers.add(weight.grad.data_ptr())
+            for total, gradient in zip(expected, torch.autograd.grad(plain * 0.25, leaves), strict=True):
+                total += gradient
+        tolerance = 1e-5 if dtype is None else 1e-2
+        for leaf, total in zip(leaves, expected, strict=True):
+            torch.testing.assert_close(leaf.grad, total, rtol=tolerance, atol=tolerance * float(total.abs().max()))
+            leaf.grad = None
+    assert len(buffers) == 1
+
+
+def test_another_weight_than_the_one_handed_in_is_an_error() -> None:
+    """Gradients that were taken at one scale are never passed on as if they had another."""
+    scratch = Scratch()
+    scratch.weight = torch.tensor(0.25)
+    hidden, weight, _, targets = _case()
+    loss = LinearCrossEntropy.apply(hidden, weight, None, targets, None, 1.0, True, scratch)
+    with pytest.raises(AssertionError, match=r"0\.25, not 0\.5"):
+        (loss * 0.5).backward()
 
 
 def test_chunks_are_of_one_size() -> None:

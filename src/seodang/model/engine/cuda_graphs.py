@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from seodang.model.engine.attention import Lengths
-from seodang.model.engine.linear_cross_entropy import GradientPlaces
+from seodang.model.engine.head_gradient import GradientPlaces
 from seodang.model.engine.loss import PackTensors, on_host, to_device
 from seodang.model.engine.weight_copies import WeightCopies
 from seodang.types import IGNORED, Pack

@@ -23,10 +23,11 @@ from seodang.model.engine.attention_kernels import hardware_of
 from seodang.model.engine.compile import compiled_layers
 from seodang.model.engine.cuda_graphs import CudaGraphs, placed_embedding
 from seodang.model.engine.float16 import float16_objection, float16_remark
+from seodang.model.engine.head_gradient import GradientPlaces, Scratch
 from seodang.model.engine.layers.gated_mlp import light_gated_mlps
 from seodang.model.engine.layers.norms import light_norms
 from seodang.model.engine.layers.rope import dynamic_rope, forget_lengths
-from seodang.model.engine.linear_cross_entropy import GradientPlaces, OnTile, Scratch
+from seodang.model.engine.linear_cross_entropy import OnTile
 from seodang.model.engine.loss import (
     PackTensors,
     TokenLosses,
@@ -71,8 +72,8 @@ class Engine:
     def installed(self, model: PreTrainedModel, on_note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
         """Inside, ``model(pack=PACK)`` is the pack's summed loss; every other call is the model's own.
 
-        ``model(pack=PACK, weight=W)`` is it times W. `backward` must be called on this very loss: a replayed pass takes
-        its gradients with that weight, does not look at what it is given, and knows no `exact`.
+        ``model(pack=PACK, weight=W)`` is it times W > 0. `backward` must be called on this very loss, before the next
+        pack: the head's and a replayed pass's gradients are taken with that weight. Replayed passes know no `exact`.
         ``model(pack=PACK, exact=True)`` is it without the narrower products of passes that train (`training_dtype`).
         ``model(pack=PACK, per_token=True)`` gives `TokenLosses`, without gradients; where the head is computed here,
         `on_tile` sees its logits (`target_losses`).
@@ -107,7 +108,7 @@ class Engine:
         def forward(
             *args: Any,
             pack: Pack | None = None,
-            weight: float = 1.0,
+            weight: float | None = None,
             exact: bool = False,
             per_token: bool = False,
             on_tile: OnTile | None = None,
@@ -118,8 +119,10 @@ class Engine:
             if per_token:
                 return tokens(on_device(pack, model.device), on_tile)
             if graphs and torch.is_grad_enabled() and not model.is_activation_checkpointing:
-                return graphs.loss(pack, weight)
-            return run(on_device(pack, model.device), exact=exact) * weight
+                return graphs.loss(pack, 1.0 if weight is None else weight)
+            if scratch:
+                scratch.weight = None if weight is None else torch.tensor(weight)
+            return run(on_device(pack, model.device), exact=exact) * (1.0 if weight is None else weight)
 
         changes = self._changes(model, places, sparse=scratch is not None)
         with trainable_tokens_in_place(model) as rows, copies.installed(), ExitStack() as changed:

@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PreTrainedModel
 
+from seodang.model.engine.head_gradient import Destination, GradientPlaces, Scratch
 from seodang.model.engine.linear_cross_entropy_gpu import LinearCrossEntropyGpu, passes
 from seodang.model.engine.trainable_tokens import TrainableTokens, base_layer
 
@@ -26,55 +28,6 @@ KEPT_BYTES = 320 * 2**20  # of a chunk's logits between the two walks
 COMPILED_BYTES = 2**30  # the same, where a kernel needs no copies of them
 _SLOW = ("cpu", torch.float32)  # where one product of a few rows by a whole vocabulary is slow
 TILE = 4096  # tokens of the vocabulary at a time on a CPU
-
-
-class Scratch:
-    """The head's large buffers, kept from one pack to the next on a CPU.
-
-    Whoever frees them gets them back page by page, each zeroed at its first touch: up to a third of a small model's
-    step. With a scratch, the gradient of the weights (a leaf) is put into `.grad` and not passed on by autograd, which
-    would copy a buffer that somebody else still holds.
-    """
-
-    def __init__(self) -> None:
-        self._logits = torch.empty(0)
-        self._gradients: list[Tensor] = []  # that no pack between its forward and backward pass is writing to
-
-    def logits(self, hidden: Tensor, count: int) -> Tensor:
-        """[count] in the dtype of `hidden`, of unknown values."""
-        if self._logits.numel() < count or self._logits.dtype != hidden.dtype:
-            self._logits = torch.empty(0)  # freed before the larger one is made
-            self._logits = hidden.new_empty(count)
-        return self._logits[:count]
-
-    def take_gradient(self, weight: Tensor) -> Tensor:
-        """Like `weight`, of unknown values, and not what `weight.grad` holds."""
-        for number, buffer in enumerate(self._gradients):
-            if buffer is not weight.grad:
-                return self._gradients.pop(number)
-        return torch.empty_like(weight)
-
-    def add_gradient(self, weight: Tensor, gradient: Tensor) -> None:
-        """Add what was taken to `weight.grad`, and take it back once it has been used up."""
-        weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
-        self._gradients.append(gradient)
-
-
-class GradientPlaces:
-    """Where a replayed pass puts gradients: tensors that stay where they are.
-
-    A head computed here puts its weights' gradient there in the forward pass, at its final scale, so that no other pass
-    over a tensor of the vocabulary's size is needed. What its backward pass is given is then without effect.
-
-    Args:
-        device: of the model.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.of: dict[Tensor, Tensor] = {}  # weight → its place
-        self.factor = torch.zeros((), device=device)  # gradient of the pack's summed loss
-        self.overwrite = True  # what lies there, which is of an earlier step
-        self.recording = False  # a pass is being recorded
 
 
 class _Gradients(NamedTuple):
@@ -139,23 +92,20 @@ class LinearCrossEntropy(torch.autograd.Function):
         wants_hidden, wants_weight, wants_bias = (wants_grad and needed for needed in ctx.needs_input_grad[:3])
         device, compute = hidden_SD.device.type, _compute_dtype(hidden_SD)
         tiled = _is_tiled(device, compiled=compiled)
-        is_placed = wants_weight and not tiled and compute != torch.float16  # which holds no gradient of a mean
-        places = places if places and is_placed and weight_VD in places.of else None
-        adding = bool(places and not places.overwrite)
-        grad_weight = _gradient_buffer(weight_VD, scratch, places) if wants_weight else None
-        if grad_weight is not None and not len(hidden_SD) and not adding:
-            grad_weight.zero_()
+        goal = Destination.of(weight_VD, scratch, places, compute, tiled=tiled) if wants_weight else Destination()
+        if goal.buffer_VD is not None and not len(hidden_SD) and not goal.adding:
+            goal.buffer_VD.zero_()
         gradients = _Gradients(
             hidden_SD=torch.zeros_like(hidden_SD, dtype=torch.float32) if wants_hidden else None,
-            weight_VD=grad_weight,
+            weight_VD=goal.buffer_VD,
             bias_V=torch.zeros_like(bias_V) if wants_bias and bias_V is not None else None,
             rows_RD=None if rows_RD is None or not wants_grad else torch.zeros_like(rows_RD, dtype=torch.float32),
             trained=trained,
-            adding=adding,
+            adding=goal.adding,
         )
         total = torch.zeros((), dtype=torch.float32, device=hidden_SD.device)
         # the gradient's own memory takes the logits of as many positions as fit, until it is written
-        spare_VD = grad_weight if tiled else None
+        spare_VD = goal.buffer_VD if tiled and not goal.adding else None
         fitting = 0 if spare_VD is None else spare_VD[0].nbytes // compute.itemsize
         most = (COMPILED_BYTES if compiled else KEPT_BYTES) // (compute.itemsize * weight_VD.shape[0])
         chunks = _chunks(len(hidden_SD), most, first=fitting)
@@ -170,13 +120,13 @@ class LinearCrossEntropy(torch.autograd.Function):
                 normalizer_N, chosen_N = walk.normalize(hidden, targets, kept_VN)
                 total += (normalizer_N - chosen_N).sum()
                 if kept_VN is not None:
-                    scale = places.factor if places else None
-                    for tile, weight, grad in walk.gradients(kept_VN, normalizer_N, targets, scale):
+                    for tile, weight, grad in walk.gradients(kept_VN, normalizer_N, targets, goal.scale):
                         gradients.add(walk, chunk, tile, hidden, weight, grad)
-        ctx.filled = (scratch, weight_VD) if scratch and wants_weight else None
-        ctx.is_scaled = places is not None
-        if places:
-            weight_VD.grad, grad_weight = grad_weight, None
+        ctx.later = (goal.later, weight_VD) if goal.later else None
+        ctx.scale, ctx.is_scaled = (goal.scale if scratch else None), goal.scale is not None
+        grad_weight = None if goal.at_once else goal.buffer_VD
+        if goal.at_once:
+            weight_VD.grad = goal.buffer_VD
         grad_hidden = None if gradients.hidden_SD is None else gradients.hidden_SD.to(hidden_SD.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight, gradients.bias_V, gradients.rows_RD)
         return total
@@ -184,11 +134,13 @@ class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
+        if ctx.scale is not None and not isinstance(grad, FakeTensor) and not torch.isclose(grad, ctx.scale):
+            raise AssertionError(f"a pack's gradients were taken for a weight of {float(ctx.scale)}, not {float(grad)}")
         found = [*ctx.saved_tensors]
         if not ctx.is_scaled:
             found = [None if saved is None else saved.mul_(grad.to(saved.dtype)) for saved in found]
-        if ctx.filled is not None:
-            (scratch, weight), ctx.filled = ctx.filled, None
+        if ctx.later is not None:
+            (scratch, weight), ctx.later = ctx.later, None
             scratch.add_gradient(weight, found[1])
             found[1] = None
         *found, found_rows = found
@@ -199,13 +151,6 @@ def _kept_logits(hidden_ND: Tensor, weight_VD: Tensor, scratch: Scratch | None) 
     """[V, N] of unknown values."""
     count = len(hidden_ND) * len(weight_VD)
     return (scratch.logits(hidden_ND, count) if scratch else hidden_ND.new_empty(count)).view(len(weight_VD), -1)
-
-
-def _gradient_buffer(weight_VD: Tensor, scratch: Scratch | None, places: GradientPlaces | None) -> Tensor:
-    """What takes the gradient of the weights."""
-    if places:
-        return places.of[weight_VD]
-    return scratch.take_gradient(weight_VD) if scratch else torch.empty_like(weight_VD)
 
 
 OnTile = Callable[[slice, slice, Tensor, Tensor], None]
@@ -321,12 +266,17 @@ class _Walk:
         return torch.stack(sums).logsumexp(0), chosen_N
 
     def gradients(
-        self, kept_VN: Tensor, normalizer_N: Tensor, targets_N: Tensor, _: Tensor | None = None
+        self, kept_VN: Tensor, normalizer_N: Tensor, targets_N: Tensor, scale: Tensor | None = None
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """(tile, its weights [W, D], gradient of the loss by its raw logits [N, W]), of what `normalize` left.
 
         By a logit: p − [it is the target's].
+
+        Args:
+            scale: of the loss, a scalar above 0.
         """
+        scale = normalizer_N.new_ones(()) if scale is None else scale
+        normalizer_N = normalizer_N - scale.log()
         for tile, top in zip(self.tiles, self._tops, strict=True):
             kept = self._raw_logits(kept_VN, tile, len(targets_N))
             slope = None
@@ -340,7 +290,7 @@ class _Walk:
                     slope.div_(self.softcap).square_().neg_().add_(1.0)
                 grad = logits.sub_(normalizer_N.unsqueeze(-1)).exp_()
             index, inside = _within(targets_N, tile)
-            grad.scatter_add_(-1, index, -inside.unsqueeze(-1))
+            grad.scatter_add_(-1, index, (-scale * inside).unsqueeze(-1))
             if slope is not None:
                 grad *= slope
             if self.factor != 1.0:

@@ -15,13 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PreTrainedModel
 
 from seodang.model.engine.attention import Lengths
-from seodang.model.engine.linear_cross_entropy import (
-    GradientPlaces,
-    LinearCrossEntropy,
-    OnTile,
-    Scratch,
-    target_losses,
-)
+from seodang.model.engine.head_gradient import GradientPlaces, Scratch
+from seodang.model.engine.linear_cross_entropy import LinearCrossEntropy, OnTile, target_losses
 from seodang.model.engine.trainable_tokens import TrainableTokens
 from seodang.types import IGNORED, Pack
 

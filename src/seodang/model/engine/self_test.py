@@ -16,8 +16,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from seodang.data.pack import pack
 from seodang.model.engine.attention import EACH, PACKED, attention
 from seodang.model.engine.compile import compiled_layers
+from seodang.model.engine.head_gradient import GradientPlaces
 from seodang.model.engine.layers.rope import dynamic_rope, forget_lengths, length_boundary
-from seodang.model.engine.linear_cross_entropy import GradientPlaces
 from seodang.model.engine.loss import linear_cross_entropy_loss, on_device
 from seodang.model.engine.tiny_copy import VOCABULARY, WINDOW, tiny_copies
 from seodang.model.engine.weight_copies import WeightCopies

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from seodang.model.engine.linear_cross_entropy import GradientPlaces
+from seodang.model.engine.head_gradient import GradientPlaces
 from seodang.model.engine.trainable_tokens import base_layer
 
 
