@@ -141,7 +141,7 @@ def test_later_packs_add_to_the_gradient_of_the_first(dtype: torch.dtype | None,
             with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
                 plain = LinearCrossEntropy.apply(*given)
                 kept = LinearCrossEntropy.apply(*given, scratch)
-            assert plain == kept
+            torch.testing.assert_close(kept, plain)
             (kept * 0.25).backward()
             buffers.add(weight.grad.data_ptr())
             for total, gradient in zip(expected, torch.autograd.grad(plain * 0.25, leaves), strict=True):
