@@ -238,9 +238,9 @@ class _StepTrainer(Trainer):
         for number, pack in enumerate(inputs.packs, 1):
             exchanged = number == len(inputs.packs) or self.accelerator.is_fsdp2
             with nullcontext() if exchanged else self.accelerator.no_sync(model):
-                loss = model(pack=pack, exact=exact, weight=world / inputs.supervised)
-                self.accelerator.backward(loss * scale if scale != 1.0 else loss)
-            total += loss.detach()
+                loss = model(pack=pack, exact=exact, weight=scale * world / inputs.supervised)
+                self.accelerator.backward(loss)
+            total += loss.detach() / scale
             del loss  # and with it what remembers the pass: none may be alive while a graph is recorded
         return total
 

@@ -79,12 +79,12 @@ class Destination(NamedTuple):
         *,
         tiled: bool,
     ) -> "Destination":
-        is_placed = not tiled and compute != torch.float16  # which holds no gradient of a mean
-        if places and is_placed and weight_VD in places.of:
+        can_scale = compute != torch.float16  # which holds no gradient of a mean
+        if places and can_scale and not tiled and weight_VD in places.of:
             return cls(places.of[weight_VD], not places.overwrite, places.factor, at_once=True)
         if scratch is None:
             return cls(torch.empty_like(weight_VD))
-        scale, grad = scratch.weight if tiled else None, weight_VD.grad
+        scale, grad = scratch.weight if can_scale and tiled else None, weight_VD.grad
         if scale is not None and grad is not None and not grad.is_sparse and grad.is_contiguous():
             return cls(grad, True, scale, at_once=True)
         return cls(scratch.take_gradient(weight_VD), scale=scale, later=scratch)
