@@ -126,7 +126,7 @@ def test_models_with_different_tokenizers_are_compared_by_bytes(place: Workplace
     assert "The two models have different tokenizers" in ended.out
     shown = " ".join(ended.out.split())
     assert "KL(base‖tuned) was not measured: different tokenizers." in shown
-    assert "What the change is made of was not measured: medical (20 rows: different tokenizers)." in shown
+    assert "What the change is made of was not measured: medical (20 examples: different tokenizers)." in shown
     measured = json.loads((place.folder / "two" / "base.json").read_text(encoding="utf-8"))
     assert {row["answer"] for row in measured["rows"]["medical"]} == {None}
     proof = json.loads((place.folder / "two" / "proof.json").read_text(encoding="utf-8"))

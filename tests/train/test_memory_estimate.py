@@ -172,7 +172,7 @@ def _measured(config: Any, packs: tuple[Pack, ...]) -> int:
         torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile,
     ):
         for pack in packs:
-            model(pack=pack).backward()
+            model(pack=pack, weight=1.0).backward()
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     for event in sorted(events, key=lambda event: event.start_ns()):
         alive += event.nbytes()

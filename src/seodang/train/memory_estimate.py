@@ -139,6 +139,7 @@ def make_estimator(
         engine=Engine(
             packed=True,
             linear_cross_entropy=True,
+            light=not placement.device.startswith("mps"),  # which is estimated as a CPU
             compute_dtype=getattr(torch, compute) if compute != trained_dtype else None,
             training_dtype=getattr(torch, placement.training_dtype) if placement.training_dtype else None,
         ),

@@ -185,7 +185,8 @@ def test_a_tiled_head_gives_the_same_logits(kind: str) -> None:
     assert "forward" not in vars(model.get_output_embeddings())
 
 
-def test_tied_embeddings_have_one_gradient_buffer() -> None:
+@pytest.mark.parametrize("weight", [None, 0.25])
+def test_tied_embeddings_have_one_gradient_buffer(weight: float | None) -> None:
     """Head and lookup of tied embeddings add up to autograd's own, over several packs; `sparse` is undone."""
     tied = make_model(make_config("gemma3"))
     rows = [np.array(ids, dtype=np.int32) for ids in ([1, 5, 6, 7, 5], [1, 8, 9], [1, 5, 11, 12])]
@@ -197,7 +198,7 @@ def test_tied_embeddings_have_one_gradient_buffer() -> None:
         with Engine(packed=True, linear_cross_entropy=own).installed(tied):
             assert tied.get_input_embeddings().sparse is own
             for single in packs:
-                tied(pack=single).backward()
+                tied(pack=single, weight=weight).backward()
         gradients.append(tied.get_input_embeddings().weight.grad.clone())
     assert not gradients[0].is_sparse
     torch.testing.assert_close(*gradients)

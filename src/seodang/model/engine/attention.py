@@ -108,8 +108,8 @@ def _each(
     if query.is_cuda and torch.cuda.is_current_stream_capturing():
         raise AssertionError("packed rows go sequence by sequence, by lengths that differ from pack to pack")
     plain = softcap is None and s_aux is None
-    is_whole = plain and not dropout and not (sliding_window and sliding_window < seq_lens.longest)
-    if is_whole and can_attend(query, key, value):
+    is_whole = not (sliding_window and sliding_window < seq_lens.longest) and all(seq_lens.each)
+    if plain and not dropout and is_whole and can_attend(query, key, value):
         return attend(query, key, value, seq_lens.each, scale)
     outputs = []
     for q, k, v in zip(*(torch.split(states, list(seq_lens.each), 2) for states in (query, key, value)), strict=True):

@@ -59,6 +59,7 @@ class Engine:
     compiled: bool = False  # layers and the head's passes over its logits are compiled
     apart: bool = False  # layers are compiled up to their attention and from it on, without it
     recompute: bool = False  # compiled layers keep less for the backward pass, and compute it again
+    light: bool = True  # layers as written keep less for the backward pass, on a CPU
     cuda_graphs: bool = False  # passes of packs are recorded as CUDA graphs, and replayed
     compute_dtype: torch.dtype | None = None  # of the products (autocast); none: the weights' own
     training_dtype: torch.dtype | None = None  # the same, of passes that take gradients; none: as all others
@@ -121,7 +122,7 @@ class Engine:
             if graphs and torch.is_grad_enabled() and not model.is_activation_checkpointing:
                 return graphs.loss(pack, 1.0 if weight is None else weight)
             if scratch:
-                scratch.weight = None if weight is None else torch.tensor(weight)
+                scratch.weight = torch.tensor(weight, dtype=torch.float32) if weight and weight > 0 else None
             return run(on_device(pack, model.device), exact=exact) * (1.0 if weight is None else weight)
 
         changes = self._changes(model, places, sparse=scratch is not None)
@@ -141,7 +142,7 @@ class Engine:
             yield placed_embedding(model, places)
         if self.compiled:
             yield compiled_layers(model, recompute=self.recompute)
-        elif model.device.type == "cpu":
+        elif self.light and model.device.type == "cpu":
             yield light_norms(model)
             yield light_gated_mlps(model)
 

@@ -8,10 +8,13 @@ import torch.nn.functional as F
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import PreTrainedConfig, SeedOssConfig
 from transformers.models.gemma3.modeling_gemma3 import Gemma3MLP
 from transformers.models.llama.modeling_llama import LlamaMLP
+from transformers.models.seed_oss.modeling_seed_oss import SeedOssMLP
 
 from seodang.model.engine.layers.gated_mlp import LightGatedMlp, gated_mlp, light_gated_mlps
+from seodang.model.engine.layers.norms import light_norms
 from tiny import make_config, make_model
 
 CONFIG = make_config("llama")
@@ -22,6 +25,21 @@ class _OtherMlp(LlamaMLP):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).clamp(max=0.01)
+
+
+class _InPlace(LlamaMLP):
+    """Writes over what the backward pass needs."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config)
+        self.act_fn = nn.SiLU(inplace=True)
+
+
+class _Limited(LlamaMLP):
+    """As DeepSeek V4's, whose limit small inputs never reach."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x).clamp(max=10)) * self.up_proj(x).clamp(-10, 10))
 
 
 class _OtherInput(LlamaMLP):
@@ -48,6 +66,11 @@ def _adapted() -> nn.Module:
     [
         (LlamaMLP(CONFIG), True),
         (Gemma3MLP(make_config("gemma3")), True),
+        (LlamaMLP(make_config("llama", hidden_act="relu2")), True),
+        (LlamaMLP(make_config("llama", hidden_act="linear")), True),
+        (SeedOssMLP(SeedOssConfig(hidden_size=8, intermediate_size=16)).eval(), False),  # has dropout in training
+        (_InPlace(CONFIG), False),
+        (_Limited(CONFIG), False),
         (_OtherMlp(CONFIG), False),
         (_OtherInput(CONFIG), False),
         (_with_bias(), False),
@@ -62,10 +85,29 @@ def test_a_gated_mlp_is_known_by_its_parts_and_values(module: nn.Module, expecte
     assert (gated_mlp(module) is not None) == expected
 
 
-def test_a_gated_mlp_without_data_is_known_by_its_parts() -> None:
-    """So that a memory estimate counts what training will keep."""
+def test_a_gated_mlp_without_data_is_known_too() -> None:
+    """So that a memory estimate counts what training will keep: of dropout and limits all that their code keeps."""
     with FakeTensorMode():
         assert gated_mlp(LlamaMLP(CONFIG)) is not None
+        assert gated_mlp(_Limited(CONFIG)) is None
+
+
+def test_weights_of_nan_are_left_to_the_losses_that_show_them() -> None:
+    """Nothing is raised before training reports them."""
+    model = make_model(make_config("gemma3"))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(float("nan"))
+    with light_gated_mlps(model), light_norms(model):
+        assert model(input_ids=torch.arange(3, 9).unsqueeze(0)).logits.isnan().all()
+
+
+def test_random_numbers_are_as_before() -> None:
+    """A run does not depend on what was tried."""
+    mlp = LlamaMLP(CONFIG)
+    before = torch.get_rng_state()
+    gated_mlp(mlp)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("trained", [(0, 1, 2, 3), (0,), (1,), (2, 3)])

@@ -50,10 +50,12 @@ def test_the_output_is_kept_once() -> None:
 
 
 def test_what_it_does_not_know_is_left_to_torch() -> None:
-    """Without gradients, with 16-bit products, and values of another size than keys."""
+    """Without gradients, with 16-bit products, and values of another size, number or dtype than keys."""
     query, key, value = _states(4, 2)
     with torch.no_grad():
         assert not can_attend(query, key, value)
     with torch.autocast("cpu", torch.bfloat16):
         assert not can_attend(query, key, value)
     assert not can_attend(query, key, value[..., :4])
+    assert not can_attend(query, key, value[:, :1])
+    assert not can_attend(query, key, value.double())

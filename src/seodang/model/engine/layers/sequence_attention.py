@@ -16,7 +16,7 @@ _FORWARD = "_scaled_dot_product_flash_attention_for_cpu"  # what scaled_dot_prod
 
 
 def can_attend(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether torch's attention for a CPU takes these, and gradients are wanted."""
+    """Whether torch's attention for a CPU takes these, which it does not check itself, and gradients are wanted."""
     is_there = hasattr(torch.ops.aten, _FORWARD) and hasattr(torch.ops.aten, f"{_FORWARD}_backward")
     sizes = {states.shape[-1] for states in (query, key, value)}
     return (
@@ -26,6 +26,8 @@ def can_attend(query: Tensor, key: Tensor, value: Tensor) -> bool:
         and torch.is_grad_enabled()
         and len(sizes) == 1
         and query.shape[1] % key.shape[1] == 0
+        and key.shape[1] == value.shape[1]
+        and query.dtype == key.dtype == value.dtype
         and all(states.stride(-1) == 1 for states in (query, key, value))
     )
 
@@ -35,7 +37,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], sc
 
     Args:
         query: [1, H, T, D]; key, value: [1, K, T, D].
-        lengths: of the sequences; they sum to T.
+        lengths: of the sequences, none of 0; they sum to T.
     """
     compute: Callable[..., Tensor] = SequenceAttention.apply
     return compute(query, key, value, tuple(lengths), scale)
