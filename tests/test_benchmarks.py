@@ -90,7 +90,7 @@ def test_packs_are_compared_with_checkpointing(bench: Callable[..., dict[str, An
 @pytest.mark.shared
 def test_all_arms_train_on_the_same_rows(shared: Path) -> None:
     """Ours and the peer's begin at the same loss on the rows of one step, so that their speeds can be compared."""
-    result = _bench("--peer", str(shared / "bench" / "peer_trl.py"))
+    result = _bench("--peer", str(shared / "bench" / "peer_trl.py"), "--arms", "ours", "packed", "free")
     model = result["models"]["gemma-3-270m"]
     assert model["tokens_per_second"].keys() >= {"ours", "packed", "free"}
     losses = model["first_loss"]
