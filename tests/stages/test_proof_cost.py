@@ -7,22 +7,28 @@ import pytest
 from transformers import PreTrainedModel
 
 from seodang import pipeline
+from seodang.data.prepare import Prepared
 from seodang.run.base_measurement import BaseMeasurement, KnownBase, measurement_settings
 from seodang.stages import preflight, proof_cost
-from seodang.stages.measure import make_evaluation_set
+from seodang.stages.measure import EvaluationSet, make_evaluation_set
+from seodang.stages.preflight import Base
 from seodang.types import ProofCost
 from tiny_recipe import tiny_recipe
 
 
-def test_body_and_head_are_counted(
-    tiny_folder: Path, tiny_model: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two FLOPs a weight: the body for every token, a tied head for scored ones, thrice where models are compared."""
+@pytest.fixture
+def inputs(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Base, Prepared, EvaluationSet]:
+    """A tiny model and its held-out rows, on a machine of one GFLOP/s."""
     monkeypatch.setattr(proof_cost, "_matrix_rate", lambda dtype, device: 1e9)
     recipe = tiny_recipe(tmp_path, tiny_folder)
     placement = preflight.place(recipe.model, recipe.train, will_train=False)
     base, renderer, prepared, _ = pipeline.prepare(recipe, placement)
-    held_out = make_evaluation_set(recipe, prepared, renderer, 256)
+    return base, prepared, make_evaluation_set(recipe, prepared, renderer, 256)
+
+
+def test_body_and_head_are_counted(inputs: tuple[Base, Prepared, EvaluationSet], tiny_model: PreTrainedModel) -> None:
+    """Two FLOPs a weight: the body for every token, a tied head for scored ones, thrice where models are compared."""
+    base, prepared, held_out = inputs
     cost = proof_cost.proof_cost(held_out, base)
     head = tiny_model.get_output_embeddings().weight.numel()
     body = tiny_model.num_parameters() - head
@@ -35,18 +41,12 @@ def test_body_and_head_are_counted(
     assert cost.seconds == pytest.approx((reading + writing) / 1e9)
 
 
-def test_what_is_known_of_the_base_takes_no_time(
-    tiny_folder: Path, tiny_model: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_known_of_the_base_takes_no_time(inputs: tuple[Base, Prepared, EvaluationSet]) -> None:
     """Measured before: the tuned model's share remains, with the reading that the base's hidden states may need."""
-    monkeypatch.setattr(proof_cost, "_matrix_rate", lambda dtype, device: 1e9)
-    recipe = tiny_recipe(tmp_path, tiny_folder)
-    placement = preflight.place(recipe.model, recipe.train, will_train=False)
-    base, renderer, prepared, _ = pipeline.prepare(recipe, placement)
-    held_out = make_evaluation_set(recipe, prepared, renderer, 256)
+    base, _, held_out = inputs
     whole = proof_cost.proof_cost(held_out, base)
     assert whole.seconds is not None
-    now = measurement_settings(placement, (), four_bit=False, weights="w", rows="r")
+    now = measurement_settings(base.placement, (), four_bit=False, weights="w", rows="r")
     before = BaseMeasurement(settings=now, rows={}, answers=())
 
     def left(**changes: object) -> ProofCost:

@@ -92,20 +92,20 @@ class LinearCrossEntropy(torch.autograd.Function):
         wants_hidden, wants_weight, wants_bias = (wants_grad and needed for needed in ctx.needs_input_grad[:3])
         device, compute = hidden_SD.device.type, _compute_dtype(hidden_SD)
         tiled = _is_tiled(device, compiled=compiled)
-        goal = Destination.of(weight_VD, scratch, places, compute, tiled=tiled) if wants_weight else Destination()
-        if goal.buffer_VD is not None and not len(hidden_SD) and not goal.adding:
-            goal.buffer_VD.zero_()
+        into = Destination.of(weight_VD, scratch, places, compute, tiled=tiled) if wants_weight else Destination()
+        if into.buffer_VD is not None and not len(hidden_SD) and not into.adding:
+            into.buffer_VD.zero_()
         gradients = _Gradients(
             hidden_SD=torch.zeros_like(hidden_SD, dtype=torch.float32) if wants_hidden else None,
-            weight_VD=goal.buffer_VD,
+            weight_VD=into.buffer_VD,
             bias_V=torch.zeros_like(bias_V) if wants_bias and bias_V is not None else None,
             rows_RD=None if rows_RD is None or not wants_grad else torch.zeros_like(rows_RD, dtype=torch.float32),
             trained=trained,
-            adding=goal.adding,
+            adding=into.adding,
         )
         total = torch.zeros((), dtype=torch.float32, device=hidden_SD.device)
         # the gradient's own memory takes the logits of as many positions as fit, until it is written
-        spare_VD = goal.buffer_VD if tiled and not goal.adding else None
+        spare_VD = into.buffer_VD if tiled and not into.adding else None
         fitting = 0 if spare_VD is None else spare_VD[0].nbytes // compute.itemsize
         most = (COMPILED_BYTES if compiled else KEPT_BYTES) // (compute.itemsize * weight_VD.shape[0])
         chunks = _chunks(len(hidden_SD), most, first=fitting)
@@ -120,13 +120,13 @@ class LinearCrossEntropy(torch.autograd.Function):
                 normalizer_N, chosen_N = walk.normalize(hidden, targets, kept_VN)
                 total += (normalizer_N - chosen_N).sum()
                 if kept_VN is not None:
-                    for tile, weight, grad in walk.gradients(kept_VN, normalizer_N, targets, goal.scale):
+                    for tile, weight, grad in walk.gradients(kept_VN, normalizer_N, targets, into.scale):
                         gradients.add(walk, chunk, tile, hidden, weight, grad)
-        ctx.later = (goal.later, weight_VD) if goal.later else None
-        ctx.scale, ctx.is_scaled = (goal.scale if scratch else None), goal.scale is not None
-        grad_weight = None if goal.at_once else goal.buffer_VD
-        if goal.at_once:
-            weight_VD.grad = goal.buffer_VD
+        ctx.later = (into.later, weight_VD) if into.later else None
+        ctx.scale, ctx.is_scaled = (into.scale if scratch else None), into.scale is not None
+        grad_weight = None if into.at_once else into.buffer_VD
+        if into.at_once:
+            weight_VD.grad = into.buffer_VD
         grad_hidden = None if gradients.hidden_SD is None else gradients.hidden_SD.to(hidden_SD.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight, gradients.bias_V, gradients.rows_RD)
         return total

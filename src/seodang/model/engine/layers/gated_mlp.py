@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from transformers import PreTrainedModel
 
+from seodang.model.engine.layers.norms import SAME
+
 PARTS = ("gate_proj", "up_proj", "down_proj")
 HIDDEN, INNER = 8, 16  # sizes of a copy that is tried
-SAME = 1e-5  # relative: what summing in another order changes in float32
 
 
 @contextmanager
