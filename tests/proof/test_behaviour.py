@@ -57,6 +57,14 @@ def test_one_question_has_no_interval() -> None:
     assert found.repetition.interval is None
 
 
+def test_answers_of_one_cluster_are_one_piece_of_evidence() -> None:
+    """24 answers to 6 questions leave a share as open as 6 answers do."""
+    answers = [answer("가", question=f"{number % 6}?", stopped=number % 6 < 3) for number in range(24)]
+    found = of_tuned(*answers)
+    assert (found.stopped.count, found.stopped.of) == (12, 24)
+    assert found.stopped.interval == wilson(3, 6)
+
+
 def test_stops_are_compared_by_question() -> None:
     """12 of 12 that end where none did: an exact p, and a share that has a width."""
     pairs = [

@@ -22,7 +22,8 @@ from seodang.judge.judgement import Calibration, Judged, Judgement, Outcome, Pla
 from seodang.judge.pairs import Pair, choose, clusters_of, fingerprint
 from seodang.judge.planted import NUM_PLANTED, Planted, plant
 from seodang.judge.reply_cache import Reply, ReplyCache, cache_file
-from seodang.judge.tally import adjust_for_length, share, shown, tally
+from seodang.judge.tally import adjust_for_length, shown, tally
+from seodang.proof.behaviour import share
 from seodang.recipe import Judge
 from seodang.secrets import leaks
 

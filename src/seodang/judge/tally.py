@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seodang.judge.judgement import Judged, LengthAdjusted, Tally
-from seodang.proof.behaviour import Share
+from seodang.proof.behaviour import share
 from seodang.proof.statistics import (
     FEWEST_CLUSTERS,
     LEVEL,
@@ -17,7 +17,6 @@ from seodang.proof.statistics import (
     PairedShare,
     effective_clusters,
     paired_share,
-    wilson,
 )
 
 _STEPS = 50  # of Newton's method; it takes fewer than 10
@@ -45,13 +44,6 @@ def shown(difference: PairedShare) -> Literal["better", "worse", "not shown"]:
     if interval is None or difference.p >= 1 - LEVEL or interval.low <= 0 <= interval.high:
         return "not shown"
     return "better" if interval.low > 0 else "worse"
-
-
-def share(holds: Sequence[bool], clusters: Sequence[int]) -> Share:
-    """A share with Wilson's interval, for which a cluster counts once, whatever its size."""
-    n_eff = effective_clusters(np.bincount(np.unique(clusters, return_inverse=True)[1]))
-    count, of = sum(holds), len(holds)
-    return Share(count=count, of=of, interval=wilson(count / of * n_eff, n_eff))
 
 
 def adjust_for_length(judged: Sequence[Judged]) -> LengthAdjusted | None:

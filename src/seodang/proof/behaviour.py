@@ -5,11 +5,12 @@ Knows no model and no tokenizer: whoever has `answers.jsonl` can recompute every
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from seodang.proof.statistics import Estimate, Interval, PairedShare, paired_share, ratio, wilson
+from seodang.proof.statistics import Estimate, Interval, PairedShare, effective_clusters, paired_share, ratio, wilson
 from seodang.types import Answer
 
 NGRAM = 4  # seq-rep-4
@@ -26,7 +27,7 @@ class Share:
 
     count: int
     of: int
-    interval: Interval | None  # Wilson's; None: they all answer one question
+    interval: Interval | None  # Wilson's, of clusters; None: they are all of one
 
     @property
     def value(self) -> float:
@@ -97,19 +98,14 @@ def _describe(answers: Sequence[Answer], clusters: Mapping[str, str]) -> AnswerB
         ]
         return ratio(*zip(*found, strict=True)) if found else None
 
-    def share(holds: Callable[[Answer], bool]) -> Share:
-        count = sum(map(holds, answers))
-        interval = wilson(count, len(answers)) if len(set(names)) > 1 else None
-        return Share(count=count, of=len(answers), interval=interval)
-
     tokens, repeated = mean(lambda answer: answer.new_tokens), mean(lambda answer: repetition(answer.text))
     assert tokens, "no answers"
     assert repeated, "no answers"
     own, other = _chrf_of(answers, own=True), _chrf_of(answers, own=False)
     return AnswerBehaviour(
         answers=len(answers),
-        stopped=share(lambda answer: answer.stopped),
-        echo=share(lambda answer: echoes(answer.question, answer.text)),
+        stopped=share([answer.stopped for answer in answers], names),
+        echo=share([echoes(answer.question, answer.text) for answer in answers], names),
         broken=sum(is_broken(answer) for answer in answers),
         mean_tokens=tokens,
         repetition=repeated,
@@ -120,6 +116,18 @@ def _describe(answers: Sequence[Answer], clusters: Mapping[str, str]) -> AnswerB
         chrf=mean(lambda answer: own.get(id(answer))),
         likeness=mean(lambda answer: own[id(answer)] - other[id(answer)] if id(answer) in other else None),
     )
+
+
+def share(holds: Sequence[bool], clusters: Sequence[str] | Sequence[int]) -> Share:
+    """A share of at least one answer with Wilson's interval, for which a cluster counts once, whatever its size.
+
+    Args:
+        holds, clusters: [answers]; answers of equal cluster are one piece of evidence.
+    """
+    count, of = sum(holds), len(holds)
+    sizes = list(Counter(clusters).values())
+    n_eff = effective_clusters(sizes)
+    return Share(count=count, of=of, interval=wilson(count / of * n_eff, n_eff) if len(sizes) > 1 else None)
 
 
 def is_broken(answer: Answer) -> bool:
