@@ -195,6 +195,16 @@ def test_what_is_known_of_a_base_needs_no_weights(run: Run, held_out: Evaluation
     assert known_without_weights(run, held_out, CPU) is None
 
 
+def test_answers_are_known_under_their_own_kind_alone(run: Run, held_out: EvaluationSet) -> None:
+    """A question that moved from one list to another is asked again: the base's answer would stand in the old group."""
+    asked = Question(kind="general", text="왜요?", prompt="왜요?", settings=Generate(max_new_tokens=2))
+    before = _measure(run, replace(held_out, questions=[asked]))
+    moved = replace(held_out, questions=[replace(asked, kind="domain")])
+    after = _measure(run, moved)
+    assert after.rows == before.rows
+    assert [answer.kind for answer in after.answers] == ["domain"]
+
+
 def test_a_base_with_a_trained_template_is_asked_in_it_alone(run: Run, held_out: EvaluationSet) -> None:
     """No plain form is tried, and base and tuned model stand behind the same prompts."""
     known = replace(held_out, has_trained_template=True)

@@ -63,7 +63,7 @@ class MeasurementSettings:
     compute_dtype: str
     attention: str
     four_bit: bool
-    questions_sha256: str  # of prompts and sampling settings, in their order: answers alone depend on them
+    questions_sha256: str  # of all that is asked, in its order: answers alone depend on it
     weights: str  # hash of all of the model's weights
     rows: str  # hash of ids and labels that are scored
 
@@ -108,10 +108,10 @@ class KnownBase:
 
 
 def measurement_settings(
-    placement: Placement, asked: Sequence[tuple[str, str]], *, four_bit: bool, weights: str, rows: str
+    placement: Placement, asked: Sequence[Sequence[str | None]], *, four_bit: bool, weights: str, rows: str
 ) -> MeasurementSettings:
     """Args:
-    asked: every question's prompt, and its sampling settings as JSON.
+    asked: all that an answer is made from or carries, of every question: prompt, sampling settings, kind, reference …
     weights, rows: hashes of the model and of what is scored.
     """
     return MeasurementSettings(

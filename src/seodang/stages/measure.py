@@ -334,7 +334,10 @@ def _metrics(held_out: EvaluationSet, rows: Mapping[str, Sequence[ModelRow]], *,
 def _settings(weights: str, held_out: EvaluationSet, placement: Placement, *, four_bit: bool) -> MeasurementSettings:
     return measurement_settings(
         placement,
-        [(question.prompt, question.settings.model_dump_json()) for question in held_out.questions],
+        [
+            (one.prompt, one.settings.model_dump_json(), one.kind, one.text, one.reference, one.row_id, one.source)
+            for one in held_out.questions
+        ],
         four_bit=four_bit,
         weights=weights,
         rows=scored_hash(held_out.sources, has_trained_template=held_out.has_trained_template),
