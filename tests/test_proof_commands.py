@@ -42,6 +42,19 @@ def test_seeds_train_and_mix_otherwise_on_the_same_rows(place: Workplace) -> Non
     assert all("report:\n  language: en" in recipe for recipe in recipes)
 
 
+def test_seeds_that_are_resumed_are_of_one_recipe(place: Workplace) -> None:
+    """What is finished stays as it is; runs that were trained under other settings are no seeds of this recipe."""
+    recipe = place.recipe("sources.medical.holdout=20")
+    proofs = [place.folder / "runs" / name / "proof.json" for name in ("mine-s1", "mine-s2")]
+    before = [proof.stat().st_mtime_ns for proof in proofs]
+    again = seodang("tune", *recipe, "--language", "en", "--seeds", 2, "--resume", "--json")
+    assert json.loads(again.out) == json.loads((place.folder / "seeds.json").read_text(encoding="utf-8"))
+    other = seodang("tune", *recipe, "train.learning_rate=0.5", "--language", "en", "--seeds", 2, "--resume")
+    assert other.code == 2
+    assert "another recipe: train.learning_rate differ" in other.err
+    assert [proof.stat().st_mtime_ns for proof in proofs] == before
+
+
 def test_several_runs_are_compared_as_they_were_proven() -> None:
     """The same two runs, given by their folders: a line for each source; other options are refused."""
     ended = seodang("prove", "runs/mine-s1", "runs/mine-s2")

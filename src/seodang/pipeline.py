@@ -332,7 +332,7 @@ def tune_seeds(recipe: Recipe, seeds: int, *, out: Path | None = None, resume: b
     Args:
         seeds: how many.
         out: the runs' folders without `-s1`; by default runs/NAME.
-        resume: resume runs that were stopped; those that are proven stay as they are.
+        resume: resume runs that were stopped; those that are finished are left as they are.
 
     Raises:
         SeodangError: the user's mistake, with a hint on how to fix it.
@@ -344,8 +344,7 @@ def tune_seeds(recipe: Recipe, seeds: int, *, out: Path | None = None, resume: b
         name = f"{recipe.name}-s{number + 1}"
         one = recipe.model_copy(update={"name": name, "train": train, "mix": mix})
         run = Run(folder=folder.with_name(f"{folder.name}-s{number + 1}"))
-        if not (resume and run.is_proven):
-            tune(one, out=run.folder, resume=resume and run.exists)
+        tune(one, out=run.folder, resume=resume and run.exists)
         runs.append(run.folder)
     return prove_seeds(runs)
 
