@@ -10,6 +10,7 @@ import run_folder
 from command import seodang
 from judge_server import Server, always_first, by_reference, judge_server
 from judged_pairs import write_answers
+from seodang.errors import SeodangError
 from seodang.json_values import from_json
 from seodang.judge.judgement import Judgement
 from seodang.judge.of_run import take_in
@@ -144,6 +145,15 @@ def test_two_runs_are_compared_by_what_both_were_asked(run: Run, served: Server,
     assert "1 answer of one model alone" in ended.err
     assert json.loads((run.folder / "judgement-second.json").read_text(encoding="utf-8")) == found
     assert not (run.folder / "judgement.json").exists()
+
+
+def test_damaged_answers_are_one_message(run: Run) -> None:
+    """A line that lacks a field is named, by every command that reads the answers."""
+    row = json.loads(run.folder.joinpath("answers.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    del row["stopped"]
+    run.append("answers.jsonl", row)
+    with pytest.raises(SeodangError, match=r"answers.jsonl:\d+: stopped: missing"):
+        read_answers(run)
 
 
 @pytest.mark.parametrize(

@@ -149,8 +149,13 @@ def read_training(run: Run) -> dict[str, Any] | None:
 
 
 def read_answers(run: Run) -> list[Answer]:
-    """Every answer of base and tuned model."""
-    return [Answer(**row) for row in run.read_lines(ANSWERS)]
+    """Every answer of base and tuned model.
+
+    Raises:
+        SeodangError: a line is damaged, or was written by another version of seodang.
+    """
+    where = run.folder / ANSWERS
+    return [from_json(Answer, row, where=f"{where}:{number}") for number, row in enumerate(run.read_lines(ANSWERS), 1)]
 
 
 def _manifest(path: Path, damaged: list[str]) -> Manifest | None:
