@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from seodang.errors import SeodangError
 from seodang.serve.engines import (
@@ -52,6 +53,12 @@ def test_the_key_is_no_argument(engine: Engine) -> None:
     how = launch(engine, GGUF if engine == "llama.cpp" else FOLDER, Address(), api_key=KEY)
     assert KEY not in " ".join(how.command)
     assert KEY in str([*how.environment.values(), *how.files.values()])
+
+
+def test_a_key_with_quotes_and_backslashes_reaches_sglang_as_it_is() -> None:
+    """Its key goes through a YAML file, in which these characters mean something."""
+    key = 'a"b\\n: #c'
+    assert yaml.safe_load(launch("sglang", FOLDER, Address(), api_key=key).files["sglang.yaml"]) == {"api-key": key}
 
 
 def test_transformers_refuses_a_key_that_it_would_not_check() -> None:

@@ -1,5 +1,6 @@
 """Command lines of the engines that serve a model. Pure functions: they start nothing and read no file."""
 
+import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -165,7 +166,7 @@ def _sglang(model: ServedModel, address: Address, api_key: str | None) -> Launch
         command += ["--tool-call-parser", {"hermes": "qwen25"}.get(parser, parser)]
     command += ["--trust-remote-code"] if model.trust_remote_code else []
     command += ["--config", "sglang.yaml"] if api_key else []
-    files = {"sglang.yaml": f'api-key: "{api_key}"\n'} if api_key else {}
+    files = {"sglang.yaml": f"api-key: {json.dumps(api_key)}\n"} if api_key else {}  # JSON is YAML
     return Launch(command=tuple(command), environment=_environment(model), files=files)
 
 
