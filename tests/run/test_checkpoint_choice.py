@@ -1,11 +1,15 @@
 """checkpoint_choice: the lowest domain loss within the tolerances, else the least bad."""
 
+from collections.abc import Sequence
+from typing import Literal
+
 import pytest
 
 from events import answers_event, eval_event
 from seodang.json_values import from_json, to_json
 from seodang.run.checkpoint_choice import COLLAPSED, OUTSIDE, Assessor, CheckpointChoice, Limit, choice_of
 from seodang.run.events import RecordedEvent
+from seodang.types import Answer
 
 GENERAL = Limit(source="general", unit="nats per token", tolerance=0.05)
 TEXT = Limit(source="wiki", unit="bits per byte", tolerance=0.03)
@@ -19,9 +23,14 @@ def evaluation(step: int, medical: float, general: float = 0.0, wiki: float = 0.
     return eval_event(step, losses, loss=medical, bits_per_byte={"wiki": (2.0 + wiki) * BYTES / 2.0})
 
 
-def best(events: list[RecordedEvent], *limits: Limit) -> tuple[int, float]:
+def base_answer(kind: Literal["domain", "repeat"], *, stopped: bool) -> Answer:
+    """An answer of the base, which ended by itself or was cut off."""
+    return Answer(kind=kind, model="base", question="?", text="네", stopped=stopped, prompt_tokens=1, new_tokens=1)
+
+
+def best(events: list[RecordedEvent], *limits: Limit, base: Sequence[Answer] = ()) -> tuple[int, float]:
     """(step, score) of the evaluation with the lowest score, as the trainer keeps it: the earlier of two equal ones."""
-    assessor, found = Assessor(limits), []
+    assessor, found = Assessor(limits, base_answers=base), []
     for event in events:
         assessor.see(event)
         if event.event == "eval" and event.step:
@@ -75,6 +84,25 @@ def test_collapsed_text_comes_last() -> None:
     choice = choice_of(events, [GENERAL], 1)
     assert choice
     assert (choice.within, choice.kept.stopped) == (0, 0.5)
+
+
+def test_the_base_answers_count_until_others_are_asked() -> None:
+    """A step before the first answers is not preferred to later ones only because nothing was asked by then."""
+    base = [
+        base_answer("domain", stopped=False),
+        base_answer("repeat", stopped=True),
+    ]  # the repeated one does not count
+    events = [
+        evaluation(0, 3.0), evaluation(1, 2.9), answers_event(2, stopped=[False]),
+        evaluation(2, 2.5), evaluation(3, 2.0, 0.2),
+    ]  # fmt: skip
+    choice = choice_of(events, [GENERAL], 1, base)
+    assert choice
+    assert (choice.within, choice.kept.stopped, choice.kept.is_base_asked) == (0, 0.0, True)
+    assert best(events, GENERAL, base=base)[0] == 2  # all have collapsed: the lowest loss within the tolerance
+    later = [*events, answers_event(4, stopped=[True]), evaluation(4, 2.8)]
+    assert best(later, GENERAL, base=base)[0] == 4
+    assert best(events, GENERAL, base=[base_answer("domain", stopped=True)])[0] == 1
 
 
 def test_a_step_that_no_evaluation_chose_has_no_reason() -> None:

@@ -164,3 +164,14 @@ def test_the_kept_checkpoint_is_explained(value: float, stopped: float | None, e
     assert expected in said
     assert f"wiki +{value:.3f} bits per byte, 0.03 allowed" in said
     assert "step 450" not in said
+
+
+def test_answers_of_the_base_that_chose_are_named_as_such() -> None:
+    """Where nothing was asked before the kept step, the answers that count are not those of that step."""
+    kept = Assessed(step=40, loss=2.0, rises={}, stopped=0.25, is_base_asked=True)
+    choice = CheckpointChoice(evaluations=6, within=0, kept=kept)
+    training = Training(best_step=40, best_by="domain_within_tolerance", choice=choice)
+    proof = run_folder.run_proof()
+    written = " ".join(sentences(replace(proof, compared=replace(proof.compared, training=training))))
+    assert "25% of the base's answers ended by themselves" in written
+    assert "at that step; at least" not in written

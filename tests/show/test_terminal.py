@@ -391,6 +391,19 @@ def test_the_bases_losses_are_a_line(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out.strip() == "step 0: held-out loss medical 4.183, general 3.727  (the base)"
 
 
+@pytest.mark.parametrize(
+    ("is_limited", "kept"), [(False, "the lowest is"), (True, "the lowest within the tolerances is")]
+)
+def test_an_evaluation_states_which_checkpoint_is_kept(
+    is_limited: bool, kept: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The lowest loss alone does not decide where tolerances limit the choice."""
+    with progress.training(2, is_limited=is_limited) as show:
+        show(eval_event(1, {"medical": 3.2}, loss=3.2))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"(score 3.200: the checkpoint with {kept} kept)" in printed
+
+
 def test_all_of_a_run_is_in_one_stream_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """In a log file, speed, evaluations and notes stand among the steps, in their order."""
     speed = SpeedEvent(step=1, tokens_per_second=95.0, limit_share=0.46, matrix_gflops=400.0, seconds=0.1)

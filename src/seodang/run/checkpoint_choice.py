@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from seodang.run.events import AnswersEvent, EvalEvent, RecordedEvent, SourceEvaluation
+from seodang.run.events import AnswersEvent, EvalEvent, GivenAnswer, RecordedEvent, SourceEvaluation
+from seodang.types import Answer
 
 STOPPING_SHARE = 0.5  # of the answers asked during training: where fewer stop, the text has collapsed
 SMALLEST_TOLERANCE = 0.001  # by which a rise is divided where none is allowed
 OUTSIDE, COLLAPSED = 1e6, 2e6  # scores begin here: above every loss, so that one number ranks all evaluations
+ASKED_AGAIN = ("domain", "general")  # kinds of questions that `train.ask_every` repeats
 
 Unit = Literal["nats per token", "bits per byte"]
 
@@ -42,7 +44,8 @@ class Assessed:
     step: int
     loss: float  # on the domain, nats per token
     rises: Mapping[str, Rise]  # by source
-    stopped: float | None  # share of the newest answers asked during training; None: none was asked
+    stopped: float | None  # share of the newest answers to what is asked during training; None: nothing is asked
+    is_base_asked: bool = False  # these are the base's: none was given since
 
     @property
     def stops(self) -> bool:
@@ -58,13 +61,12 @@ class Assessed:
     def score(self) -> float:
         """By which evaluations are ranked, the lowest first.
 
-        Within tolerance: the loss on the domain. Outside: the largest excess over a tolerance, in multiples of it;
-        collapsed text comes last.
+        Within tolerance: the loss on the domain. Outside: the largest excess over a tolerance, in multiples of it.
+        Collapsed text comes last, in the same order.
         """
-        if self.is_within:
-            return self.loss
         excess = [(one.value - one.tolerance) / max(one.tolerance, SMALLEST_TOLERANCE) for one in self.rises.values()]
-        return (OUTSIDE if self.stops else COLLAPSED) + max(excess, default=0.0)
+        largest = max(excess, default=0.0)
+        return (0.0 if self.stops else COLLAPSED) + (OUTSIDE + largest if largest > 0 else self.loss)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,13 +81,18 @@ class CheckpointChoice:
 class Assessor:
     """Compares evaluations with the base's, as they come."""
 
-    def __init__(self, limits: Sequence[Limit], events: Iterable[RecordedEvent] = ()) -> None:
+    def __init__(
+        self, limits: Sequence[Limit], events: Iterable[RecordedEvent] = (), base_answers: Iterable[Answer] = ()
+    ) -> None:
         """Args:
         events: what was recorded before, the base's evaluation among them.
+        base_answers: the base's, where questions are asked during training; they count until those are. Else an
+            evaluation before the first would be ranked above all later ones whenever answers do not end.
         """
         self._limits = limits
         self._base: Mapping[str, SourceEvaluation] = {}
-        self._stopped: float | None = None
+        self._stopped = _stopped([answer for answer in base_answers if answer.kind in ASKED_AGAIN])
+        self._is_base_asked = self._stopped is not None
         for event in events:
             self.see(event)
 
@@ -94,7 +101,7 @@ class Assessor:
         if isinstance(event, EvalEvent) and event.step == 0:
             self._base = event.sources
         elif isinstance(event, AnswersEvent) and event.answers:
-            self._stopped = sum(answer.stopped for answer in event.answers) / len(event.answers)
+            self._stopped, self._is_base_asked = _stopped(event.answers), False
 
     def assess(self, event: EvalEvent) -> Assessed:
         """An evaluation after the base's."""
@@ -108,12 +115,16 @@ class Assessor:
             for limit in self._limits
             if limit.source in self._base and limit.source in event.sources
         }
-        return Assessed(step=event.step, loss=event.loss, rises=rises, stopped=self._stopped)
+        return Assessed(
+            step=event.step, loss=event.loss, rises=rises, stopped=self._stopped, is_base_asked=self._is_base_asked
+        )
 
 
-def choice_of(events: Iterable[RecordedEvent], limits: Sequence[Limit], step: int | None) -> CheckpointChoice | None:
+def choice_of(
+    events: Iterable[RecordedEvent], limits: Sequence[Limit], step: int | None, base_answers: Iterable[Answer] = ()
+) -> CheckpointChoice | None:
     """Why the checkpoint of a step was kept; None where no evaluation chose it."""
-    assessor, found = Assessor(limits), list[Assessed]()
+    assessor, found = Assessor(limits, base_answers=base_answers), list[Assessed]()
     for event in events:
         assessor.see(event)
         if isinstance(event, EvalEvent) and event.step:
@@ -121,6 +132,11 @@ def choice_of(events: Iterable[RecordedEvent], limits: Sequence[Limit], step: in
     kept = next((one for one in found if one.step == step), None)
     within = sum(one.is_within for one in found)
     return CheckpointChoice(evaluations=len(found), within=within, kept=kept) if kept else None
+
+
+def _stopped(answers: Sequence[Answer | GivenAnswer]) -> float | None:
+    """The share that ended by themselves; None without any."""
+    return sum(answer.stopped for answer in answers) / len(answers) if answers else None
 
 
 def _rise(base: SourceEvaluation, now: SourceEvaluation, unit: Unit) -> float:

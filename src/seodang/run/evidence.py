@@ -143,6 +143,16 @@ def read_base(run: Run) -> BaseMeasurement | None:
     return from_json(BaseMeasurement, run.read_json(BASE), where=str(path)) if path.is_file() else None
 
 
+def base_answers(run: Run) -> tuple[Answer, ...]:
+    """What the base answered, if it was asked already.
+
+    Raises:
+        SeodangError: as `read_base`.
+    """
+    base = read_base(run)
+    return base.answers if base else ()
+
+
 def read_training(run: Run) -> dict[str, Any] | None:
     """How training ended, if it did."""
     return run.read_json(TRAINING) if (run.folder / TRAINING).is_file() else None

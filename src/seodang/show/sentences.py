@@ -232,7 +232,8 @@ def _choice(choice: CheckpointChoice, texts: Texts) -> Iterator[str]:
     figures = {"step": whole(kept.step), "within": choice.within, "evaluations": choice.evaluations}
     yield texts(f"sentence.{key}", **figures, rises="; ".join(rises) or texts("sentence.no_rises"))
     if kept.stopped is not None:
-        yield texts("sentence.kept_stops", share=percent(kept.stopped), least=percent(STOPPING_SHARE))
+        asked = "sentence.kept_stops_base" if kept.is_base_asked else "sentence.kept_stops"
+        yield texts(asked, share=percent(kept.stopped), least=percent(STOPPING_SHARE))
 
 
 def best_by(wanted: str, texts: Texts = ENGLISH) -> str:

@@ -97,7 +97,10 @@ def record_end(
     """
     with distributed.agreed():
         if distributed.is_main():
-            choice = None if limits is None else choice_of(evidence.read_events(run), limits, best_step)
+            choice = None
+            if limits is not None:
+                asked = evidence.base_answers(run) if settings.ask_every else ()
+                choice = choice_of(evidence.read_events(run), limits, best_step, asked)
             record.record_training(run, best_step=best_step, best_by=settings.best_by, choice=choice)
     with distributed.agreed():
         if settings.adapter and distributed.is_main():

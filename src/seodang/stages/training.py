@@ -19,6 +19,7 @@ from seodang.errors import SeodangError, Stopped
 from seodang.model.engine.engine import Engine
 from seodang.proof.evaluate import evaluate
 from seodang.recipe import Ask, Save, Train
+from seodang.recipe_rules import BY_TOLERANCE
 from seodang.run import evidence
 from seodang.run.checkpoint_choice import Assessor
 from seodang.run.events import EvalEvent, Event, GivenAnswer
@@ -81,8 +82,8 @@ def train_model(
     )  # fmt: skip
     for remark in setup.remarks:
         console.show_note(remark)
-    with logged_events(run, model, engine, setup.total_steps, settings.report_to) as (logged, shown):
-        log, score = assessed(run, held_out, logged)
+    with logged_events(run, model, engine, setup.total_steps, settings) as (logged, shown):
+        log, score = assessed(run, held_out, logged, is_asked=settings.ask_every is not None)
         asking = asked_again(settings.ask_every, model, ask, renderer, shown, log)
         result = train(
             trainee,
@@ -124,7 +125,7 @@ def make_trainee(model: PreTrainedModel, settings: Train, renderer: Renderer) ->
 
 @contextmanager
 def logged_events(
-    run: Run, model: PreTrainedModel, engine: Engine, steps: int, report_to: Sequence[str]
+    run: Run, model: PreTrainedModel, engine: Engine, steps: int, settings: Train
 ) -> Iterator[tuple[Callable[[Event], None], progress.TrainingDisplay]]:
     """Yields what takes training's events: the main rank records and shows them, the speed once; and the display."""
     trained_dtype = engine.training_dtype or engine.compute_dtype or model.dtype
@@ -134,9 +135,9 @@ def logged_events(
         metrics = None
         with distributed.agreed():
             if distributed.is_main():
-                trackers = opened.enter_context(Trackers(report_to, run, on_note=console.show_note))
+                trackers = opened.enter_context(Trackers(settings.report_to, run, on_note=console.show_note))
                 metrics = opened.enter_context(MetricsLog(run, trackers))
-        show = opened.enter_context(progress.training(steps))
+        show = opened.enter_context(progress.training(steps, is_limited=settings.best_by == BY_TOLERANCE))
 
         def log(event: Event) -> None:
             if metrics:
@@ -169,13 +170,19 @@ def reporter(run: Run) -> Callable[[], None]:
 
 
 def assessed(
-    run: Run, held_out: EvaluationSet, log: Callable[[Event], None]
+    run: Run, held_out: EvaluationSet, log: Callable[[Event], None], *, is_asked: bool
 ) -> tuple[Callable[[Event], None], Callable[[EvalEvent], float] | None]:
-    """What takes events, and what ranks evaluations where tolerances limit the choice: by what the run has recorded."""
+    """What takes events, and what ranks evaluations where tolerances limit the choice: by what the run has recorded.
+
+    Args:
+        is_asked: questions are asked during training.
+    """
     if held_out.limits is None:
         return log, None
-    events = distributed.exchange(evidence.read_events(run) if distributed.is_main() else [])[0]
-    assessor = Assessor(held_out.limits, events)
+    is_main = distributed.is_main()
+    events = distributed.exchange(evidence.read_events(run) if is_main else [])[0]
+    base_answers = distributed.exchange(evidence.base_answers(run) if is_main and is_asked else ())[0]
+    assessor = Assessor(held_out.limits, events, base_answers)
 
     def seen(event: Event) -> None:
         assessor.see(event)

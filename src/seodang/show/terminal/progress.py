@@ -197,8 +197,8 @@ def waiting(what: str) -> Iterator[None]:
 class TrainingDisplay:
     """Takes the events of training: a bar with loss and speed, one below for what interrupts it, lines for results."""
 
-    def __init__(self, bars: Bars, steps: int, timed: time_left.TrainingTime) -> None:
-        self._bars, self._steps, self._timed = bars, steps, timed
+    def __init__(self, bars: Bars, steps: int, timed: time_left.TrainingTime, *, is_limited: bool) -> None:
+        self._bars, self._steps, self._timed, self._is_limited = bars, steps, timed, is_limited
         self._lines = get_console() if bars.disable else bars.console  # a log file holds all in one stream
         self._every = max(1, steps // NUM_LOG_LINES)
         self._step, self._summary = 0, ""
@@ -220,7 +220,7 @@ class TrainingDisplay:
             case SpeedEvent():
                 self._lines.print(_speed(event))
             case EvalEvent():
-                self._lines.print(_evaluation(event))
+                self._lines.print(_evaluation(event, is_limited=self._is_limited))
             case SaveEvent():
                 self._describe(f"saving the checkpoint of step {event.step:,}")
             case AnswersEvent():
@@ -276,12 +276,16 @@ class TrainingDisplay:
 
 
 @contextmanager
-def training(steps: int) -> Iterator[TrainingDisplay]:
-    """Training progress; yields what takes the run's events, and shows what interrupts the steps."""
+def training(steps: int, *, is_limited: bool = False) -> Iterator[TrainingDisplay]:
+    """Training progress; yields what takes the run's events, and shows what interrupts the steps.
+
+    Args:
+        is_limited: tolerances limit which checkpoint is kept.
+    """
     started, timed = time.perf_counter(), _expected.training or time_left.TrainingTime(steps)
     timed.begin()
     with Bars() as bars:
-        yield TrainingDisplay(bars, steps, timed)
+        yield TrainingDisplay(bars, steps, timed, is_limited=is_limited)
     if run := _expected.run:
         run.ended(TRAINING, time.perf_counter() - started)
 
@@ -291,13 +295,14 @@ def show_evaluation(event: EvalEvent) -> None:
     get_console().print(_evaluation(event))
 
 
-def _evaluation(event: EvalEvent) -> Text:
+def _evaluation(event: EvalEvent, *, is_limited: bool = False) -> Text:
     line = Text(f"step {event.step:,}: held-out loss ")
     line.append(", ".join(f"{visible(name)} {number(found.loss)}" for name, found in event.sources.items()))
     if event.step == 0:
         line.append("  (the base)", style="dim")
     elif event.loss is not None:
-        line.append(f"  (score {number(event.loss)}: the checkpoint with the lowest is kept)", style="dim")
+        lowest = "the lowest within the tolerances" if is_limited else "the lowest"
+        line.append(f"  (score {number(event.loss)}: the checkpoint with {lowest} is kept)", style="dim")
     return line
 
 
