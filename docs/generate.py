@@ -205,7 +205,7 @@ def _words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
 
 def _bounds(metadata: Iterable[Any]) -> Iterator[str]:
     said = [
-        f"{words} {getattr(part, key):g}" for part in metadata for key, words in BOUNDS.items() if hasattr(part, key)
+        f"{words} {getattr(part, key):,}" for part in metadata for key, words in BOUNDS.items() if hasattr(part, key)
     ]
     if said:
         yield " and ".join(said)

@@ -191,6 +191,15 @@ def test_any_other_take_is_a_fault(take: Any) -> None:
     assert faults(with_source(take=take))[0].startswith("sources.medical.take: ")
 
 
+@pytest.mark.parametrize("key", ["split.seed", "mix.seed", "train.seed", "ask.generate.seed"])
+def test_a_seed_is_one_that_every_generator_takes(key: str) -> None:
+    """NumPy's take none below 0, and transformers takes none of more than 32 bits."""
+    for seed in (-1, 2**32):
+        with pytest.raises(RecipeError, match=rf"{key}: input should be (greater|less) than"):
+            load_recipe("demo", [f"{key}={seed}"])
+    load_recipe("demo", [f"{key}={2**32 - 1}"])
+
+
 @pytest.mark.parametrize("holdout", [-0.1, 1.5, float("inf"), float("nan"), "some"])
 def test_a_holdout_is_a_share_or_a_whole_number(holdout: Any) -> None:
     """Other holdouts are refused; 0, shares below 1 and whole numbers are not."""

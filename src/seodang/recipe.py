@@ -44,12 +44,9 @@ from seodang.types import EarlierAnswers, LossOn, SourceRole
 
 RowFormat = Literal["auto", "qa", "alpaca", "messages", "sharegpt", "prompt_completion", "text"]
 Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # that NumPy, torch and transformers all take
 Column = Annotated[str, AfterValidator(lambda name: unicodedata.normalize("NFC", name.strip()))]  # as rows name it
-
-
 Columns = Annotated[Column, BeforeValidator(joined_names)]
-
-
 FileName = Annotated[str, AfterValidator(file_name)]
 
 
@@ -189,13 +186,13 @@ class Split(Part):
         description="question: the same question stays in one split; row: as datasets' train_test_split; "
         "or a column's name: rows that share its value stay in one split",
     )
-    seed: int = Field(42, description="seed of holdout and take")
+    seed: Seed = Field(42, description="seed of holdout and take")
 
 
 class Mix(Part):
     """How the sources are joined."""
 
-    seed: int = Field(42, description="seed of the shuffles")
+    seed: Seed = Field(42, description="seed of the shuffles")
     shares: Mapping[str, Annotated[float, Field(gt=0)]] | None = Field(
         None, description="source name → share of the training tokens; may stand beside seed: {medical: 0.7, wiki: 0.3}"
     )
@@ -271,7 +268,7 @@ class Train(Part):
     report_to: Annotated[tuple[Literal["wandb", "mlflow", "trackio"], ...], BeforeValidator(one_or_many)] = Field(
         (), description="trackers that get the losses too, beside TensorBoard: wandb, mlflow, trackio"
     )
-    seed: int = Field(42, description="seed of the row order and of all other randomness in training")
+    seed: Seed = Field(42, description="seed of the row order and of all other randomness in training")
 
     @property
     def is_four_bit(self) -> bool:
@@ -298,7 +295,7 @@ class Generate(Part):
     repetition_penalty: Annotated[float, Field(gt=0)] | None = Field(
         None, description="above 1: tokens already in the prompt or answer become less likely"
     )
-    seed: int = Field(42, description="seed of the sampling")
+    seed: Seed = Field(42, description="seed of the sampling")
 
     @field_validator("temperature")
     @classmethod

@@ -67,7 +67,7 @@ class ChatSeodang(BaseChatModel):
     top_k: int | None = Field(None, ge=0, description="0: all tokens")
     repetition_penalty: float | None = Field(None, gt=0)
     max_new_tokens: int | None = Field(None, gt=0, validation_alias=AliasChoices("max_new_tokens", "max_tokens"))
-    seed: int | None = None
+    seed: int | None = Field(None, ge=0)
     stop: list[str] | str | None = Field(
         None, description="a text that ends an answer and is not part of it, or several"
     )
