@@ -6,8 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from transformers import PreTrainedTokenizerFast
 from seodang.errors import ModelError, ResourceError
 from seodang.run.folder import Run
 from seodang.serve.engines import Address, Launch
-from seodang.serve.server import Server, environment, examples, free_port, served_model, serving
+from seodang.serve.server import Server, _is_healthy, environment, examples, free_port, served_model, serving
+from seodang.serve.verify.endpoint import ask
 from tiny_run import make_run
 from tiny_server import tiny_server
 
@@ -92,6 +95,29 @@ def test_guard_kills_what_ignores_sigterm(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.slow
+def test_no_proxy_stands_before_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the environment names a proxy for all addresses, an engine here is still waited for and verified."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    monkeypatch.setattr(urllib.request, "_opener", None)  # which remembers the proxies of its first use
+    for name in ("http_proxy", "no_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}" if name == "http_proxy" else "")
+    with HTTPServer(("127.0.0.1", 0), Handler) as engine:
+        threading.Thread(target=engine.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        url = f"http://127.0.0.1:{engine.server_port}"
+        found = _is_healthy(url), ask(url, None, None)
+        engine.shutdown()
+    assert found == (True, {})
+
+
 def test_transformers_serves_a_run(run: Run) -> None:
     """A run is served under its name, listed, and answers; when the context is left, nobody listens any more."""
     with tiny_server(run.folder, engine="transformers") as (server, log):
