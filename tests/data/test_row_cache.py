@@ -299,11 +299,12 @@ def test_a_byte_in_the_middle_of_a_large_file_is_noticed(tmp_path: Path, monkeyp
 def test_whatever_lies_in_the_cache_does_not_stop_a_start(
     tmp_path: Path, renderer: Renderer, warnings: list[str]
 ) -> None:
-    """Other people's files, links and folders beside the entries are left alone."""
+    """Other people's files, links and folders beside the entries are left alone; so is what went away meanwhile."""
     folder = tmp_path / "prepared"
     (folder / "s-folder").mkdir(parents=True)
     (folder / "s-file").write_text("")
-    (folder / "s-link").symlink_to("nowhere")
+    for name in ("s-link", ".unfinished-renamed-meanwhile"):
+        (folder / name).symlink_to("nowhere")
     (folder / "s-other").mkdir()
     (folder / "s-other" / ENTRY).symlink_to("nowhere")
     store = Store(folder, warnings.append)

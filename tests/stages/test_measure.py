@@ -160,6 +160,18 @@ def test_a_base_is_measured_once_for_all_runs(
     assert calls == ["medical", "medical"]
 
 
+def test_an_entry_that_goes_meanwhile_is_no_fault(
+    run: Run, held_out: EvaluationSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another process may make room in the user's cache at the same time: what was measured is kept all the same."""
+    folder = cache_folder() / "measured"
+    folder.mkdir(parents=True)
+    (folder / "gone.json").symlink_to("nowhere")
+    _measure(run, held_out, use_cache=True)
+    shown = capsys.readouterr()
+    assert "not kept" not in shown.out + shown.err
+
+
 def test_other_weights_or_rows_are_measured_again(
     run: Run, held_out: EvaluationSet, calls: list[str], tmp_path: Path
 ) -> None:

@@ -147,14 +147,22 @@ class Store:
         return make(None)
 
     def _free_space(self) -> None:
-        """Remove what was left behind, and the entries used least recently as long as all are too large."""
+        """Remove what was left behind, and the entries used least recently as long as all are too large.
+
+        Another process may rename or remove any of them at the same time.
+        """
         for abandoned in self.folder.glob(".unfinished-*"):
-            if time.time() - abandoned.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(abandoned, ignore_errors=True)
-        entries = [entry.parent for entry in self.folder.glob(f"*/{ENTRY}")]
+            with suppress(OSError):
+                if time.time() - abandoned.stat().st_mtime > ABANDONED_SECONDS:
+                    shutil.rmtree(abandoned, ignore_errors=True)
+        entries: list[tuple[float, int, Path]] = []
+        for file in self.folder.glob(f"*/{ENTRY}"):
+            entry = file.parent
+            with suppress(OSError):
+                entries.append((entry.lstat().st_mtime, sum(one.lstat().st_size for one in entry.iterdir()), entry))
         total = 0
-        for entry in sorted(entries, key=lambda entry: entry.lstat().st_mtime, reverse=True):
-            total += sum(file.lstat().st_size for file in entry.iterdir())
+        for _, size, entry in sorted(entries, reverse=True):
+            total += size
             if total > MOST_BYTES:
                 with suppress(OSError):
                     _remove(entry)  # a run that has it open keeps it until it ends

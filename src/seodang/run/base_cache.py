@@ -51,8 +51,13 @@ def _path(settings: MeasurementSettings) -> Path:
 
 
 def _free_space(folder: Path) -> None:
+    found: list[tuple[float, int, Path]] = []
+    for path in folder.glob("*.json"):
+        with suppress(FileNotFoundError):  # another process makes room at the same time
+            status = path.stat()
+            found.append((status.st_mtime, status.st_size, path))
     total = 0
-    for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
-        total += path.stat().st_size
+    for _, size, path in sorted(found, reverse=True):
+        total += size
         if total > MOST_BYTES:
             path.unlink(missing_ok=True)
