@@ -111,9 +111,8 @@ def _not_usable(behaviour: Sequence[GroupBehaviour]) -> tuple[str, ...]:
     if broken := broken_answers(behaviour):
         reasons.append(f"{broken[0]} of {broken[1]} do not end or repeat themselves")
     if unlike := unlike_references(behaviour):
-        reasons.append(
-            f"on {' and '.join(unlike)} they are no more like their own reference than like another question's"
-        )
+        sources = " and ".join(unlike)
+        reasons.append(f"on {sources} they are not shown to be more like their own reference than like another's")
     return tuple(reasons)
 
 
