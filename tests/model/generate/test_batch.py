@@ -213,20 +213,13 @@ def test_messages_through_the_template(tiny_model: PreTrainedModel, tiny_tokeniz
     with pytest.raises(TemplateError, match="no chat template"):
         generate(tiny_model, tiny_tokenizer, [messages], Generate(), turn_end_id=NEVER)
     tiny_tokenizer.chat_template = (
-        "{{ bos_token }}{{ messages[0].content }}{{ mood }}{% if add_generation_prompt %}<start_of_turn>{% endif %}"
+        "{{ bos_token }}{{ messages[0].content }}!{% if add_generation_prompt %}<start_of_turn>{% endif %}"
     )
     expected = tiny_tokenizer("감기!<start_of_turn>").input_ids
-    assert prompt_ids(tiny_tokenizer, messages, {"mood": "!"}) == expected
+    assert prompt_ids(tiny_tokenizer, messages) == expected
     decomposed = [{"role": "user", "content": unicodedata.normalize("NFD", "감기")}]
-    assert prompt_ids(tiny_tokenizer, decomposed, {"mood": "!"}) == expected
-    found = generate(
-        tiny_model,
-        tiny_tokenizer,
-        [messages],
-        Generate(max_new_tokens=4),
-        turn_end_id=NEVER,
-        template_kwargs={"mood": "!"},
-    )
+    assert prompt_ids(tiny_tokenizer, decomposed) == expected
+    found = generate(tiny_model, tiny_tokenizer, [messages], Generate(max_new_tokens=4), turn_end_id=NEVER)
     assert found == answers(tiny_model, tiny_tokenizer, [expected], max_new_tokens=4)
 
 

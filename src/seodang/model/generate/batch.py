@@ -72,7 +72,6 @@ def generate(
     turn_end_id: int,
     call_end_id: int | None = None,
     stop: Sequence[str] = (),
-    template_kwargs: Mapping[str, Any] | None = None,
     streams: Sequence[int] | None = None,
     batch_tokens: int | None = None,
     on_progress: Callable[[int], None] | None = None,
@@ -86,7 +85,6 @@ def generate(
         turn_end_id: ends an answer, as do the ids that end a text for the model.
         call_end_id: ends a turn of tool calls, where it is another.
         stop: texts that end an answer too, and are cut off with what follows.
-        template_kwargs: further variables of the chat template, for prompts given as messages.
         streams: the random stream of each prompt; none: by their order.
         batch_tokens: prompt and answer tokens of one batch; none: by the device.
         on_progress: hears how many more prompts are answered.
@@ -97,7 +95,7 @@ def generate(
         ModelError: a prompt and its answer exceed the model's context.
         ResourceError: a single answer does not fit into memory.
     """
-    ids = [prompt_ids(tokenizer, prompt, template_kwargs) for prompt in prompts]
+    ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     _check_context(model, ids, settings)
     drawn, stops = range(len(ids)) if streams is None else streams, end_ids(model, turn_end_id, call_end_id)
     pending = _planned(model, list(map(len, ids)), settings.max_new_tokens, batch_tokens or _token_budget(model))
@@ -133,7 +131,6 @@ def stream(
     *,
     turn_end_id: int,
     stop: Sequence[str] = (),
-    template_kwargs: Mapping[str, Any] | None = None,
 ) -> Generator[str, None, Completion]:
     """One answer in pieces of whole characters; together they are `generate`'s text. Ends when no longer listened to.
 
@@ -142,7 +139,7 @@ def stream(
     Raises:
         TemplateError, ModelError: as `generate`.
     """
-    ids = prompt_ids(tokenizer, prompt, template_kwargs)
+    ids = prompt_ids(tokenizer, prompt)
     _check_context(model, [ids], settings)
     stops = end_ids(model, turn_end_id)
     feed, left = _Feed(), Left()
@@ -179,9 +176,7 @@ def answer_logits(model: PreTrainedModel, prompt: Sequence[int], answer: Sequenc
     return logits[0].float().cpu()
 
 
-def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, template_kwargs: Mapping[str, Any] | None = None
-) -> list[int]:
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
     """The ids of a prompt as it is served: messages (NFC) through the chat template, up to where an answer begins.
 
     Raises:
@@ -194,9 +189,7 @@ def prompt_ids(
         hint = "give template: in the recipe, or an instruct model"
         raise TemplateError("the tokenizer has no chat template", where=tokenizer.name_or_path, hint=hint)
     messages = [_nfc(turn) for turn in prompt if not isinstance(turn, int)]
-    rendered = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=True, return_dict=True, **(template_kwargs or {})
-    )
+    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
     return list(rendered["input_ids"])
 
 
