@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,12 +25,12 @@ from seodang.model.packaged import PREFIX, packaged_folder, packaged_gguf
 from seodang.run.folder import Run
 from seodang.run.sealed import refuse_unsaved
 from seodang.serve.engines import API_KEY, Address, Engine, Launch, SamplingDefaults, ServedModel, choose_engine, launch
-from seodang.serve.verify.endpoint import DIRECT
 from seodang.show.terminal.console import get_console, show_note
 
 POLL_SECONDS = 0.1
 END_SECONDS = 15.0  # for the guard to end the engine
 LAST_LINES = 200  # of the log, to name why an engine did not start
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy to this machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,7 +310,7 @@ def _not_started(engine: Engine, code: int, lines: list[str]) -> SeodangError:
 
 def _is_healthy(url: str) -> bool:
     try:
-        with DIRECT.open(f"{url}/health", timeout=5.0) as answer:
+        with _DIRECT.open(f"{url}/health", timeout=5.0) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False

@@ -13,7 +13,7 @@ from seodang.judge.client import is_local
 
 TIMEOUT_SECONDS = 600.0  # a long answer on a slow machine
 TOP_LOGPROBS = 5
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # for this machine, to which no proxy leads
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy to this machine
 _OPENAI = "give the address of an OpenAI-compatible server"
 Turns = Sequence[Mapping[str, Any]]
 
@@ -132,7 +132,7 @@ def ask(url: str, body: Mapping[str, Any] | None, api_key: str | None) -> Any:
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {api_key}"} if api_key else {})}
     data = None if body is None else json.dumps(body).encode()
     try:
-        opener = DIRECT if is_local(url) else urllib.request.build_opener()
+        opener = _DIRECT if is_local(url) else urllib.request.build_opener()
         with opener.open(urllib.request.Request(url, data, headers), timeout=TIMEOUT_SECONDS) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
