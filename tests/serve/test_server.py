@@ -187,6 +187,12 @@ def test_what_is_known_of_a_run_before_it_is_served(run: Run) -> None:
     assert found.sampling.temperature == 0
 
 
+def test_a_gguf_file_is_served_under_a_name_that_any_shell_takes(tmp_path: Path) -> None:
+    """Blanks and quotes of the file's name stand neither in requests nor in the examples that are printed."""
+    (file := tmp_path / "my model's (f16).gguf").touch()
+    assert served_model(file).name == "my-model-s--f16-"
+
+
 def test_threads_of_an_engine_sleep_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside other work, spinning threads would stop each other; the user's own setting stays."""
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)

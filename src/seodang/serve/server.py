@@ -140,7 +140,7 @@ def served_model(model: str | Path, *, gguf: Path | None = None, trust_remote_co
     if run.folder.suffix == ".gguf":
         if not run.folder.is_file():
             raise ModelError("no such file", where=text, hint="give a run's folder, a model's folder or a GGUF file")
-        return ServedModel(name=run.folder.stem, path=str(run.folder.resolve()), gguf=run.folder.resolve())
+        return ServedModel(name=_plain_name(run.folder.stem), path=str(run.folder.resolve()), gguf=run.folder.resolve())
     name = find_model(text).rpartition("/")[2]
     return ServedModel(name=name, path=text, gguf=gguf, trust_remote_code=trust_remote_code)
 
@@ -186,12 +186,11 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 def _folder(name: str, folder: Path, gguf: Path | None, trust_remote_code: bool) -> ServedModel:
     path = folder.resolve()
-    name = re.sub(r"[^\w.-]", "-", name)  # it stands in URLs, and transformers reads @ and : in it
     config, generation = (read_json_object(path / f"{file}.json") for file in ("config", "generation_config"))
     template = path / "chat_template.jinja"
     drawn = bool(generation.get("do_sample"))
     return ServedModel(
-        name=name,
+        name=_plain_name(name),
         path=str(path),
         gguf=gguf and gguf.resolve(),
         template=template.read_text(encoding="utf-8") if template.is_file() else None,
@@ -204,6 +203,11 @@ def _folder(name: str, folder: Path, gguf: Path | None, trust_remote_code: bool)
         ),
         trust_remote_code=trust_remote_code,
     )
+
+
+def _plain_name(name: str) -> str:
+    """A name as it may stand in URLs and in a shell's quotes; transformers reads @ and : in it."""
+    return re.sub(r"[^\w.-]", "-", name)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
