@@ -87,14 +87,14 @@ def _earlier_answers(counts: Counts) -> Iterator[Finding]:
 
 
 def _ids(prepared: Prepared, num_embeddings: int) -> Iterator[Finding]:
-    for side, rows in prepared.rows.items():
+    for split, rows in prepared.rows.items():
         if len(rows):
             largest = pc.max(read_columns(rows, "largest_id")["largest_id"]).as_py()
             if largest >= num_embeddings:
                 yield Finding(
                     check="ids_beyond_embedding",
                     severity="refuse",
-                    where=side,
+                    where=split,
                     what=f"token id {largest} lies beyond the model's {num_embeddings} embedding rows",
                     hint="use the tokenizer that belongs to this model",
                 )
