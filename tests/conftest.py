@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from paths import SHARED
+from seodang.train import throughput
 from seodang.user_paths import cache_folder
 from tiny import make_config, make_model, make_tokenizer
 
@@ -39,6 +40,16 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     (own / "models").symlink_to(models, target_is_directory=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEODANG_CACHE", str(own))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _brief_rates() -> Iterator[None]:
+    """Every training times the machine's products and copies once: here for milliseconds, not for two seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(throughput, "SECONDS_PER_SIZE", 0.01)
+        patch.setattr(throughput, "CPU_SIZES", (256,))
+        patch.setattr(throughput, "MEMORY_BYTES", {**throughput.MEMORY_BYTES, "cpu": 2**22})
         yield
 
 

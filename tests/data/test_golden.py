@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from chat_styles import Conversation
 from qa_rows import FEATURES, key
+from real_tokenizers import real_tokenizer
 from seodang.data.encode.rows import Renderer, render
 from seodang.data.template.find import ChatTemplate, apply_template, find_template
 from seodang.recipe import Template
@@ -42,8 +43,7 @@ def _dressed(
 @pytest.fixture(scope="session")
 def makers(shared: Path) -> dict[str, PreTrainedTokenizerBase]:
     """The real instruct tokenizers, by the name of the built-in template that stands for theirs."""
-    folder = shared / "data" / "tokenizers"
-    return {name: AutoTokenizer.from_pretrained(folder / real) for name, real in FOLDERS.items()}
+    return {name: real_tokenizer(real, shared / "data" / "tokenizers") for name, real in FOLDERS.items()}
 
 
 @pytest.mark.parametrize(("name", "row"), CASES)

@@ -17,6 +17,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from qa_rows import key, talk_rows
+from real_tokenizers import real_tokenizer
 from seodang.data.encode.rows import Renderer, render
 from seodang.data.template.find import apply_template, find_template
 from seodang.recipe import Template
@@ -90,8 +91,7 @@ def _answer(draw: random.Random, question: str, answer: str, *, thoughts: bool, 
 
 def check(name: str, folder: Path, count: int, *, thoughts: bool, seed: int = 5) -> tuple[Counter[str], Counts]:
     """Render rows for one real tokenizer with its own template, and check every supervised answer of each."""
-    served = AutoTokenizer.from_pretrained(folder / "tokenizers" / name)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizers" / name)
+    served, tokenizer = (real_tokenizer(name, folder / "tokenizers") for _ in range(2))
     tools = TOOLS if name == "qwen3" else None
     template = find_template(
         tokenizer, Template(), num_embeddings=300_000, load_tokenizer=AutoTokenizer.from_pretrained, thinking=thoughts

@@ -54,16 +54,16 @@ def _texts(number: int) -> list[str]:
 
 def _check(tokenizer: Tokenizer, words: WordCache, texts: list[str]) -> int:
     """Each text alike, twice (from memory the second time); how many were done by words."""
-    done = 0
-    for _ in range(2):
-        found = words.encode(texts)
-        for text, by_words in zip(texts, found, strict=True):
+    new, known = words.encode(texts), words.encode(texts)
+    for text, by_words, again in zip(texts, new, known, strict=True):
+        assert (by_words is None) == (again is None), repr(text)
+        if by_words is not None and again is not None:
             whole = tokenizer.encode(text, add_special_tokens=False)
-            if by_words is not None:
-                done += 1
-                assert by_words[0].tolist() == whole.ids, repr(text)
-                assert by_words[1].tolist() == [start for start, _ in whole.offsets], repr(text)
-    return done
+            starts = [start for start, _ in whole.offsets]
+            for ids, begins in (by_words, again):
+                assert ids.tolist() == whole.ids, repr(text)
+                assert begins.tolist() == starts, repr(text)
+    return sum(found is not None for found in (*new, *known))
 
 
 def test_words_of_a_sentencepiece_tokenizer_give_what_the_whole_text_gives() -> None:
