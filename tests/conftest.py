@@ -11,10 +11,12 @@ import pytest
 os.environ["LANGUAGE"] = "en"  # of comments that `init` writes
 os.environ.pop("COLUMNS", None)  # the width of what is not printed to a terminal
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any import of huggingface_hub: tests never reach the network
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # here: workers would import torch for a few kernels
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from brief_rates import BRIEF
 from paths import SHARED
 from seodang.train import throughput
 from seodang.user_paths import cache_folder
@@ -45,11 +47,10 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _brief_rates() -> Iterator[None]:
-    """Every training times the machine's products and copies once: here for milliseconds, not for two seconds."""
+    """Trainings time the machine for milliseconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(throughput, "SECONDS_PER_SIZE", 0.01)
-        patch.setattr(throughput, "CPU_SIZES", (256,))
-        patch.setattr(throughput, "MEMORY_BYTES", {**throughput.MEMORY_BYTES, "cpu": 2**22})
+        for name, value in BRIEF.items():
+            patch.setattr(throughput, name, value)
         yield
 
 

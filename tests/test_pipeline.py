@@ -277,10 +277,10 @@ def test_ctrl_c_in_the_last_evaluation_saves_the_step_that_it_reports(
     assert proofs[0]["sources"] == proofs[1]["sources"]
 
 
-def test_a_run_killed_after_training_is_not_trained_again(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_run_killed_after_training_is_not_trained_again(run: Run, tmp_path: Path) -> None:
     """Where the best model is saved already, --resume only measures it and writes proof and report."""
-    recipe = _recipe(tmp_path, tiny_folder)
-    first = seodang.tune(recipe, out=tmp_path / "run")
+    recipe = load_recipe(run.folder.parent / "recipe.yaml")
+    first = Run(folder=shutil.copytree(run.folder, tmp_path / "run"))
     saved = (first.model / "model.safetensors").stat().st_mtime_ns
     proof = first.read_json("proof.json")
     (first.folder / "proof.json").unlink()
@@ -289,13 +289,11 @@ def test_a_run_killed_after_training_is_not_trained_again(tiny_folder: Path, tmp
     assert again.read_json("proof.json")["sources"] == proof["sources"]
 
 
-def test_a_base_measured_against_itself_gives_no_change(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_base_measured_against_itself_gives_no_change(run: Run, tmp_path: Path) -> None:
     """prove MODEL --against the same MODEL: every change is exactly 0, every answer the same."""
-    recipe = _recipe(tmp_path, tiny_folder)
-    chat = tmp_path / "chat"
-    first = seodang.tune(recipe, out=tmp_path / "run")
-    first.model.rename(chat)
-    proven = seodang.prove(chat, against=str(chat), recipe=tmp_path / "recipe.yaml", out=tmp_path / "proof")
+    chat = shutil.copytree(run.model, tmp_path / "chat")
+    recipe = run.folder.parent / "recipe.yaml"
+    proven = seodang.prove(chat, against=str(chat), recipe=recipe, out=tmp_path / "proof")
     proof = proven.read_json("proof.json")
     assert {losses["change"]["value"] for losses in proof["sources"].values()} == {0.0}
     texts: dict[str, list[str]] = {"base": [], "tuned": []}

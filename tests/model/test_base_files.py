@@ -9,6 +9,7 @@ import torch
 from huggingface_hub import constants
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from real_tokenizers import real_tokenizer
 from seodang.data.template.find import apply_template, find_template
 from seodang.model.load import base_folder, load_model, load_tokenizer
 from seodang.model.placement import Placement
@@ -131,7 +132,7 @@ def test_real_tokenizers_stay_as_they_are(
 ) -> None:
     """tokenizer.json byte for byte, whose pre-tokenizer transformers would write otherwise; and it still loads."""
     base, folder = shared / "data" / "tokenizers" / name, tmp_path / "model"
-    tokenizer = load_tokenizer(str(base))
+    tokenizer = real_tokenizer(name)
     apply_template(tokenizer, _template(tokenizer, template))
     save_model(tiny_model, tokenizer, folder, turn_end_id=tokenizer.eos_token_id, base=base)
     assert (folder / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()

@@ -18,6 +18,7 @@ from transformers import (
     T5Config,
 )
 
+from real_tokenizers import real_tokenizer
 from seodang.errors import HubError, ModelError
 from seodang.model.load import load_config, load_model, load_tokenizer, resolve_model
 from seodang.model.placement import Placement
@@ -204,7 +205,7 @@ def test_tokenizer_alone(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["gemma3", "qwen3", "llama3_1"])
 def test_real_tokenizers(shared: Path, name: str) -> None:
     """The makers' instruct tokenizers load, with their templates, as transformers' own classes split them."""
-    tokenizer = load_tokenizer(str(shared / "data" / "tokenizers" / name))
+    tokenizer = real_tokenizer(name)
     assert tokenizer.chat_template
     assert tokenizer.decode(tokenizer("안녕하세요 12", add_special_tokens=False).input_ids) == "안녕하세요 12"
 

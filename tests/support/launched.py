@@ -1,13 +1,23 @@
-"""Starts several processes side by side, as torchrun does, each with its rank; none outlives its time."""
+"""Runs several processes side by side, as torchrun does, each with its rank; none outlives its time.
 
+Each rank is a fork of a process of its own that has torch imported: what differs from process to process, such as the
+order of a set of strings, differs from rank to rank too.
+"""
+
+import atexit
+import json
 import os
+import select
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import IO
 
 from paths import ROOT
 
@@ -23,31 +33,62 @@ class Ended:
     err: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Running:
+    pid: int
+    answers: IO[str]  # the exit code comes here
+
+
 def launch(*arguments: object, ranks: int = 2, cwd: Path, seconds: float = 300, **env: str) -> list[Ended]:
     """Run `python ARGUMENTS` on every rank; a rank that hangs is killed and has the exit code -9."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = []
+    running = []
     for rank in range(ranks):
         named = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
-        processes.append(_start(arguments, cwd, rank, {key: str(value) for key, value in named.items()} | env))
+        own = {key: str(value) for key, value in named.items()}
+        running.append(_start(arguments, cwd, rank, _environment() | own | env))
     until = time.monotonic() + seconds
-    while any(process.poll() is None for process in processes) and time.monotonic() < until:
-        time.sleep(0.05)
-    for process in processes:
-        process.kill()
-        process.wait()
-    return [_ended(process.returncode, cwd, rank) for rank, process in enumerate(processes)]
+    codes = [_code(process, until) for process in running]
+    return [_ended(code, cwd, rank) for rank, code in enumerate(codes)]
 
 
-def _start(arguments: Sequence[object], cwd: Path, rank: int, env: dict[str, str]) -> subprocess.Popen[bytes]:
+def _environment() -> dict[str, str]:
     path = os.pathsep.join([str(SUPPORT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     own = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"}
-    with (cwd / f"out.{rank}").open("wb") as out, (cwd / f"err.{rank}").open("wb") as err:
-        return subprocess.Popen(
-            [sys.executable, *map(str, arguments)], cwd=cwd, env={**os.environ, **own, **env}, stdout=out, stderr=err
-        )
+    return {**os.environ, **own}
+
+
+def _start(arguments: Sequence[object], cwd: Path, rank: int, env: Mapping[str, str]) -> _Running:
+    forks = _forks(rank)
+    assert forks.stdin
+    assert forks.stdout
+    program = {
+        "arguments": [*map(str, arguments)],
+        "cwd": str(cwd),
+        "env": dict(env),
+        "out": str(cwd / f"out.{rank}"),
+        "err": str(cwd / f"err.{rank}"),
+    }
+    print(json.dumps(program), file=forks.stdin, flush=True)
+    return _Running(pid=int(forks.stdout.readline()), answers=forks.stdout)
+
+
+@cache
+def _forks(rank: int) -> "subprocess.Popen[str]":
+    """The process whose forks are this rank's; it ends with this one."""
+    command = [sys.executable, str(SUPPORT / "forked.py")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, env=_environment(), text=True)
+    atexit.register(process.communicate)  # it ends when its stdin closes
+    return process
+
+
+def _code(process: _Running, until: float) -> int:
+    if not select.select([process.answers], [], [], max(until - time.monotonic(), 0))[0]:
+        os.kill(process.pid, signal.SIGKILL)
+    return int(process.answers.readline())
 
 
 def _ended(code: int, cwd: Path, rank: int) -> Ended:

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, TrainerCallback
 
 import seodang
+from brief_rates import BRIEF
 from held_out import measured_by_rank
 from seodang import distributed
 from seodang.cli import main
@@ -36,6 +37,7 @@ from seodang.proof.evaluate import evaluate
 from seodang.recipe import Train
 from seodang.run.events import Event, SaveEvent, TrainEvent
 from seodang.run.folder import Run
+from seodang.train import throughput
 from seodang.train.setup import choose_optimizer, make_setup
 from seodang.train.trainer import train
 from seodang.types import IGNORED
@@ -257,6 +259,8 @@ def _whole(parameter: torch.Tensor) -> torch.Tensor:
 
 
 if __name__ == "__main__":
+    for name, value in BRIEF.items():
+        setattr(throughput, name, value)
     job, where = sys.argv[1], Path(sys.argv[2])
     if job in ("ddp", "fsdp"):
         distributed.join("cpu")

@@ -5,7 +5,7 @@ Reads the run folder's files and nothing else; the page itself is `page/report.h
 
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
 from importlib.resources import files
 from itertools import groupby
@@ -122,6 +122,26 @@ def render(evidence: Evidence, name: str, texts: Texts | None = None) -> str:
 
 def fill(template: str, texts: Texts, **values: Any) -> str:
     """A page of the folder `page/` as HTML, with its texts, style and script."""
+    script = _file("report.js")
+    page = (
+        _environment()
+        .get_template(template)
+        .render(
+            t=texts,
+            say=sentences,
+            judged=judged,
+            style=_file("report.css"),
+            script=script,
+            script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+            **values,
+        )
+    )
+    return formatting.visible(page)  # whatever it shows, no control character is part of HTML
+
+
+@cache
+def _environment() -> Environment:
+    """It holds the compiled templates: to compile them takes longer than to fill them."""
     environment = Environment(
         loader=PackageLoader("seodang.show", "page"),
         autoescape=True,
@@ -129,17 +149,7 @@ def fill(template: str, texts: Texts, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {function.__name__: function for function in (*FILTERS, formatting.visible)}
-    script = _file("report.js")
-    page = environment.get_template(template).render(
-        t=texts,
-        say=sentences,
-        judged=judged,
-        style=_file("report.css"),
-        script=script,
-        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
-        **values,
-    )
-    return formatting.visible(page)  # whatever it shows, no control character is part of HTML
+    return environment
 
 
 def texts_of(evidence: Evidence, language: ReportLanguage | None = None) -> Texts:

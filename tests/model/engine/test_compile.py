@@ -218,18 +218,18 @@ def test_compiled_training_is_training_as_written() -> None:
 
 
 @pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Functions are traced and cut into a forward and a backward pass as for a GPU, and no kernels are made of them."""
+def traced(as_written: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Layers are traced and cut into a forward and a backward pass as for a GPU, and no kernels are made of them.
+
+    The head's passes run as written.
+    """
 
     def lazily(function: Callable[..., Any], *, dynamic: bool | None = True) -> Callable[..., Any]:
         return torch.compile(function, dynamic=dynamic, backend="aot_eager_decomp_partition")
 
-    for module in (compile, linear_cross_entropy_gpu):
-        monkeypatch.setattr(module, "compile_lazily", lazily)
-    linear_cross_entropy_gpu.passes.cache_clear()
+    monkeypatch.setattr(compile, "compile_lazily", lazily)
     torch._dynamo.reset()
     yield
-    linear_cross_entropy_gpu.passes.cache_clear()
     torch._dynamo.reset()
 
 

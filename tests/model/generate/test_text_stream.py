@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from paths import SHARED
+from real_tokenizers import real_tokenizer
 from seodang.model.generate.text_stream import text_pieces
-from seodang.model.load import load_tokenizer
 from tiny import make_tokenizer
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -40,7 +40,7 @@ def real(name: str) -> Callable[[], PreTrainedTokenizerBase]:
     def load() -> PreTrainedTokenizerBase:
         if not SHARED.is_dir():
             pytest.skip(f"no {SHARED}")
-        return load_tokenizer(str(SHARED / "data" / "tokenizers" / name))
+        return real_tokenizer(name)
 
     return load
 
