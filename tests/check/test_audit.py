@@ -165,6 +165,18 @@ def test_a_question_on_both_sides_is_a_leak() -> None:
     assert leaks[0].rows == ("held.jsonl:1", "held.jsonl:2")
 
 
+def test_a_question_in_another_spelling_is_a_leak() -> None:
+    """Blanks and punctuation make no other question, numbers do; the same question is reported once, as itself."""
+    asked = ["이 약의 효능은?", "감기 약은 언제 먹나요", "15 mg인가요?", "또?"]
+    held = qa(
+        [(question, "네") for question in ["이 약의 효능은", "감기약은 언제 먹나요?!", "1.5 mg인가요?", "또?"]], "held"
+    )
+    findings = found(qa([*plain(), *((question, "네") for question in asked)]), held)
+    assert findings["spelling_leak"].what.startswith("2 of 4 holdout rows ask a question that is trained on with other")
+    assert findings["spelling_leak"].rows == ("held.jsonl:1", "held.jsonl:2")
+    assert findings["split_leak"].rows == ("held.jsonl:4",)
+
+
 @pytest.mark.parametrize(("by", "leaks"), [("row", True), ("question", False)])
 def test_only_a_split_by_row_leaks(by: str, leaks: bool) -> None:
     """Repeated questions leak when rows are split, and never when questions are."""

@@ -22,12 +22,17 @@ SHOWN = {
     "escaped_characters": [r"\uc9c8\ubb38", r"답은 \uAC00", r"\u4e2d"],
     "excel_escapes": ["가_x000D_\n나", "_x0009_"],
     "placeholders": ["{{name}} 님", "안녕하세요 {{ user.name }}"],
+    "media_placeholders": [
+        "<image>\n무엇인가요?", "<image_1> 사진", "<|image_1|>", "<|image_pad|>", "<start_of_image>",
+        "<img>", "<video>", "<audio>", "<|vision_start|>", "[IMG]", "<image_soft_token>",
+    ],
 }  # fmt: skip
 PLAIN = [
     "없음", "None of these.", "nan 은 숫자가 아니다", "[1] 참고", '["json"]', "it's ['a'] in Python", "café 38°C",
     "<think>\n음\n</think>\n\n답", "생각 <thinking> 태그", "<thinker> 답", "[think tank] 답", "<code>답</code>",
     r"C:\users\u00e9", "a_x0_b",
-    "{name}", "x^{{2}}", "Ça va", "â", "naïve £5", "3 ×\u00a05", "CAFÉ”",
+    "{name}", "x^{{2}}", "<images>", "[image] 설명",
+    '<img src="a.png">', "Ça va", "â", "naïve £5", "3 ×\u00a05", "CAFÉ”",
 ]  # fmt: skip
 
 

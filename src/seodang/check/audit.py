@@ -4,7 +4,8 @@ Works on hashes [rows]: a source of a million rows takes some tens of megabytes,
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -22,6 +23,7 @@ from seodang.types import Finding
 BATCH_ROWS = 2000
 FEW_ROWS = 50
 SHOWN_ROWS = 5
+PUNCTUATION = re.compile(r"[\s?!。？！…~:;·'\"“”‘’]+|(?<!\d)[.,]|[.,](?!\d)")  # 1.5 mg is not 15 mg
 MIXED_SHARE = 0.01  # a second language below this share of the rows is not worth a note
 
 
@@ -50,6 +52,7 @@ class _Facts:
     splits: Splits
     row: NDArray[np.int64]  # hash of the whole row
     question: NDArray[np.int64]  # hash of the question
+    spelled: NDArray[np.int64]  # hash of the question without blanks and punctuation
     prompt: NDArray[np.int64]  # hash of system text and question; 0 if the row is not one question and one answer
     answer: NDArray[np.int64]  # hash of the answer, white space collapsed
     is_echo: NDArray[np.bool_]  # the answer is the question
@@ -204,25 +207,53 @@ def _suspicious(facts: _Facts, where: str) -> Iterator[Finding]:
 
 def _leaks(name: str, facts: Mapping[str, _Facts], by: Split) -> Iterator[Finding]:
     """Holdout rows of one source whose question is trained on, in this source or another; then those of a turn."""
-    held_out = facts[name].question[facts[name].num_train :]
-    leaked = np.zeros(len(held_out), dtype=bool)
-    trained_in = []
-    for other, known in facts.items():
-        is_trained = np.isin(held_out, known.question[: known.num_train])
-        if is_trained.any():
-            leaked |= is_trained
-            trained_in.append(other)
+    leaked, trained_in = _trained_on(name, facts, lambda known: known.question)
     if trained_in:
         yield Finding(
             check="split_leak",
             severity="warn",
             where=f"source {name}",
-            what=f"{int(leaked.sum()):,} of {len(held_out):,} holdout rows ask a question that is trained on too "
+            what=f"{int(leaked.sum()):,} of {len(leaked):,} holdout rows ask a question that is trained on too "
             f"(in {', '.join(trained_in)}; split by {by.by}): the measured loss is optimistic (leakage)",
             hint="split: {by: question} keeps a question in one split",
             rows=facts[name].row_places(np.flatnonzero(leaked) + facts[name].num_train),
         )
+    alike, trained_in = _trained_on(name, facts, lambda known: known.spelled, known_rows=leaked)
+    if trained_in:
+        yield Finding(
+            check="spelling_leak",
+            severity="warn",
+            where=f"source {name}",
+            what=f"{int(alike.sum()):,} of {len(alike):,} holdout rows ask a question that is trained on with other "
+            f"blanks or punctuation (in {', '.join(trained_in)}): the measured loss is optimistic (leakage)",
+            hint="write these questions alike: the same question stays in one split",
+            rows=facts[name].row_places(np.flatnonzero(alike) + facts[name].num_train),
+        )
     yield from _turn_leaks(name, facts, known_rows=leaked)
+
+
+def _trained_on(
+    name: str,
+    facts: Mapping[str, _Facts],
+    of: Callable[[_Facts], NDArray[np.int64]],
+    known_rows: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.bool_], list[str]]:
+    """Which holdout rows of one source have a hash that is trained on [holdout rows], and in which sources.
+
+    Args:
+        known_rows: [holdout rows] that are reported already.
+    """
+    held_out = of(facts[name])[facts[name].num_train :]
+    leaked = np.zeros(len(held_out), dtype=bool)
+    trained_in = []
+    for other, known in facts.items():
+        is_trained = np.isin(held_out, of(known)[: known.num_train])
+        if known_rows is not None:
+            is_trained &= ~known_rows
+        if is_trained.any():
+            leaked |= is_trained
+            trained_in.append(other)
+    return leaked, trained_in
 
 
 def _turn_leaks(name: str, facts: Mapping[str, _Facts], *, known_rows: NDArray[np.bool_]) -> Iterator[Finding]:
@@ -258,13 +289,14 @@ def _read(one: Splits) -> _Facts:
     both = [rows.select_columns(columns) for rows in (one.train, one.holdout)]
     batches = [(split, start) for split, rows in enumerate(both) for start in range(0, len(rows), BATCH_ROWS)]
     found = list(in_order(lambda batch: _columns(both[batch[0]], batch[1]), batches))
-    row, question, prompt, answer, is_echo, hangul, latin, num_exchanges, exchange, signs = (
-        np.concatenate([columns[index] for columns in found]) for index in range(10)
+    row, question, spelled, prompt, answer, is_echo, hangul, latin, num_exchanges, exchange, signs = (
+        np.concatenate([columns[index] for columns in found]) for index in range(11)
     )
     return _Facts(
         splits=one,
         row=row,
         question=question,
+        spelled=spelled,
         prompt=prompt,
         answer=answer,
         is_echo=is_echo.astype(bool),
@@ -283,19 +315,22 @@ def _columns(rows: Dataset, start: int) -> tuple[NDArray[np.int64], ...]:
     turns = iter(json.loads(f"[{','.join(messages.flatten().storage.to_pylist())}]"))  # one parse for all is faster
     num_turns = messages.value_lengths().to_pylist()
     questions = batch["question_key"].to_pylist()
-    facts, texts, answers = [], [], []
+    facts, texts, answers, spelled = [], [], [], []
     for index, text in enumerate(batch["text"].to_pylist()):
         conversation = list(islice(turns, num_turns[index]))
         contents = [turn["content"] or "" for turn in conversation] or [text or ""]
         texts.append("\n".join([*contents, ""]))
         answers.append([turn["content"] or "" for turn in conversation if turn["role"] == "assistant"])
         facts.append(_exchange(questions[index], conversation))
+        asked = next((turn["content"] or "" for turn in conversation if turn["role"] == "user"), "")
+        spelled.append(hash(PUNCTUATION.sub("", asked).casefold() or questions[index]))
     prompt, answer, is_echo = np.array(facts, dtype=np.int64).T
     # hashes of this session: forked processes share the salt
     rows = np.array([hash(row_id) for row_id in batch["row_id"].to_pylist()], dtype=np.int64)
     return (
         rows,
         np.array([hash(key) for key in questions], dtype=np.int64),
+        np.array(spelled, dtype=np.int64),
         prompt,
         answer,
         is_echo,

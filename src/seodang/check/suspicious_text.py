@@ -25,6 +25,10 @@ _ESCAPE = re.compile(  # of a character that nobody would escape in a text: Hang
 )
 _EXCEL_ESCAPE = re.compile(r"_x[0-9A-Fa-f]{4}_")
 _PLACEHOLDER = re.compile(r"\{\{\s*[^\W\d][\w. ]*\}\}")
+_MEDIA = re.compile(  # as LLaVA, LLaMA-Factory, Qwen-VL, Phi and Gemma write where an image, a video or a sound goes
+    r"<(?:\||start_of_)?(?:image|img|video|audio)(?:_(?:pad|soft_token|placeholder|\d+)|_?\d+)?(?:\|)?>"
+    r"|<\|vision_start\|>|\[(?:IMG|AUDIO)\]"
+)
 _CP1252 = "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"  # what Windows-1252 has at 0x80 … 0x9f
 _DOUBLE = re.compile(f"[\u00c2-\u00f4][\u0080-\u00bf{_CP1252}]+")
 
@@ -104,6 +108,12 @@ SIGNS = (
         what="there are placeholders that were not filled in, such as {{name}}",
         hint="fill them in, unless they are part of a template that is asked for",
         holds=lambda text: "{{" in text and _PLACEHOLDER.search(text) is not None,
+    ),
+    Sign(
+        check="media_placeholders",
+        what="an image, a video or a sound is meant that the model does not get, such as <image>",
+        hint="leave these rows out: only their text is trained on",
+        holds=lambda text: _MEDIA.search(text) is not None,
     ),
 )
 

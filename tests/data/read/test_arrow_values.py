@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from seodang.data.read.arrow_values import NULLS
+from seodang.data.read.arrow_values import CLASS_NAMES, NULLS
 from seodang.data.read.csv_parquet import _batch_rows
 from seodang.data.read.raw_rows import RawRow
 from seodang.data.read.sources import read
@@ -142,6 +142,17 @@ def test_numbers_and_other_values_are_written_as_they_were(tmp_path: Path) -> No
     assert (second.fields["float"], second.fields["decimal"], second.fields["map"]) == ("1e-07", "100.00", {})
     assert second.fields["when"] == {}
     assert third.fields == {**dict.fromkeys(table.column_names), "large": []}
+
+
+def test_class_labels_are_read_as_their_names(tmp_path: Path) -> None:
+    """A number would be trained as the answer; one without a name is no value. Also inside lists and objects."""
+    label = datasets.ClassLabel(names=["음성", "양성"])
+    features = datasets.Features({"question": datasets.Value("string"), "answer": label, "all": [label]})
+    rows = Dataset.from_dict({"question": ["가", "나"], "answer": [1, -1], "all": [[0, 1], []]}, features=features)
+    for found in both(tmp_path, rows):
+        assert [row.fields["answer"] for row in found] == ["양성", None]
+        assert found[0].fields["all"] == ["음성", "양성"]
+        assert CLASS_NAMES in found[0].changed
 
 
 def test_single_precision_inside_arguments(tmp_path: Path) -> None:

@@ -107,6 +107,21 @@ def test_usual_names_of_question_and_answer_are_known(tmp_path: Path, question: 
     assert "not used: id" in counts.remarks[0]
 
 
+@pytest.mark.parametrize(
+    ("row", "keys"),
+    [
+        ({"info": {"q": "가?", "a": "나"}, "id": 1}, {"question": "info.q", "answer": "info.a"}),
+        ({"head": "가", "body": "나", "a": "다", "id": 1}, {"question": ["head", "body"], "answer": "a"}),
+    ],
+)
+def test_a_column_that_a_dotted_or_joined_name_reads_is_in_use(
+    tmp_path: Path, row: dict[str, Any], keys: dict[str, Any]
+) -> None:
+    """Only columns that nothing is read from are reported as not used."""
+    _, counts = convert_rows(tmp_path, [row] * 2, **keys)
+    assert counts.remarks[0].endswith("not used: id")
+
+
 def test_the_recipe_names_columns(tmp_path: Path) -> None:
     """Columns of any name are taken where the recipe names them, and then nothing else is."""
     row = {"Frage": "감기는?", "Antwort": "쉬세요.", "Kontext": "겨울.", "context": "x", "question": "y"}

@@ -16,6 +16,7 @@ from seodang.data.read.serialized import parse_json
 from seodang.errors import SourceError
 
 NULLS = "nulls that Arrow fills into objects removed"
+CLASS_NAMES = "numbers of classes read as their names"
 TURN_KEYS = frozenset({"role", "from"})  # objects with these keep their nulls: a turn may have no content
 
 Convert = Callable[[Any, set[str]], Any]  # (value, changes) → value
@@ -76,6 +77,8 @@ def _converter(kind: pa.DataType, feature: Any) -> Convert | None:
     types = pa.types
     if isinstance(kind, pa.JsonType) or (isinstance(feature, dict) and feature.get("_type") == "Json"):
         return _from_json
+    if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list):
+        return _class_label(feature["names"])
     if isinstance(kind, pa.BaseExtensionType):
         return _converter(kind.storage_type, feature)
     if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
@@ -108,6 +111,16 @@ def _element_feature(feature: Any) -> Any:
 
 def _from_json(value: Any, changes: set[str]) -> Any:
     return parse_json(value) if isinstance(value, str) else value
+
+
+def _class_label(names: list[str]) -> Convert:
+    """The name of a class, which the file holds as a number; a number without a name (-1) is no value."""
+
+    def convert(value: Any, changes: set[str]) -> Any:
+        changes.add(CLASS_NAMES)
+        return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
+
+    return convert
 
 
 def _shortest_float(precision: type[np.floating[Any]]) -> Convert:

@@ -33,7 +33,7 @@ from seodang.data.read.turns.loss_flags import ROW_FLAGS
 from seodang.data.read.unusable import UnusableRowError
 from seodang.data.workers import in_order
 from seodang.errors import SourceError
-from seodang.recipe import Source
+from seodang.recipe import JOIN, Source
 from seodang.types import Counts, RowNote
 
 if TYPE_CHECKING:
@@ -96,7 +96,9 @@ def _dropped_hash(row: RawRow) -> str:
 
 
 def _layout_remark(layout: Layout, raw: RawRows, group: str | None) -> str:
-    unused = [name for name in raw.columns if name not in layout.used and name != group]
+    parts = {part.strip() for name in layout.used for part in name.split(JOIN)}  # a joined name: title + text
+    used = layout.used | parts | {part.partition(".")[0] for part in parts}  # a dotted one leads into an object
+    unused = [name for name in raw.columns if name not in used and name != group]
     keys = ", ".join(f"{key}: {name}" for key, name in layout.columns.items())
     return f"read as {layout.format} ({keys})" + (f"; not used: {', '.join(unused)}" if unused else "")
 
