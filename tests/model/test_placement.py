@@ -67,6 +67,18 @@ def test_rank_takes_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert placement._own_rank("cuda:1") == "cuda:1"
 
 
+def test_a_gpu_that_was_asked_for_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch does on "the" GPU, such as waiting for it or recording its work, it does on that one."""
+    made_current: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "set_device", made_current.append)
+    assert choose_placement(Model(path="x", device="cuda:1")).device == "cuda:1"
+    assert made_current == ["cuda:1"]
+
+
 @pytest.mark.parametrize(
     ("capability", "products", "training"),
     [

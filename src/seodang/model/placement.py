@@ -23,6 +23,8 @@ def choose_placement(spec: recipe.Model, *, frozen: bool = False, stochastic_rou
         ResourceError: the device asked for is not there, or cannot compute in the precision asked for.
     """
     device, where = _device(spec.device)
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)  # torch records, waits and measures on the current one
     can_round = device.startswith("cuda") and _fast_bf16(device)[0] and spec.dtype in ("auto", "bfloat16")
     if rounds := stochastic_rounding and can_round and not frozen:
         dtype = compute = "bfloat16"

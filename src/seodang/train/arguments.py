@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+import torch
 from transformers import PreTrainedModel, TrainingArguments
 
 from seodang import distributed, recipe
@@ -19,7 +20,7 @@ def training_arguments(
     has_evaluation: whether the best evaluation's weights are kept.
     """
     checkpointing = setup.checkpointing
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(setup.checkpoints),
         max_steps=setup.total_steps,
         per_device_train_batch_size=1,
@@ -56,6 +57,16 @@ def training_arguments(
         log_level="error",
         seed=settings.seed,
     )
+    if model.device.type == "cuda" and distributed.world() == 1:
+        _stay_on(model.device, arguments)
+    return arguments
+
+
+def _stay_on(device: torch.device, arguments: TrainingArguments) -> None:
+    """transformers would move the model to the first GPU, and train copies of it on all others (`DataParallel`)."""
+    arguments._n_gpu = 1
+    vars(arguments)["_setup_devices"] = device  # where `arguments.device` is kept
+    torch.cuda.set_device(device)
 
 
 def _may_idle(model: PreTrainedModel) -> bool:

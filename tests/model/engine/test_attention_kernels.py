@@ -3,7 +3,7 @@
 There is no CPU kernel, so that here torch's and the package's functions are replaced by what their documentation says.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -187,20 +187,37 @@ def test_a_kernel_that_agrees_is_trusted(hopper: list[dict[str, Any]]) -> None:
     assert {call["window_size"] for call in hopper} == {(7, 0), (-1, 0)}
 
 
-@pytest.mark.parametrize("fault", ["window", "leak", "raises", "nan"])
+class _NoBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, out: Tensor) -> Tensor:
+        return out.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        raise RuntimeError("FlashAttention backward for head dim 224 requires A100/A800 or H100/H800")
+
+
+@pytest.mark.parametrize("fault", ["window", "leak", "raises", "nan", "older", "backward"])
 def test_a_kernel_that_differs_is_not_used(
     fault: str, hopper: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A window one too wide, sequences that see each other, NaN or an error: sequence by sequence, with a remark."""
+    """A window one too wide, sequences that see each other, NaN or an error: sequence by sequence, with a remark.
+
+    So is one of another version, and one that has no backward pass on this GPU.
+    """
 
     def faulty(
         q: Tensor, k: Tensor, v: Tensor, cu: Tensor, *_: Any, scale: float, window_size: Any, **__: Any
     ) -> Tensor:
         if fault == "raises":
             raise RuntimeError("no kernel image is available for execution on the device")
+        if fault == "older":
+            raise TypeError("varlen_attn() got an unexpected keyword argument 'enable_gqa'")
         ends = torch.tensor([0, len(q)], dtype=torch.int32) if fault == "leak" else cu
         left = window_size[0] + (fault == "window" and window_size[0] >= 0)
-        return _documented(q, k, v, ends, scale, left) * (float("nan") if fault == "nan" else 1.0)
+        out = _documented(q, k, v, ends, scale, left) * (float("nan") if fault == "nan" else 1.0)
+        backward_fails: Callable[..., Tensor] = _NoBackward.apply
+        return backward_fails(out) if fault == "backward" else out
 
     monkeypatch.setattr(attention_kernels, "varlen_attn", faulty)
     engine = choose_engine(make_model(make_config("gemma3")), _rows(), compute_dtype=BF16)

@@ -182,6 +182,28 @@ def test_an_error_of_the_compiler_is_no_error_of_the_run(monkeypatch: pytest.Mon
     assert not any("forward" in vars(module) for module in model.modules())
 
 
+class _Wrong(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor) -> Tensor:
+        return hidden.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return 1.2 * grads[0]
+
+
+def test_a_compiled_backward_pass_is_tried_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers whose values are right and whose gradients are not."""
+    wrong: Callable[..., Tensor] = _Wrong.apply
+    monkeypatch.setattr(
+        compile, "compile_lazily", lambda layer, **_: lambda hidden, *_, **__: wrong(layer(hidden, *_, **__))
+    )
+    monkeypatch.setattr(linear_cross_entropy_gpu, "compile_lazily", lambda function, **_: function)
+    linear_cross_entropy_gpu.passes.cache_clear()
+    assert compile_error(make_model(make_config("llama")), [ROW, ROW], None) > engine_module.TOLERANCE[BF16]
+    linear_cross_entropy_gpu.passes.cache_clear()
+
+
 def _pack(seed: int) -> Pack:
     draw = np.random.default_rng(seed)
     rows = [draw.integers(3, 300, length).astype(np.int32) for length in draw.integers(2, 60, 4)]

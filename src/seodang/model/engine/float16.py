@@ -7,7 +7,7 @@ whose products give larger numbers cannot use it. None is known by name here.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from seodang.data.pack import pack
 from seodang.model.engine.attention import PACKED, attention
 from seodang.model.engine.loss import PackTensors, linear_cross_entropy_loss, logits_loss, on_device
+from seodang.model.engine.self_test import embedded
 
 LARGEST = 65_504  # of float16
 MARGIN = 2.0  # that other rows and trained weights may need beyond the rows that are tried
@@ -105,11 +106,11 @@ def _run(
     dtype: torch.dtype | None,
 ) -> _Pass:
     found = _Pass()
-    with torch.enable_grad(), _watched(model, found) as embedded:
+    with torch.enable_grad(), _watched(model, found) as leaves:
         with torch.autocast(model.device.type, dtype=dtype, enabled=dtype is not None):
             head = linear_cross_entropy_loss if linear_cross_entropy else _by_logits
             loss: Tensor = head(model, tensors) / max(1, len(tensors.targets))
-        (gradient,) = torch.autograd.grad(loss * scale, embedded)
+        (gradient,) = torch.autograd.grad(loss * scale, leaves)
     found.loss, found.gradient = float(loss.detach()), gradient.float() / scale
     return found
 
@@ -121,11 +122,6 @@ def _by_logits(model: PreTrainedModel, tensors: PackTensors) -> Tensor:
 @contextmanager
 def _watched(model: PreTrainedModel, found: _Pass) -> Iterator[list[Tensor]]:
     """Inside, the largest float16 number is noted; yields the embeddings, which gradients flow back to."""
-    embedded: list[Tensor] = []
-
-    def embed(module: torch.nn.Module, given: Any, output: Tensor) -> Tensor:
-        embedded[:] = [output.detach().requires_grad_()]
-        return embedded[0]
 
     def note(module: torch.nn.Module, given: tuple[Any, ...], output: Any) -> None:
         for tensor in (*given, output):
@@ -135,10 +131,10 @@ def _watched(model: PreTrainedModel, found: _Pass) -> Iterator[list[Tensor]]:
 
     embedding = model.get_input_embeddings()
     layers = [module for module in model.modules() if not any(module.children()) and module is not embedding]
-    add: Callable[..., Any] = embedding.register_forward_hook
-    hooks = [add(embed), *(layer.register_forward_hook(note) for layer in layers)]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
     try:
-        yield embedded
+        with embedded(model) as leaves:
+            yield leaves
     finally:
         for hook in hooks:
             hook.remove()

@@ -4,13 +4,14 @@ Most architectures of transformers run packed rows exactly; a few are silently w
 sequence into the next, attention chunks that never reach the attention function). None is known by name here.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from seodang.data.pack import pack
@@ -26,6 +27,7 @@ from seodang.types import Pack
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of logits and losses, relative
 _STEPS = 4  # of generation: a prompt, then what a cache holds of it
+_SHORT = 16  # positions of rows that are tried backward
 _COPY_ROWS = (3 * WINDOW, 5 * WINDOW, WINDOW + 3)  # positions: several windows, and no multiple of one
 
 
@@ -139,24 +141,53 @@ def packing_error(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]]) -> 
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-@torch.no_grad()
+@contextmanager
+def embedded(model: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """Inside, what a pass looks up is a leaf, to be asked for its gradient: yields that of the last pass."""
+    found: list[Tensor] = []
+
+    def cut(module: nn.Module, given: Any, output: Tensor) -> Tensor:
+        found[:] = [output.detach().requires_grad_()]
+        return found[0]
+
+    hook = model.get_input_embeddings().register_forward_hook(cut)
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
 def kernel_error(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], compute_dtype: torch.dtype | None) -> float:
     """Largest difference of hidden states, by the kernels of the device against sequence by sequence, relative.
+
+    Infinite too where a kernel has no backward pass: some GPUs lack it for wide heads.
 
     Args:
         compute_dtype: of the products that train, by autocast: kernels take 16 bits only.
     """
     (packed,) = pack(rows, rows, budget=sum(row.size for row in rows))
+    few = [row[:_SHORT] for row in rows[:2]]
+    (short,) = pack(few, few, budget=sum(row.size for row in few))
     found = []
     try:
         with torch.autocast(model.device.type, dtype=compute_dtype, enabled=compute_dtype is not None):
             for name in (EACH, PACKED):
-                with attention(model, name):
-                    found.append(model.base_model(**on_device(packed, model.device).inputs).last_hidden_state.float())
-    except RuntimeError:  # it does not run on this device
+                with torch.no_grad(), attention(model, name):
+                    found.append(_hidden(model, packed))
+            with torch.enable_grad(), attention(model, PACKED), embedded(model) as leaves:
+                loss = _hidden(model, short).sum()
+        (gradient,) = torch.autograd.grad(loss, leaves)
+    except Exception:  # it does not run on this device, or is of another version: each raises its own
         return float("inf")
     expected, by_kernel = found
+    if not gradient.isfinite().all():
+        return float("inf")
     return float((by_kernel - expected).abs().max() / expected.abs().max())
+
+
+def _hidden(model: PreTrainedModel, single: Pack) -> Tensor:
+    hidden: Tensor = model.base_model(**on_device(single, model.device).inputs).last_hidden_state
+    return hidden.float()
 
 
 def compile_error(
@@ -168,7 +199,7 @@ def compile_error(
     recompute: bool = False,
     copied: bool = False,
 ) -> float:
-    """Largest difference of hidden states and of the loss, compiled as for training against as written, relative.
+    """Largest difference of hidden states, loss and size of the gradient, compiled against as written, relative.
 
     Args:
         rows: as many as a pack has about: kernels are made for what is seen first.
@@ -188,9 +219,11 @@ def compile_error(
                 copies = WeightCopies(model, compute_dtype if compiled and copied else None, places)
                 strictly = torch._dynamo.config.patch(suppress_errors=False)
                 with copies.installed(), copies.refreshed(), attention(model, name), layers, strictly:
-                    hidden = model.base_model(**tensors.inputs).last_hidden_state.float()
-                    loss = linear_cross_entropy_loss(model, tensors, compiled=compiled)
-                found.append((hidden.detach(), loss.detach()))
+                    hidden = model.base_model(**tensors.inputs).last_hidden_state.float().detach()
+                    with embedded(model) as leaves:
+                        loss = linear_cross_entropy_loss(model, tensors, compiled=compiled)
+                    (gradient,) = torch.autograd.grad(loss, leaves)
+                found.append((hidden, loss.detach(), gradient.float().norm()))
     except Exception:  # no compiler, no Triton, or one that does not know this GPU: each raises its own
         return float("inf")
     finally:
