@@ -16,6 +16,7 @@ from seodang.model.engine import compile as compile_module
 from seodang.model.engine import cuda_graphs, linear_cross_entropy_gpu
 from seodang.model.engine.cuda_graphs import fill, size_of
 from seodang.model.engine.engine import Engine, choose_engine
+from seodang.model.engine.head_gradient import GradientPlaces
 from seodang.model.engine.weight_copies import WeightCopies
 from seodang.recipe import Adapter
 from seodang.train.adapter import add_adapter
@@ -317,18 +318,25 @@ def test_a_checkpointed_model_is_not_recorded(again: list[str]) -> None:
 
 
 def test_what_cannot_be_recorded_runs_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One sentence says why, once; losses and gradients are right."""
+    """One sentence says why, once; losses and gradients are right, and memory for gradients is given back."""
+    places, begin = list[GradientPlaces](), GradientPlaces.__init__
+
+    def noted(self: GradientPlaces, device: torch.device) -> None:
+        begin(self, device)
+        places.append(self)
 
     def refuse(work: Callable[[], None], pool: Any) -> None:
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     monkeypatch.setattr(cuda_graphs, "record", refuse)
+    monkeypatch.setattr(GradientPlaces, "__init__", noted)
     model, notes = make_model(make_config("llama")).train(), list[str]()
     with REPLAYED.installed(model, notes.append):
         for _ in range(4):
             model.zero_grad(set_to_none=True)
             loss = model(pack=_pack(0))
             loss.backward()
+        assert places[0].of == {}
     gradient = model.lm_head.weight.grad.clone()
     assert notes == ["CUDA graphs are not used: operation not permitted when stream is capturing"]
     model.zero_grad(set_to_none=True)
@@ -337,6 +345,56 @@ def test_what_cannot_be_recorded_runs_as_written(monkeypatch: pytest.MonkeyPatch
         expected.backward()
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     torch.testing.assert_close(gradient, model.lm_head.weight.grad, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("free", "recorded"), [(210, 0), (230, 1), (320, 1), (340, 2)])
+def test_passes_are_recorded_where_others_still_fit_beside(
+    free: int, recorded: int, again: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graphs keep the memory of the largest pass that was recorded; a size that was not needs as much again."""
+    taken = iter([100, 150])
+    monkeypatch.setattr(cuda_graphs, "measured", lambda work, _: (work(), next(taken)))
+    monkeypatch.setattr(cuda_graphs, "free_memory", lambda _: free - 100 * bool(again))
+    model, notes = make_model(make_config("llama")).train(), list[str]()
+    with REPLAYED.installed(model, notes.append):
+        for lengths in [(30, 17), (30, 17), (60, 40), (60, 40)]:
+            model.zero_grad(set_to_none=True)
+            model(pack=_pack(0, lengths)).backward()
+    assert again.count("recorded") == 2 * recorded
+    assert len(notes) == (recorded < 2)
+    assert all("of free memory" in note for note in notes)
+
+
+def test_a_pass_that_waits_for_the_gpu_is_found_before_it_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording that fails at it leaves torch on another stream, and unable to draw random numbers."""
+    modes: list[int | str] = []
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with cuda_graphs.never_waiting(torch.device("cuda")):
+        assert modes == ["error"]
+    assert modes == ["error", 0]
+
+
+def test_a_failed_recording_leaves_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch stays on the stream of a recording that it cannot end."""
+    streams = ["default"]
+
+    class Graph:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def __enter__(self) -> None:
+            streams.append("of the recording")
+
+        def __exit__(self, *_: Any) -> None:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", Graph)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams[-1])
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
+    with pytest.raises(RuntimeError, match="previous error"):
+        cuda_graphs.record(lambda: None, None)
+    assert streams == ["default", "of the recording", "default"]
 
 
 def test_a_graph_that_says_something_else_is_not_used(again: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,10 @@ gradients of the weights. So a pack is filled up to the next of few sizes, by po
 pack of a step overwrites what lies there, and the ones after it add to it: two graphs of each pass.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -23,7 +25,7 @@ from seodang.model.engine.weight_copies import WeightCopies
 from seodang.types import IGNORED, Pack
 
 MOST = 64  # graphs of a run, two for each size; sizes beyond them run as written
-MEMORY_MARGIN = 1.2  # free memory that recording asks for, in what a forward pass takes
+MEMORY_MARGIN = 1.2  # of what a forward pass takes
 TOLERANCE = 1e-2  # between replayed and as written, relative: losses and norms differ by the order of sums
 
 
@@ -116,6 +118,7 @@ class CudaGraphs:
         self._can_record = True
         self._is_checked = False  # whether gradients of a replayed pass were compared
         self._turn = 0
+        self._largest = 0  # bytes that a pass took that was recorded
 
     def loss(self, pack: Pack, weight: float) -> Tensor:
         """Summed loss of a pack, times `weight`; its backward pass must come before the next pack's forward pass."""
@@ -135,35 +138,50 @@ class CudaGraphs:
     def _record(self, key: tuple[Size, bool], host: _Host) -> bool:
         recorded = _Recorded(_on_device(host, self._model.device), self._model.device, is_first=key[1])
         try:
-            with _checking_memory(self._model.device, checked=self._pool is None):
-                loss, norms = self._expected(recorded.tensors)
+            loss, norms, taken = self._expected(recorded.tensors)
+            self._check_memory(taken)
             self._prepare(recorded)
             recorded.record(self._run, self._places, self._place_gradients, self._pool)
             self._check(recorded, host, loss, norms)
         except Exception as error:  # what cannot be recorded raises in many ways; it runs as written then
             self._can_record = False
-            self._on_note(f"CUDA graphs are not used: {str(error).splitlines()[0]}")
+            self._on_note(f"CUDA graphs are not used{' for more packs' * bool(self._recorded)}: {_first_line(error)}")
             if recorded.is_first:  # before later packs, gradients lie in their places, or where they were
                 self._prepare(recorded)
+            if not self._recorded:
+                self._places.of.clear()
             return False
         self._pool = self._pool or recorded.pool
         self._recorded[key] = recorded
         return True
 
-    def _expected(self, tensors: PackTensors) -> tuple[float, Tensor | None]:
-        """(the loss as written, norms of its gradients until they were checked once).
+    def _expected(self, tensors: PackTensors) -> tuple[float, Tensor | None, int]:
+        """(the loss as written, norms of its gradients until they were checked once, bytes that the pass took).
 
         The first time, find out which weights take part: one that does not has no gradient, and not one of zeros, by
         which weights decay.
         """
-        loss = self._run(tensors)
+        device = self._model.device
+        with never_waiting(device):
+            loss, taken = measured(partial(self._run, tensors), device)
+            gradients = {} if self._is_checked else self._gradients(loss)
         if self._is_checked:
-            return float(loss.detach()), None
-        gradients = self._gradients(loss)
+            return float(loss.detach()), None, taken
         self._trained = list(gradients)
         if not self._places.of:
             self._places.of.update((weight, torch.zeros_like(weight)) for weight in self._trained)
-        return float(loss.detach()), _norms(list(gradients.values()))
+        return float(loss.detach()), _norms(list(gradients.values())), taken
+
+    def _check_memory(self, taken: int) -> None:
+        """Graphs keep the memory of the largest pass that was recorded; other sizes need theirs beside it.
+
+        Raises:
+            RuntimeError: it is not free.
+        """
+        more, self._largest = max(0, taken - self._largest), max(taken, self._largest)
+        needed, free = more + MEMORY_MARGIN * self._largest, free_memory(self._model.device)
+        if free < needed:
+            raise RuntimeError(f"they need {needed / 1e9:.1f} GB of free memory, there are {free / 1e9:.1f} GB")
 
     def _gradients(self, loss: Tensor) -> dict[nn.Parameter, Tensor]:
         """Of the weights that take part in a loss: through their copies, by themselves, or both."""
@@ -360,32 +378,53 @@ class _LookUp(torch.autograd.Function):
 
 
 @contextmanager
-def _checking_memory(device: torch.device, *, checked: bool) -> Iterator[None]:
-    """Inside runs what will be recorded; afterwards as much memory must be free as it took.
+def never_waiting(device: torch.device) -> Iterator[None]:
+    """Inside, an operation that waits for the GPU raises.
 
-    Raises:
-        RuntimeError: it is not, and this is `checked`.
+    While a pass is recorded it would as well, but then torch stays on the recording's stream, keeps memory back, and
+    may refuse to draw random numbers from there on.
     """
     if device.type != "cuda":
         yield
         return
-    torch.cuda.empty_cache()
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def measured(work: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, int]:
+    """(what the work gives, bytes of a GPU that it took at most)."""
+    if device.type != "cuda":
+        return work(), 0
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    yield
-    needed = torch.cuda.max_memory_allocated() - before
+    return work(), torch.cuda.max_memory_allocated() - before
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a GPU that nothing holds."""
+    if device.type != "cuda":
+        return sys.maxsize
     torch.cuda.empty_cache()
-    free, _ = torch.cuda.mem_get_info()
-    if checked and free < MEMORY_MARGIN * needed:
-        raise RuntimeError(f"they take {needed / 1e9:.1f} GB of memory more, {free / 1e9:.1f} GB are free")
+    return int(torch.cuda.mem_get_info()[0])
 
 
 def record(work: Callable[[], None], pool: Any) -> tuple[Callable[[], None], Any]:
     """(what does the work again, the memory that recorded work shares)."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        work()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            work()
+    finally:
+        torch.cuda.set_stream(stream)  # torch does not return to it where a recording cannot be ended
     return graph.replay, graph.pool()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _on_device(host: _Host, device: torch.device) -> PackTensors:
