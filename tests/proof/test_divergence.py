@@ -88,3 +88,19 @@ def test_a_head_that_is_the_tuned_models_own_is_not_read(stays: bool, tmp_path: 
     assert kept
     assert kept.weight_VD.data_ptr() == own.weight_VD.data_ptr()
     assert (hidden.head(Head.of(tuned)) is None) is stays
+
+
+def test_hidden_states_take_space_as_they_are_written(tmp_path: Path) -> None:
+    """On a full disk writing fails with an error; a file that is mapped at its full size would end the process."""
+    states = HiddenStates(folder=tmp_path)
+    writer = states.writer("medical", 1000)
+    kept = {row: torch.randn(row + 1, 8) for row in (3, 1)}
+    for row, hidden_ND in kept.items():
+        writer.put(row, hidden_ND)
+    (file,) = tmp_path.rglob("*.npy")
+    assert file.stat().st_size < 1000
+    assert not states.reader("medical").has([3])
+    writer.close()
+    reader = states.reader("medical")
+    assert reader.has([1, 3])
+    assert all(torch.equal(reader.get(row), hidden_ND) for row, hidden_ND in kept.items())

@@ -6,11 +6,12 @@ Legend: N positions, D hidden size, V vocabulary, W tokens of one tile.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -219,26 +220,45 @@ class HiddenStates:
 
 
 class HiddenWriter:
-    """One rank's hidden states of one source."""
+    """One rank's hidden states of one source: a file of numpy's, [tokens, D] float32, filled from its beginning.
+
+    Written, not mapped: where the disk is full, a file that is mapped ends the process without an error (SIGBUS).
+    """
 
     def __init__(self, path: Path, num_tokens: int) -> None:
         self._path, self._num_tokens = path, num_tokens
-        self._array: NDArray[np.float32] | None = None
+        self._file: BinaryIO | None = None
+        self._num_bytes = 0  # of the whole file
+        self._written = 0  # tokens
         self._places: dict[int, tuple[int, int]] = {}  # row → its first token in the file, and the one after its last
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(f".{INDEX}").unlink(missing_ok=True)
 
     def put(self, row: int, hidden_ND: Tensor) -> None:
-        if self._array is None:  # sparse: what no token is written to takes no space
-            shape = (self._num_tokens, hidden_ND.shape[1])
-            self._array = np.lib.format.open_memmap(self._path, mode="w+", dtype=np.float32, shape=shape)
-        first = max((last for _, last in self._places.values()), default=0)
-        self._array[first : first + len(hidden_ND)] = hidden_ND.float().cpu().numpy()
-        self._places[row] = first, first + len(hidden_ND)
+        """Add a row's hidden states [tokens, D].
+
+        Raises:
+            OSError: the disk is full.
+        """
+        if self._file is None:
+            self._file = self._path.open("wb")
+            shape, dtype = (self._num_tokens, hidden_ND.shape[1]), np.dtype(np.float32)
+            header = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(dtype)}
+            np.lib.format.write_array_header_1_0(self._file, header)
+            self._num_bytes = self._file.tell() + math.prod(shape) * dtype.itemsize
+        self._file.write(hidden_ND.float().cpu().numpy().tobytes())
+        self._places[row] = self._written, self._written + len(hidden_ND)
+        self._written += len(hidden_ND)
 
     def close(self) -> None:
-        """Only what was closed is found by a reader."""
-        if self._array is not None:
+        """Only what was closed is found by a reader. What other ranks write in files of their own takes no space here.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        if self._file is not None:
+            self._file.truncate(self._num_bytes)
+            self._file.close()
             write_text(self._path.with_suffix(f".{INDEX}"), json.dumps(self._places))
 
 
