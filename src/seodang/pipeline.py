@@ -365,7 +365,7 @@ def prove_seeds(runs: Sequence[Path]) -> "SeedsProof":
 
 
 def hold_gate(found: "Run | SeedsProof") -> None:
-    """Stop where a proof does not show what a gate asks for.
+    """Stop where a proof does not show what a gate asks for, or, of several runs, that of any of them.
 
     Raises:
         GateError: the domain did not improve, or something was lost beyond its tolerance.
@@ -375,8 +375,13 @@ def hold_gate(found: "Run | SeedsProof") -> None:
 
     with distributed.agreed():
         if distributed.is_main():
-            shown = proof_of_run(found).verdict if isinstance(found, Run) else found
-            if failures := gate_failures(shown.domain, shown.general, shown.retention):
+            runs = [found] if isinstance(found, Run) else [Run(folder=Path(run)) for run in found.runs]
+            failures = [
+                failure if len(runs) == 1 else f"{run.folder.name}: {failure}"
+                for run in runs
+                for failure in gate_failures(proof_of_run(run).verdict)
+            ]
+            if failures:
                 raise GateError("; ".join(failures), where="the gate", hint="the report shows by how much")
 
 

@@ -28,7 +28,7 @@ def proved(*rows: MeasuredRow, **settings: object) -> Proof:
 
 def failures(proof: Proof) -> tuple[str, ...]:
     """Why a gate does not let this proof through."""
-    return gate_failures(proof.verdict.domain, proof.verdict.general, proof.verdict.retention)
+    return gate_failures(proof.verdict)
 
 
 def test_a_proof_is_read_as_it_was_written() -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from planted_rows import noisy_rows, text_rows
-from seodang.errors import RunError
+from seodang.errors import GateError, RunError
 from seodang.json_values import from_json, to_json
+from seodang.pipeline import hold_gate, prove_seeds
 from seodang.proof.proof import Compared, Proof, prove_rows
 from seodang.proof.seeds import SeedsProof, compare_seeds
+from seodang.run.folder import PROOF, Run
 
 COMPARED = Compared(name="run", base="base", tuned="tuned")
 
@@ -48,3 +50,17 @@ def test_other_runs_are_refused(what: str) -> None:
     other = proved(-1.0, rows=30) if what == "rows" else replace(proved(-1.0), compared=replace(COMPARED, base="else"))
     with pytest.raises(RunError, match=r"b: was measured .*\n  → give runs of one recipe"):
         compare_seeds({Path("a"): proved(-1.0), Path("b"): other})
+
+
+def test_a_gate_has_to_hold_for_every_run(tmp_path: Path) -> None:
+    """What one of the runs lost does not pass because another seed kept it: more seeds make no gate wider."""
+    runs = []
+    for name, text in (("a", 0.0), ("b", 1.0), ("c", 0.0)):
+        runs.append(run := Run(folder=tmp_path / name))
+        run.folder.mkdir()
+        run.write_json(PROOF, to_json(proved(-1.0, text=text)))
+    found = prove_seeds([run.folder for run in runs])
+    assert (found.domain, found.retention) == ("improved", "not shown")
+    with pytest.raises(GateError, match=r"^the gate: b: retention lost beyond its tolerance\n"):
+        hold_gate(found)
+    hold_gate(prove_seeds([runs[0].folder, runs[2].folder]))

@@ -32,12 +32,12 @@ class Verdict:
     not_measured: tuple[str, ...]  # sentences without their stop
 
 
-def gate_failures(domain: Shown, general: Shown, retention: Shown) -> tuple[str, ...]:
+def gate_failures(found: Verdict) -> tuple[str, ...]:
     """Why a gate does not let a model through: the domain did not improve, or something was lost."""
-    refuted = "the domain got worse" if domain == "worse" else f"that the domain improved is {domain}"
-    costs = {"general": general, "retention": retention}
+    refuted = "the domain got worse" if found.domain == "worse" else f"that the domain improved is {found.domain}"
+    costs = {"general": found.general, "retention": found.retention}
     lost = [f"{name} lost beyond its tolerance" for name, shown in costs.items() if shown == "lost"]
-    return (*(() if domain == "improved" else (refuted,)), *lost)
+    return (*(() if found.domain == "improved" else (refuted,)), *lost)
 
 
 def verdict(
