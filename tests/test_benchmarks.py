@@ -2,8 +2,6 @@
 
 import importlib
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from launched import run_alone
 from paths import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -32,15 +31,7 @@ print(json.dumps(found))
 """
 
 
-def _bench(*options: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "bench_gpu.py"), "--tiny", "--models", "gemma-3-270m",
-         "--minutes", "60", *options],
-        capture_output=True, text=True, check=False, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return result
+GPU = ("bench_gpu", "--tiny", "--models", "gemma-3-270m")
 
 
 @pytest.fixture
@@ -48,6 +39,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     """A benchmark's result, run in this process."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
     def run(name: str, *options: str) -> dict[str, Any]:
         monkeypatch.setattr(sys, "argv", [name, *options])
@@ -88,9 +80,10 @@ def test_packs_are_compared_with_checkpointing(bench: Callable[..., dict[str, An
 
 @pytest.mark.slow
 @pytest.mark.shared
-def test_all_arms_train_on_the_same_rows(shared: Path) -> None:
+def test_all_arms_train_on_the_same_rows(bench: Callable[..., dict[str, Any]], shared: Path) -> None:
     """Ours and the peer's begin at the same loss on the rows of one step, so that their speeds can be compared."""
-    result = _bench("--peer", str(shared / "bench" / "peer_trl.py"), "--arms", "ours", "packed", "free")
+    peer = str(shared / "bench" / "peer_trl.py")
+    result = bench(*GPU, "--minutes", "60", "--peer", peer, "--arms", "ours", "packed", "free")
     model = result["models"]["gemma-3-270m"]
     assert model["tokens_per_second"].keys() >= {"ours", "packed", "free"}
     losses = model["first_loss"]
@@ -99,11 +92,11 @@ def test_all_arms_train_on_the_same_rows(shared: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_gpu_benchmark_runs_on_tiny_shapes(tmp_path: Path) -> None:
+def test_the_gpu_benchmark_runs_on_tiny_shapes(bench: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     """Our arm trains, each arm is measured on the same rows without its warm-up, and failed arms are named."""
     peer = tmp_path / "peer.py"
     peer.write_text(PEER, encoding="utf-8")
-    result = _bench("--peer", str(peer), "--out", str(tmp_path / "gpu.json"))
+    result = bench(*GPU, "--minutes", "60", "--peer", str(peer), "--out", str(tmp_path / "gpu.json"))
     assert json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8")) == result
     model = result["models"]["gemma-3-270m"]
     assert set(model["tokens_per_second"]) == {"ours", "ours-bf16", "packed"}
@@ -143,20 +136,18 @@ def test_a_step_is_profiled_on_tiny_shapes(bench: Callable[..., dict[str, Any]],
 
 def test_arms_without_time_are_left_out_and_named(bench: Callable[..., dict[str, Any]]) -> None:
     """A budget that is spent leaves every arm out, and the result names them."""
-    result = bench("bench_gpu", "--tiny", "--models", "gemma-3-270m", "--minutes", "0")
+    result = bench(*GPU, "--minutes", "0")
     assert result["models"] == {}
     arms = ("ours", "ours-bf16", "varlen", "liger", "packed", "free")
     assert set(result["left_out"]) == {f"gemma-3-270m {arm}" for arm in arms}
 
 
-def test_broken_inputs_end_well() -> None:
+def test_broken_inputs_end_well(tmp_path: Path) -> None:
     """A few seeds of each kind: success or one error, the same input from the same seed."""
     found = []
     for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, str(BENCHMARKS / "broken_inputs.py"), "--count", "12"],
-            capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-        )  # fmt: skip
-        found.append(json.loads(done.stdout.strip().splitlines()[-1]))
-    assert found[0]["fault_seeds"] == [], done.stdout
+        done = run_alone(BENCHMARKS / "broken_inputs.py", "--count", "12", cwd=tmp_path)
+        assert done.code == 0, done.err
+        found.append(json.loads(done.out.strip().splitlines()[-1]))
+    assert found[0]["fault_seeds"] == [], done.out
     assert found[0]["by_kind"] == found[1]["by_kind"]

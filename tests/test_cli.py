@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 from collections.abc import Iterator
 from importlib import import_module
@@ -16,6 +17,7 @@ import pytest
 import yaml
 
 from command import Workplace, json_lines, qa_rows, seodang
+from launched import start
 from paths import ROOT
 from seodang import __version__
 from seodang.cli import app, main
@@ -31,17 +33,6 @@ def place(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A user's empty folder, in which commands are run; the model lies elsewhere."""
     monkeypatch.chdir(tmp_path)
     return Workplace(folder=tmp_path, model=tiny_folder)
-
-
-def _start(place: Workplace, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-    """The command as a process of its own, as a shell starts it."""
-    return subprocess.Popen(
-        [sys.executable, "-c", "from seodang.cli import main; main()", *arguments],
-        cwd=place.folder,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
 
 
 def test_the_commands_that_the_design_promises_are_there() -> None:
@@ -222,34 +213,42 @@ def test_a_crash_log_goes_where_it_can(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_130(number: int, place: Workplace) -> None:
     """A command that is interrupted, terminated or hung up on says so in one line."""
-    process = _start(place, "tune", *place.recipe("train.steps=100000"))
-    assert process.stdout
-    process.stdout.read(1)  # the plan: it is at work
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err.decode().splitlines()[-1] == "interrupted"
-    assert b"Traceback" not in err
+    os.mkfifo(place.folder / "out.0")
+    process = start("-m", "seodang", "tune", *place.recipe("train.steps=100000"), cwd=place.folder)
+    with (place.folder / "out.0").open("rb") as out:
+        out.read(1)  # the plan: it is at work
+        os.kill(process.pid, number)
+        while out.read(1024):
+            pass
+    assert process.code(time.monotonic() + 60) == 130
+    err = (place.folder / "err.0").read_text(encoding="utf-8")
+    assert err.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in err
 
 
 def test_korean_on_a_stream_that_cannot_write_it(place: Workplace) -> None:
     """Where stdout is ASCII, Korean becomes question marks, and the command ends as it should."""
-    process = _start(place, "inspect", *place.recipe("system=짧게 답해."), PYTHONIOENCODING="ascii")
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, b"Traceback" in err) == (0, False)
-    assert "?? ??." in out.decode("ascii")
+    done = subprocess.run(
+        [sys.executable, "-c", "from seodang.cli import main; main()", "inspect", *place.recipe("system=짧게 답해.")],
+        cwd=place.folder,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
+    assert "?? ??." in done.stdout.decode("ascii")
 
 
 def test_a_reader_that_goes_away(place: Workplace) -> None:
     """`seodang … | head -1` ends quietly."""
-    process = _start(place, "inspect", *place.recipe())
-    assert process.stdout
-    assert process.stderr
-    process.stdout.close()
-    err = process.stderr.read()
-    assert process.wait(timeout=60) == 1
-    assert b"Traceback" not in err
-    assert b"BrokenPipe" not in err
+    os.mkfifo(place.folder / "out.0")
+    process = start("-m", "seodang", "inspect", *place.recipe(), cwd=place.folder)
+    (place.folder / "out.0").open("rb").close()
+    assert process.code(time.monotonic() + 60) == 1
+    err = (place.folder / "err.0").read_text(encoding="utf-8")
+    assert "Traceback" not in err
+    assert "BrokenPipe" not in err
 
 
 def test_names_reach_the_terminal_without_escape_sequences(place: Workplace) -> None:

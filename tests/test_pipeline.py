@@ -18,6 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 import seodang
 from command import json_lines
+from launched import run_alone
 from seodang.errors import RunError
 from seodang.proof.proof import proof_of_run
 from seodang.recipe import Recipe, load_recipe, shipped_recipes
@@ -229,8 +230,7 @@ def test_a_killed_run_resumes_to_the_same_weights(moment: str, run: Run, tiny_fo
 
         seodang.tune(seodang.load_recipe("recipe.yaml"), out=Path("run"), callbacks=[Kill()])
     """)
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL
+    assert run_alone("-c", script, cwd=tmp_path).code == -signal.SIGKILL
     recipe = load_recipe(tmp_path / "recipe.yaml")
     with pytest.raises(RunError, match="--resume"):
         seodang.tune(recipe, out=tmp_path / "run")

@@ -1,7 +1,7 @@
-"""Runs several processes side by side, as torchrun does, each with its rank; none outlives its time.
+"""Runs Python in processes of their own: one, or several side by side as torchrun does; none outlives its time.
 
-Each rank is a fork of a process of its own that has torch imported: what differs from process to process, such as the
-order of a set of strings, differs from rank to rank too.
+They are forks of a process that has torch imported, of another one for each rank: what differs from process to process,
+such as the order of a set of strings, differs from rank to rank too.
 """
 
 import atexit
@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,9 +33,17 @@ class Ended:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Running:
+class Running:
+    """A process at work."""
+
     pid: int
     answers: IO[str]  # the exit code comes here
+
+    def code(self, until: float) -> int:
+        """The exit code, when it has ended; it is killed at that time (of `time.monotonic`)."""
+        if not select.select([self.answers], [], [], max(until - time.monotonic(), 0))[0]:
+            os.kill(self.pid, signal.SIGKILL)
+        return int(self.answers.readline())
 
 
 def launch(*arguments: object, ranks: int = 2, cwd: Path, seconds: float = 300, **env: str) -> list[Ended]:
@@ -48,31 +55,37 @@ def launch(*arguments: object, ranks: int = 2, cwd: Path, seconds: float = 300, 
     for rank in range(ranks):
         named = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
         own = {key: str(value) for key, value in named.items()}
-        running.append(_start(arguments, cwd, rank, _environment() | own | env))
+        running.append(start(*arguments, cwd=cwd, rank=rank, **own | env))
     until = time.monotonic() + seconds
-    codes = [_code(process, until) for process in running]
+    codes = [process.code(until) for process in running]
     return [_ended(code, cwd, rank) for rank, code in enumerate(codes)]
 
 
-def _environment() -> dict[str, str]:
-    path = os.pathsep.join([str(SUPPORT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    own = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"}
-    return {**os.environ, **own}
+def run_alone(*arguments: object, cwd: Path, seconds: float = 300) -> Ended:
+    """Run `python ARGUMENTS` without a rank."""
+    return _ended(start(*arguments, cwd=cwd).code(time.monotonic() + seconds), cwd, 0)
 
 
-def _start(arguments: Sequence[object], cwd: Path, rank: int, env: Mapping[str, str]) -> _Running:
+def start(*arguments: object, cwd: Path, rank: int = 0, **env: str) -> Running:
+    """Start `python ARGUMENTS`; what it prints goes to `out.RANK` and `err.RANK` in the folder, which may be pipes."""
     forks = _forks(rank)
     assert forks.stdin
     assert forks.stdout
     program = {
         "arguments": [*map(str, arguments)],
         "cwd": str(cwd),
-        "env": dict(env),
+        "env": _environment() | env,
         "out": str(cwd / f"out.{rank}"),
         "err": str(cwd / f"err.{rank}"),
     }
     print(json.dumps(program), file=forks.stdin, flush=True)
-    return _Running(pid=int(forks.stdout.readline()), answers=forks.stdout)
+    return Running(pid=int(forks.stdout.readline()), answers=forks.stdout)
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join([str(SUPPORT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    own = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"}
+    return {**os.environ, **own}
 
 
 @cache
@@ -83,12 +96,6 @@ def _forks(rank: int) -> "subprocess.Popen[str]":
     process = subprocess.Popen(command, **pipes, env=_environment(), text=True)
     atexit.register(process.communicate)  # it ends when its stdin closes
     return process
-
-
-def _code(process: _Running, until: float) -> int:
-    if not select.select([process.answers], [], [], max(until - time.monotonic(), 0))[0]:
-        os.kill(process.pid, signal.SIGKILL)
-    return int(process.answers.readline())
 
 
 def _ended(code: int, cwd: Path, rank: int) -> Ended:
