@@ -22,6 +22,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, TrainerCallback, TrainerState
 
+from arms import speed
 from seodang.model.engine.engine import choose_engine
 from seodang.model.placement import choose_placement
 from seodang.recipe import Model, Train
@@ -104,7 +105,6 @@ def main() -> None:
             measure=dict, chosen_loss=None, on_event=events.append, callbacks=[clock],
         )  # fmt: skip
     tokens = sum(len(row["input_ids"]) for row in rows)
-    steady = clock.seconds[1:] or clock.seconds
     print(
         json.dumps(
             {
@@ -116,7 +116,7 @@ def main() -> None:
                 "step_seconds": clock.seconds,
                 "tokens": tokens,
                 "supervised_tokens": sum(label != -100 for row in rows for label in row["labels"]),
-                "tokens_per_second": tokens / len(clock.seconds) / (sum(steady) / len(steady)),
+                "tokens_per_second": speed(clock.seconds, rows, args.examples_per_step),
                 "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
                 "peak_cuda_gb": torch.cuda.max_memory_allocated() / 1e9 if cuda else None,
             }

@@ -7,7 +7,7 @@
 Arms: ours, as `seodang tune` runs here; ours in float32, where that is something else; TRL as the tutorial sets it; TRL
 at its best on this device; TRL's `parity` for losses step by step; where `ours` multiplies in bf16 on a CPU, TRL with
 its own switch for that (`free+bf16`), which its script leaves off. The peer's script is given by --peer. Arms are run
-in turn, each in its own process, `--repeats` times; medians are reported.
+in turn, each in its own process, `--repeats` times; medians are reported, of all steps but the first.
 
 `max_loss_difference` is that of ours in float32 against `parity`, relative. `limit_share` is that of ours in float32,
 by the hardware limit of `seodang.train.throughput`: a step's operations at the rate of the best large float32 product
@@ -31,7 +31,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from arms import ArmError, run
+from arms import ArmError, run, speed, steady
 from seodang.model.load import choose_placement, resolve_model
 from seodang.recipe import Model
 from seodang.train.throughput import matrix_rate, memory_rate, optimizer_bytes, step_flops
@@ -42,9 +42,11 @@ SIZES = {"cpu": (2048, 3072, 4096), "cuda": (4096, 8192, 16384)}  # of the squar
 BEST = {"cpu": ("grouped", "free"), "cuda": ("free",)}  # TRL at its best is the faster; packed: see bench_gpu.py
 
 
-def run_arm(arm: str, args: argparse.Namespace, model: str, rows: Path) -> dict[str, Any]:
+def run_arm(
+    arm: str, args: argparse.Namespace, model: str, data: Path, rows: list[dict[str, list[int]]]
+) -> dict[str, Any]:
     """One arm in a process of its own; its last line is its result."""
-    common = ["--model", model, "--data", str(rows), "--steps", str(args.steps)]
+    common = ["--model", model, "--data", str(data), "--steps", str(args.steps)]
     common += ["--examples-per-step", str(args.examples_per_step)]
     if arm.startswith("ours"):
         command = [sys.executable, str(HERE / "arm_ours.py"), *common]
@@ -59,6 +61,8 @@ def run_arm(arm: str, args: argparse.Namespace, model: str, rows: Path) -> dict[
         result = run(command)
     except ArmError as error:
         raise SystemExit(f"{arm} failed:\n{error}") from None
+    if not arm.startswith("grouped"):  # which takes the rows in another order, and has its own mean
+        result["tokens_per_second"] = speed(result["step_seconds"], rows, args.examples_per_step)
     print(f"{arm:12} {result['tokens_per_second']:8.1f} tok/s  {result['peak_rss_gb']:.1f} GB", flush=True)
     return result
 
@@ -93,7 +97,7 @@ def main() -> None:
         moved = memory_rate(device)
         for _ in range(args.repeats):
             for arm in arms:
-                results[arm].append(run_arm(arm, args, model, data))
+                results[arm].append(run_arm(arm, args, model, data, rows))
         rates = {d: max(r, matrix_rate(getattr(torch, d), device, SIZES[device])) for d, r in before.items()}
         moved = max(moved, memory_rate(device))
     found = {**conditions(args, device), **summary(results, BEST[device])}
@@ -102,7 +106,8 @@ def main() -> None:
     ours = {
         run["engine"]["compute_dtype"]: arm for arm, runs in results.items() if arm.startswith("ours") for run in runs
     }
-    shares = {dtype: share(results[arm], rows, model, dtype, rates[dtype], moved) for dtype, arm in ours.items()}
+    timed = steady(rows, args.examples_per_step)
+    shares = {dtype: share(results[arm], timed, model, dtype, rates[dtype], moved) for dtype, arm in ours.items()}
     found["limit_share"] = shares.get("float32", shares.get(compute))
     if compute in shares:
         found["own_limit_share"] = shares[compute]
@@ -153,16 +158,20 @@ def summary(results: dict[str, list[dict[str, Any]]], contenders: Sequence[str])
 
 def share(
     runs: Sequence[dict[str, Any]],
-    rows: list[dict[str, list[int]]],
+    rows: Sequence[dict[str, list[int]]],
     model: str,
     dtype: str,
     rate: float,
     moved: float,
 ) -> float:
-    """Measured speed over the hardware limit's, at `rate` operations and `moved` bytes a second."""
+    """Measured speed over the hardware limit's, at `rate` operations and `moved` bytes a second.
+
+    Args:
+        rows: of the steps that were timed.
+    """
     with torch.device("meta"):
         shapes = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model), dtype=torch.float32)
-    steps = len(runs[0]["losses"])
+    steps = len(steady(runs[0]["step_seconds"], 1))
     seconds = step_flops(shapes, step_of(rows)) / rate + steps * optimizer_bytes(shapes, getattr(torch, dtype)) / moved
     measured = statistics.median(run["tokens_per_second"] for run in runs)
     return round(measured * seconds / sum(len(row["input_ids"]) for row in rows), 3)

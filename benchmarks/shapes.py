@@ -1,7 +1,7 @@
 """Rows of the shapes that are measured."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def text_stream(tokenizer: Any) -> NDArray[np.int64]:
     return np.array(tokenizer("\n\n".join(texts), add_special_tokens=False)["input_ids"])
 
 
-def step_of(rows: list[dict[str, list[int]]]) -> tuple[Pack, ...]:
+def step_of(rows: Sequence[dict[str, list[int]]]) -> tuple[Pack, ...]:
     """The rows as one pack: what `seodang.train.throughput.step_flops` counts operations of."""
     ids, labels = ([np.array(row[key], dtype=np.int32) for row in rows] for key in ("input_ids", "labels"))
     return pack(ids, labels, budget=sum(map(len, ids)))

@@ -78,6 +78,15 @@ def test_packs_are_compared_with_checkpointing(bench: Callable[..., dict[str, An
     assert cases[0]["time"] == 1
 
 
+def test_speed_counts_the_steps_that_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens and seconds of the first step, which is slower and may be longer than the others, are left out of both."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    arms = importlib.import_module("arms")
+    rows = [{"input_ids": [0] * length} for length in (90, 90, 10, 20, 30, 40)]
+    assert arms.speed([9.0, 3.0, 1.0], rows, 2) == (10 + 20 + 30 + 40) / (3.0 + 1.0)
+    assert arms.speed([9.0], rows[:2], 2) == 180 / 9.0
+
+
 @pytest.mark.slow
 @pytest.mark.shared
 def test_all_arms_train_on_the_same_rows(bench: Callable[..., dict[str, Any]], shared: Path) -> None:
