@@ -86,6 +86,7 @@ def test_few_rows_do_not_speak_for_lengths_that_they_lack() -> None:
     assert even.interval is not None
     assert even.n_eff == 15
     assert ratio(changes, tokens, range(30), effective_share=0.2).interval is None
+    assert ratio(changes[:3], tokens[:3], range(3), effective_share=0.2).n_eff == 1  # a row counts as one
     assert ratio(changes, tokens, range(30)).interval is None
     assert ratio(changes, [1] * 30, range(30)).interval is not None  # a mean has no lengths
     assert ratio(np.linspace(-1, 0, 40), [5, 6] * 20, range(40)).interval is not None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage, trim_messages
+from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage, trim_messages
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable
@@ -392,6 +392,16 @@ def test_tool_turns(tiny_folder: Path, tiny_tokenizer: PreTrainedTokenizerFast, 
     copied = run.folder.rename(tmp_path / "forgetful")
     with pytest.raises(TemplateError, match="weather, a tool's result"):
         ChatSeodang(model=copied).invoke(messages)
+
+
+def test_a_role_that_the_template_drops_is_an_error(
+    tiny_folder: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """A turn of a role of one's own is in the prompt, or refused: Qwen3's template writes nothing for it."""
+    nurse = [ChatMessage(role="nurse", content="열이 납니다."), HumanMessage("왜요?")]
+    dropping = make_run(tmp_path / "qwen", tiny_folder, tiny_tokenizer, template="qwen3")
+    with pytest.raises(TemplateError, match="leaves out turns of the role nurse"):
+        ChatSeodang(model=dropping.folder).invoke(nurse)
 
 
 def test_errors(tiny_folder: Path, run: Run, llm: ChatSeodang, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def ratios(
     d = np.stack([np.bincount(cluster_of_row, weights=_numbers(one, cluster_of_row)) for one in numerators.values()])
     values = d.sum(axis=1) / n.sum()
     own = effective_clusters(n)
-    n_eff = own if effective_share is None else min(own, effective_share * len(n))
+    n_eff = own if effective_share is None else min(own, max(1.0, effective_share * len(n)))  # one counts as one
     is_known = effective_share is not None or len(n) >= FEWEST_ALONE or np.ptp(np.asarray(denominators)) == 0
     is_enough = is_known and n_eff >= FEWEST_CLUSTERS
     halves = _half_widths(d - values[:, None] * n, n, level, seed) if is_enough else np.full(len(d), np.nan)

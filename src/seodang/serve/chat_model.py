@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 Tools = Sequence[Mapping[str, Any]] | None
 _KNOWS_TOOLS = "use a model whose template knows tools"
-_PROBE = "seodangprobe"  # stands for a tool's result, to see whether a template writes it
+_PROBE = "seodangprobe"  # stands for a turn's content, to see whether a template writes it
+_ROLES = frozenset({"system", "user", "assistant", "tool"})  # that templates know in general
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,11 +51,13 @@ class ChatModel:
             beginning: of the answer, which is given.
 
         Raises:
-            TemplateError: the template refuses the conversation, or would leave tools or a tool turn out.
+            TemplateError: the template refuses the conversation, or would leave out tools, a tool turn or a turn of
+                another role.
         """
         turns = [_nfc(turn) for turn in turns]
         text = self._render(turns, tools)
         self._check_tools(turns, text)
+        self._check_roles(turns)
         if tools and text == self._render(turns):
             raise TemplateError("the chat template leaves tools out", where=self.name, hint=_KNOWS_TOOLS)
         return self._token_ids(text + beginning)
@@ -155,6 +158,16 @@ class ChatModel:
             lost += ["a tool's result"] if _PROBE not in probed else []
         if lost:
             raise TemplateError(f"the chat template leaves out {', '.join(lost)}", where=self.name, hint=_KNOWS_TOOLS)
+
+    def _check_roles(self, turns: Sequence[Turn]) -> None:
+        """A template may drop a turn whose role it does not know, such as nurse, without a word."""
+        for role in {turn["role"] for turn in turns} - _ROLES:
+            probed = self._render([{**turn, "content": _PROBE} if turn["role"] == role else turn for turn in turns])
+            if probed.count(_PROBE) < sum(turn["role"] == role for turn in turns):
+                hint = f"give roles that this template knows, such as {', '.join(sorted(_ROLES))}"
+                raise TemplateError(
+                    f"the chat template leaves out turns of the role {role}", where=self.name, hint=hint
+                )
 
 
 def load_chat_model(path: str | Path, *, base: bool = False, trust_remote_code: bool = False) -> ChatModel:
