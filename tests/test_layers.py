@@ -4,6 +4,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,11 @@ def _imported(node: ast.AST) -> list[tuple[str, str]]:
     return []
 
 
-def _imports(path: Path) -> Iterator[tuple[str, str]]:
+@cache
+def _imports(path: Path) -> tuple[tuple[str, str], ...]:
     """Every import of a module, also those inside functions and for types only."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        yield from _imported(node)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return tuple(found for node in ast.walk(tree) for found in _imported(node))
 
 
 def _functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

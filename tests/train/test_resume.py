@@ -24,6 +24,7 @@ from seodang.run.checkpoints import IntactCheckpoint, newest_intact, seal
 from seodang.run.events import Event
 from seodang.run.folder import CHECKPOINT_FILES, Run, checkpoint_step
 from seodang.train.random_state import unchanged_random_state
+from seodang.train.trainer import TrainingResult
 from tiny import make_config, make_model
 from tiny_training import same_weights, signal_at, steps_of, train_tiny
 
@@ -142,8 +143,9 @@ def _draw(_: Event) -> None:
     random.random()
 
 
-@pytest.mark.parametrize("dropout", ["adapter", "gpt2"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("dropout", "number"), [("adapter", signal.SIGINT), ("gpt2", signal.SIGTERM), ("adapter", signal.SIGHUP)]
+)
 def test_a_run_with_dropout_resumes_to_the_same_weights(tmp_path: Path, dropout: str, number: int) -> None:
     """Whatever is drawn while a step is logged or evaluated, dropout masks are those of a run that measures nothing."""
     adapter = Adapter(rank=4, dropout=0.3) if dropout == "adapter" else None
@@ -179,10 +181,18 @@ def test_random_state_is_unchanged_by_what_is_drawn_inside() -> None:
     assert drawn() == expected
 
 
+@pytest.fixture(scope="module")
+def thirty_steps(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, TrainingResult]:
+    """A training at a high rate that nothing interrupts."""
+    return train_tiny(tmp_path_factory.mktemp("thirty"), HIGH_RATE)[:2]
+
+
 @pytest.mark.parametrize("event", ["eval", "train", "save"])
-def test_ctrl_c_at_the_end_reports_the_step_whose_weights_are_kept(tmp_path: Path, event: str) -> None:
+def test_ctrl_c_at_the_end_reports_the_step_whose_weights_are_kept(
+    tmp_path: Path, thirty_steps: tuple[PreTrainedModel, TrainingResult], event: str
+) -> None:
     """In the last evaluation, step or checkpoint a signal stops nothing more: the best step's weights are there."""
-    unbroken, expected, _ = train_tiny(tmp_path / "unbroken", HIGH_RATE)
+    unbroken, expected = thirty_steps
     assert expected.best_step < expected.steps == 30
     kept, found, _ = train_tiny(tmp_path / "interrupted", HIGH_RATE, on_event=signal_at(30, event=event))
     assert (found.best_step, found.best_loss, found.stopped) == (expected.best_step, expected.best_loss, False)
