@@ -92,6 +92,14 @@ def tiny_folder(
     return folder
 
 
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs end without their report, whose pictures take a third of a tiny run."""
+    from seodang.stages import finish
+
+    monkeypatch.setattr(finish, "report", lambda folder, _: folder)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The real data beside the repository; the test is skipped where it is absent."""

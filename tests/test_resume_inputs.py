@@ -22,6 +22,8 @@ from seodang.run.folder import Run
 from seodang.stages import preflight
 from tiny_recipe import tiny_recipe
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 
 class _StopAfter(TrainerCallback):
     def __init__(self, step: int) -> None:

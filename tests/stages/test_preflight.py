@@ -25,6 +25,7 @@ from seodang.stages import preflight
 from tiny import make_config, make_model
 from tiny_recipe import tiny_recipe
 
+pytestmark = pytest.mark.usefixtures("no_report")
 CPU = Placement(device="cpu", dtype="float32", compute_dtype="float32", attention="packed", reasons=())
 OWN = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"

@@ -27,6 +27,8 @@ from seodang.run.folder import Run
 from seodang.show.report import report
 from tiny_recipe import tiny_recipe
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 
 def _asked(run: Run) -> list[dict[str, Any]]:
     return [event for event in run.read_lines("metrics.jsonl") if event["event"] == "answers"]
