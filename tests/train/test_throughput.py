@@ -6,6 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from events import eval_event, train_event
 from seodang.data.pack import pack
 from seodang.recipe import Adapter
+from seodang.train import throughput
 from seodang.train.adapter import inject_adapter
 from seodang.train.throughput import ThroughputMeter, matrix_rate, memory_rate, optimizer_bytes, step_flops
 from seodang.types import IGNORED, Pack
@@ -115,3 +116,18 @@ def test_the_speed_is_reported_once_without_the_first_step() -> None:
     assert speed.limit_share == pytest.approx(1e9 / (speed.matrix_gflops * 1e9) / 2, rel=0.01, abs=1e-3)
     one_step = ThroughputMeter(model, torch.float32, steps=1)
     assert one_step(train_event(1, 2.0))
+
+
+def test_a_limit_that_does_not_fit_into_memory_stays_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training may leave less than the tensors that are timed take; it continues, and its speed is reported."""
+
+    def measure(device: str) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(throughput, "memory_rate", measure)
+    monkeypatch.setattr(throughput, "matrix_rate", lambda *_: 1e12)
+    meter = ThroughputMeter(make_model(make_config("llama")), torch.float32, steps=1)
+    speed = meter(train_event(1, 2.0))
+    assert speed
+    assert speed.tokens_per_second > 0
+    assert (speed.limit_share, speed.matrix_gflops) == (None, None)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 
 from seodang.errors import RunError
-from seodang.model.engine.engine import choose_engine
+from seodang.model.engine.engine import Engine, choose_engine
 from seodang.proof.evaluate import evaluate
 from seodang.recipe import EarlyStopping, Train
 from seodang.run.events import EvalEvent, Event, SaveEvent, TrainEvent
@@ -54,6 +54,28 @@ def _run(
         on_event=record,
     )  # fmt: skip
     return model, trained, events
+
+
+class _Keep(TrainerCallback):
+    """Holds the optimizer, as a trainer does that Python has not collected yet."""
+
+    def on_train_end(self, args: Any, state: Any, control: Any, *, optimizer: Any, **_: Any) -> None:
+        assert optimizer.state
+        self.optimizer = optimizer
+
+
+def test_the_states_of_the_optimizer_are_freed_at_the_end(tmp_path: Path) -> None:
+    """Without an evaluation too, where no best weights are read: the proof needs their memory."""
+    model, keep = make_model(make_config("llama")), _Keep()
+    setup = Setup(
+        engine=Engine(packed=True, linear_cross_entropy=True), pack_tokens=64, optimizer="adamw_torch_fused",
+        checkpoints=tmp_path, resume_command="", resume_from=None, total_steps=1, eval_every=1,
+    )  # fmt: skip
+    train(
+        model, tiny_rows(4, 0), Train(steps=1, examples_per_step=2), setup,
+        measure=dict, chosen_loss=None, on_event=lambda _: None, callbacks=[keep],
+    )  # fmt: skip
+    assert not keep.optimizer.state
 
 
 SETTINGS = Train(epochs=2, examples_per_step=4, learning_rate=1e-3, eval_every=2, keep_checkpoints=2)

@@ -84,7 +84,7 @@ class SpeedEvent:
     event: Literal["speed"] = "speed"
     step: int
     tokens_per_second: float
-    limit_share: float | None  # of the hardware limit's speed; unknown where weights are quantized
+    limit_share: float | None  # of the hardware limit's speed; unknown where weights are quantized or memory is full
     matrix_gflops: float | None  # in matrix products, the rate that the limit was reckoned by
     seconds: float  # that measuring it took
 

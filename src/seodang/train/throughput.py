@@ -58,11 +58,15 @@ class ThroughputMeter:
         share = rate = None
         if not is_quantized(self._model):  # its weights are packed: how many a layer has does not follow from its shape
             device = str(self._model.device)
-            rate = matrix_rate(self._dtype, device)
-            optimizer_seconds = optimizer_bytes(self._model, self._dtype) / memory_rate(device)
-            share = statistics.median(
-                (event.flops / rate + event.steps * optimizer_seconds) / event.seconds for event in self._seen
-            )
+            try:
+                rate = matrix_rate(self._dtype, device)
+                optimizer_seconds = optimizer_bytes(self._model, self._dtype) / memory_rate(device)
+            except torch.OutOfMemoryError:  # training takes what there is: its share of the limit stays unknown
+                rate = None
+            else:
+                share = statistics.median(
+                    (event.flops / rate + event.steps * optimizer_seconds) / event.seconds for event in self._seen
+                )
         return SpeedEvent(
             step=step,
             tokens_per_second=round(statistics.median(event.tokens_per_second for event in self._seen), 1),

@@ -113,7 +113,7 @@ def train(
         try:
             trainer.train(resume_from_checkpoint=str(setup.resume_from) if setup.resume_from else None)
         finally:
-            return_freed_memory()
+            trainer.free_memory()
             model.eval()  # as it was loaded: an adapter's dropout must not reach what is measured
     state, stopped = trainer.state, not trainer.has_ended
     has_best = state.best_global_step and not stopped
@@ -362,10 +362,15 @@ class _StepTrainer(Trainer):
     def _load_best_model(self) -> None:
         if not self.has_ended:  # it will be resumed from its newest checkpoint
             return
-        return_freed_memory()
-        self.optimizer.state.clear()  # no longer needed, and as large as two copies of the weights that are read now
+        self.free_memory()  # as large as two copies of the weights that are read now
         if self.state.best_global_step != self.state.global_step:  # else the best ones are in memory
             super()._load_best_model()
+
+    def free_memory(self) -> None:
+        """Of the optimizer's states, once no step is to come: Python may collect a trainer late."""
+        if self.optimizer is not None:
+            self.optimizer.state.clear()
+        return_freed_memory()
 
     def _init_training_state(
         self, max_steps: int, steps_per_epoch: int, num_epochs: int, checkpoint: str | None, trial: Any

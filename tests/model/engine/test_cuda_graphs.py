@@ -1,7 +1,10 @@
 """Passes recorded and replayed: the same losses and gradients, whatever the packs; on a CPU work is done again."""
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -363,6 +366,57 @@ def test_passes_are_recorded_where_others_still_fit_beside(
     assert again.count("recorded") == 2 * recorded
     assert len(notes) == (recorded < 2)
     assert all("of free memory" in note for note in notes)
+
+
+def test_the_first_recording_is_of_a_first_pack(again: list[str]) -> None:
+    """Its gradients can be compared, and none lie beside their places then, which would take their memory twice."""
+    model = make_model(make_config("llama")).train()
+    with REPLAYED.installed(model):
+        for step in range(3):
+            model.zero_grad(set_to_none=True)
+            model(pack=_pack(0, (20 * (step + 1), 3))).backward()
+            model(pack=_pack(1)).backward()
+            assert again == []
+        model.zero_grad(set_to_none=True)
+        model(pack=_pack(0, (60, 3))).backward()
+        model(pack=_pack(1)).backward()
+    assert again.count("recorded") == 4
+
+
+def test_what_replayed_passes_held_is_freed_at_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients, copies of weights and graphs, at once: what is measured after training needs the memory."""
+    work: list[Callable[[], None]] = []
+    held: list[weakref.ref[Any]] = []
+    begin = GradientPlaces.__init__
+
+    def record(again: Callable[[], None], pool: Any) -> tuple[Callable[[], None], Any]:
+        work.append(again)
+        return partial(_do_again, work, len(work) - 1), "pool"
+
+    def noted(self: GradientPlaces, device: torch.device) -> None:
+        begin(self, device)
+        held.append(weakref.ref(self))
+
+    monkeypatch.setattr(cuda_graphs, "record", record)
+    monkeypatch.setattr(GradientPlaces, "__init__", noted)
+    model = make_model(make_config("llama")).train()
+    gc.disable()
+    try:
+        with replace(REPLAYED, compute_dtype=BF16).installed(model, pytest.fail):
+            for _ in range(3):
+                model.zero_grad(set_to_none=True)
+                model(pack=_pack(0)).backward()
+            assert len(work) == 2
+            held.append(weakref.ref(vars(model.model.layers[0].mlp.up_proj)["weight_copy"]))
+        work.clear()
+        assert [reference() for reference in held] == [None, None]
+    finally:
+        gc.enable()
+
+
+def _do_again(work: list[Callable[[], None]], number: int) -> None:
+    with torch.enable_grad():
+        work[number]()
 
 
 def test_a_pass_that_waits_for_the_gpu_is_found_before_it_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,13 +126,15 @@ class CudaGraphs:
         self._steps += is_first
         size = size_of(pack)
         host, key = fill(pack, size), (size, is_first)
-        if key not in self._recorded and not (self._may_record(size) and self._record(key, host)):
+        if key not in self._recorded and not (self._may_record(*key) and self._record(key, host)):
             self._seen.add(size)
             return self._run(_on_device(host, self._model.device)) * weight
         cuda_graphs: Callable[..., Tensor] = _GraphPass.apply
         return cuda_graphs(self._anchor, self, self._recorded[key], host, weight)
 
-    def _may_record(self, size: Size) -> bool:
+    def _may_record(self, size: Size, is_first: bool) -> bool:
+        if not (is_first or self._is_checked):  # gradients would lie beside the places that are made for them
+            return False
         return self._can_record and self._steps > 1 and size in self._seen and len(self._recorded) < MOST
 
     def _record(self, key: tuple[Size, bool], host: _Host) -> bool:
