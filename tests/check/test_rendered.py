@@ -3,9 +3,9 @@
 from types import SimpleNamespace
 from typing import Any
 
-from seodang.check.rendered import _own_text, _rendered
+from seodang.check.rendered import _dropped, _own_text, _rendered
 from seodang.data.encode.rows import LOSSY, UNKNOWN
-from seodang.types import Counts, RowNote
+from seodang.types import Counts, Finding, RowNote
 
 
 def _note(row: int, reason: str) -> RowNote:
@@ -30,6 +30,26 @@ def test_findings_name_their_own_rows() -> None:
         "unknown_tokens": ("f.jsonl:3",),
         "lossy_tokenizer": ("f.jsonl:4",),
     }
+
+
+def test_many_dropped_rows_are_a_finding() -> None:
+    """More than a twentieth, and more than one row, with the most frequent reason; rows too long have their own."""
+    refused, empty, long = "the template refuses it: no", "empty answer", "longer than 64 tokens"
+
+    def found(rows_in: int, **dropped: int) -> list[Finding]:
+        named = {{"refused": refused, "empty": empty, "long": long}[key]: rows for key, rows in dropped.items()}
+        kept = rows_in - sum(dropped.values())
+        notes = (_note(1, empty), _note(2, refused))
+        return list(
+            _dropped(Counts(stage="render", source="s", rows_in=rows_in, kept=kept, dropped=named, notes=notes))
+        )
+
+    [finding] = found(100, empty=1, refused=5)
+    assert finding.what == f"6 of 100 rows are dropped, 5 of them for: {refused}"
+    assert finding.rows == ("f.jsonl:2",)
+    assert not found(100, empty=5)
+    assert not found(10, empty=1)
+    assert not found(100, long=50, empty=1)
 
 
 def test_a_templates_own_text_is_shown_without_the_marks_of_its_roles() -> None:

@@ -11,7 +11,9 @@ from seodang.data.prepare import Prepared
 from seodang.data.template.renderer import KEPT, MASKED, SPLIT
 from seodang.types import Counts, Finding
 
-MANY_TOO_LONG = 0.05  # share of a source's rows above max_tokens that is worth a warning
+MANY_LEFT_OUT = 0.05  # share of a source's rows that is worth a warning: above max_tokens, or dropped for other reasons
+FEWEST_LEFT_OUT = 2  # of few rows, one is more than the share
+TOO_LONG = "longer than"  # how the reason begins that has a finding of its own
 INJECTED = 40  # characters of a template's own text that are worth a warning: more than role names
 
 
@@ -19,6 +21,8 @@ def findings(prepared: Prepared, renderer: Renderer, *, num_embeddings: int) -> 
     """Findings on rendered rows: rows left out, thinking lost, ids beyond the embedding, text the template adds."""
     rendered = [counts for counts in prepared.counts if counts.stage.startswith("render")]
     found = [finding for counts in rendered for finding in _rendered(counts)]
+    converted = [counts for counts in prepared.counts if counts.stage == "convert"]
+    found += [finding for counts in (*converted, *rendered) for finding in _dropped(counts)]
     if not any(finding.check == "earlier_answers" for finding in prepared.findings):
         found += [finding for counts in rendered for finding in _earlier_answers(counts)]
     found += _ids(prepared, num_embeddings + len(renderer.template.added))
@@ -28,15 +32,15 @@ def findings(prepared: Prepared, renderer: Renderer, *, num_embeddings: int) -> 
 
 def _rendered(counts: Counts) -> Iterator[Finding]:
     where = f"source {counts.source}"
-    too_long = sum(rows for reason, rows in counts.dropped.items() if reason.startswith("longer than"))
-    if too_long > MANY_TOO_LONG * counts.rows_in:
+    too_long = sum(rows for reason, rows in counts.dropped.items() if reason.startswith(TOO_LONG))
+    if too_long > MANY_LEFT_OUT * counts.rows_in:
         yield Finding(
             check="too_long",
             severity="warn",
             where=where,
             what=f"{too_long:,} of {counts.rows_in:,} rows are longer than train.max_tokens and are left out",
             hint="raise train.max_tokens, or set train.too_long: cut_question",
-            rows=tuple([note.where for note in counts.notes if "longer than" in note.reason][:5]),
+            rows=tuple([note.where for note in counts.notes if note.reason.startswith(TOO_LONG)][:5]),
         )
     yield from _lost(counts, where)
     for change, rows in counts.changed.items():
@@ -53,6 +57,23 @@ def _rendered(counts: Counts) -> Iterator[Finding]:
                 check="text_altered", severity="warn", where=where, what=f"{change} ({rows:,} rows)",
                 hint="look at the first rows, and choose another template if the text matters",
             )  # fmt: skip
+
+
+def _dropped(counts: Counts) -> Iterator[Finding]:
+    """Many rows that cannot be trained on, and why most of them cannot: column or template may be the wrong one."""
+    reasons = {reason: rows for reason, rows in counts.dropped.items() if not reason.startswith(TOO_LONG)}
+    dropped = sum(reasons.values())
+    if dropped < FEWEST_LEFT_OUT or dropped <= MANY_LEFT_OUT * counts.rows_in:
+        return
+    most = max(reasons, key=reasons.__getitem__)
+    yield Finding(
+        check="many_dropped",
+        severity="warn",
+        where=f"source {counts.source}",
+        what=f"{dropped:,} of {counts.rows_in:,} rows are dropped, {reasons[most]:,} of them for: {most}",
+        hint="if these rows matter: name other columns, choose another template, or change the rows",
+        rows=tuple([note.where for note in counts.notes if note.reason == most][:5]),
+    )
 
 
 def _lost(counts: Counts, where: str) -> Iterator[Finding]:
