@@ -24,9 +24,9 @@ BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 RECIPE_OPENING = """# Recipe reference
 
-A recipe is a YAML file. `name`, `model` and `sources` must be given; all else has a default, which is printed when a
-run starts. Unknown keys, wrong types and impossible combinations are reported together, each with its key and the
-nearest key that there is.
+A recipe is a YAML file. `name`, `model` and `sources` must be given; all else has a default: `--verbose`
+prints them all, and the run's own `recipe.yaml` holds them. Unknown keys, wrong types and impossible combinations are
+reported together, each with its key and the nearest key that there is.
 
 - Relative paths start at the recipe's own folder.
 - `model: PATH` stands for `model: {{path: PATH}}`, and `template: NAME` for `template: {{borrow: NAME}}`.

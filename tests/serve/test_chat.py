@@ -194,6 +194,9 @@ def test_an_unknown_piped_command_does_not_end_the_others(
     assert "question 2 was not answered" in printed.err
     assert "/etc/hosts: unknown command" in " ".join(printed.err.split())
     assert "a question may begin with a blank" in " ".join(printed.err.split())
+    with pytest.raises(RunError, match="2 of 3 questions failed"):  # /again asks, too
+        piped(monkeypatch, capsys, run.folder, "/again 2\n/nothing\n물\n")
+    assert "question 1 was not answered" in capsys.readouterr().err
     with pytest.raises(SeodangError, match=r"/rset: unknown command"):
         piped(monkeypatch, capsys, run.folder, "물\n/rset\n")
     assert capsys.readouterr().out == alone["물"]

@@ -76,7 +76,7 @@ def _talk(session: Session, lines: Iterator[str], chat_model_of: _ChatModelOf, n
 def _answer_lines(session: Session, chat_model_of: _ChatModelOf, notes: Console) -> None:
     """Answer each line of stdin by itself: one that fails is reported and does not end the others.
 
-    An unknown command counts as a question: one that begins with / may be meant.
+    An unknown command counts as a question, as one that begins with / may be meant; so does /again.
 
     Raises:
         SeodangError: a command that fails: the questions after it were to follow it. At the end: the error of the
@@ -94,7 +94,8 @@ def _answer_lines(session: Session, chat_model_of: _ChatModelOf, notes: Console)
             if command and command.name == "quit":
                 break
             if command and command.name == ASK:
-                session, questions = session.forgotten(), questions + 1
+                session = session.forgotten()
+            questions += command is not None and command.name in (ASK, "again")
             session = _do(session, command, chat_model_of, notes) if command else session
         except SeodangError as error:
             if command and command.name not in (ASK, "again"):
