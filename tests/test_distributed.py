@@ -208,7 +208,7 @@ def test_checkpoints_of_sharded_ranks_are_sealed(sharded: Reports) -> None:
 
 def test_a_rank_that_fails_alone_ends_at_once(tmp_path: Path) -> None:
     """It reports its error and ends with its exit code, not waiting for one that is still at work."""
-    waiting, failing = launch("-c", LONE, cwd=tmp_path)
+    waiting, failing = launch("-c", LONE, cwd=tmp_path, forked=False)
     assert (failing.code, waiting.code) == (2, 2), failing.err[-500:] + waiting.err[-500:]
     assert "rank 1 is lost" in failing.err
     assert "another process of this run has ended" in waiting.err
@@ -220,7 +220,8 @@ def test_ranks_that_end_with_an_error_do_not_abort(tiny_folder: Path, tmp_path: 
     _write_recipe(tmp_path, tiny_folder)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "file").touch()
-    ended = launch("-m", "seodang", "tune", tmp_path / "recipe.yaml", "--out", tmp_path / "run", cwd=tmp_path)
+    arguments = ("-m", "seodang", "tune", tmp_path / "recipe.yaml", "--out", tmp_path / "run")
+    ended = launch(*arguments, cwd=tmp_path, forked=False)
     assert [end.code for end in ended] == [2, 2], "\n".join(end.err[-500:] for end in ended)
     assert ended[0].err.count("already exists, and runs are never overwritten") == 1
     assert ended[1].err == ""

@@ -13,10 +13,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO
 
 from paths import ROOT
 
@@ -37,17 +37,18 @@ class Running:
     """A process at work."""
 
     pid: int
-    answers: IO[str]  # the exit code comes here
-
-    def code(self, until: float) -> int:
-        """The exit code, when it has ended; it is killed at that time (of `time.monotonic`)."""
-        if not select.select([self.answers], [], [], max(until - time.monotonic(), 0))[0]:
-            os.kill(self.pid, signal.SIGKILL)
-        return int(self.answers.readline())
+    code: Callable[[float], int]  # waits for its end, kills it at that time (of `time.monotonic`): its exit code
 
 
-def launch(*arguments: object, ranks: int = 2, cwd: Path, seconds: float = 300, **env: str) -> list[Ended]:
-    """Run `python ARGUMENTS` on every rank; a rank that hangs is killed and has the exit code -9."""
+def launch(
+    *arguments: object, ranks: int = 2, cwd: Path, seconds: float = 300, forked: bool = True, **env: str
+) -> list[Ended]:
+    """Run `python ARGUMENTS` on every rank; a rank that hangs is killed and has the exit code -9.
+
+    Args:
+        forked: else each is a Python started anew: where it matters how it ends.
+    """
+    begin = start if forked else _fresh
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -55,7 +56,7 @@ def launch(*arguments: object, ranks: int = 2, cwd: Path, seconds: float = 300, 
     for rank in range(ranks):
         named = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
         own = {key: str(value) for key, value in named.items()}
-        running.append(start(*arguments, cwd=cwd, rank=rank, **own | env))
+        running.append(begin(*arguments, cwd=cwd, rank=rank, **own | env))
     until = time.monotonic() + seconds
     codes = [process.code(until) for process in running]
     return [_ended(code, cwd, rank) for rank, code in enumerate(codes)]
@@ -79,7 +80,30 @@ def start(*arguments: object, cwd: Path, rank: int = 0, **env: str) -> Running:
         "err": str(cwd / f"err.{rank}"),
     }
     print(json.dumps(program), file=forks.stdin, flush=True)
-    return Running(pid=int(forks.stdout.readline()), answers=forks.stdout)
+    pid, answers = int(forks.stdout.readline()), forks.stdout
+
+    def code(until: float) -> int:
+        if not select.select([answers], [], [], max(until - time.monotonic(), 0))[0]:
+            os.kill(pid, signal.SIGKILL)
+        return int(answers.readline())
+
+    return Running(pid=pid, code=code)
+
+
+def _fresh(*arguments: object, cwd: Path, rank: int, **env: str) -> Running:
+    with (cwd / f"out.{rank}").open("wb") as out, (cwd / f"err.{rank}").open("wb") as err:
+        process = subprocess.Popen(
+            [sys.executable, *map(str, arguments)], cwd=cwd, env=_environment() | env, stdout=out, stderr=err
+        )
+
+    def code(until: float) -> int:
+        try:
+            return process.wait(max(until - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+    return Running(pid=process.pid, code=code)
 
 
 def _environment() -> dict[str, str]:
