@@ -245,7 +245,7 @@ def test_the_command_line_on_two_ranks(tiny_folder: Path, tmp_path: Path) -> Non
 
 
 def test_a_gate_over_seeds_on_two_ranks(tiny_folder: Path, tmp_path: Path) -> None:
-    """Every run is whole, the comparison is printed once; a gate that does not hold names each run and ends both with 1."""
+    """Every run is whole, the comparison is printed once; a gate that does not hold names both runs, ending with 1."""
     _write_recipe(tmp_path, tiny_folder)
     reported, ended = _together("gated", tmp_path)
     assert [rank["codes"] for rank in reported] == [[1, 1], [1, 1]]
