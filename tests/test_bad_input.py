@@ -669,7 +669,7 @@ RUNS = (
     ),
     Bad(
         kind="resume with another recipe", make=_with_run("--resume", "train.learning_rate=1", "split.seed=1"),
-        where="runs/mine", what="another recipe: split, train.learning_rate differ", hint="recipe.yaml",
+        where="runs/mine", what="other settings: split, train.learning_rate", hint="recipe.yaml",
     ),
     Bad(
         kind="inspection over a run", command="inspect", make=_with_run("--out", "runs/mine"), where="runs/mine",

@@ -103,5 +103,5 @@ def test_what_chooses_the_checkpoint_does_not_change_on_resume(best_by: str, may
         if may_change:
             assert open_run(tmp_path / "run", other, resume=True).exists
         else:
-            with pytest.raises(RunError, match="another recipe: prove differ"):
+            with pytest.raises(RunError, match="other settings: prove"):
                 open_run(tmp_path / "run", other, resume=True)

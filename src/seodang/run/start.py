@@ -211,7 +211,7 @@ def _same_recipe(run: Run, recipe: Recipe) -> None:
     before, now = _settings(run.recipe()), _settings(recipe)
     if changed := [key for key in now if now[key] != before[key]]:
         raise RunError(
-            f"this run was started with another recipe: {', '.join(changed)} differ",
+            f"this run was started with other settings: {', '.join(changed)}",
             where=str(run.folder),
             hint=f"resume with its own: {run.resume_command}; or start a new run with --out",
         )
