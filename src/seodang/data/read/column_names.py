@@ -23,6 +23,7 @@ PAIRS = (("problem", "solution"),)  # names that are known beside each other onl
 CONTEXT = _words("context passage 맥락 문맥 지문")
 TEXT = _words("text content contents document passage body article 본문 내용 텍스트 원문 문서")
 TURNS = _words("messages conversations conversation dialogue dialog chat turns 대화")
+TURN_LISTS = TURNS | {"contents"}  # that one is Gemini's where it holds turns, else plain text
 SYSTEM = _words("system system_prompt system_message 시스템 시스템_프롬프트")
 TOOLS = _words(
     "tools functions tool_definitions function_definitions tool_schemas function_schemas available_tools "

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, TextIO
 
-from seodang.data.read.column_names import ANSWER, QUESTION, TURNS, column_key
+from seodang.data.read.column_names import ANSWER, QUESTION, TURN_LISTS, column_key
 from seodang.data.read.raw_rows import BLOCK_CHARS, BLOCK_ROWS, Block, RawRow, RawRows, raw_row
 from seodang.data.read.serialized import DECODER, DuplicateKeyError, parse_json, refuse_depth
 from seodang.data.read.turns.messages import is_turn, turn_list
@@ -262,7 +262,8 @@ def records_in(path: str, value: Any) -> tuple[list[Any], str | None]:
 def _is_talk(name: str, value: Any) -> bool:
     """Whether a value is the turns of one conversation."""
     turns = turn_list(value) if isinstance(value, list | dict) else None
-    return turns is not None and any(is_turn(one) or (column_key(name) in TURNS and has_role(one)) for one in turns[:1])
+    is_usual = column_key(name) in TURN_LISTS
+    return turns is not None and any(is_turn(one) or (is_usual and has_role(one)) for one in turns[:1])
 
 
 def _is_row(record: Mapping[str, Any]) -> bool:

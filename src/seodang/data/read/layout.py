@@ -213,7 +213,8 @@ def _holds_turns(column: str, sample: Sequence[RawRow]) -> bool:
     turns = _first_turns(column, sample)
     if turns is None:
         return False
-    return is_turn(turns[0]) or (column_key(column.rpartition(".")[2]) in column_names.TURNS and is_variant(turns[0]))
+    is_usual = column_key(column.rpartition(".")[2]) in column_names.TURN_LISTS
+    return is_turn(turns[0]) or (is_usual and is_variant(turns[0]))
 
 
 def _conversation_format(column: str, sample: Sequence[RawRow]) -> RowFormat:

@@ -98,6 +98,10 @@ ROWS: dict[str, tuple[list[Any], list[tuple[str, str]]]] = {  # layout → (rows
         TURNS,
     ),
     "Gemini": ([{"messages": [{"role": "user", "parts": [{"text": Q}]}, {"role": "model", "parts": [A]}]}], TURNS),
+    "Gemini's own name": (
+        [{"contents": [{"role": "user", "parts": [{"text": Q}]}, {"role": "model", "parts": [A]}]}],
+        TURNS,
+    ),
     "speaker and text": ([{"dialog": [{"speaker": "환자", "text": Q}, {"speaker": "의사", "text": A}]}], TURNS),
     "object of lists": ([{"conversations": {"from": ["human", "gpt"], "value": [Q, A]}}], TURNS),
     "problem and solution": ([{"problem": Q, "solution": A, "answer": "쉬기"}], TURNS),
