@@ -44,7 +44,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], sc
 
 
 class SequenceAttention(torch.autograd.Function):
-    """Keeps queries, keys, values and the output of a row."""
+    """Keeps queries, keys, values and the output of a row.
+
+    Gradients of key heads that are fewer than the threads are taken for each query head, and summed.
+    """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], scale: float) -> Tensor:
@@ -67,12 +70,26 @@ class SequenceAttention(torch.autograd.Function):
         run = getattr(torch.ops.aten, f"{_FORWARD}_backward")
         found = [torch.empty_like(states) for states in (query, key, value)]
         grad, out = grads[0].transpose(1, 2), out.transpose(1, 2)
+        if key.shape[1] < torch.get_num_threads():  # torch gives each thread whole key heads
+            key, value = (_for_each_head(states, query.shape[1]) for states in (key, value))
         parts = _sequences(ctx.lengths, grad, query, key, value, out, *found)
         for (g, q, k, v, o, *into), normalizer in zip(parts, normalizers, strict=True):
             gradients = run(g, q, k, v, o, normalizer, 0.0, True, scale=ctx.scale)
             for part, gradient in zip(into, gradients, strict=True):
-                part.copy_(gradient)
+                part.copy_(_of_shared_heads(gradient, part.shape[1]))
         return *found, None, None
+
+
+def _for_each_head(states: Tensor, heads: int) -> Tensor:
+    """[1, K, T, D] → [1, H, T, D]; of a single head, a view."""
+    return states.unsqueeze(2).expand(-1, -1, heads // states.shape[1], -1, -1).flatten(1, 2)
+
+
+def _of_shared_heads(gradient: Tensor, heads: int) -> Tensor:
+    """Of states that several heads share, [1, H or K, S, D] → [1, K, S, D]."""
+    if gradient.shape[1] == heads:
+        return gradient
+    return gradient.view(1, heads, -1, *gradient.shape[2:]).sum(2)
 
 
 def _sequences(lengths: Sequence[int], *states: Tensor) -> Iterator[tuple[Tensor, ...]]:
