@@ -111,7 +111,7 @@ SIGNS = (
     ),
     Sign(
         check="media_placeholders",
-        what="an image, a video or a sound is meant that the model does not get, such as <image>",
+        what="there are placeholders of images, videos or sounds that the model does not get, such as <image>",
         hint="leave these rows out: only their text is trained on",
         holds=lambda text: _MEDIA.search(text) is not None,
     ),

@@ -147,7 +147,8 @@ class CudaGraphs:
             self._check(recorded, host, loss, norms)
         except Exception as error:  # what cannot be recorded raises in many ways; it runs as written then
             self._can_record = False
-            self._on_note(f"CUDA graphs are not used{' for more packs' * bool(self._recorded)}: {_first_line(error)}")
+            further = " for further packs" if self._recorded else ""
+            self._on_note(f"CUDA graphs are not used{further}: {_first_line(error)}")
             if recorded.is_first:  # before later packs, gradients lie in their places, or where they were
                 self._prepare(recorded)
             if not self._recorded:
