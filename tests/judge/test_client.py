@@ -75,6 +75,20 @@ def test_what_cannot_pass_stops_at_once(served: Server, status: int, hint: str) 
     assert len(served.requests) == 1
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(served: Server, status: int) -> None:
+    """Neither the key nor the questions reach the server that the judge's points to."""
+    with judge_server(always_first) as other:
+        served.refuse = refusing(99, status, {"Location": f"{other.url}/v1/chat/completions"})
+        with (
+            client(served.url, key=KEY) as asked,
+            pytest.raises(JudgeError, match=rf"redirects to {other.url}") as error,
+        ):
+            asked.reply(PROMPT)
+        assert "judge.url" in error.value.hint
+        assert (len(served.requests), other.requests) == (1, [])
+
+
 def test_a_request_that_is_refused_is_a_failure_and_three_in_a_row_an_error(served: Server) -> None:
     """One prompt may be too long; where all fail, the server is at fault."""
     served.refuse = refusing(99, 413)

@@ -80,7 +80,7 @@ class Client:
         self.traffic = Traffic()
         self._url = endpoint(url)
         self._model, self._max_tokens, self._cache, self._sleep = model, max_tokens, cache, sleep
-        self._key = _checked(api_key)
+        self._key = checked_key(api_key, where="judge.api_key_env")
         self._failed = 0  # requests in a row
         self._http = _open(self._key, url)
 
@@ -136,6 +136,10 @@ class Client:
             else:
                 if answer.is_success:
                     return self._read(answer)
+                if answer.has_redirect_location:
+                    what = f"the server redirects to {answer.headers['Location']}, where nothing was sent"
+                    hint = f"if you trust that server, set judge.url to its address; {_CONTINUE}"
+                    raise JudgeError(what, where=self._url, hint=hint)
                 what = f"status {answer.status_code}: {self._masked(answer.text)[:300]}"
                 if answer.status_code in STOP:
                     raise JudgeError(what, where=self._url, hint=f"{STOP[answer.status_code]}; {_CONTINUE}")
@@ -196,19 +200,23 @@ def _wait(attempt: int) -> float:
     return longest * (0.5 + 0.5 * random.random())
 
 
-def _checked(key: str | None) -> str | None:
-    """The key without white space around it; a message never shows it."""
-    stripped = (key or "").strip()
-    if stripped and not (stripped.isascii() and stripped.isprintable() and " " not in stripped):
-        what = "the API key holds a blank, a line break or a character that a header cannot hold"
-        raise JudgeError(what, where="judge.api_key_env", hint="set the variable to the key alone")
-    return stripped or None
-
-
 def is_local(url: str) -> bool:
     """Whether an address is this machine's own, so that nothing leaves it."""
     host = urlsplit(url).hostname or ""
     return host == "localhost" or host == "::1" or re.fullmatch(r"127(\.\d+){3}", host) is not None
+
+
+def checked_key(key: str | None, *, where: str) -> str | None:
+    """The key without white space around it; a message never shows it.
+
+    Raises:
+        SeodangError: a header cannot hold it.
+    """
+    stripped = (key or "").strip()
+    if stripped and not (stripped.isascii() and stripped.isprintable() and " " not in stripped):
+        what = "the API key holds a blank, a line break or a character that a header cannot hold"
+        raise SeodangError(what, where=where, hint="set the variable to the key alone")
+    return stripped or None
 
 
 def _open(key: str | None, url: str) -> "httpx.Client":

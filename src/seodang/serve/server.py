@@ -20,6 +20,7 @@ from typing import Any
 from rich.text import Text
 
 from seodang.errors import ModelError, ResourceError, SeodangError
+from seodang.judge.client import checked_key
 from seodang.model.find_model import find_model
 from seodang.model.packaged import PREFIX, packaged_folder, packaged_gguf
 from seodang.run.folder import Run
@@ -67,7 +68,7 @@ def serve(
         SeodangError: the engine is not installed, the port is taken, the model does not load, or the engine ended.
     """
     notes = get_console(stderr=True)
-    key = os.environ.get(API_KEY) or None
+    key = checked_key(os.environ.get(API_KEY), where=API_KEY)
     address = Address(host=host, port=port or free_port(host))
     if address.is_exposed and not key:
         show_note(f"anyone who can reach {host}:{address.port} can use the model: set {API_KEY}, or leave --host out")

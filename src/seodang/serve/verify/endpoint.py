@@ -6,14 +6,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
+from urllib.parse import urljoin, urlsplit
 
 from seodang.errors import SeodangError
 from seodang.judge.client import is_local
 
 TIMEOUT_SECONDS = 600.0  # a long answer on a slow machine
 TOP_LOGPROBS = 5
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy to this machine
 _OPENAI = "give the address of an OpenAI-compatible server"
 Turns = Sequence[Mapping[str, Any]]
 
@@ -39,6 +39,20 @@ class Reply:
 
 class EndpointError(SeodangError):
     """The server refused a request, or cannot be reached."""
+
+
+class _SameServer(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect of a GET on the same server alone: urllib would send the key on to any other."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        is_same = urlsplit(newurl)[:2] == urlsplit(req.full_url)[:2]  # scheme, and host with port
+        return super().redirect_request(req, fp, code, msg, headers, newurl) if is_same and req.data is None else None
+
+
+_DIRECT = urllib.request.build_opener(_SameServer, urllib.request.ProxyHandler({}))  # no proxy to this machine
+_OPENER = urllib.request.build_opener(_SameServer)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,11 +146,15 @@ def ask(url: str, body: Mapping[str, Any] | None, api_key: str | None) -> Any:
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {api_key}"} if api_key else {})}
     data = None if body is None else json.dumps(body).encode()
     try:
-        opener = _DIRECT if is_local(url) else urllib.request.build_opener()
+        opener = _DIRECT if is_local(url) else _OPENER
         with opener.open(urllib.request.Request(url, data, headers), timeout=TIMEOUT_SECONDS) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
+        if (target := error.headers.get("Location")) and 300 <= error.code < 400:
+            what = f"the server redirects to {urljoin(error.url, target)}, where nothing was sent"
+            raise EndpointError(what, where=url, hint="if you trust that server, give its address instead") from None
         text = error.read(2000).decode("utf-8", "replace")
+        text = text.replace(api_key, "…") if api_key else text  # should the server repeat it
         hint = "set the environment variable SEODANG_API_KEY" if error.code in (401, 403) else "see the server's log"
         raise EndpointError(f"the server returned status {error.code}: {text}", where=url, hint=hint) from None
     except json.JSONDecodeError:

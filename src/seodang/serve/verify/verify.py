@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seodang.errors import SeodangError
+from seodang.judge.client import checked_key
 from seodang.model.packaged import PREFIX
 from seodang.serve.engines import API_KEY
 from seodang.serve.verify.answers import Asked, Forced, answer_check, ask_all, compare, force
@@ -52,7 +53,8 @@ def verify(
     text = str(target)
     if "://" not in text:
         return verify_folder(Path(text).expanduser(), reference)
-    endpoint = open_endpoint(text, wanted=model, name=reference.served.name, api_key=os.environ.get(API_KEY))
+    key = checked_key(os.environ.get(API_KEY), where=API_KEY)
+    endpoint = open_endpoint(text, wanted=model, name=reference.served.name, api_key=key)
     return verify_endpoint(endpoint, reference, questions=questions)
 
 
