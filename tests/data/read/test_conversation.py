@@ -126,6 +126,13 @@ def test_squad_objects_are_read_and_unanswerable_ones_dropped(tmp_path: Path) ->
     assert counts.changed == {"answers: the first of several right answers taken": 1}
 
 
+def test_an_object_in_a_cell_names_the_text_that_it_holds(tmp_path: Path) -> None:
+    """Rows whose cells are objects are refused with the dotted name by which a recipe reaches the text."""
+    row = {"id": "1", "question": {"lang": "ko", "text": "감기는?"}, "answer": {"text": "쉬세요."}}
+    with pytest.raises(SourceError, match=r"question holds an object, not text\n.*such as `question\.lang`"):
+        converted(tmp_path, row)
+
+
 def test_odd_values_end_in_a_count(tmp_path: Path) -> None:
     """An object where a text or a role is expected drops its row or is a text; it never stops the reading."""
     odd = {"text": [{"a": 1}, {"a": 1}], "answer_start": [0, 0]}

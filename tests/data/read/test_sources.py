@@ -72,6 +72,48 @@ def test_every_json_shape_gives_the_same_rows(tmp_path: Path, shape: str, ending
     assert bool(raw.remarks) is not plain, "a shape that had to be turned is remarked on"
 
 
+INNER = {"text": "물?", "lang": "ko"}
+PANDAS = {"question": {"0": "a", "1": "b"}, "answer": {"0": "c", "1": "d"}}
+# name: an object of objects, and how many rows it is
+OBJECTS: dict[str, tuple[dict[str, Any], int]] = {
+    "fields with the same names inside": ({"question": INNER, "answer": INNER}, 1),
+    "fields with different names inside": ({"instruction": {"text": "a"}, "output": {"value": "b"}}, 1),
+    "turns under their roles": ({"user": {"content": "a"}, "assistant": {"content": "b"}}, 1),
+    "one field that is known": ({"질문": INNER, "라벨": INNER}, 1),
+    "the row in one of them": ({"meta": {"id": 1}, "data": ROW}, 1),
+    "its parts in two of them": ({"meta": {"id": 1}, "raw": {"질문": "가"}, "label": {"답변": "나"}}, 1),
+    "nothing in common": ({"text": {"ko": "가"}, "meta": {"id": 1}}, 1),
+    "a conversation in one of them": ({"meta": {"id": 1}, "body": {"messages": []}}, 1),
+    "rows under ids": ({"r1": ROW, "r2": ROW, "r3": ROW}, 3),
+    "rows under ids, one with a field more": ({"r1": {**ROW, "note": "x"}, "r2": ROW, "r3": ROW}, 3),
+    "rows under ids, one without an answer": ({"r1": ROW, "r2": {"question": "a"}}, 2),
+    "rows of different names under ids": ({"r1": ROW, "r2": {"instruction": "a", "output": "b"}}, 2),
+    "rows and a conversation under ids": ({"r1": ROW, "r2": {"messages": []}}, 2),
+    "rows of q and a under ids": ({"r1": {"q": "a", "a": "b", "c": "d"}, "r2": {"q": "a", "a": "b"}}, 2),
+    "rows under ids that are names of fields": ({"question": ROW, "test": ROW}, 2),
+    "one row under its id": ({"r1": ROW}, 1),
+    "rows of unknown names": ({"r1": {"가": "나", "다": "라"}, "r2": {"가": "나"}}, 2),
+    "a table as pandas writes it": (PANDAS, 2),
+}
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_an_object_of_objects_is_a_row_where_its_names_are_a_row_s_fields(tmp_path: Path, kind: str) -> None:
+    """Rows under ids repeat the names of fields; one row has each name once, whatever its values are."""
+    content, number = OBJECTS[kind]
+    raw = read_path(write(tmp_path, "d.json", json.dumps(content, ensure_ascii=False)))
+    assert len(fields(raw)) == number
+    if kind == "one row under its id":
+        assert fields(raw) == [ROW]
+    elif number == 1:
+        assert (fields(raw)[0].keys() >= content.keys(), raw.remarks) == (
+            True,
+            ("one JSON object: took it as one row",),
+        )
+    else:
+        assert "took each as a row" in raw.remarks[0] or content is PANDAS
+
+
 @pytest.mark.parametrize(
     ("encoding", "remark"),
     [

@@ -224,8 +224,11 @@ def _cell(layout: Layout, column: str | None, fields: Mapping[str, Any], changes
     if value == []:
         value = None
     if isinstance(value, list | dict):
-        what = "a list" if isinstance(value, list) else "an object"
-        raise UnusableRowError(f"{column} holds {what}, not text", hint="write one text into each of these cells")
+        what, hint = "a list" if isinstance(value, list) else "an object", "write one text into each of these cells"
+        texts = [key for key, one in value.items() if isinstance(one, str)] if isinstance(value, dict) else []
+        if texts:
+            hint = f"name the text that it holds, such as `{column}.{texts[0]}`, in the recipe; or {hint}"
+        raise UnusableRowError(f"{column} holds {what}, not text", hint=hint)
     return clean(value, changes) if value else ""
 
 

@@ -2,12 +2,12 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any, TextIO
 
-from seodang.data.read.column_names import ANSWER, QUESTION, TURN_LISTS, column_key
+from seodang.data.read.column_names import ANSWER, PAIRS, QUESTION, SHORT_ANSWER, SHORT_QUESTION, TURN_LISTS, column_key
 from seodang.data.read.raw_rows import BLOCK_CHARS, BLOCK_ROWS, Block, RawRow, RawRows, raw_row
 from seodang.data.read.serialized import DECODER, DuplicateKeyError, parse_json, refuse_depth
 from seodang.data.read.turns.messages import is_turn, turn_list
@@ -21,6 +21,7 @@ BLANKS = re.compile(r"[\s\ufeff]*")
 CUT_OFF = "the file seems to be cut off: copy, download or write it again"
 NO_COMMAS = "remove the commas between the rows, or put [ before the first and ] after the last row"
 PYTHON_REPR = "this is how Python prints objects, not JSON: write it with json.dumps(row, ensure_ascii=False)"
+BOTH = frozenset({"question", "answer"})
 
 WRITE_JSON = 'write each row as {"question": "…", "answer": "…"}, one a line (.jsonl)'
 
@@ -267,13 +268,30 @@ def _is_talk(name: str, value: Any) -> bool:
 
 
 def _is_row(record: Mapping[str, Any]) -> bool:
-    """Whether an object is itself a row: it holds a question or an answer, or one of its different objects does."""
-    inner = [value for value in record.values() if isinstance(value, dict)]
-    if any(column_key(name) in QUESTION | ANSWER and isinstance(value, str | dict) for name, value in record.items()):
-        return any(isinstance(value, str) for value in record.values()) or len(inner) < len(record) or len(inner) == 1
-    differ = any(value.keys() != inner[0].keys() for value in inner)
-    is_pair = any({column_key(name) for name in value} & QUESTION for value in inner)
-    return is_pair and (differ or len(inner) < len(record)) and not any(isinstance(v, list) for v in record.values())
+    """Whether an object is itself a row rather than rows under their ids: decided by the names of a row's fields.
+
+    Rows under ids repeat them: {"r1": {"question", "answer"}, "r2": {"question", "answer"}}. A row has each of them
+    once: as a name of its own, or in one of its objects.
+    """
+    first = dict(islice(record.items(), LOOK_AHEAD))
+    parts = _parts(name for name, value in first.items() if isinstance(value, str | dict))
+    inner = [value for value in first.values() if isinstance(value, dict)]
+    inner_parts = [_parts(value) for value in inner]
+    if not all(isinstance(value, dict) for value in record.values()):
+        return bool(parts) or (any(inner_parts) and not any(isinstance(v, list) for v in record.values()))
+    if parts:
+        return not (_is_table(record) or all(len(found) == len(BOTH) for found in inner_parts))
+    if any(inner_parts):
+        return len(inner) > 1 and sum(map(len, inner_parts)) == len(frozenset().union(*inner_parts))
+    return len(inner) > 1 and sum(map(len, inner)) == len(set().union(*inner))  # rows have some name in common
+
+
+def _parts(names: Iterable[str]) -> frozenset[str]:
+    """Which parts of a row its names stand for: question, answer, both or none."""
+    keys = set(map(column_key, names))
+    if keys & TURN_LISTS or any(keys.issuperset(pair) for pair in ((SHORT_QUESTION, SHORT_ANSWER), *PAIRS)):
+        return BOTH
+    return frozenset(part for part, known in (("question", QUESTION), ("answer", ANSWER)) if keys & known)
 
 
 def _transpose(path: str, columns: Mapping[str, list[Any]]) -> list[Any]:
@@ -293,12 +311,18 @@ def _has_equal_lengths(columns: Mapping[str, list[Any]]) -> bool:
 
 def _nested(record: Mapping[str, Mapping[str, Any]]) -> tuple[list[Any], str]:
     """pandas' `to_json`: {column: {index: value}}; or rows under their ids: {id: {column: value}}."""
-    first = next(iter(record.values()))
-    same_keys = all(value.keys() == first.keys() for value in record.values())
-    if same_keys and first and all(index.isdigit() for index in first):
-        rows: list[Any] = [{name: values[index] for name, values in record.items()} for index in first]
+    if _is_table(record):
+        indices = next(iter(record.values()))
+        rows: list[Any] = [{name: values[index] for name, values in record.items()} for index in indices]
         return rows, "columnar JSON (an object a column, as pandas writes it): turned into rows"
     return list(record.values()), "one JSON object of objects: took each as a row"
+
+
+def _is_table(record: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether all objects have the same keys, and these are the numbers of rows."""
+    first = next(iter(record.values()))
+    same_keys = all(value.keys() == first.keys() for value in record.values())
+    return same_keys and bool(first) and all(index.isdigit() for index in first)
 
 
 def _is_list_of(value: Any, kind: type) -> bool:

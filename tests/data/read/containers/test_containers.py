@@ -356,6 +356,7 @@ def test_one_object_files_are_rows(tmp_path: Path) -> None:
     assert raw.columns == ("question", "answer", "n")
     assert [row.where for row in raw.rows()] == [f"{tmp_path}/many/{n:02}.json:1" for n in range(1, 21)]
     assert sum(len(list(block())) for block in raw.blocks()) == 20
+    assert raw.remarks == (f"20 files ({tmp_path}/many/01.json …): one JSON object: took it as one row",)
     table, counts = convert(raw, source(tmp_path / "many"))
     assert counts.kept == len(table) == 20
 

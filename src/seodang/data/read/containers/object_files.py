@@ -47,13 +47,13 @@ def read_objects(
     found: list[FileColumns] = []
     known: dict[tuple[str, ...], tuple[str, ...]] = {}  # a million files share a few sets of columns
     for file in files:
-        rows = _plain_rows(file)
-        if rows is None:
+        plain = _plain_rows(file)
+        if plain is None:
             table = read_table(file)
             found.append(FileColumns(file=file, columns=table.columns, remarks=table.remarks))
         else:
-            columns = tuple(dict.fromkeys(name for row in rows for name in row.fields))
-            found.append(FileColumns(file=file, columns=known.setdefault(columns, columns), remarks=()))
+            columns = tuple(dict.fromkeys(name for row in plain[0] for name in row.fields))
+            found.append(FileColumns(file=file, columns=known.setdefault(columns, columns), remarks=plain[1]))
         advance(1)
     blocks = partial(_blocks, files, read_table)
     table = RawRows(
@@ -72,23 +72,24 @@ def _blocks(files: Sequence[DataFile], read_table: ReadTable) -> Iterator[Block]
 
 def _rows(files: Sequence[DataFile], read_table: ReadTable) -> Iterator[RawRow]:
     for file in files:
-        rows = _plain_rows(file)
-        yield from read_table(file).rows() if rows is None else rows
+        plain = _plain_rows(file)
+        yield from read_table(file).rows() if plain is None else plain[0]
 
 
-def _plain_rows(file: DataFile) -> list[RawRow] | None:
-    """The rows of a small UTF-8 file of one JSON value; None: it is anything else, or broken."""
+def _plain_rows(file: DataFile) -> tuple[list[RawRow], tuple[str, ...]] | None:
+    """The rows of a small UTF-8 file of one JSON value, and remarks; None: it is anything else, or broken."""
     try:
         with file.open() as opened:
             content = opened.read(SMALL_BYTES + 1)
         if len(content) > SMALL_BYTES:
             return None
         value = parse_json(content.decode("utf-8-sig").strip())
-        records = records_in(file.name, value)[0] if isinstance(value, dict) else value
+        records, remark = records_in(file.name, value) if isinstance(value, dict) else (value, None)
         if not isinstance(records, list) or not records:
             return None
-        return [
+        rows = [
             raw_row(file.name, row, require_object(record, file.name, row)) for row, record in enumerate(records, 1)
         ]
+        return rows, (remark,) if remark else ()
     except (OSError, ValueError, RecursionError, SourceError):
         return None
