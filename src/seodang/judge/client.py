@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from seodang.errors import SeodangError, first_line
 from seodang.judge.reply_cache import Reply, ReplyCache, request_key
+from seodang.optional_packages import install_command
 
 if TYPE_CHECKING:
     import httpx
@@ -223,7 +224,7 @@ def _open(key: str | None, url: str) -> "httpx.Client":
     try:
         import httpx
     except ImportError:
-        raise JudgeError("a judge needs httpx", where="judge", hint="pip install 'seodang[judge]'") from None
+        raise JudgeError("a judge needs httpx", where="judge", hint=install_command("judge")) from None
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     timeout = httpx.Timeout(TIMEOUT_SECONDS, connect=CONNECT_SECONDS)
     return httpx.Client(headers=headers, timeout=timeout, trust_env=not is_local(url))  # no proxy to this machine

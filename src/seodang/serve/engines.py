@@ -4,12 +4,12 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 from types import MappingProxyType
 from typing import Literal, get_args
 
+from seodang import optional_packages
 from seodang.errors import ModelError, SeodangError
 
 Engine = Literal["vllm", "sglang", "llama.cpp", "transformers"]
@@ -22,8 +22,8 @@ _INSTALL: Mapping[Engine, str] = MappingProxyType(
     {
         "vllm": "pip install vllm, in an environment of its own whose bin folder is on PATH",
         "sglang": "pip install sglang",
-        "llama.cpp": "pip install 'seodang[serve-gguf]', or put llama-server on PATH",
-        "transformers": "pip install 'seodang[serve]'",
+        "llama.cpp": f"{optional_packages.install_command('serve-gguf')}, or put llama-server on PATH",
+        "transformers": optional_packages.install_command("serve"),
     }
 )
 
@@ -85,11 +85,11 @@ def is_installed(engine: Engine) -> bool:
         case "vllm":
             return which("vllm") is not None
         case "llama.cpp":
-            return find_spec("xllamacpp") is not None or which("llama-server") is not None
+            return optional_packages.is_installed("xllamacpp") or which("llama-server") is not None
         case "transformers":
-            return all(find_spec(name) for name in ("fastapi", "uvicorn", "openai"))
+            return all(optional_packages.is_installed(name) for name in ("fastapi", "uvicorn", "openai"))
         case _:
-            return find_spec(engine) is not None
+            return optional_packages.is_installed(engine)
 
 
 def choose_engine(
@@ -171,7 +171,8 @@ def _sglang(model: ServedModel, address: Address, api_key: str | None) -> Launch
 
 
 def _llama_cpp(model: ServedModel, address: Address, api_key: str | None) -> Launch:
-    own = [sys.executable, "-m", "seodang.serve.llama_server"] if find_spec("xllamacpp") else ["llama-server"]
+    has_own = optional_packages.is_installed("xllamacpp")
+    own = [sys.executable, "-m", "seodang.serve.llama_server"] if has_own else ["llama-server"]
     command = [*own, "--model", str(model.gguf), "--alias", model.name, *_listen(address)]
     command += ["--parallel", str(SLOTS), "--jinja"]
     command += ["--chat-template-file", "template.jinja"] if model.template else []

@@ -16,6 +16,7 @@ from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, PrivateAt
 
 from seodang.data.template.jinja import Turn
 from seodang.errors import SeodangError, TemplateError
+from seodang.optional_packages import install_command
 from seodang.recipe import Generate
 from seodang.serve.call_format import CallFormat, parse_calls
 from seodang.serve.chat_model import ChatModel, load_chat_model, with_system
@@ -33,7 +34,7 @@ try:
     from langchain_core.runnables.config import get_config_list
     from langchain_core.utils.function_calling import convert_to_openai_tool
 except ImportError as error:
-    raise ImportError("ChatSeodang needs langchain-core: pip install 'seodang[langchain]'") from error
+    raise ImportError(f"ChatSeodang needs langchain-core: {install_command('langchain')}") from error
 
 if TYPE_CHECKING:
     from seodang.model.generate.batch import Completion

@@ -6,7 +6,6 @@ Each is looked for by the function that finds it again when it is used, so that 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 from seodang.data.read.containers.find_files import find_files
@@ -15,6 +14,7 @@ from seodang.data.template.find import donor_of
 from seodang.errors import Gathered, ResourceError, SeodangError
 from seodang.hub_access import contact
 from seodang.model.find_model import check_folder, find_model
+from seodang.optional_packages import install_command, is_installed
 from seodang.recipe import Model, Recipe, Source, Template, Train
 from seodang.show.terminal.console import show_note
 from seodang.types import Finding
@@ -58,14 +58,15 @@ def missing(recipe: Recipe, *, base: str | None = None) -> Iterator[SeodangError
 
 def missing_packages(settings: Train) -> Iterator[SeodangError]:
     """Optional packages that training with these settings needs."""
-    if settings.adapter and not find_spec("peft"):
-        yield ResourceError("peft is not installed", where="train.adapter", hint='pip install "seodang[adapters]"')
-    if settings.is_four_bit and not find_spec("bitsandbytes"):
+    if settings.adapter and not is_installed("peft"):
+        yield ResourceError("peft is not installed", where="train.adapter", hint=install_command("adapters"))
+    if settings.is_four_bit and not is_installed("bitsandbytes"):
         what = "qlora needs bitsandbytes, which is not installed"
-        yield ResourceError(what, where="train.adapter.kind", hint='pip install "seodang[cuda]", or use kind: lora')
-    if trackers := [name for name in settings.report_to if not find_spec(name)]:
+        hint = f"{install_command('cuda')}, or use kind: lora"
+        yield ResourceError(what, where="train.adapter.kind", hint=hint)
+    if trackers := [name for name in settings.report_to if not is_installed(name)]:
         what = f"{' and '.join(trackers)} {'is' if len(trackers) == 1 else 'are'} not installed"
-        hint = f"pip install {' '.join(trackers)}, or leave train.report_to out"
+        hint = f"{install_command(*trackers)}, or leave train.report_to out"
         yield ResourceError(what, where="train.report_to", hint=hint)
 
 

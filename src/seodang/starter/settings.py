@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seodang.model.packaged import PACKAGED, PREFIX, converted_folder
+from seodang.optional_packages import is_installed
 from seodang.proof.statistics import FEWEST_CLUSTERS, effective_clusters
 from seodang.starter.file_profile import PLAIN_TURNS, FileProfile
 from seodang.starter.roles import RoleAssignment
@@ -120,7 +120,7 @@ def packaged_base(name: str, why: str, has_tools: bool) -> Base:
 
 def _is_here(name: str) -> bool:
     return bool(converted_folder(name)) or all(
-        find_spec(package) for package in ("gguf", *(part for part, _ in PACKAGED[name].parts))
+        is_installed(package) for package in ("gguf", *(part for part, _ in PACKAGED[name].parts))
     )
 
 

@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel
 from seodang import distributed, recipe
 from seodang.errors import ResourceError
 from seodang.model.engine.engine import Engine
+from seodang.optional_packages import is_installed
 from seodang.proof.row_losses import HeldOutSource
 from seodang.recipe import Source, Tolerance, Train
 from seodang.recipe_rules import BY_TOLERANCE, SAVE_EVERY
@@ -163,7 +163,7 @@ def choose_optimizer(requested: str, device: str, *, rounds_stochastically: bool
             return Optimizer(name=requested)
         why = "it needs a GPU that is fast at bf16, model.dtype auto or bfloat16, and neither an adapter nor FSDP2"
         return Optimizer(name="adamw_torch_fused", remark=f"optimizer: fused AdamW instead of {requested}: {why}")
-    if device.startswith("cuda") and find_spec("bitsandbytes"):
+    if device.startswith("cuda") and is_installed("bitsandbytes"):
         return Optimizer(name=requested)
     missing = "bitsandbytes is not installed" if device.startswith("cuda") else f"it needs CUDA, this runs on {device}"
     return Optimizer(name="adamw_torch_fused", remark=f"optimizer: fused AdamW instead of {requested}: {missing}")
