@@ -100,7 +100,7 @@ def profile_file(
         raise SourceError(
             f"none of the first {tally.rows} rows can be used: {reasons}",
             where=tally.where or part.label,
-            hint="fix the file, or leave it out",
+            hint=tally.hint(),
         )
     return tally.profile(part, layout, keys, raw.remarks, whole=whole)
 
@@ -142,6 +142,7 @@ class _Tally:
     rows: int = 0
     tokens: list[int] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
+    hints: dict[str, str] = field(default_factory=dict)  # reason → how to fix such rows
     where: str = ""  # the first row that cannot be used
     keys: set[str] = field(default_factory=set)
     questions: list[str] = field(default_factory=list)
@@ -159,12 +160,18 @@ class _Tally:
                 conversation = read_row(layout, row.fields, set())
             except UnusableRowError as reason:
                 self.dropped[str(reason)] += 1
+                self.hints[str(reason)] = reason.hint
                 self.where = self.where or row.where
             else:
                 chars += self.add(conversation)
             self.rows += 1
             advance(1)
         return True
+
+    def hint(self) -> str:
+        """How to fix most of the rows that cannot be used; a recipe is only about to be written."""
+        hint = self.hints[self.dropped.most_common(1)[0][0]] if self.dropped else ":`"
+        return "fix the file, or leave it out" if ":`" in hint else f"{hint}; or leave the file out"
 
     def add(self, conversation: Conversation) -> int:
         """Count one row; its characters."""

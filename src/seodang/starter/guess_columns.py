@@ -9,6 +9,7 @@ from typing import Any
 from seodang.data.read import column_names
 from seodang.data.read.column_names import column_key
 from seodang.data.read.raw_rows import RawRow, RawRows
+from seodang.data.read.turns.choices import choice_columns
 from seodang.data.read.turns.messages import is_turn, turn_list
 
 Ask = Callable[[str, Mapping[str, str], str], str]  # a question, its choices with what each means, the guess → a choice
@@ -71,8 +72,7 @@ def guess_columns(raw: RawRows, ask: Ask | None) -> dict[str, str] | None:
         ask: decides where several columns could be meant; the guess comes first.
     """
     sample = list(islice(raw.rows(), SAMPLE_ROWS))
-    keys = {column_key(name) for name in raw.columns}
-    if keys & column_names.CHOICES or {"a", "b", "c"} <= keys:
+    if choice_columns(raw.columns):
         return None  # the number of a choice is no answer, and no other column is one
 
     def choose(what: str, columns: list[str]) -> str:
@@ -86,7 +86,10 @@ def guess_columns(raw: RawRows, ask: Ask | None) -> dict[str, str] | None:
     questions = [column for column in texts if column_key(column.name) in column_names.QUESTION]
     answers = [column for column in texts if column_key(column.name) in column_names.ANSWER and column not in questions]
     if len(texts) == 1 and not questions and not answers:
-        return None if any(map(_is_wrong, raw.columns)) else {"text": texts[0].name}  # questions alone teach nothing
+        is_asked = (
+            column_key(texts[0].name).rpartition(".")[2] in column_names.QUESTION
+        )  # questions alone teach nothing
+        return None if is_asked or any(map(_is_wrong, raw.columns)) else {"text": texts[0].name}
     questions = sorted(
         questions or [column for column in texts if column not in answers],
         key=lambda column: (-_rank(column.name), -round(column.filled, 1), -round(column.asks, 1), column.length),

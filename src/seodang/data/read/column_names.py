@@ -5,36 +5,38 @@ import re
 from collections.abc import Iterable
 
 
-def _words(names: str) -> frozenset[str]:
+def words(names: str) -> frozenset[str]:
+    """The names in a text, which blanks separate."""
     return frozenset(names.split())
 
 
-QUESTION = _words(
+QUESTION = words(
     "question questions query prompt instruction input user human user_input user_query question_text user_message "
     "질문 질문내용 질문_내용 물음 문의 문의내용 문의_내용 질의 문제 문 입력 지시 지시문 명령어 사용자"
 )
-ANSWER = _words(
+ANSWER = words(
     "answer answers response output completion assistant reply answer_text model_answer assistant_response gpt bot "
+    "reference_answer ground_truth gold_answer correct_answer expected_answer expected_output ideal_answer "
     "답변 답변내용 답변_내용 답 응답 대답 정답 회신 출력 모범답안 모범_답안"
 )
 SHORT_QUESTION = "q"  # these two only as a pair: a column A is also the first of several choices
 SHORT_ANSWER = "a"
 PAIRS = (("problem", "solution"),)  # names that are known beside each other only
-CONTEXT = _words("context passage 맥락 문맥 지문")
-TEXT = _words("text content contents document passage body article 본문 내용 텍스트 원문 문서")
-TURNS = _words("messages conversations conversation dialogue dialog chat turns 대화")
+CONTEXT = words("context passage 맥락 문맥 지문")
+TEXT = words("text content contents document passage body article 본문 내용 텍스트 원문 문서")
+TURNS = words("messages conversations conversation dialogue dialog chat turns 대화")
 TURN_LISTS = TURNS | {"contents"}  # that one is Gemini's where it holds turns, else plain text
-SYSTEM = _words("system system_prompt system_message 시스템 시스템_프롬프트")
-TOOLS = _words(
+SYSTEM = words("system system_prompt system_message 시스템 시스템_프롬프트")
+TOOLS = words(
     "tools functions tool_definitions function_definitions tool_schemas function_schemas available_tools "
     "available_functions"
 )
-REASONING = _words(
+REASONING = words(
     "complex_cot cot chain_of_thought reasoning reasoning_content thinking thought thoughts 추론 추론과정 추론_과정 "
     "사고과정"
 )
-HISTORY = _words("history 이전대화 이전_대화")
-QUESTION_TYPE = _words("q_type qtype question_type 문제유형 문제_유형 문항유형 문항_유형 질문유형 질문_유형")
+HISTORY = words("history 이전대화 이전_대화")
+QUESTION_TYPE = words("q_type qtype question_type 문제유형 문제_유형 문항유형 문항_유형 질문유형 질문_유형")
 TURN_ROLE = ("role", "from", "speaker", "speaker_role", "역할", "화자", "발화자", "발화자역할")
 TURN_CONTENT = (
     "content", "value", "message", "utterance", "text", "발화", "발화문", "발화내용", "발화_내용", "대사", "내용",
@@ -50,8 +52,8 @@ TURN_ORDER = (
     "순번", "순서", "발화번호", "발화_번호", "발화순번", "턴", "문장번호",
 )  # fmt: skip
 # what the questions of a table ask about, where each of its columns is one
-THING = _words("제품명 품목명 약품명 의약품명 item_name itemname product_name name 이름 명칭 질환명 병명")
-CHOICES = _words("choices options candidates 선택지 보기")
+THING = words("제품명 품목명 약품명 의약품명 item_name itemname product_name name 이름 명칭 질환명 병명")
+CHOICES = words("choices options candidates 선택지 보기")
 KNOWN_COLUMNS = QUESTION | ANSWER | CONTEXT | TEXT | TURNS | SYSTEM | TOOLS | CHOICES
 
 SHORTEST_QUESTION = 6  # characters of a name that is a question

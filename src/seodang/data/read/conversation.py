@@ -18,6 +18,7 @@ from seodang.data.read.turns.messages import (
     tools_of_turns,
     turn_list,
 )
+from seodang.data.read.turns.reviews import refuse_bad
 from seodang.data.read.turns.tool_calls import read_tools
 from seodang.data.read.turns.variants import plain_turns
 from seodang.data.read.unusable import UnusableRowError
@@ -67,6 +68,7 @@ def read_row(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> Co
     _refuse_other_rows(layout, fields)
     if any(has_loss({column_key(name): fields.get(name)}) is False for name in layout.loss_flags):
         raise UnusableRowError(NO_LOSS, hint=NO_LOSS_HINT)
+    refuse_bad(layout.reviews, fields)
     if layout.text is not None:
         text = _cell(layout, layout.text, fields, changes)
         if is_blank(text):
@@ -115,8 +117,9 @@ def _turns(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> tupl
 
 def _pair(layout: Layout, fields: Mapping[str, Any], changes: set[str]) -> tuple[list[Any], list[Message]]:
     """Question and answer, each a text or a list of turns: those turns, and the messages."""
-    if layout.question_type is not None:
-        refuse_choice(*(fields.get(name or "") for name in (layout.question_type, layout.question, layout.answer)))
+    if layout.choices is not None:
+        cells = (fields.get(name or "") for name in (layout.question_type, layout.question, layout.answer))
+        refuse_choice(*cells, has_choices=any(fields.get(name) for name in layout.choices))
     asked = _turns_in(fields.get(layout.question or ""), changes)
     answered = _turns_in(fields.get(layout.answer or ""), changes)
     if asked is None:

@@ -79,7 +79,8 @@ def convert(
             return convert(raw, source, split_by, counting)
     if not tally.kept:
         raise _nothing_left(raw, tally)
-    remarks = (*raw.remarks, _layout_remark(layout, raw, group), *tally.remarks())
+    choices = [f"the choices are not put into the questions: {', '.join(layout.choices)}"] if layout.choices else []
+    remarks = (*raw.remarks, _layout_remark(layout, raw, group), *choices, *tally.remarks())
     return sink.read(), tally.counts(source.name, remarks)
 
 

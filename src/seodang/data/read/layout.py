@@ -10,8 +10,10 @@ from seodang.data.read import column_names
 from seodang.data.read.column_names import column_key, nearest
 from seodang.data.read.raw_rows import RawRow, RawRows
 from seodang.data.read.serialized import opens_value, parse_text
+from seodang.data.read.turns.choices import choice_columns, is_choice_mark
 from seodang.data.read.turns.loss_flags import ROW_FLAGS, are_flags
 from seodang.data.read.turns.messages import is_turn, turn_list
+from seodang.data.read.turns.reviews import review_columns
 from seodang.data.read.turns.variants import is_variant
 from seodang.errors import SourceError
 from seodang.recipe import RowFormat, Source
@@ -35,9 +37,11 @@ class Layout:
     reasoning: str | None = None  # the thoughts that led to the answer
     history: str | None = None  # earlier exchanges, as LLaMA-Factory's alpaca rows have them
     question_type: str | None = None  # whether a row is a multiple-choice question
+    choices: tuple[str, ...] | None = None  # of multiple-choice questions; None: not to be looked for
     system: str | None = None
     tools: tuple[str, ...] = ()  # a row has them in one of these
     loss_flags: tuple[str, ...] = ()  # whether a row has a loss
+    reviews: tuple[str, ...] = ()  # whether a row's answer is marked as a bad one
     roles: Mapping[str, str] = field(default_factory=dict)  # name in the data, in lower case → role
     merge_turns: bool = False  # consecutive turns of one role become one
     serialized: frozenset[str] = frozenset()  # columns whose texts are printed lists of one text, as `['…']`
@@ -47,7 +51,7 @@ class Layout:
         """What each column in use is."""
         named = ("question", "answer", "reasoning", "context", "input", "history", "messages", "text", "system")
         single = {what: name for what in named if (name := getattr(self, what)) is not None}
-        several = {"tools": self.tools, "loss": self.loss_flags}
+        several = {"tools": self.tools, "loss": self.loss_flags, "marked as bad": self.reviews}
         return single | {what: ", ".join(names) for what, names in several.items() if names}
 
     @cached_property
@@ -59,7 +63,7 @@ class Layout:
     @property
     def used(self) -> frozenset[str]:
         """The columns in use."""
-        return frozenset({*self.columns.values(), *self.tools, *self.loss_flags})
+        return frozenset({*self.columns.values(), *self.tools, *self.loss_flags, *self.reviews})
 
 
 def find_layout(raw: RawRows, source: Source) -> Layout:
@@ -84,12 +88,13 @@ def find_layout(raw: RawRows, source: Source) -> Layout:
     layout = replace(
         layout,
         loss_flags=_loss_flags(layout, raw.columns, sample) if source.is_trained else (),
+        reviews=_reviews(layout, raw.columns, sample),
         serialized=_serialized(layout, sample),
         roles={name.strip().casefold(): role for name, role in source.roles.items()},
         merge_turns=source.merge_turns,
+        choices=_choices(layout, raw.columns) if source.answer is None else None,
     )
-    if source.answer is None:
-        _refuse_choices(layout, raw, sample)
+    _refuse_choices(layout, raw, sample)
     return layout
 
 
@@ -290,6 +295,19 @@ def _loss_flags(layout: Layout, columns: Sequence[str], sample: Sequence[RawRow]
     )
 
 
+def _choices(layout: Layout, columns: Sequence[str]) -> tuple[str, ...] | None:
+    if layout.answer is None:
+        return None
+    return tuple(name for name in choice_columns(columns) if name not in layout.used)
+
+
+def _reviews(layout: Layout, columns: Sequence[str], sample: Sequence[RawRow]) -> tuple[str, ...]:
+    """The columns that mark answers as bad."""
+    free = [name for name in columns if name not in layout.used]
+    is_kto = {"prompt", "completion"} <= {column_key(name) for name in columns}
+    return review_columns(free, (row.fields for row in sample), is_kto=is_kto)
+
+
 def _is_serialized(column: str, sample: Sequence[RawRow]) -> bool:
     cells = [cell for row in sample if (cell := row.fields.get(column))]
     return bool(cells) and all(isinstance(cell, str) and _holds_one_text(cell) for cell in cells)
@@ -326,11 +344,10 @@ def _refuse_single_turns(raw: RawRows, source: Source, sample: Sequence[RawRow])
 
 def _refuse_choices(layout: Layout, raw: RawRows, sample: Sequence[RawRow]) -> None:
     """Refuse rows whose answer is the number of a choice: the model would learn the number."""
-    keys = {column_key(name) for name in raw.columns}
-    if layout.answer is None or not (keys & column_names.CHOICES or {"a", "b", "c"} <= keys):
+    if layout.answer is None or not layout.choices:
         return
-    answers = [row.fields.get(layout.answer) for row in sample]
-    if all(isinstance(answer, str) and len(answer.strip()) == 1 for answer in answers):
+    answers = [answer for row in sample if (answer := row.fields.get(layout.answer)) not in (None, "")]
+    if answers and all(map(is_choice_mark, answers)):
         raise SourceError(
             f"these are multiple-choice rows: {layout.answer!r} holds numbers of choices ({answers[0]}), not answers",
             where=raw.where,
