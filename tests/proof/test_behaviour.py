@@ -104,10 +104,18 @@ def test_the_same_answer_to_every_question_is_no_more_like_its_own_reference() -
 
 @pytest.mark.parametrize(
     ("text", "stopped", "broken"),
-    [("가" * 9, True, False), ("가" * 9, False, False), ("가" * 11, False, True), ("가 나 다 라 " * 9, True, True)],
+    [
+        *(
+            ("가" * 9, True, False),
+            ("가" * 9, False, False),
+            ("가" * 11, False, True),
+            ("가 나 다 라 " * 9, True, True),
+        ),
+        *(("", True, True), ("\n" * 9, False, True), ("\u200b", True, True)),
+    ],
 )
 def test_broken_answers(text: str, stopped: bool, broken: bool) -> None:
-    """Broken is what loops, or was cut off after it was as long as its reference; a long answer may be cut."""
+    """Broken is what loops, is blank, or was cut off as long as its reference or longer; a long one may be cut."""
     assert is_broken(answer(text, stopped=stopped, reference="나" * 10)) == broken
 
 

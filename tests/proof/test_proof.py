@@ -178,7 +178,7 @@ def test_answers_that_do_not_end_are_not_usable() -> None:
     rows = noisy_rows(40)
     cut = prove_rows(rows, answers(["약을 드세요."] * 20, stopped=False), COMPARED, roles=ROLES)
     assert cut.verdict.answers == "not usable"
-    assert cut.verdict.why_not_usable == ("20 of 20 do not end or repeat themselves",)
+    assert cut.verdict.why_not_usable == ("20 of 20 do not end, repeat themselves or are blank",)
     assert prove_rows(rows, answers(["약을 드세요."] * 20), COMPARED, roles=ROLES).verdict.answers == "not judged"
     assert proved(*rows).verdict.answers == "not asked"
 

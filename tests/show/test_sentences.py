@@ -80,7 +80,9 @@ def test_answers_that_cannot_be_used_come_first() -> None:
         for model in ("base", "tuned")
     ]  # fmt: skip
     text = headline_sentence(proved(*rows, answers=answers))
-    assert text.startswith("The answers are not usable (20 of 20 do not end or repeat themselves); loss on medical")
+    assert text.startswith(
+        "The answers are not usable (20 of 20 do not end, repeat themselves or are blank); loss on medical"
+    )
 
 
 def test_nobody_judged_the_answers() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from seodang.data.read.clean import is_blank
 from seodang.proof.statistics import Estimate, Interval, PairedShare, effective_clusters, paired_share, ratio, wilson
 from seodang.types import Answer
 
@@ -42,7 +43,7 @@ class AnswerBehaviour:
     answers: int
     stopped: Share  # ended by themselves
     echo: Share  # repeat the question
-    broken: int  # do not end by themselves, or repeat themselves
+    broken: int  # do not end by themselves, repeat themselves, or are blank
     mean_tokens: Estimate
     repetition: Estimate  # mean seq-rep-4, 0 to 1
     hangul: Estimate | None  # mean share of the letters; None without letters
@@ -131,12 +132,12 @@ def share(holds: Sequence[bool], clusters: Sequence[str] | Sequence[int]) -> Sha
 
 
 def is_broken(answer: Answer) -> bool:
-    """Whether an answer cannot be used as it is, whatever it says: it does not end, or repeats itself.
+    """Whether an answer cannot be used as it is, whatever it says: it does not end, repeats itself, or is blank.
 
     One that was cut off before it had the length of its reference might have ended.
     """
     does_not_end = not answer.stopped and len(answer.text) >= len(answer.reference or "")
-    return does_not_end or repetition(answer.text) >= LOOPING
+    return does_not_end or repetition(answer.text) >= LOOPING or is_blank(answer.text)
 
 
 def _cluster(answer: Answer, clusters: Mapping[str, str]) -> str:

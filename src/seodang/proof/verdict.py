@@ -86,7 +86,7 @@ def _dependence(found: Sequence[Dependence]) -> Dependence | Literal["not measur
 
 
 def broken_answers(behaviour: Sequence[GroupBehaviour]) -> tuple[int, int] | None:
-    """(tuned answers that do not end or repeat themselves, all of them) where they are too many to be used."""
+    """(tuned answers that are blank, do not end or repeat themselves, and all of them) where these are too many."""
     tuned = [group.tuned for group in behaviour if group.tuned and group.kind != "repeat"]
     answers, broken = sum(one.answers for one in tuned), sum(one.broken for one in tuned)
     return (broken, answers) if answers and broken >= BROKEN_SHARE * answers else None
@@ -109,7 +109,7 @@ def _not_usable(behaviour: Sequence[GroupBehaviour]) -> tuple[str, ...]:
     """What the tuned model's answers look like, where that alone makes them unusable."""
     reasons = []
     if broken := broken_answers(behaviour):
-        reasons.append(f"{broken[0]} of {broken[1]} do not end or repeat themselves")
+        reasons.append(f"{broken[0]} of {broken[1]} do not end, repeat themselves or are blank")
     if unlike := unlike_references(behaviour):
         sources = " and ".join(unlike)
         reasons.append(f"on {sources} they are not shown to be more like their own reference than like another's")
