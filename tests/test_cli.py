@@ -233,7 +233,7 @@ def test_korean_on_a_stream_that_cannot_write_it(place: Workplace) -> None:
         cwd=place.folder,
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
         capture_output=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert (done.returncode, b"Traceback" in done.stderr) == (0, False)

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from seodang.errors import RecipeError
 from seodang.other_names import key_for, no_key_for, value_for
+from seodang.user_paths import expanded
 
 MAX_BYTES = 500_000  # of a recipe file: parsing more takes long, and it is most likely a data file
 DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx", ".zip", ".gz", ".txt", ".arrow")  # JSON may be YAML
@@ -284,14 +285,6 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for inner in getattr(annotation, "__args__", ()):
         yield from _models(inner)
-
-
-def expanded(path: str) -> Path:
-    """The path with a home folder for `~`, and as it stands where no user has that name."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
 
 
 def is_folder(path: Path) -> bool:

@@ -4,13 +4,32 @@ import os
 import shlex
 from pathlib import Path
 
+from seodang.errors import ResourceError
+
 
 def cache_folder() -> Path:
-    """Where converted models are kept: $SEODANG_CACHE, else the user's cache."""
+    """Where converted models are kept: $SEODANG_CACHE, else the user's cache.
+
+    Raises:
+        ResourceError: neither is set, and the user has no home folder, as in a container with a user of its own.
+    """
     if own := os.environ.get("SEODANG_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "seodang"
+        return expanded(own)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "seodang"
+    try:
+        return Path.home() / ".cache" / "seodang"
+    except RuntimeError:
+        hint = "set SEODANG_CACHE to a folder; and HF_HOME, where the hub is used"
+        raise ResourceError("this user has no home folder", where="cache", hint=hint) from None
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with a home folder for `~`, and as it stands where no user has that name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def shown_path(path: str | Path) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from seodang.errors import HubError, first_line
 from seodang.hub_access.refusals import OFFLINE, Kind, is_busy, is_unheard, refused, status_of, unreachable
+from seodang.user_paths import expanded
 
 ASK_SECONDS = 5  # until the hub has to answer; HF_HUB_ETAG_TIMEOUT overrides it
 RETRY_SECONDS = 1.0  # before a request that failed is sent once more
@@ -108,7 +109,7 @@ def has_copy(hub_id: str, kind: Kind, revision: str | None = None) -> bool:
     if kind == "model":
         found = (try_to_load_from_cache(hub_id, name, revision=revision) for name in MODEL_FILES)
         return any(isinstance(path, str) for path in found)
-    folder = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets").expanduser()
+    folder = expanded(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
     wanted = _folded(hub_id.replace("/", "___"))  # datasets writes KoAlpaca-RealQA as ko_alpaca-real_qa
     return any(
         _folded(one.name) == wanted and any(one.glob("*/*/*")) for one in (folder.iterdir() if folder.is_dir() else ())

@@ -38,7 +38,7 @@ from seodang.model.packaged import PREFIX, packaged_folder
 from seodang.model.placement import Placement, choose_placement
 from seodang.model.quiet import quiet
 from seodang.model.save import describe, save_model
-from seodang.user_paths import cache_folder
+from seodang.user_paths import cache_folder, expanded
 
 __all__ = [
     "Placement",
@@ -356,7 +356,7 @@ def _explained(error: Exception, path: str, revision: str | None) -> SeodangErro
 
 def _damaged_json(path: str) -> str | None:
     """The first of a folder's JSON files that cannot be read."""
-    for file in sorted(Path(path).expanduser().glob("*.json")):
+    for file in sorted(expanded(path).glob("*.json")):
         try:
             json.loads(file.read_text(encoding="utf-8"))
         except ValueError:

@@ -18,6 +18,7 @@ from seodang.recipe import Generate
 from seodang.run.folder import Run
 from seodang.run.sealed import refuse_unsaved
 from seodang.serve.call_format import CallFormat, call_format
+from seodang.user_paths import expanded
 
 if TYPE_CHECKING:
     import jinja2
@@ -184,7 +185,7 @@ def load_chat_model(path: str | Path, *, base: bool = False, trust_remote_code: 
         TemplateError: the model has no chat template.
         ModelError, ResourceError: it cannot be loaded.
     """
-    found = Run(folder=Path(path).expanduser())
+    found = Run(folder=expanded(path))
     if found.exists:
         return _of_run(found, str(path), base, trust_remote_code)
     if base:

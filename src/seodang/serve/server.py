@@ -27,6 +27,7 @@ from seodang.run.folder import Run
 from seodang.run.sealed import refuse_unsaved
 from seodang.serve.engines import API_KEY, Address, Engine, Launch, SamplingDefaults, ServedModel, choose_engine, launch
 from seodang.show.terminal.console import get_console, show_note
+from seodang.user_paths import expanded
 
 POLL_SECONDS = 0.1
 END_SECONDS = 15.0  # for the guard to end the engine
@@ -126,7 +127,7 @@ def served_model(model: str | Path, *, gguf: Path | None = None, trust_remote_co
         HubError: the hub does not have it, does not let this user read it, or cannot be reached.
     """
     text = str(model)
-    run = Run(folder=Path(text).expanduser())
+    run = Run(folder=expanded(text))
     if gguf is not None and not gguf.is_file():
         raise ModelError("no such file", where=str(gguf), hint="give a GGUF file by --gguf FILE")
     if run.exists:

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from seodang.__version__ import __version__
+from seodang.errors import ResourceError
 from seodang.user_paths import cache_folder
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "pyarrow", "peft", "numpy")
@@ -25,15 +26,20 @@ def write_crash_log(error: BaseException) -> Path | None:
     now = datetime.now(UTC)
     text = f"{_versions()}\n{now.isoformat(timespec='seconds')}\n\n{''.join(traceback.format_exception(error))}"
     name = f"{now:%Y%m%d-%H%M%S}-{os.getpid()}.log"
-    for folder in (cache_folder() / "logs", Path(tempfile.gettempdir())):
+    for find in (_cached_logs, tempfile.gettempdir):  # there may be no home folder, and no temporary one
         try:
+            folder = Path(find())
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"seodang-{name}"
             path.write_text(text, encoding="utf-8", errors="backslashreplace")
-        except OSError:
+        except (OSError, ResourceError):
             continue
         return path
     return None
+
+
+def _cached_logs() -> Path:
+    return cache_folder() / "logs"
 
 
 def _versions() -> str:

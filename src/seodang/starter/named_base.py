@@ -12,9 +12,10 @@ import yaml
 from seodang.errors import ModelError, SeodangError
 from seodang.model.packaged import PACKAGED, PREFIX, converted_folder
 from seodang.recipe import load_recipe
-from seodang.recipe_file import expanded, nearest
+from seodang.recipe_file import nearest
 from seodang.starter.families import known_model
 from seodang.starter.settings import Base, packaged_base, rate_of, terms_to_accept
+from seodang.user_paths import expanded
 
 TRAINING_BYTES = 16  # a parameter, in full tuning with float32 masters
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?", re.ASCII)

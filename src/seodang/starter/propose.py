@@ -24,6 +24,7 @@ from seodang.starter.settings import LIMITS, Base, Settings, choose_base, choose
 from seodang.starter.token_count import ESTIMATED, How, TokenCount, token_count
 from seodang.starter.walk import HUB, Part, parts_of
 from seodang.types import SourceRole
+from seodang.user_paths import expanded
 
 ALL_ROWS = 60_000  # profiled in all files together
 ASKED = 2  # questions a role
@@ -124,7 +125,7 @@ def _with_template(base: Base, template: str | None, out: Path) -> Base:
     """The base with the chat template that the user names."""
     if template is None:
         return base
-    path = _from(template, out) if Path(template).expanduser().exists() else template
+    path = _from(template, out) if expanded(template).exists() else template
     return replace(base, template=as_value(path), is_template_named=True)
 
 
@@ -278,7 +279,7 @@ def _files(files: Sequence[str | Path], flags: Roles) -> tuple[list[str], dict[s
 
 
 def _target(path: str) -> str:
-    return path if path.startswith(("sample:", HUB)) else os.path.realpath(Path(path).expanduser())
+    return path if path.startswith(("sample:", HUB)) else os.path.realpath(expanded(path))
 
 
 def _from(path: str, out: Path) -> str:

@@ -18,6 +18,7 @@ from seodang.data.template.limits import limited
 from seodang.data.template.next_turn import with_last_end
 from seodang.data.template.probe import OTHER_HINT, Probe, control_tokens, probe
 from seodang.errors import TemplateError
+from seodang.user_paths import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -342,7 +343,7 @@ def own_text(tokenizer: "PreTrainedTokenizerBase") -> str | None:
 
 def _read(path: str) -> str:
     try:
-        file = Path(path).expanduser()
+        file = expanded(path)
         if file.exists() and not file.is_file():  # a pipe would be waited for without end
             raise OSError(errno.EINVAL, "not a file")
         if file.stat().st_size > MOST_BYTES:

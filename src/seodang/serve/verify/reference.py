@@ -16,6 +16,7 @@ from seodang.run.evidence import read_answers
 from seodang.run.folder import Run
 from seodang.serve.chat_model import ChatModel, load_chat_model
 from seodang.serve.server import served_model
+from seodang.user_paths import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -121,7 +122,7 @@ def load_reference(path: str | Path, *, trust_remote_code: bool = False) -> Refe
     if not text:
         hint = "give a run's folder or an instruct model"
         raise TemplateError("the model's tokenizer has no chat template", where=str(path), hint=hint)
-    found = Run(folder=Path(path).expanduser())
+    found = Run(folder=expanded(path))
     system = found.recipe().system if found.exists else None
     without = without_default_system(text, system) if system else text
 

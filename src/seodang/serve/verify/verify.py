@@ -22,6 +22,7 @@ from seodang.serve.verify.sampling_defaults import check_sampling
 from seodang.serve.verify.weights import verify_folder
 from seodang.show.formatting import visible
 from seodang.show.terminal.console import get_console
+from seodang.user_paths import expanded
 
 NUM_QUESTIONS = 8
 _NUM_MEASURED = 2  # answers that are the same, whose log-probabilities are compared where the weights are loaded anyway
@@ -52,7 +53,7 @@ def verify(
     reference = load_reference(run, trust_remote_code=trust_remote_code)
     text = str(target)
     if "://" not in text:
-        return verify_folder(Path(text).expanduser(), reference)
+        return verify_folder(expanded(text), reference)
     key = checked_key(os.environ.get(API_KEY), where=API_KEY)
     endpoint = open_endpoint(text, wanted=model, name=reference.served.name, api_key=key)
     return verify_endpoint(endpoint, reference, questions=questions)

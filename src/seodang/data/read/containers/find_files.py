@@ -16,7 +16,7 @@ from seodang.data.read.column_names import nearest
 from seodang.data.read.containers.data_file import DataFile, ending
 from seodang.data.read.containers.zip_members import Member, office_kind, zip_members
 from seodang.errors import SourceError
-from seodang.recipe_file import expanded
+from seodang.user_paths import expanded
 
 JSON_NAMES = (".json", ".jsonl", ".ndjson")
 LINE_NAMES = (".jsonl", ".ndjson")
