@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from datasets import Dataset
 
 from qa_rows import numbered
+from seodang.data import arrow
 from seodang.data.arrow import BATCH_ROWS, read_columns, uniform_hash
 
 
@@ -27,6 +29,17 @@ def test_columns_of_no_rows_have_their_types() -> None:
     table = read_columns(numbered(3).select([]), "messages", "row")
     assert table.num_rows == 0
     assert table["row"].type == pa.int64()
+
+
+def test_values_of_a_column_come_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values are those of the rows one by one, in their order, with one access for each block of rows."""
+    monkeypatch.setattr(arrow, "BLOCK_ROWS", 4)
+    rows = numbered(30).select([*range(29, 12, -1)])
+    accesses: list[object] = []
+    one = Dataset.__getitem__
+    monkeypatch.setattr(Dataset, "__getitem__", lambda self, key: (accesses.append(key), one(self, key))[1])
+    assert list(arrow.column_values(rows, "messages")) == [one(rows, number)["messages"] for number in range(17)]
+    assert len(accesses) == 5
 
 
 def test_draw_is_the_first_eight_bytes_of_blake2b() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from seodang.data.arrow import column_values
 from seodang.data.encode.rows import bos_id
 from seodang.data.encode.tokenize import Encoder
 from seodang.data.read.clean import normal_form
@@ -135,10 +136,11 @@ def _drawn(
     choosing: list[int] = []
     reasons: dict[int, str] = {}
     clusters: dict[str, bool] = {}  # → whether its rows prove
-    messages, tools = rows["messages"], rows["tools"]
+    columns = zip(column_values(rows, "messages"), column_values(rows, "tools"), strict=True)
+    refusals = [_refusal(turns, tools, has_context=has_context) for turns, tools in columns]
     for number in drawn(held_out, seed=seed).tolist():
         row = held_out[number]
-        if reason := _refusal(messages[number], tools[number], has_context=has_context):
+        if reason := refusals[number]:
             reasons[number] = reason
         elif row.cluster not in clusters:
             clusters[row.cluster] = row.proves

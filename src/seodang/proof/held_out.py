@@ -1,6 +1,6 @@
 """Held-out rows as the proof sees them: which are not independent, which choose and which prove. Knows no model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from seodang.data.arrow import read_columns, uniform_hash
+from seodang.data.arrow import column_values, read_columns, uniform_hash
 from seodang.data.read.clean import normal_form
 from seodang.proof.measured_rows import Half
 from seodang.proof.statistics import union_clusters
@@ -56,7 +56,7 @@ def held_out_rows(rows: Dataset, ends: Mapping[int, str], *, seed: int) -> list[
     """
     names = ("row_id", "file", "row", "question_key", "group", "num_bytes")
     columns = {name: column.to_pylist() for name, column in zip(names, read_columns(rows, *names).columns, strict=True)}
-    clusters = _clusters(columns["row_id"], columns["question_key"], columns["group"], rows["messages"])
+    clusters = _clusters(columns["row_id"], columns["question_key"], columns["group"], column_values(rows, "messages"))
     halves = _halves(clusters, seed)
     found = []
     for number, labels in enumerate(read_columns(rows, "labels")["labels"]):
@@ -99,7 +99,7 @@ def _clusters(
     row_ids: Sequence[str],
     question_keys: Sequence[str | None],
     groups: Sequence[str | None],
-    messages: Sequence[Sequence[Mapping[str, Any]]],
+    messages: Iterable[Sequence[Mapping[str, Any]]],
 ) -> list[str]:
     """The cluster of each row, named by the smallest identity in it.
 
@@ -107,8 +107,9 @@ def _clusters(
     and of an equal value in the column that rows are split by.
     """
     documents = [row_id.partition("#")[0] for row_id in row_ids]
-    questions = [key if turns else None for key, turns in zip(question_keys, messages, strict=True)]
-    numbers = union_clusters(documents, questions, [_answers(turns) for turns in messages], groups)
+    found = [(bool(turns), _answers(turns)) for turns in messages]
+    questions = [key if is_asked else None for key, (is_asked, _) in zip(question_keys, found, strict=True)]
+    numbers = union_clusters(documents, questions, [answers for _, answers in found], groups)
     names: dict[int, str] = {}
     for number, document in zip(numbers, documents, strict=True):
         names[number] = min(names.get(number, document), document)
