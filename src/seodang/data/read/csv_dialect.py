@@ -78,21 +78,20 @@ def _with_quotes(dialect: Dialect, sample: str) -> tuple[Dialect, list[str]]:
 
 def _score(dialect: Dialect, sample: str) -> tuple[bool, int, int]:
     """How well a dialect fits: uniform rows of at least two cells, known names in the header, number of columns."""
-    records, is_complete = _sample_records(dialect, sample)
-    if not records:
-        return False, 0, 0
-    width = len(records[0])
+    first, _ = _sample_records(dialect, sample, most=1)  # nearly always enough to see that a delimiter is none
+    width = len(first[0]) if first else 0
     if width < 2:
         return False, 0, width
+    records, is_complete = _sample_records(dialect, sample)
     is_uniform = sum(len(record) == width for record in records) >= 0.9 * len(records)
     return is_complete and is_uniform, sum(column_key(cell) in KNOWN_COLUMNS for cell in records[0]), width
 
 
-def _sample_records(dialect: Dialect, sample: str) -> tuple[list[list[str]], bool]:
+def _sample_records(dialect: Dialect, sample: str, most: int = SAMPLE_RECORDS) -> tuple[list[list[str]], bool]:
     """The first records, and whether nothing speaks against the dialect in them."""
     records: list[list[str]] = []
     try:
-        records.extend(islice(filter(None, dialect.records(io.StringIO(sample, newline=""))), SAMPLE_RECORDS))
+        records.extend(islice(filter(None, dialect.records(io.StringIO(sample, newline=""))), most))
     except csv.Error as error:
         is_cut = len(sample) >= SAMPLE_CHARS and "end of data" in str(error)  # the sample ends there, not the file
         return records, is_cut

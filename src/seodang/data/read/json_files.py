@@ -99,11 +99,11 @@ def _line_blocks(path: str, open_text: OpenText) -> Iterator[Block]:
             if not text:
                 continue
             if len(lines) >= BLOCK_ROWS or chars >= BLOCK_CHARS:
-                yield partial(_read_lines, path, lines, is_last=False)
+                yield Block(read=partial(_read_lines, path, lines, is_last=False), num_rows=len(lines), num_chars=chars)
                 lines, chars = [], 0
             lines.append((number, text))
             chars += len(text)
-    yield partial(_read_lines, path, lines, is_last=True)
+    yield Block(read=partial(_read_lines, path, lines, is_last=True), num_rows=len(lines), num_chars=chars)
 
 
 def _read_lines(path: str, lines: list[tuple[int, str]], *, is_last: bool) -> Iterator[RawRow]:

@@ -3,7 +3,7 @@
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
 from functools import lru_cache, partial
@@ -31,7 +31,17 @@ class RawRow:
         return f"{self.file}:{self.row}"
 
 
-Block = Callable[[], Iterator[RawRow]]  # can be pickled; raises SourceError where a row cannot be parsed
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """Some rows that follow one another, still to be parsed. Can be pickled."""
+
+    read: Callable[[], Iterator[RawRow]]  # raises SourceError where a row cannot be parsed
+    num_rows: int
+    num_chars: int = 0  # roughly, where known
+
+    def __call__(self) -> Iterator[RawRow]:
+        """The rows, parsed."""
+        return self.read()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,10 +65,36 @@ class RawRows:
             block.append(row)
             chars += _size(row.fields)
             if len(block) >= BLOCK_ROWS or chars >= BLOCK_CHARS:
-                yield partial(iter, block)
+                yield Block(read=partial(iter, block), num_rows=len(block), num_chars=chars)
                 block, chars = [], 0
         if block:
-            yield partial(iter, block)
+            yield Block(read=partial(iter, block), num_rows=len(block), num_chars=chars)
+
+
+def merged(blocks: Iterable[Block]) -> Iterator[Block]:
+    """The same rows in fewer blocks: many small files would each cost what a block costs."""
+    together: list[Block] = []
+    rows = chars = 0
+    for block in blocks:
+        if together and (rows + block.num_rows > BLOCK_ROWS or chars + block.num_chars > BLOCK_CHARS):
+            yield _as_one(together)
+            together, rows, chars = [], 0, 0
+        together.append(block)
+        rows, chars = rows + block.num_rows, chars + block.num_chars
+    if together:
+        yield _as_one(together)
+
+
+def _as_one(blocks: Sequence[Block]) -> Block:
+    if len(blocks) == 1:
+        return blocks[0]
+    num_rows, num_chars = (sum(sizes) for sizes in zip(*((one.num_rows, one.num_chars) for one in blocks), strict=True))
+    return Block(read=partial(_rows_of, blocks), num_rows=num_rows, num_chars=num_chars)
+
+
+def _rows_of(blocks: Sequence[Block]) -> Iterator[RawRow]:
+    for block in blocks:
+        yield from block()
 
 
 class Number(float):

@@ -28,7 +28,7 @@ from seodang.data.read.csv_dialect import DELIMITERS
 from seodang.data.read.csv_parquet import read_arrow, read_csv, read_parquet
 from seodang.data.read.encoding import find_encoding, first_bytes, refuse_binary
 from seodang.data.read.json_files import BLANK_CHARS, read_json, starts_like_json
-from seodang.data.read.raw_rows import Block, RawRow, RawRows
+from seodang.data.read.raw_rows import Block, RawRow, RawRows, merged
 from seodang.data.read.reshape.reshape import named_columns, reshape
 from seodang.errors import SourceError
 from seodang.recipe import Source
@@ -124,8 +124,7 @@ def _joined(tables: list[RawRows]) -> RawRows:
             yield from table.rows()
 
     def blocks() -> Iterator[Block]:
-        for table in tables:
-            yield from table.blocks()
+        return merged(block for table in tables for block in table.blocks())
 
     return RawRows(
         where=", ".join(table.where for table in tables[:3]) + (" …" if len(tables) > 3 else ""),

@@ -361,6 +361,21 @@ def test_one_object_files_are_rows(tmp_path: Path) -> None:
     assert counts.kept == len(table) == 20
 
 
+def test_rows_of_many_small_files_share_blocks(tmp_path: Path) -> None:
+    """Lines of 30 files go to a worker together, in the files' order; the one with a broken line is named."""
+    for number in range(30):
+        (tmp_path / f"{number:02}.jsonl").write_bytes(LINES)
+    raw = rows(tmp_path)
+    (block,) = raw.blocks()
+    read_at_once = list(block())
+    assert block.num_rows == len(read_at_once) > 30
+    assert read_at_once == list(raw.rows())
+    (tmp_path / "17.jsonl").write_bytes(LINES + b'{"question": \n')
+    with pytest.raises(SourceError) as refused:
+        convert(rows(tmp_path), source(tmp_path))
+    assert str(refused.value.where).startswith(f"{tmp_path}/17.jsonl:")
+
+
 def test_a_broken_file_among_many_is_named(tmp_path: Path) -> None:
     """Files that are read together are distinguished where one is damaged, in another encoding, or several rows."""
     write_objects(tmp_path / "many", [PAIR] * 20, "{:02}.json")

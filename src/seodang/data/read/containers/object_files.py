@@ -67,7 +67,8 @@ def read_objects(
 
 def _blocks(files: Sequence[DataFile], read_table: ReadTable) -> Iterator[Block]:
     for start in range(0, len(files), BLOCK_ROWS):
-        yield partial(_rows, files[start : start + BLOCK_ROWS], read_table)
+        some = files[start : start + BLOCK_ROWS]
+        yield Block(read=partial(_rows, some, read_table), num_rows=len(some))
 
 
 def _rows(files: Sequence[DataFile], read_table: ReadTable) -> Iterator[RawRow]:

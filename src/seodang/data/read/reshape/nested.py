@@ -27,7 +27,7 @@ def mapped(raw: RawRows, transform: Transform, **changes: Any) -> RawRows:
     return replace(
         raw,
         rows=lambda: transform(raw.rows()),
-        unparsed=lambda: (partial(_block, transform, block) for block in raw.blocks()),
+        unparsed=lambda: (replace(block, read=partial(_block, transform, block)) for block in raw.blocks()),
         **changes,
     )
 
