@@ -3,9 +3,11 @@
 import copy
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from datasets import Dataset, load_from_disk
 from tokenizers import normalizers
@@ -25,9 +27,11 @@ from chat_styles import (
     with_style_tokens,
 )
 from qa_rows import key, talk_rows
+from seodang.data.encode import rows as rows_module
 from seodang.data.encode import tokenize
 from seodang.data.encode.rows import LOSSY, STEP, TOO_LARGE, UNKNOWN, Renderer, render
 from seodang.data.encode.tokenize import FAULTY_BOUNDARY, Encoder
+from seodang.data.encode.word_cache import Tokens
 from seodang.data.template.find import ChatTemplate, apply_template, find_template
 from seodang.data.template.renderer import KEPT
 from seodang.errors import GateError, TemplateError
@@ -397,6 +401,20 @@ def test_plain_texts_are_windows_that_add_up(tiny_tokenizer: PreTrainedTokenizer
     assert counts.remarks == (f"2 texts cut into {len(rows)} windows of at most 50 tokens",)
 
 
+def test_few_texts_of_many_bytes_are_tokenized_by_words(
+    tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large texts are tokenized word by word as many rows are, into the same windows of the same ids."""
+    texts, renderer = _texts("이 약은 식후에 드세요. 🍎 뷁. " * 20, "짧은 글.\n\n끝"), _dressed(tiny_tokenizer)
+    whole, _ = render(texts, renderer, max_tokens=50)
+    words = _Blanks(tiny_tokenizer)
+    monkeypatch.setattr(tokenize, "words_of", lambda *_: words)
+    monkeypatch.setattr(rows_module, "MANY_BYTES", 1)
+    again, _ = render(texts, renderer, max_tokens=50)
+    assert words.encoded == texts["text"][:]
+    assert again.to_dict() == whole.to_dict()
+
+
 def test_plain_texts_without_bos_or_with_control_tokens(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """Without BOS the first token is context only; a text with a control token is dropped."""
     tiny_tokenizer.backend_tokenizer.post_processor = None
@@ -504,9 +522,10 @@ def test_a_huge_plain_text_is_encoded_in_pieces(
     monkeypatch.setattr(Encoder, "encode", lambda self, texts: sizes.extend(map(len, texts)) or encode(self, texts))
     monkeypatch.setattr(tokenize, "PIECE", 20)
     monkeypatch.setattr(tokenize, "MOST_AT_ONCE", 40)
-    monkeypatch.setattr(tokenize, "words_of", lambda *_: _Blanks() if is_known else None)
+    words = _Blanks(tiny_tokenizer)
+    monkeypatch.setattr(tokenize, "words_of", lambda *_: words if is_known else None)
     rows, counts = render(_texts(text, "짧은 글."), renderer, max_tokens=50)
-    assert max(sizes) < 40
+    assert max([*sizes, *map(len, words.encoded)]) < 40
     if is_known:
         assert rows["input_ids"][:-1] == whole["input_ids"]
         assert rows["text"][:-1] == whole["text"]
@@ -517,6 +536,23 @@ def test_a_huge_plain_text_is_encoded_in_pieces(
 
 class _Blanks:
     """Cuts before blanks, which the tiny tokenizer allows."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.tokenizer = tokenizer
+        self.encoded: list[str] = []
+
+    def encode(self, texts: Sequence[str]) -> list[Tokens]:
+        self.encoded += texts
+        return [self._tokens(text) for text in texts]
+
+    def _tokens(self, text: str) -> Tokens:
+        ids, starts, begin = [], [], 0
+        for word in self.pieces(text, 0):
+            found = self.tokenizer.backend_tokenizer.encode(word, add_special_tokens=False)
+            ids += found.ids
+            starts += [begin + start for start, _ in found.offsets]
+            begin += len(word)
+        return np.array(ids, dtype=np.int32), np.array(starts, dtype=np.int32)
 
     def pieces(self, text: str, size: int) -> list[str]:
         return [part for part in re.split("(?= )", text) if part]

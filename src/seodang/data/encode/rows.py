@@ -30,7 +30,7 @@ __all__ = ["Renderer", "TooLong", "parse_tools", "render"]
 TooLong = Literal["drop", "cut_question", "refuse"]
 STEP = 64  # tokens, of limits that are proposed
 BATCH = 1000  # rows that are rendered together, and of one Arrow batch
-MANY_ROWS = 5000  # from here on caching words pays
+MANY_ROWS, MANY_BYTES = 5000, 5_000_000  # from one of them on caching words pays
 MAX_NOTES = 1000  # dropped rows that are listed by name; all are counted
 CHARACTERS = 8  # for each token that is allowed: texts that are longer are looked at before they are encoded whole
 MAX_CUTS = 8  # a shortened question can tokenize to a little more than was aimed at
@@ -167,7 +167,7 @@ class _BlockRenderer:
 
     def __init__(self, rows: Dataset, renderer: Renderer, max_tokens: int, too_long: TooLong) -> None:
         self.rows, self.renderer, self.max_tokens, self.too_long = rows, renderer, max_tokens, too_long
-        self.encoder = Encoder(renderer.tokenizer, renderer.template, by_words=len(rows) >= MANY_ROWS)
+        self.encoder = Encoder(renderer.tokenizer, renderer.template, by_words=_are_many(rows))
         self.bos_id = bos_id(renderer)
         self.too_long_reason = f"longer than {max_tokens} tokens"
 
@@ -314,6 +314,13 @@ class _BlockRenderer:
                 for part, (window, own, labels) in enumerate(parts, start=1)
             ]
         return done
+
+
+def _are_many(rows: Dataset) -> bool:
+    """Whether rows have so many words that caching them pays."""
+    table = rows.data
+    num_bytes = table.nbytes * len(rows) / max(len(table), 1)  # a data set may show some rows of its table
+    return len(rows) >= MANY_ROWS or num_bytes >= MANY_BYTES
 
 
 def messages_of(table: pa.Table) -> list[list[dict[str, Any]]]:

@@ -77,8 +77,8 @@ class Encoder:
             for row in rows
         ]
 
-    def encode_long(self, text: str) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
-        """As `encode` of one text, in bounded memory; None where that is not provably the same.
+    def encode_long(self, text: str) -> Tokens | None:
+        """The tokens of one text, in bounded memory; None where that is not provably the same as `encode`.
 
         Some 250 bytes are in use for each character that the tokenizer takes at once.
         """
@@ -89,8 +89,8 @@ class Encoder:
         if max(map(len, pieces)) > MOST_AT_ONCE:
             return None
         begins = accumulate(map(len, pieces), initial=0)
-        ids, offsets = zip(*[self.encode([piece])[0] for piece in pieces], strict=True)
-        moved = [part + np.int32(begin) for part, begin in zip(offsets, begins, strict=False)]
+        ids, starts = zip(*[self._tokens([piece])[0] for piece in pieces], strict=True)
+        moved = [part + np.int32(begin) for part, begin in zip(starts, begins, strict=False)]
         return np.concatenate(ids), np.concatenate(moved)
 
     def num_tokens(self, text: str) -> int:
@@ -184,7 +184,7 @@ def supervised_spans(text: str, labels: Sequence[int], encoder: Encoder) -> tupl
 def windows(
     text: str,
     ids: NDArray[np.int32],
-    offsets: NDArray[np.int32],
+    starts: NDArray[np.int32],
     *,
     max_tokens: int,
     bos_id: int | None,
@@ -198,7 +198,7 @@ def windows(
     opening = np.array([] if bos_id is None else [bos_id], dtype=np.int32)
     number = -(-len(ids) // (max_tokens - len(opening)))
     cuts = np.linspace(0, len(ids), number + 1).astype(int)
-    begins = [0, *(int(offsets[cut, 0]) for cut in cuts[1:-1]), len(text)]
+    begins = [0, *starts[cuts[1:-1]].tolist(), len(text)]
     pieces = []
     for first, last, begin, end in zip(cuts, cuts[1:], begins, begins[1:], strict=False):
         own = np.concatenate([opening, ids[first:last]])
