@@ -2,7 +2,9 @@
 
 import itertools
 import math
+import time
 from dataclasses import astuple, replace
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from seodang.proof.statistics import (
     Interval,
     Outcome,
     PairedShare,
+    _flip_test,
     common_outcome,
     effective_clusters,
     headline_level,
@@ -246,6 +249,17 @@ def test_paired_shares_that_are_all_equal_have_a_width() -> None:
     assert found.interval is not None
     assert -0.2 < found.interval.low < 0 < found.interval.high < 0.2
     assert paired_share([True] * 12, [True] * 12, [0] * 6 + [1] * 6).interval is None
+
+
+def test_flips_of_many_clusters_take_no_time() -> None:
+    """Fifty thousand clusters of one to three rows have the chance that a normal distribution gives."""
+    sizes = np.random.default_rng(0).integers(1, 4, 50_000)
+    signs = np.where(np.arange(50_000) % 1000 < 496, -1, 1)
+    started = time.process_time()
+    found = _flip_test(sizes * signs)
+    assert time.process_time() - started < 10  # of a slow machine; one flip after the other takes minutes
+    z = abs((sizes * signs).sum()) / math.sqrt((sizes**2).sum())
+    assert found == pytest.approx(2 * NormalDist().cdf(-z), rel=0.01)
 
 
 def test_paired_shares_flip_whole_clusters() -> None:

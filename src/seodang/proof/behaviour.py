@@ -164,8 +164,8 @@ def _chrf_of(answers: Sequence[Answer], *, own: bool) -> dict[int, float]:
 
     metric, scores = CHRF(), {}
     for place, answer in enumerate(referenced):
-        following = (*referenced[place + 1 :], *referenced[:place])
-        others = (one.reference for one in following if one.reference != answer.reference)
+        following = (referenced[place - distance].reference for distance in range(len(referenced) - 1, 0, -1))
+        others = (reference for reference in following if reference != answer.reference)
         reference = answer.reference if own else next(others, None)
         if reference:
             scores[id(answer)] = metric.sentence_score(answer.text, [reference]).score

@@ -21,6 +21,7 @@ MOST_T = 20.0  # standard errors to either side of a value: a wider interval is 
 RESAMPLES = 4999
 POWER = 0.8  # with which a change of `Estimate.detectable` would have been seen
 _CELLS = 4_000_000  # resample × cluster, held in memory at once
+_NO_CHANCE = 1e-300  # numbers that are smaller take much longer
 
 Outcome = Literal["improved", "worse", "kept", "lost", "not shown"]
 T = TypeVar("T", bound=str)
@@ -318,15 +319,27 @@ def _bonett_price(changes: NDArray[np.float64], sizes: NDArray[np.int64], level:
 
 
 def _flip_test(changes: NDArray[np.int64]) -> float:
-    """P(|Σ ±change| ≥ |Σ change|) over all signs, each equally likely; exact, by convolution."""
+    """P(|Σ ±change| ≥ |Σ change|) over all signs, each equally likely; exact, by convolution, equal changes at once."""
     total = abs(int(changes.sum()))
-    reach = int(np.abs(changes).sum())
-    chances = np.zeros(2 * reach + 1)
-    chances[reach] = 1.0
-    for step in np.abs(changes[changes != 0]):
-        chances = (np.roll(chances, step) + np.roll(chances, -step)) / 2
-    sums = np.abs(np.arange(-reach, reach + 1))
+    chances = np.ones(1)  # of all sums of the changes so far, from the smallest to the largest
+    for step, count in zip(*np.unique(np.abs(changes[changes != 0]), return_counts=True), strict=True):
+        heads = _coins(int(count))
+        added = np.zeros(len(chances) + 2 * step * count)
+        for number in np.flatnonzero(heads):
+            added[2 * step * number :][: len(chances)] += heads[number] * chances
+        chances = added
+    sums = np.abs(np.arange(len(chances)) - len(chances) // 2)
     return min(1.0, float(chances[sums >= total].sum()))
+
+
+def _coins(count: int) -> NDArray[np.float64]:
+    """The chances of 0, 1, 2 … heads of so many fair coins [count + 1]."""
+    if count == 0:
+        return np.ones(1)
+    half = _coins(count // 2)
+    both = np.convolve(half, half)
+    both[both < _NO_CHANCE] = 0
+    return np.convolve(both, [0.5, 0.5]) if count % 2 else both
 
 
 def _around(value: float, half: float, level: float) -> Interval:
