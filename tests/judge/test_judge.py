@@ -161,7 +161,7 @@ def test_a_win_counts_only_if_it_survives_the_swap() -> None:
 
 
 def test_an_interrupted_judgement_continues_from_its_cache() -> None:
-    """What was replied before the judge broke down is not asked again; a cache can be left aside."""
+    """What was replied before the judge broke down is not asked again; a cache can be forgotten."""
     pairs = sample_pairs(40, GOOD, BAD)
     with judge_server(by_reference, refuse=lambda number, _: (500, {}, "") if 70 < number <= 100 else None) as served:
         with pytest.raises(JudgeError, match="3 requests in a row failed: status 500"):
@@ -175,6 +175,20 @@ def test_an_interrupted_judgement_continues_from_its_cache() -> None:
         assert (again.cached, again.requests, again.judged) == (120, 0, found.judged)
         fresh = judge(pairs, settings(served.url), use_cache=False)
         assert (fresh.cached, fresh.requests) == (0, 120)
+
+
+def test_a_judgement_without_the_cache_can_be_continued_too() -> None:
+    """Earlier replies are forgotten; those that were given since are taken by the next call."""
+    pairs = sample_pairs(40, GOOD, BAD)
+    with judge_server(by_reference) as served:
+        judge(pairs, settings(served.url))
+        done = len(served.requests)
+        served.refuse = lambda number, _: (500, {}, "") if number > done + 70 else None
+        with pytest.raises(JudgeError, match="3 requests in a row failed"):
+            judge(pairs, settings(served.url), use_cache=False, sleep=lambda _: None)
+        served.refuse = lambda number, asked: None
+        found = judge(pairs, settings(served.url))
+        assert (found.cached, found.requests) == (70, 50)
 
 
 def test_the_plan_is_what_is_sent() -> None:

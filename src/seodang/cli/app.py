@@ -31,7 +31,9 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as stopped:
             if distributed.is_main():
-                again = f"what was finished is kept; to resume:\n  {shlex.join(('seodang', *sys.argv[1:]))}"
+                anew = "--no-cache" if ctx.invoked_subcommand == "judge" else None  # would ask once more from the start
+                words = ("seodang", *(word for word in sys.argv[1:] if word != anew))
+                again = f"what was finished is kept; to resume:\n  {shlex.join(words)}"
                 is_kept = ctx.invoked_subcommand in RESUMED_BY_REPEATING
                 typer.echo(str(stopped) or (f"interrupted; {again}" if is_kept else "interrupted"), err=True)
             raise

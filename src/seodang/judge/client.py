@@ -34,7 +34,7 @@ STOP = {  # status → hint
     403: "the key does not allow this model",
     404: "check judge.url and judge.model; the path /v1/chat/completions is added to the address",
 }
-_CONTINUE = "run the same command again to continue: what was judged is kept"
+_CONTINUE = "run the command again, without --no-cache, to continue: what was judged is kept"
 
 
 class JudgeError(SeodangError):

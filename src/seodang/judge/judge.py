@@ -111,7 +111,7 @@ def judge(
         pairs, is_medical, models: as for `plan`.
         settings: where the judge is. Its key is in the environment variable `settings.api_key_env`.
         ours, theirs: names of the two models, for people.
-        use_cache: take replies that this judge gave earlier to the same requests.
+        use_cache: take replies that this judge gave earlier to the same requests; without, they are forgotten.
         advance: called with 1 after each pair.
         sleep: waits so many seconds between two attempts.
 
@@ -120,13 +120,15 @@ def judge(
         JudgeError: the judge cannot be reached or refuses. What it replied is cached: the next call continues there.
     """
     asked = plan(pairs, settings, is_medical=is_medical, models=models)
-    cache = ReplyCache(cache_file(settings.url, settings.model) if use_cache else None)
+    replies = cache_file(settings.url, settings.model)
+    if not use_cache:
+        replies.unlink(missing_ok=True)
     with Client(
         settings.url,
         settings.model,
         api_key=_api_key(settings.api_key_env),
         max_tokens=settings.max_tokens,
-        cache=cache,
+        cache=ReplyCache(replies),
         sleep=sleep,
     ) as client:
         calibration = calibrate(client, asked, advance)
