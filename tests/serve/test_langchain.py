@@ -425,6 +425,15 @@ def test_refused_conversation(tiny_folder: Path, tiny_tokenizer: PreTrainedToken
         ChatSeodang(model=run.folder).invoke([HumanMessage("하나"), HumanMessage("둘")])
 
 
+def test_a_conversation_that_asks_nothing_is_an_error(llm: ChatSeodang) -> None:
+    """The template would leave a lone system text out, and begin a second answer behind an answer."""
+    for messages in ([], [SystemMessage("짧게.")]):
+        with pytest.raises(ValueError, match="nothing is asked"):
+            llm.invoke(messages)
+    with pytest.raises(ValueError, match="ends with an answer"):
+        llm.invoke([HumanMessage("물"), AIMessage("네.")])
+
+
 def test_docs_run(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Every Python block of docs/langchain.md runs, one after the other."""
     monkeypatch.chdir(run.folder.parent.parent)

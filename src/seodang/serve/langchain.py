@@ -221,7 +221,9 @@ class ChatSeodang(BaseChatModel):
         tools, choice = changes.get("tools"), changes.get("tool_choice")
         form = self._chat_model.call_format if tools and choice != "none" else None
         beginning = _beginning(form, tools, choice) if form and tools else ""
-        turns = self._with_system([_turn(message) for message in messages])
+        asked = [_turn(message) for message in messages]
+        _refuse_unasked(asked)
+        turns = self._with_system(asked)
         prompt = self._chat_model.prompt(turns, tools if form else None, beginning=beginning)
         return _Request(
             prompt=tuple(prompt),
@@ -341,6 +343,14 @@ def _shared(model: str, trust_remote_code: bool) -> ChatModel:
         if (chat_model := _loaded.get(key := (str(Path(model).absolute()), trust_remote_code))) is None:
             _loaded[key] = chat_model = load_chat_model(model, trust_remote_code=trust_remote_code)
         return chat_model
+
+
+def _refuse_unasked(turns: Sequence[Turn]) -> None:
+    """A template may leave a lone system text out, and write an answer behind an answer, as it was never trained."""
+    if all(turn["role"] == "system" for turn in turns):
+        raise ValueError("nothing is asked: give a message of the user")
+    if turns[-1]["role"] == "assistant":
+        raise ValueError("the conversation ends with an answer: end it with a question or a tool's result")
 
 
 def _stop_strings(stop: Sequence[str] | str | None) -> tuple[str, ...]:
