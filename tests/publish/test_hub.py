@@ -325,7 +325,7 @@ def test_the_card_tells_the_proofs_figures(run: Path) -> None:
         "Loss on 의료\\_질문 answers fell by 0.906", "beyond the tolerance of 0.03", "No answer was judged",
         "depend more on their own question", "no answer was judged for correctness",
         "4 different answers", "7 empty answer", "`ko_medical.csv`", "4,180", "not medical advice",
-        "38 questions have different answers", "seodang 0.1.0", "torch 2.13.0",
+        "- source 의료\\_질문: 38 questions have different answers", "seodang 0.1.0", "torch 2.13.0",
     ):  # fmt: skip
         assert expected in card, expected
 

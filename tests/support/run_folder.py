@@ -159,13 +159,15 @@ def run_findings() -> list[Finding]:
         Finding(
             check="conflict",
             severity="warn",
-            where="의료_질문",
+            where="source 의료_질문",
             what="38 questions have different answers in different rows",
             hint="keep one answer each, or group them with split.by",
             rows=("/data/ko_medical.csv:17", "/data/ko_medical.csv:902"),
         ),
-        Finding(check="unicode", severity="fixed", where="의료_질문", what="212 rows were NFD and are now NFC"),
-        Finding(check="language", severity="note", where="일반대화", what="Hangul 97 %, Latin 2 % of the letters"),
+        Finding(check="unicode", severity="fixed", where="source 의료_질문", what="212 rows were NFD and are now NFC"),
+        Finding(
+            check="language", severity="note", where="source 일반대화", what="Hangul 97 %, Latin 2 % of the letters"
+        ),
     ]
 
 
