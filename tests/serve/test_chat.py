@@ -318,7 +318,7 @@ def test_again(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     out, err = piped(monkeypatch, capsys, run.folder, text)
     first, again, _ = out.splitlines()
     assert again == f"6× {first}"
-    assert "1 different answers of 6" in err
+    assert "different answers: 1 of 6" in err
     _, err = piped(monkeypatch, capsys, run.folder, "물\n/again 3\n")
     assert "asked at temperature 0.1" in err
     with pytest.raises(SeodangError, match="asked nothing"):

@@ -177,7 +177,7 @@ def _ask_again(session: Session, name: str, number: int, chat_model: ChatModel, 
     settings = session.settings
     if settings.temperature is None:
         settings = settings.model_copy(update={"temperature": AGAIN_TEMPERATURE})
-        notes.print(Text(f"greedily, all answers are one: asked at temperature {AGAIN_TEMPERATURE}", style="dim"))
+        notes.print(Text(f"greedy answers are all the same: asked at temperature {AGAIN_TEMPERATURE}", style="dim"))
     with watching("answers", number) as advance:
         answers = chat_model.answer([prompt] * number, settings, on_progress=advance)
     out = get_console()
@@ -186,7 +186,7 @@ def _ask_again(session: Session, name: str, number: int, chat_model: ChatModel, 
     for text, count in different.most_common():
         out.print(Text(f"{count}× ", style="bold").append(visible(text), style="not bold"), soft_wrap=True)
     ended = sum(answer.stopped for answer in answers)
-    notes.print(Text(f"{len(different)} different answers of {number}; {ended} ended by themselves", style="dim"))
+    notes.print(Text(f"different answers: {len(different)} of {number}; ended by themselves: {ended}", style="dim"))
 
 
 def _label(out: Console, session: Session, name: str) -> None:
