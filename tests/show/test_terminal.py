@@ -67,7 +67,7 @@ ANSWERS = list(run_folder.run_answers())
 SHOWN = [
     ("show_plan", (load_recipe(run_folder.RECIPE), PLACEMENT), ["CPU, no CUDA device was found; float32", "held out"]),
     ("show_counts", (run_folder.run_counts(),), ["−7,511 take 1/3", "~212 NFD to NFC", "read as CSV in CP949"]),
-    ("show_findings", (run_folder.run_findings(),), ["warn    source 의료_질문: 38 questions", "→ keep one answer each"]),
+    ("show_findings", (run_folder.run_findings(),), ["warn    source 의료_질문: 38", "→ keep one answer each"]),
     ("show_lengths", (run_folder.run_lengths(),), ["tokens per example", "part     examples", "above 320", "holdout"]),
     ("show_samples", (run_folder.run_samples(),), ["⟦성인은 1회", "식후에 복용합니다.<end_of_turn>⟧"]),
     ("show_proof", (run_folder.run_proof(),), ["fell by 0.906", "−1.052 to −0.760", "+0.096", "0% → 100%"]),
