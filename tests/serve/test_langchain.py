@@ -20,7 +20,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 from transformers import PreTrainedTokenizerFast
 
 from paths import ROOT
-from seodang.errors import ModelError, RunError, TemplateError
+from seodang.errors import ModelError, RunError, SeodangError, TemplateError
 from seodang.run.folder import Run
 from seodang.serve.langchain import ChatSeodang
 from taught_calls import teach_calls
@@ -416,6 +416,18 @@ def test_errors(tiny_folder: Path, run: Run, llm: ChatSeodang, tmp_path: Path) -
         ChatSeodang(model=tmp_path / "begun")
     with pytest.raises(ValueError, match="image_url"):
         llm.invoke([HumanMessage([{"type": "image_url", "image_url": {"url": "x"}}])])
+
+
+def test_no_messages_are_an_error(llm: ChatSeodang) -> None:
+    """However they are given: a system text alone, also the recipe's, asks nothing; a batch of nothing is empty."""
+    for messages in ([], [SystemMessage(SYSTEM)]):
+        for ask in (llm.invoke, lambda given: list(llm.stream(given)), lambda given: llm.batch([given, "물"])):
+            with pytest.raises(SeodangError, match=r"no message.*\n.*give the message that is to be answered"):
+                ask(messages)
+    answered, refused = llm.batch(["물", []], return_exceptions=True)
+    assert isinstance(answered, AIMessage)
+    assert isinstance(refused, SeodangError)
+    assert llm.batch([]) == []
 
 
 def test_refused_conversation(tiny_folder: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

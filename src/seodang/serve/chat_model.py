@@ -12,7 +12,7 @@ from seodang import recipe
 from seodang.data.template.default_system import without_default_system
 from seodang.data.template.find import find_template, own_text
 from seodang.data.template.jinja import Turn, compile_template, run
-from seodang.errors import RunError, TemplateError
+from seodang.errors import RunError, SeodangError, TemplateError
 from seodang.model.find_model import find_model
 from seodang.recipe import Generate
 from seodang.run.folder import Run
@@ -54,7 +54,11 @@ class ChatModel:
         Raises:
             TemplateError: the template refuses the conversation, or would leave out tools, a tool turn or a turn of
                 another role.
+            SeodangError: nothing is asked: there is no turn but a system text.
         """
+        if all(turn["role"] == "system" for turn in turns):  # a system text may be added to no messages at all
+            what = "no message is given, only a system text" if turns else "no message is given"
+            raise SeodangError(what, where=self.name, hint="give the message that is to be answered")
         turns = [_nfc(turn) for turn in turns]
         text = self._render(turns, tools)
         self._check_tools(turns, text)
