@@ -12,8 +12,10 @@ from seodang.check.audit import FEW_ROWS
 from seodang.errors import RecipeError
 from seodang.other_names import KEYS, NO_KEY, VALUES
 from seodang.pipeline import QUICK_DEMO
+from seodang.publish.card import published_recipe
 from seodang.recipe import Generate, Recipe, Source, load_recipe, shipped_recipes
 from seodang.recipe_file import known_keys
+from seodang.run.start import dump_recipe
 
 MEDICAL = {"name": "medical", "role": "domain", "path": "medical.json"}
 GENERAL = {"name": "general", "role": "general", "hub": "some/data"}
@@ -533,3 +535,16 @@ def test_prose_about_secrets_is_let_through() -> None:
 def test_a_temperature_of_zero_is_greedy(temperature: float | None) -> None:
     """As in other tools: 0 means that nothing is sampled, as does no temperature."""
     assert Generate(temperature=temperature).temperature is None
+
+
+def test_counts_are_written_as_counts() -> None:
+    """A number that may be a share is a whole number in the run's recipe and on the model card where it is one."""
+    train = {"epochs": 2, "warmup": 100}
+    shares = {"medical": 80, "general": 20.5}
+    made = Recipe.model_validate({**with_source(holdout=24), "train": train, "mix": {"shares": shares}})
+    for text in (dump_recipe(made), published_recipe(made)):
+        found = yaml.safe_load(text)
+        shown = (found["sources"][0]["holdout"], found["mix"]["shares"], found["train"]["epochs"])
+        assert repr((*shown, found["train"]["warmup"])) == repr((24, shares, 2, 100))
+    assert Recipe.model_validate(yaml.safe_load(dump_recipe(made))) == made
+    assert dump_recipe(Recipe.model_validate(with_source(holdout=0.25))).count("holdout: 0.25") == 1

@@ -26,6 +26,7 @@ from seodang.recipe_file import absolute, fault_lines, is_shipped_template, read
 from seodang.recipe_file import shipped_recipes as shipped_recipes
 from seodang.recipe_rules import JOIN as JOIN
 from seodang.recipe_rules import (
+    Amount,
     disagreements,
     file_name,
     is_trained,
@@ -139,7 +140,7 @@ class Source(Part):
     )
     merge_turns: bool = Field(False, description="consecutive turns of one role become one")
     encoding: str | None = Field(None, description="where it cannot be recognised: utf-8, cp949, utf-16 …")
-    holdout: Annotated[float, Field(ge=0), AfterValidator(share_or_rows)] | None = Field(
+    holdout: Annotated[Amount, Field(ge=0), AfterValidator(share_or_rows)] | None = Field(
         None,
         description="share (below 1) or number of rows measured and never trained on; "
         "default 0.05, and every row of a source that is not trained on",
@@ -193,7 +194,7 @@ class Mix(Part):
     """How the sources are joined."""
 
     seed: Seed = Field(42, description="seed of the shuffles")
-    shares: Mapping[str, Annotated[float, Field(gt=0)]] | None = Field(
+    shares: Mapping[str, Annotated[Amount, Field(gt=0)]] | None = Field(
         None, description="source name → share of the training tokens; may stand beside seed: {medical: 0.7, wiki: 0.3}"
     )
 
@@ -225,7 +226,7 @@ class Adapter(Part):
 class Train(Part):
     """Training settings."""
 
-    epochs: Annotated[float, Field(gt=0)] = Field(3.0, description="passes over the training rows")
+    epochs: Annotated[Amount, Field(gt=0)] = Field(3.0, description="passes over the training rows")
     steps: Positive | None = Field(None, description="optimizer steps; takes the place of epochs")
     examples_per_step: Positive = Field(16, description="examples that make one optimizer step")
     max_tokens: Annotated[int, Field(ge=8)] = Field(1024, description="longest rendered row, in tokens")
@@ -240,7 +241,7 @@ class Train(Part):
         "cosine", description="shape of the learning rate after the warmup; cosine and linear fall to 0"
     )
     min_learning_rate: Annotated[float, Field(ge=0)] = Field(0.0, description="where the cosine schedule ends")
-    warmup: Annotated[float, Field(ge=0)] = Field(0.03, description="share of the steps (below 1) or number of steps")
+    warmup: Annotated[Amount, Field(ge=0)] = Field(0.03, description="share of the steps (below 1) or number of steps")
     optimizer: Literal["adamw", "paged_adamw_8bit", "adamw_bf16"] = Field(
         "adamw",
         description="paged_adamw_8bit: 8-bit states; adamw_bf16: half the memory, by bf16 weights and states that are "

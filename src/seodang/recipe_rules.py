@@ -5,9 +5,9 @@ Short forms are written out, contradictions between sections found, and texts re
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, PlainSerializer
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from seodang.errors import RecipeError
@@ -20,6 +20,13 @@ SAVE_EVERY = r"(?P<steps>\d+)|(?P<minutes>\d+(\.\d+)?) ?min(utes?)?"  # between 
 JOIN = " + "  # between the names of columns that are joined
 BY_TOLERANCE = "domain_within_tolerance"  # of train.best_by: the lowest domain loss with nothing lost beyond tolerance
 SHORT_FORMS = {"model": "path", "template": "borrow"}  # `model: PATH` stands for `model: {path: PATH}`
+
+
+def _as_written(amount: float) -> int | float:
+    return int(amount) if float(amount).is_integer() else amount
+
+
+Amount = Annotated[float, PlainSerializer(_as_written)]  # a share or a count: 24 rows are written as 24, not as 24.0
 
 
 def one_or_many(value: Any) -> Any:
