@@ -3,6 +3,7 @@
 import itertools
 import math
 import time
+import tracemalloc
 from dataclasses import astuple, replace
 from statistics import NormalDist
 
@@ -330,3 +331,15 @@ def test_one_odd_cluster_leaves_no_interval(others: float) -> None:
     found = ratio([others] * 23 + [0.5], [1] * 24, list(range(24)))
     assert found.interval is None
     assert found.detectable is None
+
+
+def test_the_memory_of_an_interval_is_bounded() -> None:
+    """Resamples are drawn in blocks of a few thousand counts, however many clusters there are: about 1 MB at once."""
+    draw = np.random.default_rng(0)
+    differences, tokens = draw.normal(size=20_000), draw.integers(1, 200, 20_000)
+    tracemalloc.start()
+    estimate = ratio(differences, tokens, np.arange(20_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert estimate.interval is not None
+    assert peak < 16e6, peak

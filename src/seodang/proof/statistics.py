@@ -20,7 +20,7 @@ FEWEST_ALONE = 40  # clusters of unequal lengths, where no more of the source is
 MOST_T = 20.0  # standard errors to either side of a value: a wider interval is none
 RESAMPLES = 4999
 POWER = 0.8  # with which a change of `Estimate.detectable` would have been seen
-_CELLS = 4_000_000  # resample × cluster, held in memory at once
+_CELLS = 1 << 16  # resample × cluster, held at once: the cache of a core has room for them
 _NO_CHANCE = 1e-300  # numbers that are smaller take much longer
 
 Outcome = Literal["improved", "worse", "kept", "lost", "not shown"]
@@ -273,19 +273,20 @@ def _half_widths(
         residuals: [parts, clusters] numerator − value × denominator.
         n: [clusters]
     """
-    blocks = [np.abs(_studentized(residuals, n, counts)) for counts in _resample_counts(len(n), seed)]
-    t = np.sort(np.concatenate(blocks, axis=1), axis=1)[:, min(math.ceil(level * (RESAMPLES + 1)), RESAMPLES) - 1]
+    columns = np.concatenate([n[None], n[None] ** 2, residuals, residuals**2, residuals * n])
+    sums = np.concatenate([columns @ counts.T for counts in _resample_counts(len(n), seed)], axis=1)
+    t = np.sort(np.abs(_studentized(sums)), axis=1)[:, min(math.ceil(level * (RESAMPLES + 1)), RESAMPLES) - 1]
     errors: NDArray[np.float64] = np.sqrt(((residuals / (n.sum() - n)) ** 2).sum(axis=1))  # jackknife
     t[t > MOST_T] = np.nan  # one cluster holds nearly all residuals: resamples without it say nothing of the width
     return np.where(errors == 0, 0.0, t) * errors  # what has no residuals is certain, whatever its resamples divide by
 
 
-def _studentized(
-    residuals: NDArray[np.float64], n: NDArray[np.float64], counts: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """t of each resample [parts, resamples]: its ratio's distance from the value, over its own standard error."""
-    columns = np.concatenate([n[None], n[None] ** 2, residuals, residuals**2, residuals * n])
-    sums = columns @ counts.T
+def _studentized(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """t of each resample [parts, resamples]: its ratio's distance from the value, over its own standard error.
+
+    Args:
+        sums: [2 + 3 × parts, resamples] of n, n², and each part's r, r² and r × n.
+    """
     sum_n, sum_nn = sums[:2]
     sum_r, sum_rr, sum_rn = np.split(sums[2:], 3)
     with np.errstate(divide="ignore", invalid="ignore"):
