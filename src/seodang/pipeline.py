@@ -27,7 +27,7 @@ from seodang.recipe import Recipe, ReportLanguage, load_recipe
 from seodang.run.clock import StageClock
 from seodang.run.folder import Run
 from seodang.run.lock import guarded
-from seodang.run.start import free_folder, open_proof, open_run, proof_recipes
+from seodang.run.start import free_folder, open_proof, open_run, proof_recipes, refuse_other_recipes
 from seodang.stages import requirements
 from seodang.types import Finding
 
@@ -353,12 +353,13 @@ def prove_seeds(runs: Sequence[Path]) -> "SeedsProof":
     """What several runs of one recipe show together, from the proofs that they hold. Measures nothing.
 
     Raises:
-        RunError: a run has no proof, or was measured otherwise than the first.
+        RunError: a run has no proof, is of another recipe than the first, or was measured otherwise.
     """
     from seodang.proof.proof import proof_of_run
     from seodang.proof.seeds import compare_seeds
     from seodang.show.terminal import proof_view
 
+    refuse_other_recipes([Run(folder=run) for run in runs])
     found = compare_seeds({run: proof_of_run(Run(folder=run)) for run in runs})
     proof_view.show_seeds(found)
     return found

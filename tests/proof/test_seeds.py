@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 
 from planted_rows import noisy_rows, text_rows
+from run_folder import RECIPE
 from seodang.errors import GateError, RunError
 from seodang.json_values import from_json, to_json
 from seodang.pipeline import hold_gate, prove_seeds
 from seodang.proof.proof import Compared, Proof, prove_rows
 from seodang.proof.seeds import SeedsProof, compare_seeds
+from seodang.recipe import load_recipe
 from seodang.run.folder import PROOF, Run
+from seodang.run.start import create
 
 COMPARED = Compared(name="run", base="base", tuned="tuned")
 
@@ -50,6 +53,25 @@ def test_other_runs_are_refused(what: str) -> None:
     other = proved(-1.0, rows=30) if what == "rows" else replace(proved(-1.0), compared=replace(COMPARED, base="else"))
     with pytest.raises(RunError, match=r"b: was measured .*\n  → give runs of one recipe"):
         compare_seeds({Path("a"): proved(-1.0), Path("b"): other})
+
+
+def test_runs_of_other_recipes_are_no_seeds(tmp_path: Path) -> None:
+    """Another learning rate is named; other seeds and questions are those of one recipe."""
+    recipe = load_recipe(RECIPE)
+    runs = []
+    for name, changes in (
+        ("a", {"seed": 1}),
+        ("b", {"seed": 2, "pack_tokens": 512}),
+        ("c", {"learning_rate": 0.5}),
+    ):
+        runs.append(run := Run(folder=tmp_path / name))
+        create(run, recipe.model_copy(update={"train": recipe.train.model_copy(update=changes), "name": name}))
+        run.write_json(PROOF, to_json(proved(-1.0)))
+    prove_seeds([run.folder for run in runs[:2]])
+    with pytest.raises(
+        RunError, match=r"c: was made with other settings than .*a: train\.learning_rate\n  → give runs"
+    ):
+        prove_seeds([run.folder for run in runs])
 
 
 def test_a_gate_has_to_hold_for_every_run(tmp_path: Path) -> None:

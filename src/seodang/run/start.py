@@ -1,7 +1,7 @@
 """A run's beginning: its folder is made, or opened to be resumed or proven; one process at a time works there."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,6 +215,28 @@ def _same_recipe(run: Run, recipe: Recipe) -> None:
             where=str(run.folder),
             hint=f"resume with its own: {run.resume_command}; or start a new run with --out",
         )
+
+
+def refuse_other_recipes(runs: Sequence[Run]) -> None:
+    """Check that runs are of one recipe: that their weights differ by seeds of training and mix alone.
+
+    Raises:
+        RunError: another setting differs. A folder without a recipe, with a proof alone, is left aside.
+    """
+    made = [run for run in runs if run.exists]
+    settings = [_settings(_without_seeds(run.recipe())) for run in made]
+    for run, one in zip(made[1:], settings[1:], strict=True):
+        if other := [key for key in settings[0] | one if one.get(key) != settings[0].get(key)]:
+            raise RunError(
+                f"was made with other settings than {made[0].folder}: {', '.join(other)}",
+                where=str(run.folder),
+                hint="give runs of one recipe, as tune --seeds makes them; `seodang report RUN RUN` compares others",
+            )
+
+
+def _without_seeds(recipe: Recipe) -> Recipe:
+    parts = {"train": recipe.train, "mix": recipe.mix}
+    return recipe.model_copy(update={name: part.model_copy(update={"seed": 0}) for name, part in parts.items()})
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
