@@ -11,6 +11,7 @@ from seodang.types import Counts, Finding
 
 SHOWN = {
     "no_value": ["nan", "None", "null", r"\N", "#N/A", " NULL ", "NaN", "<NA>", "undefined"],
+    "no_value_part": ["존댓말로 바꾸세요.\n\nnan", "nan\n\n무엇인가요?", "고치세요.\n\nNone"],
     "printed_values": ["['답']", "['가', '나']", "{'text': ['답'], 'answer_start': [0]}"],
     "thoughts_in_answers": [
         "<thinking>음</thinking>답", "<reasoning>\n음\n</reasoning>\n답", "<Thought>음</Thought>", "<think>음… 답",
@@ -31,6 +32,7 @@ PLAIN = [
     "없음", "None of these.", "nan 은 숫자가 아니다", "[1] 참고", '["json"]', "it's ['a'] in Python", "café 38°C",
     "<think>\n음\n</think>\n\n답", "생각 <thinking> 태그", "<thinker> 답", "[think tank] 답", "<code>답</code>",
     r"C:\users\u00e9", "a_x0_b",
+    "nan\n은 값이 아니다", "값:\n\nnan 또는 None", "if x:\n    None",
     "{name}", "x^{{2}}", "<images>", "[image] 설명",
     '<img src="a.png">', "Ça va", "â", "naïve £5", "3 ×\u00a05", "CAFÉ”",
 ]  # fmt: skip

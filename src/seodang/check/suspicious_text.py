@@ -14,6 +14,9 @@ _NO_VALUE = frozenset(
     {"nan", "none", "null", "nil", "undefined", "na", "n/a", "<na>", "nat", r"\n", "[]", "{}", "[object object]"}
     | {"#n/a", "#na", "#null!", "#ref!", "#value!", "#name?", "#div/0!", "#num!"}
 )
+_EMPTY_PART = re.compile(  # an input behind its question, or a context before it, whose cell was empty
+    r"\n\n(?:nan|NaN|<NA>|NaT|None)(?=\n|$)|(?:^|\n)(?:nan|NaN|<NA>|NaT|None)\n\n"
+)
 _PRINTED = re.compile(r"\s*(?:\[\s*'.*'\s*\]|\{\s*'[^']*'\s*:.*\})\s*", re.DOTALL)
 _THOUGHT_TAG = re.compile(  # in the brackets of several makers; <think> itself is read as a thought
     r"\s*(?!(?-i:<think>))(?:[<\[◁]\|?(?:\w+:)?(?:think|thinking|thoughts?|reason|reasoning|reflection|scratchpad"
@@ -70,6 +73,12 @@ SIGNS = (
         hint="leave these rows out, unless the word is the answer",
         holds=lambda text: len(text) < 24 and text.strip().casefold() in _NO_VALUE,
         of_answers=True,
+    ),
+    Sign(
+        check="no_value_part",
+        what="an empty input or context was written as a word for no value (nan, None …)",
+        hint="leave such cells empty; in pandas: fillna('') before they become text",
+        holds=lambda text: "\n\n" in text and _EMPTY_PART.search(text) is not None,
     ),
     Sign(
         check="printed_values",
