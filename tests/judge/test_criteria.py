@@ -3,7 +3,7 @@
 import pytest
 
 from judge_server import read_prompt
-from seodang.judge.criteria import CRITERIA, SAFETY, Wording, read_reply
+from seodang.judge.criteria import CRITERIA, SAFETY, Wording, is_medical, read_reply
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,15 @@ def test_criteria_are_in_the_question_s_language_and_name_safety_in_medicine() -
     assert CRITERIA["en"] in asked
     assert "patient" not in asked
     assert "Only dates matter." in Wording(own="Only dates matter.", is_medical=True).prompt("When?", None, "1", "2")
+
+
+@pytest.mark.parametrize(
+    "name", ["한방상담", "hanbang", "kmed", "소화불량에 좋은 한약은?", "치과", "감기약 종류 좀 알려주세요."]
+)
+def test_medicine_is_known_by_names_and_questions(name: str) -> None:
+    """The safety of patients comes first in Korean medicine too."""
+    assert is_medical("run", name)
+    assert not is_medical("media", "요리", "계약 위반은 어떻게 하나요?", "의사소통", "북한의 수도는?", "sql", "medium")
 
 
 def test_a_text_cannot_close_its_own_tag() -> None:
