@@ -221,9 +221,8 @@ class ChatSeodang(BaseChatModel):
         tools, choice = changes.get("tools"), changes.get("tool_choice")
         form = self._chat_model.call_format if tools and choice != "none" else None
         beginning = _beginning(form, tools, choice) if form and tools else ""
-        asked = [_turn(message) for message in messages]
-        _refuse_unasked(asked)
-        turns = self._with_system(asked)
+        turns = self._with_system([_turn(message) for message in messages])
+        _refuse_answered(turns)
         prompt = self._chat_model.prompt(turns, tools if form else None, beginning=beginning)
         return _Request(
             prompt=tuple(prompt),
@@ -345,11 +344,9 @@ def _shared(model: str, trust_remote_code: bool) -> ChatModel:
         return chat_model
 
 
-def _refuse_unasked(turns: Sequence[Turn]) -> None:
-    """A template may leave a lone system text out, and write an answer behind an answer, as it was never trained."""
-    if all(turn["role"] == "system" for turn in turns):
-        raise ValueError("nothing is asked: give a message of the user")
-    if turns[-1]["role"] == "assistant":
+def _refuse_answered(turns: Sequence[Turn]) -> None:
+    """A template may begin an answer behind an answer, as it was never trained."""
+    if turns and turns[-1]["role"] == "assistant":
         raise ValueError("the conversation ends with an answer: end it with a question or a tool's result")
 
 
