@@ -100,7 +100,7 @@ def test_activations_grow_by_position_and_checkpointing_takes_them_away(kind: st
     assert two == pytest.approx(2 * one, rel=0.1)
     selective, full = (estimator.estimate(_packs([100] * 4, 1024), how).activations for how in ("selective", "full"))
     assert selective == pytest.approx((two + full) / 2, rel=0.1)
-    assert full < 0.2 * two
+    assert full < 0.25 * two
     assert not estimator.model.is_activation_checkpointing  # as it was
 
 

@@ -1,9 +1,12 @@
 """The own head against torch's cross entropy on all logits."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from seodang.data.pack import pack
 from seodang.model.engine import linear_cross_entropy
@@ -151,6 +154,25 @@ def test_later_packs_add_to_the_gradient_of_the_first(dtype: torch.dtype | None,
             torch.testing.assert_close(leaf.grad, total, rtol=tolerance, atol=tolerance * float(total.abs().max()))
             leaf.grad = None
     assert len(buffers) == 1
+
+
+def test_logits_are_kept_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of positions that do not fit into the gradient's memory: no block is larger than a tile's logits."""
+    monkeypatch.setattr(linear_cross_entropy, "TILE", 8)
+    monkeypatch.setattr(linear_cross_entropy, "KEPT_BYTES", 2**20)
+    made: list[int] = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = func(*args, **(kwargs or {}))
+            if func.overloadpacket in (torch.ops.aten.new_empty, torch.ops.aten.empty, torch.ops.aten.empty_like):
+                made.append(found.numel())
+            return found
+
+    hidden, weight, targets = torch.randn(50, 4, requires_grad=True), torch.randn(40, 4), torch.arange(50) % 40
+    with Sizes():
+        LinearCrossEntropy.apply(hidden, weight.requires_grad_(), None, targets, None, 1.0, True, Scratch())
+    assert max(made) == (50 - 4) * 8  # 4 positions fit into a gradient of 4 values a token
 
 
 def test_another_weight_than_the_one_handed_in_is_an_error() -> None:

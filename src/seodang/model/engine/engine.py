@@ -5,7 +5,7 @@ Whether sequences stay apart is asked of a tiny copy of the architecture, and in
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from seodang.model.engine.cuda_graphs import CudaGraphs, placed_embedding
 from seodang.model.engine.float16 import float16_objection, float16_remark
 from seodang.model.engine.head_gradient import GradientPlaces, Scratch
 from seodang.model.engine.layers.gated_mlp import light_gated_mlps
-from seodang.model.engine.layers.norms import light_norms
+from seodang.model.engine.layers.norms import light_norms, recomputed_norms
 from seodang.model.engine.layers.rope import dynamic_rope, forget_lengths
 from seodang.model.engine.linear_cross_entropy import OnTile
 from seodang.model.engine.loss import (
@@ -142,7 +142,7 @@ class Engine:
             yield placed_embedding(model, places)
         if self.compiled:
             yield compiled_layers(model, recompute=self.recompute)
-        elif self.light and model.device.type == "cpu":
+        elif self._is_light(model):
             yield light_norms(model)
             yield light_gated_mlps(model)
 
@@ -155,8 +155,12 @@ class Engine:
         device, dtype = model.device.type, self.compute_dtype
         if torch.is_grad_enabled() and not exact:
             dtype = self.training_dtype or dtype
-        with torch.autocast(device, dtype=dtype, enabled=dtype is not None, cache_enabled=not self.cuda_graphs):
+        kept = recomputed_norms() if self._is_light(model) else nullcontext()
+        with torch.autocast(device, dtype=dtype, enabled=dtype is not None, cache_enabled=not self.cuda_graphs), kept:
             yield
+
+    def _is_light(self, model: PreTrainedModel) -> bool:
+        return self.light and not self.compiled and model.device.type == "cpu"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Scratch:
-    """The head's large buffers, kept from one pack to the next on a CPU.
+    """Buffers of the size of the head's weights, kept from one pack to the next on a CPU.
 
     Whoever frees them gets them back page by page, each zeroed at its first touch: up to a third of a small model's
     step. With a scratch, the gradient of the weights (a leaf) is put into `.grad` and not passed on by autograd, which
@@ -20,15 +20,7 @@ class Scratch:
 
     def __init__(self) -> None:
         self.weight: Tensor | None = None  # of the next pack's loss, above 0; none: its backward pass brings it
-        self._logits = torch.empty(0)
         self._gradients: list[Tensor] = []  # that no pack between its forward and backward pass is writing to
-
-    def logits(self, hidden: Tensor, count: int) -> Tensor:
-        """[count] in the dtype of `hidden`, of unknown values."""
-        if self._logits.numel() < count or self._logits.dtype != hidden.dtype:
-            self._logits = torch.empty(0)  # freed before the larger one is made
-            self._logits = hidden.new_empty(count)
-        return self._logits[:count]
 
     def take_gradient(self, weight: Tensor) -> Tensor:
         """Like `weight`, of unknown values, and not what `weight.grad` holds."""

@@ -114,13 +114,11 @@ class LinearCrossEntropy(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             for chunk in chunks:
                 hidden, targets = hidden_SD[chunk].to(compute), targets_S[chunk]
-                kept_VN = None if spare_VD is None or chunk.start else spare_VD.view(compute)
-                if kept_VN is None and wants_grad:
-                    kept_VN = _kept_logits(hidden, weight_VD, scratch)
-                normalizer_N, chosen_N = walk.normalize(hidden, targets, kept_VN)
+                kept = walk.room(hidden, None if chunk.start else spare_VD) if wants_grad else None
+                normalizer_N, chosen_N = walk.normalize(hidden, targets, kept)
                 total += (normalizer_N - chosen_N).sum()
-                if kept_VN is not None:
-                    for tile, weight, grad in walk.gradients(kept_VN, normalizer_N, targets, into.scale):
+                if kept is not None:
+                    for tile, weight, grad in walk.gradients(kept, normalizer_N, targets, into.scale):
                         gradients.add(walk, chunk, tile, hidden, weight, grad)
         ctx.later = (into.later, weight_VD) if into.later else None
         ctx.scale, ctx.is_scaled = (into.scale if scratch else None), into.scale is not None
@@ -147,12 +145,6 @@ class LinearCrossEntropy(torch.autograd.Function):
             found[1] = None
         *found, found_rows = found
         return (*found, None, None, None, None, None, found_rows, None, None, None)
-
-
-def _kept_logits(hidden_ND: Tensor, weight_VD: Tensor, scratch: Scratch | None) -> Tensor:
-    """[V, N] of unknown values."""
-    count = len(hidden_ND) * len(weight_VD)
-    return (scratch.logits(hidden_ND, count) if scratch else hidden_ND.new_empty(count)).view(len(weight_VD), -1)
 
 
 OnTile = Callable[[slice, slice, Tensor, Tensor], None]
@@ -242,18 +234,28 @@ class _Walk:
         self._weight = weight_VD.new_empty(size * hidden_size if compute != weight_VD.dtype else 0, dtype=compute)
         self._product = self._raw.new_empty(max(rows, size) * hidden_size if self.is_cast else 0)
 
+    def room(self, hidden: Tensor, spare_VD: Tensor | None = None) -> list[Tensor]:
+        """For what `gradients` needs of N positions, a flat tensor for each tile: in `spare_VD`, or new.
+
+        New ones find place between what the layers keep for their backward pass; one block of them all would come on
+        top of it.
+        """
+        if spare_VD is not None:
+            return [spare_VD[tile].view(-1).view(hidden.dtype) for tile in self.tiles]
+        return [hidden.new_empty(len(hidden) * (tile.stop - tile.start)) for tile in self.tiles]
+
     def normalize(
         self,
         hidden: Tensor,
         targets_N: Tensor,
-        kept_VN: Tensor | None,
+        kept: list[Tensor] | None,
         on_tile: Callable[[slice, Tensor, Tensor], None] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """(log Σ exp of the logits [N], the targets' logits [N]); `kept_VN` takes what `gradients` needs, by tiles."""
+        """(log Σ exp of the logits [N], the targets' logits [N]); `kept` takes what `gradients` needs."""
         self._tops.clear()
         sums, chosen_N = [], torch.zeros(len(hidden), dtype=torch.float32, device=hidden.device)
-        for tile in self.tiles:
-            raw = self._raw_logits(kept_VN, tile, len(hidden))
+        for number, tile in enumerate(self.tiles):
+            raw = _shaped(kept[number] if kept else self._raw, (len(hidden), tile.stop - tile.start))
             torch.mm(hidden, self._weights(tile).T, out=raw)
             if self.bias_V is not None:
                 raw += self.bias_V[tile].to(raw.dtype)
@@ -268,7 +270,7 @@ class _Walk:
         return torch.stack(sums).logsumexp(0), chosen_N
 
     def gradients(
-        self, kept_VN: Tensor, normalizer_N: Tensor, targets_N: Tensor, scale: Tensor | None = None
+        self, kept: list[Tensor], normalizer_N: Tensor, targets_N: Tensor, scale: Tensor | None = None
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """(tile, its weights [W, D], gradient of the loss by its raw logits [N, W]), of what `normalize` left.
 
@@ -279,14 +281,14 @@ class _Walk:
         """
         scale = normalizer_N.new_ones(()) if scale is None else scale
         normalizer_N = normalizer_N - scale.log()
-        for tile, top in zip(self.tiles, self._tops, strict=True):
-            kept = self._raw_logits(kept_VN, tile, len(targets_N))
+        for tile, top, flat in zip(self.tiles, self._tops, kept, strict=True):
+            raw = _shaped(flat, (len(targets_N), tile.stop - tile.start))
             slope = None
             if self._is_in_place:
                 part = (top - normalizer_N.unsqueeze(-1)).exp_()
-                grad = torch.mul(kept, part, out=_shaped(self._work, kept.shape))
+                grad = torch.mul(raw, part, out=_shaped(self._work, raw.shape))
             else:
-                logits = self._logits(kept)
+                logits = self._logits(raw)
                 if self.softcap is not None:
                     slope = _shaped(self._slope, logits.shape).copy_(logits)
                     slope.div_(self.softcap).square_().neg_().add_(1.0)
@@ -308,11 +310,6 @@ class _Walk:
             torch.mm(a, b, out=total)
         else:
             total.addmm_(a, b)
-
-    def _raw_logits(self, kept_VN: Tensor | None, tile: slice, rows: int) -> Tensor:
-        """[N, W]; where they are kept, in the tile's own part of what may be wider than N."""
-        shape = (rows, tile.stop - tile.start)
-        return _shaped(self._raw if kept_VN is None else kept_VN[tile].view(-1), shape)
 
     def _weights(self, tile: slice) -> Tensor:
         """[W, D] in the dtype of the products."""

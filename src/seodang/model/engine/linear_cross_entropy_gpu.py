@@ -22,16 +22,20 @@ class LinearCrossEntropyGpu:
         self.bias_V, self.passes = bias_V, passes
         self.tile = slice(0, len(weight_VD))
 
+    def room(self, hidden: Tensor, spare_VD: Tensor | None = None) -> list[Tensor]:
+        """For the raw logits of N positions: one tensor [N, V]."""
+        assert spare_VD is None, "a gradient that takes products as a whole cannot take their logits first"
+        return [hidden.new_empty(len(hidden), len(self.weight_VD))]
+
     def normalize(
         self,
         hidden: Tensor,
         targets_N: Tensor,
-        kept_VN: Tensor | None,
+        kept: list[Tensor] | None,
         on_tile: Callable[[slice, Tensor, Tensor], None] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """(log Σ exp of the logits [N], the targets' logits [N]); `kept_VN` takes the raw logits."""
-        shape = (len(hidden), len(self.weight_VD))
-        raw = hidden.new_empty(shape) if kept_VN is None else kept_VN.view(shape)
+        """(log Σ exp of the logits [N], the targets' logits [N]); `kept` takes the raw logits."""
+        (raw,) = kept or self.room(hidden)
         torch.mm(hidden, self.weight_VD.T, out=raw)
         if self.bias_V is not None:
             raw += self.bias_V.to(raw.dtype)
@@ -40,14 +44,14 @@ class LinearCrossEntropyGpu:
         return self.passes.normalize(raw, targets_N)
 
     def gradients(
-        self, kept_VN: Tensor, normalizer_N: Tensor, targets_N: Tensor, scale: Tensor | None = None
+        self, kept: list[Tensor], normalizer_N: Tensor, targets_N: Tensor, scale: Tensor | None = None
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """(all of it, the weights [V, D], gradient of the loss by the raw logits [N, V]), in their place.
 
         Args:
             scale: of the loss, a scalar.
         """
-        raw = kept_VN.view(len(targets_N), len(self.weight_VD))
+        (raw,) = kept
         self.passes.to_gradient(raw, normalizer_N, targets_N, normalizer_N.new_ones(()) if scale is None else scale)
         yield self.tile, self.weight_VD, raw
 

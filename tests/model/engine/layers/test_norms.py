@@ -1,6 +1,8 @@
 """Norms keep only their input, RMS norms are recognized by what they compute, and nothing changes in the numbers."""
 
-from contextlib import nullcontext
+import gc
+import weakref
+from contextlib import ExitStack, nullcontext
 
 import pytest
 import torch
@@ -10,7 +12,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from seodang.model.engine.layers.norms import Rms, RmsNorm, fused_norms, light_norms, norms_of, rms_norm
+from seodang.model.engine.layers import norms
+from seodang.model.engine.layers.norms import (
+    Rms,
+    RmsNorm,
+    fused_norms,
+    light_norms,
+    norms_of,
+    recomputed_norms,
+    rms_norm,
+)
 from tiny import make_config, make_model
 
 
@@ -19,6 +30,10 @@ class _OtherNorm(LlamaRMSNorm):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return super().forward(hidden_states) * hidden_states.sign()
+
+
+class _Witness:
+    """Lives as long as what holds it."""
 
 
 @pytest.mark.parametrize(
@@ -43,10 +58,13 @@ def test_an_rms_norm_is_known_by_its_values(norm: nn.Module, expected: Rms | Non
     assert rms_norm(norm) == expected
 
 
-def test_a_norm_without_data_is_left_to_its_own_code() -> None:
-    """A memory estimate has nothing to compare."""
+def test_a_norm_without_data_is_known_as_well() -> None:
+    """A memory estimate asks a copy of it that has data."""
     with FakeTensorMode():
-        assert rms_norm(LlamaRMSNorm(32)) is None
+        assert rms_norm(LlamaRMSNorm(32)) == Rms(0.0, 1e-6)
+        assert rms_norm(Gemma3RMSNorm(32, eps=1e-5)) == Rms(1.0, 1e-5)
+        assert rms_norm(nn.RMSNorm(32, eps=1e-6)) == Rms(0.0, 1e-6)
+        assert rms_norm(_OtherNorm(32)) is None
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -78,6 +96,69 @@ def test_norms_keep_less_and_nothing_changes(kind: str) -> None:
         torch.testing.assert_close(light, plain, rtol=1e-5, atol=1e-5 * float(plain.abs().max()))
     assert kept[1] < 0.9 * kept[0]
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "llama", "qwen3"])
+def test_results_of_norms_are_not_kept(kind: str) -> None:
+    """Under `recomputed_norms` those before attention and MLP are gone after the forward pass; gradients are the same.
+
+    Their memory is cleared before the backward pass, which therefore would not find them.
+    """
+    model = make_model(make_config(kind))
+    before = ("input_layernorm", "pre_feedforward_layernorm" if kind == "gemma3" else "post_attention_layernorm")
+    gradients = []
+    for wanted in (False, True):
+        model.zero_grad()
+        results: list[torch.Tensor] = []
+        with light_norms(model), recomputed_norms() if wanted else nullcontext(), ExitStack() as hooked:
+            for name, norm in model.named_modules():
+                if name.endswith(before):
+                    hook = norm.register_forward_hook(lambda *given, kept=results: kept.append(given[-1]))
+                    hooked.callback(hook.remove)
+            logits = model(input_ids=torch.arange(3, 40).unsqueeze(0), use_cache=False).logits
+        assert len(results) == 2 * model.config.num_hidden_layers
+        for result in results if wanted else ():
+            result.untyped_storage().fill_(255)  # NaN
+        logits.logsumexp(-1).sum().backward()
+        gradients.append([weight.grad.clone() for weight in model.parameters()])
+    assert all(torch.equal(kept, computed) for kept, computed in zip(*gradients, strict=True))
+
+
+def test_a_result_is_computed_again_once_for_all_that_took_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three products share it, as in attention; after the norm's own backward pass nothing of it is left."""
+    count, compute = [0], norms._normed
+    monkeypatch.setattr(norms, "_normed", lambda *given: count.__setitem__(0, count[0] + 1) or compute(*given))
+    hidden = torch.randn(1, 4, 8, requires_grad=True)
+    weights = [nn.Parameter(torch.randn(3, 8)) for _ in range(3)]
+    with recomputed_norms():
+        normed = RmsNorm.apply(hidden, torch.ones(8), 1e-6)
+        node = normed.grad_fn
+        torch.stack([F.linear(normed, weight) for weight in weights]).square().sum().backward()
+    assert (count, node.normed) == ([2], None)
+
+
+def test_a_kept_tensor_that_is_changed_is_an_error() -> None:
+    """Never gradients of other values; autograd's own check knows nothing of tensors that hooks keep."""
+    with recomputed_norms():
+        doubled = torch.ones(4, requires_grad=True) * 2
+        squared = doubled.square()
+        doubled.mul_(3)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        squared.sum().backward()
+
+
+def test_what_is_kept_is_freed_with_the_graph() -> None:
+    """At once: an operation that keeps its own result does not hold itself."""
+    with recomputed_norms():
+        result = torch.ones(4, requires_grad=True).exp()
+    result.grad_fn.metadata["witness"] = witness = _Witness()
+    seen = weakref.ref(witness)
+    gc.disable()
+    try:
+        del result, witness
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_a_norm_in_16_bits_is_computed_again_to_the_bit() -> None:

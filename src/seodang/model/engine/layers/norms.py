@@ -3,6 +3,7 @@
 Legend: N rows, D size of a row.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -43,6 +44,55 @@ def light_norms(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for norm in norms:
             del norm.forward
+
+
+@contextmanager
+def recomputed_norms() -> Iterator[None]:
+    """Inside, what takes a light RMS norm's result does not keep it for the backward pass: it is computed again there.
+
+    The norm keeps its input anyway, and two multiplications a value are little beside the products that take it.
+    """
+    with torch.autograd.graph.saved_tensors_hooks(_keep, _give):
+        yield
+
+
+class _Kept(NamedTuple):
+    """A tensor as it was saved."""
+
+    tensor: Tensor
+    version: int
+
+    def give(self) -> Tensor:
+        """Raises RuntimeError, as autograd does without hooks."""
+        if self.tensor._version != self.version:
+            raise RuntimeError("a tensor that the backward pass needs was changed in place")
+        return self.tensor
+
+
+class _Normed(NamedTuple):
+    """The result of an RMS norm, which is not kept."""
+
+    node: Any  # its place in the graph
+    shape: torch.Size
+
+    def give(self) -> Tensor:
+        """Computed once for all that took it; the norm's own backward pass, which follows theirs, drops it."""
+        if self.node.normed is None:
+            self.node.normed = _normed(*self.node.saved_tensors)
+        normed: Tensor = self.node.normed
+        return normed.view(self.shape)
+
+
+def _keep(saved: Tensor) -> _Kept | _Normed:
+    normed = saved if saved._base is None else saved._base
+    is_normed = getattr(normed.grad_fn, "_forward_cls", None) is RmsNorm
+    if is_normed and saved.numel() == normed.numel() and saved.is_contiguous():
+        return _Normed(normed.grad_fn, saved.shape)
+    return _Kept(saved.detach(), saved._version)  # a node that held its own result would never be freed
+
+
+def _give(kept: _Kept | _Normed) -> Tensor:
+    return kept.give()
 
 
 @contextmanager
@@ -116,8 +166,11 @@ def rms_norm(norm: Any) -> Rms | None:
     compute: Callable[..., Tensor] = RmsNorm.apply
     eps = [value for name in ("eps", "variance_epsilon") if isinstance(value := getattr(norm, name, None), float)]
     has_one = isinstance(weight, Tensor) and [id(one) for one in norm.parameters()] == [id(weight)]
-    if not has_one or isinstance(weight, FakeTensor) or weight.dtype != torch.float32 or weight.ndim != 1 or not eps:
+    if not has_one or weight.dtype != torch.float32 or weight.ndim != 1 or not eps:
         return None
+    if isinstance(weight, FakeTensor):  # a memory estimate's
+        with unset_fake_temporarily():
+            return rms_norm(_with_data(norm))
     rows = torch.cos(torch.arange(3 * len(weight)) + 1.0).view(3, -1) * torch.tensor([[1e-3], [1.0], [30.0]])
     rows = rows.to(weight.device)
     try:
@@ -131,6 +184,13 @@ def rms_norm(norm: Any) -> Rms | None:
     return None
 
 
+def _with_data(norm: Any) -> Any:
+    """A copy on the CPU."""
+    with_data = copy.copy(norm)
+    with_data._parameters = {"weight": nn.Parameter(torch.linspace(0.5, 1.5, len(norm.weight)))}
+    return with_data
+
+
 class RmsNorm(torch.autograd.Function):
     """y = x · r · scale with r = rsqrt(mean x² + eps), in float32 whatever autocast says."""
 
@@ -139,13 +199,14 @@ class RmsNorm(torch.autograd.Function):
         mean = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).square_().div_(hidden.shape[-1])
         inverse = mean.add_(eps).rsqrt_()
         ctx.save_for_backward(hidden, inverse, scale_D)
-        normed: Tensor = (hidden * inverse).mul_(scale_D)
-        return normed
+        ctx.normed = None  # the result, while those who took it run backward
+        return _normed(hidden, inverse, scale_D)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """By scale: Σ g·x·r over the rows; by x: r·g·scale − x·r³·mean(g·x·scale)."""
         hidden, inverse, scale_D = ctx.saved_tensors
+        ctx.normed = None
         (grad,) = grads
         size = hidden.shape[-1]
         with torch.autocast(hidden.device.type, enabled=False):
@@ -155,3 +216,7 @@ class RmsNorm(torch.autograd.Function):
             slope = torch.mv(both_ND, scale_D).view(inverse.shape).mul_(inverse.pow(3)).div_(-size)
             grad_hidden = torch.mul(grad, scale_D, out=torch.empty_like(hidden)).mul_(inverse).addcmul_(hidden, slope)
         return grad_hidden, grad_scale, None
+
+
+def _normed(hidden: Tensor, inverse: Tensor, scale_D: Tensor) -> Tensor:
+    return (hidden * inverse).mul_(scale_D)
