@@ -40,6 +40,17 @@ def test_by_row_is_datasets_own_split(count: int, holdout: float) -> None:
     assert splits.holdout[:] == own["test"][:]
 
 
+def test_texts_are_not_called_questions() -> None:
+    """What is said of a source of plain text names texts; of questions, questions; of a column, the column."""
+    raw = texts([f"글 {n}" for n in range(40)])
+    assert split(raw, source(holdout=4), BY_QUESTION).counts.remarks == ("36 rows to train on, 4 held out by text",)
+    assert split(raw, source(holdout=4), BY_ROW).counts.remarks == ("36 rows to train on, 4 held out by row",)
+    asked = split(numbered(40), source(holdout=4), BY_QUESTION)
+    assert asked.counts.remarks == ("36 rows to train on, 4 held out by question",)
+    with pytest.raises(SourceError, match="but each text has at least 10"):
+        split(texts(["같은 글"] * 10 + ["다른 글"] * 10), source(holdout=4), BY_QUESTION)
+
+
 @pytest.mark.parametrize("shard", [1, 2, 3])
 def test_a_shard_is_datasets_own_shard(shard: int) -> None:
     """`take: 2/3` is .shard(num_shards=3, index=1) of the training rows."""

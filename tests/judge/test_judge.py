@@ -212,10 +212,11 @@ def test_at_most_so_many_questions_are_judged_evenly_over_all() -> None:
 
 
 def test_too_few_references_to_examine_a_judge_is_one_error() -> None:
-    """Without 20 planted pairs nothing is sent."""
+    """Without 20 planted pairs nothing is sent; the command that brings more answers is one that there is."""
     with pytest.raises(SeodangError, match="these answers give 10") as error:
         plan(sample_pairs(3, GOOD, BAD), settings("http://127.0.0.1:1"))
-    assert "ask.holdout" in error.value.hint
+    assert "ask.holdout in a copy of the run's recipe.yaml" in error.value.hint
+    assert "seodang prove RUN --recipe COPY --out FOLDER" in error.value.hint
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from seodang.data.encode.tokenize import Encoder, supervised_spans
 from seodang.data.lengths import lengths
 from seodang.data.mix import mix
 from seodang.data.read.convert import convert
+from seodang.data.read.raw_rows import UNSEEN
 from seodang.data.read.sources import read
 from seodang.data.split import Splits, separate, split
 from seodang.data.template.renderer import LEFT_OUT
@@ -84,7 +85,8 @@ def gather(sources: Sequence[Source], by: Split, counting: Counting = uncounted)
     for source in sources:
         rows, converted = convert(read(source, counting), source, by.by, counting)
         has_thinking = has_thinking or has_thoughts(rows)
-        splits[source.name] = split(rows, source, by)
+        parts = split(rows, source, by)
+        splits[source.name] = replace(parts, findings=(*_unseen(converted), *parts.findings))
         counts += [converted, splits[source.name].counts]
     splits, separated = separate(splits, by)
     return Gathered(splits=splits, counts=(*counts, *separated), has_thinking=has_thinking)
@@ -160,6 +162,16 @@ def join(rendered: RenderedSources, settings: Mix, *, max_tokens: int) -> Prepar
         samples=rendered.samples,
         findings=rendered.findings,
     )
+
+
+def _unseen(converted: Counts) -> list[Finding]:
+    """What a source holds beside its text, and is not trained on."""
+    hint = "leave out the rows that ask about them: only their text is trained on and measured"
+    return [
+        Finding(check="media_columns", severity="warn", where=f"source {converted.source}", what=remark, hint=hint)
+        for remark in converted.remarks
+        if remark.startswith(UNSEEN)
+    ]
 
 
 def rows_file(source: str, split_name: str) -> str:

@@ -60,7 +60,7 @@ def split(rows: Dataset, source: Source, by: Split) -> Splits:
         raise SourceError(
             f"no training rows left ({len(rows):,} rows, {len(holdout):,} held out{taken})",
             where=f"source {source.name}",
-            hint=f"all rows share one {by.by}: {BY_ROW_HINT}"
+            hint=f"all rows share one {_unit(rows, by)}: {BY_ROW_HINT}"
             if has_one_key
             else "hold out fewer, take more, or give more rows",
         )
@@ -70,7 +70,7 @@ def split(rows: Dataset, source: Source, by: Split) -> Splits:
         rows_in=len(rows),
         kept=len(train) + len(holdout),
         dropped={reason: count for reason, count in dropped.items() if count},
-        remarks=(f"{len(train):,} rows to train on, {len(holdout):,} held out by {by.by}",),
+        remarks=(f"{len(train):,} rows to train on, {len(holdout):,} held out by {_unit(rows, by)}",),
     )
     return Splits(train=train, holdout=holdout, counts=counts, findings=findings)
 
@@ -143,7 +143,7 @@ def _train_and_holdout(rows: Dataset, source: Source, by: Split) -> tuple[Datase
     is_holdout = _chosen_keys(rows_of_key, hashes, size)[key_of_row]
     if size and not is_holdout.any():
         raise SourceError(
-            f"holdout asks for {size:,.0f} rows, but each {by.by} has at least {rows_of_key.min():,}",
+            f"holdout asks for {size:,.0f} rows, but each {_unit(rows, by)} has at least {rows_of_key.min():,}",
             where=f"source {source.name}",
             hint=f"give a larger number, or {BY_ROW_HINT}",
         )
@@ -165,8 +165,9 @@ def _without_held_out(one: Splits, held_out: Sequence[_HeldOut], by: Split, name
             dropped[reason] = len(found)
             notes.extend(_notes(one.train, found, reason))
 
+    unit = _unit(one.train, by)
     for other in held_out:
-        drop(pc.is_in(keys, value_set=other.keys).to_numpy(), f"{by.by} is in the holdout of {other.source}")
+        drop(pc.is_in(keys, value_set=other.keys).to_numpy(), f"{unit} is in the holdout of {other.source}")
     exchanges = _Exchanges.of(one.train)
     if not exchanges.is_opening.all():
         for other in held_out:
@@ -176,7 +177,7 @@ def _without_held_out(one: Splits, held_out: Sequence[_HeldOut], by: Split, name
             drop(rows, f"a later turn is in the holdout of {other.source}")
     if len(keys) and not is_kept.any():
         raise SourceError(
-            f"each of its {len(keys):,} training rows has a {by.by} or turn that another source holds out",
+            f"each of its {len(keys):,} training rows has a {unit} or turn that another source holds out",
             where=f"source {name}",
             hint=f"is the same file in two sources? Else hold out fewer rows of the other source, or {BY_ROW_HINT}",
         )
@@ -246,6 +247,11 @@ def _chosen_keys(rows_of_key: NDArray[np.int64], hashes: NDArray[np.uint64], siz
     return is_chosen
 
 
+def _unit(rows: Dataset, by: Split) -> str:
+    """What is kept in one split: texts have no question, and are told apart by all that they hold."""
+    return "text" if by.by == "question" and len(rows) and rows[0]["text"] is not None else by.by
+
+
 def _holdout_findings(
     rows: Dataset, key_of_row: NDArray[np.int64], is_holdout: NDArray[np.bool_], size: float, by: Split, where: str
 ) -> tuple[Finding, ...]:
@@ -259,14 +265,15 @@ def _holdout_findings(
                 severity="warn",
                 where=where,
                 what=f"{held:,} of {len(rows):,} rows are held out; holdout: {size:g} asks for {asked:,.0f}",
-                hint=f"the rows of one {by.by} stay together: {BY_ROW_HINT}"
+                hint=f"the rows of one {_unit(rows, by)} stay together: {BY_ROW_HINT}"
                 + ("; a number of rows is never exceeded" if size < 1 else ""),
             )
         )
     rows_of_key = np.bincount(key_of_row)
     large = np.flatnonzero(rows_of_key > max(LARGE_SHARE * len(rows), asked, FAR_ROWS))
     if len(large):
-        what = f"one {by.by} has" if len(large) == 1 else f"{len(large)} values of {by.by} have"
+        unit = _unit(rows, by)
+        what = f"one {unit} has" if len(large) == 1 else f"{len(large)} values of {unit} have"
         findings.append(
             Finding(
                 check="large_group",

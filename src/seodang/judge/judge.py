@@ -78,7 +78,8 @@ def plan(
         raise SeodangError(
             f"the judge is examined on {NUM_PLANTED} planted pairs first, and these answers give {len(planted)}",
             where="judge",
-            hint="ask more held-out questions (ask.holdout), whose rows have reference answers, and prove again",
+            hint="ask more held-out questions: raise ask.holdout in a copy of the run's recipe.yaml, measure with it "
+            "(seodang prove RUN --recipe COPY --out FOLDER), and judge FOLDER",
         )
     chosen = choose(pairs, settings.questions)
     texts = [text for pair in pairs for text in (pair.question, pair.ours, pair.theirs, pair.reference) if text]

@@ -12,6 +12,7 @@ from datasets import Json, List
 
 from converted import convert_rows
 from paths import SHARED
+from seodang.data.prepare import gather
 from seodang.data.read.clean import exchange_hash, question_hash
 from seodang.data.read.convert import convert
 from seodang.data.read.sources import read
@@ -505,3 +506,27 @@ def test_broken_characters_of_a_tool_call_are_removed(tmp_path: Path) -> None:
     assert called["tool_calls"] == [{"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": ""}}}]
     assert (reported["tool_call_id"], reported["name"]) == ("1", "f")
     assert counts.changed == {"halves of characters (lone surrogates) removed": 2}
+
+
+MEDIA_ROWS = {  # columns, and what is said of them
+    "an image": ([{"image": "a.png"}, {"image": ""}, {"image": "b.png"}], "image (2 rows)"),
+    "as datasets stores it": ([{"image": {"bytes": None, "path": "a.png"}}, {"image": None}], "image (1 row)"),
+    "a list and a sound": ([{"images": ["a.png"], "음성": "b"}, {"images": []}], "images (1 row), 음성 (1 row)"),
+    "a file by its name": ([{"file": "scan/1.JPG"}, {"file": "notes.txt"}], "file (1 row)"),
+    "no media": ([{"file": "notes.txt", "image": None, "path": "a/b"}, {}], ""),
+    "a column that comes late": ([{}] * 1200 + [{"video": "v.mp4"}], "video (1 row)"),
+}
+
+
+@pytest.mark.parametrize("kind", MEDIA_ROWS)
+def test_images_that_the_model_does_not_get_are_a_warning(tmp_path: Path, kind: str) -> None:
+    """A filled column of images, sounds or videos is reported with its rows: the model is trained on the text alone."""
+    rows, said = MEDIA_ROWS[kind]
+    path = tmp_path / "d.jsonl"
+    lines = (json.dumps({"question": f"무엇 {n}?", "answer": "간", **row}) for n, row in enumerate(rows))
+    path.write_text("\n".join(lines), encoding="utf-8")
+    source = Source(name="s", role="domain", path=(str(path),), holdout=0)
+    (parts,) = gather([source], Split()).splits.values()
+    found = [f"{one.severity} {one.where}: {one.what}" for one in parts.findings if one.check == "media_columns"]
+    expected = f"warn source s: the model does not get the images, sounds or videos of some columns: {said}"
+    assert found == ([expected] if said else [])

@@ -54,6 +54,17 @@ TURN_ORDER = (
 # what the questions of a table ask about, where each of its columns is one
 THING = words("제품명 품목명 약품명 의약품명 item_name itemname product_name name 이름 명칭 질환명 병명")
 CHOICES = words("choices options candidates 선택지 보기")
+# columns of what a model that reads text alone does not get; the second ones only where they name such a file
+MEDIA = words(
+    "image images image_path image_paths image_url image_urls image_file img imgs img_path picture pictures photo "
+    "photos pixel_values audio audios audio_path audio_url audio_file sound speech "
+    "video videos video_path video_url video_file "
+    "이미지 이미지경로 이미지_경로 이미지파일 사진 그림 음성 음성파일 오디오 영상 동영상 비디오"
+)
+FILES = words("file files file_path filepath path attachment attachments media 파일 첨부 첨부파일")
+_MEDIA_FILE = re.compile(
+    r"\.(png|jpe?g|gif|webp|bmp|tiff?|dcm|svg|wav|mp3|flac|m4a|ogg|mp4|avi|mov|mkv|webm)$", re.IGNORECASE
+)
 KNOWN_COLUMNS = QUESTION | ANSWER | CONTEXT | TEXT | TURNS | SYSTEM | TOOLS | CHOICES
 
 SHORTEST_QUESTION = 6  # characters of a name that is a question
@@ -76,6 +87,15 @@ ROLES = {
 def column_key(name: str) -> str:
     """A column's name as the sets above hold it: lower case, words joined by _."""
     return re.sub(r"[\s\-]+", "_", name.casefold())
+
+
+def is_media(name: str, value: object) -> bool:
+    """Whether a cell holds or names an image, a sound or a video."""
+    key = column_key(name)
+    if key in FILES:
+        first = value[0] if isinstance(value, list) and value else value
+        return isinstance(first, str) and _MEDIA_FILE.search(first.rstrip()) is not None
+    return key in MEDIA and value not in (None, "", [], {})
 
 
 def is_question(name: str) -> bool:

@@ -5,7 +5,7 @@ Rows that cannot be used are dropped and counted; every change of text is counte
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from json.encoder import encode_basestring
@@ -24,10 +24,10 @@ from seodang.data.read.clean import (
     row_hash,
     text_hash,
 )
-from seodang.data.read.column_names import KNOWN_COLUMNS, column_key
+from seodang.data.read.column_names import FILES, KNOWN_COLUMNS, MEDIA, column_key, is_media
 from seodang.data.read.conversation import Conversation, read_row
 from seodang.data.read.layout import Layout, find_layout, require_column
-from seodang.data.read.raw_rows import Block, RawRow, RawRows
+from seodang.data.read.raw_rows import UNSEEN, Block, RawRow, RawRows
 from seodang.data.read.serialized import to_json
 from seodang.data.read.turns.loss_flags import ROW_FLAGS
 from seodang.data.read.unusable import UnusableRowError
@@ -75,7 +75,7 @@ def convert(
             new_columns.update(dict.fromkeys(unknown))
     if new_columns:  # JSON rows may bring columns further down than `read` looks ahead
         raw = replace(raw, columns=(*raw.columns, *new_columns))
-        if any(column_key(name) in KNOWN_COLUMNS | ROW_FLAGS for name in new_columns):
+        if any(column_key(name) in KNOWN_COLUMNS | ROW_FLAGS | MEDIA | FILES for name in new_columns):
             return convert(raw, source, split_by, counting)
     if not tally.kept:
         raise _nothing_left(raw, tally)
@@ -96,10 +96,14 @@ def _dropped_hash(row: RawRow) -> str:
         return text_hash(row.where)
 
 
-def _layout_remark(layout: Layout, raw: RawRows, group: str | None) -> str:
+def _unused(layout: Layout, columns: Iterable[str], group: str | None) -> list[str]:
     parts = {part.strip() for name in layout.used for part in name.split(JOIN)}  # a joined name: title + text
     used = layout.used | parts | {part.partition(".")[0] for part in parts}  # a dotted one leads into an object
-    unused = [name for name in raw.columns if name not in used and name != group]
+    return [name for name in columns if name not in used and name != group]
+
+
+def _layout_remark(layout: Layout, raw: RawRows, group: str | None) -> str:
+    unused = _unused(layout, raw.columns, group)
     keys = ", ".join(f"{key}: {name}" for key, name in layout.columns.items())
     return f"read as {layout.format} ({keys})" + (f"; not used: {', '.join(unused)}" if unused else "")
 
@@ -121,6 +125,7 @@ class _Tally:
         self.dropped: Counter[str] = Counter()
         self.changed: Counter[str] = Counter()
         self.noticed: Counter[str] = Counter()
+        self.media: Counter[str] = Counter()  # column → rows that fill it
         self.hints: dict[str, str] = {}  # reason → how to fix such rows
         self.notes: list[RowNote] = []
 
@@ -149,11 +154,14 @@ class _Tally:
         self.dropped.update(more.dropped)
         self.changed.update(more.changed)
         self.noticed.update(more.noticed)
+        self.media.update(more.media)
         self.hints.update(more.hints)
         self.notes += more.notes[: NOTES_KEPT - len(self.notes)]
 
     def remarks(self) -> list[str]:
-        return [f"rows {what}: {count}" for what, count in self.noticed.items() if count]
+        media = ", ".join(f"{name} ({count:,} {'row' if count == 1 else 'rows'})" for name, count in self.media.items())
+        noticed = [f"rows {what}: {count}" for what, count in self.noticed.items() if count]
+        return [*noticed, f"{UNSEEN}: {media}"] if media else noticed
 
     def counts(self, source: str, remarks: tuple[str, ...]) -> Counts:
         return Counts(
@@ -186,6 +194,8 @@ class _Conversion:
     def __init__(self, layout: Layout, source: Source, group: str | None, known: frozenset[str]) -> None:
         self.layout, self.source, self.group, self.known = layout, source, group, known
         self.schema = features().arrow_schema
+        unused = _unused(layout, sorted(known), group)
+        self.media = [name for name in unused if column_key(name) in MEDIA | FILES]
 
     def __call__(self, block: Block) -> tuple[pa.Table, _Tally, list[str]]:
         tally, new_columns = _Tally(), dict[str, None]()
@@ -205,6 +215,7 @@ class _Conversion:
                 continue
             rows.append(values)
             tally.keep(conversation, changes)
+            tally.media.update(name for name in self.media if is_media(name, row.fields.get(name)))
         columns = ((field, [row[field.name] for row in rows]) for field in self.schema)
         arrays = [
             _json_lists(values) if field.name == "messages" else pa.array(values, type=field.type)

@@ -13,6 +13,7 @@ from seodang.errors import UNPRINTABLE, SourceError
 
 BLOCK_ROWS = 1000
 BLOCK_CHARS = 1 << 24  # a block of huge cells has fewer rows
+UNSEEN = "the model does not get the images, sounds or videos of some columns"  # the remark becomes a finding
 NAN_READ_AS_NULL = "NaN read as null"
 
 

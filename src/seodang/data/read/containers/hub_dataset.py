@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seodang.data.read.arrow_values import ArrowRows
-from seodang.data.read.raw_rows import RawRow, RawRows, column_name
+from seodang.data.read.raw_rows import UNSEEN, RawRow, RawRows, column_name
 from seodang.errors import HubError, SourceError, first_line
 from seodang.hub_access import contact
 from seodang.recipe import Source
@@ -71,7 +71,7 @@ def read_hub(source: Source) -> RawRows:
     media = [name for name, feature in table.features.items() if type(feature).__name__ in MEDIA]
     if media:
         table = table.remove_columns(media)
-        remarks.append(f"pictures and sound are left out: {', '.join(media)}")
+        remarks.append(f"{UNSEEN}: {', '.join(media)}")
     if table.info.builder_name in ("csv", "pandas"):
         remarks.append(
             "the hub's CSV reader guesses types (007 becomes 7): download the file and name its path to avoid it"
