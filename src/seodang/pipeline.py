@@ -79,15 +79,16 @@ def tune(
             findings += plan.findings
             finish.show_inputs(run, settings, plan.memory, prepared, findings, renderer, resume=resume)
             preflight.refuse_findings(findings)
+            held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens)
     with clock.stage("load"), distributed.agreed():
         model = preflight.load_base(base, renderer, seed=settings.seed, four_bit=four_bit)
         preflight.check_tensors(model, base)
         stays = preflight.head_stays(model, settings, recipe.save, renderer)
-        preflight.check_disk(run, settings, model, renderer, plan.optimizer, head_stays=stays)
+        kept = proof_cost.base_bytes(model, held_out, head_stays=stays)
+        preflight.check_disk(run, settings, model, renderer, plan.optimizer, proof_bytes=kept)
         engine = preflight.make_engine(model, base, settings, prepared, will_train=not run.is_trained)
     finish.begin_run(run, recipe, placement, renderer, prepared, findings, resume=resume)
     clock.attach(run)
-    held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens)
     known = measure.known_base(run, model, held_out, placement, four_bit=four_bit)
     with proof_cost.expected_run(run, held_out, base, settings, prepared.lengths, known):
         with clock.stage("before"):

@@ -25,6 +25,7 @@ from seodang.stages.measure import (
     measure_tuned,
     rows_of,
 )  # fmt: skip
+from seodang.stages.proof_cost import base_bytes
 from seodang.types import Counts, Placement
 from seodang.user_paths import cache_folder
 from tiny import make_config, make_model
@@ -240,6 +241,16 @@ def test_a_head_that_training_leaves_is_not_kept(run: Run, held_out: EvaluationS
     assert measure_tuned(run, tuned, ENGINE, held_out).divergences == kept.divergences
     assert min(kept.divergences["medical"].values()) > 0
     assert measure_tuned(run, OTHER, ENGINE, held_out).divergences == {"medical": {}}
+
+
+@pytest.mark.parametrize("head_stays", [False, True])
+def test_the_disk_is_asked_for_what_is_kept_of_the_base(run: Run, held_out: EvaluationSet, head_stays: bool) -> None:
+    """Before training: its hidden states, which may be gigabytes, and its head where that changes."""
+    _base(run, BASE, ENGINE, held_out, use_cache=False, head_stays=head_stays)
+    written = sum(file.stat().st_size for file in run.hidden_states.rglob("*.npy"))
+    needed = base_bytes(BASE, held_out, head_stays=head_stays)
+    assert needed <= written <= needed + 2 * 128, "the files' headers aside"
+    assert base_bytes(BASE, replace(held_out, sources=[]), head_stays=head_stays) == 0
 
 
 @pytest.mark.parametrize("why", ["a custom output head", "heads of different sizes"])

@@ -270,12 +270,12 @@ def check_disk(
     renderer: Renderer,
     optimizer: Optimizer,
     *,
-    head_stays: bool,
+    proof_bytes: int,
 ) -> None:
-    """Stop before anything is measured if the disk cannot take what training writes.
+    """Stop before anything is measured if the disk cannot take what training and proof write.
 
     Args:
-        head_stays: the base's head is not kept for the proof.
+        proof_bytes: what is kept of the base until the proof is done.
 
     Raises:
         ResourceError: says how much is free and how much is needed.
@@ -290,7 +290,7 @@ def check_disk(
         weight_bytes=model.dtype.itemsize,
         optimizer=optimizer.name,
         adapter_parameters=num_adapter_parameters(model, adapter, new_token_ids(renderer)) if adapter else None,
-        proof_bytes=0 if head_stays else model.get_output_embeddings().weight.nbytes,
+        proof_bytes=proof_bytes,
     )
 
 

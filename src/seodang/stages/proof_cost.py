@@ -78,6 +78,19 @@ def proof_cost(held_out: EvaluationSet, base: Base, known: KnownBase | None = No
     )
 
 
+def base_bytes(model: PreTrainedModel, held_out: EvaluationSet, *, head_stays: bool) -> int:
+    """What is kept of the base on disk until the proof is done: float32 hidden states, and its head.
+
+    Args:
+        head_stays: training does not change the head, which is not kept then.
+    """
+    if not held_out.has_divergence:
+        return 0
+    head = model.get_output_embeddings().weight
+    tokens = sum(source.kl_tokens for source in held_out.sources)
+    return tokens * int(head.shape[1]) * torch.float32.itemsize + (0 if head_stays else head.nbytes)
+
+
 def training_time(
     base: Base, held_out: EvaluationSet, settings: Train, lengths: Lengths, *, done: int = 0
 ) -> TrainingTime:
