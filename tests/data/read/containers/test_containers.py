@@ -343,6 +343,9 @@ def test_patterns_choose_files(tmp_path: Path) -> None:
     assert places(rows(folder / "**/a*.jsonl"), folder)[::3] == ["a1.jsonl:1", "a2.jsonl:1", "in/a3.jsonl:1"]
     assert "no file matches this pattern" in error_of(folder / "c*.jsonl")
     assert "not a valid pattern" in error_of(folder / "**a/*.jsonl")
+    for every in ("**", "**/**"):
+        assert places(rows(folder / every), folder)[::3] == ["a1.jsonl:1", "a2.jsonl:1", "b1.jsonl:1", "in/a3.jsonl:1"]
+    assert places(rows(folder / "*" / "**"), folder)[::3] == ["in/a3.jsonl:1"]
     write_zip(folder / "x.zip", {"in/a.jsonl": LINES})
     write_zip(folder / "y.zip", {"out/a.jsonl": LINES})
     assert len(places(rows(folder / "*.zip/in/*.jsonl"), folder)) == 3, "an archive without such a file is passed over"

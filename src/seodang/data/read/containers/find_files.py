@@ -14,6 +14,7 @@ from typing import Any
 
 from seodang.data.read.column_names import nearest
 from seodang.data.read.containers.data_file import DataFile, ending
+from seodang.data.read.containers.patterns import matching_paths
 from seodang.data.read.containers.zip_members import Member, office_kind, zip_members
 from seodang.errors import SourceError
 from seodang.user_paths import expanded
@@ -391,10 +392,9 @@ def _matched(folder: Path, name: str, pattern: Sequence[str], split: str, given:
     """The files that a pattern matches; it may go on inside of archives that it matches."""
     cut = next((at for at, part in enumerate(pattern[:-1], 1) if part.lower().endswith(".zip")), len(pattern))
     start = f"{name}/" if name and not name.endswith("/") else name
-    paths = sorted(folder.glob("/".join(pattern[:cut])))
     entries: list[Entry] = []
-    for path in paths:
-        shown = start + readable(path.relative_to(folder).as_posix())
+    for path in matching_paths(folder, pattern[:cut]):
+        shown = start + readable(path.relative_to(folder).as_posix()) if path != folder else name or "."
         if path.is_dir() and cut == len(pattern):
             entries += _walked(path, shown, split)
         elif path.is_file():
