@@ -5,7 +5,7 @@ Works on hashes [rows]: a source of a million rows takes some tens of megabytes,
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -76,6 +76,22 @@ class _Facts:
         return f"{found['file']}:{found['row']}"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Trained:
+    """Hashes that one source trains on: sorted once, and looked up by the holdout of every source."""
+
+    question: NDArray[np.int64]
+    spelled: NDArray[np.int64]
+    exchange: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, facts: _Facts) -> "_Trained":
+        rows = facts.num_train
+        found = (facts.question[:rows], facts.spelled[:rows], facts.exchanges.below(rows).key)
+        question, spelled, exchange = map(np.unique, found)
+        return cls(question=question, spelled=spelled, exchange=exchange)
+
+
 def audit(splits: Mapping[str, Splits], by: Split, *, fewest_held_out: float = 0.0) -> list[Finding]:
     """Findings about each source and its split, and what occurs in both splits: questions (none when rows are split by
     question) and questions with their answers, whichever turn they are.
@@ -84,13 +100,14 @@ def audit(splits: Mapping[str, Splits], by: Split, *, fewest_held_out: float = 0
         fewest_held_out: held-out rows of a source below which the proof shows no interval.
     """
     facts = {name: _read(one) for name, one in splits.items()}
+    trained = {name: _Trained.of(known) for name, known in facts.items()}
     findings = list(_few_rows(facts, fewest_held_out))
     for name, known in facts.items():
         where = f"source {name}"
         for check in (_copies, _contradictions, _echoes, _languages, _suspicious):
             findings.extend(check(known, where))
         findings.extend(known.splits.findings)
-        findings.extend(_leaks(name, facts, by))
+        findings.extend(_leaks(name, facts[name], trained, by))
     return findings
 
 
@@ -206,9 +223,10 @@ def _suspicious(facts: _Facts, where: str) -> Iterator[Finding]:
             )
 
 
-def _leaks(name: str, facts: Mapping[str, _Facts], by: Split) -> Iterator[Finding]:
+def _leaks(name: str, facts: _Facts, trained: Mapping[str, _Trained], by: Split) -> Iterator[Finding]:
     """Holdout rows of one source whose question is trained on, in this source or another; then those of a turn."""
-    leaked, trained_in = _trained_on(name, facts, lambda known: known.question)
+    questions = {other: known.question for other, known in trained.items()}
+    leaked, trained_in = _trained_on(facts.question[facts.num_train :], questions)
     if trained_in:
         yield Finding(
             check="split_leak",
@@ -217,9 +235,10 @@ def _leaks(name: str, facts: Mapping[str, _Facts], by: Split) -> Iterator[Findin
             what=f"{int(leaked.sum()):,} of {len(leaked):,} holdout rows ask a question that is trained on too "
             f"(in {', '.join(trained_in)}; split by {by.by}): the measured loss is optimistic (leakage)",
             hint="split: {by: question} keeps a question in one split",
-            rows=facts[name].row_places(np.flatnonzero(leaked) + facts[name].num_train),
+            rows=facts.row_places(np.flatnonzero(leaked) + facts.num_train),
         )
-    alike, trained_in = _trained_on(name, facts, lambda known: known.spelled, known_rows=leaked)
+    spelled = {other: known.spelled for other, known in trained.items()}
+    alike, trained_in = _trained_on(facts.spelled[facts.num_train :], spelled, known_rows=leaked)
     if trained_in:
         yield Finding(
             check="spelling_leak",
@@ -228,27 +247,25 @@ def _leaks(name: str, facts: Mapping[str, _Facts], by: Split) -> Iterator[Findin
             what=f"{int(alike.sum()):,} of {len(alike):,} holdout rows ask a question that is trained on with other "
             f"blanks or punctuation (in {', '.join(trained_in)}): the measured loss is optimistic (leakage)",
             hint="write these questions alike: the same question stays in one split",
-            rows=facts[name].row_places(np.flatnonzero(alike) + facts[name].num_train),
+            rows=facts.row_places(np.flatnonzero(alike) + facts.num_train),
         )
-    yield from _turn_leaks(name, facts, known_rows=leaked)
+    yield from _turn_leaks(name, facts, trained, known_rows=leaked)
 
 
 def _trained_on(
-    name: str,
-    facts: Mapping[str, _Facts],
-    of: Callable[[_Facts], NDArray[np.int64]],
-    known_rows: NDArray[np.bool_] | None = None,
+    held_out: NDArray[np.int64], trained: Mapping[str, NDArray[np.int64]], known_rows: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.bool_], list[str]]:
-    """Which holdout rows of one source have a hash that is trained on [holdout rows], and in which sources.
+    """Which holdout rows have a hash that is trained on [holdout rows], and in which sources.
 
     Args:
+        held_out: hash of each holdout row of one source.
+        trained: source → hashes, ascending.
         known_rows: [holdout rows] that are reported already.
     """
-    held_out = of(facts[name])[facts[name].num_train :]
     leaked = np.zeros(len(held_out), dtype=bool)
     trained_in = []
-    for other, known in facts.items():
-        is_trained = np.isin(held_out, of(known)[: known.num_train])
+    for other, known in trained.items():
+        is_trained = _is_in(held_out, known)
         if known_rows is not None:
             is_trained &= ~known_rows
         if is_trained.any():
@@ -257,17 +274,28 @@ def _trained_on(
     return leaked, trained_in
 
 
-def _turn_leaks(name: str, facts: Mapping[str, _Facts], *, known_rows: NDArray[np.bool_]) -> Iterator[Finding]:
+def _is_in(values: NDArray[np.int64], ascending: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which values there are among others [values]."""
+    if not len(ascending):
+        return np.zeros(len(values), dtype=bool)
+    places = np.searchsorted(ascending, values)
+    found: NDArray[np.bool_] = ascending[np.minimum(places, len(ascending) - 1)] == values
+    return found
+
+
+def _turn_leaks(
+    name: str, facts: _Facts, trained: Mapping[str, _Trained], *, known_rows: NDArray[np.bool_]
+) -> Iterator[Finding]:
     """Holdout rows of one source with a question and answer that are trained on as some turn of another row.
 
     Args:
         known_rows: [holdout rows] that are reported already.
     """
-    held_out = facts[name].exchanges.beyond(facts[name].num_train)
+    held_out = facts.exchanges.beyond(facts.num_train)
     leaked = np.zeros(len(known_rows), dtype=bool)
     trained_in = []
-    for other, known in facts.items():
-        rows = held_out.row[np.isin(held_out.key, known.exchanges.below(known.num_train).key)]
+    for other, known in trained.items():
+        rows = held_out.row[_is_in(held_out.key, known.exchange)]
         rows = rows[~known_rows[rows]]
         if len(rows):
             leaked[rows] = True
@@ -280,7 +308,7 @@ def _turn_leaks(name: str, facts: Mapping[str, _Facts], *, known_rows: NDArray[n
             what=f"{int(leaked.sum()):,} of {len(leaked):,} holdout rows hold a question with its answer that is "
             f"trained as a turn of another row (in {', '.join(trained_in)}): the measured loss is optimistic (leakage)",
             hint="fine for greetings; else leave these turns out of one of the rows",
-            rows=facts[name].row_places(np.flatnonzero(leaked) + facts[name].num_train),
+            rows=facts.row_places(np.flatnonzero(leaked) + facts.num_train),
         )
 
 
