@@ -3,6 +3,7 @@
 
 ours    what `seodang tune` does before a model is loaded, and the first step's packs; prepared rows are kept in
         $SEODANG_CACHE, so that a second call is a second start
+stages  the same up to the plan of what is measured, with the CPU seconds and the memory of each stage
 trl     TRL's SFTTrainer as it is made from the same file: load_dataset, chat template, tokens, labels
 """
 
@@ -53,6 +54,55 @@ def ours(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def stages(args: argparse.Namespace) -> dict[str, Any]:
+    """CPU seconds of each stage, workers included, and the largest memory of this process and of a worker, in GB."""
+    import resource
+
+    import datasets  # noqa: F401
+
+    from seodang.model.placement import choose_placement
+    from seodang.recipe import load_recipe
+    from seodang.stages import measure, preflight, preparation
+
+    source = {"name": "rows", "role": "domain", "path": str(args.rows), "holdout": args.holdout}
+    recipe = load_recipe(
+        {"name": "bench", "model": str(args.model), "sources": [source], "train": {"max_tokens": args.max_tokens}}
+    )
+    seconds: dict[str, float] = {}
+    since = sum(os.times()[:4])
+
+    def done(stage: str) -> None:
+        nonlocal since
+        now = sum(os.times()[:4])
+        seconds[stage], since = round(now - since, 2), now
+
+    base = preflight.resolve_base(recipe.model, choose_placement(recipe.model))
+    done("tokenizer")
+    row_cache = preparation.open_row_cache()
+    sources = preparation.read_sources(recipe.sources, recipe.split, row_cache)
+    done("read, convert, split, audit")
+    renderer = preparation.make_renderer(
+        base.tokenizer, recipe.template, num_embeddings=base.num_embeddings, has_thinking=sources.has_thinking,
+        system=None, loss_on=recipe.train.loss_on,
+    )  # fmt: skip
+    done("template")
+    encoded = preparation.encode(sources, renderer, recipe.train, row_cache)
+    done("render, tokenize, mask, keep")
+    prepared = preparation.mix_sources(encoded, recipe.mix, max_tokens=recipe.train.max_tokens)
+    done("mix, lengths")
+    held_out = measure.make_evaluation_set(recipe, prepared, renderer, args.max_tokens)
+    done("what is measured")
+    memory = {"process": resource.RUSAGE_SELF, "worker": resource.RUSAGE_CHILDREN}
+    return {
+        "seconds": sum(seconds.values()),
+        "stages": seconds,
+        "rows": sum(counts.rows_in for counts in encoded.counts if counts.stage == "convert"),
+        "rows_left": sum(map(len, prepared.rows.values())),
+        "held_out": sum(len(one.rows) for one in held_out.sources),
+        "rss_gb": {name: round(resource.getrusage(who).ru_maxrss / 1e6, 2) for name, who in memory.items()},
+    }
+
+
 def trl(args: argparse.Namespace) -> dict[str, Any]:
     """The trainer's own preparation, loss on answers only."""
     from datasets import load_dataset
@@ -80,13 +130,14 @@ def trl(args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("arm", choices=["ours", "trl"])
+    parser.add_argument("arm", choices=["ours", "stages", "trl"])
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--max-tokens", type=int, required=True)
+    parser.add_argument("--holdout", type=float, default=0.02, help="of the arm `stages`")
     parser.add_argument("--processes", type=int, default=None)
     args = parser.parse_args()
-    result = {"ours": ours, "trl": trl}[args.arm](args)
+    result = {"ours": ours, "stages": stages, "trl": trl}[args.arm](args)
     print(json.dumps({**result, "cpu_seconds": sum(os.times()[:4])}))
 
 

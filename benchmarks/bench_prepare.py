@@ -3,6 +3,9 @@
 
     python benchmarks/bench_prepare.py                1,000,000 rows ours, 50,000 rows of TRL
     python benchmarks/bench_prepare.py --quick        50,000 and 5,000 rows (under 3 minutes)
+    python benchmarks/bench_prepare.py --growth 3000 30000 300000
+                                                      CPU seconds of each stage at these numbers of rows, for each
+                                                      kind of file: what grows faster than its rows is a fault
 
 Rows are real ones, numbered and repeated until there are enough. Each arm runs in a process of its own: ours, ours
 again (the second start, with what the first one kept), ours on the peer's rows, TRL with one process and with two.
@@ -13,6 +16,8 @@ Memory is the sum of PSS over an arm's processes, sampled: pages of mapped files
 """
 
 import argparse
+import csv
+import gzip
 import json
 import os
 import platform
@@ -63,6 +68,66 @@ def write_rows(path: Path, conversations: list[list[dict[str, str]]], count: int
         for number, (first, *rest) in enumerate(islice(cycle(conversations), count), start=1):
             turns = [{**first, "content": f"{first['content']} ({number})"}, *rest]
             lines.write(json.dumps({"messages": turns}, ensure_ascii=False) + "\n")
+
+
+KINDS = ("lines", "gzip", "table", "parquet", "folder", "text")  # of the data whose growth is measured
+FILE_ROWS = 20  # of each file of a folder
+TEXT_ROWS = 10  # conversations of one plain text
+
+
+def write_kind(kind: str, folder: Path, conversations: list[list[dict[str, str]]], count: int) -> Path:
+    """So many rows as one kind of data: questions with answers, of a text several together."""
+    pairs = [
+        {"question": f"{turns[0]['content']} ({number})", "answer": turns[1]["content"]}
+        for number, turns in enumerate(islice(cycle(filter(lambda one: len(one) > 1, conversations)), count), start=1)
+    ]
+    lines = [json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs]
+    path = folder / f"{kind}-{count}"
+    if kind == "folder":
+        path.mkdir()
+        for start in range(0, count, FILE_ROWS):
+            (path / f"{start:09}.jsonl").write_text("".join(lines[start : start + FILE_ROWS]), encoding="utf-8")
+        return path
+    if kind == "text":
+        texts = [
+            "\n\n".join(" ".join(pair.values()) for pair in pairs[at : at + TEXT_ROWS])
+            for at in range(0, count, TEXT_ROWS)
+        ]
+        lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts]
+    if kind == "parquet":
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        parquet.write_table(pa.Table.from_pylist(pairs), path)
+    elif kind == "table":
+        with path.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, ["question", "answer"])
+            table.writeheader()
+            table.writerows(pairs)
+        return path.with_suffix(".csv")
+    else:
+        with (gzip.open if kind == "gzip" else open)(path, "wt", encoding="utf-8") as file:
+            file.writelines(lines)
+    return path
+
+
+def growth(args: argparse.Namespace, folder: Path, conversations: list[list[dict[str, str]]]) -> dict[str, Any]:
+    """By kind and number of rows: CPU seconds of each stage, and memory."""
+    found: dict[str, dict[int, Any]] = {}
+    for kind in args.kinds:
+        for count in args.growth:
+            rows = write_kind(kind, folder, conversations, count)
+            cache = folder / "cache"
+            settings = {"SEODANG_CACHE": str(cache), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
+            one = run_arm("stages", args, folder, rows, **settings)
+            shutil.rmtree(cache)
+            shutil.rmtree(rows) if rows.is_dir() else rows.unlink()
+            found.setdefault(kind, {})[count] = {
+                key: one[key] for key in ("stages", "rows", "held_out", "rss_gb", "peak_gb")
+            }
+            shown = "  ".join(f"{stage} {seconds}" for stage, seconds in one["stages"].items())
+            print(f"{kind:8} {count:9,}  {shown}", flush=True)
+    return found
 
 
 def make_model(folder: Path, tokenizer: Path) -> None:
@@ -133,6 +198,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--peer-rows", type=int, default=50_000, help="0: no peer")
+    parser.add_argument(
+        "--growth", type=int, nargs="+", metavar="ROWS", help="stages at these numbers of rows, no peer"
+    )
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of data, with --growth")
     parser.add_argument("--data", type=Path, default=None, help="JSON Lines; default: shared/data, else the samples")
     parser.add_argument("--tokenizer", type=Path, default=SHARED / "tokenizers" / "gemma3", help="instruct, a folder")
     parser.add_argument("--folder", type=Path, default=None, help="for the work; default: a temporary one")
@@ -145,8 +214,15 @@ def main() -> None:
         folder = Path(name)
         conversations = read_conversations(data)
         make_model(folder / "model", args.tokenizer)
-        write_rows(folder / "rows.jsonl", conversations, args.rows)
-        result = summary(args, len(conversations), run(args, folder, conversations))
+        if args.growth:
+            result: dict[str, Any] = {
+                "date": date.today().isoformat(),
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "growth": growth(args, folder, conversations),
+            }
+        else:
+            write_rows(folder / "rows.jsonl", conversations, args.rows)
+            result = summary(args, len(conversations), run(args, folder, conversations))
     if args.out:
         args.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
     print(json.dumps(result))
