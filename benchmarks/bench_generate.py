@@ -40,7 +40,8 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from random_models import CONFIGS, EOS, machine_name, make_model, make_tokenizer
 from seodang.model.generate.batch import Prompt, generate, prompt_ids
-from seodang.model.load import choose_placement, load_model, load_tokenizer
+from seodang.model.load import load_model, load_tokenizer
+from seodang.model.placement import choose_placement
 from seodang.model.save import end_ids
 from seodang.recipe import Generate, Model
 from seodang.train.throughput import memory_rate, synchronize

@@ -32,7 +32,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from arms import ArmError, run, speed, steady
-from seodang.model.load import choose_placement, resolve_model
+from seodang.model.load import resolve_model
+from seodang.model.placement import choose_placement
 from seodang.recipe import Model
 from seodang.train.throughput import matrix_rate, memory_rate, optimizer_bytes, step_flops
 from shapes import step_of, text_stream, write_rows

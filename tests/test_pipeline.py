@@ -21,7 +21,8 @@ from command import json_lines
 from launched import run_alone
 from seodang.errors import RunError
 from seodang.proof.proof import proof_of_run
-from seodang.recipe import Recipe, load_recipe, shipped_recipes
+from seodang.recipe import Recipe, load_recipe
+from seodang.recipe_file import shipped_recipes
 from seodang.run.folder import Run
 from seodang.show.language import texts_in
 

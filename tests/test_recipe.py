@@ -13,8 +13,8 @@ from seodang.errors import RecipeError
 from seodang.other_names import KEYS, NO_KEY, VALUES
 from seodang.pipeline import QUICK_DEMO
 from seodang.publish.card import published_recipe
-from seodang.recipe import Generate, Recipe, Source, load_recipe, shipped_recipes
-from seodang.recipe_file import known_keys
+from seodang.recipe import Generate, Recipe, Source, load_recipe
+from seodang.recipe_file import known_keys, shipped_recipes
 from seodang.run.start import dump_recipe
 
 MEDICAL = {"name": "medical", "role": "domain", "path": "medical.json"}

@@ -14,8 +14,9 @@ from seodang.alpha.curve import ALPHAS, AlphaCurve, Measuring, make_curve, make_
 from seodang.errors import RunError, SeodangError
 from seodang.json_values import to_json
 from seodang.model.interpolate import interpolate
-from seodang.model.load import describe, load_config, load_model, load_tokenizer, save_model
+from seodang.model.load import load_config, load_model, load_tokenizer
 from seodang.model.placement import choose_placement
+from seodang.model.save import describe, save_model
 from seodang.pipeline import prepare
 from seodang.run.evidence import read_manifest
 from seodang.run.folder import ALPHA, COUNTS, DROPPED, FINDINGS, LENGTHS, SAMPLES, Run

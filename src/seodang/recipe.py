@@ -23,8 +23,6 @@ from pydantic_core import InitErrorDetails
 
 from seodang.errors import RecipeError
 from seodang.recipe_file import absolute, fault_lines, is_shipped_template, read_recipe
-from seodang.recipe_file import shipped_recipes as shipped_recipes
-from seodang.recipe_rules import JOIN as JOIN
 from seodang.recipe_rules import (
     Amount,
     disagreements,

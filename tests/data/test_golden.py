@@ -12,8 +12,9 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from chat_styles import Conversation
 from qa_rows import FEATURES, key
 from real_tokenizers import real_tokenizer
-from seodang.data.encode.rows import Renderer, render
+from seodang.data.encode.rows import render
 from seodang.data.template.find import ChatTemplate, apply_template, find_template
+from seodang.data.template.renderer import Renderer
 from seodang.recipe import Template
 from seodang.types import IGNORED
 

@@ -16,10 +16,10 @@ from command import json_lines
 from command import seodang as command
 from seodang.check.audit import audit
 from seodang.data import row_cache as module
-from seodang.data.encode.rows import Renderer
 from seodang.data.prepare import Prepared, RenderedSources, gather, join, render_sources
 from seodang.data.row_cache import ENTRY, Store, code_hash, rows_key, sources_key
 from seodang.data.template.find import apply_template, find_template
+from seodang.data.template.renderer import Renderer
 from seodang.errors import SourceError
 from seodang.recipe import Recipe, Template, load_recipe
 from seodang.types import IGNORED

@@ -12,9 +12,9 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from real_tokenizers import real_tokenizer
 from seodang.data.template.find import apply_template, find_template
 from seodang.model.load import base_folder, load_model, load_tokenizer
-from seodang.model.placement import Placement
 from seodang.model.save import save_model
 from seodang.recipe import Model, Template
+from seodang.types import Placement
 from tiny import make_config, make_model
 
 CPU = Placement(device="cpu", dtype="float32", compute_dtype="float32", attention="packed", reasons=())

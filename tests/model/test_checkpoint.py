@@ -11,9 +11,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedToke
 from seodang.errors import ModelError
 from seodang.model.checkpoint import shortened, tensor_files
 from seodang.model.load import check_untaken, load_model
-from seodang.model.placement import Placement
 from seodang.model.save import save_model
 from seodang.recipe import Model
+from seodang.types import Placement
 from tiny import make_config, make_model
 
 CPU = Placement(device="cpu", dtype="float32", compute_dtype="float32", attention="packed", reasons=())

@@ -21,8 +21,8 @@ from transformers import (
 from real_tokenizers import real_tokenizer
 from seodang.errors import HubError, ModelError
 from seodang.model.load import load_config, load_model, load_tokenizer, resolve_model
-from seodang.model.placement import Placement
 from seodang.recipe import Model
+from seodang.types import Placement
 from tiny import make_config, make_model
 
 CPU = Placement(device="cpu", dtype="float32", compute_dtype="float32", attention="packed", reasons=())

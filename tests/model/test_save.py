@@ -16,14 +16,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from seodang.data.encode.rows import Renderer
 from seodang.data.template.find import apply_template, find_template
+from seodang.data.template.renderer import Renderer
 from seodang.errors import ModelError
 from seodang.model.engine.attention import PACKED, attention
 from seodang.model.load import load_model, load_tokenizer, load_weights
-from seodang.model.placement import Placement
 from seodang.model.save import describe, end_ids, round_weights, save_model
 from seodang.recipe import Generate, Model, Template
+from seodang.types import Placement
 from tiny import make_config, make_model
 
 TEMPLATE = (

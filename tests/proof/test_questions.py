@@ -6,8 +6,8 @@ from typing import Any
 from datasets import Dataset
 
 from qa_rows import data_set, row
-from seodang.data.encode.rows import parse_tools
 from seodang.data.read.serialized import to_json
+from seodang.data.template.renderer import parse_tools
 from seodang.proof.questions import questions
 from seodang.recipe import Ask
 

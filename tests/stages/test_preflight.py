@@ -16,12 +16,12 @@ from seodang.data.template.find import OWN as OWN_TEMPLATE
 from seodang.errors import GateError, ModelError
 from seodang.model.engine.engine import Engine
 from seodang.model.load import grow_vocabulary, load_model
-from seodang.model.placement import Placement
 from seodang.proof.evaluate import evaluate
 from seodang.recipe import Model, Recipe, Save, Train
 from seodang.run.folder import PROOF, Run
 from seodang.serve.chat_model import load_chat_model, with_system
 from seodang.stages import preflight
+from seodang.types import Placement
 from tiny import make_config, make_model
 from tiny_recipe import tiny_recipe
 

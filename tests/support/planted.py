@@ -18,8 +18,9 @@ from transformers import AutoTokenizer
 
 from qa_rows import key, talk_rows
 from real_tokenizers import real_tokenizer
-from seodang.data.encode.rows import Renderer, render
+from seodang.data.encode.rows import render
 from seodang.data.template.find import apply_template, find_template
+from seodang.data.template.renderer import Renderer
 from seodang.recipe import Template
 from seodang.types import Counts
 from served import check_served

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from planted_rows import noisy_rows, text_rows
 from seodang.alpha.curve import ALPHAS, AlphaCurve, Measuring, Rows, make_curve, make_points, make_proof, recommended
-from seodang.proof.measured_rows import MeasuredRow, RowLoss
+from seodang.proof.measured_rows import MeasuredRow
 from seodang.recipe import Tolerance
+from seodang.run.base_measurement import RowLoss
 
 MEASURING = Measuring(
     roles={"medical": "domain", "wiki": "retention"}, trained=["medical"], tolerance=Tolerance(), effective_shares={}

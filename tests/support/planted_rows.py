@@ -4,7 +4,8 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from seodang.proof.measured_rows import Half, MeasuredRow, PromptLosses, RowContrast, RowLoss
+from seodang.proof.measured_rows import Half, MeasuredRow, RowContrast
+from seodang.run.base_measurement import PromptLosses, RowLoss
 
 FOREIGN = 3  # prompts of other rows
 

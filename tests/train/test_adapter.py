@@ -16,7 +16,8 @@ from seodang.data.pack import pack
 from seodang.errors import ModelError, ResourceError
 from seodang.model.engine.engine import choose_engine
 from seodang.model.engine.loss import linear_cross_entropy_loss, on_device
-from seodang.model.load import choose_placement, load_model
+from seodang.model.load import load_model
+from seodang.model.placement import choose_placement
 from seodang.model.save import save_model
 from seodang.proof.evaluate import evaluate
 from seodang.recipe import Adapter, Model, Train

@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM
 from seodang import distributed
 from seodang.data.pack import Plan, pack, pack_step
 from seodang.model.engine.engine import Engine
-from seodang.model.placement import Placement
 from seodang.recipe import Adapter, Train
 from seodang.train.memory_estimate import MemoryEstimator, MemoryUsage, make_estimator
 from seodang.train.resources import (
@@ -31,7 +30,7 @@ from seodang.train.resources import (
     process_memory,
 )
 from seodang.train.setup import pack_tokens
-from seodang.types import IGNORED, Pack, Step
+from seodang.types import IGNORED, Pack, Placement, Step
 from tiny import make_config
 
 ADAMW = "adamw_torch_fused"

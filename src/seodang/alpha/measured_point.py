@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from seodang.errors import SeodangError
 from seodang.json_values import from_json, to_json
-from seodang.proof.measured_rows import Half, RowLoss
-from seodang.run.base_measurement import MeasurementSettings
+from seodang.proof.measured_rows import Half
+from seodang.run.base_measurement import MeasurementSettings, RowLoss
 from seodang.run.folder import ALPHA_POINTS, Run
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 import pyarrow.compute as pc
 
 from seodang.data.arrow import read_columns
-from seodang.data.encode.rows import LOSSY, UNKNOWN, Renderer
+from seodang.data.encode.rows import LOSSY, UNKNOWN
 from seodang.data.prepare import Prepared
-from seodang.data.template.renderer import KEPT, MASKED, SPLIT
+from seodang.data.template.renderer import KEPT, MASKED, SPLIT, Renderer
 from seodang.types import Counts, Finding
 
 MANY_LEFT_OUT = 0.05  # share of a source's rows that is worth a warning: above max_tokens, or dropped for other reasons

@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict
 
 from seodang.data.counting import Counting, uncounted
 from seodang.data.encode.earlier_answers import choose_earlier_answers
-from seodang.data.encode.rows import CUT, Renderer, TooLong, limit_of_all, render
+from seodang.data.encode.rows import CUT, TooLong, limit_of_all, render
 from seodang.data.encode.tokenize import Encoder, supervised_spans
 from seodang.data.lengths import lengths
 from seodang.data.mix import mix
@@ -20,7 +20,7 @@ from seodang.data.read.convert import convert
 from seodang.data.read.raw_rows import UNSEEN
 from seodang.data.read.sources import read
 from seodang.data.split import Splits, separate, split
-from seodang.data.template.renderer import LEFT_OUT
+from seodang.data.template.renderer import LEFT_OUT, Renderer
 from seodang.errors import SourceError
 from seodang.recipe import Mix, Source, Split
 from seodang.types import Counts, Finding, Lengths, Sample

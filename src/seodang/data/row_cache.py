@@ -35,7 +35,8 @@ from seodang.__version__ import __version__
 from seodang.data.counting import Counting, uncounted
 from seodang.data.encode.rows import TooLong
 from seodang.data.prepare import RenderedSources, rows_file
-from seodang.data.read.sources import hub_fingerprint, local_files
+from seodang.data.read.containers.hub_dataset import hub_fingerprint
+from seodang.data.read.sources import local_files
 from seodang.data.split import Splits
 from seodang.data.template.renderer import Renderer
 from seodang.errors import SeodangError, SourceError

@@ -35,27 +35,9 @@ from seodang.hub_access.refusals import has
 from seodang.model.checkpoint import auto_class, recording_untaken, shortened, tensor_files
 from seodang.model.find_model import A_FOLDER, check_folder, find_model
 from seodang.model.packaged import PREFIX, packaged_folder
-from seodang.model.placement import Placement, choose_placement
 from seodang.model.quiet import quiet
-from seodang.model.save import describe, save_model
+from seodang.types import Placement
 from seodang.user_paths import cache_folder, expanded
-
-__all__ = [
-    "Placement",
-    "base_folder",
-    "check_untaken",
-    "choose_placement",
-    "describe",
-    "grow_vocabulary",
-    "load_config",
-    "load_model",
-    "load_tokenizer",
-    "load_weights",
-    "resolve_model",
-    "save_model",
-    "weight_files",
-    "weights_are_here",
-]
 
 _GIVE_TOKENIZER = "put tokenizer.json and tokenizer_config.json beside the model"
 _NOT_CAUSAL = ("MaskedLM", "Classification", "QuestionAnswering", "MultipleChoice", "Prediction", "EncoderModel")

@@ -7,7 +7,7 @@ import torch
 
 from seodang import distributed, recipe
 from seodang.errors import ResourceError
-from seodang.types import Placement as Placement
+from seodang.types import Placement
 
 _HALF, _BF16 = (7, 0), (8, 0)  # CUDA compute capabilities that multiply float16, bf16 fast (tensor cores)
 

@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from seodang.proof.measured_rows import Form, MeasuredRow, PromptLosses, RowContrast
+from seodang.proof.measured_rows import MeasuredRow, RowContrast
 from seodang.proof.statistics import Estimate, PairedShare, paired_share, ratio, ratios
+from seodang.run.base_measurement import Form, PromptLosses
 
 PARTS = ("ending", "format", "style", "substance")
 Dependence = Literal["more", "less", "not shown"]

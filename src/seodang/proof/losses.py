@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from seodang.proof.measured_rows import Half, MeasuredRow, RowLoss
+from seodang.proof.measured_rows import Half, MeasuredRow
 from seodang.proof.statistics import Estimate, Outcome, outcome, ratio
 from seodang.recipe import Tolerance
+from seodang.run.base_measurement import RowLoss
 from seodang.types import Lengths, SourceRole
 
 Estimator = Callable[..., Estimate]  # `statistics.ratio` with its settings

@@ -11,8 +11,6 @@ from seodang.json_values import from_json, to_json
 from seodang.run.base_measurement import Form, PromptLosses, RowLoss
 from seodang.run.folder import ROWS, Run
 
-__all__ = ["Form", "Half", "MeasuredRow", "PromptLosses", "RowContrast", "RowLoss", "read_rows", "write_rows"]
-
 Half = Literal["choose", "prove", "both"]  # what a row is for; both: there are too few to tell them apart
 
 

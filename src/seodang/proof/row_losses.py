@@ -24,8 +24,8 @@ from seodang.proof.contrast import Asked, Contrast, Ids, SourceContrasts, plan_c
 from seodang.proof.divergence import Comparison, Head, HiddenReader, HiddenWriter
 from seodang.proof.evaluate import BLOCK, Example, OnRows, blocks, measuring, token_losses
 from seodang.proof.held_out import HeldOutRow, drawn_tokens, held_out_rows
-from seodang.proof.measured_rows import Form, MeasuredRow, PromptLosses, RowContrast, RowLoss
-from seodang.run.base_measurement import AnswerLosses, ModelRow
+from seodang.proof.measured_rows import MeasuredRow, RowContrast
+from seodang.run.base_measurement import AnswerLosses, Form, ModelRow, PromptLosses, RowLoss
 from seodang.types import IGNORED, Metric, SourceRole
 
 

@@ -19,7 +19,8 @@ from datasets import Dataset
 from seodang import distributed
 from seodang.__version__ import __version__
 from seodang.data.prepare import Prepared
-from seodang.data.read.sources import hub_fingerprint, local_files
+from seodang.data.read.containers.hub_dataset import hub_fingerprint
+from seodang.data.read.sources import local_files
 from seodang.data.row_cache import code_hash, file_sha256
 from seodang.data.template.find import ChatTemplate
 from seodang.recipe import Recipe, Source

@@ -253,7 +253,8 @@ def _of_model(path: str, trust_remote_code: bool) -> ChatModel:
 
 def _model(spec: recipe.Model, *, is_proven: bool) -> "PreTrainedModel":
     """A run's models answer in the precision of its report; for others, the fastest will do."""
-    from seodang.model.load import choose_placement, load_model
+    from seodang.model.load import load_model
+    from seodang.model.placement import choose_placement
 
     placement = choose_placement(spec)
     return load_model(spec, placement if is_proven else replace(placement, dtype=placement.compute_dtype))

@@ -22,9 +22,9 @@ from seodang.model.load import load_model
 from seodang.model.save import round_weights, weights_hash
 from seodang.proof.contrast import SourceContrasts
 from seodang.proof.evaluate import check_finite
-from seodang.proof.measured_rows import Half, RowLoss
+from seodang.proof.measured_rows import Half
 from seodang.proof.row_losses import HeldOutSource, measure_source, measured_row, metric_of, scored_hash
-from seodang.run.base_measurement import MeasurementSettings, measurement_settings
+from seodang.run.base_measurement import MeasurementSettings, RowLoss, measurement_settings
 from seodang.run.folder import Run
 from seodang.run.start import ProofRecipes
 from seodang.show.terminal import progress

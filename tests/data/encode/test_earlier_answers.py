@@ -8,9 +8,9 @@ from transformers import PreTrainedTokenizerFast
 from chat_styles import CHATML_LIKE, STYLES, Conversation, Style, conversations, dressed, with_style_tokens
 from qa_rows import key, talk_rows
 from seodang.data.encode.earlier_answers import choose_earlier_answers
-from seodang.data.encode.rows import Renderer, render
+from seodang.data.encode.rows import render
 from seodang.data.template.find import apply_template, find_template
-from seodang.data.template.renderer import KEPT, MASKED, RESPACED, SPLIT
+from seodang.data.template.renderer import KEPT, MASKED, RESPACED, SPLIT, Renderer
 from seodang.recipe import Template
 from served import check_served
 

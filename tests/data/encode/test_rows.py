@@ -29,11 +29,11 @@ from chat_styles import (
 from qa_rows import key, talk_rows
 from seodang.data.encode import rows as rows_module
 from seodang.data.encode import tokenize
-from seodang.data.encode.rows import LOSSY, STEP, TOO_LARGE, UNKNOWN, Renderer, render
+from seodang.data.encode.rows import LOSSY, STEP, TOO_LARGE, UNKNOWN, render
 from seodang.data.encode.tokenize import FAULTY_BOUNDARY, Encoder
 from seodang.data.encode.word_cache import Tokens
 from seodang.data.template.find import ChatTemplate, apply_template, find_template
-from seodang.data.template.renderer import KEPT
+from seodang.data.template.renderer import KEPT, Renderer
 from seodang.errors import GateError, TemplateError
 from seodang.recipe import Template
 from seodang.types import IGNORED, Counts, Rendered

@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seodang.data.read.sources import RawRows, read, shipped_samples
+from seodang.data.read.containers.find_files import shipped_samples
+from seodang.data.read.raw_rows import RawRows
+from seodang.data.read.sources import read
 from seodang.errors import HubError, SourceError
 from seodang.recipe import Source, load_recipe
 

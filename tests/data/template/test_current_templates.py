@@ -8,9 +8,9 @@ from transformers import PreTrainedTokenizerFast
 
 from chat_styles import Conversation
 from qa_rows import talk_rows
-from seodang.data.encode.rows import Renderer, render
+from seodang.data.encode.rows import render
 from seodang.data.template.find import apply_template, find_template
-from seodang.data.template.renderer import REPROMPTED
+from seodang.data.template.renderer import REPROMPTED, Renderer
 from seodang.recipe import Template
 from seodang.types import LossOn
 from served import check_served

@@ -7,10 +7,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from chat_styles import STYLES, Conversation, Style, conversations, dressed, with_style_tokens
-from seodang.data.encode.rows import Renderer
 from seodang.data.template import renderer as module
 from seodang.data.template.fast_path import FastPath
 from seodang.data.template.jinja import compile_template, run
+from seodang.data.template.renderer import Renderer
 from seodang.errors import TemplateError
 
 TEXTS = (" 물을 마셔요.\n", "x", "{{ m }} <b>'\"&</b> 12")

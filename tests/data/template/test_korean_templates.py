@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerFast
 
 from chat_styles import Conversation
 from qa_rows import talk_rows
-from seodang.data.encode.rows import Renderer, render
+from seodang.data.encode.rows import render
 from seodang.data.template.find import ChatTemplate, apply_template, find_template
+from seodang.data.template.renderer import Renderer
 from seodang.recipe import Template
 from served import check_served
 

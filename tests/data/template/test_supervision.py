@@ -8,8 +8,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from converted import convert_rows
-from seodang.data.encode.rows import Renderer, parse_tools, render
+from seodang.data.encode.rows import render
 from seodang.data.template.find import apply_template, find_template
+from seodang.data.template.renderer import Renderer, parse_tools
 from seodang.proof.questions import questions
 from seodang.recipe import Ask, Template
 from seodang.types import IGNORED, Counts, LossOn

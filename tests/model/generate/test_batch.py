@@ -319,8 +319,8 @@ def test_real_model_batched_is_alone() -> None:
     """Greedy answers of the packaged Gemma are the same in a left-padded batch and alone."""
     from seodang.model.load import load_model, load_tokenizer
     from seodang.model.packaged import packaged_folder
-    from seodang.model.placement import Placement
     from seodang.recipe import Model
+    from seodang.types import Placement
 
     try:
         packaged_folder("gemma-3-270m", progress=False)

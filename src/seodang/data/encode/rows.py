@@ -25,8 +25,6 @@ from seodang.data.workers import in_order
 from seodang.errors import GateError, TemplateError
 from seodang.types import IGNORED, Counts, RowNote
 
-__all__ = ["Renderer", "TooLong", "parse_tools", "render"]
-
 TooLong = Literal["drop", "cut_question", "refuse"]
 STEP = 64  # tokens, of limits that are proposed
 BATCH = 1000  # rows that are rendered together, and of one Arrow batch

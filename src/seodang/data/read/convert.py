@@ -33,7 +33,8 @@ from seodang.data.read.turns.loss_flags import ROW_FLAGS
 from seodang.data.read.unusable import UnusableRowError
 from seodang.data.workers import in_order
 from seodang.errors import SourceError
-from seodang.recipe import JOIN, Source
+from seodang.recipe import Source
+from seodang.recipe_rules import JOIN
 from seodang.types import Counts, RowNote
 
 if TYPE_CHECKING:

@@ -18,9 +18,8 @@ from seodang.data.read.containers.find_files import (
     SHEET_NAMES,
     TABLE_NAMES,
     find_files,
-    shipped_samples,
 )
-from seodang.data.read.containers.hub_dataset import hub_fingerprint, read_hub
+from seodang.data.read.containers.hub_dataset import read_hub
 from seodang.data.read.containers.object_files import ENOUGH, FileColumns, is_small_json, read_objects
 from seodang.data.read.containers.same_layout import group_files, refuse_several
 from seodang.data.read.containers.spreadsheet import read_spreadsheet
@@ -37,8 +36,6 @@ ARROW_STARTS = (b"ARROW1", b"\xff\xff\xff\xff")  # an Arrow file, an Arrow strea
 SHEET_STARTS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 START_CHARS = 1 << 16  # of a file's first line, which show its kind
 KINDS = "JSON, JSON Lines, CSV, TSV, Parquet, Arrow or a spreadsheet"
-
-__all__ = ["RawRow", "RawRows", "hub_fingerprint", "read", "shipped_samples"]
 
 
 def read(source: Source, counting: Counting = uncounted) -> RawRows:

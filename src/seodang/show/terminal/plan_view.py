@@ -20,8 +20,8 @@ from seodang.types import ProofCost
 from seodang.user_paths import shown_path
 
 if TYPE_CHECKING:
-    from seodang.model.load import Placement
     from seodang.train.resources import MemoryPlan
+    from seodang.types import Placement
 
 DEVICE = "Device: "  # begins the reason that names it
 LISTED_SOURCES = 4  # one by one

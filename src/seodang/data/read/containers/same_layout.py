@@ -6,7 +6,7 @@ from seodang.data.read import column_names
 from seodang.data.read.column_names import column_key
 from seodang.data.read.containers.object_files import FileColumns
 from seodang.errors import SourceError
-from seodang.recipe import JOIN
+from seodang.recipe_rules import JOIN
 
 EXAMPLES = 3  # files named for a layout
 LAYOUTS = 4  # named in a message

@@ -10,7 +10,7 @@ from seodang.data.read.clean import is_blank
 from seodang.data.read.column_names import column_key, nearest
 from seodang.data.read.raw_rows import Block, RawRow, RawRows, as_text
 from seodang.errors import SourceError
-from seodang.recipe import JOIN
+from seodang.recipe_rules import JOIN
 
 MOST_LEVELS = 3  # of objects inside objects that are looked into for questions and answers
 LISTED = 30  # names in a message
