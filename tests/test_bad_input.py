@@ -465,7 +465,7 @@ MODELS = (
     ),
     Bad(
         kind="unknown package", make=_changed("model.path=package:gemma-3-270"), where="package:gemma-3-270",
-        what="unknown packaged model", hint="did you mean package:gemma-3-270m?",
+        what="unknown packaged model; did you mean 'gemma-3-270m'?", hint="there are: package:gemma-3-270m",
     ),
     Bad(
         kind="hub id offline", make=_changed("model.path=nobody-here/no-model"), where="nobody-here/no-model",
@@ -563,8 +563,8 @@ BARE = TURNS.replace("<|im_end|>", "{% if m.role != 'assistant' %}<|im_end|>{% e
 PROMPT = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 TEMPLATES = (
     Bad(
-        kind="unknown template", make=_changed("template.borrow=chatlm"), where="template.borrow", what="'chatlm'",
-        hint="did you mean 'chatml'?",
+        kind="unknown template", make=_changed("template.borrow=chatlm"), where="template.borrow",
+        what="'chatlm'; did you mean 'chatml'?", hint="or one of: gemma",
     ),
     Bad(
         kind="no such template file", make=_changed("template.borrow=./my.jinja"), where="template.borrow",
@@ -636,6 +636,7 @@ def _with_run(*arguments: str) -> Callable[[Workplace], Sequence[object]]:
     return make
 
 
+HOMELESS = "~nobody-here/run"
 RUNS = (
     Bad(
         kind="run that exists", make=_with_run(), where="runs/mine",
@@ -706,6 +707,16 @@ RUNS = (
         for command, more in (
             ("report", []), ("judge", []), ("prove", []), ("chat", []), ("push", ["me/x"]), ("serve", []),
             ("blend", ["--alpha", "0.5"]),
+        )
+    ),
+    *(
+        Bad(
+            kind=f"{command} of the home folder of nobody", command=command, make=lambda _: [HOMELESS],
+            where=HOMELESS, what=what, hint=hint,
+        )
+        for command, what, hint in (
+            ("chat", "no such folder", "give a folder"), ("serve", "no such folder", "give a folder"),
+            ("prove", "no run's folder", "give a run's folder"), ("init", "no such file", "write ~/ for your"),
         )
     ),
     Bad(

@@ -19,8 +19,9 @@ An error says *where* (file:row or recipe key), *what* is wrong, and how to fix 
 data stand in it as they are shown everywhere: control characters visible, so that no message steers a terminal.
 """
 
+import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,6 +49,12 @@ def shortened(text: str, most_characters: int) -> str:
 def first_line(error: Exception) -> str:
     """The first line of a foreign error's text that is not blank, or its type where there is none."""
     return next(filter(str.strip, str(error).splitlines()), type(error).__name__)
+
+
+def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """`; did you mean 'answer'?` where a known name is near: as difflib's ratio has it, at least `cutoff`."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _picture(match: re.Match[str]) -> str:

@@ -1,6 +1,5 @@
 """A recipe as text: found, parsed, overridden, its faults reported. Knows no section of it."""
 
-import difflib
 import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,13 +11,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from seodang.errors import RecipeError
+from seodang.errors import RecipeError, nearest
 from seodang.other_names import key_for, no_key_for, value_for
-from seodang.user_paths import expanded
+from seodang.user_paths import expanded, is_there
 
 MAX_BYTES = 500_000  # of a recipe file: parsing more takes long, and it is most likely a data file
 DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx", ".zip", ".gz", ".txt", ".arrow")  # JSON may be YAML
-SHOWN_FOLDERS = 8  # where one is missing
 # pydantic's messages name tuples and dictionaries; whoever writes YAML does not know them
 PLAIN_WORDS = {
     "tuple_type": "expected a list",
@@ -72,10 +70,8 @@ def read_recipe(recipe: str | Path) -> tuple[str, dict[str, Any], Path]:
         hint = f"give the recipe in it: {name.rstrip('/')}/recipe.yaml; --resume takes a run's folder, too"
         raise RecipeError(["is a folder"], where=name, hint=hint, is_read=False)
     what = "is a folder" if path.is_dir() else "no such file, and no recipe that ships has this name"
-    if close := difflib.get_close_matches(name, shipped_recipes(), n=1, cutoff=0.6):
-        what += f"; did you mean {close[0]!r}?"
     hint = f"give a YAML file or one of: {', '.join(shipped_recipes())}"
-    raise RecipeError([what], where=name, hint=hint, is_read=False)
+    raise RecipeError([what + nearest(name, shipped_recipes())], where=name, hint=hint, is_read=False)
 
 
 def _refuse_data(path: Path, name: str) -> None:
@@ -166,7 +162,7 @@ def override(data: dict[str, Any], pair: str) -> str | None:
             found = next((item for item in node if isinstance(item, dict) and item.get("name") == part), None)
             if found is None:
                 names = [str(item["name"]) for item in node if isinstance(item, dict) and "name" in item]
-                return f"{key}: none of {'.'.join(parents[:done])} is named {part!r}{nearest(part, names)}"
+                return f"{key}: none of {'.'.join(parents[:done])} is named {part!r}{nearest_or_all(part, names)}"
             node = found
             continue
         if node.get(part) is None:
@@ -214,7 +210,7 @@ def _meant_key(location: Sequence[str | int], model: type[BaseModel], listed: se
     if why := no_key_for(name):
         return f"; {why}"
     fields = list(section.model_fields)
-    found = nearest(name, fields)
+    found = nearest_or_all(name, fields)
     if found.startswith(" (") and section in listed:
         return ""
     listed.add(section)
@@ -228,16 +224,12 @@ def _meant_value(fault: ErrorDetails) -> str:
         return ""
     if here := value_for(fault["input"], choices):
         return f"; here it is {here!r}"
-    close = difflib.get_close_matches(str(fault["input"])[:100], choices, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return nearest(str(fault["input"])[:100], choices)
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
+def nearest_or_all(word: str, known: Sequence[str]) -> str:
     """A phrase that points from a wrong name to the nearest one there is, or lists them."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f" (there are: {', '.join(known)})" if known else ""
+    return nearest(word, known) or (f" (there are: {', '.join(known)})" if known else "")
 
 
 def _short(value: Any) -> str:
@@ -287,39 +279,6 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(inner)
 
 
-def is_folder(path: Path) -> bool:
-    """Whether there is such a folder; a name that is too long for one is none."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; a name that is too long for one is none."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
-
-
-def folders_beside(missing: Path) -> str | None:
-    """A hint where a folder is not there: the one with nearly its name, else those beside it; None: there are none."""
-    parent = missing.parent
-    there = sorted(item.name for item in parent.iterdir() if item.is_dir()) if is_folder(parent) else []
-    if near := difflib.get_close_matches(missing.name, there, n=1):
-        return f"did you mean {parent / near[0]}?"
-    more = f" and {len(there) - SHOWN_FOLDERS:,} more" if len(there) > SHOWN_FOLDERS else ""
-    return f"in {parent} there are: {', '.join(there[:SHOWN_FOLDERS])}{more}" if there else None
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that is too long
-        return False
-
-
 def absolute(path: str, folder: Path, *, if_there: bool = False) -> str:
     """A local path that means the same from every folder; `package:` and `sample:` names stay as they are.
 
@@ -331,6 +290,6 @@ def absolute(path: str, folder: Path, *, if_there: bool = False) -> str:
     if re.match(r"(package|sample):", path):
         return path
     resolved = folder / expanded(path)
-    if if_there and not path.startswith((".", "~", "/")) and not _exists(resolved):
+    if if_there and not path.startswith((".", "~", "/")) and not is_there(resolved):
         return path
     return str(resolved)

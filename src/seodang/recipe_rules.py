@@ -11,7 +11,7 @@ from pydantic import BaseModel, PlainSerializer
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from seodang.errors import RecipeError
-from seodang.recipe_file import dotted_key, nearest, override
+from seodang.recipe_file import dotted_key, nearest_or_all, override
 from seodang.secrets import leaks
 
 COPIED = "which would be copied into the run and its report"
@@ -105,13 +105,14 @@ def disagreements(recipe: Any) -> Iterator[InitErrorDetails]:
     shares = _section(with_shares(_section(_section(recipe).get("mix"))).get("shares"))
     for name in shares:
         if name not in trained:
-            yield _fault(f"no trained source has this name{nearest(str(name), [*trained, 'seed'])}", "mix", str(name))
+            meant = nearest_or_all(str(name), [*trained, "seed"])
+            yield _fault(f"no trained source has this name{meant}", "mix", str(name))
     if shares and (missing := [name for name in trained if name not in shares]):
         yield _fault(f"shares are given, but none for {', '.join(missing)}", "mix")
     best_by = train.get("best_by", "all")
     known = ["all", BY_TOLERANCE, *names]
     if isinstance(best_by, str) and best_by not in known:
-        yield _fault(f"no source is named {best_by!r}{nearest(best_by, known)}", "train", "best_by")
+        yield _fault(f"no source is named {best_by!r}{nearest_or_all(best_by, known)}", "train", "best_by")
     if best_by == BY_TOLERANCE and not any(source.get("role") == "domain" for source in sources):
         yield _fault("no source has the role domain, whose loss would choose", "train", "best_by")
 

@@ -1,10 +1,13 @@
-"""Where the user's cache is, with converted models and prepared rows; and how paths are shown to the user."""
+"""Paths of the user: as they are given, as they are shown, and where the cache is."""
 
+import difflib
 import os
 import shlex
 from pathlib import Path
 
 from seodang.errors import ResourceError
+
+SHOWN_FOLDERS = 8  # where one is missing
 
 
 def cache_folder() -> Path:
@@ -30,6 +33,31 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder. A name that none can have, such as one that is too long, is none."""
+    return os.path.isdir(path)  # noqa: PTH112 - pathlib raises for such a name
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; as `is_folder`."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is either; as `is_folder`."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def folders_beside(missing: Path) -> str | None:
+    """A hint where a folder is not there: the one with nearly its name, else those beside it; None: there are none."""
+    parent = missing.parent
+    there = sorted(item.name for item in parent.iterdir() if item.is_dir()) if is_folder(parent) else []
+    if near := difflib.get_close_matches(missing.name, there, n=1):
+        return f"did you mean {parent / near[0]}?"
+    more = f" and {len(there) - SHOWN_FOLDERS:,} more" if len(there) > SHOWN_FOLDERS else ""
+    return f"in {parent} there are: {', '.join(there[:SHOWN_FOLDERS])}{more}" if there else None
 
 
 def shown_path(path: str | Path) -> str:

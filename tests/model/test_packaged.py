@@ -141,11 +141,11 @@ def test_missing_package(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_unknown_name(cache: Path) -> None:
     """A wrong name is answered with the nearest one, or with all."""
-    with pytest.raises(ModelError, match=r"did you mean package:gemma-3-270m\?"):
+    with pytest.raises(ModelError, match=r"did you mean 'gemma-3-270m'"):
         packaged_folder("package:gemma-270m")
     with pytest.raises(ModelError, match="package:gemma-3-270m, package:smollm2-135m-instruct"):
         packaged_folder("package:xyz")
-    with pytest.raises(ModelError, match=r"did you mean package:gemma-3-270m\?"):
+    with pytest.raises(ModelError, match=r"did you mean 'gemma-3-270m'"):
         packaged_gguf("package:gemma-270m")
 
 

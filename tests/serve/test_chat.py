@@ -68,7 +68,7 @@ def test_a_line_is_a_question_or_a_command(line: str, command: Command | None) -
 
 def test_unknown_commands() -> None:
     """A command that there is not names the nearest one."""
-    with pytest.raises(SeodangError, match="did you mean /reset"):
+    with pytest.raises(SeodangError, match="did you mean '/reset'"):
         parse("/resett")
     with pytest.raises(SeodangError, match="/help"):
         parse("/")

@@ -364,9 +364,9 @@ def test_misspelt_settings(run: Run, llm: ChatSeodang) -> None:
     """A setting that does not exist is an error, of the instance as of a call."""
     with pytest.raises(ValueError, match="temprature"):
         ChatSeodang(model=str(run.folder), temprature=0.1)
-    with pytest.raises(TypeError, match="did you mean temperature"):
+    with pytest.raises(TypeError, match="did you mean 'temperature'"):
         llm.invoke("물", temprature=0.1)
-    with pytest.raises(TypeError, match="did you mean temperature"):
+    with pytest.raises(TypeError, match="did you mean 'temperature'"):
         llm.batch(["물", "감기"], temprature=0.1)
 
 

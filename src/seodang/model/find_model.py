@@ -5,8 +5,7 @@ from pathlib import Path
 from seodang.errors import ModelError
 from seodang.hub_access import contact
 from seodang.model.packaged import PREFIX, require_package
-from seodang.recipe_file import folders_beside, is_file, is_folder
-from seodang.user_paths import expanded
+from seodang.user_paths import expanded, folders_beside, is_file, is_folder
 
 A_FOLDER = "download it elsewhere and give its folder"  # what to do without the hub
 A_MODEL = "a folder, a hub id or package:NAME"

@@ -3,7 +3,6 @@
 They make the demo and the tests possible without a hub. Nothing here imports their packages, whose code is not needed.
 """
 
-import difflib
 import hashlib
 import shutil
 import tempfile
@@ -15,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from seodang.errors import ModelError, ResourceError
+from seodang.errors import ModelError, ResourceError, nearest
 from seodang.model.gguf_reader import parse
 from seodang.model.gguf_to_transformers import weight_bytes, write_folder
 from seodang.optional_packages import install_command, is_installed
@@ -76,7 +75,7 @@ def packaged_folder(name: str, *, progress: bool = True) -> Path:
         ModelError: no such model, its package is missing or damaged.
         ResourceError: no room or no right to write.
     """
-    name = _known_name(name)
+    name = known_name(name)
     folder = _folder(name)
     if folder.is_dir():
         return folder
@@ -98,7 +97,7 @@ def require_package(name: str) -> None:
         ModelError: no such model, or its package is missing.
     """
     if converted_folder(name) is None:
-        _package_folders(_known_name(name))
+        _package_folders(known_name(name))
 
 
 def converted_folder(name: str) -> Path | None:
@@ -107,7 +106,7 @@ def converted_folder(name: str) -> Path | None:
     Raises:
         ModelError: no such model.
     """
-    folder = _folder(_known_name(name))
+    folder = _folder(known_name(name))
     return folder if folder.is_dir() else None
 
 
@@ -118,7 +117,7 @@ def packaged_gguf(name: str) -> Path:
         ModelError: no such model, its package is missing or damaged.
         ResourceError: no room or no right to write.
     """
-    name = _known_name(name)
+    name = known_name(name)
     content = _content(name)
     path = cache_folder() / "models" / f"{name}.gguf"
     if not path.is_file() or path.stat().st_size != len(content):
@@ -133,12 +132,16 @@ def packaged_gguf(name: str) -> Path:
     return path
 
 
-def _known_name(name: str) -> str:
+def known_name(name: str) -> str:
+    """The name of a packaged model, without `package:`.
+
+    Raises:
+        ModelError: there is none of this name.
+    """
     name = name.removeprefix(PREFIX)
     if name not in PACKAGED:
-        close = difflib.get_close_matches(name, PACKAGED, n=1)
-        hint = f"did you mean {PREFIX}{close[0]}?" if close else "there are: " + ", ".join(PREFIX + n for n in PACKAGED)
-        raise ModelError("unknown packaged model", where=PREFIX + name, hint=hint)
+        hint = f"there are: {', '.join(PREFIX + known for known in PACKAGED)}"
+        raise ModelError(f"unknown packaged model{nearest(name, PACKAGED)}", where=PREFIX + name, hint=hint)
     return name
 
 

@@ -24,8 +24,7 @@ from typing import Any
 from seodang.errors import RunError, SeodangError
 from seodang.json_values import json_text
 from seodang.recipe import Recipe, load_recipe
-from seodang.recipe_file import folders_beside, is_file, is_folder
-from seodang.user_paths import path_argument
+from seodang.user_paths import folders_beside, is_file, is_folder, path_argument
 
 RECIPE, MANIFEST = "recipe.yaml", "manifest.json"
 COUNTS, DROPPED, FINDINGS, LENGTHS, SAMPLES = (

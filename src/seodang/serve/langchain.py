@@ -1,6 +1,5 @@
 """A seodang model as LangChain's chat model. Needs langchain-core, which the extra `langchain` brings."""
 
-import difflib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from weakref import WeakValueDictionary
 from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from seodang.data.template.jinja import Turn
-from seodang.errors import SeodangError, TemplateError
+from seodang.errors import SeodangError, TemplateError, nearest
 from seodang.optional_packages import install_command
 from seodang.recipe import Generate
 from seodang.serve.call_format import CallFormat, parse_calls
@@ -259,9 +258,8 @@ class ChatSeodang(BaseChatModel):
         if "max_tokens" in changes:
             changes["max_new_tokens"] = changes.pop("max_tokens")
         if unknown := [name for name in changes if name not in _SETTINGS]:
-            close = difflib.get_close_matches(unknown[0], _SETTINGS, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join((*_SETTINGS, 'stop'))}"
-            raise TypeError(f"unknown setting {unknown[0]!r} ({hint})")
+            hint = nearest(unknown[0], _SETTINGS) or f" (choose from {', '.join((*_SETTINGS, 'stop'))})"
+            raise TypeError(f"unknown setting {unknown[0]!r}{hint}")
         own = {name: getattr(self, name) for name in _SETTINGS}
         given = {name: value for name, value in {**own, **changes}.items() if value is not None}
         for name in ("temperature", "top_k"):

@@ -1,13 +1,12 @@
 """A conversation as a value, and the commands that change it. Knows no model and no terminal."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from pydantic import ValidationError
 
-from seodang.errors import SeodangError
+from seodang.errors import SeodangError, nearest
 from seodang.recipe import Generate
 from seodang.recipe_file import fault_lines, override
 
@@ -89,9 +88,9 @@ def parse(line: str) -> Command | None:
         return Command(name=ASK, text=line.strip())
     name, _, text = line[1:].strip().partition(" ")
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean /{close[0]}?" if close else "/help lists the commands"
-        raise SeodangError("unknown command", where=f"/{name}", hint=f"{hint} (a question may begin with a blank)")
+        what = f"unknown command{nearest(f'/{name}', [f'/{known}' for known in COMMANDS])}"
+        hint = "/help lists the commands; a question may begin with a blank"
+        raise SeodangError(what, where=f"/{name}", hint=hint)
     return Command(name=name, text=text.strip())
 
 

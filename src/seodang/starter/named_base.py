@@ -10,12 +10,11 @@ from typing import Any
 import yaml
 
 from seodang.errors import ModelError, SeodangError
-from seodang.model.packaged import PACKAGED, PREFIX, converted_folder
+from seodang.model.packaged import PREFIX, converted_folder, known_name
 from seodang.recipe import load_recipe
-from seodang.recipe_file import nearest
 from seodang.starter.families import known_model
 from seodang.starter.settings import Base, packaged_base, rate_of, terms_to_accept
-from seodang.user_paths import expanded
+from seodang.user_paths import expanded, is_folder
 
 TRAINING_BYTES = 16  # a parameter, in full tuning with float32 masters
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?", re.ASCII)
@@ -45,7 +44,7 @@ def named_base(model: str, *, has_tools: bool, memory_gb: float | None, gpu_gb: 
         ModelError: no such folder or package.
     """
     if model.startswith(PREFIX):
-        return packaged_base(_packaged(model), "the model that you named", has_tools)
+        return packaged_base(known_name(model), "the model that you named", has_tools)
     folder = _folder(model)
     facts = _of_folder(folder) if folder else _of_name(model)
     known = known_model(facts.names)
@@ -75,7 +74,7 @@ def tokenizer_file(model: str) -> Path | None:
         ModelError: no such folder or package.
     """
     if model.startswith(PREFIX):
-        folder = converted_folder(_packaged(model))
+        folder = converted_folder(model)
     elif folder := _folder(model):
         folder = folder / "model" if _is_run(folder) else folder
     file = folder / "tokenizer.json" if folder else None
@@ -93,19 +92,6 @@ def model_names(model: str) -> tuple[str, ...]:
     return (model,)
 
 
-def _packaged(model: str) -> str:
-    """The name of a packaged model.
-
-    Raises:
-        ModelError: there is none of this name.
-    """
-    name = model.removeprefix(PREFIX)
-    if name not in PACKAGED:
-        what = f"no packaged model has this name{nearest(name, list(PACKAGED))}"
-        raise ModelError(what, where=model, hint="give a folder, a hub id or one of these")
-    return name
-
-
 def _is_run(folder: Path) -> bool:
     return (folder / "recipe.yaml").is_file() and not (folder / "config.json").is_file()
 
@@ -117,11 +103,8 @@ def _folder(model: str) -> Path | None:
         ModelError: no such folder, and it cannot be a hub id either.
     """
     path = expanded(model)
-    try:
-        if model.strip() and path.is_dir():
-            return path
-    except OSError:  # a name that is too long
-        pass
+    if model.strip() and is_folder(path):
+        return path
     if model.startswith("runs/") or not HUB_ID.fullmatch(model):
         what = "no such folder" if "/" in model else "neither a folder nor a hub id"
         raise ModelError(what, where=model[:200], hint="give a model's folder, a hub id or package:NAME")

@@ -24,7 +24,7 @@ from seodang.starter.settings import LIMITS, Base, Settings, choose_base, choose
 from seodang.starter.token_count import ESTIMATED, How, TokenCount, token_count
 from seodang.starter.walk import HUB, Part, parts_of
 from seodang.types import SourceRole
-from seodang.user_paths import expanded
+from seodang.user_paths import expanded, is_there
 
 ALL_ROWS = 60_000  # profiled in all files together
 ASKED = 2  # questions a role
@@ -125,7 +125,7 @@ def _with_template(base: Base, template: str | None, out: Path) -> Base:
     """The base with the chat template that the user names."""
     if template is None:
         return base
-    path = _from(template, out) if expanded(template).exists() else template
+    path = _from(template, out) if is_there(expanded(template)) else template
     return replace(base, template=as_value(path), is_template_named=True)
 
 

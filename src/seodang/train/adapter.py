@@ -20,7 +20,7 @@ from seodang.errors import ModelError, ResourceError
 from seodang.model.engine.trainable_tokens import merge_tokens
 from seodang.model.load import is_quantized
 from seodang.model.quiet import quiet
-from seodang.recipe_file import nearest
+from seodang.recipe_file import nearest_or_all
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -246,7 +246,7 @@ def _wanted(model: PreTrainedModel, adapter: recipe.Adapter) -> tuple[list[str],
     }
     if missing := next((target for target in found if not found[target]), None):
         short = sorted({name.rpartition(".")[2] for name in (*layers, *experts)})
-        what = f"{type(model).__name__} has no linear layer {missing!r}{nearest(missing, short)}"
+        what = f"{type(model).__name__} has no linear layer {missing!r}{nearest_or_all(missing, short)}"
         raise ModelError(what, where="train.adapter.targets", hint=f"use auto, or some of: {', '.join(short)}")
     wanted = {name for names in found.values() for name in names}
     return [name for name in layers if name in wanted], [name for name in experts if name in wanted]

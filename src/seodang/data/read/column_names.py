@@ -1,8 +1,6 @@
 """The names that columns and roles go by, in English and Korean."""
 
-import difflib
 import re
-from collections.abc import Iterable
 
 
 def words(names: str) -> frozenset[str]:
@@ -101,9 +99,3 @@ def is_media(name: str, value: object) -> bool:
 def is_question(name: str) -> bool:
     """Whether a column's name is itself a question, as tables of one question a column have them."""
     return name.endswith(("?", "？")) and len(name) >= SHORTEST_QUESTION
-
-
-def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """`; did you mean 'answer'?` where a known name is near: as difflib's ratio has it, at least `cutoff`."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
-    return f"; did you mean {close[0]!r}?" if close else ""

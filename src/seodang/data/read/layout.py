@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from seodang.data.read import column_names
-from seodang.data.read.column_names import column_key, nearest
+from seodang.data.read.column_names import column_key
 from seodang.data.read.raw_rows import RawRow, RawRows
 from seodang.data.read.serialized import opens_value, parse_text
 from seodang.data.read.turns.choices import choice_columns, is_choice_mark
@@ -15,7 +15,7 @@ from seodang.data.read.turns.loss_flags import ROW_FLAGS, are_flags
 from seodang.data.read.turns.messages import is_turn, turn_list
 from seodang.data.read.turns.reviews import review_columns
 from seodang.data.read.turns.variants import is_variant
-from seodang.errors import SourceError
+from seodang.errors import SourceError, nearest
 from seodang.recipe import RowFormat, Source
 
 SAMPLE_ROWS = 200

@@ -1,7 +1,6 @@
 """Finds the chat template, and proves that the tokenizer fits it before anything else is done. Renders no data."""
 
 import copy
-import difflib
 import errno
 import re
 from collections.abc import Callable, Mapping
@@ -17,8 +16,8 @@ from seodang.data.template.jinja import PINNED_DATE, compile_template, fixed, pi
 from seodang.data.template.limits import limited
 from seodang.data.template.next_turn import with_last_end
 from seodang.data.template.probe import OTHER_HINT, Probe, control_tokens, probe
-from seodang.errors import TemplateError
-from seodang.user_paths import expanded
+from seodang.errors import TemplateError, nearest
+from seodang.user_paths import expanded, is_there
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -106,12 +105,11 @@ def check_name(borrow: str) -> None:
     Raises:
         TemplateError: names the nearest built-in template.
     """
-    if borrow in BUILT_IN or "/" in borrow or borrow.endswith(TEMPLATE_FILES) or _exists(borrow):
+    if borrow in BUILT_IN or "/" in borrow or borrow.endswith(TEMPLATE_FILES) or is_there(Path(borrow)):
         return
-    close = difflib.get_close_matches(borrow, BUILT_IN, n=1)
-    hint = f"did you mean {close[0]!r}? There are" if close else "give a folder, hub id, .jinja file, or one of"
-    what = f"no built-in template or folder {borrow[:100]!r}"
-    raise TemplateError(what, where="template.borrow", hint=f"{hint}: {', '.join(BUILT_IN)}")
+    what = f"no built-in template or folder {borrow[:100]!r}{nearest(borrow, BUILT_IN)}"
+    hint = f"give a folder, hub id, .jinja file, or one of: {', '.join(BUILT_IN)}"
+    raise TemplateError(what, where="template.borrow", hint=hint)
 
 
 def _find(
@@ -324,13 +322,6 @@ def adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
     return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
 
 
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except (OSError, ValueError):  # a name that no file can have: too long, or with a NUL
-        return False
-
-
 def own_text(tokenizer: "PreTrainedTokenizerBase") -> str | None:
     """The tokenizer's own template; several by name as the one text that writes what transformers chooses of them."""
     found = tokenizer.chat_template
@@ -349,9 +340,8 @@ def _read(path: str) -> str:
         if file.stat().st_size > MOST_BYTES:
             raise OSError(errno.EFBIG, f"larger than {MOST_BYTES:,} bytes, so not a chat template")
         return file.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         what = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        what = what if isinstance(error, OSError | UnicodeDecodeError) else str(error)
         raise TemplateError(
             f"{path}: {what}",
             where="template.borrow",

@@ -12,11 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from seodang.data.read.column_names import nearest
 from seodang.data.read.containers.data_file import DataFile, ending
 from seodang.data.read.containers.patterns import matching_paths
 from seodang.data.read.containers.zip_members import Member, office_kind, zip_members
-from seodang.errors import SourceError
+from seodang.errors import SourceError, nearest
 from seodang.user_paths import expanded
 
 JSON_NAMES = (".json", ".jsonl", ".ndjson")

@@ -11,8 +11,7 @@ from seodang.data.read.raw_rows import UNSEEN, RawRow, RawRows, column_name
 from seodang.errors import HubError, SourceError, first_line
 from seodang.hub_access import contact
 from seodang.recipe import Source
-from seodang.recipe_file import is_folder
-from seodang.user_paths import expanded
+from seodang.user_paths import expanded, is_folder
 
 BATCH_ROWS = 512  # decoded at a time
 MEDIA = frozenset({"Audio", "Image", "Video", "Pdf"})  # features that are decoded at a price

@@ -8,10 +8,10 @@ from typing import Any
 
 from python_calamine import CalamineError, CalamineSheet, CalamineWorkbook, PasswordError, SheetVisibleEnum
 
-from seodang.data.read.column_names import KNOWN_COLUMNS, SHORT_ANSWER, SHORT_QUESTION, column_key, nearest
+from seodang.data.read.column_names import KNOWN_COLUMNS, SHORT_ANSWER, SHORT_QUESTION, column_key
 from seodang.data.read.containers.data_file import DataFile
 from seodang.data.read.raw_rows import RawRow, RawRows, column_name, raw_row, refuse_duplicates
-from seodang.errors import SourceError, first_line
+from seodang.errors import SourceError, first_line, nearest
 
 HEADER_ROWS = 20  # looked at: titles and remarks may stand above the columns' names
 SAVE_AGAIN = "open it in the program it comes from and save it as .xlsx or CSV (UTF-8)"

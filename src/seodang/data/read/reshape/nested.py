@@ -7,9 +7,9 @@ from typing import Any
 
 from seodang.data.read import column_names
 from seodang.data.read.clean import is_blank
-from seodang.data.read.column_names import column_key, nearest
+from seodang.data.read.column_names import column_key
 from seodang.data.read.raw_rows import Block, RawRow, RawRows, as_text
-from seodang.errors import SourceError
+from seodang.errors import SourceError, nearest
 from seodang.recipe_rules import JOIN
 
 MOST_LEVELS = 3  # of objects inside objects that are looked into for questions and answers
