@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -66,6 +67,17 @@ def from_json(cls: type[T], data: Any, *, where: str) -> T:
         key = ".".join(map(str, fault["loc"]))
         raise SeodangError(f"{key}: {_plain(fault['msg'])}", where=where, hint=DAMAGED) from None
     return value
+
+
+def read_value(cls: type[T], path: Path) -> T:
+    """The value that a JSON file holds.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+        ValueError: it is no JSON.
+        SeodangError: as `from_json`.
+    """
+    return from_json(cls, json.loads(path.read_text(encoding="utf-8")), where=str(path))
 
 
 def json_text(data: Any, *, where: str, indent: int | None = None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from seodang.errors import SeodangError
-from seodang.json_values import from_json, to_json
+from seodang.json_values import to_json
 from seodang.proof.measured_rows import Half
 from seodang.run.base_measurement import MeasurementSettings, RowLoss
 from seodang.run.folder import ALPHA_POINTS, Run
@@ -43,11 +43,8 @@ def read_point(run: Run, alpha: float, half: Half) -> MeasuredPoint | None:
 
     One that is damaged, or of another version, counts as none: it is measured again.
     """
-    name = _name(alpha, half)
-    if not (run.folder / name).is_file():
-        return None
     try:
-        return from_json(MeasuredPoint, run.read_json(name), where=str(run.folder / name))
+        return run.read_value(MeasuredPoint, _name(alpha, half))
     except SeodangError:
         return None
 

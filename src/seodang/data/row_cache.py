@@ -40,7 +40,7 @@ from seodang.data.read.sources import local_files
 from seodang.data.split import Splits
 from seodang.data.template.renderer import Renderer
 from seodang.errors import SeodangError, SourceError
-from seodang.json_values import from_json, to_json
+from seodang.json_values import read_value, to_json
 from seodang.recipe import Source, Split
 from seodang.types import Counts, Finding, Sample
 from seodang.user_paths import shown_path
@@ -212,12 +212,11 @@ def read(folder: Path) -> RenderedSources:
 
 def _read_entry(folder: Path) -> _Entry:
     try:
-        data = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
-        return from_json(_Entry, data, where=ENTRY)
+        return read_value(_Entry, folder / ENTRY)
     except (OSError, ValueError) as error:
         raise DamagedError(f"{type(error).__name__}: {error}") from None
     except SeodangError as error:
-        raise DamagedError(f"{error.where}: {error.what}") from None
+        raise DamagedError(f"{ENTRY}: {error.what}") from None
 
 
 def _rows(folder: Path, source: str, split_name: str) -> Dataset:

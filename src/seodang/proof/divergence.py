@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from seodang import distributed
 from seodang.errors import SeodangError
-from seodang.json_values import from_json, to_json
+from seodang.json_values import read_value, to_json
 from seodang.model.engine.loss import head_scaling
 from seodang.model.engine.trainable_tokens import base_layer
 from seodang.run import sealed
@@ -196,9 +196,8 @@ class HiddenStates:
         return Head(weight_VD, bias_V, facts.softcap, facts.factor)
 
     def _head_facts(self) -> "_HeadFacts | None":
-        path = self.folder / HEAD_FACTS
         try:
-            return from_json(_HeadFacts, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+            return read_value(_HeadFacts, self.folder / HEAD_FACTS)
         except (OSError, ValueError, SeodangError):  # not written yet, or cut short
             return None
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from seodang.json_values import from_json, to_json
+from seodang.json_values import to_json
 from seodang.run.base_measurement import Form, PromptLosses, RowLoss
 from seodang.run.folder import ROWS, Run
 
@@ -67,7 +67,4 @@ def read_rows(run: Run) -> list[MeasuredRow]:
     Raises:
         SeodangError: a line is damaged, or was written by another version of seodang.
     """
-    where = run.folder / ROWS
-    return [
-        from_json(MeasuredRow, row, where=f"{where}:{number}") for number, row in enumerate(run.read_lines(ROWS), 1)
-    ]
+    return run.read_values(MeasuredRow, ROWS)

@@ -1,7 +1,6 @@
 """What bases measured in earlier runs, kept in the user's cache by weights, settings, rows and questions."""
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from seodang.__version__ import __version__
 from seodang.errors import SeodangError
-from seodang.json_values import from_json, json_text, to_json
+from seodang.json_values import json_text, read_value, to_json
 from seodang.run.base_measurement import BaseMeasurement, MeasurementSettings
 from seodang.run.folder import write_text
 from seodang.user_paths import cache_folder, shown_path
@@ -23,7 +22,7 @@ def find(settings: MeasurementSettings) -> BaseMeasurement | None:
     """What was measured under these very settings; none where nothing was, or what was kept cannot be read."""
     path = _path(settings)
     with suppress(OSError, ValueError, SeodangError):
-        found = from_json(BaseMeasurement, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+        found = read_value(BaseMeasurement, path)
         os.utime(path)
         return found if found.settings == settings else None
     return None

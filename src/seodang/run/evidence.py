@@ -81,11 +81,11 @@ def read_evidence(run: Path) -> Evidence:
     counts = [{**row, "notes": []} if isinstance(row, dict) else row for row in _list(run / COUNTS, damaged)]
     return Evidence(
         recipe=_text(run / RECIPE, damaged),
-        manifest=_manifest(run / MANIFEST, damaged),
+        manifest=_typed(Manifest, run / MANIFEST, damaged),
         counts=_values(Counts, enumerate(counts, 1), run / COUNTS, damaged),
         dropped=_values(DroppedRow, _numbered(run / DROPPED, damaged), run / DROPPED, damaged),
         findings=_values(Finding, enumerate(_list(run / FINDINGS, damaged), 1), run / FINDINGS, damaged),
-        lengths=_lengths(run / LENGTHS, damaged),
+        lengths=_typed(Lengths, run / LENGTHS, damaged),
         samples=_samples(run / SAMPLES, damaged),
         metrics=tuple(
             read_event(row, where=f"{run / METRICS}:{number}") for number, row in _numbered(run / METRICS, damaged)
@@ -97,11 +97,6 @@ def read_evidence(run: Path) -> Evidence:
         missing=missing,
         damaged=tuple(damaged),
     )
-
-
-def _lengths(path: Path, damaged: list[str]) -> Lengths | None:
-    value = _value(path, damaged)
-    return None if value is None else from_json(Lengths, value, where=str(path))
 
 
 def _samples(path: Path, damaged: list[str]) -> dict[str, dict[str, Sample]]:
@@ -118,9 +113,7 @@ def read_manifest(run: Run) -> Manifest | None:
     Raises:
         SeodangError: it was written by another version of seodang.
     """
-    if not run.manifest_file.is_file():
-        return None
-    return from_json(Manifest, run.read_json(MANIFEST), where=str(run.manifest_file))
+    return run.read_value(Manifest, MANIFEST)
 
 
 def read_events(run: Run) -> list[RecordedEvent]:
@@ -139,8 +132,7 @@ def read_base(run: Run) -> BaseMeasurement | None:
     Raises:
         SeodangError: the file is damaged, or was written by another version of seodang.
     """
-    path = run.folder / BASE
-    return from_json(BaseMeasurement, run.read_json(BASE), where=str(path)) if path.is_file() else None
+    return run.read_value(BaseMeasurement, BASE)
 
 
 def base_answers(run: Run) -> tuple[Answer, ...]:
@@ -164,13 +156,12 @@ def read_answers(run: Run) -> list[Answer]:
     Raises:
         SeodangError: a line is damaged, or was written by another version of seodang.
     """
-    where = run.folder / ANSWERS
-    return [from_json(Answer, row, where=f"{where}:{number}") for number, row in enumerate(run.read_lines(ANSWERS), 1)]
+    return run.read_values(Answer, ANSWERS)
 
 
-def _manifest(path: Path, damaged: list[str]) -> Manifest | None:
+def _typed(cls: type[T], path: Path, damaged: list[str]) -> T | None:
     value = _value(path, damaged)
-    return None if value is None else from_json(Manifest, value, where=str(path))
+    return None if value is None else from_json(cls, value, where=str(path))
 
 
 def _text(path: Path, damaged: list[str]) -> str | None:

@@ -19,13 +19,14 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from seodang.errors import RunError, SeodangError
-from seodang.json_values import json_text
+from seodang.json_values import from_json, json_text
 from seodang.recipe import Recipe, load_recipe
 from seodang.user_paths import folders_beside, is_file, is_folder, path_argument
 
+T = TypeVar("T")
 RECIPE, MANIFEST = "recipe.yaml", "manifest.json"
 COUNTS, DROPPED, FINDINGS, LENGTHS, SAMPLES = (
     *("counts.json", "dropped.jsonl", "findings.json"),
@@ -237,6 +238,24 @@ class Run:
             return json.loads((self.folder / name).read_text(encoding="utf-8"))
         except ValueError as error:
             raise _damaged(self.folder / name, error) from None
+
+    def read_value(self, cls: type[T], name: str) -> T | None:
+        """The value that a file holds; None: it is not there.
+
+        Raises:
+            SeodangError: the file is damaged, or was written by another version of seodang.
+        """
+        path = self.folder / name
+        return from_json(cls, self.read_json(name), where=str(path)) if path.is_file() else None
+
+    def read_values(self, cls: type[T], name: str) -> list[T]:
+        """The values that the lines of a file hold, as `read_lines` reads them.
+
+        Raises:
+            SeodangError: a line is damaged, or was written by another version of seodang.
+        """
+        where = self.folder / name
+        return [from_json(cls, row, where=f"{where}:{line}") for line, row in enumerate(self.read_lines(name), 1)]
 
     def write_lines(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         path = self.folder / name

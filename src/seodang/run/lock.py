@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from seodang.errors import RunError, SeodangError, Stopped
-from seodang.json_values import from_json, to_json
+from seodang.json_values import read_value, to_json
 from seodang.run import disk
 from seodang.run.folder import LOCK, Run
 
@@ -126,7 +126,7 @@ def _is_still_there(path: Path, descriptor: int) -> bool:
 
 def _read_owner(path: Path) -> Owner | None:
     try:
-        return from_json(Owner, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+        return read_value(Owner, path)
     except (OSError, ValueError, SeodangError):  # just created, or cut short
         return None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from seodang.errors import RunError, SeodangError
-from seodang.json_values import from_json, to_json
+from seodang.json_values import read_value, to_json
 from seodang.run.folder import ADAPTER, MODEL, MODEL_FILES, Run, write_text
 
 
@@ -54,7 +54,7 @@ def find_damage(folder: Path, seal: Path, prefix: str = "") -> str | None:
         prefix: of the paths that count.
     """
     try:
-        sealed = from_json(SealedFiles, json.loads(seal.read_text(encoding="utf-8")), where=seal.name)
+        sealed = read_value(SealedFiles, seal)
     except FileNotFoundError:
         return f"{seal.name} is missing"
     except (OSError, ValueError, RecursionError, SeodangError):
