@@ -92,7 +92,11 @@ def test_where_the_file_system_has_no_locks_the_owner_is_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pid that is gone, or that another process bears now, is stale; one on another host may be alive."""
-    monkeypatch.setattr(lock, "fcntl", None)
+
+    def no_locks(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
     run = Run(folder=tmp_path)
     me = {"pid": os.getpid(), "host": socket.gethostname(), "started": 1.0}
     ended = subprocess.Popen([sys.executable, "-c", ""])

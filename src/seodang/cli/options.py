@@ -1,17 +1,12 @@
 """Arguments and options that several commands share."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from seodang.show.terminal.verbosity import set_verbose
-
-if TYPE_CHECKING:
-    from seodang.show.terminal.next_commands import Next
 
 RecipeArg = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that ships: demo.")
@@ -41,13 +36,6 @@ VerboseOption = Annotated[
 ]
 
 
-def show_next(chosen: "Callable[[ModuleType], list[Next]]") -> None:
-    """Print the commands that come next, which are chosen from `next_commands`."""
-    from seodang.show.terminal import next_commands
-
-    next_commands.show_next(chosen(next_commands))
-
-
 def without_dry_run() -> list[str]:
     """The words of this command that does what its dry run did not."""
     return [word for word in sys.argv[1:] if word != "--dry-run"]
@@ -55,4 +43,6 @@ def without_dry_run() -> list[str]:
 
 def show_without_dry_run(purpose: str) -> None:
     """After a dry run, the command that does it."""
-    show_next(lambda then: [then.Next(then.command(*without_dry_run()), purpose)])
+    from seodang.show.terminal.next_commands import Next, command, show_next
+
+    show_next([Next(command(*without_dry_run()), purpose)])

@@ -19,7 +19,6 @@ from seodang.cli.options import (
     RecipeArg,
     TrustOption,
     VerboseOption,
-    show_next,
     show_without_dry_run,
     without_dry_run,
 )
@@ -42,9 +41,10 @@ def demo(
 ) -> None:
     """Run the whole pipeline on a packaged model and sample data, offline."""
     from seodang.pipeline import demo
+    from seodang.show.terminal.next_commands import after_demo, show_next
 
     found = demo(overrides or (), out=out, is_quick=quick)
-    show_next(lambda then: then.after_demo(found, is_quick=quick))
+    show_next(after_demo(found, is_quick=quick))
 
 
 @app.command()
@@ -69,6 +69,7 @@ def init(
 ) -> None:
     """Write a starter recipe from your files, folders or archives."""
     from seodang.pipeline import init
+    from seodang.show.terminal.next_commands import after_init, show_next
 
     written = init(
         files or (), domain=domain or (), general=general or (), retention=retention or (), hub=hub or (),
@@ -77,7 +78,7 @@ def init(
     if dry_run:
         show_without_dry_run("write it")
         return
-    show_next(lambda then: then.after_init(written))
+    show_next(after_init(written))
 
 
 @app.command()
@@ -85,10 +86,11 @@ def inspect(recipe: RecipeArg, overrides: OverridesArg = None, out: OutOption = 
     """Show everything that can be known before training, without training."""
     from seodang.pipeline import inspect
     from seodang.recipe import load_recipe
+    from seodang.show.terminal.next_commands import show_next, to_tune
 
     checked = load_recipe(recipe, overrides or ())
     inspect(checked, out=out)
-    show_next(lambda then: then.to_tune(["tune", recipe, *(overrides or ())], Path("runs") / checked.name))
+    show_next(to_tune(["tune", recipe, *(overrides or ())], Path("runs") / checked.name))
 
 
 @app.command()
@@ -110,6 +112,7 @@ def tune(
     from seodang.pipeline import inspect, tune, tune_seeds
     from seodang.recipe import load_recipe
     from seodang.run.folder import run_at
+    from seodang.show.terminal.next_commands import show_next, to_tune
 
     if resume and out is None and (run := run_at(recipe)):
         recipe, out = str(run.recipe_file), run.folder
@@ -120,7 +123,7 @@ def tune(
         if resume or seeds > 1:
             show_without_dry_run("train, measure and report")
         else:
-            show_next(lambda then: then.to_tune(without_dry_run(), out or Path("runs") / checked.name))
+            show_next(to_tune(without_dry_run(), out or Path("runs") / checked.name))
     elif seeds > 1:
         _proven(lambda: tune_seeds(checked, seeds, out=out, resume=resume), gate=gate, as_json=as_json)
     else:
@@ -173,10 +176,11 @@ def prove(
 def _proven(work: "Callable[[], Run | SeedsProof]", *, gate: bool, as_json: bool, model: str | None = None) -> None:
     """Do the work and hold the gate; with `as_json` the proof is all that goes to stdout, the rest goes to stderr."""
     from seodang.pipeline import hold_gate, proof_as_json
+    from seodang.show.terminal.next_commands import after_proof, show_next
 
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         found = work()
-        show_next(lambda then: then.after_proof(found, model))
+        show_next(after_proof(found, model))
     if as_json and distributed.is_main():
         typer.echo(proof_as_json(found))
     if gate:
@@ -284,6 +288,7 @@ def blend(
 ) -> None:
     """Save a model between base and tuned model as a run, or measure which one to save: less gained, less lost."""
     from seodang.blending import alpha_curve, blend, plan_curve
+    from seodang.show.terminal.next_commands import after_blend, show_next
 
     if alpha is None:
         if out:
@@ -296,4 +301,4 @@ def blend(
         raise typer.BadParameter("--dry-run is for measuring: saving one alpha measures nothing")
     made = blend(run, alpha, out=out, trust_remote_code=trust_remote_code)
     typer.echo(f"{made.folder}\nnot measured yet")
-    show_next(lambda then: then.after_blend(made))
+    show_next(after_blend(made))

@@ -19,6 +19,7 @@ from seodang.errors import ResourceError
 FEW = 5  # blocks: fewer are worked on here, since processes take time to start
 GARBAGE = 100_000  # objects between collections: rows make many, and hardly any of them in circles
 MOST = 16  # processes: one more would wait for the disk
+PARALLELISM = "TOKENIZERS_PARALLELISM"
 WAITING = 2  # blocks a process that are done or in work at a time
 
 Block = TypeVar("Block")
@@ -26,10 +27,28 @@ Result = TypeVar("Result")
 _work: Callable[[Any], Any] | None = None  # in a worker: what it does
 
 
+def can_fork() -> bool:
+    """Whether a process can be forked safely from this one."""
+    return sys.platform == "linux" and not multiprocessing.current_process().daemon
+
+
+@contextmanager
+def quiet_tokenizers() -> Iterator[None]:
+    """Inside, a process may be forked: a forked tokenizer must not use its parent's threads, and warns if it could."""
+    before = os.environ.get(PARALLELISM)
+    os.environ[PARALLELISM] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[PARALLELISM]
+        else:
+            os.environ[PARALLELISM] = before
+
+
 def _processes() -> int:
-    """How many processes can work here: the cores that may be used, where a process can be forked safely."""
-    forks = sys.platform == "linux" and not multiprocessing.current_process().daemon
-    return min(len(os.sched_getaffinity(0)), MOST) if forks else 1
+    """How many processes can work here: the cores that may be used."""
+    return min(len(os.sched_getaffinity(0)), MOST) if can_fork() else 1
 
 
 def in_order(
@@ -79,7 +98,7 @@ def _results(pool: ProcessPoolExecutor, blocks: Iterator[Any], ahead: int) -> It
         except Exception as error:  # raised when its turn has come: an earlier block may be at fault, too
             fault = error
             break
-        with _quiet_tokenizers():  # the first one forks
+        with quiet_tokenizers():  # the first one forks
             done.append(pool.submit(_do, block))
         if len(done) >= ahead:
             yield done.popleft().result()
@@ -110,18 +129,3 @@ def _end_with_parent() -> None:
 def _do(block: Any) -> Any:
     assert _work is not None
     return _work(block)
-
-
-@contextmanager
-def _quiet_tokenizers() -> Iterator[None]:
-    """A forked tokenizer must not use its parent's threads, and warns on stderr unless this is set."""
-    name = "TOKENIZERS_PARALLELISM"
-    before = os.environ.get(name)
-    os.environ[name] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

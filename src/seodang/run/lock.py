@@ -4,6 +4,7 @@ The kernel's lock on the file is what counts: it ends with its process, however 
 the message, and decides where the file system has no locks.
 """
 
+import fcntl
 import json
 import os
 import socket
@@ -19,11 +20,6 @@ from seodang.errors import RunError, SeodangError, Stopped
 from seodang.json_values import read_value, to_json
 from seodang.run import disk
 from seodang.run.folder import LOCK, Run
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 _held: dict[Path, tuple[int, int]] = {}  # lock file → its descriptor, the thread that took it
 
@@ -96,16 +92,13 @@ def _taken_here() -> list[Path]:
 
 def _lock(descriptor: int, owner: Owner | None) -> bool:
     """Whether the lock is ours now."""
-    if fcntl is not None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:  # a file system without locks
-            pass
-        else:
-            return True
-    return owner is None or not _may_be_alive(owner)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return owner is None or not _may_be_alive(owner)
+    return True
 
 
 def _may_be_alive(owner: Owner) -> bool:
@@ -148,5 +141,4 @@ def _forget_after_fork() -> None:
     _held.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_after_fork)
+os.register_at_fork(after_in_child=_forget_after_fork)

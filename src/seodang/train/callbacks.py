@@ -15,7 +15,7 @@ from seodang import distributed
 from seodang.run.events import AnswersEvent, GivenAnswer
 from seodang.train.random_state import unchanged_random_state
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPING = b"\nstopping as soon as this step or evaluation is done; Ctrl-C again stops at once\n"
 SAME_REQUEST_SECONDS = 1.0  # torchrun forwards the signal that a terminal sends to all processes
 
@@ -96,7 +96,7 @@ class Interrupt(TrainerCallback, ExportableState):
     @contextmanager
     def handling_signals(self) -> Iterator[None]:
         """Inside, the first signal only sets `requested`; a signal that is ignored (nohup) stays ignored."""
-        before: dict[int, Any] = {}
+        before: dict[signal.Signals, Any] = {}
 
         def request(number: int, frame: FrameType | None) -> None:
             now = time.monotonic()

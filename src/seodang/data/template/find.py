@@ -340,8 +340,9 @@ def _read(path: str) -> str:
         if file.stat().st_size > MOST_BYTES:
             raise OSError(errno.EFBIG, f"larger than {MOST_BYTES:,} bytes, so not a chat template")
         return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         what = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        what = what if isinstance(error, OSError | UnicodeDecodeError) else str(error)
         raise TemplateError(
             f"{path}: {what}",
             where="template.borrow",

@@ -3,18 +3,17 @@
 import multiprocessing
 import os
 import resource
-import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from seodang.data.workers import can_fork, quiet_tokenizers
 from seodang.errors import TemplateError
 
 CPU_SECONDS = 8
 WALL_SECONDS = 120  # for a machine that others use, too
 MOST_BYTES = 1_000_000_000  # beside what the process has
-PARALLELISM = "TOKENIZERS_PARALLELISM"  # a forked tokenizer must not use its parent's threads
 
 Result = TypeVar("Result")
 
@@ -31,20 +30,13 @@ def limited(work: Callable[[], Result], *, where: str) -> Result:
     Raises:
         TemplateError: of `work`, or it takes too much.
     """
-    if sys.platform != "linux" or multiprocessing.current_process().daemon:
+    if not can_fork():
         return work()
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_do, args=(work, sender), daemon=True)
-    before = os.environ.get(PARALLELISM)
-    os.environ[PARALLELISM] = "false"
-    try:
+    with quiet_tokenizers():
         process.start()
-    finally:
-        if before is None:
-            del os.environ[PARALLELISM]
-        else:
-            os.environ[PARALLELISM] = before
     sender.close()
     try:
         fault, result = receiver.recv() if receiver.poll(WALL_SECONDS) else (_too_much(where), None)
