@@ -121,6 +121,8 @@ def prepare(
     Raises:
         SeodangError: the user's mistake, with a hint on how to fix it.
     """
+    from seodang.check.rendered import check_rows
+    from seodang.data.prepare import mix_sources
     from seodang.show.terminal import plan_view
     from seodang.show.terminal.verbosity import is_verbose
     from seodang.stages import measure, preflight, preparation
@@ -140,8 +142,8 @@ def prepare(
         loss_on=recipe.train.loss_on,
     )
     encoded = preparation.encode(sources, renderer, recipe.train, row_cache)
-    prepared = preparation.mix_sources(encoded, recipe.mix, max_tokens=recipe.train.max_tokens)
-    findings = [*encoded.findings, *preparation.check_rows(prepared, renderer, num_embeddings=base.num_embeddings)]
+    prepared = mix_sources(encoded, recipe.mix, max_tokens=recipe.train.max_tokens)
+    findings = [*encoded.findings, *check_rows(prepared, renderer, num_embeddings=base.num_embeddings)]
     asked = measure.all_questions(recipe.ask, recipe.sources, prepared, renderer)
     findings += preflight.check_context(base, prepared, asked)
     return base, renderer, prepared, findings

@@ -291,7 +291,7 @@ def test_packaged_model_loads() -> None:
     from seodang.model.packaged import packaged_folder
 
     try:
-        packaged_folder("gemma-3-270m", progress=False)
+        packaged_folder("gemma-3-270m")
     except ModelError as error:
         pytest.skip(str(error))
     model = load_model(Model(path="package:gemma-3-270m"), CPU)

@@ -55,7 +55,7 @@ def tiny_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -
 
 def test_converts_once(tiny_package: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first call converts, the second finds the folder even without the package; both give what loads."""
-    folder = packaged_folder(f"package:{NAME}", progress=False)
+    folder = packaged_folder(f"package:{NAME}")
     assert folder.parent == cache / "models"
     tiny_package.unlink()
     assert packaged_folder(NAME) == folder
@@ -81,17 +81,17 @@ def test_interruption_leaves_nothing(tiny_package: Path, cache: Path, monkeypatc
 
     monkeypatch.setattr(gguf_to_transformers, "_write_weights", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        packaged_folder(NAME, progress=False)
+        packaged_folder(NAME)
     assert not [item for item in (cache / "models").iterdir() if item.is_dir()]
     monkeypatch.setattr(gguf_to_transformers, "_write_weights", original)
-    assert (packaged_folder(NAME, progress=False) / "model.safetensors").is_file()
+    assert (packaged_folder(NAME) / "model.safetensors").is_file()
 
 
 def test_leftovers_of_a_killed_process_are_removed(tiny_package: Path, cache: Path) -> None:
     """What a killed process left unfinished is cleared away by the next one."""
     left = cache / "models" / f".{NAME}-v1-killed"
     left.mkdir(parents=True)
-    packaged_folder(NAME, progress=False)
+    packaged_folder(NAME)
     assert not left.exists()
 
 
@@ -106,7 +106,7 @@ def test_two_at_once(tiny_package: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(packaged, "write_folder", counted)
     found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(packaged_folder(NAME, progress=False))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: found.append(packaged_folder(NAME))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -153,7 +153,7 @@ def test_full_disk(tiny_package: Path, cache: Path, monkeypatch: pytest.MonkeyPa
     """Too little room is told before anything is written."""
     monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1000))
     with pytest.raises(ResourceError, match=r"takes 0\.\d GB; 0\.0 GB are free"):
-        packaged_folder(NAME, progress=False)
+        packaged_folder(NAME)
     assert not [item for item in (cache / "models").iterdir() if item.is_dir()]
 
 
@@ -162,7 +162,7 @@ def test_cache_that_cannot_be_written(tiny_package: Path, tmp_path: Path, monkey
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SEODANG_CACHE", str(tmp_path / "file"))
     with pytest.raises(ResourceError, match="SEODANG_CACHE"):
-        packaged_folder(NAME, progress=False)
+        packaged_folder(NAME)
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 def installed(name: str) -> Path:
     """The real packaged model, from the user's own cache."""
     try:
-        return packaged_folder(name, progress=False)
+        return packaged_folder(name)
     except ModelError as error:
         pytest.skip(str(error))
 

@@ -3,7 +3,6 @@
 import pytest
 from sacrebleu.metrics import CHRF
 
-from seodang.errors import RunError
 from seodang.proof.stability import AnswerStability, Stability, answer_stability, stability
 from seodang.types import Answer
 
@@ -62,9 +61,3 @@ def test_each_model_is_compared_with_itself() -> None:
     assert found == Stability(tuned=answer_stability("감기약은?", ["가", "가", "나"], temperature=0.7))
     assert found.tuned is not None
     assert (found.tuned.times, found.tuned.temperature, found.tuned.distinct) == (3, 0.7, 2)
-
-
-def test_one_answer_is_refused() -> None:
-    """A single answer cannot be compared with itself."""
-    with pytest.raises(RunError, match="at least twice"):
-        alike("혼자")

@@ -11,6 +11,7 @@ import pytest
 
 from events import eval_event, train_event
 from run_folder import BEST, run_lengths, run_metrics, run_proof
+from seodang.proof.proof import Training
 from seodang.show.plots import (
     SERIES,
     as_html,
@@ -31,7 +32,7 @@ def texts(html: str) -> list[str]:
 def test_pictures_are_written_as_png_and_svg(tmp_path: Path) -> None:
     """Every picture comes as PNG and as SVG whose text is text, Korean names included."""
     written = write_pictures(
-        tmp_path / "pictures", lengths=run_lengths(), metrics=run_metrics(), best_step=BEST, proof=run_proof()
+        tmp_path / "pictures", lengths=run_lengths(), metrics=run_metrics(), proof=run_proof()
     )
     names = ("changes", "lengths", "loss", "parts")
     assert sorted(path.name for path in written) == [f"{name}.{suffix}" for name in names for suffix in ("png", "svg")]
@@ -59,7 +60,7 @@ def test_pictures_are_reproducible(tmp_path: Path) -> None:
 
 def test_html_is_a_drawing_in_the_pages_colours() -> None:
     """An inline drawing has no fixed colour, font or address of its own, and a label for screen readers."""
-    html = as_html(loss_figure(run_metrics(), best_step=BEST), label='losses "here"', salt="a")
+    html = as_html(loss_figure(run_metrics(), training=Training(best_step=BEST)), label='losses "here"', salt="a")
     assert html.startswith('<svg viewBox="')
     assert 'role="img" aria-label="losses &quot;here&quot;"' in html
     assert re.findall(r"#[0-9a-f]{6}\b", re.sub(r'(href="|url\()#\w+', "", html)) == []
@@ -84,7 +85,7 @@ def test_ids_of_two_drawings_do_not_meet() -> None:
 
 def test_loss_names_every_curve_and_marks_the_kept_step() -> None:
     """Each source, the training loss, the kept step and the step of the rise are named in the drawing."""
-    shown = texts(as_html(loss_figure(run_metrics(), best_step=450, turned_at=500), label="x", salt="a"))
+    shown = texts(as_html(loss_figure(run_metrics(), training=Training(best_step=450, turned_at=500)), label="x", salt="a"))
     assert {"의료_질문", "일반대화", "wiki", "train", "kept: step 450", "rose again after step 500"} <= set(shown)
 
 
@@ -120,7 +121,7 @@ def test_long_runs_stay_light() -> None:
 def test_many_names_fit_above_a_narrow_drawing() -> None:
     """Seven sources' names stand inside the narrow drawing, above its axes."""
     events = [eval_event(step, {f"자료{i}": 2.0 for i in range(7)}) for step in (0, 10)]
-    figure = loss_figure(events, best_step=10, turned_at=0, narrow=True)
+    figure = loss_figure(events, training=Training(best_step=10, turned_at=0), narrow=True)
     axes = figure.axes[0]
     tops = [
         axes.transAxes.transform((0, text.get_position()[1]))[1] for text in axes.texts if "자료" in text.get_text()

@@ -341,7 +341,7 @@ def test_a_bar_comes_late_and_goes_at_the_end(
 
 def test_bars_go_by_work_and_show_the_time_left(bars: progress.Bars) -> None:
     """Of rows that differ in length, tokens are the measure; before the first of them the estimate is shown."""
-    with progress.counting("rows", 10, work=1000, estimate=90.0) as advance:
+    with progress.expecting({"rows": 90.0}, alike={}), progress.counting("rows", 10, work=1000) as advance:
         assert "about 1 min 30 s left" in drawn(bars)[0]
         advance(5, 100)
         (line,) = drawn(bars)

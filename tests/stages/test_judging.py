@@ -13,7 +13,7 @@ from judged_pairs import write_answers
 from seodang.errors import SeodangError
 from seodang.json_values import from_json
 from seodang.judge.judgement import Judgement
-from seodang.judge.of_run import take_in
+from seodang.judge.of_run import judgement_of, with_judgement
 from seodang.judge.tally import adjust_for_length, tally
 from seodang.proof.proof import proof_of_run
 from seodang.publish.base_model import Base
@@ -95,7 +95,7 @@ def test_proof_report_and_card_take_the_judgement_in(
     write_answers(run.folder, tuned=0.3, base=0.5)
     assert "No answer was judged" in card_of(run)
     assert "no answer was judged" in card_of(run)
-    assert take_in(run, proof_of_run(run), read_answers(run)).verdict.answers == "not judged"
+    assert with_judgement(proof_of_run(run), judgement_of(run, read_answers(run))).verdict.answers == "not judged"
 
 
 def test_an_unfit_judge_leaves_no_verdict(run: Run) -> None:

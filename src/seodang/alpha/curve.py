@@ -131,13 +131,13 @@ def make_curve(points: Sequence[AlphaPoint], proof: AlphaProof | None) -> AlphaC
     )
 
 
-def read_curve(data: Mapping[str, Any] | None, *, where: str = ALPHA) -> AlphaCurve | None:
+def read_curve(data: Mapping[str, Any] | None) -> AlphaCurve | None:
     """The curve that alpha.json holds, if there is one.
 
     Raises:
         SeodangError: it was written by another version of seodang, or is damaged.
     """
-    return None if data is None else from_json(AlphaCurve, dict(data), where=where)
+    return None if data is None else from_json(AlphaCurve, dict(data), where=ALPHA)
 
 
 def _point(alpha: float, rows: Rows, measuring: Measuring) -> AlphaPoint:

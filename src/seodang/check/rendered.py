@@ -17,7 +17,7 @@ TOO_LONG = "longer than"  # how the reason begins that has a finding of its own
 INJECTED = 40  # characters of a template's own text that are worth a warning: more than role names
 
 
-def findings(prepared: Prepared, renderer: Renderer, *, num_embeddings: int) -> list[Finding]:
+def check_rows(prepared: Prepared, renderer: Renderer, *, num_embeddings: int) -> list[Finding]:
     """Findings on rendered rows: rows left out, thinking lost, ids beyond the embedding, text the template adds."""
     rendered = [counts for counts in prepared.counts if counts.stage.startswith("render")]
     found = [finding for counts in rendered for finding in _rendered(counts)]

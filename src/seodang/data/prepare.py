@@ -147,8 +147,8 @@ def render_sources(
     )
 
 
-def join(rendered: RenderedSources, settings: Mix, *, max_tokens: int) -> Prepared:
-    """Mix the sources and measure their rows: indices and lengths alone, no text is read.
+def mix_sources(rendered: RenderedSources, settings: Mix, *, max_tokens: int) -> Prepared:
+    """Join the sources by their shares and measure their rows: indices and lengths alone, no text is read.
 
     Raises:
         SourceError: nothing to train on, or a source that cannot fill its share.

@@ -47,11 +47,6 @@ def with_judgement(proof: Proof, judgement: Judgement | None) -> Proof:
     return replace(proof, verdict=replace(proof.verdict, answers=answers))
 
 
-def take_in(run: Run, proof: Proof, answers: Sequence[Answer]) -> Proof:
-    """The proof with the judgement in the run's folder, where there is one of these answers."""
-    return with_judgement(proof, judgement_of(run, answers))
-
-
 def judgement_of(run: Run, answers: Sequence[Answer]) -> Judgement | None:
     """The judgement in the run's folder, if there is one of these answers.
 

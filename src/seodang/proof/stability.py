@@ -4,9 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import ClassVar
 
-from seodang.errors import RunError
 from seodang.types import Answer
 
 
@@ -25,8 +23,6 @@ class AnswerStability:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stability:
     """Both models' answers to the repeated question: `stability` of proof.json. None: it was not asked."""
-
-    SCHEMA_VERSION: ClassVar[int] = 1
 
     base: AnswerStability | None = None
     tuned: AnswerStability | None = None
@@ -56,11 +52,9 @@ def answer_stability(question: str, texts: Sequence[str], *, temperature: float 
 
     chrF: Popović 2015; sacrebleu's defaults (character 6-grams, β = 2), because Korean words change their endings.
 
-    Raises:
-        RunError: fewer than two answers.
+    Args:
+        texts: at least two.
     """
-    if len(texts) < 2:
-        raise RunError(f"{len(texts)} answer to compare", where="ask.repeat", hint="ask the question at least twice")
     counts = Counter(" ".join(text.split()) for text in texts)
     return AnswerStability(
         question=question,

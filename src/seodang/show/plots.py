@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
 from seodang.proof.gain_parts import PARTS
-from seodang.proof.proof import Proof
+from seodang.proof.proof import Proof, Training
 from seodang.run.events import EvalEvent, RecordedEvent, TrainEvent
 from seodang.show.formatting import visible_line, whole
 from seodang.show.language import ENGLISH, Texts
@@ -118,8 +118,7 @@ def loss_figure(
     metrics: Sequence[RecordedEvent],
     *,
     order: Sequence[str] = (),
-    best_step: int | None = None,
-    turned_at: int | None = None,
+    training: Training | None = None,
     narrow: bool = False,
     names: Mapping[str, str] | None = None,
     texts: Texts = ENGLISH,
@@ -134,7 +133,8 @@ def loss_figure(
     axes = figure.add_subplot()
     figure.subplots_adjust(top=1 - above / figure.get_figheight(), bottom=0.48 / figure.get_figheight())
     ends = _draw_curves(axes, metrics, order, names or {}, texts)
-    marks = {"curve.kept": best_step, "curve.turned": None if turned_at == best_step else turned_at}
+    best, turned = (training.best_step, training.turned_at) if training else (None, None)
+    marks = {"curve.kept": best, "curve.turned": None if turned == best else turned}
     _mark_steps(axes, marks, line_height(axes, figure), texts)
     axes.grid(axis="y", color=RULE, linewidth=0.6)
     axes.locator_params(axis="x", integer=True)  # there is no half step
@@ -218,8 +218,6 @@ def write_pictures(
     lengths: Lengths | None,
     metrics: Sequence[RecordedEvent],
     order: Sequence[str] = (),
-    best_step: int | None = None,
-    turned_at: int | None = None,
     proof: Proof | None = None,
     texts: Texts = ENGLISH,
 ) -> list[Path]:
@@ -237,7 +235,7 @@ def write_pictures(
         shared: dict[str, Any] = {"order": order, "names": names, "texts": words}
         figures = {"lengths": lengths_figure(lengths, **shared)} if lengths else {}
         if metrics:
-            figures["loss"] = loss_figure(metrics, best_step=best_step, turned_at=turned_at, **shared)
+            figures["loss"] = loss_figure(metrics, training=proof.compared.training if proof else None, **shared)
         if proof and proof.sources:
             figures["changes"] = changes_figure(proof, **shared)
         if proof and proof.parts:

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader
 
 from seodang.json_values import to_json
 from seodang.proof.gain_parts import PARTS
-from seodang.proof.proof import Proof, Training, read_proof
+from seodang.proof.proof import Proof, read_proof
 from seodang.proof.stability import AnswerStability, Stability
 from seodang.recipe import ReportLanguage
 from seodang.run.evidence import Evidence, read_evidence
@@ -57,16 +57,12 @@ def report(run: Path, language: ReportLanguage | None = None) -> Path:
     evidence = read_evidence(run)
     texts = texts_of(evidence, language)
     page = _write(run, evidence, texts)
-    proof = proof_of(evidence, where=str(run / PROOF))
-    training = (proof and proof.compared.training) or Training()
     plots.write_pictures(
         run / PICTURES,
         lengths=evidence.lengths,
         metrics=evidence.metrics,
         order=source_order(evidence),
-        best_step=training.best_step,
-        turned_at=training.turned_at,
-        proof=proof,
+        proof=proof_of(evidence, where=str(run / PROOF)),
         texts=texts,
     )
     return page
@@ -275,16 +271,9 @@ def _waterfalls(proof: Proof, series: Mapping[str, str], texts: Texts) -> Mappin
 def _drawings(evidence: Evidence, proof: Proof | None, order: Sequence[str], texts: Texts) -> dict[str, Any]:
     """Picture → its wide and its narrow drawing as SVG."""
     found: dict[str, tuple[str, str]] = {}
-    training = (proof and proof.compared.training) or Training()
     if evidence.metrics:
-        draw = partial(
-            plots.loss_figure,
-            evidence.metrics,
-            order=order,
-            best_step=training.best_step,
-            turned_at=training.turned_at,
-            texts=texts,
-        )
+        training = proof.compared.training if proof else None
+        draw = partial(plots.loss_figure, evidence.metrics, order=order, training=training, texts=texts)
         found["loss"] = _both(draw, texts("curve.label"))
     if curve := alpha_view.curve_of(evidence):
         found["alpha"] = _both(partial(alpha_view.alpha_figure, curve, order=order, texts=texts), texts("alpha.label"))

@@ -9,7 +9,7 @@ from seodang.data.prepare import Prepared
 from seodang.data.template.renderer import Renderer
 from seodang.errors import RunError, SeodangError
 from seodang.json_values import from_json, json_text, to_json
-from seodang.judge.of_run import judgement_of, take_in
+from seodang.judge.of_run import judgement_of, with_judgement
 from seodang.model.load import weight_files, weights_are_here
 from seodang.model.save import describe
 from seodang.proof.divergence import HiddenStates
@@ -226,7 +226,7 @@ def finish_run(
             effective_shares=held_out.effective_shares,
             temperature=repeat_settings(recipe.ask).temperature,
         )
-        proof = take_in(run, proof, answers)
+        proof = with_judgement(proof, judgement_of(run, answers))
         found = to_json(proof)
         json_text(found, where=str(run.folder / PROOF))  # before what belongs to an earlier proof is replaced
         record.record_answers(run, answers)

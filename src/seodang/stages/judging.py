@@ -12,7 +12,7 @@ from seodang.judge.client import is_local
 from seodang.judge.criteria import is_medical, names_of
 from seodang.judge.judge import Plan, judge, plan
 from seodang.judge.judgement import Judgement
-from seodang.judge.of_run import BASE, base_and_tuned, take_in
+from seodang.judge.of_run import BASE, base_and_tuned, judgement_of, with_judgement
 from seodang.judge.pairs import Pair, pair_answers
 from seodang.proof.measured_rows import read_rows
 from seodang.proof.proof import proof_of_run
@@ -80,7 +80,8 @@ def judge_run(
     opened.write_json(compared.file, to_json(found))
     if compared.file == JUDGEMENT:
         if opened.is_proven:
-            record.record_proof(opened, to_json(take_in(opened, proof_of_run(opened), read_answers(opened))))
+            judgement = judgement_of(opened, read_answers(opened))
+            record.record_proof(opened, to_json(with_judgement(proof_of_run(opened), judgement)))
         report(opened.folder)
     show_judgement(found)
     return found

@@ -12,14 +12,13 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from seodang.check.audit import audit
-from seodang.check.rendered import findings as findings_on_rows
-from seodang.data.prepare import Gathered, Prepared, RenderedSources, gather, join, render_sources
+from seodang.data.prepare import Gathered, Prepared, RenderedSources, gather, render_sources
 from seodang.data.row_cache import Store, rows_key, sources_key
 from seodang.data.template.find import apply_template, find_template
 from seodang.data.template.renderer import Renderer
 from seodang.model.load import load_tokenizer
 from seodang.proof.statistics import FEWEST_CLUSTERS
-from seodang.recipe import Mix, Source, Split, Template, Train
+from seodang.recipe import Source, Split, Template, Train
 from seodang.show.terminal import console, data_view, progress
 from seodang.types import Finding, LossOn
 from seodang.user_paths import cache_folder, shown_path
@@ -115,20 +114,6 @@ def encode(rows: SourceRows, renderer: Renderer, settings: Train, row_cache: Sto
     if not made:
         console.show_line(f"rows rendered, tokenized and masked: loaded from cache ({shown_path(row_cache.folder)})")
     return encoded
-
-
-def mix_sources(encoded: RenderedSources, settings: Mix, *, max_tokens: int) -> Prepared:
-    """Join the sources by their shares, and measure the lengths of their rows.
-
-    Raises:
-        SourceError: nothing to train on, or a source that cannot fill its share.
-    """
-    return join(encoded, settings, max_tokens=max_tokens)
-
-
-def check_rows(prepared: Prepared, renderer: Renderer, *, num_embeddings: int) -> list[Finding]:
-    """Findings on encoded rows: left out, thinking lost, ids beyond the embedding, text that the template adds."""
-    return findings_on_rows(prepared, renderer, num_embeddings=num_embeddings)
 
 
 def show_data(prepared: Prepared, findings: Sequence[Finding], renderer: Renderer) -> None:

@@ -323,7 +323,7 @@ def test_real_model_batched_is_alone() -> None:
     from seodang.types import Placement
 
     try:
-        packaged_folder("gemma-3-270m", progress=False)
+        packaged_folder("gemma-3-270m")
     except ModelError as error:
         pytest.skip(str(error))
     placement = Placement(device="cpu", dtype="float32", compute_dtype="float32", attention="packed", reasons=())

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from typing import Any, TextIO
 
 from seodang.data.read.column_names import ANSWER, PAIRS, QUESTION, SHORT_ANSWER, SHORT_QUESTION, TURN_LISTS, column_key
@@ -136,7 +136,7 @@ def _array_rows(path: str, open_text: OpenText) -> Iterator[RawRow]:
 
 
 def _array_items(scanner: "_Scanner", path: str) -> Iterator[RawRow]:
-    for row in range(1, 1 << 62):
+    for row in count(1):
         yield raw_row(path, row, require_object(scanner.value(row), path, row))
         delimiter = scanner.peek()
         if delimiter not in ("]", ","):

@@ -113,16 +113,14 @@ def time_text(left: Remaining | None) -> str:
 
 
 @contextmanager
-def counting(title: str, total: int, *, work: float | None = None, estimate: float | None = None) -> Iterator[Advance]:
+def counting(title: str, total: int, *, work: float | None = None) -> Iterator[Advance]:
     """Progress while something is counted up to `total`, and one line when it is done; yields what advances it.
 
     Args:
         title: also the name of a stage of the run (`expecting`).
         work: all of it, where things that are counted differ in it (tokens, for example).
-        estimate: seconds, before anything is done; by default what a run expects of the stage.
     """
-    if estimate is None and _expected.run:
-        estimate = _expected.run.expected(title)
+    estimate = _expected.run.expected(title) if _expected.run else None
     started = time.perf_counter()
     with _progress_of(title, total, is_shown=True, work=work, estimate=estimate) as advance:
         yield advance
