@@ -51,6 +51,11 @@ def first_line(error: Exception) -> str:
     return next(filter(str.strip, str(error).splitlines()), type(error).__name__)
 
 
+def os_reason(error: OSError) -> str:
+    """Why the system did not do it: `Permission denied`."""
+    return error.strerror or first_line(error)
+
+
 def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """`; did you mean 'answer'?` where a known name is near: as difflib's ratio has it, at least `cutoff`."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from seodang.errors import RecipeError, nearest
+from seodang.errors import RecipeError, nearest, os_reason
 from seodang.other_names import key_for, no_key_for, value_for
 from seodang.user_paths import expanded, is_there
 
@@ -62,7 +62,7 @@ def read_recipe(recipe: str | Path) -> tuple[str, dict[str, Any], Path]:
         raise RecipeError([f"not UTF-8 text: {error}"], where=name, hint=hint, is_read=False) from None
     except OSError as error:
         hint = "check its name and permissions"
-        raise RecipeError([f"cannot be read: {error.strerror}"], where=name, hint=hint, is_read=False) from None
+        raise RecipeError([f"cannot be read: {os_reason(error)}"], where=name, hint=hint, is_read=False) from None
     if name in shipped_recipes():
         text = files("seodang").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8")
         return f"recipe {name}", parse(text, f"recipe {name}"), Path.cwd()

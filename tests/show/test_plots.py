@@ -31,9 +31,7 @@ def texts(html: str) -> list[str]:
 
 def test_pictures_are_written_as_png_and_svg(tmp_path: Path) -> None:
     """Every picture comes as PNG and as SVG whose text is text, Korean names included."""
-    written = write_pictures(
-        tmp_path / "pictures", lengths=run_lengths(), metrics=run_metrics(), proof=run_proof()
-    )
+    written = write_pictures(tmp_path / "pictures", lengths=run_lengths(), metrics=run_metrics(), proof=run_proof())
     names = ("changes", "lengths", "loss", "parts")
     assert sorted(path.name for path in written) == [f"{name}.{suffix}" for name in names for suffix in ("png", "svg")]
     for path in written:
@@ -85,7 +83,9 @@ def test_ids_of_two_drawings_do_not_meet() -> None:
 
 def test_loss_names_every_curve_and_marks_the_kept_step() -> None:
     """Each source, the training loss, the kept step and the step of the rise are named in the drawing."""
-    shown = texts(as_html(loss_figure(run_metrics(), training=Training(best_step=450, turned_at=500)), label="x", salt="a"))
+    shown = texts(
+        as_html(loss_figure(run_metrics(), training=Training(best_step=450, turned_at=500)), label="x", salt="a")
+    )
     assert {"의료_질문", "일반대화", "wiki", "train", "kept: step 450", "rose again after step 500"} <= set(shown)
 
 

@@ -6,18 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
+from datasets import Dataset, Features
+from datasets.fingerprint import get_temporary_cache_files_directory
 from numpy.typing import NDArray
 
 from seodang.errors import ResourceError
-
-if TYPE_CHECKING:
-    import datasets
-
 
 BATCH_ROWS = 10_000
 BLOCK_ROWS = 1000  # whose values are in memory as Python objects
@@ -40,15 +37,13 @@ class Sink:
         self._writer.close()
         self._file.close()
 
-    def read(self) -> "datasets.Dataset":
+    def read(self) -> Dataset:
         """The rows, memory-mapped."""
-        import datasets
-
-        return datasets.Dataset.from_file(str(self.path))
+        return Dataset.from_file(str(self.path))
 
 
 @contextmanager
-def writing(features: "datasets.Features", path: Path | None = None) -> Iterator[Sink]:
+def writing(features: Features, path: Path | None = None) -> Iterator[Sink]:
     """A file that takes rows; it is gone again if anything goes wrong.
 
     Args:
@@ -58,8 +53,6 @@ def writing(features: "datasets.Features", path: Path | None = None) -> Iterator
         ResourceError: the disk is full.
     """
     if path is None:
-        from datasets.fingerprint import get_temporary_cache_files_directory
-
         path = Path(get_temporary_cache_files_directory()) / f"rows-{uuid.uuid4().hex}.arrow"
     sink = Sink(path, features.arrow_schema)
     try:

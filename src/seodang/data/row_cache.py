@@ -39,7 +39,7 @@ from seodang.data.read.containers.hub_dataset import hub_fingerprint
 from seodang.data.read.sources import local_files
 from seodang.data.split import Splits
 from seodang.data.template.renderer import Renderer
-from seodang.errors import SeodangError, SourceError
+from seodang.errors import SeodangError, SourceError, os_reason
 from seodang.json_values import read_value, to_json
 from seodang.recipe import Source, Split
 from seodang.types import Counts, Finding, Sample
@@ -310,8 +310,8 @@ def _contents(source: Source, counting: Counting) -> list[str]:
                 advance(1)
         return hashes
     except OSError as error:
-        reason, where = error.strerror or str(error), str(error.filename or source.name)
-        raise SourceError(f"cannot be read: {reason}", where=where, hint="check the file's permissions") from None
+        what, where = f"cannot be read: {os_reason(error)}", str(error.filename or source.name)
+        raise SourceError(what, where=where, hint="check the file's permissions") from None
 
 
 @lru_cache(maxsize=1 << 17)

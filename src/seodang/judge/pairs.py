@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from seodang.data.read.clean import normal_form
 from seodang.proof.statistics import union_clusters
 from seodang.types import Answer
 
@@ -73,8 +73,8 @@ def choose(pairs: Sequence[Pair], most: int) -> list[Pair]:
 
 def clusters_of(pairs: Sequence[Pair]) -> list[int]:
     """[pairs] the cluster of each."""
-    questions = [_plain(pair.question) for pair in pairs]
-    references = [_plain(pair.reference) if pair.reference else None for pair in pairs]
+    questions = [normal_form(pair.question) for pair in pairs]
+    references = [normal_form(pair.reference) if pair.reference else None for pair in pairs]
     return union_clusters(questions, references, [pair.cluster for pair in pairs])
 
 
@@ -86,7 +86,3 @@ def fingerprint(pairs: Sequence[Pair]) -> str:
 
 def _key(answer: Answer) -> tuple[Literal["domain", "general", "repeat", "holdout"], str, str | None]:
     return answer.kind, answer.question, answer.row_id
-
-
-def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split())

@@ -29,7 +29,7 @@ from transformers.models.auto import tokenization_auto
 from transformers.utils import cached_file
 
 from seodang import recipe
-from seodang.errors import ModelError, ResourceError, SeodangError
+from seodang.errors import ModelError, ResourceError, SeodangError, first_line
 from seodang.hub_access import contact
 from seodang.hub_access.refusals import has
 from seodang.model.checkpoint import auto_class, recording_untaken, shortened, tensor_files
@@ -330,8 +330,8 @@ def _explained(error: Exception, path: str, revision: str | None) -> SeodangErro
         return ModelError("no tokenizer", where=path, hint=_GIVE_TOKENIZER)
     if has(error, SafetensorError):
         return ModelError(f"damaged weights: {error}", where=path, hint="fetch or convert the model again")
-    first = str(error).strip().split("\n")[0] or type(error).__name__
-    return ModelError(f"cannot be loaded: {first}", where=path, hint="check that the folder is complete and undamaged")
+    what = f"cannot be loaded: {first_line(error)}"
+    return ModelError(what, where=path, hint="check that the folder is complete and undamaged")
 
 
 def _damaged_json(path: str) -> str | None:

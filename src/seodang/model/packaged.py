@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from seodang.errors import ModelError, ResourceError, nearest
+from seodang.errors import ModelError, ResourceError, nearest, os_reason
 from seodang.model.gguf_reader import parse
 from seodang.model.gguf_to_transformers import weight_bytes, write_folder
 from seodang.optional_packages import install_command, is_installed
@@ -170,7 +170,7 @@ def _content(name: str) -> bytes:
         try:
             pieces.append((folder / file).read_bytes())
         except OSError as error:
-            raise _damaged(model, where, f"{error.filename}: {error.strerror}") from None
+            raise _damaged(model, where, f"{error.filename}: {os_reason(error)}") from None
     content = b"".join(pieces)
     if (found := hashlib.sha256(content).hexdigest()) != model.sha256:
         raise _damaged(model, where, f"SHA-256 is {found[:16]}…, not {model.sha256[:16]}…")
@@ -220,7 +220,7 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ResourceError(
-            f"cannot write the converted model: {error.strerror or error}",
+            f"cannot write the converted model: {os_reason(error)}",
             where=str(folder.parent),
             hint="point SEODANG_CACHE to a folder with room that you may write to",
         ) from error

@@ -68,6 +68,7 @@ def card(
         formatting.number,
         formatting.whole,
         formatting.percent,
+        formatting.level,
         formatting.signed,
         plain,
         code,

@@ -15,7 +15,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from seodang.__version__ import __version__
-from seodang.errors import HubError, RunError
+from seodang.errors import HubError, RunError, first_line
 from seodang.publish.base_model import GEMMA_NOTICE, Base, find_base, is_local
 from seodang.publish.card import TAG, card
 from seodang.publish.files import CARD, KOREAN_CARD, File, outgoing
@@ -231,7 +231,7 @@ def _url(repo: str) -> str:
     return f"{constants.ENDPOINT}/{repo}"
 
 
-def _failure(error: BaseException, repo: str) -> HubError:
+def _failure(error: Exception, repo: str) -> HubError:
     """One message for whatever the hub's client raised."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, HfHubHTTPError):
@@ -240,9 +240,8 @@ def _failure(error: BaseException, repo: str) -> HubError:
         return _refused(cause, repo)
     if isinstance(error, OfflineModeIsEnabled):
         return HubError("HF_HUB_OFFLINE is set", where=_url(repo), hint="unset HF_HUB_OFFLINE and push again")
-    lines = str(error).strip().splitlines() or [type(error).__name__]
     return HubError(
-        f"the upload failed: {lines[0]}",
+        f"the upload failed: {first_line(error)}",
         where=_url(repo),
         hint="check the network and push again: large files that arrived are not sent twice",
     )

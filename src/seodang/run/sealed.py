@@ -8,7 +8,7 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import ClassVar
 
-from seodang.errors import RunError, SeodangError
+from seodang.errors import RunError, SeodangError, os_reason
 from seodang.json_values import read_value, to_json
 from seodang.run.folder import ADAPTER, MODEL, MODEL_FILES, Run, write_text
 
@@ -110,7 +110,7 @@ def _damage(folder: Path, name: str, file: SealedFile) -> str | None:
     except FileNotFoundError:
         return f"{name} is missing"
     except OSError as error:
-        return f"{name} cannot be read ({error.strerror})"
+        return f"{name} cannot be read ({os_reason(error)})"
     return None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from seodang import distributed
-from seodang.errors import RunError
+from seodang.errors import RunError, os_reason
 from seodang.recipe import Recipe, Report, ReportLanguage, Template, load_recipe
 from seodang.recipe_rules import BY_TOLERANCE
 from seodang.run import lock
@@ -198,7 +198,7 @@ def _written(folder: Path) -> Iterator[None]:
         if is_disk_full(error):
             raise
         raise RunError(
-            f"cannot be written: {error.strerror}", where=str(folder), hint="give a folder of yours by --out"
+            f"cannot be written: {os_reason(error)}", where=str(folder), hint="give a folder of yours by --out"
         ) from None
 
 

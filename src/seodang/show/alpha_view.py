@@ -12,10 +12,10 @@ from seodang.alpha.curve import AlphaCurve, AlphaPoint, read_curve
 from seodang.proof.losses import SourceLoss
 from seodang.proof.statistics import Estimate
 from seodang.run.evidence import Evidence
-from seodang.show.formatting import duration, percent, plural, signed, size, visible, visible_line
+from seodang.show.formatting import duration, plural, signed, size, visible, visible_line
 from seodang.show.language import ENGLISH, Texts
 from seodang.show.plots import INK, RULE, line_height, name_above, name_ends, new_figure, source_colors, styled
-from seodang.show.terminal.console import get_console
+from seodang.show.terminal.console import get_console, quiet_table
 from seodang.types import CurveCost
 from seodang.user_paths import path_argument, shown_path
 
@@ -199,15 +199,8 @@ def _cell(change: Estimate, texts: Texts) -> str:
     return f"{value} ({texts.between(change.interval)})" if change.interval else value
 
 
-def level(curve: AlphaCurve) -> str:
-    """The level of the intervals: `98.3%`."""
-    return percent(curve.level, 1).replace(".0%", "%")
-
-
 def _table(head: Cells, body: list[Cells]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    for column in head:
-        table.add_column(Text(visible_line(column)), overflow="fold")
+    table = quiet_table(*map(visible_line, head))
     for row in body:
         table.add_row(*(Text(visible(cell)) for cell in row))
     return table

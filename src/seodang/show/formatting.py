@@ -30,6 +30,11 @@ def percent(share: float | None, digits: int = 0) -> str:
     return number(100 * share if share is not None else None, digits) + ("%" if finite else "")
 
 
+def level(share: float) -> str:
+    """The level of an interval: `98.3%`, `95%`."""
+    return percent(share, 1).replace(".0%", "%")
+
+
 def signed(value: float | None, digits: int = 3) -> str:
     """`0.0123` as `+0.012`; what rounds to zero has no sign."""
     if value is None or not math.isfinite(value):

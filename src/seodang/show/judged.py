@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from seodang.judge.judgement import Calibration, Judgement, LengthAdjusted, Tally
@@ -16,7 +15,7 @@ from seodang.run.folder import JUDGEMENT
 from seodang.show import sentences
 from seodang.show.formatting import MISSING, percent, visible, whole
 from seodang.show.language import ENGLISH, Texts
-from seodang.show.terminal.console import get_console
+from seodang.show.terminal.console import get_console, quiet_table
 
 COLUMNS = ("pairs", "number", "wins", "ties", "losses", "difference", "interval")  # keys of their headings
 
@@ -93,9 +92,8 @@ def show_judgement(found: Judgement, *, out: Console | None = None) -> None:
     out = out or get_console()
     out.print(Text(visible(verdict_sentence(found)), style="bold"))
     if rows := judgement_rows(found):
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-        for place, name in enumerate(COLUMNS):
-            table.add_column(ENGLISH(f"judged.column_{name}"), justify="right" if place else "left")
+        first, *others = (ENGLISH(f"judged.column_{name}") for name in COLUMNS)
+        table = quiet_table(first, *(f"{head}>" for head in others))
         for row in rows:
             table.add_row(*row)
         out.print()

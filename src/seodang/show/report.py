@@ -41,7 +41,10 @@ BEHAVIOUR_COLUMNS = (  # key of the heading, field of `AnswerBehaviour`, how it 
     ("chrf", "chrf", formatting.number, 1),
 )
 SEVERITIES = ("refuse", "warn", "fixed", "note")
-FILTERS = (formatting.number, formatting.whole, formatting.percent, formatting.signed, formatting.size)
+FILTERS = (
+    *(formatting.number, formatting.whole, formatting.percent),
+    *(formatting.level, formatting.signed, formatting.size),
+)
 
 
 def report(run: Path, language: ReportLanguage | None = None) -> Path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seodang.errors import RunError
+from seodang.errors import RunError, os_reason
 from seodang.judge.judgement import Judgement
 from seodang.proof.behaviour import GroupBehaviour
 from seodang.proof.gain_parts import PARTS
@@ -86,7 +86,7 @@ def report_runs(folders: Sequence[Path], *, out: Path | None = None, language: R
         _refuse_other_file(page)
         write_text(page, render_runs(runs, texts))
     except OSError as error:
-        raise RunError(f"cannot be written: {error.strerror}", where=str(page), hint="give a file by --out") from None
+        raise RunError(f"cannot be written: {os_reason(error)}", where=str(page), hint="give a file by --out") from None
     return page
 
 

@@ -1,9 +1,9 @@
 """What a proof takes, before it is begun: what each model reads and writes, and how long that takes; training too."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from transformers import PreTrainedModel
@@ -22,6 +22,7 @@ from seodang.train.setup import eval_every, total_steps
 from seodang.train.throughput import matrix_rate
 from seodang.types import CurveCost, Lengths, ProofCost
 
+T = TypeVar("T")
 EVALUATION, ANSWERS = "evaluation", "answers"  # what interrupts the steps
 READING_SHARE = {"cpu": 0.65, "cuda": 0.5}  # of the hardware limit, that forward passes over packs are taken to reach
 WRITING_SHARE = {"cpu": 0.3, "cuda": 0.05}  # the same of generating, which waits for memory
@@ -48,17 +49,17 @@ def proof_cost(held_out: EvaluationSet, base: Base, known: KnownBase | None = No
     Args:
         known: of the base, which is not measured again; none: nothing.
     """
-    device = base.placement.device.split(":")[0]
+    device = base.placement.device
     has_losses, has_answers = (known.has_losses, known.has_answers) if known else (False, False)
     choose_form = not held_out.has_trained_template and not has_losses
     first, second = (_reading(held_out.sources, choose_form=form) for form in (choose_form, False))
     of_base = _states_reading(held_out.sources, known) if known and has_losses else first
     answer_tokens = sum(question.settings.max_new_tokens for question in held_out.questions)
-    rate = _matrix_rate(base.placement.compute_dtype, base.placement.device)
+    rate = _matrix_rate(base.placement.compute_dtype, device)
     seconds = reading_seconds = writing_seconds = None
     if weights := _weights(base.on_meta):
         compared = sum(source.kl_tokens for source in held_out.sources)  # through the base's head once more
-        shares = [each.get(device, each["cpu"]) for each in (READING_SHARE, WRITING_SHARE)]
+        shares = [_of_device(each, device) for each in (READING_SHARE, WRITING_SHARE)]
         base_reading, reading_seconds = (
             2 * (weights.body * read.tokens + weights.head * (read.scored + more)) / shares[0] / rate
             for read, more in ((of_base, 0), (second, compared))
@@ -108,8 +109,8 @@ def training_time(
     weights = _weights(base.on_meta)
     if weights is None or not examples:
         return TrainingTime(steps, every=every, done=done)
-    device = base.placement.device.split(":")[0]
-    rate = _matrix_rate(base.placement.compute_dtype, base.placement.device) * READING_SHARE.get(device, 0.5)
+    device = base.placement.device
+    rate = _matrix_rate(base.placement.compute_dtype, device) * _of_device(READING_SHARE, device)
 
     def seconds(read: float, through_head: float) -> float:
         return 2 * (weights.body * read + weights.head * through_head) / rate
@@ -209,9 +210,14 @@ def _states_reading(sources: Sequence[HeldOutSource], known: KnownBase) -> _Read
     return _Reading(tokens=tokens, scored=sum(source.kl_tokens for source in sources))
 
 
+def _of_device(values: Mapping[str, T], device: str) -> T:
+    """The value of a kind of device; of one that was not measured, the CPU's."""
+    return values.get(device.split(":")[0], values["cpu"])
+
+
 @cache
 def _matrix_rate(dtype: str, device: str) -> float:
-    return matrix_rate(getattr(torch, dtype), device, PRODUCT_SIZES.get(device.split(":")[0], PRODUCT_SIZES["cpu"]))
+    return matrix_rate(getattr(torch, dtype), device, _of_device(PRODUCT_SIZES, device))
 
 
 def _weights(model: PreTrainedModel | None) -> _Weights | None:

@@ -20,6 +20,7 @@ from seodang.data.read.sources import read
 from seodang.data.read.turns.merge import merge_turns
 from seodang.data.read.unusable import UnusableRowError
 from seodang.errors import SourceError
+from seodang.proof.behaviour import HANGUL
 from seodang.recipe import Source
 from seodang.starter.guess_columns import Ask, guess_columns
 from seodang.starter.token_count import ESTIMATED, TokenCount
@@ -31,7 +32,6 @@ KEPT_QUESTIONS = 200
 LANGUAGE_ROWS = 500
 PLAIN_TURNS = 0.95  # share of rows that every template must be able to render
 TURN_TOKENS = 6  # what a template writes around a turn
-HANGUL = re.compile("[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e]")
 LATIN = re.compile("[A-Za-z]")
 TAGS = re.compile("<[^<>]*>")
 ENGLISH = re.compile(r"\b(the|and|what|how|you|are|with|that|is|to)\b", re.IGNORECASE)

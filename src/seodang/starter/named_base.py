@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from seodang.errors import ModelError, SeodangError
 from seodang.model.packaged import PREFIX, converted_folder, known_name
 from seodang.recipe import load_recipe
 from seodang.starter.families import known_model
+from seodang.starter.recipe_yaml import as_value
 from seodang.starter.settings import Base, packaged_base, rate_of, terms_to_accept
 from seodang.user_paths import expanded, is_folder
 
@@ -152,8 +151,7 @@ def _of_run(folder: Path) -> tuple[str, str | None]:
         return "", None
     named = recipe.template.model_dump(exclude_defaults=True)
     value = named["borrow"] if set(named) == {"borrow"} else named
-    text = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=1 << 30).strip()[1:-1]
-    return recipe.model.path, text if named else None
+    return recipe.model.path, as_value(value) if named else None
 
 
 def _template(facts: _Facts, has_tools: bool) -> tuple[str | None, list[str]]:

@@ -11,7 +11,7 @@ from seodang.data.counting import Counting, uncounted
 from seodang.data.read.containers.data_file import ending
 from seodang.data.read.containers.find_files import ARCHIVE_NAMES, ROW_NAMES
 from seodang.data.template.find import check_name
-from seodang.errors import Gathered, RunError, SourceError
+from seodang.errors import Gathered, RunError, SourceError, os_reason
 from seodang.recipe import Recipe, load_recipe
 from seodang.recipe_rules import BY_TOLERANCE
 from seodang.starter.comments import in_readers_language
@@ -240,7 +240,7 @@ def write_starter(starter: Starter) -> Path:
             file.write(starter.yaml)
     except OSError as error:
         raise RunError(
-            f"cannot be written: {error.strerror or error}", where=str(starter.path), hint="name another by --out"
+            f"cannot be written: {os_reason(error)}", where=str(starter.path), hint="name another by --out"
         ) from None
     return starter.path
 

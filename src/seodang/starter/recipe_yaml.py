@@ -151,8 +151,8 @@ def _value(value: str) -> str:
     return yaml.safe_dump([value], default_flow_style=False, allow_unicode=True, width=WIDE).strip().removeprefix("- ")
 
 
-def as_value(value: str) -> str:
-    """The same for use inside {…} too."""
+def as_value(value: Any) -> str:
+    """A text, or keys with values, for use inside {…} too."""
     return yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=WIDE).strip()[1:-1]
 
 

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from json.encoder import encode_basestring
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
+from datasets import Dataset, Features, Json, List, Value
 
 from seodang.data.arrow import Sink, writing
 from seodang.data.counting import Counting, uncounted
@@ -37,9 +38,6 @@ from seodang.recipe import Source
 from seodang.recipe_rules import JOIN
 from seodang.types import Counts, RowNote
 
-if TYPE_CHECKING:
-    import datasets
-
 NOTES_KEPT = 1000  # dropped rows listed one by one
 NOT_COLUMNS = ("question", "row")  # values of split.by that name no column
 HTML = "with HTML tags or entities (kept as they are)"
@@ -50,7 +48,7 @@ ANSWER_FIRST = "that start with an answer (kept)"
 
 def convert(
     raw: RawRows, source: Source, split_by: str = "question", counting: Counting = uncounted
-) -> tuple["datasets.Dataset", Counts]:
+) -> tuple[Dataset, Counts]:
     """The rows of a source in one shape, memory-mapped from a file that is gone when the session ends.
 
     Args:
@@ -257,23 +255,21 @@ def _exchange_keys(conversation: Conversation, opening: str) -> list[str]:
     ]
 
 
-def features() -> "datasets.Features":
+def features() -> Features:
     """The columns that `convert` makes."""
-    import datasets
-
-    text = datasets.Value("string")
-    return datasets.Features(
+    text = Value("string")
+    return Features(
         {
             "row_id": text,
             "source": text,
             "role": text,
             "file": text,
-            "row": datasets.Value("int64"),
-            "messages": datasets.List(datasets.Json()),
+            "row": Value("int64"),
+            "messages": List(Json()),
             "tools": text,
             "text": text,
             "question_key": text,
-            "exchange_keys": datasets.List(text),  # the opening question with its answer, then the later ones
+            "exchange_keys": List(text),  # the opening question with its answer, then the later ones
             "group": text,
         }
     )

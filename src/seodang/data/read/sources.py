@@ -29,7 +29,7 @@ from seodang.data.read.encoding import find_encoding, first_bytes, refuse_binary
 from seodang.data.read.json_files import BLANK_CHARS, read_json, starts_like_json
 from seodang.data.read.raw_rows import Block, RawRow, RawRows, merged
 from seodang.data.read.reshape.reshape import named_columns, reshape
-from seodang.errors import SourceError
+from seodang.errors import SourceError, os_reason
 from seodang.recipe import Source
 
 ARROW_STARTS = (b"ARROW1", b"\xff\xff\xff\xff")  # an Arrow file, an Arrow stream
@@ -147,8 +147,8 @@ def _read_file(file: DataFile, source: Source) -> RawRows:
         encoding, remark = find_encoding(file, source.encoding)
         return _with_remark(_read_text(file, encoding, source), remark)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise SourceError(f"cannot be read: {reason}", where=file.name, hint="check the file's permissions") from None
+        what = f"cannot be read: {os_reason(error)}"
+        raise SourceError(what, where=file.name, hint="check the file's permissions") from None
 
 
 def _may_be_sheet(file: DataFile, head: bytes) -> bool:

@@ -16,7 +16,7 @@ from seodang.data.template.jinja import PINNED_DATE, compile_template, fixed, pi
 from seodang.data.template.limits import limited
 from seodang.data.template.next_turn import with_last_end
 from seodang.data.template.probe import OTHER_HINT, Probe, control_tokens, probe
-from seodang.errors import TemplateError, nearest
+from seodang.errors import TemplateError, first_line, nearest
 from seodang.user_paths import expanded, is_there
 
 if TYPE_CHECKING:
@@ -298,7 +298,7 @@ def _first_built_in(verified: Callable[[str], ChatTemplate]) -> ChatTemplate:
         try:
             return verified(name)
         except TemplateError as error:
-            faults.append(str(error).split("\n", 1)[0])
+            faults.append(first_line(error))
     raise TemplateError(
         "the tokenizer has no chat template and no built-in one fits:" + "".join(f"\n  - {fault}" for fault in faults),
         where="template",

@@ -14,7 +14,7 @@ from seodang.proof.gain_parts import PARTS
 from seodang.proof.proof import Proof
 from seodang.proof.seeds import SeedsProof
 from seodang.show import sentences
-from seodang.show.formatting import duration, fold, number, percent, plural, signed, visible, visible_line, whole
+from seodang.show.formatting import duration, fold, level, number, percent, plural, signed, visible, visible_line, whole
 from seodang.show.language import ENGLISH
 from seodang.show.terminal.console import get_console, quiet_table, show_title
 from seodang.show.terminal.verbosity import is_verbose
@@ -168,8 +168,7 @@ def _model_answers(model: str, answers: Sequence[Answer]) -> RenderableType:
 
 
 def _axes(proof: Proof, *, is_narrow: bool) -> Table:
-    level = percent(proof.level, 1).replace(".0%", "%")
-    interval = ENGLISH("table.interval", level=level)
+    interval = ENGLISH("table.interval", level=level(proof.level))
     heads = [ENGLISH(f"table.{key}") for key in ("source", "role", "loss_in")]
     numbers = (f"{ENGLISH(f'table.{key}')}>" for key in ("base", "tuned", "change"))
     last = (f"{interval}>", ENGLISH("table.shown"), _examples(is_narrow=is_narrow))

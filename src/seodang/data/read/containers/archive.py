@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING
 
 import pyarrow as pa
 
-from seodang.errors import SourceError, first_line
+from seodang.errors import SourceError, first_line, os_reason
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -87,7 +87,7 @@ def _spooled(outer: zipfile.ZipFile, entry: zipfile.ZipInfo) -> "_Part":
             shutil.copyfileobj(packed, copy, BUFFER_BYTES)
     except OSError as error:
         raise SourceError(
-            f"an archive inside it cannot be unpacked to {tempfile.gettempdir()}: {error.strerror or error}",
+            f"an archive inside it cannot be unpacked to {tempfile.gettempdir()}: {os_reason(error)}",
             where=str(outer.filename),
             hint=f"set TMPDIR to a folder with {entry.file_size / 1e9:,.1f} GB free, or unpack the outer archive",
         ) from None

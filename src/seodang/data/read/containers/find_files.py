@@ -15,7 +15,7 @@ from typing import Any
 from seodang.data.read.containers.data_file import DataFile, ending
 from seodang.data.read.containers.patterns import matching_paths
 from seodang.data.read.containers.zip_members import Member, office_kind, zip_members
-from seodang.errors import SourceError, nearest
+from seodang.errors import SourceError, nearest, os_reason
 from seodang.user_paths import expanded
 
 JSON_NAMES = (".json", ".jsonl", ".ndjson")
@@ -68,8 +68,7 @@ def find_files(given: str, split: str = "train") -> Found:
     except (ValueError, re.error) as error:  # of pathlib and re
         raise SourceError(f"not a valid pattern: {error}", where=given[:200], hint="check its * and [ ]") from None
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise SourceError(f"cannot be read: {reason}", where=given[:200], hint="check the path") from None
+        raise SourceError(f"cannot be read: {os_reason(error)}", where=given[:200], hint="check the path") from None
     if not found.files:
         aside = "; ".join(found.remarks())
         raise SourceError(
