@@ -49,7 +49,7 @@ from seodang.proof.contrast import SourceContrasts
 from seodang.proof.divergence import Head, HiddenStates
 from seodang.proof.evaluate import blocks
 from seodang.proof.held_out import HeldOutRow
-from seodang.proof.row_losses import Base, HeldOutSource, SampleSizes, measure_source
+from seodang.proof.row_losses import BaseStates, HeldOutSource, SampleSizes, measure_source
 from seodang.recipe import Model
 from seodang.train.throughput import matrix_rate, step_flops, synchronize
 from seodang.types import IGNORED
@@ -193,7 +193,7 @@ def _arm(
             model.get_output_embeddings().weight[-1] += 1e-3  # another head than the base's: that one is read
         head = hidden.head(Head.of(model))
         assert head is not None, "the base's head was not kept"
-        base = Base(hidden=hidden.reader(source.name), head=head)
+        base = BaseStates(hidden=hidden.reader(source.name), head=head)
     tokens = 4 * pack_tokens if arm == "ours-large" else pack_tokens
 
     def ours(some: HeldOutSource) -> list[float]:

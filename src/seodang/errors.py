@@ -107,7 +107,7 @@ class StartError(SeodangError):
         super().__init__(f"{len(errors)} things keep this from starting{''.join(items)}")
 
 
-class Gathered:
+class Faults:
     """Errors of several checks, to be reported together."""
 
     def __init__(self) -> None:

@@ -3,6 +3,7 @@
 import difflib
 import os
 import shlex
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from seodang.errors import ResourceError
@@ -58,6 +59,19 @@ def folders_beside(missing: Path) -> str | None:
         return f"did you mean {parent / near[0]}?"
     more = f" and {len(there) - SHOWN_FOLDERS:,} more" if len(there) > SHOWN_FOLDERS else ""
     return f"in {parent} there are: {', '.join(there[:SHOWN_FOLDERS])}{more}" if there else None
+
+
+def beyond(entries: Iterable[tuple[float, int, Path]], most_bytes: int) -> Iterator[Path]:
+    """What a cache of so many bytes has no room for: the entries that were used least recently.
+
+    Args:
+        entries: (when it was used, bytes, path).
+    """
+    total = 0
+    for _, size, path in sorted(entries, reverse=True):
+        total += size
+        if total > most_bytes:
+            yield path
 
 
 def shown_path(path: str | Path) -> str:

@@ -16,7 +16,7 @@ from seodang.judge.judgement import Judgement
 from seodang.judge.of_run import judgement_of, with_judgement
 from seodang.judge.tally import adjust_for_length, tally
 from seodang.proof.proof import proof_of_run
-from seodang.publish.base_model import Base
+from seodang.publish.base_model import BaseTerms
 from seodang.publish.card import card
 from seodang.run.evidence import read_answers, read_evidence
 from seodang.run.folder import Run
@@ -51,7 +51,7 @@ def card_of(run: Run) -> str:
     return card(
         read_evidence(run.folder),
         run.recipe(),
-        Base(name="b", hub=None, license={}),
+        BaseTerms(name="b", hub=None, license={}),
         ENGLISH,
         repo="me/x",
         adapter=False,

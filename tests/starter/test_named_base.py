@@ -11,14 +11,14 @@ from seodang.recipe import load_recipe
 from seodang.starter.families import FAMILIES, known_model
 from seodang.starter.named_base import model_names, named_base
 from seodang.starter.propose import Starter, propose, write_starter
-from seodang.starter.settings import Base
+from seodang.starter.settings import ProposedBase
 from seodang.starter.token_count import token_count
 from tiny import make_tokenizer
 
 ROWS = "".join(f'{{"question": "{n}번 약은 언제 먹나요?", "answer": "{n}번 약은 아침에 드세요."}}\n' for n in range(60))
 
 
-def base(model: str, *, has_tools: bool = False, memory_gb: float = 64, gpu_gb: float | None = None) -> Base:
+def base(model: str, *, has_tools: bool = False, memory_gb: float = 64, gpu_gb: float | None = None) -> ProposedBase:
     return named_base(model, has_tools=has_tools, memory_gb=memory_gb, gpu_gb=gpu_gb)
 
 

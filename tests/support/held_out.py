@@ -19,7 +19,7 @@ from seodang.model.engine.engine import choose_engine
 from seodang.proof.divergence import Head, HiddenStates
 from seodang.proof.measured_rows import MeasuredRow
 from seodang.proof.row_losses import (
-    Base,
+    BaseStates,
     HeldOutSource,
     SampleSizes,
     held_out_source,
@@ -91,7 +91,7 @@ def measure_both(
             hidden.keep_head(base)
     head = hidden.head(Head.of(tuned))
     assert head
-    compared = Base(hidden=hidden.reader(held_out.name), head=head)
+    compared = BaseStates(hidden=hidden.reader(held_out.name), head=head)
     after, kl = measure_source(tuned, engine, held_out, pack_tokens=256, choose_form=False, base=compared)
     return before, measured_rows(held_out, before, after, kl)
 

@@ -19,7 +19,7 @@ from seodang.json_values import to_json
 from seodang.proof.measured_rows import MeasuredRow
 from seodang.proof.proof import Compared, Proof, Training, prove_rows
 from seodang.run.events import RecordedEvent
-from seodang.run.manifest import DataFile, Hardware, Manifest, RowsFacts, SourceFiles, TemplateFacts
+from seodang.run.manifest import FileFacts, Hardware, Manifest, RowsFacts, SourceFiles, TemplateFacts
 from seodang.types import (
     Answer,
     Counts,
@@ -267,9 +267,9 @@ def run_proof() -> Proof:
 
 def _manifest() -> Manifest:
     files = {
-        "의료_질문": DataFile(path="/data/ko_medical.csv", sha256="c0ffee12" * 8, bytes=2210394),
-        "일반대화": DataFile(path="/data/ko_general.jsonl", sha256="0badf00d" * 8, bytes=1984432),
-        "wiki": DataFile(path="/data/wiki.jsonl", sha256="feedbeef" * 8, bytes=402211),
+        "의료_질문": FileFacts(path="/data/ko_medical.csv", sha256="c0ffee12" * 8, bytes=2210394),
+        "일반대화": FileFacts(path="/data/ko_general.jsonl", sha256="0badf00d" * 8, bytes=1984432),
+        "wiki": FileFacts(path="/data/wiki.jsonl", sha256="feedbeef" * 8, bytes=402211),
     }
     return Manifest(
         name=RECIPE["name"],

@@ -43,7 +43,7 @@ from seodang.errors import SeodangError, SourceError, os_reason
 from seodang.json_values import read_value, to_json
 from seodang.recipe import Source, Split
 from seodang.types import Counts, Finding, Sample
-from seodang.user_paths import shown_path
+from seodang.user_paths import beyond, shown_path
 
 MOST_BYTES = 20_000_000_000  # the entries used least recently go when all together are larger
 ABANDONED_SECONDS = 86_400  # an unfinished entry that is older was left behind by a process that was killed
@@ -161,12 +161,9 @@ class Store:
             entry = file.parent
             with suppress(OSError):
                 entries.append((entry.lstat().st_mtime, sum(one.lstat().st_size for one in entry.iterdir()), entry))
-        total = 0
-        for _, size, entry in sorted(entries, reverse=True):
-            total += size
-            if total > MOST_BYTES:
-                with suppress(OSError):
-                    _remove(entry)  # a run that has it open keeps it until it ends
+        for entry in beyond(entries, MOST_BYTES):
+            with suppress(OSError):
+                _remove(entry)  # a run that has it open keeps it until it ends
 
 
 def write(folder: Path, made: RenderedSources) -> None:

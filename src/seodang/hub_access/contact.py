@@ -18,6 +18,7 @@ from seodang.errors import HubError, first_line
 from seodang.hub_access.refusals import OFFLINE, Kind, is_busy, is_unheard, refused, status_of, unreachable
 from seodang.user_paths import expanded
 
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?", re.ASCII)  # OWNER/NAME, or NAME
 ASK_SECONDS = 5  # until the hub has to answer; HF_HUB_ETAG_TIMEOUT overrides it
 RETRY_SECONDS = 1.0  # before a request that failed is sent once more
 BELIEVED_SECONDS = 60  # how long a hub that did not answer is not asked again

@@ -35,7 +35,7 @@ Advance = Callable[[int], None]  # is called with the number of pairs that were 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class JudgePlan:
     """What will be asked of a judge."""
 
     settings: Judge
@@ -57,7 +57,7 @@ class Plan:
 
 def plan(
     pairs: Sequence[Pair], settings: Judge, *, is_medical: bool = False, models: Mapping[str, str] | None = None
-) -> Plan:
+) -> JudgePlan:
     """What `judge` with the same arguments would ask. Sends nothing.
 
     Args:
@@ -83,7 +83,7 @@ def plan(
         )
     chosen = choose(pairs, settings.questions)
     texts = [text for pair in pairs for text in (pair.question, pair.ours, pair.theirs, pair.reference) if text]
-    return Plan(
+    return JudgePlan(
         settings=settings,
         wording=Wording(own=settings.criteria, is_medical=is_medical),
         planted=tuple(planted),
@@ -137,7 +137,7 @@ def judge(
     return _judgement(asked, calibration, judged, client.traffic, ours=ours, theirs=theirs)
 
 
-def calibrate(client: Client, asked: Plan, advance: Advance | None = None) -> Calibration:
+def calibrate(client: Client, asked: JudgePlan, advance: Advance | None = None) -> Calibration:
     """Ask the judge about pairs of which the first answer is the better one."""
     judged: list[Judged] = []
     for planted in asked.planted:
@@ -192,7 +192,7 @@ def judge_pair(client: Client, wording: Wording, pair: Pair, *, cluster: int) ->
     )
 
 
-def _judge_pairs(client: Client, asked: Plan, advance: Advance | None) -> tuple[Judged, ...]:
+def _judge_pairs(client: Client, asked: JudgePlan, advance: Advance | None) -> tuple[Judged, ...]:
     judged: list[Judged] = []
     for pair, cluster in zip(asked.pairs, clusters_of(asked.pairs), strict=True):
         judged.append(judge_pair(client, asked.wording, pair, cluster=cluster))
@@ -202,7 +202,7 @@ def _judge_pairs(client: Client, asked: Plan, advance: Advance | None) -> tuple[
 
 
 def _judgement(
-    asked: Plan, calibration: Calibration, judged: Sequence[Judged], traffic: Traffic, *, ours: str, theirs: str
+    asked: JudgePlan, calibration: Calibration, judged: Sequence[Judged], traffic: Traffic, *, ours: str, theirs: str
 ) -> Judgement:
     """The figures that follow from the judged pairs; none where the judge cannot be relied on."""
     errors = sum(one.outcome == "error" for one in judged)

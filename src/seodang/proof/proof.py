@@ -36,7 +36,7 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Example:
+class AnsweredRow:
     """A held-out row that both models answered."""
 
     row_id: str
@@ -73,8 +73,8 @@ class Proof:
     skipped: Mapping[str, Mapping[str, int]]  # source → why rows have no parts → rows
     behaviour: tuple[GroupBehaviour, ...]
     stability: Stability
-    best: tuple[Example, ...]  # the loss fell most
-    worst: tuple[Example, ...]  # it rose most, or fell least
+    best: tuple[AnsweredRow, ...]  # the loss fell most
+    worst: tuple[AnsweredRow, ...]  # it rose most, or fell least
     verdict: Verdict
 
 
@@ -177,12 +177,12 @@ def turned_at(evaluations: Sequence[tuple[int, float]]) -> int | None:
     return evaluations[lowest][0] if lowest < len(evaluations) - 1 else None
 
 
-def _examples(rows: Sequence[MeasuredRow], answers: Sequence[Answer]) -> list[Example]:
+def _examples(rows: Sequence[MeasuredRow], answers: Sequence[Answer]) -> list[AnsweredRow]:
     """Rows that both models answered, those whose loss fell most first."""
     answered = {answer.row_id for answer in answers if answer.model == "tuned"}
     answered &= {answer.row_id for answer in answers if answer.model == "base"}
     examples = [
-        Example(
+        AnsweredRow(
             row_id=row.row_id,
             source=row.source,
             where=row.where,

@@ -138,7 +138,7 @@ def scored_hash(sources: Sequence[HeldOutSource], *, has_trained_template: bool)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Base:
+class BaseStates:
     """What a model is compared with on one source."""
 
     hidden: HiddenReader
@@ -154,7 +154,7 @@ def measure_source(
     choose_form: bool,
     on_rows: OnRows | None = None,
     writer: HiddenWriter | None = None,
-    base: Base | None = None,
+    base: BaseStates | None = None,
 ) -> tuple[list[ModelRow], dict[int, float]]:
     """One model's losses on every row of a source; several ranks share the work, and all get the same values.
 
@@ -345,7 +345,7 @@ class _Answers:
 class _Observer:
     """Writes the hidden states of rows as they come, or measures how far a model is from the base that wrote them."""
 
-    def __init__(self, writer: HiddenWriter | None, base: Base | None) -> None:
+    def __init__(self, writer: HiddenWriter | None, base: BaseStates | None) -> None:
         self.numbers: Sequence[int] = ()  # of the rows, in their holdout, that are packed now
         self.divergences: dict[int, float] = {}  # row → Σ KL
         self._writer, self._base = writer, base

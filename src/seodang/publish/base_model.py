@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from huggingface_hub.repocard import metadata_load
 
+from seodang.hub_access.contact import HUB_ID
 from seodang.model.packaged import PACKAGED, PREFIX
 from seodang.run.folder import Run
 
@@ -22,12 +23,11 @@ ORIGINS = MappingProxyType(
     }
 )
 GEMMA = re.compile(r"Gemma[23]?n?For")  # the generations that the Gemma Terms of Use bind, whatever was made of them
-HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?", re.ASCII)
 LICENSE_KEYS = ("license", "license_name", "license_link")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Base:
+class BaseTerms:
     """The model that was tuned."""
 
     name: str  # hub id, package or the folder's name: no path
@@ -41,7 +41,7 @@ class Base:
         return self.license.get("license") == "gemma"
 
 
-def find_base(path: str, architecture: str) -> Base:
+def find_base(path: str, architecture: str) -> BaseTerms:
     """The base that a recipe names.
 
     Args:
@@ -53,7 +53,7 @@ def find_base(path: str, architecture: str) -> Base:
         name = path.removeprefix(PREFIX)
         hub, license_id = ORIGINS[name]
         package = PACKAGED[name].packages
-        return Base(
+        return BaseTerms(
             name=hub,
             hub=hub,
             license={"license": license_id},
@@ -61,17 +61,17 @@ def find_base(path: str, architecture: str) -> Base:
             "bits: they are close to, but not the same as, the weights published there.",
         )
     if not is_local(path):
-        return Base(name=path, hub=path if HUB_ID.fullmatch(path) else None, license=terms)
+        return BaseTerms(name=path, hub=path if HUB_ID.fullmatch(path) else None, license=terms)
     if (run := _run_of(Path(path))) is not None:
         before = find_base(run.recipe().model.path, architecture)
         made = f"[{before.hub}](https://huggingface.co/{before.hub})" if before.hub else f"`{before.name}`"
         remark = f"It is the model of an earlier run, made from {made}."
-        return Base(name=file_name(str(run.folder)), hub=None, license=before.license, remark=remark)
+        return BaseTerms(name=file_name(str(run.folder)), hub=None, license=before.license, remark=remark)
     card = _card(Path(path) / "README.md")
     own = {key: str(card[key]) for key in LICENSE_KEYS if isinstance(card.get(key), str)}
     above = card.get("base_model")
     above = above if isinstance(above, str) and "/" in above and HUB_ID.fullmatch(above) else None
-    return Base(
+    return BaseTerms(
         name=file_name(path),
         hub=above,
         license=terms or own,

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader
 
+from seodang.hub_access.contact import HUB_ID
 from seodang.json_values import to_json
 from seodang.judge.criteria import is_medical, names_of
 from seodang.judge.judgement import Judgement
@@ -20,7 +21,7 @@ from seodang.proof.behaviour import hangul_share
 from seodang.proof.gain_parts import PARTS
 from seodang.proof.proof import Proof
 from seodang.proof.stability import Stability
-from seodang.publish.base_model import GEMMA_NOTICE, HUB_ID, Base, file_name, is_local
+from seodang.publish.base_model import GEMMA_NOTICE, BaseTerms, file_name, is_local
 from seodang.recipe import Recipe, Source
 from seodang.run.evidence import Evidence
 from seodang.show import alpha_view, formatting, judged, sentences
@@ -48,7 +49,14 @@ class DataRow:
 
 
 def card(
-    evidence: Evidence, recipe: Recipe, base: Base, texts: Texts, *, repo: str, adapter: bool, has_template: bool = True
+    evidence: Evidence,
+    recipe: Recipe,
+    base: BaseTerms,
+    texts: Texts,
+    *,
+    repo: str,
+    adapter: bool,
+    has_template: bool,
 ) -> str:
     """The model card of a hub repository, in one language.
 
@@ -106,7 +114,7 @@ def card(
     )
 
 
-def metadata(recipe: Recipe, base: Base, spoken: Sequence[str], *, adapter: bool, has_template: bool = True) -> str:
+def metadata(recipe: Recipe, base: BaseTerms, spoken: Sequence[str], *, adapter: bool, has_template: bool) -> str:
     """The card's YAML header, without its dashes; what is not known stays out."""
     hub_data = [source.hub for source in recipe.sources if source.hub and source.is_trained]
     header: dict[str, Any] = {

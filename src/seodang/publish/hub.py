@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 
 from seodang.__version__ import __version__
 from seodang.errors import HubError, RunError, first_line
-from seodang.publish.base_model import GEMMA_NOTICE, Base, find_base, is_local
+from seodang.publish.base_model import GEMMA_NOTICE, BaseTerms, find_base, is_local
 from seodang.publish.card import TAG, card
 from seodang.publish.files import CARD, KOREAN_CARD, File, outgoing
 from seodang.recipe import Recipe, load_recipe
@@ -127,7 +127,7 @@ def _evidence(run: Path) -> tuple[Evidence, Recipe]:
     return evidence, load_recipe(run / RECIPE)
 
 
-def _remarks(evidence: Evidence, base: Base) -> list[str]:
+def _remarks(evidence: Evidence, base: BaseTerms) -> list[str]:
     remarks = []
     if evidence.proof is None:
         remarks.append("this run has no proof: its card states that nothing was measured")
@@ -136,7 +136,7 @@ def _remarks(evidence: Evidence, base: Base) -> list[str]:
     return remarks
 
 
-def _portable_adapter(files: Sequence[File], base: Base) -> tuple[tuple[File, ...], list[str]]:
+def _portable_adapter(files: Sequence[File], base: BaseTerms) -> tuple[tuple[File, ...], list[str]]:
     """The adapter's settings with a base that others can load; peft writes the path of this machine."""
     changed, remarks = [], []
     for file in files:

@@ -12,7 +12,7 @@ from seodang.errors import SeodangError
 from seodang.json_values import json_text, read_value, to_json
 from seodang.run.base_measurement import BaseMeasurement, MeasurementSettings
 from seodang.run.folder import write_text
-from seodang.user_paths import cache_folder, shown_path
+from seodang.user_paths import beyond, cache_folder, shown_path
 
 MOST_BYTES = 500_000_000  # the measurements used least recently go when all together are larger
 LIBRARIES = ("torch", "transformers", "tokenizers")
@@ -55,8 +55,5 @@ def _free_space(folder: Path) -> None:
         with suppress(FileNotFoundError):  # another process makes room at the same time
             status = path.stat()
             found.append((status.st_mtime, status.st_size, path))
-    total = 0
-    for _, size, path in sorted(found, reverse=True):
-        total += size
-        if total > MOST_BYTES:
-            path.unlink(missing_ok=True)
+    for path in beyond(found, MOST_BYTES):
+        path.unlink(missing_ok=True)

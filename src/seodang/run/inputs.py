@@ -24,7 +24,7 @@ from seodang.data.read.sources import local_files
 from seodang.data.row_cache import code_hash, file_sha256
 from seodang.data.template.find import ChatTemplate
 from seodang.recipe import Recipe, Source
-from seodang.run.manifest import BaseFacts, DataFile, Hardware, Manifest, RowsFacts, SourceFiles, TemplateFacts
+from seodang.run.manifest import BaseFacts, FileFacts, Hardware, Manifest, RowsFacts, SourceFiles, TemplateFacts
 from seodang.types import ModelFacts, Placement
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "bitsandbytes", "numpy")
@@ -124,5 +124,5 @@ def _chunks(rows: Dataset, column: str) -> Iterator[Any]:
         yield from table[column].chunks
 
 
-def _file(path: Path) -> DataFile:
-    return DataFile(path=str(path), sha256=file_sha256(path), bytes=path.stat().st_size)
+def _file(path: Path) -> FileFacts:
+    return FileFacts(path=str(path), sha256=file_sha256(path), bytes=path.stat().st_size)

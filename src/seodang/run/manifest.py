@@ -29,7 +29,7 @@ class TemplateFacts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DataFile:
+class FileFacts:
     """A file that rows were read from."""
 
     path: str
@@ -41,7 +41,7 @@ class DataFile:
 class SourceFiles:
     """All files of one source, or the fingerprint of a hub data set."""
 
-    files: tuple[DataFile, ...]
+    files: tuple[FileFacts, ...]
     fingerprint: str | None = None
 
 
@@ -51,7 +51,7 @@ class BaseFacts:
 
     path: str
     revision: str | None
-    files: tuple[DataFile, ...]  # configuration and weights, their paths within the model's folder
+    files: tuple[FileFacts, ...]  # configuration and weights, their paths within the model's folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,7 +154,7 @@ def resumed(before: Manifest, now: Manifest) -> Manifest:
     return replace(before, resumed=(*before.resumed, start))
 
 
-def _other_files(before: Sequence[DataFile], now: Sequence[DataFile]) -> list[str]:
+def _other_files(before: Sequence[FileFacts], now: Sequence[FileFacts]) -> list[str]:
     """Names of the files that are not the same, wherever they lie."""
     there = {(PurePath(file.path).name, file.sha256) for file in now}
     gone = [PurePath(file.path).name for file in before if (PurePath(file.path).name, file.sha256) not in there]

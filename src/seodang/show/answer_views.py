@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from seodang.proof.behaviour import LOOPING, Kind, hangul_share, repetition
-from seodang.proof.proof import Example, Proof
+from seodang.proof.proof import AnsweredRow, Proof
 from seodang.run.events import AnswersEvent, RecordedEvent
 from seodang.show import formatting
 from seodang.show.language import Texts
@@ -34,7 +34,7 @@ class Shown:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pair:
+class ShownPair:
     """A question with the answers of base and tuned model."""
 
     kind: Kind
@@ -80,13 +80,13 @@ class AnswerViews:
         shown = self.shown(answer.text, notes, folded_after=after // 2 if answer.kind == "repeat" else after)
         return replace(shown, is_cut=not answer.stopped, times=times)
 
-    def pairs(self, answers: Sequence[Answer], asked: Sequence[Kind]) -> list[Pair]:
+    def pairs(self, answers: Sequence[Answer], asked: Sequence[Kind]) -> list[ShownPair]:
         """One entry per question of some kinds, in their order."""
-        pairs: dict[tuple[str, str, str | None], Pair] = {}
+        pairs: dict[tuple[str, str, str | None], ShownPair] = {}
         for answer in answers:
             if answer.kind in asked:
                 key = answer.kind, answer.question, answer.row_id
-                pair = pairs.get(key) or Pair(
+                pair = pairs.get(key) or ShownPair(
                     kind=answer.kind, question=answer.question, source=answer.source, row_id=answer.row_id,
                     base=None, tuned=None,
                     reference=self.shown(answer.reference) if answer.reference else None,
@@ -149,7 +149,7 @@ def characters(answers: Sequence[Answer], metrics: Sequence[RecordedEvent]) -> i
     return CHARACTERS[-1]
 
 
-def examples(proof: Proof | None, holdout: Sequence[Pair]) -> dict[str, list[tuple[Example, Pair]]]:
+def examples(proof: Proof | None, holdout: Sequence[ShownPair]) -> dict[str, list[tuple[AnsweredRow, ShownPair]]]:
     """Held-out questions whose loss fell most (`best`), and rose most (`worst`)."""
     by_row = {pair.row_id: pair for pair in holdout}
     lists = {"best": proof.best, "worst": proof.worst} if proof else {}
@@ -159,7 +159,7 @@ def examples(proof: Proof | None, holdout: Sequence[Pair]) -> dict[str, list[tup
     return {key: pairs for key, pairs in found.items() if pairs}
 
 
-def sample(holdout: Sequence[Pair]) -> list[Pair]:
+def sample(holdout: Sequence[ShownPair]) -> list[ShownPair]:
     """Some held-out questions, drawn by a fixed seed: nobody picked them. In the order of the rows."""
     drawn = random.Random(SAMPLE_SEED).sample(range(len(holdout)), min(SAMPLED, len(holdout)))
     return [holdout[number] for number in sorted(drawn)]

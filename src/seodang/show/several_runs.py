@@ -22,7 +22,7 @@ from seodang.run.events import EvalEvent, RecordedEvent, SourceEvaluation
 from seodang.run.evidence import Evidence, read_evidence
 from seodang.run.folder import PROOF, Run, write_text
 from seodang.show import answer_views, drawings, formatting, judged, plots, sentences
-from seodang.show.answer_views import AnswerViews, Pair, Shown
+from seodang.show.answer_views import AnswerViews, Shown, ShownPair
 from seodang.show.differences import differing_settings, obstacles
 from seodang.show.language import Texts
 from seodang.show.report import BEHAVIOUR_COLUMNS, SHOWN_QUESTIONS, fill, proof_of, recipe_of, source_order, texts_of
@@ -34,7 +34,7 @@ TRAINING = ""  # in place of a source's name: the training loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compared:
+class ComparedRun:
     """One of the runs."""
 
     folder: Path
@@ -107,7 +107,7 @@ def run_names(folders: Sequence[Path]) -> list[str]:
     return list(map(str, whole))
 
 
-def render_runs(runs: Mapping[str, Compared], texts: Texts) -> str:
+def render_runs(runs: Mapping[str, ComparedRun], texts: Texts) -> str:
     """The page as HTML."""
     proofs = {name: run.proof for name, run in runs.items()}
     answers = [answer for run in runs.values() for answer in run.evidence.answers]
@@ -138,9 +138,9 @@ def render_runs(runs: Mapping[str, Compared], texts: Texts) -> str:
     )
 
 
-def _read(folder: Path) -> Compared:
+def _read(folder: Path) -> ComparedRun:
     evidence = read_evidence(folder)
-    return Compared(
+    return ComparedRun(
         folder=folder,
         evidence=evidence,
         proof=proof_of(evidence, where=str(folder / PROOF)),
@@ -166,7 +166,7 @@ def _refuse_other_file(page: Path) -> None:
         )
 
 
-def _axes(runs: Mapping[str, Compared], texts: Texts) -> dict[str, list[AxisRow]]:
+def _axes(runs: Mapping[str, ComparedRun], texts: Texts) -> dict[str, list[AxisRow]]:
     """Source → what became of it in each run that is proven, on one scale where the unit is the same."""
     proven = {name: run.proof for name, run in runs.items() if run.proof}
     sources = dict.fromkeys(source for proof in proven.values() for source in proof.sources)
@@ -197,7 +197,7 @@ def _axes(runs: Mapping[str, Compared], texts: Texts) -> dict[str, list[AxisRow]
     return found
 
 
-def _against(first: Compared, other: Compared, source: str, loss: SourceLoss, level: float) -> Estimate | None:
+def _against(first: ComparedRun, other: ComparedRun, source: str, loss: SourceLoss, level: float) -> Estimate | None:
     """How much higher the loss of one tuned model is than the first run's, row by row."""
     ours, theirs = (proving([row for row in run.rows if row.source == source]) for run in (other, first))
     rows = tuned_against_tuned(theirs, ours)
@@ -229,9 +229,9 @@ def _behaviour(proofs: Mapping[str, Proof | None], texts: Texts) -> dict[str, di
     return found
 
 
-def _questions(runs: Mapping[str, Compared], views: AnswerViews) -> tuple[list[Asked], int]:
+def _questions(runs: Mapping[str, ComparedRun], views: AnswerViews) -> tuple[list[Asked], int]:
     """Questions that at least two runs were asked, and how many only one was."""
-    pairs: dict[tuple[str, str, str | None], dict[str, Pair]] = {}
+    pairs: dict[tuple[str, str, str | None], dict[str, ShownPair]] = {}
     for name, run in runs.items():
         for pair in views.pairs(run.evidence.answers, ("domain", "general", "holdout")):
             if pair.tuned:
@@ -253,7 +253,7 @@ def _questions(runs: Mapping[str, Compared], views: AnswerViews) -> tuple[list[A
     return sorted(asked, key=lambda one: order.index(one.kind)), sum(len(given) == 1 for given in pairs.values())
 
 
-def _curves(runs: Mapping[str, Compared], texts: Texts) -> dict[str, str]:
+def _curves(runs: Mapping[str, ComparedRun], texts: Texts) -> dict[str, str]:
     """Source (or `TRAINING`) → the losses of all runs over each other, as SVG."""
     sources = dict.fromkeys(source for run in runs.values() for source in source_order(run.evidence))
     found = {}

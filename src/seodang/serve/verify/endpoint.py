@@ -28,7 +28,7 @@ class ServedToken:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reply:
+class ServedReply:
     """One answer of the server."""
 
     text: str
@@ -63,7 +63,9 @@ class Endpoint:
     model: str
     api_key: str | None = None
 
-    def reply(self, turns: Turns, *, tools: Sequence[Any] | None = None, max_tokens: int, **settings: Any) -> Reply:
+    def reply(
+        self, turns: Turns, *, tools: Sequence[Any] | None = None, max_tokens: int, **settings: Any
+    ) -> ServedReply:
         """One answer.
 
         Raises:
@@ -164,11 +166,11 @@ def ask(url: str, body: Mapping[str, Any] | None, api_key: str | None) -> Any:
         raise EndpointError(f"cannot be reached: {reason}", where=url, hint="is the server running there?") from None
 
 
-def _reply(found: Any, url: str) -> Reply:
+def _reply(found: Any, url: str) -> ServedReply:
     try:
         choice = found["choices"][0]
         content = (choice.get("logprobs") or {}).get("content") or ()
-        return Reply(
+        return ServedReply(
             text=choice["message"].get("content") or "",
             stopped=choice.get("finish_reason") != "length",
             prompt_tokens=(found.get("usage") or {}).get("prompt_tokens"),

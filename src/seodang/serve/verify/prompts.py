@@ -38,7 +38,7 @@ Render = Callable[[Sequence[Mapping[str, Any]], Any], list[int]]  # turns and to
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Probe:
+class PromptProbe:
     """A conversation that the run's template takes, and the prompt that is served for it."""
 
     name: str
@@ -103,7 +103,7 @@ def probe(
     name: str,
     turns: Sequence[Mapping[str, Any]],
     tools: Sequence[Any] | None,
-) -> Probe:
+) -> PromptProbe:
     """Ask the server what it makes of a conversation."""
     served_ids = endpoint.prompt_ids(turns, tools)
     tokens = len(served_ids) if served_ids is not None else None
@@ -113,7 +113,7 @@ def probe(
         except EndpointError:
             if len(turns) == 1 and not tools:
                 raise
-    return Probe(
+    return PromptProbe(
         name=name,
         turns=turns,
         tools=tools,
@@ -166,7 +166,7 @@ def _takes(reference: Reference, turns: Sequence[Mapping[str, Any]]) -> bool:
     return True
 
 
-def prompt_check(one: Probe) -> PromptCheck:
+def prompt_check(one: PromptProbe) -> PromptCheck:
     """One prompt of the result."""
     difference = None
     if one.served_ids is not None and one.served_ids != one.ids:
@@ -182,7 +182,7 @@ def prompt_check(one: Probe) -> PromptCheck:
     )
 
 
-def _notes(probes: Sequence[Probe]) -> tuple[str, ...]:
+def _notes(probes: Sequence[PromptProbe]) -> tuple[str, ...]:
     lost = [one.name for one in probes if one.served_tokens is None]
     if len(lost) == len(probes):
         return ("the server reports nothing about its prompts: they were not compared",)
@@ -192,7 +192,7 @@ def _notes(probes: Sequence[Probe]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _unexplained(probes: Sequence[Probe]) -> Cause:
+def _unexplained(probes: Sequence[PromptProbe]) -> Cause:
     """Prompts that no known fault gives: where markers are off, all differ alike; where texts are, by their length."""
     off = [one.served_tokens - len(one.ids) for one in probes if one.served_tokens is not None]
     first = next(

@@ -14,7 +14,7 @@ from seodang.errors import ModelError, TemplateError
 from seodang.model.checkpoint import tensor_files
 from seodang.model.load import load_tokenizer
 from seodang.serve.server import read_json_object, served_model
-from seodang.serve.verify.prompts import Probe, conversations, explanations, prompt_check
+from seodang.serve.verify.prompts import PromptProbe, conversations, explanations, prompt_check
 from seodang.serve.verify.reference import Reference
 from seodang.serve.verify.result import Cause, PromptCheck, Verification
 
@@ -68,7 +68,7 @@ def _prompts(folder: Path, reference: Reference) -> tuple[list[PromptCheck], lis
         own = tuple(reference.ids(turns, tools))
         tokens = None if served is None else len(served)
         probes.append(
-            Probe(name=name, turns=turns, tools=tools, ids=own, served_ids=served or (), served_tokens=tokens)
+            PromptProbe(name=name, turns=turns, tools=tools, ids=own, served_ids=served or (), served_tokens=tokens)
         )
     checks = list(map(prompt_check, probes))
     if all(check.is_same for check in checks):

@@ -1,6 +1,5 @@
 """A data set on the hub, or one that `datasets` reads from a folder as it would from there → raw rows."""
 
-import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,7 +34,7 @@ def find_dataset(source: Source) -> str:
     if hub in _formats():
         what = f"{hub} is the name of a file format, not of a data set"
         raise SourceError(what, where=where, hint="name your files under `path:`, or give an id such as OWNER/NAME")
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?", hub, re.ASCII):
+    if not contact.HUB_ID.fullmatch(hub):
         raise SourceError(
             "not a data set id", where=where, hint="give an id such as OWNER/NAME, or name files under `path:`"
         )
