@@ -16,7 +16,7 @@ from command import json_lines
 from command import seodang as command
 from seodang.check.audit import audit
 from seodang.data import row_cache as module
-from seodang.data.prepare import Prepared, RenderedSources, gather, join, render_sources
+from seodang.data.prepare import Prepared, RenderedSources, gather, mix_sources, render_sources
 from seodang.data.row_cache import ENTRY, Store, code_hash, rows_key, sources_key
 from seodang.data.template.find import apply_template, find_template
 from seodang.data.template.renderer import Renderer
@@ -76,7 +76,7 @@ class _Maker:
 
 
 def _join(recipe: Recipe, rendered: RenderedSources) -> Prepared:
-    return join(rendered, recipe.mix, max_tokens=recipe.train.max_tokens)
+    return mix_sources(rendered, recipe.mix, max_tokens=recipe.train.max_tokens)
 
 
 def _key(recipe: Recipe, renderer: Renderer) -> str:
