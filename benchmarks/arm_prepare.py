@@ -39,7 +39,7 @@ def ours(args: argparse.Namespace) -> dict[str, Any]:
             "train": {"max_tokens": args.max_tokens},
         }
     )
-    _, _, prepared, _ = prepare(recipe, choose_placement(recipe.model))
+    prepared = prepare(recipe, choose_placement(recipe.model)).prepared
     rows = prepared.rows["train"]
     plan = Plan(num_rows=len(rows), examples_per_step=recipe.train.examples_per_step, seed=recipe.train.seed)
     indices = plan.rows(0, 0)

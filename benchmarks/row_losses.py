@@ -195,9 +195,9 @@ def proven(folder: Path, lines: dict[str, list[dict[str, str]]]) -> tuple[Evalua
         }
     )
     placement = preflight.place(recipe.model, None, will_train=False)
-    base, renderer, prepared, _ = prepare(recipe, placement)
-    held_out = make_evaluation_set(recipe, prepared, renderer, BATCH_TOKENS, losses_alone=True)
-    model, engine = preflight.load_measured(base, recipe.model.path, renderer, prepared, recipe.train)
+    inputs = prepare(recipe, placement)
+    held_out = make_evaluation_set(recipe, inputs, BATCH_TOKENS, losses_alone=True)
+    model, engine = preflight.load_measured(inputs, recipe.model.path, recipe.train)
     return held_out, {
         source.name: measure_source(model, engine, source, pack_tokens=BATCH_TOKENS, choose_form=False)[0]
         for source in held_out.sources

@@ -99,13 +99,13 @@ def alpha_curve(run: str | Path, *, trust_remote_code: bool = False) -> AlphaCur
     own = blends.run
     check_files(own)
     show_curve_cost(_cost(blends))
-    wanted, prepared, held_out = recipes.wanted, blends.inputs.prepared, blends.inputs.held_out
-    check_inputs(own, wanted, blends.inputs.base.placement, held_out.renderer, prepared, of_rows=False)
+    wanted = recipes.wanted
+    check_inputs(own, wanted, blends.inputs, of_rows=False)
     measuring = Measuring(
         roles={source.name: source.role for source in wanted.sources},
         trained=[source.name for source in wanted.sources if source.is_trained],
         tolerance=wanted.prove.tolerance,
-        effective_shares=held_out.effective_shares,
+        effective_shares=blends.inputs.held_out.effective_shares,
     )
     points = make_points({alpha: blends.choosing(alpha) for alpha in ALPHAS}, measuring)
     found, proof = recommended(points), None

@@ -6,8 +6,9 @@
 
 Split comes before mix, so that repeating a source cannot leak across splits; encoding comes before mix, because shares
 are shares of tokens. Stages take plain arguments; those of `prepare` return values, with what they kept, dropped and
-changed in `Counts`; later ones also write the run folder and change the model in place. Findings are gathered here, in
-one list. Rows are packed step by step while training; to prove is to measure base and tuned model alike.
+changed in `Counts`; later ones also write the run folder and change the model in place. Findings of all
+stages are gathered in `Prepared`. Rows are packed step by step while training; to prove is to measure base and tuned
+model alike.
 
 Recipe and run folder are opened first, and all that the recipe needs is looked for; what is wrong or missing is
 reported at once. The other stages, and with them the heavy libraries, are imported after that. Several processes
@@ -15,7 +16,6 @@ reported at once. The other stages, and with them the heavy libraries, are impor
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,15 +29,13 @@ from seodang.run.folder import Run
 from seodang.run.lock import guarded
 from seodang.run.start import free_folder, open_proof, open_run, proof_recipes, refuse_other_recipes
 from seodang.stages import requirements
-from seodang.types import Finding
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from seodang.data.prepare import Prepared
-    from seodang.data.template.renderer import Renderer
     from seodang.proof.seeds import SeedsProof
-    from seodang.stages.preflight import Base
+    from seodang.stages.preflight import Inputs
     from seodang.types import Placement, ProofCost
 
 
@@ -71,33 +69,33 @@ def tune(
     with clock.stage("prepare"):
         with distributed.main_first():
             placement = preflight.place(recipe.model, settings, will_train=True)
-            base, renderer, prepared, findings = prepare(recipe, placement, folder=run.folder, is_known=resume)
-        finish.check_inputs(run, recipe, placement, renderer, prepared)  # what a run that is resumed was begun with
+            inputs = prepare(recipe, placement, folder=run.folder, is_known=resume)
+        finish.check_inputs(run, recipe, inputs)  # what a run that is resumed was begun with
         saved_model.check_saved(run)
         with distributed.agreed():
-            plan = preflight.plan_training(base, settings, renderer, prepared.rows["train"])
-            findings += plan.findings
-            finish.show_inputs(run, settings, plan.memory, prepared, findings, renderer, resume=resume)
-            preflight.refuse_findings(findings)
-            held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens)
+            plan = preflight.plan_training(inputs, settings)
+            inputs = inputs.with_findings(plan.findings)
+            finish.show_inputs(run, settings, inputs, plan.memory, resume=resume)
+            preflight.refuse_findings(inputs.prepared.findings)
+            held_out = measure.make_evaluation_set(recipe, inputs, plan.pack_tokens)
+    base, renderer = inputs.base, inputs.renderer
     with clock.stage("load"), distributed.agreed():
         model = preflight.load_base(base, renderer, seed=settings.seed, four_bit=four_bit)
         preflight.check_tensors(model, base)
         stays = preflight.head_stays(model, settings, recipe.save, renderer)
         kept = proof_cost.base_bytes(model, held_out, head_stays=stays)
         preflight.check_disk(run, settings, model, renderer, plan.optimizer, proof_bytes=kept)
-        engine = preflight.make_engine(model, base, settings, prepared, will_train=not run.is_trained)
-    finish.begin_run(run, recipe, placement, renderer, prepared, findings, resume=resume)
+        engine = preflight.make_engine(model, inputs, settings, will_train=not run.is_trained)
+    finish.begin_run(run, recipe, inputs, resume=resume)
     clock.attach(run)
     known = measure.known_base(run, model, held_out, placement, four_bit=four_bit)
-    with proof_cost.expected_run(run, held_out, base, settings, prepared.lengths, known):
+    with proof_cost.expected_run(run, held_out, base, settings, inputs.prepared.lengths, known):
         with clock.stage("before"):
             before = measure.measure_base(run, model, engine, held_out, known, head_stays=stays)
         with clock.stage("train"):
             from seodang.stages.training import train_model  # brings transformers' Trainer, which takes seconds
 
-            rows, ask = prepared.rows["train"], recipe.ask
-            model = train_model(run, base, model, engine, rows, held_out, settings, plan, ask, recipe.save, callbacks)
+            model = train_model(run, recipe, inputs, model, engine, held_out, plan, callbacks)
         with clock.stage("after"):
             after = measure.measure_tuned(run, model, engine, held_out)
     finish.finish_run(run, recipe, held_out, before, after, model, clock.total, tuned=str(run.model))
@@ -111,8 +109,8 @@ def prepare(
     folder: Path | None = None,
     will_train: bool = True,
     is_known: bool = False,
-) -> "tuple[Base, Renderer, Prepared, list[Finding]]":
-    """Everything that comes before a model's weights: the base, what renders its rows, the rows, and what was found.
+) -> "Inputs":
+    """Everything that comes before a model's weights.
 
     Args:
         folder: the run's, if there is one; will_train: whether the recipe is for training. Both for the plan alone.
@@ -143,10 +141,10 @@ def prepare(
     )
     encoded = preparation.encode(sources, renderer, recipe.train, row_cache)
     prepared = mix_sources(encoded, recipe.mix, max_tokens=recipe.train.max_tokens)
-    findings = [*encoded.findings, *check_rows(prepared, renderer, num_embeddings=base.num_embeddings)]
+    inputs = preflight.Inputs(base=base, renderer=renderer, prepared=prepared)
     asked = measure.all_questions(recipe.ask, recipe.sources, prepared, renderer)
-    findings += preflight.check_context(base, prepared, asked)
-    return base, renderer, prepared, findings
+    found = check_rows(prepared, renderer, num_embeddings=base.num_embeddings)
+    return inputs.with_findings([*found, *preflight.check_context(base, prepared, asked)])
 
 
 def init(
@@ -220,19 +218,19 @@ def inspect(recipe: Recipe, *, out: Path | None = None) -> "Prepared":
 
     with distributed.main_first():
         placement = preflight.place(recipe.model, recipe.train, will_train=False)
-        base, renderer, prepared, findings = prepare(recipe, placement, folder=out)
+        inputs = prepare(recipe, placement, folder=out)
     with distributed.agreed():
-        plan = preflight.plan_training(base, recipe.train, renderer, prepared.rows["train"])
-        findings += [*plan.findings, *requirements.package_findings(recipe.train)]
-        preparation.show_data(prepared, findings, renderer)
+        plan = preflight.plan_training(inputs, recipe.train)
+        inputs = inputs.with_findings([*plan.findings, *requirements.package_findings(recipe.train)])
+        preparation.show_data(inputs.prepared, inputs.renderer)
         plan_view.show_memory(plan.memory)
-        held_out = measure.make_evaluation_set(recipe, prepared, renderer, plan.pack_tokens)
-        show_run_cost(held_out, base, recipe.train, prepared.lengths)
+        held_out = measure.make_evaluation_set(recipe, inputs, plan.pack_tokens)
+        show_run_cost(held_out, inputs.base, recipe.train, inputs.prepared.lengths)
     if run:
-        finish.begin_run(run, recipe, placement, renderer, prepared, findings, has_weights=False)
+        finish.begin_run(run, recipe, inputs, has_weights=False)
     with distributed.agreed():
-        preflight.refuse_findings(findings)
-    return replace(prepared, findings=tuple(findings))
+        preflight.refuse_findings(inputs.prepared.findings)
+    return inputs.prepared
 
 
 @guarded()
@@ -275,21 +273,19 @@ def prove(
     finish.check_files(run)
     with clock.stage("prepare"):
         ours, theirs = proof_inputs(recipes, partial(prepare, folder=run.folder, will_train=False), is_quick=is_quick)
-    placement, renderer, prepared = ours.base.placement, ours.held_out.renderer, ours.prepared
+    placement = ours.base.placement
     if trained and recipe is None:
-        finish.check_inputs(trained, wanted, placement, renderer, prepared, has_base=against is None, of_rows=False)
+        finish.check_inputs(trained, wanted, ours, has_base=against is None, of_rows=False)
     if run is not trained:
-        finish.begin_run(run, wanted, placement, renderer, prepared, ours.findings, resume=run.exists)
+        finish.begin_run(run, wanted, ours, resume=run.exists)
     with clock.stage("base"):  # one model in memory at a time
-        loaded = preflight.load_measured(
-            theirs.base, recipes.base, theirs.held_out.renderer, theirs.prepared, wanted.train
-        )
+        loaded = preflight.load_measured(theirs, recipes.base, wanted.train)
         known = measure.known_base(run, loaded[0], theirs.held_out, placement, use_cache=use_cache)
         before = measure.measure_base(run, *loaded, theirs.held_out, known, will_train=False, use_cache=use_cache)
         del loaded
     with clock.stage("tuned"):
         tuned_path = recipes.of_tuned.model.path
-        model, engine = preflight.load_measured(ours.base, tuned_path, renderer, prepared, wanted.train)
+        model, engine = preflight.load_measured(ours, tuned_path, wanted.train)
         after = measure.measure_tuned(run, model, engine, ours.held_out)
     finish.finish_run(
         run, wanted, ours.held_out, before, after, model, clock.total,

@@ -34,7 +34,7 @@ def failures(proof: Proof) -> tuple[str, ...]:
 def test_a_proof_is_read_as_it_was_written() -> None:
     """Value → JSON text → the same value."""
     proof = run_folder.run_proof()
-    assert read_proof(json.loads(json.dumps(to_json(proof), allow_nan=False))) == proof
+    assert read_proof(json.loads(json.dumps(to_json(proof), allow_nan=False)), where="proof.json") == proof
 
 
 @pytest.mark.parametrize(("version", "found"), [(99, "99"), (None, "none")])
@@ -43,7 +43,7 @@ def test_another_version_ends_in_one_message(version: int | None, found: str) ->
     data = to_json(run_folder.run_proof())
     data = data | {"schema_version": version} if version else {"name": "x", "losses": {}}
     with pytest.raises(SeodangError, match=rf"schema version 2 expected, found {found}.*\n  → .*seodang prove RUN"):
-        read_proof(data)
+        read_proof(data, where="proof.json")
 
 
 def test_a_model_against_itself_shows_nothing() -> None:

@@ -22,8 +22,8 @@ def inputs(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(proof_cost, "_matrix_rate", lambda dtype, device: 1e9)
     recipe = tiny_recipe(tmp_path, tiny_folder)
     placement = preflight.place(recipe.model, recipe.train, will_train=False)
-    base, renderer, prepared, _ = pipeline.prepare(recipe, placement)
-    return base, prepared, make_evaluation_set(recipe, prepared, renderer, 256)
+    found = pipeline.prepare(recipe, placement)
+    return found.base, found.prepared, make_evaluation_set(recipe, found, 256)
 
 
 def test_body_and_head_are_counted(inputs: tuple[Base, Prepared, EvaluationSet], tiny_model: PreTrainedModel) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from seodang.data.prepare import Prepared
 
 
-def record_data(run: Run, prepared: "Prepared", findings: Sequence[Finding]) -> None:
+def record_data(run: Run, prepared: "Prepared") -> None:
     """What is known of the rows before training."""
     run.write_json(COUNTS, [{**asdict(counts), "notes": len(counts.notes)} for counts in prepared.counts])
     run.write_lines(
@@ -41,7 +41,7 @@ def record_data(run: Run, prepared: "Prepared", findings: Sequence[Finding]) -> 
             for note in counts.notes
         ),
     )
-    run.write_json(FINDINGS, [asdict(finding) for finding in findings])
+    run.write_json(FINDINGS, [asdict(finding) for finding in prepared.findings])
     run.write_json(LENGTHS, to_json(prepared.lengths))
     samples = {
         source: {split: to_json(row) for split, row in splits.items()} for source, splits in prepared.samples.items()

@@ -151,15 +151,12 @@ class Blends:
         return model, engine
 
     def _tuned(self) -> tuple[PreTrainedModel, Engine]:
-        base, renderer = self.inputs.base, self.inputs.held_out.renderer
-        settings = self.recipes.wanted.train
+        base, settings = self.inputs.base, self.recipes.wanted.train
         if self._engine is None:
-            self._fresh, self._engine = preflight.load_measured(
-                base, base.spec.path, renderer, self.inputs.prepared, settings
-            )
+            self._fresh, self._engine = preflight.load_measured(self.inputs, base.spec.path, settings)
         if self._fresh is None:
             with distributed.agreed():
-                self._fresh = preflight.load_base(base, renderer, seed=settings.seed)
+                self._fresh = preflight.load_base(base, self.inputs.renderer, seed=settings.seed)
         return self._fresh, self._engine
 
     @cached_property

@@ -1,12 +1,11 @@
 """The run folder's first and last files: what is known before training, and the proof and the report at the end."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from seodang import distributed
-from seodang.data.prepare import Prepared
-from seodang.data.template.renderer import Renderer
 from seodang.errors import RunError, SeodangError
 from seodang.json_values import from_json, json_text, to_json
 from seodang.judge.of_run import judgement_of, with_judgement
@@ -28,20 +27,17 @@ from seodang.show.report import in_english, report
 from seodang.show.terminal import console, plan_view, progress, proof_view
 from seodang.show.terminal.verbosity import is_verbose
 from seodang.stages.measure import EvaluationSet, Measured, rows_in_common, rows_of
+from seodang.stages.preflight import Inputs
 from seodang.stages.preparation import show_data
 from seodang.train.resources import MemoryPlan
 from seodang.train.setup import total_steps
-from seodang.types import Finding, Placement
 from seodang.user_paths import path_argument, shown_path
 
 
 def begin_run(
     run: Run,
     recipe: Recipe,
-    placement: Placement,
-    renderer: Renderer,
-    prepared: Prepared,
-    findings: Sequence[Finding],
+    inputs: Inputs,
     *,
     has_weights: bool = True,
     resume: bool = False,
@@ -57,14 +53,18 @@ def begin_run(
     with distributed.agreed():
         if distributed.is_main():
             files = weight_files(recipe.model) if has_weights else None
-            manifest = make_manifest(recipe, placement, renderer.template, prepared, files)
+            manifest = _manifest(recipe, inputs, files)
             if resume:
                 manifest = _compared(run, manifest)
             create(run, recipe, resume=resume)
-            record.record_data(run, prepared, findings)
+            record.record_data(run, inputs.prepared)
             record.write_manifest(run, manifest)
     with distributed.agreed():
         distributed.wait_for(run.manifest_file)
+
+
+def _manifest(recipe: Recipe, inputs: Inputs, base_files: Sequence[Path] | None) -> Manifest:
+    return make_manifest(recipe, inputs.base.placement, inputs.renderer.template, inputs.prepared, base_files)
 
 
 def _compared(run: Run, now: Manifest) -> Manifest:
@@ -102,9 +102,7 @@ def refuse_other_inputs(run: Run, before: Manifest, now: Manifest, *, of_rows: b
 def check_inputs(
     run: Run,
     recipe: Recipe,
-    placement: Placement,
-    renderer: Renderer,
-    prepared: Prepared,
+    inputs: Inputs,
     *,
     has_base: bool = True,
     of_rows: bool = True,
@@ -124,25 +122,16 @@ def check_inputs(
         before = evidence.read_manifest(run) if distributed.is_main() else None
         if before:
             files = weight_files(recipe.model) if has_base and weights_are_here(recipe.model) else None
-            now = make_manifest(recipe, placement, renderer.template, prepared, files)
+            now = _manifest(recipe, inputs, files)
             refuse_other_inputs(run, before, now, of_rows=of_rows)
 
 
-def show_inputs(
-    run: Run,
-    settings: Train,
-    memory: MemoryPlan | None,
-    prepared: Prepared,
-    findings: Sequence[Finding],
-    renderer: Renderer,
-    *,
-    resume: bool,
-) -> None:
+def show_inputs(run: Run, settings: Train, inputs: Inputs, memory: MemoryPlan | None, *, resume: bool) -> None:
     """Show what training works on; of a run that is resumed, how far it came: its rows were shown when it was begun."""
     if not resume or is_verbose():
-        show_data(prepared, findings, renderer)
+        show_data(inputs.prepared, inputs.renderer)
     if resume:
-        plan_view.show_resumed(run, total_steps(settings, len(prepared.rows["train"])))
+        plan_view.show_resumed(run, total_steps(settings, len(inputs.prepared.rows["train"])))
     if not run.is_trained:
         plan_view.show_memory(memory, as_table=False)
 

@@ -46,6 +46,7 @@ from seodang.run.checkpoint_choice import Limit
 from seodang.run.folder import Run
 from seodang.show.terminal import console, progress
 from seodang.stages.answering import ModelName, answers_of, questions_of
+from seodang.stages.preflight import Inputs
 from seodang.train.metrics import evaluation_event
 from seodang.train.setup import ChosenLoss, best_loss, choice_limits
 from seodang.types import Answer, Counts, Metric, Placement
@@ -99,8 +100,7 @@ class Measured:
 
 def make_evaluation_set(
     recipe: Recipe,
-    prepared: Prepared,
-    renderer: Renderer,
+    inputs: Inputs,
     pack_tokens: int,
     *,
     has_trained_template: bool | None = None,
@@ -115,6 +115,7 @@ def make_evaluation_set(
         losses_alone: the two models read other tokens.
     """
     by_name = {source.name: source for source in recipe.sources}
+    renderer, prepared = inputs.renderer, inputs.prepared
     sizes, ask, holdouts = SampleSizes(), recipe.ask, prepared.holdouts
     is_quick = is_quick or recipe.prove.quick
     if is_quick:

@@ -6,11 +6,11 @@ Placement, configuration, optimizer, token budget and gradient checkpointing are
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from seodang import distributed, recipe
@@ -67,6 +67,19 @@ class Base:
     def num_parameters(self) -> int | None:
         """Of the whole model, where that is known."""
         return self.on_meta.num_parameters() if self.on_meta else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Everything that comes before a model's weights: the base, what renders its rows, the rows."""
+
+    base: Base
+    renderer: Renderer
+    prepared: Prepared  # with all that was found
+
+    def with_findings(self, findings: Sequence[Finding]) -> Self:
+        """The same, with what was found later."""
+        return replace(self, prepared=replace(self.prepared, findings=(*self.prepared.findings, *findings)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,14 +150,12 @@ def reads_alike(base: Base, path: str, prepared: Prepared) -> bool:
     return bool(own == theirs)
 
 
-def plan_training(base: Base, settings: recipe.Train, renderer: Renderer, rows: Dataset) -> TrainingPlan:
+def plan_training(inputs: Inputs, settings: recipe.Train) -> TrainingPlan:
     """Choose the optimizer; gradient checkpointing and token budget by the memory that is available.
 
     Several ranks choose alike, by the one that has the least.
-
-    Args:
-        rows: the training set.
     """
+    base, renderer, rows = inputs.base, inputs.renderer, inputs.prepared.rows["train"]
     device = base.placement.device
     rounds = base.placement.rounds_stochastically
     optimizer = choose_optimizer(settings.optimizer, device, rounds_stochastically=rounds)
@@ -232,18 +243,16 @@ def load_base(base: Base, renderer: Renderer, *, seed: int, four_bit: bool = Fal
     return model
 
 
-def load_measured(
-    base: Base, path: str, renderer: Renderer, prepared: Prepared, settings: recipe.Train
-) -> tuple[PreTrainedModel, Engine]:
+def load_measured(inputs: Inputs, path: str, settings: recipe.Train) -> tuple[PreTrainedModel, Engine]:
     """One of two models that are compared, and how packs run on it.
 
     Args:
-        path: of its weights, where `base` stands for both models.
+        path: of its weights, where the inputs are those of both models.
     """
     with distributed.agreed():
-        spec = base.spec.model_copy(update={"path": path})
-        model = load_base(replace(base, spec=spec), renderer, seed=settings.seed)
-    return model, make_engine(model, base, settings, prepared)
+        spec = inputs.base.spec.model_copy(update={"path": path})
+        model = load_base(replace(inputs.base, spec=spec), inputs.renderer, seed=settings.seed)
+    return model, make_engine(model, inputs, settings)
 
 
 def check_tensors(model: PreTrainedModel, base: Base) -> None:
@@ -294,17 +303,15 @@ def check_disk(
     )
 
 
-def make_engine(
-    model: PreTrainedModel, base: Base, settings: recipe.Train, prepared: Prepared, *, will_train: bool = False
-) -> Engine:
+def make_engine(model: PreTrainedModel, inputs: Inputs, settings: recipe.Train, *, will_train: bool = False) -> Engine:
     """How packs run on this model, tried on a few of its own rows.
 
     Args:
         will_train: training is still to come, so that compiling may be worth its time.
     """
+    placement, prepared = inputs.base.placement, inputs.prepared
     rows = next(split for split in prepared.rows.values() if len(split))
     lengths = read_columns(prepared.rows["train"], "num_tokens")["num_tokens"].to_numpy()
-    placement = base.placement
     trained_dtype = "float32" if settings.adapter else placement.dtype  # an adapter's own, beside any weights
     engine = choose_engine(
         model,

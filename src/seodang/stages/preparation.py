@@ -20,7 +20,7 @@ from seodang.model.load import load_tokenizer
 from seodang.proof.statistics import FEWEST_CLUSTERS
 from seodang.recipe import Source, Split, Template, Train
 from seodang.show.terminal import console, data_view, progress
-from seodang.types import Finding, LossOn
+from seodang.types import LossOn
 from seodang.user_paths import cache_folder, shown_path
 
 
@@ -116,10 +116,10 @@ def encode(rows: SourceRows, renderer: Renderer, settings: Train, row_cache: Sto
     return encoded
 
 
-def show_data(prepared: Prepared, findings: Sequence[Finding], renderer: Renderer) -> None:
+def show_data(prepared: Prepared, renderer: Renderer) -> None:
     """Everything that is known of the rows, in the terminal."""
     data_view.show_counts(prepared.counts)
-    data_view.show_findings(findings)
+    data_view.show_findings(prepared.findings)
     data_view.show_template(renderer.template)
     data_view.show_samples(prepared.samples)
     data_view.show_lengths(prepared.lengths)

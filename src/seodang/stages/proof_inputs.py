@@ -1,42 +1,27 @@
 """What two models are compared on, before their weights are loaded: the same rows, as each tokenizer reads them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from seodang import distributed
-from seodang.data.prepare import Prepared
-from seodang.data.template.renderer import Renderer
 from seodang.recipe import Recipe
 from seodang.run.start import ProofRecipes
 from seodang.show.terminal import console
 from seodang.stages import preflight
 from seodang.stages.measure import EvaluationSet, make_evaluation_set
-from seodang.stages.preflight import Base
+from seodang.stages.preflight import Inputs
 from seodang.stages.preparation import show_data
 from seodang.train.setup import pack_tokens
-from seodang.types import Finding, Placement
+from seodang.types import Placement
 
-Prepare = Callable[[Recipe, Placement], tuple[Base, Renderer, Prepared, list[Finding]]]  # `pipeline.prepare`
+Prepare = Callable[[Recipe, Placement], Inputs]  # `pipeline.prepare`
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProofInputs:
+class ProofInputs(Inputs):
     """What one model is measured with."""
 
-    base: Base  # the model without its weights
-    prepared: Prepared
-    findings: Sequence[Finding]
     held_out: EvaluationSet
-
-
-class _Read(NamedTuple):
-    """A model without its weights, and the rows as its template renders them."""
-
-    base: Base
-    renderer: Renderer
-    prepared: Prepared
-    findings: list[Finding]
 
 
 def proof_inputs(
@@ -64,23 +49,22 @@ def proof_inputs(
     return ours, theirs
 
 
-def _read(recipes: ProofRecipes, recipe: Recipe, prepare: Prepare, *, is_known: bool) -> _Read:
+def _read(recipes: ProofRecipes, recipe: Recipe, prepare: Prepare, *, is_known: bool) -> Inputs:
     with distributed.main_first():
         placement = preflight.place(recipe.model, recipes.wanted.train, will_train=False)
-        found = _Read(*prepare(recipe, placement))
+        found = prepare(recipe, placement)
         if not is_known:
-            show_data(found.prepared, found.findings, found.renderer)
+            show_data(found.prepared, found.renderer)
     return found
 
 
-def _inputs(recipes: ProofRecipes, read: _Read, *, is_quick: bool, losses_alone: bool = False) -> ProofInputs:
+def _inputs(recipes: ProofRecipes, read: Inputs, *, is_quick: bool, losses_alone: bool = False) -> ProofInputs:
     held_out = make_evaluation_set(
         recipes.wanted,
-        read.prepared,
-        read.renderer,
+        read,
         pack_tokens(recipes.wanted.train, read.base.placement.device),
         has_trained_template=preflight.has_template(recipes.of_tuned.model, recipes.base),
         is_quick=is_quick,
         losses_alone=losses_alone,
     )
-    return ProofInputs(base=read.base, prepared=read.prepared, findings=read.findings, held_out=held_out)
+    return ProofInputs(base=read.base, renderer=read.renderer, prepared=read.prepared, held_out=held_out)

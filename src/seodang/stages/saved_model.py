@@ -12,7 +12,7 @@ from seodang.data.template.renderer import Renderer
 from seodang.errors import RunError
 from seodang.model.load import base_folder, is_quantized, load_model, load_tokenizer, load_weights
 from seodang.model.save import round_weights, save_model
-from seodang.recipe import Ask, Save, Train
+from seodang.recipe import Recipe, Train
 from seodang.run import evidence, record
 from seodang.run.checkpoint_choice import Limit, choice_of
 from seodang.run.checkpoints import newest_intact
@@ -108,15 +108,7 @@ def record_end(
 
 
 def save_tuned(
-    run: Run,
-    trainee: "PreTrainedModel | PeftModel",
-    base: Base,
-    renderer: Renderer,
-    settings: Train,
-    ask: Ask,
-    save: Save,
-    *,
-    has_turns: bool,
+    run: Run, recipe: Recipe, trainee: "PreTrainedModel | PeftModel", renderer: Renderer, *, has_turns: bool
 ) -> None:
     """Save the whole model, an adapter merged into it.
 
@@ -126,14 +118,15 @@ def save_tuned(
         has_turns: whether conversations were trained; else the tokenizer stays the base's, without a template that
             the weights do not know.
     """
-    dtype = None if save.dtype == "auto" else getattr(torch, save.dtype)
+    settings, spec = recipe.train, recipe.model
+    dtype = None if recipe.save.dtype == "auto" else getattr(torch, recipe.save.dtype)
     with progress.waiting("saving the model"), distributed.agreed():
         if settings.adapter and (distributed.is_main() or not settings.is_four_bit):
             trainee = merge(trainee, run.adapter)
         if dtype and not is_quantized(unwrapped(trainee)):
             round_weights(trainee, dtype)
         if distributed.is_main():
-            template, spec = renderer.template, base.spec
+            template = renderer.template
             code, revision = spec.trust_remote_code, spec.revision
             save_model(
                 trainee,
@@ -145,7 +138,7 @@ def save_tuned(
                 call_end_id=template.call_end_id if has_turns else None,
                 base=base_folder(spec),
                 system=renderer.system if has_turns else None,
-                sampling=ask.generate,
+                sampling=recipe.ask.generate,
                 dtype=dtype,
                 on_written=lambda written: seal_model(run, written),
             )

@@ -18,7 +18,7 @@ from seodang.data.template.renderer import Renderer
 from seodang.errors import SeodangError, Stopped
 from seodang.model.engine.engine import Engine
 from seodang.proof.evaluate import evaluate
-from seodang.recipe import Ask, Save, Train
+from seodang.recipe import Ask, Recipe, Train
 from seodang.recipe_rules import BY_TOLERANCE
 from seodang.run import evidence
 from seodang.run.checkpoint_choice import Assessor
@@ -28,7 +28,7 @@ from seodang.show.report import report_so_far
 from seodang.show.terminal import console, progress
 from seodang.stages.answering import answers_of, questions_of
 from seodang.stages.measure import EvaluationSet
-from seodang.stages.preflight import Base, TrainingPlan, load_base, new_token_ids
+from seodang.stages.preflight import Inputs, TrainingPlan, load_base, new_token_ids
 from seodang.stages.proof_cost import ANSWERS, EVALUATION
 from seodang.stages.saved_model import has_kept_adapter, load_saved, record_end, save_tuned
 from seodang.train.adapter import adapter_remark, add_adapter, load_adapter
@@ -49,29 +49,24 @@ REPORT_SECONDS = 120.0  # between reports during training
 
 def train_model(
     run: Run,
-    base: Base,
+    recipe: Recipe,
+    inputs: Inputs,
     model: PreTrainedModel,
     engine: Engine,
-    rows: Dataset,
     held_out: EvaluationSet,
-    settings: Train,
     plan: TrainingPlan,
-    ask: Ask,
-    save: Save,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> PreTrainedModel:
     """Train and save the best model; load it instead where this run has saved it already.
 
-    Args:
-        ask: whose domain and general questions are answered during training, where `train.ask_every` says so.
-
     Raises:
         Stopped: training was stopped by Ctrl-C, SIGTERM or SIGHUP, and what it had reached is saved.
     """
-    renderer, has_turns = held_out.renderer, holds_turns(rows)
+    base, renderer, rows = inputs.base, inputs.renderer, inputs.prepared.rows["train"]
+    settings, has_turns = recipe.train, holds_turns(rows)
     if is_saved_again := has_kept_adapter(run):
         adapted = load_adapter(model, run.adapter)
-        save_tuned(run, adapted, base, renderer, settings, ask, save, has_turns=has_turns)
+        save_tuned(run, recipe, adapted, renderer, has_turns=has_turns)
     if is_saved_again or run.is_trained:
         return load_saved(run, base, model, four_bit=settings.is_four_bit)
     trainee = make_trainee(model, settings, renderer)
@@ -84,7 +79,7 @@ def train_model(
         console.show_note(remark)
     with logged_events(run, model, engine, setup.total_steps, settings) as (logged, shown):
         log, score = assessed(run, held_out, logged, is_asked=settings.ask_every is not None)
-        asking = asked_again(settings.ask_every, model, ask, renderer, shown, log)
+        asking = asked_again(settings.ask_every, model, recipe.ask, renderer, shown, log)
         result = train(
             trainee,
             rows,
@@ -101,7 +96,7 @@ def train_model(
     if distributed.is_sharded(model):
         trainee = model = make_whole(model, load_base(base, renderer, seed=settings.seed))
     record_end(run, trainee, settings, best_step=result.best_step, limits=held_out.limits)
-    save_tuned(run, trainee, base, renderer, settings, ask, save, has_turns=has_turns)
+    save_tuned(run, recipe, trainee, renderer, has_turns=has_turns)
     if result.interrupted:
         what = f"training has ended after step {result.steps}, the model is saved"
         raise Stopped(f"{what}; to measure it:\n  {run.resume_command}")
