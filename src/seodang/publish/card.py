@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, Template
 
 from seodang.hub_access.contact import HUB_ID
 from seodang.json_values import to_json
@@ -65,28 +65,10 @@ def card(
         repo: its id, for the example that loads it.
         adapter: whether it holds an adapter rather than the whole model.
     """
-    environment = Environment(
-        loader=PackageLoader("seodang.publish", ""),
-        autoescape=False,  # Markdown; what comes from data passes through `plain`
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    filters = (
-        formatting.number,
-        formatting.whole,
-        formatting.percent,
-        formatting.level,
-        formatting.signed,
-        plain,
-        code,
-        address,
-    )
-    environment.filters |= {function.__name__: function for function in filters}
     proof, judgement = proof_of(evidence), judged.judgement_of(evidence)
     data = [_data_row(evidence, proof, source, texts) for source in recipe.sources]
     shown = published_recipe(recipe)
-    return environment.get_template("card.md.jinja").render(
+    return _page().render(
         metadata=metadata(recipe, base, languages(evidence.answers), adapter=adapter, has_template=has_template),
         recipe=recipe,
         base=base,
@@ -112,6 +94,28 @@ def card(
         is_medical=is_medical(*names_of(recipe)),
         gemma_notice=GEMMA_NOTICE,
     )
+
+
+def _page() -> Template:
+    environment = Environment(
+        loader=PackageLoader("seodang.publish", ""),
+        autoescape=False,  # Markdown; what comes from data passes through `plain`
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters = (
+        formatting.number,
+        formatting.whole,
+        formatting.percent,
+        formatting.level,
+        formatting.signed,
+        plain,
+        code,
+        address,
+    )
+    environment.filters |= {function.__name__: function for function in filters}
+    return environment.get_template("card.md.jinja")
 
 
 def metadata(recipe: Recipe, base: BaseTerms, spoken: Sequence[str], *, adapter: bool, has_template: bool) -> str:
