@@ -55,6 +55,7 @@ def card_of(run: Run) -> str:
         ENGLISH,
         repo="me/x",
         adapter=False,
+        has_template=True,
     )
 
 
