@@ -60,6 +60,7 @@ def stages(args: argparse.Namespace) -> dict[str, Any]:
 
     import datasets  # noqa: F401
 
+    from seodang.data.prepare import mix_sources
     from seodang.model.placement import choose_placement
     from seodang.recipe import load_recipe
     from seodang.stages import measure, preflight, preparation
@@ -88,9 +89,10 @@ def stages(args: argparse.Namespace) -> dict[str, Any]:
     done("template")
     encoded = preparation.encode(sources, renderer, recipe.train, row_cache)
     done("render, tokenize, mask, keep")
-    prepared = preparation.mix_sources(encoded, recipe.mix, max_tokens=recipe.train.max_tokens)
+    prepared = mix_sources(encoded, recipe.mix, max_tokens=recipe.train.max_tokens)
     done("mix, lengths")
-    held_out = measure.make_evaluation_set(recipe, prepared, renderer, args.max_tokens)
+    inputs = preflight.Inputs(base=base, renderer=renderer, prepared=prepared)
+    held_out = measure.make_evaluation_set(recipe, inputs, args.max_tokens)
     done("what is measured")
     memory = {"process": resource.RUSAGE_SELF, "worker": resource.RUSAGE_CHILDREN}
     return {

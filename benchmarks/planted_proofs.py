@@ -36,7 +36,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 
 from seodang.pipeline import tune
-from seodang.proof.proof import Proof, read_proof
+from seodang.proof.proof import Proof, proof_of_run
 from seodang.recipe import load_recipe
 from seodang.run.folder import PROOF, Run
 
@@ -204,7 +204,7 @@ def main() -> None:
             with without_turn_end() if arm == "no-end" else nullcontext():
                 if not (run.folder / PROOF).is_file():
                     tune(load_recipe(path), out=run.folder)
-            found[f"{arm}-{seed}"] = summary(read_proof(run.read_json(PROOF)))
+            found[f"{arm}-{seed}"] = summary(proof_of_run(run))
             print(f"{arm}-{seed}", json.dumps(found[f"{arm}-{seed}"], ensure_ascii=False), file=sys.stderr, flush=True)
     print(json.dumps(found, ensure_ascii=False))
 
