@@ -194,7 +194,7 @@ def proven(folder: Path, lines: dict[str, list[dict[str, str]]]) -> tuple[Evalua
             "train": {"max_tokens": MAX_TOKENS},
         }
     )
-    placement = preflight.place(recipe.model, None, will_train=False)
+    placement = preflight.place(recipe.model, recipe.train, will_train=False)
     inputs = prepare(recipe, placement)
     held_out = make_evaluation_set(recipe, inputs, BATCH_TOKENS, losses_alone=True)
     model, engine = preflight.load_measured(inputs, recipe.model.path, recipe.train)
