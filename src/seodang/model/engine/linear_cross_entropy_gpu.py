@@ -24,7 +24,7 @@ class LinearCrossEntropyGpu:
 
     def room(self, hidden: Tensor, spare_VD: Tensor | None = None) -> list[Tensor]:
         """For the raw logits of N positions: one tensor [N, V]."""
-        assert spare_VD is None, "a gradient that takes products as a whole cannot take their logits first"
+        assert spare_VD is None, "only tiles of a vocabulary keep their logits in the memory of the gradient"
         return [hidden.new_empty(len(hidden), len(self.weight_VD))]
 
     def normalize(
