@@ -3,6 +3,7 @@
 from itertools import islice
 
 from seodang.data.read.raw_rows import RawRows
+from seodang.data.read.reshape.annotations import annotations
 from seodang.data.read.reshape.nested import nested_pair, with_nested
 from seodang.data.read.reshape.paragraphs import paragraphs
 from seodang.data.read.reshape.question_columns import question_columns
@@ -17,12 +18,16 @@ def reshape(raw: RawRows, source: Source) -> RawRows:
     that their structure shows.
 
     Raises:
-        SourceError: a name that leads nowhere, or rows of one conversation that are not consecutive.
+        SourceError: a name that leads nowhere, rows of one conversation that are not consecutive, or an export of an
+            annotation tool that does not show which answers are right.
     """
     named = named_columns(source)
+    sample = list(islice(raw.rows(), SAMPLE_ROWS))
+    annotated = annotations(raw, sample, named, is_text=source.role in ("retention", "replay"))
+    if annotated is not None:
+        raw, sample = annotated, list(islice(annotated.rows(), SAMPLE_ROWS))
     if named:
         return with_nested(raw, named)
-    sample = list(islice(raw.rows(), SAMPLE_ROWS))
     shapes = (
         paragraphs(raw, sample),
         turn_rows(raw, sample, source.roles),

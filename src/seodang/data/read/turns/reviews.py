@@ -18,7 +18,9 @@ STATUS = words(
     "status review_status review_result annotation_status 검수상태 검수_상태 검수결과 검수_결과 검수 검토상태 "
     "검토_상태 검토결과 검토_결과 승인상태 승인_상태"
 )
-BAD_STATUS = words("rejected reject discarded discard declined deleted 반려 불합격 부적합 부적격 폐기 삭제 기각")
+BAD_STATUS = words(
+    "rejected reject discarded discard declined deleted draft 임시저장 반려 불합격 부적합 부적격 폐기 삭제 기각"
+)
 _FLAGS = {"true": True, "false": False, "y": True, "n": False, "yes": True, "no": False, "1": True, "0": False}
 
 
