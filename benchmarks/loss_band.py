@@ -9,6 +9,11 @@ over bf16 weights as they come. What is compared is the loss of held-out rows, e
 orders alone make of it.
 
 Rows are tokenized, as JSON Lines: {"input_ids": […], "labels": […]}.
+
+    python benchmarks/loss_band.py --tokenize DIR --first FIRST.jsonl --then THEN.jsonl
+
+writes them from DIR's ko_general.jsonl and ko_medical.jsonl (`question`, `answer`) by the packaged tokenizer, also
+where there is no GPU, and ends.
 """
 
 import argparse
@@ -21,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import AutoTokenizer
 
 from random_models import CONFIGS, make_model
 from seodang.data.pack import pack
@@ -39,6 +45,7 @@ def main() -> None:
     parser.add_argument("--model", choices=list(CONFIGS), default="gemma-3-270m")
     parser.add_argument("--first", type=Path, required=True)
     parser.add_argument("--then", type=Path, required=True)
+    parser.add_argument("--tokenize", type=Path, metavar="DIR", help="write both files from DIR, and end")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--examples-per-step", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=5e-5)
@@ -46,6 +53,9 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=3)
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
+    if args.tokenize:
+        write_rows(args.tokenize, {"ko_general": args.first, "ko_medical": args.then})
+        return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = make_model(args.model, torch.float32, device, tiny=device == "cpu").train()
     first, then = (read_rows(path, model.config.vocab_size) for path in (args.first, args.then))
@@ -68,6 +78,19 @@ def main() -> None:
     if args.out:
         args.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
     print(json.dumps({key: value for key, value in result.items() if key != "losses"}))
+
+
+def write_rows(folder: Path, files: dict[str, Path]) -> None:
+    """The rows of each source of the folder, in a random order, whose answers alone are trained."""
+    from row_losses import MODEL, read  # needs packages that training does not
+    from seodang.model.packaged import packaged_folder
+
+    tokenizer = AutoTokenizer.from_pretrained(packaged_folder(MODEL))
+    for source, path in files.items():
+        with path.open("w", encoding="utf-8") as lines:
+            for row in read(folder, source, tokenizer):
+                labels = [IGNORED] * len(row.prompt) + row.reply
+                lines.write(json.dumps({"input_ids": row.prompt + row.reply, "labels": labels}) + "\n")
 
 
 def read_rows(path: Path, vocabulary: int) -> Rows:

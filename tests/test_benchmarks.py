@@ -78,6 +78,35 @@ def test_packs_are_compared_with_checkpointing(bench: Callable[..., dict[str, An
     assert cases[0]["time"] == 1
 
 
+def test_gpu_checks_go_on_after_one_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each check says how it ended; one that takes too long ends with all that it started, and none begins too late."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    checks = importlib.import_module("gpu_checks")
+    monkeypatch.setattr(checks, "LEAST", 0.0)
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+
+    def check(name: str, code: str, seconds: float) -> Any:
+        return checks.Check(name=name, command=(sys.executable, "-c", code), minutes=seconds / 60)
+
+    begun = [check("fails", "raise SystemExit(3)", 60), check("slow", child, 0.5), check("fine", "print('서당')", 60)]
+    found = checks.run_all(begun, tmp_path, seconds=120)
+    assert [one["ended"] for one in found.values()] == ["exit code 3", "stopped after 0 s", "passed"]
+    assert (tmp_path / "fine.log").read_text(encoding="utf-8") == "서당\n"
+    assert checks.run_all(begun[2:], tmp_path, seconds=-1)["fine"]["ended"] == "left out: no time left"
+
+
+def test_gpu_checks_name_commands_that_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each script and folder of tests is there."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    checks = importlib.import_module("gpu_checks")
+    found = checks.checks_of(tmp_path, peer=tmp_path, band=[tmp_path, tmp_path])
+    assert len({one.name for one in found}) == len(found) == 8
+    for one in found:
+        paths = [ROOT / word for word in one.command[1:] if word.endswith(".py") or word.startswith("tests/")]
+        assert paths, one
+        assert all(path.exists() for path in paths), one
+
+
 def test_speed_counts_the_steps_that_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens and seconds of the first step, which is slower and may be longer than the others, are left out of both."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
