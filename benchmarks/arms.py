@@ -40,4 +40,5 @@ def speed(step_seconds: Sequence[float], rows: Sequence[dict[str, list[int]]], e
         rows: in the order in which the steps take them.
     """
     tokens = sum(len(row["input_ids"]) for row in steady(rows, examples_per_step))
-    return tokens / sum(steady(step_seconds, 1))
+    seconds: float = sum(steady(step_seconds, 1))
+    return tokens / seconds

@@ -155,7 +155,8 @@ def _line(found: dict[str, Any] | None) -> str:
 
 def _seconds(found: dict[str, Any]) -> float:
     """Of a step."""
-    return statistics.median(found["step_seconds"][WARM_UP:])
+    seconds: list[float] = found["step_seconds"][WARM_UP:]
+    return statistics.median(seconds)
 
 
 def summary(

@@ -16,6 +16,7 @@ import json
 import os
 import resource
 import time
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from seodang.model.placement import choose_placement
 from seodang.recipe import Model
 from seodang.train.setup import CHECKPOINTED_LAYERS
 from seodang.train.throughput import synchronize
-from seodang.types import Checkpointing
+from seodang.types import Checkpointing, Pack
 from shapes import rows_of
 
 CASES: dict[str, tuple[tuple[int, Checkpointing], ...]] = {
@@ -77,8 +78,10 @@ def measure(model: PreTrainedModel, compute: torch.dtype | None) -> list[dict[st
         packs = pack(ids, labels, budget=budget)
         seconds, peak = step_seconds(model, engine, packs, level)
         positions = sum(one.input_ids.size for one in packs)
-        case = {"pack_tokens": budget, "checkpointing": level, "packs": len(packs), "positions": positions}
-        case |= {"tokens_per_second": round(positions / seconds, 1), "peak_gb": round(peak, 2)}
+        case: dict[str, Any] = {
+            "pack_tokens": budget, "checkpointing": level, "packs": len(packs), "positions": positions,
+            "tokens_per_second": round(positions / seconds, 1), "peak_gb": round(peak, 2),
+        }  # fmt: skip
         first = found[0] if found else case
         case["time"] = round(first["tokens_per_second"] / case["tokens_per_second"], 3)
         more = len(packs) - first["packs"]
@@ -91,8 +94,8 @@ def measure(model: PreTrainedModel, compute: torch.dtype | None) -> list[dict[st
 
 
 def step_seconds(
-    model: PreTrainedModel, engine: Engine, packs: Any, level: Checkpointing
-) -> tuple[float, float]:  # fmt: skip
+    model: PreTrainedModel, engine: Engine, packs: Sequence[Pack], level: Checkpointing
+) -> tuple[float, float]:
     """(seconds of the fastest pass over the packs, gigabytes at the peak)."""
     device = model.device.type
     clock = time.process_time if device == "cpu" else time.perf_counter

@@ -174,7 +174,7 @@ def share(
         shapes = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model), dtype=torch.float32)
     steps = len(steady(runs[0]["step_seconds"], 1))
     seconds = step_flops(shapes, step_of(rows)) / rate + steps * optimizer_bytes(shapes, getattr(torch, dtype)) / moved
-    measured = statistics.median(run["tokens_per_second"] for run in runs)
+    measured: float = statistics.median(run["tokens_per_second"] for run in runs)
     return round(measured * seconds / sum(len(row["input_ids"]) for row in rows), 3)
 
 

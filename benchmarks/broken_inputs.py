@@ -38,7 +38,7 @@ sys.path[:0] = [str(ROOT / "tests" / "support")]
 
 KILL_SECONDS = 300  # after which an input that cannot be interrupted ends the whole process
 CODECS = ("cp949", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "shift_jis", "euc-jp", "gb18030", "cp1252")
-ODD = (
+ODD: tuple[Any, ...] = (
     None,
     True,
     False,

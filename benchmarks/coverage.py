@@ -103,8 +103,8 @@ def populations(path: Path = FIXTURE, *, drawn: Drawn = "row") -> list[Populatio
                 Population(
                     source=str(source),
                     measurement=measurement,
-                    d=np.bincount(unit, d),
-                    n=np.bincount(unit, tokens),
+                    d=np.bincount(unit, d).astype(np.float64),
+                    n=np.bincount(unit, tokens).astype(np.float64),
                     cluster=answer if drawn == "proof" else None,
                 )
             )
@@ -175,20 +175,29 @@ def main() -> None:
 def share_resamples() -> None:
     """Draws of one size take the same resamples, as calls with one seed do: made once and not 2,000 times."""
     original = statistics._resample_counts
-    statistics._resample_counts = functools.lru_cache(1)(lambda clusters, seed: list(original(clusters, seed)))
+
+    @functools.lru_cache(1)
+    def drawn(clusters: int, seed: int) -> list[Floats]:
+        return list(original(clusters, seed))
+
+    statistics._resample_counts = lambda clusters, seed: iter(drawn(clusters, seed))
 
 
 def table(lines: list[Line]) -> str:
     """The lines as a Markdown table, shares in percent."""
-    heads = ("source", "loss of", "drawn", "n_eff", "shown", "coverage", "n_eff ≥ 50", "their coverage")
-    heads += ("moved", "lost", "alone", "coverage alone")
-    rows = []
+    heads = [
+        "source", "loss of", "drawn", "n_eff", "shown", "coverage", "n_eff ≥ 50", "their coverage", "moved", "lost",
+        "alone", "coverage alone",
+    ]  # fmt: skip
+    rows = [heads, ["---"] * len(heads)]
     for line in lines:
-        shares = (line.shown, line.coverage, line.large, line.large_coverage, line.moved, line.lost)
-        shares += (line.alone, line.alone_coverage)
+        shares = (
+            line.shown, line.coverage, line.large, line.large_coverage, line.moved, line.lost, line.alone,
+            line.alone_coverage,
+        )  # fmt: skip
         cells = ["–" if share is None else f"{100 * share:.1f}" for share in shares]
-        rows.append((line.source, line.measurement, str(line.size), f"{line.n_eff:.0f}", *cells))
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (heads, ("---",) * len(heads), *rows))
+        rows.append([line.source, line.measurement, str(line.size), f"{line.n_eff:.0f}", *cells])
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
 
 
 if __name__ == "__main__":

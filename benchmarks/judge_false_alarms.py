@@ -8,6 +8,7 @@ to four whose true preference is the same. `gain`: P(ours is preferred) − P(th
 
 import argparse
 import json
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -65,7 +66,7 @@ def _judged(first: bool, second: bool, cluster: int, ratio: float) -> Judged:
     )  # fmt: skip
 
 
-def _shares(found: list[str]) -> dict[str, float]:
+def _shares(found: Sequence[str]) -> dict[str, float]:
     return {what: found.count(what) / len(found) for what in ("better", "worse", "not shown")}
 
 

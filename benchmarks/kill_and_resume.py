@@ -28,6 +28,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
@@ -41,7 +42,7 @@ from tiny_recipe import tiny_recipe
 
 SIGNALS = {"kill -9": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGHUP": signal.SIGHUP, "Ctrl-C": signal.SIGINT}
 KINDS = (*SIGNALS, "full disk", "cut file")
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "adapter": {"adapter": {"rank": 4, "dropout": 0.2}, "learning_rate": "3e-1"},
     "all weights": {"learning_rate": "1e-1"},
 }
@@ -205,8 +206,10 @@ def _make(trial: Trial) -> None:
     base = trial.folder.parent / "base"
     if not base.is_dir():
         _in_child(lambda: _write_base(base))
-    settings = {"steps": 24, "eval_every": 2, "early_stopping": {"patience": 2}, "keep_checkpoints": 2, "ask_every": 4}
-    tiny_recipe(trial.folder, base, **settings, **VARIANTS[trial.variant])
+    tiny_recipe(
+        trial.folder, base, steps=24, eval_every=2, early_stopping={"patience": 2}, keep_checkpoints=2, ask_every=4,
+        **VARIANTS[trial.variant],
+    )  # fmt: skip
 
 
 def _write_base(folder: Path) -> None:

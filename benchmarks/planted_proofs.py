@@ -30,6 +30,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -129,9 +130,8 @@ def recipe_of(arm: str, seed: int, folder: Path, options: argparse.Namespace) ->
 def without_turn_end() -> Iterator[None]:
     """Inside, no turn end is trained: the mistake of a mask that stops one token early."""
     import seodang.train.trainer as trainer
+    from seodang.data.pack import pack_step
     from seodang.types import IGNORED
-
-    whole = trainer.pack_step
 
     def cut(rows: Any, input_ids: Any, labels: Any, **settings: Any) -> Any:
         shorter = []
@@ -140,13 +140,10 @@ def without_turn_end() -> Iterator[None]:
             supervised = row != IGNORED
             row[supervised & ~np.append(supervised[1:], False)] = IGNORED
             shorter.append(row)
-        return whole(rows, input_ids, shorter, **settings)
+        return pack_step(rows, input_ids, shorter, **settings)
 
-    trainer.pack_step = cut
-    try:
+    with patch.object(trainer, "pack_step", cut):
         yield
-    finally:
-        trainer.pack_step = whole
 
 
 def summary(proof: Proof) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def profiled(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
     def step() -> Tensor:
         mark()
-        loss = model(pack=packed, weight=1 / supervised)
+        loss: Tensor = model(pack=packed, weight=1 / supervised)
         mark()
         loss.backward()
         mark()

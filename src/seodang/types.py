@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 SourceRole = Literal["domain", "general", "retention", "replay"]
 LossOn = Literal["answers", "last_answer", "all"]
 EarlierAnswers = Literal["auto", "split", "context", "keep"]  # examples of their own, unsupervised, trained as they are
+AnswerKind = Literal["domain", "general", "repeat", "holdout"]  # what a question is asked for
+ModelName = Literal["base", "tuned"]
 Checkpointing = Literal["none", "selective", "full"]  # which layers are computed again in the backward pass
 IGNORED = -100  # the label of a token that is not supervised (torch's ignore_index)
 
@@ -257,8 +259,8 @@ class CurveCost:
 class Answer:
     """One generated answer."""
 
-    kind: Literal["domain", "general", "repeat", "holdout"]
-    model: str  # "base" or "tuned"
+    kind: AnswerKind
+    model: ModelName
     question: str
     text: str
     stopped: bool  # ended by itself, before max_new_tokens

@@ -100,6 +100,6 @@ def measured_by_rank(folder: Path) -> list[dict[str, Any]]:
     """Both models on 24 rows: what each rank finds."""
     (own := folder / f"rows{distributed.rank()}").mkdir()
     held_out = source(own, qa(24))
-    models = [make_model(make_config("gemma3", 512), seed=seed) for seed in (0, 1)]
-    _, rows = measure_both(held_out, *models, folder)
+    base, tuned = (make_model(make_config("gemma3", 512), seed=seed) for seed in (0, 1))
+    _, rows = measure_both(held_out, base, tuned, folder)
     return [json.loads(json.dumps(to_json(row))) for row in rows]

@@ -116,8 +116,7 @@ def _environment() -> dict[str, str]:
 def _forks(rank: int) -> "subprocess.Popen[str]":
     """The process whose forks are this rank's; it ends with this one."""
     command = [sys.executable, str(SUPPORT / "forked.py")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = subprocess.Popen(command, **pipes, env=_environment(), text=True)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment(), text=True)
     atexit.register(process.communicate)  # it ends when its stdin closes
     return process
 

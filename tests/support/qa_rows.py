@@ -75,9 +75,10 @@ def qa(pairs: Iterable[tuple[str, str]], source: str = "medical", groups: Sequen
 
 def talk_rows(*talks: Sequence[Mapping[str, Any]], tools: Any = None) -> Dataset:
     """Rows of one conversation each, turns as they are; the questions have no keys."""
-    columns = {"source": "talk", "role": "domain", "file": "talk.jsonl", "text": None}
-    columns |= {"question_key": "", "exchange_keys": [], "group": None}
-    columns["tools"] = tools and json.dumps(tools, ensure_ascii=False)
+    columns: dict[str, Any] = {
+        "source": "talk", "role": "domain", "file": "talk.jsonl", "text": None, "question_key": "", "exchange_keys": [],
+        "group": None, "tools": tools and json.dumps(tools, ensure_ascii=False),
+    }  # fmt: skip
     return data_set(
         {"row_id": key(str(number)), "row": number + 1, "messages": talk, **columns}
         for number, talk in enumerate(talks)

@@ -35,7 +35,7 @@ from seodang.model.engine import engine as engine_module
 from seodang.model.engine.engine import Engine, choose_engine
 from seodang.proof.evaluate import evaluate
 from seodang.recipe import Train
-from seodang.run.events import Event, SaveEvent, TrainEvent
+from seodang.run.events import EvalEvent, Event, TrainEvent
 from seodang.run.folder import Run
 from seodang.train import throughput
 from seodang.train.setup import choose_optimizer, make_setup
@@ -77,8 +77,10 @@ def run_training(
     evaluations: dict[str, float] = {}
 
     def record(event: Event) -> None:
-        if not isinstance(event, SaveEvent):
-            (losses if isinstance(event, TrainEvent) else evaluations)[str(event.step)] = event.loss
+        if isinstance(event, TrainEvent):
+            losses[str(event.step)] = event.loss
+        elif isinstance(event, EvalEvent) and event.loss is not None:
+            evaluations[str(event.step)] = event.loss
         on_event(event)
 
     trained = train(

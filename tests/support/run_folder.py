@@ -22,10 +22,12 @@ from seodang.run.events import RecordedEvent
 from seodang.run.manifest import FileFacts, Hardware, Manifest, RowsFacts, SourceFiles, TemplateFacts
 from seodang.types import (
     Answer,
+    AnswerKind,
     Counts,
     Finding,
     Lengths,
     ModelFacts,
+    ModelName,
     Placement,
     RowNote,
     Sample,
@@ -59,7 +61,7 @@ RECIPE: dict[str, Any] = {
     },
 }
 LOOP = "감기약은 감기를 치료하는 약입니다. 감기약은 감기를 치료하는 약입니다. " * 14
-ASKED = {  # question → kind, base answer, tuned answer
+ASKED: Mapping[str, tuple[AnswerKind, str, str]] = {  # question → kind, base answer, tuned answer
     "제 1형 당뇨병은 어떻게 치료하나요?": (
         "domain",
         "제 2형 당뇨병은 어떻게 치료하나요?\n제 3형 당뇨병은 어떻게 치료하나요?\n<b>당뇨병</b>이란?\n" * 12,
@@ -225,15 +227,18 @@ def run_answers() -> Iterable[Answer]:
         yield _answer("repeat", "base", "감기약 종류 좀 알려주세요.", LOOP + str(number), stopped=False)
         yield _answer("repeat", "tuned", "감기약 종류 좀 알려주세요.", text)
     for number, (question, base, tuned, reference) in enumerate(HELD_OUT):
-        row = {"reference": reference, "row_id": f"00ab{number:012x}", "source": "의료_질문"}
-        yield _answer("holdout", "base", question, base, stopped=False, **row)
-        yield _answer("holdout", "tuned", question, tuned, **row)
+        for answer in (
+            _answer("holdout", "base", question, base, stopped=False),
+            _answer("holdout", "tuned", question, tuned),
+        ):
+            yield replace(answer, reference=reference, row_id=f"00ab{number:012x}", source="의료_질문")
 
 
-def _answer(kind: str, model: str, question: str, text: str, *, stopped: bool = True, **row: str) -> Answer:
+def _answer(kind: AnswerKind, model: ModelName, question: str, text: str, *, stopped: bool = True) -> Answer:
     tokens = 256 if not stopped else len(text) // 2
-    fields = {"prompt_tokens": 20, "new_tokens": tokens, **row}
-    return Answer(kind=kind, model=model, question=question, text=text, stopped=stopped, **fields)
+    return Answer(
+        kind=kind, model=model, question=question, text=text, stopped=stopped, prompt_tokens=20, new_tokens=tokens
+    )
 
 
 @cache

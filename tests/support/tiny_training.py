@@ -23,7 +23,7 @@ from seodang.types import Metric
 from tiny import make_config, make_model
 from tiny_rows import tiny_rows
 
-KINDS = {"train": TrainEvent, "eval": EvalEvent, "save": SaveEvent}
+KINDS: dict[str, type[TrainEvent | EvalEvent | SaveEvent]] = {"train": TrainEvent, "eval": EvalEvent, "save": SaveEvent}
 
 
 def train_tiny(

@@ -4,11 +4,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from seodang.data.read.clean import normal_form
 from seodang.proof.statistics import union_clusters
-from seodang.types import Answer
+from seodang.types import Answer, AnswerKind
 
 SIMILAR_LENGTH = 1.2  # longer / shorter, up to which two answers count as of similar length
 
@@ -84,5 +83,5 @@ def fingerprint(pairs: Sequence[Pair]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _key(answer: Answer) -> tuple[Literal["domain", "general", "repeat", "holdout"], str, str | None]:
+def _key(answer: Answer) -> tuple[AnswerKind, str, str | None]:
     return answer.kind, answer.question, answer.row_id

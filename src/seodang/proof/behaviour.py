@@ -8,18 +8,16 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from seodang.data.read.clean import is_blank
 from seodang.proof.statistics import Estimate, Interval, PairedShare, effective_clusters, paired_share, ratio, wilson
-from seodang.types import Answer
+from seodang.types import Answer, AnswerKind
 
 NGRAM = 4  # seq-rep-4
 LOOPING = 0.3  # seq-rep-4 from which an answer counts as repeating itself
 LONG_RUN = 20  # letters without a space: no word, but a loop that lost its spaces
 SHORT_QUESTION = 6  # letters; shorter ones ("감기?") stand in good answers too
 HANGUL = re.compile(r"[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e]")
-Kind = Literal["domain", "general", "repeat", "holdout"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +54,7 @@ class AnswerBehaviour:
 class GroupBehaviour:
     """Both models' answers to one group of questions."""
 
-    kind: Kind
+    kind: AnswerKind
     source: str | None  # of holdout questions
     base: AnswerBehaviour | None
     tuned: AnswerBehaviour | None
@@ -70,7 +68,7 @@ def behaviour(answers: Sequence[Answer], clusters: Mapping[str, str] | None = No
         clusters: row_id → cluster; answers to other questions are joined by equal questions.
     """
     clusters = clusters or {}
-    groups: dict[tuple[Kind, str | None], dict[str, list[Answer]]] = {}
+    groups: dict[tuple[AnswerKind, str | None], dict[str, list[Answer]]] = {}
     for answer in answers:
         models = groups.setdefault((answer.kind, answer.source), {"base": [], "tuned": []})
         models[answer.model].append(answer)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from datasets import Dataset
 
@@ -10,7 +10,7 @@ from seodang.data.arrow import block, read_columns
 from seodang.data.encode.rows import messages_of
 from seodang.model.generate.batch import Completion
 from seodang.recipe import Ask, Generate
-from seodang.types import Answer
+from seodang.types import Answer, AnswerKind, ModelName
 
 REPEAT_TEMPERATURE = 0.1  # where the recipe names none
 GenerateFn = Callable[[Sequence[str], Generate], list[Completion]]  # rendered prompts, settings
@@ -22,7 +22,7 @@ PromptFn = Callable[[Sequence[dict[str, Any]], str | None], str]
 class Question:
     """One question as it is asked."""
 
-    kind: Literal["domain", "general", "repeat", "holdout"]
+    kind: AnswerKind
     text: str  # the last turn, for people
     prompt: str  # what the model is given: rendered as it was trained
     settings: Generate
@@ -39,7 +39,7 @@ def questions(ask: Ask, tests: Mapping[str, Dataset], prompt: PromptFn) -> list[
         prompt: renders messages as they are served.
     """
 
-    def asked(kind: Literal["domain", "general", "repeat"], text: str, settings: Generate) -> Question:
+    def asked(kind: AnswerKind, text: str, settings: Generate) -> Question:
         rendered = prompt([{"role": "user", "content": text}], None)
         return Question(kind=kind, text=text, prompt=rendered, settings=settings)
 
@@ -95,7 +95,7 @@ def _one_of_each(rows: Dataset) -> list[int]:
     return sorted(range(len(rows)), key=lambda index: (first[conversations[index]] != index, index))
 
 
-def answer(asked: Sequence[Question], model: Literal["base", "tuned"], generate: GenerateFn) -> list[Answer]:
+def answer(asked: Sequence[Question], model: ModelName, generate: GenerateFn) -> list[Answer]:
     """One model's answers, in the order of the questions; those with the same settings are generated together."""
     by_settings: dict[Generate, list[int]] = {}
     for index, question in enumerate(asked):

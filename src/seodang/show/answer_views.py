@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from seodang.proof.behaviour import LOOPING, Kind, hangul_share, repetition
+from seodang.proof.behaviour import LOOPING, hangul_share, repetition
 from seodang.proof.proof import AnsweredRow, Proof
 from seodang.run.events import AnswersEvent, RecordedEvent
 from seodang.show import formatting
 from seodang.show.language import Texts
-from seodang.types import Answer
+from seodang.types import Answer, AnswerKind
 
 SHOWN_CHARACTERS = 560  # of an answer; the rest unfolds
 LOOP_CHARACTERS = 180  # of one that repeats itself
@@ -37,7 +37,7 @@ class Shown:
 class ShownPair:
     """A question with the answers of base and tuned model."""
 
-    kind: Kind
+    kind: AnswerKind
     question: str
     source: str | None
     row_id: str | None
@@ -80,7 +80,7 @@ class AnswerViews:
         shown = self.shown(answer.text, notes, folded_after=after // 2 if answer.kind == "repeat" else after)
         return replace(shown, is_cut=not answer.stopped, times=times)
 
-    def pairs(self, answers: Sequence[Answer], asked: Sequence[Kind]) -> list[ShownPair]:
+    def pairs(self, answers: Sequence[Answer], asked: Sequence[AnswerKind]) -> list[ShownPair]:
         """One entry per question of some kinds, in their order."""
         pairs: dict[tuple[str, str, str | None], ShownPair] = {}
         for answer in answers:

@@ -1,7 +1,6 @@
 """Questions rendered as they are served, and one model's answers to them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 from datasets import Dataset
 from transformers import PreTrainedModel
@@ -11,9 +10,7 @@ from seodang.data.template.renderer import Renderer, parse_tools
 from seodang.model.generate.batch import Completion, generate
 from seodang.proof.questions import Question, answer, questions
 from seodang.recipe import Ask, Generate
-from seodang.types import Answer
-
-ModelName = Literal["base", "tuned"]
+from seodang.types import Answer, ModelName
 
 
 def questions_of(ask: Ask, holdouts: Mapping[str, Dataset], renderer: Renderer) -> list[Question]:

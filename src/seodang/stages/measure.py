@@ -45,11 +45,11 @@ from seodang.run.base_measurement import (
 from seodang.run.checkpoint_choice import Limit
 from seodang.run.folder import Run
 from seodang.show.terminal import console, progress
-from seodang.stages.answering import ModelName, answers_of, questions_of
+from seodang.stages.answering import answers_of, questions_of
 from seodang.stages.preflight import Inputs
 from seodang.train.metrics import evaluation_event
 from seodang.train.setup import ChosenLoss, best_loss, choice_limits
-from seodang.types import Answer, Counts, Metric, Placement
+from seodang.types import Answer, Counts, Metric, ModelName, Placement
 
 CONTEXT = re.compile(r"read as \w+ \([^)]*\bcontext: ")  # of what conversion says about the columns it has found
 LOSSES_ALONE = SampleSizes(contrast_rows=0, kl_tokens=0)

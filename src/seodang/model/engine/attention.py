@@ -173,7 +173,7 @@ def _block(
 
 
 AttentionInterface.register(PACKED, packed_attention)
-AttentionInterface.register(APART, torch.compiler.disable(packed_attention))  # type: ignore[no-untyped-call]
+AttentionInterface.register(APART, torch.compiler.disable(packed_attention))
 AttentionInterface.register(EACH, partial(packed_attention, kernels=False))
 
 

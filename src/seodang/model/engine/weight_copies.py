@@ -96,7 +96,7 @@ class WeightCopies:
             # a parameter, whose shape torch's compiler takes for fixed; it is none of the model's
             copy = nn.Parameter(layer.weight.detach().to(self._dtype), layer.weight.requires_grad)
             if copy.requires_grad:
-                copy.register_post_accumulate_grad_hook(self._deliver(layer.weight))  # type: ignore[no-untyped-call]
+                copy.register_post_accumulate_grad_hook(self._deliver(layer.weight))
             vars(layer)["weight_copy"] = self._of[layer.weight] = copy
 
     def _deliver(self, weight: Tensor) -> Callable[[Tensor], None]:

@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from seodang.proof.behaviour import AnswerBehaviour, Kind
+from seodang.proof.behaviour import AnswerBehaviour
 from seodang.proof.gain_parts import PARTS
 from seodang.proof.proof import Proof
 from seodang.proof.seeds import SeedsProof
@@ -18,7 +18,7 @@ from seodang.show.formatting import duration, fold, level, number, percent, plur
 from seodang.show.language import ENGLISH
 from seodang.show.terminal.console import get_console, quiet_table, show_title
 from seodang.show.terminal.verbosity import is_verbose
-from seodang.types import Answer
+from seodang.types import Answer, AnswerKind
 from seodang.user_paths import shown_path
 
 SHOWN_QUESTIONS, SHOWN_REMARKS = 5, 4  # without --verbose; all are in the report
@@ -95,7 +95,7 @@ def show_answers(answers: Sequence[Answer], *, out: Console | None = None) -> No
     for answer in answers:
         pairs.setdefault((answer.kind, answer.question, answer.row_id), {}).setdefault(answer.model, []).append(answer)
     shown, chosen = None, list(pairs) if is_verbose() else _few(list(pairs))
-    for kind, question, row_id in sorted(chosen, key=lambda key: get_args(Kind).index(key[0])):
+    for kind, question, row_id in sorted(chosen, key=lambda key: get_args(AnswerKind).index(key[0])):
         models = pairs[kind, question, row_id]
         if kind != shown:
             show_title(out, ENGLISH.known("kind", kind))
