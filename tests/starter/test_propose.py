@@ -665,3 +665,10 @@ def test_wrong_answers_alone_are_no_answers(columns: str, tmp_path: Path) -> Non
     """Nothing is proposed where no column holds a right answer."""
     with pytest.raises(SourceError, match="column"):
         _guessed(tmp_path, columns.split(","))
+
+
+@pytest.mark.parametrize("columns", ["question,response,reference", "질문,답변,수정답변"])
+def test_nobody_is_asked_nothing_is_proposed_where_the_right_answer_is_in_doubt(columns: str, tmp_path: Path) -> None:
+    """A reference may be the right answer or the place where one is found; at a terminal the user is asked."""
+    with pytest.raises(SourceError, match="in more than one way"):
+        _guessed(tmp_path, columns.split(","))

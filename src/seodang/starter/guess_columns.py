@@ -84,7 +84,12 @@ def guess_columns(raw: RawRows, ask: Ask | None) -> dict[str, str] | None:
         return {"messages": choose("conversations", conversations)}
     texts = [column for name in raw.columns if (column := _column(name, sample)) is not None]
     questions = [column for column in texts if column_key(column.name) in column_names.QUESTION]
-    answers = [column for column in texts if column_key(column.name) in column_names.ANSWER and column not in questions]
+    better = column_names.REFERENCE | column_names.CORRECTION
+    known = column_names.ANSWER | better
+    answers = [column for column in texts if column_key(column.name) in known and column not in questions]
+    keys = {column_key(column.name) for column in answers}
+    if not ask and keys & better and keys & column_names.ANSWER:
+        return None  # a reference may be the right answer, or name where one is found; few rows may be corrected
     if len(texts) == 1 and not questions and not answers:
         is_asked = (
             column_key(texts[0].name).rpartition(".")[2] in column_names.QUESTION

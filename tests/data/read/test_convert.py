@@ -369,6 +369,11 @@ AMBIGUOUS = [
     {"instruction": "a", "output": "b", "question": "c", "answer": "d"},
     {"chosen": CONVERSATION, "rejected": CONVERSATION},
     {"text": "a", "document": "b"},
+    {"question": "a", "response": "b", "reference": "c"},
+    {"prompt": "a", "completion": "b", "gold_response": "c"},
+    {"instruction": "a", "input": "", "output": "b", "expected": "c"},
+    {"question": "a", "answer": "b", "corrected answer": "c"},
+    {"질문": "a", "답변": "b", "수정 답변": "c"},
 ]
 
 
@@ -378,6 +383,37 @@ def test_more_than_one_reading_is_refused(tmp_path: Path, row: dict[str, Any]) -
     message = error_of(tmp_path, [row] * 2)
     assert "in more than one way: (" in message
     assert "name the columns in the recipe with `" in message
+
+
+def test_the_reference_of_ragas_rows_is_the_answer(tmp_path: Path) -> None:
+    """`response` is what the evaluated system answered; also where the recipe names the question alone."""
+    row = {"user_input": "질문", "retrieved_contexts": ["문서"], "response": "시스템의 답", "reference": "바른 답"}
+    for keys in ({}, {"question": "user_input"}):
+        table, counts = convert_rows(tmp_path, [row], **keys)
+        assert table["messages"][0][-1]["content"] == "바른 답"
+        assert "not used: retrieved_contexts, response" in counts.remarks[-1]
+    table, _ = convert_rows(tmp_path, [row], question="user_input", answer="response")
+    assert table["messages"][0][-1]["content"] == "시스템의 답"
+
+
+@pytest.mark.parametrize("other", ["reference", "prediction", "model_output", "generated", "baseline", "target"])
+def test_a_column_beside_a_plain_answer_changes_nothing(tmp_path: Path, other: str) -> None:
+    """A reference beside `answer` names where it is from; a prediction is not the answer."""
+    table, _ = convert_rows(tmp_path, [{"question": "a", "answer": "b", other: "c"}])
+    assert table["messages"][0][-1]["content"] == "b"
+
+
+def test_a_reference_that_the_recipe_names_as_context_is_no_answer(tmp_path: Path) -> None:
+    """What a column is to be read as is not read as another thing as well."""
+    table, _ = convert_rows(tmp_path, [{"question": "a", "response": "b", "reference": "c"}], context="reference")
+    assert [turn["content"] for turn in table["messages"][0]] == ["c\n\na", "b"]
+
+
+def test_references_that_are_no_texts_are_no_answers(tmp_path: Path) -> None:
+    """Lists of documents and nulls."""
+    rows = [{"question": "a", "response": "b", "reference": ["문서 1", "문서 2"], "target": None}]
+    table, _ = convert_rows(tmp_path, rows)
+    assert table["messages"][0][-1]["content"] == "b"
 
 
 UNREADABLE: list[tuple[dict[str, Any], dict[str, Any], str]] = [

@@ -17,6 +17,18 @@ ANSWER = words(
     "reference_answer ground_truth gold_answer correct_answer expected_answer expected_output ideal_answer "
     "답변 답변내용 답변_내용 답 응답 대답 정답 회신 출력 모범답안 모범_답안"
 )
+# beside an answer, these are corrections of it; beside one that may be a system's own, the right ones
+CORRECTION = words(
+    "corrected corrected_answer corrected_response corrected_output edited_answer edited_response edited_output "
+    "revised_answer revised_response revised_output improved_answer improved_response 수정답변 수정_답변 교정답변 "
+    "교정_답변 검수답변 검수_답변 최종답변 최종_답변"
+)
+SYSTEM_ANSWER = words("response output completion assistant reply assistant_response gpt bot 응답 출력")
+REFERENCE = words(
+    "reference reference_output reference_response gold golden golden_answer gold_response target expected ideal "
+    "ideal_response human_answer human_response expert_answer 참조답변 참조_답변"
+)
+RAGAS = words("user_input response reference")  # its rows: what a system answered, and what is right
 SHORT_QUESTION = "q"  # these two only as a pair: a column A is also the first of several choices
 SHORT_ANSWER = "a"
 PAIRS = (("problem", "solution"),)  # names that are known beside each other only

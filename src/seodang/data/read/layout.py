@@ -81,6 +81,7 @@ def find_layout(raw: RawRows, source: Source) -> Layout:
     if found is None:
         found = [layout for layout in _known_layouts(raw.columns, sample) if _is_wanted(layout, source)]
         found = [replace(layout, context=source.context or layout.context) for layout in found]
+    found = [layout for layout in found if layout.answer not in {source.context, source.reasoning} - {None}]
     found = _without_copies(found, sample)
     if len(found) != 1:
         raise _not_one_reading(found, raw, source)
@@ -153,7 +154,8 @@ def _named_layouts(raw: RawRows, source: Source, sample: Sequence[RawRow]) -> li
     questions = [source.question] if source.question else _question_columns(columns)
     answers = [source.answer] if source.answer else _answer_columns(columns)
     fixed: RowFormat = "qa" if source.format == "auto" else source.format
-    return [Layout(format=fixed, question=q, answer=a, context=source.context) for q in questions for a in answers]
+    found = [Layout(format=fixed, question=q, answer=a, context=source.context) for q in questions for a in answers]
+    return found if source.answer else _with_references(found, raw.columns, sample)
 
 
 def _known_layouts(columns: Sequence[str], sample: Sequence[RawRow]) -> list[Layout]:
@@ -182,7 +184,19 @@ def _known_layouts(columns: Sequence[str], sample: Sequence[RawRow]) -> list[Lay
     layouts += [Layout(format="qa", question=q, answer=a, context=context) for q in questions for a in answers]
     if not layouts and not questions and not answers:
         layouts += [Layout(format="text", text=name) for name in columns if column_key(name) in column_names.TEXT]
-    return layouts
+    return _with_references(layouts, columns, sample)
+
+
+def _with_references(layouts: list[Layout], columns: Sequence[str], sample: Sequence[RawRow]) -> list[Layout]:
+    """The layouts, and those with a correction or a reference in the place of the answer."""
+    texts = [name for name in columns if any(isinstance(row.fields.get(name), str) for row in sample)]
+    more: list[Layout] = []
+    for layout in layouts:
+        if layout.answer is not None:
+            is_system = column_key(layout.answer) in column_names.SYSTEM_ANSWER
+            better = column_names.CORRECTION | (column_names.REFERENCE if is_system else frozenset())
+            more += [replace(layout, answer=name) for name in texts if column_key(name) in better]
+    return more if more and {*map(column_key, columns)} >= column_names.RAGAS else [*layouts, *more]
 
 
 def _question_columns(columns: Sequence[str]) -> list[str]:
