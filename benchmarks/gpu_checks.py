@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """All that only a GPU can show, in one command.
 
-The most important first: the tests marked `gpu`, speed and memory against TRL, the losses of `adamw_bf16`, where the time
-of a step goes, evaluation, answers, packs.
+The most important first: the tests marked `gpu`, speed and memory against TRL, the losses of `adamw_bf16`, where
+the time of a step goes, evaluation, answers, packs.
 
     python benchmarks/gpu_checks.py --out DIR --minutes 9                       one H100 or H200
     python benchmarks/loss_band.py --tokenize DATA --first F --then T           rows of the losses, on any machine
