@@ -80,6 +80,9 @@ def test_a_gate_that_does_not_hold_ends_with_1(place: Workplace) -> None:
     assert {loss["change"]["value"] for loss in proof["sources"].values()} == {0.0}
     assert (place.folder / "itself" / "report.html").is_file()
     assert f"model   {model}\n" in ended.err  # a proof of a model has none of its own
+    assert "first rows" in ended.err  # of another recipe, and none that it would train on
+    splits = {line.split()[1] for line in ended.err.splitlines() if line.startswith("medical ")}
+    assert ("holdout" in splits, "train" in splits) == (True, False)
 
 
 def test_a_plan_measures_nothing(place: Workplace) -> None:
@@ -110,10 +113,15 @@ def test_files_that_the_end_needs_are_read_first(name: str, text: str, place: Wo
 
 
 def test_a_quick_proof_says_that_it_is_one(place: Workplace) -> None:
-    """It is marked in proof.json, and in the verdict; the report is in the language that is asked for."""
+    """It is marked in proof.json, and in the verdict; the report is in the language that is asked for.
+
+    Plan and rows of the run's own recipe were shown when it was tuned, and are not again.
+    """
     ended = seodang("prove", "runs/mine-s1", "--quick", "--out", "quick", "--language", "ko")
     assert ended.code == 0, ended.err
     assert "A quick proof: fewer rows were measured" in " ".join(ended.out.split())
+    for shown_before in ("held out: ", "first rows", "tokens per example"):
+        assert shown_before not in ended.out
     page = (place.folder / "quick" / "report.html").read_text(encoding="utf-8")
     assert '<html lang="ko">' in page
     assert "간이 검증입니다" in page

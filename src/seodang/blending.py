@@ -137,9 +137,7 @@ def _open_blends(run: str | Path, *, trust_remote_code: bool) -> tuple[ProofReci
     distributed.join(recipes.wanted.model.device)
     with distributed.agreed():
         own = open_proof(recipes, None)
-    ours, theirs = proof_inputs(
-        recipes, partial(prepare, will_train=False, is_known=True), is_quick=False, is_known=True
-    )
+    ours, theirs = proof_inputs(recipes, partial(prepare, will_train=False), is_quick=False)
     if ours is not theirs:
         raise RunError(
             "base and tuned model have different tokenizers: nothing lies between the two",

@@ -37,12 +37,30 @@ def test_a_proof_is_read_as_it_was_written() -> None:
     assert read_proof(json.loads(json.dumps(to_json(proof), allow_nan=False)), where="proof.json") == proof
 
 
+@pytest.mark.parametrize(
+    ("notes", "no_kl"),
+    [
+        ([], ""),
+        (
+            ["KL(base‖tuned) is not measured: the two models have different tokenizers."],
+            "the two models have different tokenizers",
+        ),
+    ],
+)
+def test_a_proof_with_notes_can_still_be_read(notes: list[str], no_kl: str) -> None:
+    """Version 2 wrote in sentences of its own why KL was not measured."""
+    proof = run_folder.run_proof()
+    data = json.loads(json.dumps(to_json(proof)))
+    data = data | {"schema_version": 2, "compared": data["compared"] | {"notes": notes}}
+    assert read_proof(data, where="proof.json") == replace(proof, compared=replace(proof.compared, no_kl=no_kl))
+
+
 @pytest.mark.parametrize(("version", "found"), [(99, "99"), (None, "none")])
 def test_another_version_ends_in_one_message(version: int | None, found: str) -> None:
     """A proof that another version of seodang wrote is refused with both versions, and how to get a new one."""
     data = to_json(run_folder.run_proof())
     data = data | {"schema_version": version} if version else {"name": "x", "losses": {}}
-    with pytest.raises(SeodangError, match=rf"schema version 2 expected, found {found}.*\n  → .*seodang prove RUN"):
+    with pytest.raises(SeodangError, match=rf"schema version 3 expected, found {found}.*\n  → .*seodang prove RUN"):
         read_proof(data, where="proof.json")
 
 

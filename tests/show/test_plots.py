@@ -12,13 +12,14 @@ import pytest
 from events import eval_event, train_event
 from run_folder import BEST, run_lengths, run_metrics, run_proof
 from seodang.proof.proof import Training
+from seodang.show import plots
 from seodang.show.plots import (
     SERIES,
     as_html,
-    drawable_names,
     korean_font,
     lengths_figure,
     loss_figure,
+    renamed,
     source_colors,
     write_pictures,
 )
@@ -41,6 +42,19 @@ def test_pictures_are_written_as_png_and_svg(tmp_path: Path) -> None:
             shown = " ".join(ET.parse(path).getroot().itertext())
             assert "의료_질문" in shown
             assert "wiki" in shown or "parts" in path.name
+
+
+@pytest.mark.parametrize(("font", "drawings"), [("NanumGothic", 4), (None, 8)])
+def test_pictures_are_drawn_once(
+    font: str | None, drawings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One drawing is saved as PNG and as SVG; where no font has Hangul, the PNG of Korean names is another one."""
+    drawn: list[None] = []
+    new = plots.new_figure
+    monkeypatch.setattr(plots, "new_figure", lambda *size, **by_name: drawn.append(None) or new(*size, **by_name))
+    monkeypatch.setattr(plots, "korean_font", lambda: font)
+    written = write_pictures(tmp_path, lengths=run_lengths(), metrics=run_metrics(), proof=run_proof())
+    assert (len(drawn), len(written)) == (drawings, 8)
 
 
 def test_nothing_to_draw_writes_nothing(tmp_path: Path) -> None:
@@ -160,8 +174,8 @@ def test_sources_keep_their_colour_in_both_pictures() -> None:
 def test_names_without_a_korean_font_are_numbered() -> None:
     """Without a font for them Korean names become `source N` in a PNG; with one, and in Latin, they stay."""
     names = ["wiki", "의료_질문", "wiki"]
-    assert drawable_names(names, None) == {"wiki": "wiki", "의료_질문": "source 2"}
-    assert drawable_names(names, "NanumGothic") == {"wiki": "wiki", "의료_질문": "의료_질문"}
+    assert renamed(names, None) == {"의료_질문": "source 2"}
+    assert renamed(names, "NanumGothic") == {}
 
 
 def test_the_korean_font_has_hangul() -> None:

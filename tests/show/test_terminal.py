@@ -46,7 +46,7 @@ def verbose() -> Iterator[None]:
     set_verbose(False)
 
 
-def printed(show: str, *values: object, width: int = 100, color: bool = False) -> str:
+def printed(show: str, *values: object, width: int = 100, color: bool = False, **settings: object) -> str:
     """What a function of the terminal prints."""
     file = io.StringIO()
     out = Console(
@@ -54,7 +54,7 @@ def printed(show: str, *values: object, width: int = 100, color: bool = False) -
         force_terminal=color, color_system="truecolor" if color else None,
     )  # fmt: skip
     module = next(module for module in (plan_view, data_view, proof_view, console) if hasattr(module, show))
-    getattr(module, show)(*values, out=out)
+    getattr(module, show)(*values, **settings, out=out)
     return file.getvalue()
 
 
@@ -178,6 +178,18 @@ def test_each_split_has_its_own_rows_above_the_limit() -> None:
         ("의료_질문", "train"): "12", ("의료_질문", "holdout"): "2",
         ("일반대화", "train"): "0", ("일반대화", "holdout"): "0", ("wiki", "holdout"): "0",
     }  # fmt: skip
+
+
+def test_where_nothing_is_trained_no_training_row_is_shown() -> None:
+    """What a proof measures: the row that is held out, and the lengths of these alone."""
+    splits = {split: Sample(where="a:1", text=f"row of {split}", supervised=()) for split in ("train", "holdout")}
+    assert "row of train" in printed("show_samples", {"가": splits})
+    measured = printed("show_samples", {"가": splits}, will_train=False)
+    assert "row of holdout" in measured
+    assert "row of train" not in measured
+    lines = printed("show_lengths", run_folder.run_lengths(), width=160, will_train=False).split()
+    assert lines.count("holdout") == 3
+    assert "train" not in lines
 
 
 def test_colours_only_where_there_is_a_terminal() -> None:

@@ -57,14 +57,13 @@ class Compared:
     is_quick: bool = False  # fewer rows than by default
     training: Training | None = None  # None: the tuned model was not trained here
     no_kl: str = ""  # why KL(base‖tuned) is not measured; empty where it is
-    notes: tuple[str, ...] = ()  # sentences on what was measured otherwise than by default
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proof:
     """What became of a base model, measured: the content of proof.json."""
 
-    SCHEMA_VERSION: ClassVar[int] = 2
+    SCHEMA_VERSION: ClassVar[int] = 3
 
     compared: Compared
     level: float  # of the intervals of losses and parts: 1 − 0.05 / sources; those of behaviour are 0.95
@@ -143,6 +142,7 @@ def read_proof(data: Mapping[str, Any], *, where: str) -> Proof:
     Raises:
         SeodangError: it was written by another version of seodang, or is damaged.
     """
+    data = _without_notes(data)
     if data.get(VERSION_KEY) != Proof.SCHEMA_VERSION:
         found = data.get(VERSION_KEY, "none")
         raise SeodangError(
@@ -151,6 +151,17 @@ def read_proof(data: Mapping[str, Any], *, where: str) -> Proof:
             hint="measure the run again: seodang prove RUN",
         )
     return from_json(Proof, dict(data), where=where)
+
+
+def _without_notes(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A proof of version 2, whose sentences on what was not measured became `no_kl`, as one of version 3."""
+    compared = data.get("compared")
+    if data.get(VERSION_KEY) != 2 or not isinstance(compared, dict):
+        return data
+    kept = {key: value for key, value in compared.items() if key != "notes"}
+    if notes := compared.get("notes"):
+        kept["no_kl"] = " ".join(notes).removeprefix("KL(base‖tuned) is not measured: ").removesuffix(".")
+    return {**data, VERSION_KEY: Proof.SCHEMA_VERSION, "compared": kept}
 
 
 def proof_of_run(run: Run) -> Proof:

@@ -34,6 +34,7 @@ class ProofRecipes:
     of_tuned: Recipe  # the same, read with the tuned model's own template
     base: str  # path of the base
     trained: Run | None  # the run whose model is the tuned one
+    is_own: bool  # whether that run's own recipe says what is measured: plan and rows were shown when it was tuned
 
     @property
     def of_base(self) -> Recipe:
@@ -83,6 +84,7 @@ def proof_recipes(
         of_tuned=wanted.model_copy(update={"model": model, "template": template}),
         base=against or wanted.model.path,
         trained=run if is_run else None,
+        is_own=recipe is None,
     )
 
 

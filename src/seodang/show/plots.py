@@ -228,18 +228,19 @@ def write_pictures(
     folder.mkdir(parents=True, exist_ok=True)
     found = [*order, *([*lengths.train, *lengths.holdout] if lengths else []), *_sources(metrics)]
     found += proof.sources if proof else ()
-    plain = drawable_names(found, korean_font())
-    written = []
-    drawable = texts if korean_font() else ENGLISH
-    for suffix, names, words in (("png", plain, drawable), ("svg", {}, texts)):
-        shared: dict[str, Any] = {"order": order, "names": names, "texts": words}
-        figures = {"lengths": lengths_figure(lengths, **shared)} if lengths else {}
-        if metrics:
-            figures["loss"] = loss_figure(metrics, training=proof.compared.training if proof else None, **shared)
-        if proof and proof.sources:
-            figures["changes"] = changes_figure(proof, **shared)
-        if proof and proof.parts:
-            figures["parts"] = parts_figure(proof, **shared)
+    font = korean_font()
+    written, drawn = [], None
+    for suffix, names, words in (("png", renamed(found, font), texts if font else ENGLISH), ("svg", {}, texts)):
+        if drawn != (names, words.language):
+            drawn = names, words.language
+            shared: dict[str, Any] = {"order": order, "names": names, "texts": words}
+            figures = {"lengths": lengths_figure(lengths, **shared)} if lengths else {}
+            if metrics:
+                figures["loss"] = loss_figure(metrics, training=proof.compared.training if proof else None, **shared)
+            if proof and proof.sources:
+                figures["changes"] = changes_figure(proof, **shared)
+            if proof and proof.parts:
+                figures["parts"] = parts_figure(proof, **shared)
         for name, figure in figures.items():
             path = folder / f"{name}.{suffix}"
             path.write_bytes(_save(figure, suffix, salt=name, paper=PAPER))
@@ -302,12 +303,12 @@ def korean_font() -> str | None:
     return next((name for name in KOREAN if name in known), None)
 
 
-def drawable_names(names: Sequence[str], font: str | None) -> dict[str, str]:
-    """Names as a PNG can show them: without a Korean font, names beyond Latin become `source 2`, in order."""
-    unique = list(dict.fromkeys(names))
+def renamed(names: Sequence[str], font: str | None) -> dict[str, str]:
+    """What a PNG shows in place of names: without a Korean font those beyond Latin become `source 2`, in order."""
     return {
-        name: name if font or all(ord(char) < 0x250 for char in name) else f"source {number}"
-        for number, name in enumerate(unique, start=1)
+        name: f"source {number}"
+        for number, name in enumerate(dict.fromkeys(names), start=1)
+        if not font and any(ord(char) >= 0x250 for char in name)
     }
 
 

@@ -56,7 +56,6 @@ def sentences(proof: Proof, texts: Texts = ENGLISH) -> list[str]:
         *_stops(proof.behaviour, texts),
         *_training(proof, texts),
         *_limits(proof, texts),
-        *proof.compared.notes,
     ]
 
 
@@ -71,7 +70,6 @@ def warnings(proof: Proof, texts: Texts = ENGLISH) -> list[str]:
         *(_choice(outside, texts) if outside else ()),
         *(_turned(training, texts) if training else ()),
         *_limits(proof, texts),
-        *proof.compared.notes,
     ]
 
 

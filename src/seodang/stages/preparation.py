@@ -116,10 +116,10 @@ def encode(rows: SourceRows, renderer: Renderer, settings: Train, row_cache: Sto
     return encoded
 
 
-def show_data(prepared: Prepared, renderer: Renderer) -> None:
-    """Everything that is known of the rows, in the terminal."""
+def show_data(prepared: Prepared, renderer: Renderer, *, will_train: bool = True) -> None:
+    """Everything that is known of the rows, in the terminal; where nothing is trained, examples held out alone."""
     data_view.show_counts(prepared.counts)
     data_view.show_findings(prepared.findings)
     data_view.show_template(renderer.template)
-    data_view.show_samples(prepared.samples)
-    data_view.show_lengths(prepared.lengths)
+    data_view.show_samples(prepared.samples, will_train=will_train)
+    data_view.show_lengths(prepared.lengths, will_train=will_train)

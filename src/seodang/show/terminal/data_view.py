@@ -85,12 +85,18 @@ def show_template(template: ChatTemplate, *, out: Console | None = None) -> None
     out.print(text)
 
 
-def show_samples(samples: Mapping[str, Mapping[str, Sample]], *, out: Console | None = None) -> None:
-    """The first rendered training row of each source, what is supervised marked; long parts folded."""
+def show_samples(
+    samples: Mapping[str, Mapping[str, Sample]], *, will_train: bool = True, out: Console | None = None
+) -> None:
+    """The first rendered row of each source, what is supervised marked; long parts folded.
+
+    Args:
+        will_train: show a training row where there is one.
+    """
     out = out or get_console()
     show_title(out, "first rows, ⟦supervised⟧")
     for source, splits in samples.items():
-        row = splits.get("train") or splits.get("holdout")
+        row = (will_train and splits.get("train")) or splits.get("holdout")
         if not row:
             continue
         head = Text().append(f"{visible(source)} ", style="bold")
@@ -116,14 +122,18 @@ def _marked(row: Sample) -> Text:
     return text
 
 
-def show_lengths(lengths: Lengths, *, out: Console | None = None) -> None:
-    """Tokens per example, per source and split, and how many are above `max_tokens`."""
+def show_lengths(lengths: Lengths, *, will_train: bool = True, out: Console | None = None) -> None:
+    """Tokens per example, per source and split, and how many are above `max_tokens`.
+
+    Args:
+        will_train: show those of the training rows.
+    """
     out = out or get_console()
     show_title(out, "tokens per example")
     above = f"above {lengths.max_tokens:,}>"
     table = quiet_table("source", "part", "examples>", "median>", "mean>", "p95>", "longest>", "supervised>", above)
     both = ("train", lengths.train, lengths.cut), ("holdout", lengths.holdout, lengths.cut_holdout)
-    for split, sources, cut in both:
+    for split, sources, cut in both if will_train else both[1:]:
         for source, row in sources.items():
             stats = row.tokens
             share = row.supervised.total / stats.total if stats.total else None
