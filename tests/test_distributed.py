@@ -173,6 +173,7 @@ def test_the_line_ends_with_whole_weights_after_sharded_training(sharded: Report
 
 
 LONE = """
+import atexit
 from unittest.mock import patch
 from seodang import distributed
 from seodang.cli import main
@@ -181,6 +182,7 @@ from seodang.errors import RunError
 def fail():
     distributed.join("cpu")
     if distributed.rank() == 1:
+        atexit.register(print, "the interpreter ends")  # where threads of a process group are waited for
         raise RunError("rank 1 is lost", where="run")
     distributed.exchange(None)
 
@@ -207,10 +209,11 @@ def test_checkpoints_of_sharded_ranks_are_sealed(sharded: Reports) -> None:
 
 
 def test_a_rank_that_fails_alone_ends_at_once(tmp_path: Path) -> None:
-    """It reports its error and ends with its exit code, not waiting for one that is still at work."""
+    """It reports its error and ends with its exit code there and then, not waiting for one that is still at work."""
     waiting, failing = launch("-c", LONE, cwd=tmp_path, forked=False)
     assert (failing.code, waiting.code) == (2, 2), failing.err[-500:] + waiting.err[-500:]
     assert "rank 1 is lost" in failing.err
+    assert failing.out == ""
     assert "another process of this run has ended" in waiting.err
     assert "Traceback" not in failing.err + waiting.err
 
