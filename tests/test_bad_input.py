@@ -763,7 +763,7 @@ def test_a_report_on_a_full_disk(place: Workplace) -> None:
     run = _run(place)
     (run / f".report.html.{os.getpid()}").symlink_to("/dev/full")
     ended = seodang("report", run)
-    check_message(ended, "disk", "no space left on device", "free some space")
+    check_message(ended, str(run / "report.html"), "no space left on device", "free some space")
 
 
 Usage = namedtuple("Usage", "total used free")

@@ -3,10 +3,12 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import tomllib
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from command import Workplace, json_lines, qa_rows, seodang
 from launched import start
 from paths import ROOT
 from seodang import __version__
-from seodang.cli import app, main
+from seodang.cli import app, entry, main
 from seodang.cli.app import ORDER
 from seodang.recipe_file import shipped_recipes
 from seodang.show.crash_log import write_crash_log
@@ -291,3 +293,35 @@ def test_a_data_file_is_not_a_recipe(tmp_path: Path) -> None:
     assert ended.code == 2
     assert f"let `seodang init {tmp_path}/qa.csv` write a recipe for it" in ended.err
     assert f"give the recipe in it: {tmp_path}/run/recipe.yaml" in seodang("inspect", tmp_path / "run").err
+
+
+def test_korean_is_read_and_written_in_a_locale_that_has_none() -> None:
+    """Where Python would take names for ASCII, the command runs in UTF-8 mode: a Korean name stays what it is."""
+    done = subprocess.run(
+        [sys.executable, "-m", "seodang", "tune", "없는 요리법.yaml"],
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.decode().startswith("error: 없는 요리법.yaml: no such file")
+
+
+def test_a_disk_that_is_full_is_no_traceback_of_tensorboard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The thread that writes its events ends with an error that the next event raises: it is shown once."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    monkeypatch.setattr(threading, "excepthook", entry._show_fault_of_thread)
+    writer = EventFileWriter(str(tmp_path / "board"))
+    shutil.rmtree(tmp_path / "board")
+    writer.add_event(Event(step=1))
+    with pytest.raises(FileNotFoundError):
+        writer.flush()
+    assert capsys.readouterr().err == ""
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    assert "ZeroDivisionError" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from run_folder import write_run
 from seodang.errors import RunError, SeodangError
 from seodang.pipeline import prove
 from seodang.run import folder
-from seodang.run.folder import Run, run_at
+from seodang.run.folder import Run, run_at, write_text
 
 SOURCE = ROOT / "src" / "seodang"
 NAMES = {
@@ -148,3 +148,15 @@ def test_a_run_is_found_by_its_folder_or_its_own_recipe(tmp_path: Path) -> None:
         run = run_at(path)
         assert run
         assert run.folder == tmp_path
+
+
+@pytest.mark.parametrize("place", ["missing", "taken"])
+def test_a_file_that_cannot_be_written_is_named_as_the_user_knows_it(place: str, tmp_path: Path) -> None:
+    """Not the name under which it is written first: a folder that is not there, a folder that bears the file's name."""
+    report = tmp_path / place / "report.html"
+    if place == "taken":
+        report.mkdir(parents=True)
+    with pytest.raises(OSError, match="report") as error:
+        write_text(report, "<p>")
+    assert (error.value.filename, error.value.filename2) == (str(report), None)
+    assert list(report.parent.glob(".*")) == []

@@ -43,9 +43,16 @@ def explain(error: BaseException, run: Run | None = None) -> ResourceError | Non
     hint = "free some space" if is_disk_full(error) else "check its permissions, or give another folder"
     return ResourceError(
         (getattr(error, "strerror", None) or str(error)).lower(),
-        where=str(getattr(error, "filename", None) or "disk"),
+        where=_known_place(getattr(error, "filename", None)),
         hint=f"{hint}, then resume: {run.resume_command}" if run and run.exists else hint,
     )
+
+
+def _known_place(file: object) -> str:
+    """A file as the user knows it: for one that is written under a hidden name at first, its folder."""
+    if not isinstance(file, str | Path):
+        return "disk"
+    return str(Path(file).parent if Path(file).name.startswith(".") else file)
 
 
 def _explain_full_disk(error: BaseException, run: Run) -> ResourceError:

@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -334,13 +335,19 @@ def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all.
 
     A lone surrogate, of the name of a file that is no UTF-8, is written as JSON and YAML write it: \\udcb0.
+
+    Raises:
+        OSError: the disk does not allow it; it names the file itself.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         aside.write_text(text, encoding="utf-8", errors="backslashreplace")
         aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):  # a folder that may not be written refuses this too
+            aside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None
         raise
 
 
