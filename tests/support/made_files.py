@@ -46,8 +46,16 @@ def zip_folder(folder: Path, path: Path) -> Path:
     return write_zip(path, files)
 
 
-def write_xlsx(path: Path, sheets: Mapping[str, Sequence[Sequence[str | float | None]]]) -> Path:
-    """A workbook of these sheets, cells as they are."""
+def write_xlsx(
+    path: Path, sheets: Mapping[str, Sequence[Sequence[str | float | None]]], merged: Sequence[str] = ()
+) -> Path:
+    """A workbook of these sheets, cells as they are.
+
+    Args:
+        merged: ranges of each sheet whose cells are one, such as A2:A3.
+    """
+    ranges = "".join(f'<mergeCell ref="{one}"/>' for one in merged)
+    merges = f'<mergeCells count="{len(merged)}">{ranges}</mergeCells>' if merged else ""
     numbered = list(enumerate(sheets.items(), 1))
     listed = "".join(f'<sheet name={quoteattr(name)} sheetId="{n}" r:id="rId{n}"/>' for n, (name, _) in numbered)
     related = "".join(
@@ -65,7 +73,7 @@ def write_xlsx(path: Path, sheets: Mapping[str, Sequence[Sequence[str | float | 
     for number, (_, rows) in numbered:
         data = "".join(f'<row r="{r}">{_cells(r, row)}</row>' for r, row in enumerate(rows, 1))
         files[f"xl/worksheets/sheet{number}.xml"] = (
-            f'<worksheet xmlns="{_MAIN}"><sheetData>{data}</sheetData></worksheet>'
+            f'<worksheet xmlns="{_MAIN}"><sheetData>{data}</sheetData>{merges}</worksheet>'
         )
     return write_zip(path, {name: content.encode() for name, content in files.items()})
 

@@ -459,6 +459,36 @@ def test_a_spreadsheet_names_its_sheet_and_its_rows(tmp_path: Path) -> None:
     assert places(rows(zipped), tmp_path)[0] == "a.zip/in/a.xlsx/자료:4"
 
 
+def test_rows_below_blank_ones_have_the_numbers_of_the_spreadsheet(tmp_path: Path) -> None:
+    """A table need not begin in the first row or column."""
+    sheet = [[], [], [None, "상담 자료"], [None, "질문", "답변"], [None, "두통은?", "쉬세요."]]
+    raw = rows(write_xlsx(tmp_path / "a.xlsx", {"자료": sheet}))
+    assert places(raw, tmp_path) == ["a.xlsx/자료:5"]
+    assert "the column names are in row 4" in raw.remarks
+
+
+def test_a_merged_cell_is_the_cell_of_each_of_its_rows(tmp_path: Path) -> None:
+    """Several answers under one question are rows of that question; a heading across columns stays in the first."""
+    sheet = [
+        [],
+        [None, "번호", "질문", "답변"],
+        [None, 1, "두통은?", "쉬세요."],
+        [None, None, None, "물을 드세요."],
+        [None, None, None, None],
+        [None, "■ 열", None, None],
+        [None, 2, "열은?", "식히세요."],
+    ]
+    merged = ("A1:A2", "B3:B5", "C3:C5", "B6:D6")
+    raw = rows(write_xlsx(tmp_path / "a.xlsx", {"자료": sheet}, merged))
+    found = [(row.row, *row.fields.values(), len(row.changed)) for row in raw.rows()]
+    assert found == [
+        (3, "1", "두통은?", "쉬세요.", 0),
+        (4, "1", "두통은?", "물을 드세요.", 1),
+        (6, "■ 열", "", "", 0),
+        (7, "2", "열은?", "식히세요.", 0),
+    ]
+
+
 def test_a_spreadsheet_that_is_none_is_one_clear_error(tmp_path: Path) -> None:
     """An old Office file of another kind, or a workbook without rows."""
     (tmp_path / "a.xls").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600))

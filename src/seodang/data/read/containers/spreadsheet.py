@@ -14,6 +14,7 @@ from seodang.data.read.raw_rows import RawRow, RawRows, column_name, raw_row, re
 from seodang.errors import SourceError, first_line, nearest
 
 HEADER_ROWS = 20  # looked at: titles and remarks may stand above the columns' names
+MERGED = "cells of a merged range filled with its value"
 SAVE_AGAIN = "open it in the program it comes from and save it as .xlsx or CSV (UTF-8)"
 
 
@@ -23,8 +24,7 @@ class _Table:
 
     sheet: str
     columns: tuple[str, ...]
-    header: int  # its place among the rows that calamine gives
-    first_row: int  # number that the spreadsheet shows for the first of these rows
+    header: int  # number of its row, as the spreadsheet shows it
     known: int  # columns whose names are known
     rows: int
 
@@ -61,8 +61,8 @@ def read_spreadsheet(file: DataFile, named: Sequence[str]) -> RawRows:
     remarks = [f"sheet {table.sheet!r} is read"]
     if others := [name for name in workbook.sheet_names if name != table.sheet]:
         remarks[0] += f"; not the others ({', '.join(others[:10])}): name one as {book}/SHEET"
-    if (above := table.first_row + table.header) > 1:
-        remarks.append(f"the column names are in row {above}")
+    if table.header > 1:
+        remarks.append(f"the column names are in row {table.header}")
     return RawRows(
         where=where, columns=table.columns, rows=lambda: _rows(file, book, table, where), remarks=tuple(remarks)
     )
@@ -86,33 +86,48 @@ def _sheet(workbook: CalamineWorkbook, name: str, book: str) -> CalamineSheet:
 
 def _table(sheet: CalamineSheet, named: Sequence[str]) -> _Table | None:
     """Where a sheet's header is: the row that names the most known columns, else the first with two or more cells."""
-    if sheet.start is None:
+    if sheet.end is None:
         return None
     best: tuple[int, bool, int] | None = None
     header: list[str] = []
-    for place, cells in enumerate(islice(sheet.iter_rows(), HEADER_ROWS)):
+    for row, cells in enumerate(islice(sheet.iter_rows(), HEADER_ROWS), 1):  # from the first row, blank or not
         names = [column_name(cell) if isinstance(cell, str) else "" for cell in cells]
         keys = set(map(column_key, filter(None, names)))
         known = len(keys & KNOWN_COLUMNS) + len(set(names) & set(named)) + ({SHORT_QUESTION, SHORT_ANSWER} <= keys)
-        score = known, len(list(filter(None, names))) > 1, -place
+        score = known, len(list(filter(None, names))) > 1, -row
         if any(names) and (best is None or score > best):
             best, header = score, names
     if best is None:
         return None
     columns = tuple(name or f"column {number}" for number, name in enumerate(header, 1))
-    rows = sheet.height + best[2] - 1
-    return _Table(
-        sheet=sheet.name, columns=columns, header=-best[2], first_row=sheet.start[0] + 1, known=best[0], rows=rows
-    )
+    known, _, place = best
+    return _Table(sheet=sheet.name, columns=columns, header=-place, known=known, rows=sheet.end[0] + 1 + place)
 
 
 def _rows(file: DataFile, book: str, table: _Table, where: str) -> Iterator[RawRow]:
     with file.on_disk() as path:
-        rows = _sheet(_opened(str(path), book), table.sheet, book).iter_rows()
-    for number, cells in enumerate(islice(rows, table.header + 1, None), table.first_row + table.header + 1):
+        sheet = _sheet(_opened(str(path), book), table.sheet, book)
+    merged = _merged_below(sheet, table.header)
+    above: list[Any] = []
+    for number, cells in enumerate(islice(sheet.iter_rows(), table.header, None), table.header + 1):
         values = list(map(_value, cells))
-        if any(value not in (None, "") for value in values):
-            yield raw_row(where, number, dict(zip(table.columns, values, strict=True)))
+        is_blank = all(value in (None, "") for value in values)
+        filled = [column for column in merged.get(number, ()) if values[column] in (None, "")]
+        for column in filled:
+            values[column] = above[column]
+        above = values
+        if not is_blank:
+            yield raw_row(where, number, dict(zip(table.columns, values, strict=True)), (MERGED,) if filled else ())
+
+
+def _merged_below(sheet: CalamineSheet, header: int) -> dict[int, list[int]]:
+    """Row number → columns whose cell is merged with the one above it; those of the header are not the rows'."""
+    below: dict[int, list[int]] = {}
+    first_column = sheet.start[1] if sheet.start else 0
+    for (top, column), (bottom, _) in sheet.merged_cell_ranges or ():
+        for row in range(top + 2, bottom + 2) if top >= header and column >= first_column else ():
+            below.setdefault(row, []).append(column - first_column)
+    return below
 
 
 def _value(cell: Any) -> Any:
