@@ -46,6 +46,11 @@ def shortened(text: str, most_characters: int) -> str:
     return f"{text[:most_characters]} … ({more:,} more characters)" if more > 0 else text
 
 
+def plural(count: int, word: str) -> str:
+    """`1 row`, `4,173 rows`."""
+    return f"{count:,} {word}" + ("" if count == 1 else "s")
+
+
 def first_line(error: Exception) -> str:
     """The first line of a foreign error's text that is not blank, or its type where there is none."""
     return next(filter(str.strip, str(error).splitlines()), type(error).__name__)

@@ -42,7 +42,7 @@ def test_good_rows_have_no_finding() -> None:
 def test_copies_are_counted_without_their_first() -> None:
     """Three equal rows are two copies, named by place, also across the two splits."""
     twice = found(qa([*plain(), ("또?", "네"), ("또?", "네")]), qa([("또?", "네")], "held"))
-    assert twice["duplicate_rows"].what.startswith("2 of 63 rows are exact copies")
+    assert twice["duplicate_rows"].what.startswith("exact copies of another row: 2 of 63 rows")
     assert twice["duplicate_rows"].rows == ("medical.jsonl:62", "held.jsonl:1")
     assert "conflicting_answers" not in twice
 
@@ -51,7 +51,7 @@ def test_one_question_with_two_answers_is_a_conflict() -> None:
     """The same question, whatever its case and blanks, with different answers is told with both places."""
     twice = [("What  is it?", "A cold."), ("언제?", "지금"), ("what is it?", "The flu."), ("언제?", "나중")]
     finding = found(qa([*plain(), *twice]))["conflicting_answers"]
-    assert finding.what == "2 questions have more than one answer"
+    assert finding.what == "questions with more than one answer: 2"
     assert finding.rows == tuple(f"medical.jsonl:{number}" for number in (61, 63, 62, 64))
 
 
@@ -88,17 +88,18 @@ def test_the_same_system_text_makes_a_conflict() -> None:
 def test_an_answer_that_repeats_its_question_is_an_echo() -> None:
     """An answer equal to the question but for case and blanks is told with its place."""
     finding = found(qa([*plain(), ("Is it a cold?", " is it  a cold?")]))["echoed_question"]
-    assert finding.what.startswith("in 1 rows")
+    assert finding.what == "rows whose answer is the question itself: 1"
     assert finding.rows == ("medical.jsonl:61",)
 
 
 def test_few_rows_are_warned_of() -> None:
     """Below fifty rows to train on, or to measure a source with that is not trained on."""
-    assert "only 49 rows to train on" in found(qa(plain(49)), numbered(90, "held"))["few_rows"].what
+    assert "rows to train on: only 49;" in found(qa(plain(49)), numbered(90, "held"))["few_rows"].what
     assert "few_rows" not in found(qa(plain(50)))
     empty = numbered(1).select([])
     assert (
-        "only 30 rows to measure with" in found(empty, texts(f"문서 {number}" for number in range(30)))["few_rows"].what
+        "rows to measure with: only 30;"
+        in found(empty, texts(f"문서 {number}" for number in range(30)))["few_rows"].what
     )
 
 
@@ -125,7 +126,7 @@ def test_few_rows_of_several_sources_are_one_finding() -> None:
     few = {name: splits_of(qa(plain(count, name))) for name, count in (("a", 20), ("b", 49), ("c", 50))}
     (finding,) = audit(few, BY_ROW, fewest_held_out=12.0)
     assert (finding.check, finding.where) == ("few_rows", "sources a, b")
-    assert finding.what.startswith("only 20, 49 rows to train on")
+    assert finding.what.startswith("rows to train on: only 20, 49;")
 
 
 def test_a_second_language_is_noted() -> None:
@@ -161,7 +162,7 @@ def test_a_question_on_both_sides_is_a_leak() -> None:
         finding for finding in audit({"medical": medical, "general": general}, BY_ROW) if finding.check == "split_leak"
     ]
     assert [finding.where for finding in leaks] == ["source medical"]
-    assert leaks[0].what.startswith("2 of 2 holdout rows ask a question that is trained on too (in medical, general;")
+    assert leaks[0].what.startswith("holdout rows whose question is trained on too: 2 of 2 (in medical, general;")
     assert leaks[0].rows == ("held.jsonl:1", "held.jsonl:2")
 
 
@@ -172,7 +173,7 @@ def test_a_question_in_another_spelling_is_a_leak() -> None:
         [(question, "네") for question in ["이 약의 효능은", "감기약은 언제 먹나요?!", "1.5 mg인가요?", "또?"]], "held"
     )
     findings = found(qa([*plain(), *((question, "네") for question in asked)]), held)
-    assert findings["spelling_leak"].what.startswith("2 of 4 holdout rows ask a question that is trained on with other")
+    assert findings["spelling_leak"].what.partition(" (")[0].endswith("with other blanks or punctuation: 2 of 4")
     assert findings["spelling_leak"].rows == ("held.jsonl:1", "held.jsonl:2")
     assert findings["split_leak"].rows == ("held.jsonl:4",)
 
@@ -184,6 +185,22 @@ def test_only_a_split_by_row_leaks(by: str, leaks: bool) -> None:
     both = split(numbered(300, questions=100), source, Split(by=by))
     findings = audit({"medical": both}, Split(by=by))
     assert ("split_leak" in {finding.check for finding in findings}) is leaks
+
+
+def test_leaks_among_many_sources_are_counted_once_and_named_for_each() -> None:
+    """A holdout row that two sources train on is one row; every source with such a row is named, and no other."""
+    names = [f"s{number}" for number in range(8)]
+    trained = {name: [*plain(60, name), (f"자료 {name}?", "답")] for name in names}
+    trained["s3"] += [("겹침 1?", "답"), ("겹침, 2", "답")]
+    trained["s5"] += [("겹침 1?", "다른 답"), ("겹침 3?", "답")]
+    held = {"s0": [("겹침 1?", "답"), ("겹침 2", "답"), ("겹침 3?", "답"), ("따로", "답")], "s7": [("겹침 3?", "답")]}
+    sources = {name: splits_of(qa(trained[name]), qa(held[name], "held") if name in held else None) for name in names}
+    leaks = [one for one in audit(sources, BY_ROW) if one.check in ("split_leak", "spelling_leak")]
+    assert [(one.where, one.check, one.what.split(": ")[1].split(";")[0], one.rows) for one in leaks] == [
+        ("source s0", "split_leak", "2 of 4 (in s3, s5", ("held.jsonl:1", "held.jsonl:3")),
+        ("source s0", "spelling_leak", "1 of 4 (in s3)", ("held.jsonl:2",)),
+        ("source s7", "split_leak", "1 of 1 (in s5", ("held.jsonl:1",)),
+    ]
 
 
 def test_a_turn_of_both_splits_is_a_leak() -> None:
@@ -198,7 +215,7 @@ def test_a_turn_of_both_splits_is_a_leak() -> None:
     }
     assert leaks["other"] is None
     assert leaks["same"] is not None
-    assert leaks["same"].what.startswith("1 of 2 holdout rows hold a question with its answer that is trained")
+    assert leaks["same"].what.partition(" (")[0].endswith("trained as a turn of another row: 1 of 2")
     assert leaks["same"].rows == ("held.jsonl:1",)
     later = found(data_set([row(1, before + asked, "train")]), data_set([row(1, other + asked, "held")]))
     assert later["turn_leak"].rows == ("held.jsonl:1",)
@@ -220,4 +237,4 @@ def test_findings_of_real_rows_agree_with_a_plain_count() -> None:
         answers.setdefault(key, set()).add(" ".join(messages[1]["content"].split()))
     several = sum(len(different) > 1 for different in answers.values())
     assert several > 0
-    assert found(rows)["conflicting_answers"].what == f"{several:,} questions have more than one answer"
+    assert found(rows)["conflicting_answers"].what == f"questions with more than one answer: {several:,}"

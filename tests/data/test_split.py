@@ -260,9 +260,9 @@ def test_a_number_of_rows_is_taken_whatever_the_order() -> None:
 @pytest.mark.parametrize(
     ("keys", "by", "message"),
     [
-        ({"holdout": 10}, BY_ROW, "holdout asks for 10 rows, but there are 10"),
-        ({"holdout": 11}, BY_QUESTION, "holdout asks for 11 rows, but there are 10"),
-        ({"holdout": 11, "train": False}, BY_ROW, "holdout asks for 11 rows, but there are 10"),
+        ({"holdout": 10}, BY_ROW, "holdout asks for 10 rows; the source has 10"),
+        ({"holdout": 11}, BY_QUESTION, "holdout asks for 11 rows; the source has 10"),
+        ({"holdout": 11, "train": False}, BY_ROW, "holdout asks for 11 rows; the source has 10"),
         ({"holdout": 0.99}, BY_ROW, r"no training rows left \(10 rows, 10 held out\)"),
         ({"holdout": 0.9999999}, BY_QUESTION, "no training rows left"),
         ({"holdout": 0, "take": "0.05"}, BY_ROW, r"no training rows left \(10 rows, 0 held out, take 0\.05\)"),

@@ -131,6 +131,14 @@ def _constants(tree: ast.Module) -> dict[str, str]:
     return found
 
 
+def _value(part: ast.AST) -> str:
+    """What stands for a value in a sentence: 7, or 7 of what is counted."""
+    match part:
+        case ast.FormattedValue(value=ast.Call(func=ast.Name(id="plural"), args=[_, ast.Constant(value=str(word))])):
+            return f"7 {word}s"
+    return "7"
+
+
 def _texts(node: ast.AST, known: Mapping[str, str]) -> list[str]:
     """The sentences that an expression can give, with 7 for each value; none where it is no text of its own."""
     match node:
@@ -139,7 +147,7 @@ def _texts(node: ast.AST, known: Mapping[str, str]) -> list[str]:
         case ast.Name(id=name):
             return [known[name]] if name in known else []
         case ast.JoinedStr(values=parts):
-            return ["".join(part.value if isinstance(part, ast.Constant) else "7" for part in parts)]
+            return ["".join(part.value if isinstance(part, ast.Constant) else _value(part) for part in parts)]
         case ast.IfExp(body=one, orelse=other):
             return [*_texts(one, known), *_texts(other, known)]
         case ast.BinOp(left=left, right=right):
@@ -223,7 +231,7 @@ def test_reasons_of_a_placement_have_a_korean_text(dtype: str, frozen: bool) -> 
 def test_recorded_sentences_are_translated_whole_or_not_at_all() -> None:
     """Parts of a sentence are translated too, names are left as they are; English has the sentence itself."""
     korean = texts_in("ko")
-    assert korean.recorded("only 24 rows to measure with: a result from so few is mostly chance") == (
+    assert korean.recorded("rows to measure with: only 24; a result from so few is mostly chance") == (
         "평가할 행이 24개뿐입니다. 행이 이렇게 적으면 결과는 대부분 우연에 좌우됩니다"
     )
     assert korean.recorded("an answer is left out: longer than 128 tokens") == "답변 하나가 빠짐: 128토큰보다 긺"

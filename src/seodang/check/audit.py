@@ -131,7 +131,7 @@ def _few_rows(facts: Mapping[str, _Facts], fewest_held_out: float) -> Iterator[F
                 check="few_rows",
                 severity="warn",
                 where=_sources(some),
-                what=f"only {_counted(some)} rows to {use}: a result from so few is mostly chance",
+                what=f"rows to {use}: only {_counted(some)}; a result from so few is mostly chance",
                 hint=f"give at least {FEW_ROWS} rows, better some hundreds",
             )
 
@@ -153,7 +153,7 @@ def _copies(facts: _Facts, where: str) -> Iterator[Finding]:
             check="duplicate_rows",
             severity="warn",
             where=where,
-            what=f"{len(copies):,} of {len(facts.row):,} rows are exact copies of another row",
+            what=f"exact copies of another row: {len(copies):,} of {len(facts.row):,} rows",
             hint="leave the copies out, unless the repetition is meant",
             rows=facts.row_places(copies),
         )
@@ -174,7 +174,7 @@ def _contradictions(facts: _Facts, where: str) -> Iterator[Finding]:
         check="conflicting_answers",
         severity="warn",
         where=where,
-        what=f"{len(questions):,} questions have more than one answer",
+        what=f"questions with more than one answer: {len(questions):,}",
         hint="fine if several answers are right; else keep the right one",
         rows=facts.row_places(rows),
     )
@@ -187,7 +187,7 @@ def _echoes(facts: _Facts, where: str) -> Iterator[Finding]:
             check="echoed_question",
             severity="warn",
             where=where,
-            what=f"in {len(echoes):,} rows the answer is the question itself",
+            what=f"rows whose answer is the question itself: {len(echoes):,}",
             hint="check that the answer column is the right one; leave such rows out",
             rows=facts.row_places(echoes),
         )
@@ -232,8 +232,8 @@ def _leaks(name: str, facts: _Facts, trained: Mapping[str, _Trained], by: Split)
             check="split_leak",
             severity="warn",
             where=f"source {name}",
-            what=f"{int(leaked.sum()):,} of {len(leaked):,} holdout rows ask a question that is trained on too "
-            f"(in {', '.join(trained_in)}; split by {by.by}): the measured loss is optimistic (leakage)",
+            what=f"holdout rows whose question is trained on too: {int(leaked.sum()):,} of {len(leaked):,} "
+            f"(in {', '.join(trained_in)}; split by {by.by}); the measured loss is optimistic (leakage)",
             hint="split: {by: question} keeps a question in one split",
             rows=facts.row_places(np.flatnonzero(leaked) + facts.num_train),
         )
@@ -244,8 +244,8 @@ def _leaks(name: str, facts: _Facts, trained: Mapping[str, _Trained], by: Split)
             check="spelling_leak",
             severity="warn",
             where=f"source {name}",
-            what=f"{int(alike.sum()):,} of {len(alike):,} holdout rows ask a question that is trained on with other "
-            f"blanks or punctuation (in {', '.join(trained_in)}): the measured loss is optimistic (leakage)",
+            what=f"holdout rows whose question is trained on with other blanks or punctuation: {int(alike.sum()):,} of "
+            f"{len(alike):,} (in {', '.join(trained_in)}); the measured loss is optimistic (leakage)",
             hint="write these questions alike: the same question stays in one split",
             rows=facts.row_places(np.flatnonzero(alike) + facts.num_train),
         )
@@ -305,8 +305,9 @@ def _turn_leaks(
             check="turn_leak",
             severity="warn",
             where=f"source {name}",
-            what=f"{int(leaked.sum()):,} of {len(leaked):,} holdout rows hold a question with its answer that is "
-            f"trained as a turn of another row (in {', '.join(trained_in)}): the measured loss is optimistic (leakage)",
+            what=f"holdout rows whose question and answer are trained as a turn of another row: "
+            f"{int(leaked.sum()):,} of {len(leaked):,} (in {', '.join(trained_in)}); "
+            "the measured loss is optimistic (leakage)",
             hint="fine for greetings; else leave these turns out of one of the rows",
             rows=facts.row_places(np.flatnonzero(leaked) + facts.num_train),
         )

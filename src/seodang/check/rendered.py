@@ -9,6 +9,7 @@ from seodang.data.arrow import read_columns
 from seodang.data.encode.rows import LOSSY, UNKNOWN
 from seodang.data.prepare import Prepared
 from seodang.data.template.renderer import KEPT, MASKED, SPLIT, Renderer
+from seodang.errors import plural
 from seodang.types import Counts, Finding
 
 MANY_LEFT_OUT = 0.05  # share of a source's rows that is worth a warning: above max_tokens, or dropped for other reasons
@@ -38,7 +39,7 @@ def _rendered(counts: Counts) -> Iterator[Finding]:
             check="too_long",
             severity="warn",
             where=where,
-            what=f"{too_long:,} of {counts.rows_in:,} rows are longer than train.max_tokens and are left out",
+            what=f"rows longer than train.max_tokens, which are left out: {too_long:,} of {counts.rows_in:,}",
             hint="raise train.max_tokens, or set train.too_long: cut_question",
             rows=tuple([note.where for note in counts.notes if note.reason.startswith(TOO_LONG)][:5]),
         )
@@ -49,12 +50,12 @@ def _rendered(counts: Counts) -> Iterator[Finding]:
                 check="thinking_lost",
                 severity="refuse",
                 where=where,
-                what=f"the template leaves out the thinking of {rows:,} answers",
+                what=f"answers whose thinking the template leaves out: {rows:,}",
                 hint="borrow a template that renders it (qwen3), or take the thinking out of the data",
             )
         elif change.startswith(("the template altered", "the template leaves out tool")):
             yield Finding(
-                check="text_altered", severity="warn", where=where, what=f"{change} ({rows:,} rows)",
+                check="text_altered", severity="warn", where=where, what=f"{change} ({plural(rows, 'row')})",
                 hint="look at the first rows, and choose another template if the text matters",
             )  # fmt: skip
 
@@ -92,7 +93,9 @@ def _lost(counts: Counts, where: str) -> Iterator[Finding]:
     ):
         if rows := counts.changed.get(change):
             named = tuple(note.where for note in counts.notes if note.reason == change)[:5]
-            what = f"{change} ({rows:,} rows)" if change == UNKNOWN else f"{change} ({rows:,} of the first rows)"
+            what = (
+                f"{change} ({plural(rows, 'row')})" if change == UNKNOWN else f"{change} ({rows:,} of the first rows)"
+            )
             yield Finding(check=check, severity="warn", where=where, what=what, hint=hint, rows=named)
 
 
@@ -102,7 +105,7 @@ def _earlier_answers(counts: Counts) -> Iterator[Finding]:
         if rows := counts.changed.get(change):
             yield Finding(
                 check="earlier_answers", severity="warn" if change == KEPT else "note",
-                where=f"source {counts.source}", what=f"{change} ({rows:,} rows)",
+                where=f"source {counts.source}", what=f"{change} ({plural(rows, 'row')})",
                 hint="set template.earlier_answers to split, context or keep",
             )  # fmt: skip
 
@@ -161,7 +164,7 @@ def rows_beyond_context(prepared: Prepared, *, positions: int, learnt: bool) -> 
                 check="beyond_context",
                 severity="refuse" if learnt else "warn",
                 where=where,
-                what=f"{longer:,} of {len(rows):,} examples are longer than the model's {positions:,} positions "
+                what=f"examples longer than the model's {positions:,} positions: {longer:,} of {len(rows):,} "
                 f"(the longest: {pc.max(lengths).as_py():,} tokens)",
                 hint=f"set train.max_tokens to {positions} or less" + longer_context,
             )

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from seodang.data.arrow import read_columns, uniform_hash
 from seodang.data.split import Splits
-from seodang.errors import SourceError
+from seodang.errors import SourceError, plural
 from seodang.recipe import Mix
 from seodang.types import Counts
 
@@ -87,8 +87,8 @@ def _share_remarks(trained: Mapping[str, Dataset], shares: Mapping[str, float]) 
     tokens = {name: int(_supervised(rows).sum()) for name, rows in trained.items()}
     total, weight = sum(tokens.values()), sum(shares[name] for name in trained)
     return tuple(
-        f"{name}: {len(rows):,} examples, {tokens[name]:,} supervised tokens, {tokens[name] / total:.1%} of all "
-        f"(asked for {shares[name] / weight:.1%})"
+        f"{name}: {plural(len(rows), 'example')}, {tokens[name]:,} supervised tokens, "
+        f"{tokens[name] / total:.1%} of all (asked for {shares[name] / weight:.1%})"
         for name, rows in trained.items()
     )
 

@@ -15,7 +15,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from seodang.data.arrow import read_columns, uniform_hash
-from seodang.errors import SourceError
+from seodang.errors import SourceError, plural
 from seodang.recipe import Source, Split
 from seodang.types import Counts, Finding, RowNote
 
@@ -58,7 +58,7 @@ def split(rows: Dataset, source: Source, by: Split) -> Splits:
         taken = f", take {source.take}" if source.take else ""
         has_one_key = by.by != "row" and len(rows) > 1 and len(_keys(rows, by, source.name).unique()) == 1
         raise SourceError(
-            f"no training rows left ({len(rows):,} rows, {len(holdout):,} held out{taken})",
+            f"no training rows left ({plural(len(rows), 'row')}, {len(holdout):,} held out{taken})",
             where=f"source {source.name}",
             hint=f"all rows share one {_unit(rows, by)}: {BY_ROW_HINT}"
             if has_one_key
@@ -70,7 +70,7 @@ def split(rows: Dataset, source: Source, by: Split) -> Splits:
         rows_in=len(rows),
         kept=len(train) + len(holdout),
         dropped={reason: count for reason, count in dropped.items() if count},
-        remarks=(f"{len(train):,} rows to train on, {len(holdout):,} held out by {_unit(rows, by)}",),
+        remarks=(f"{plural(len(train), 'row')} to train on, {len(holdout):,} held out by {_unit(rows, by)}",),
     )
     return Splits(train=train, holdout=holdout, counts=counts, findings=findings)
 
@@ -130,7 +130,7 @@ def _train_and_holdout(rows: Dataset, source: Source, by: Split) -> tuple[Datase
     size = source.holdout_share
     if size >= 1 and not math.isinf(size) and (size > len(rows) or (size == len(rows) and source.is_trained)):
         raise SourceError(
-            f"holdout asks for {size:,.0f} rows, but there are {len(rows):,}",
+            f"holdout asks for {plural(int(size), 'row')}; the source has {len(rows):,}",
             where=f"source {source.name}",
             hint="give a smaller number, or a share such as 0.05",
         )
@@ -143,7 +143,8 @@ def _train_and_holdout(rows: Dataset, source: Source, by: Split) -> tuple[Datase
     is_holdout = _chosen_keys(rows_of_key, hashes, size)[key_of_row]
     if size and not is_holdout.any():
         raise SourceError(
-            f"holdout asks for {size:,.0f} rows, but each {_unit(rows, by)} has at least {rows_of_key.min():,}",
+            f"holdout asks for {plural(math.ceil(size), 'row')}, "
+            f"but each {_unit(rows, by)} has at least {rows_of_key.min():,}",
             where=f"source {source.name}",
             hint=f"give a larger number, or {BY_ROW_HINT}",
         )
@@ -200,7 +201,7 @@ def _keys(rows: Dataset, by: Split, source: str) -> pa.ChunkedArray:
         missing = pc.index(keys.is_null(), True).as_py()
         first = rows.select_columns(["file", "row"])[missing]
         raise SourceError(
-            f"no value for {by.by!r}, which split.by names ({keys.null_count:,} such rows)",
+            f"no value for {by.by!r}, which split.by names ({plural(keys.null_count, 'such row')})",
             where=f"{first['file']}:{first['row']} (source {source})",
             hint="fill the column, or split by question",
         )
@@ -264,7 +265,7 @@ def _holdout_findings(
                 check="holdout_size",
                 severity="warn",
                 where=where,
-                what=f"{held:,} of {len(rows):,} rows are held out; holdout: {size:g} asks for {asked:,.0f}",
+                what=f"rows held out: {held:,} of {len(rows):,}; holdout: {size:g} asks for {asked:,.0f}",
                 hint=f"the rows of one {_unit(rows, by)} stay together: {BY_ROW_HINT}"
                 + ("; a number of rows is never exceeded" if size < 1 else ""),
             )

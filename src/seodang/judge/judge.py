@@ -275,7 +275,7 @@ def _why_none(calibration: Calibration, errors: int, judged: int) -> str:
     if not calibration.is_fit:
         return f"the judge is unfit: it judged {calibration.right} of {calibration.of} planted pairs rightly"
     if errors > MOST_ERRORS * judged:
-        return f"{errors} of {judged} pairs have no two replies that can be read"
+        return f"pairs without two replies that can be read: {errors} of {judged}"
     return ""
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from seodang.errors import plural
 from seodang.proof.behaviour import GroupBehaviour
 from seodang.proof.gain_parts import Dependence, GainParts
 from seodang.proof.losses import SourceLoss
@@ -133,6 +134,6 @@ def _not_measured(
     if not has_retention(losses):
         found.append("what was forgotten: no plain text that was never trained on is held out (role retention)")
     for source in without_parts(losses, parts):
-        reasons = ", ".join(f"{count:,} rows: {reason}" for reason, count in skipped.get(source, {}).items())
+        reasons = ", ".join(f"{plural(count, 'row')}: {reason}" for reason, count in skipped.get(source, {}).items())
         found.append(f"what the change on {source} is made of" + (f" ({reasons})" if reasons else ""))
     return found

@@ -160,8 +160,8 @@ def show_curve_cost(cost: CurveCost, *, out: Console | None = None) -> None:
     about = f"about {duration(cost.seconds)}" if cost.seconds is not None else "of unknown duration"
     known = f" ({cost.known} of them were measured before)" if cost.known else ""
     text = (
-        f"the alpha curve, {about}: {cost.alphas} models between base and tuned model{known} each read "
-        f"{plural(cost.sequences, 'sequence')}, {plural(cost.tokens, 'token')} in all"
+        f"the alpha curve, {about}: {plural(cost.alphas, 'model')} between base and tuned model{known}, "
+        f"{plural(cost.sequences, 'sequence')} and {plural(cost.tokens, 'token')} for each"
     )
     if cost.proving_sequences:
         text += (

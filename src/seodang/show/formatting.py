@@ -2,6 +2,7 @@
 
 import math
 
+from seodang.errors import plural as plural
 from seodang.errors import visible as visible
 from seodang.errors import visible_line as visible_line
 
@@ -64,11 +65,6 @@ def size(num_bytes: float | None) -> str:
         return MISSING
     power = min(4, int(math.log10(max(num_bytes, 1))) // 3)
     return f"{num_bytes / 1000**power:.{1 if power else 0}f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
-
-
-def plural(count: int, word: str) -> str:
-    """`1 row`, `4,173 rows`."""
-    return f"{count:,} {word}" + ("" if count == 1 else "s")
 
 
 def fold(text: str, limit: int) -> tuple[str, str]:

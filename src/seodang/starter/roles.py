@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from unicodedata import normalize
 
-from seodang.errors import SeodangError, SourceError
+from seodang.errors import SeodangError, SourceError, plural
 from seodang.starter.file_profile import FileProfile
 from seodang.starter.guess_columns import Ask
 from seodang.types import SourceRole
@@ -96,7 +96,7 @@ def _trained_text(one: RoleAssignment) -> RoleAssignment:
 
 def _asked(one: FileProfile, guess: SourceRole, ask: Ask) -> SourceRole:
     example = f", such as {one.questions[0][:60]!r}" if one.questions else " of plain text"
-    question = f"{one.path} ({one.num_rows:,} rows{example}): which role?"
+    question = f"{one.path} ({plural(one.num_rows, 'row')}{example}): which role?"
     answer = ask(question, {str(role): meaning for role, meaning in ROLES.items()}, guess)
     for role in ROLES:
         if role == answer:

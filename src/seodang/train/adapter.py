@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from seodang import recipe
-from seodang.errors import ModelError, ResourceError
+from seodang.errors import ModelError, ResourceError, plural
 from seodang.model.engine.trainable_tokens import merge_tokens
 from seodang.model.load import is_quantized
 from seodang.model.quiet import quiet
@@ -118,7 +118,9 @@ def adapter_remark(model: PreTrainedModel, adapter: recipe.Adapter, token_ids: S
         remark += "; dropout at linear layers only, not at fused experts"
     if is_quantized(model) and (frozen := _mistaken(model, _wanted(model, adapter)[0])):
         names = dict.fromkeys(".".join(name.split(".")[-2:]) for name in frozen)
-        remark += f"; not at {len(frozen)} linear layers beside fused experts ({', '.join(names)}), held in 4 bits"
+        remark += (
+            f"; not at {plural(len(frozen), 'linear layer')} beside fused experts ({', '.join(names)}), held in 4 bits"
+        )
     return remark
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from seodang import distributed, recipe
-from seodang.errors import ResourceError
+from seodang.errors import ResourceError, plural
 from seodang.model.engine.engine import Engine
 from seodang.optional_packages import is_installed
 from seodang.proof.row_losses import HeldOutSource
@@ -199,11 +199,11 @@ def schedule_remarks(settings: Train, steps: int, *, has_evaluation: bool) -> It
     """A sentence for each part of the schedule that cannot do what the recipe wants in a run of so many steps."""
     warmup = settings.warmup
     if warmup and not warmup_steps(settings, steps):
-        rounded = _count(math.ceil(warmup * steps), "step")
-        yield f"no warmup: {warmup:g} of {_count(steps, 'step')} rounds up to {rounded}, too much of so short a run"
+        rounded = plural(math.ceil(warmup * steps), "step")
+        yield f"no warmup: {warmup:g} of {plural(steps, 'step')} rounds up to {rounded}, too much of so short a run"
     elif (num := warmup_steps(settings, steps)) >= steps:
         rate = f"{settings.learning_rate:g}"
-        yield f"warmup: {_count(num, 'step')} in a run of {steps}: the learning rate never reaches {rate}"
+        yield f"warmup: {plural(num, 'step')} in a run of {steps}: the learning rate never reaches {rate}"
     if not has_evaluation:
         source = {"all": "a trained source", BY_TOLERANCE: "the domain"}.get(settings.best_by, settings.best_by)
         wanted = {"early_stopping": settings.early_stopping, "eval_every": settings.eval_every}
@@ -216,11 +216,7 @@ def schedule_remarks(settings: Train, steps: int, *, has_evaluation: bool) -> It
         and (num := -(-steps // eval_every(settings, steps))) <= settings.early_stopping.patience
     ):
         patience = settings.early_stopping.patience
-        yield f"early_stopping: cannot happen with {_count(num, 'evaluation')}, patience {patience}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+        yield f"early_stopping: cannot happen with {plural(num, 'evaluation')}, patience {patience}"
 
 
 def warmup_steps(settings: Train, steps: int) -> int:

@@ -29,7 +29,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from seodang import distributed, recipe
 from seodang.data.pack import Plan, pack_step
-from seodang.errors import RunError
+from seodang.errors import RunError, plural
 from seodang.model.malloc import keep_freed_memory, return_freed_memory
 from seodang.model.quiet import quiet
 from seodang.run.checkpoints import seal
@@ -176,7 +176,7 @@ def _row_names(rows: Dataset, step: Step | None) -> str:
         return ""
     part = rows.select_columns(["file", "row"])[list(step.rows[:NAMED_ROWS])]
     names = [f"{file}:{row}" for file, row in zip(part["file"], part["row"], strict=True)]
-    return ", ".join([*names, f"{more} more rows"] if (more := len(step.rows) - NAMED_ROWS) > 0 else names)
+    return ", ".join([*names, plural(more, "more row")] if (more := len(step.rows) - NAMED_ROWS) > 0 else names)
 
 
 class _StepTrainer(Trainer):

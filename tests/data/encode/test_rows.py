@@ -358,7 +358,7 @@ def test_rows_above_max_tokens_are_dropped_and_listed(tiny_tokenizer: PreTrained
 def test_rows_above_max_tokens_can_be_refused(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """The error names the rows, and the limit that keeps all of them."""
     rows, renderer = talk_rows(_talk("q", "a"), _talk("q", "a " * 150)), _dressed(tiny_tokenizer)
-    with pytest.raises(GateError, match=r"1 rows are longer than 40 tokens: talk\.jsonl:2") as refused:
+    with pytest.raises(GateError, match=r"rows longer than 40 tokens: 1 \(talk\.jsonl:2\)") as refused:
         render(rows, renderer, max_tokens=40, too_long="refuse")
     limit = int(refused.value.hint.split()[0].partition("=")[2])
     assert limit > 128

@@ -22,7 +22,7 @@ from seodang.data.template.find import adds_bos
 from seodang.data.template.jinja import Turn
 from seodang.data.template.renderer import LEFT_OUT, Example, Renderer, parse_tools
 from seodang.data.workers import in_order
-from seodang.errors import GateError, TemplateError
+from seodang.errors import GateError, TemplateError, plural
 from seodang.types import IGNORED, Counts, RowNote
 
 TooLong = Literal["drop", "cut_question", "refuse"]
@@ -80,7 +80,7 @@ def render(
     if too_long == "refuse" and (found := outcome.dropped[reason] + outcome.changed[LEFT_OUT + reason]):
         named = [note.where for note in outcome.notes if note.reason.endswith(reason)]
         raise GateError(
-            f"{found} rows are longer than {max_tokens} tokens: {', '.join(named[:10])}{' …' if found > 10 else ''}",
+            f"rows longer than {max_tokens} tokens: {found:,} ({', '.join(named[:10])}{' …' if found > 10 else ''})",
             where=f"source {source}",
             hint=f"train.max_tokens={limit_of_all(rows, renderer)} keeps all of them; or shorten these rows, or set "
             "train.too_long to drop or cut_question",
@@ -145,9 +145,11 @@ class _Outcome:
     def counts(self, source: str, max_tokens: int) -> Counts:
         remarks: list[str] = []
         if self.num_windows > self.num_texts:
-            remarks.append(f"{self.num_texts} texts cut into {self.num_windows} windows of at most {max_tokens} tokens")
+            remarks.append(
+                f"{plural(self.num_texts, 'text')} cut into {self.num_windows:,} windows of at most {max_tokens} tokens"
+            )
         if self.num_split:
-            remarks.append(f"{self.num_split} conversations split into {self.num_examples} examples")
+            remarks.append(f"{plural(self.num_split, 'conversation')} split into {self.num_examples:,} examples")
         return Counts(
             stage="render",
             source=source,

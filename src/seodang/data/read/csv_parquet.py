@@ -17,7 +17,7 @@ from seodang.data.read.column_names import KNOWN_COLUMNS, SHORT_ANSWER, SHORT_QU
 from seodang.data.read.containers.data_file import DataFile
 from seodang.data.read.csv_dialect import DELIMITERS, SAMPLE_CHARS, Dialect, find_dialect
 from seodang.data.read.raw_rows import RawRow, RawRows, column_name, raw_row, refuse_duplicates
-from seodang.errors import SourceError, first_line
+from seodang.errors import SourceError, first_line, plural
 
 BLANK_AND_QUOTE = (' "', '\t"')
 QUOTES_KEPT = "quotes after a blank kept as text"
@@ -114,7 +114,7 @@ def _drop_blank_cells(record: list[str], columns: list[str], path: str, row: int
     if len(record) > len(columns) and not any(map(str.strip, islice(record, len(columns), None))):
         return record[: len(columns)]
     raise SourceError(
-        f"cells: {len(record)}, but the header names {len(columns)} columns ({', '.join(columns[:6])})",
+        f"cells: {len(record)}, but the header names {plural(len(columns), 'column')} ({', '.join(columns[:6])})",
         where=f"{path}:{row}",
         hint='put cells that hold the delimiter or line ends in quotes ("…"), and give every row all its cells',
     )

@@ -105,12 +105,12 @@ def _stop(comparison: Comparison) -> Cause | None:
         )
     ends = sum(asked.expected.stopped for asked in comparison.asked)
     if missed and 2 * missed >= min(ends, len(comparison.asked)):
-        what = f"{missed} of {len(comparison.asked)} answers continue past the end of the turn"
+        what = f"answers that continue past the end of the turn: {missed} of {len(comparison.asked)}"
         hint = "let the server stop at eos_token_id of generation_config.json: the end of a turn is the first of them"
         return Cause(name="no stop token", what=what, hint=hint)
     early = sum(forced.early_stop is not None and forced.early_stop > DTYPE_GAP for forced in comparison.forced)
     if early and early == len(comparison.forced) and not any(forced.misfit_share for forced in comparison.forced):
-        what = f"{early} answers end where the run's model would continue"
+        what = f"answers that end where the run's model would continue: {early}"
         return Cause(name="another stop", what=what, hint="remove stop strings and a smaller limit from the server")
     return None
 
@@ -193,5 +193,5 @@ def _of_weights(comparison: Comparison) -> Cause:
 
 
 def _by_text(different: Sequence[Asked]) -> Cause:
-    what = f"{len(different)} answers differ; the run's weights, which would show why, cannot be loaded"
+    what = f"answers that differ: {len(different)}; the run's weights, which would show why, cannot be loaded"
     return Cause(name="another model", what=what, hint="verify where the run's model is, or serve its folder again")

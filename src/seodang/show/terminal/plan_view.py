@@ -190,8 +190,8 @@ def _show_settings(recipe: Recipe, placement: "Placement | None", out: Console) 
         grid.add_row("", Text(_kept_checkpoint(recipe), style="dim"))
     asked = {kind: len(getattr(recipe.ask, kind)) for kind in ("domain", "general")} | {"holdout": recipe.ask.holdout}
     again = f", one question {recipe.ask.repeat.times} times" if recipe.ask.repeat else ""
-    questions = ", ".join(f"{count} {kind}" for kind, count in asked.items())
-    grid.add_row("ask", Text(f"{questions} questions{again}"))
+    kinds = ", ".join(f"{count} {kind}" for kind, count in asked.items())
+    grid.add_row("ask", Text(f"questions: {kinds}{again}"))
     grid.add_row("generate", _settings(recipe.ask.generate))
     out.print(grid)
 

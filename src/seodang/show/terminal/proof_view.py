@@ -163,7 +163,7 @@ def _model_answers(model: str, answers: Sequence[Answer]) -> RenderableType:
         if not same[0].stopped:
             text.append(f"\ncut off at {same[0].new_tokens:,} tokens", style="yellow")
     if len(commonest) > SHOWN_DIFFERENT:
-        text.append(f"\nand {len(commonest) - SHOWN_DIFFERENT} more different answers", style="dim")
+        text.append(f"\nand {plural(len(commonest) - SHOWN_DIFFERENT, 'more different answer')}", style="dim")
     return text if answers else Text(f"{model}: no answer", style="dim")
 
 
