@@ -106,6 +106,7 @@ class Counts:
     changed: Mapping[str, int] = field(default_factory=dict)  # change → rows
     notes: tuple[RowNote, ...] = ()
     remarks: tuple[str, ...] = ()  # sentences for people: sniffed format, encoding …
+    unseen: tuple[str, ...] = ()  # columns of images, sounds and videos, of which the model gets nothing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

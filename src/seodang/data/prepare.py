@@ -17,7 +17,6 @@ from seodang.data.encode.tokenize import Encoder, supervised_spans
 from seodang.data.lengths import lengths
 from seodang.data.mix import mix
 from seodang.data.read.convert import convert
-from seodang.data.read.raw_rows import UNSEEN
 from seodang.data.read.sources import read
 from seodang.data.split import Splits, separate, split
 from seodang.data.template.renderer import LEFT_OUT, Renderer
@@ -166,12 +165,11 @@ def mix_sources(rendered: RenderedSources, settings: Mix, *, max_tokens: int) ->
 
 def _unseen(converted: Counts) -> list[Finding]:
     """What a source holds beside its text, and is not trained on."""
+    if not converted.unseen:
+        return []
+    what = f"the model does not get the images, sounds or videos of some columns: {', '.join(converted.unseen)}"
     hint = "leave out the rows that ask about them: only their text is trained on and measured"
-    return [
-        Finding(check="media_columns", severity="warn", where=f"source {converted.source}", what=remark, hint=hint)
-        for remark in converted.remarks
-        if remark.startswith(UNSEEN)
-    ]
+    return [Finding(check="media_columns", severity="warn", where=f"source {converted.source}", what=what, hint=hint)]
 
 
 def rows_file(source: str, split_name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Json, List
+from datasets import Dataset, Features, Image, Json, List, Value
 
 from converted import convert_rows
 from paths import SHARED
@@ -566,3 +566,18 @@ def test_images_that_the_model_does_not_get_are_a_warning(tmp_path: Path, kind: 
     found = [f"{one.severity} {one.where}: {one.what}" for one in parts.findings if one.check == "media_columns"]
     expected = f"warn source s: the model does not get the images, sounds or videos of some columns: {said}"
     assert found == ([expected] if said else [])
+
+
+def test_images_of_a_data_set_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    """A column that `datasets` would decode is not read; it is reported beside those that hold names of files."""
+    features = Features(
+        {"question": Value("string"), "answer": Value("string"), "scan": Image(), "image": Value("string")}
+    )
+    rows = [{"question": f"무엇 {n}?", "answer": "간", "scan": None, "image": "a.png"} for n in range(3)]
+    (tmp_path / "set").mkdir()
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "set" / "train.parquet")
+    source = Source(name="s", role="domain", hub=str(tmp_path / "set"), holdout=0)
+    (parts,) = gather([source], Split()).splits.values()
+    (found,) = (one.what for one in parts.findings if one.check == "media_columns")
+    assert found.endswith("videos of some columns: scan, image (3 rows)")
+    assert len(parts.train) == 3

@@ -28,12 +28,12 @@ from seodang.data.read.clean import (
 from seodang.data.read.column_names import FILES, KNOWN_COLUMNS, MEDIA, column_key, is_media
 from seodang.data.read.conversation import Conversation, read_row
 from seodang.data.read.layout import Layout, find_layout, require_column
-from seodang.data.read.raw_rows import UNSEEN, Block, RawRow, RawRows
+from seodang.data.read.raw_rows import Block, RawRow, RawRows
 from seodang.data.read.serialized import to_json
 from seodang.data.read.turns.loss_flags import ROW_FLAGS
 from seodang.data.read.unusable import UnusableRowError
 from seodang.data.workers import in_order
-from seodang.errors import SourceError
+from seodang.errors import SourceError, plural
 from seodang.recipe import Source
 from seodang.recipe_rules import JOIN
 from seodang.types import Counts, RowNote
@@ -80,7 +80,7 @@ def convert(
         raise _nothing_left(raw, tally)
     choices = [f"the choices are not put into the questions: {', '.join(layout.choices)}"] if layout.choices else []
     remarks = (*raw.remarks, _layout_remark(layout, raw, group), *choices, *tally.remarks())
-    return sink.read(), tally.counts(source.name, remarks)
+    return sink.read(), tally.counts(source.name, remarks, raw.media)
 
 
 def _group(row: RawRow, column: str | None) -> str | None:
@@ -158,11 +158,9 @@ class _Tally:
         self.notes += more.notes[: NOTES_KEPT - len(self.notes)]
 
     def remarks(self) -> list[str]:
-        media = ", ".join(f"{name} ({count:,} {'row' if count == 1 else 'rows'})" for name, count in self.media.items())
-        noticed = [f"rows {what}: {count}" for what, count in self.noticed.items() if count]
-        return [*noticed, f"{UNSEEN}: {media}"] if media else noticed
+        return [f"rows {what}: {count}" for what, count in self.noticed.items() if count]
 
-    def counts(self, source: str, remarks: tuple[str, ...]) -> Counts:
+    def counts(self, source: str, remarks: tuple[str, ...], media: tuple[str, ...]) -> Counts:
         return Counts(
             stage="convert",
             source=source,
@@ -172,6 +170,7 @@ class _Tally:
             changed=dict(self.changed.most_common()),
             notes=tuple(self.notes),
             remarks=remarks,
+            unseen=(*media, *(f"{name} ({plural(count, 'row')})" for name, count in self.media.items())),
         )
 
 

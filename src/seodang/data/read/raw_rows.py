@@ -13,7 +13,6 @@ from seodang.errors import UNPRINTABLE, SourceError
 
 BLOCK_ROWS = 1000
 BLOCK_CHARS = 1 << 24  # a block of huge cells has fewer rows
-UNSEEN = "the model does not get the images, sounds or videos of some columns"  # the remark becomes a finding
 NAN_READ_AS_NULL = "NaN read as null"
 
 
@@ -53,6 +52,7 @@ class RawRows:
     columns: tuple[str, ...]  # in the order they first appear; a JSON file may bring more further down
     rows: Callable[[], Iterator[RawRow]]
     remarks: tuple[str, ...] = ()  # sentences for people: the encoding found, a table transposed …
+    media: tuple[str, ...] = ()  # columns of images, sounds and videos that are left out of the rows
     unparsed: Callable[[], Iterator[Block]] | None = None  # the same rows in blocks that are still to be parsed
 
     def blocks(self) -> Iterator[Block]:

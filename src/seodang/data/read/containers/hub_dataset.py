@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from seodang.data.read.arrow_values import ArrowRows
-from seodang.data.read.raw_rows import UNSEEN, RawRow, RawRows, column_name
+from seodang.data.read.raw_rows import RawRow, RawRows, column_name
 from seodang.errors import HubError, SourceError, first_line
 from seodang.hub_access import contact
 from seodang.recipe import Source
@@ -69,7 +69,6 @@ def read_hub(source: Source) -> RawRows:
     media = [name for name, feature in table.features.items() if type(feature).__name__ in MEDIA]
     if media:
         table = table.remove_columns(media)
-        remarks.append(f"{UNSEEN}: {', '.join(media)}")
     if table.info.builder_name in ("csv", "pandas"):
         remarks.append(
             "the hub's CSV reader guesses types (007 becomes 7): download the file and name its path to avoid it"
@@ -82,7 +81,13 @@ def read_hub(source: Source) -> RawRows:
             yield from reader.read(batch, row)
             row += len(batch)
 
-    return RawRows(where=where, columns=tuple(map(column_name, table.column_names)), rows=rows, remarks=tuple(remarks))
+    return RawRows(
+        where=where,
+        columns=tuple(map(column_name, table.column_names)),
+        rows=rows,
+        remarks=tuple(remarks),
+        media=tuple(map(column_name, media)),
+    )
 
 
 def _load(source: Source) -> Any:
