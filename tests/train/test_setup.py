@@ -8,7 +8,14 @@ import pytest
 from seodang.errors import RecipeError
 from seodang.recipe import EarlyStopping, Train, load_recipe
 from seodang.run.events import Event, TrainEvent
-from seodang.train.setup import choose_optimizer, save_interval, schedule_remarks, warmup_steps
+from seodang.train.setup import (
+    checkpoint_every,
+    choose_optimizer,
+    save_interval,
+    schedule_remarks,
+    total_steps,
+    warmup_steps,
+)
 from tiny_training import train_tiny
 
 
@@ -25,6 +32,14 @@ def test_a_warmup_share_takes_no_more_than_it_should(warmup: float, steps: int, 
     assert warmup_steps(settings, steps) == expected
     remarks = " ".join(schedule_remarks(settings, steps, has_evaluation=True))
     assert ("no warmup" in remarks) == (0 < warmup < 1 and not expected)
+
+
+def test_shares_round_up_as_they_are_written() -> None:
+    """1.1 · 50 is 55.00000000000001 in binary, and 0.07 · 100 is 7.000000000000001."""
+    assert total_steps(Train(epochs=1.1, examples_per_step=1), 50) == 55
+    assert total_steps(Train(epochs=1.1, examples_per_step=1), 51) == 57
+    assert warmup_steps(Train(warmup=0.07), 100) == 7
+    assert warmup_steps(Train(warmup=0.07), 101) == 8
 
 
 def _rates(events: Sequence[Event]) -> list[float]:
@@ -76,6 +91,16 @@ def test_the_cosine_falls_to_its_minimum(tmp_path: Path) -> None:
     assert ended == pytest.approx([2e-4 + 0.8 * rate for rate in plain])
 
 
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_every_schedule_begins_with_the_warmup(schedule: str, tmp_path: Path) -> None:
+    """The rate rises step by step to the peak; a constant one stays there."""
+    rates = _rates(
+        train_tiny(tmp_path, Train(steps=6, examples_per_step=2, learning_rate=1e-3, warmup=3, schedule=schedule))[2]
+    )
+    assert rates[:4] == pytest.approx([0, 1e-3 / 3, 2e-3 / 3, 1e-3])
+    assert (rates[5] == 1e-3) == (schedule == "constant")
+
+
 @pytest.mark.parametrize(
     ("every", "expected"),
     [(None, (None, None)), ("50", (50, None)), ("10min", (None, 600)), ("0.5 minutes", (None, 30))],
@@ -83,6 +108,14 @@ def test_the_cosine_falls_to_its_minimum(tmp_path: Path) -> None:
 def test_checkpoints_by_steps_or_minutes(every: str | None, expected: tuple[int | None, float | None]) -> None:
     """A number is of steps, `min` of minutes."""
     assert save_interval(Train(save_every=every)) == expected
+
+
+def test_steps_between_checkpoints() -> None:
+    """Those that the recipe says, else those between evaluations; of minutes, none are known before."""
+    assert checkpoint_every(Train(save_every="50"), 7) == 50
+    assert checkpoint_every(Train(), 7) == 7
+    assert checkpoint_every(Train(), None) is None
+    assert checkpoint_every(Train(save_every="10min"), 7) is None
 
 
 @pytest.mark.parametrize(

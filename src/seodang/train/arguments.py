@@ -12,6 +12,9 @@ from seodang.train.setup import BF16_ADAMW, CHECKPOINTED_LAYERS, Setup, warmup_s
 if TYPE_CHECKING:
     from peft import PeftModel
 
+# as transformers names them; its `constant` passes over the warmup
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
 
 def training_arguments(
     model: "PreTrainedModel | PeftModel", settings: recipe.Train, setup: Setup, *, has_evaluation: bool
@@ -26,7 +29,7 @@ def training_arguments(
         per_device_train_batch_size=1,
         gradient_accumulation_steps=1,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine_with_min_lr" if settings.min_learning_rate else settings.schedule,
+        lr_scheduler_type="cosine_with_min_lr" if settings.min_learning_rate else SCHEDULES[settings.schedule],
         lr_scheduler_kwargs={"min_lr": settings.min_learning_rate} if settings.min_learning_rate else None,
         warmup_steps=warmup_steps(settings, setup.total_steps),
         optim="adamw_torch_fused" if setup.optimizer == BF16_ADAMW else setup.optimizer,

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -199,7 +200,7 @@ def schedule_remarks(settings: Train, steps: int, *, has_evaluation: bool) -> It
     """A sentence for each part of the schedule that cannot do what the recipe wants in a run of so many steps."""
     warmup = settings.warmup
     if warmup and not warmup_steps(settings, steps):
-        rounded = plural(math.ceil(warmup * steps), "step")
+        rounded = plural(_share_of(warmup, steps), "step")
         yield f"no warmup: {warmup:g} of {plural(steps, 'step')} rounds up to {rounded}, too much of so short a run"
     elif (num := warmup_steps(settings, steps)) >= steps:
         rate = f"{settings.learning_rate:g}"
@@ -223,7 +224,7 @@ def warmup_steps(settings: Train, steps: int) -> int:
     """Steps over which the learning rate rises; a small share of a short run that would take much of it is left out."""
     if settings.warmup >= 1:
         return math.ceil(settings.warmup)
-    warmup = math.ceil(settings.warmup * steps)
+    warmup = _share_of(settings.warmup, steps)
     limit = steps / 10 if settings.warmup <= 0.1 else steps - 1
     return warmup if warmup <= limit else 0
 
@@ -239,6 +240,12 @@ def save_interval(settings: Train) -> tuple[int | None, float | None]:
     if not match:
         return None, None
     return (int(match["steps"]), None) if match["steps"] else (None, 60 * float(match["minutes"]))
+
+
+def checkpoint_every(settings: Train, evaluated_every: int | None) -> int | None:
+    """Steps between checkpoints; none: they go by minutes, or only the last step has one."""
+    steps, seconds = save_interval(settings)
+    return steps if steps or seconds else evaluated_every
 
 
 def pack_tokens(settings: Train, device: str) -> int:
@@ -259,4 +266,9 @@ def is_worth_compiling(settings: Train, num_tokens: NDArray[np.integer]) -> bool
 def total_steps(settings: Train, num_rows: int) -> int:
     """Optimizer steps of the whole run."""
     per_epoch = -(-num_rows // settings.examples_per_step)
-    return settings.steps or max(1, math.ceil(settings.epochs * per_epoch))
+    return settings.steps or max(1, _share_of(settings.epochs, per_epoch))
+
+
+def _share_of(share: float, number: int) -> int:
+    """Rounded up, as it is written in decimals: 1.1 of 50 is 55, and not 56."""
+    return math.ceil(Decimal(str(share)) * number)
