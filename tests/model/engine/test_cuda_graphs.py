@@ -82,6 +82,7 @@ def test_a_filled_pack_holds_the_pack(seed: int) -> None:
     assert count <= size.positions <= count * 17 / 16 + 1
     assert (host.input_ids[:count] == packed.input_ids).all()
     assert (host.position_ids[:count] == packed.position_ids).all()
+    assert host.position_ids.max() == packed.position_ids.max(), "no position that the model may not have"
     assert host.input_ids.size == host.position_ids.size == host.seq_bounds[-1] == size.positions
     assert (host.seq_bounds[: packed.cu_seqlens.size] == packed.cu_seqlens).all()
     assert (np.diff(host.seq_bounds) >= 0).all()
@@ -534,3 +535,12 @@ def test_an_adapter_is_replayed_on_a_gpu() -> None:
     (expected, wanted), (losses, weights) = found
     assert losses == pytest.approx(expected, rel=2e-2)
     assert torch.nn.functional.cosine_similarity(weights, wanted, dim=0) > 0.9999
+
+
+def test_rows_of_zeros_say_nothing_of_an_embedding() -> None:
+    """The first rows are of padding and control tokens: a factor of 0 would leave the embedding untrained."""
+    embedding = make_model(make_config("llama")).get_input_embeddings()
+    assert cuda_graphs._scale_of(embedding) == pytest.approx(1.0)
+    with torch.no_grad():
+        embedding.weight[:4] = 0.0
+    assert cuda_graphs._scale_of(embedding) is None

@@ -15,7 +15,7 @@ from transformers import (
 
 from seodang.data.pack import pack
 from seodang.model.engine.attention import PACKED, attention
-from seodang.model.engine.engine import choose_engine
+from seodang.model.engine.engine import Engine, choose_engine
 from seodang.model.engine.self_test import packing_error
 from seodang.types import IGNORED
 from tiny import make_config, make_model
@@ -143,3 +143,23 @@ def test_the_model_is_its_own_again_after_the_engine() -> None:
         pass
     assert model.config._attn_implementation == name
     torch.testing.assert_close(model(input_ids=batch).logits, before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("linear_cross_entropy", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_padding_token_within_a_text_is_learnt(linear_cross_entropy: bool, tied: bool) -> None:
+    """Where it ends a turn as well, its embedding has the gradient that it has where padding is another token."""
+    ids, labels = _rows()
+    for row in ids:
+        row[2] = 7
+    gradients = []
+    for pad in (0, 7):
+        model = make_model(make_config("llama", pad_token_id=pad, tie_word_embeddings=tied)).train()
+        with Engine(packed=True, linear_cross_entropy=linear_cross_entropy).installed(model):
+            for single in pack(ids, labels, budget=100):
+                model(pack=single).backward()
+        embedding = model.get_input_embeddings()
+        assert embedding.padding_idx == pad
+        gradients.append(embedding.weight.grad)
+    assert gradients[0][7].norm() > 0
+    torch.testing.assert_close(*gradients)

@@ -77,7 +77,7 @@ def fill(pack: Pack, size: Size) -> _Host:
     bounds[: pack.cu_seqlens.size] = pack.cu_seqlens
     return _Host(
         input_ids=np.pad(pack.input_ids, (0, filling)),
-        position_ids=np.concatenate([pack.position_ids, np.arange(filling)]),
+        position_ids=np.pad(pack.position_ids, (0, filling)),  # learnt positions may be fewer than it has
         seq_bounds=bounds,
         supervised=np.concatenate([supervised, np.arange(more) % size.positions]),
         targets=np.concatenate([pack.targets[supervised], np.full(more, IGNORED)]),
@@ -330,7 +330,7 @@ def placed_embedding(model: PreTrainedModel, places: GradientPlaces) -> Iterator
     if scale is None or "forward" in vars(embedding):
         yield
         return
-    own, weight, padding = embedding.forward, embedding.weight, embedding.padding_idx
+    own, weight = embedding.forward, embedding.weight
     look_up: Callable[..., Tensor] = _LookUp.apply
 
     def forward(ids: Tensor) -> Tensor:
@@ -341,12 +341,10 @@ def placed_embedding(model: PreTrainedModel, places: GradientPlaces) -> Iterator
         return look_up(weight, rows, ids, scale, places)
 
     embedding.forward = forward
-    embedding.padding_idx = None  # packs hold no padding, and its token may end a turn
     try:
         yield
     finally:
         del embedding.forward
-        embedding.padding_idx = padding
 
 
 @torch.no_grad()
@@ -357,7 +355,7 @@ def _scale_of(embedding: Any) -> float | None:
     ids = torch.arange(min(4, len(embedding.weight)), device=embedding.weight.device)
     rows, found = embedding.weight[ids].double(), embedding(ids).double()
     scale = float((rows * found).sum() / rows.square().sum().clamp_min(1e-30))
-    return scale if torch.allclose(found, scale * rows, rtol=1e-5, atol=1e-9) else None
+    return scale if scale and torch.allclose(found, scale * rows, rtol=1e-5, atol=1e-9) else None  # 0: of empty rows
 
 
 class _LookUp(torch.autograd.Function):

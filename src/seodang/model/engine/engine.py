@@ -137,6 +137,7 @@ class Engine:
         """What the model's own modules do otherwise while the engine is installed."""
         packed = (APART if self.apart else PACKED) if self.kernels else EACH
         yield attention(model, packed if self.packed else model.config._attn_implementation)
+        yield _learning_all_tokens(model)
         yield _sparse_embedding_gradient(model, wanted=sparse)
         if self.cuda_graphs:
             yield placed_embedding(model, places)
@@ -198,12 +199,25 @@ def _sparse_embedding_gradient(model: PreTrainedModel, *, wanted: bool) -> Itera
     if not (wanted and tied):
         yield
         return
-    before = embedding.sparse, embedding.padding_idx
-    embedding.sparse, embedding.padding_idx = True, None  # packs hold no padding, to look for it takes time
+    before, embedding.sparse = embedding.sparse, True
     try:
         yield
     finally:
-        embedding.sparse, embedding.padding_idx = before
+        embedding.sparse = before
+
+
+@contextmanager
+def _learning_all_tokens(model: PreTrainedModel) -> Iterator[None]:
+    """Packs hold no padding: where its token stands in them it is text, such as the end of a turn, and is learnt."""
+    embedding = model.get_input_embeddings()
+    if not isinstance(embedding, torch.nn.Embedding):
+        yield
+        return
+    before, embedding.padding_idx = embedding.padding_idx, None
+    try:
+        yield
+    finally:
+        embedding.padding_idx = before
 
 
 def choose_engine(
