@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM, GPT2Config
 
 from seodang.data.pack import pack
 from seodang.model.engine import attention_kernels, compile, linear_cross_entropy, linear_cross_entropy_gpu
@@ -202,6 +203,15 @@ def test_a_compiled_backward_pass_is_tried_too(monkeypatch: pytest.MonkeyPatch) 
     linear_cross_entropy_gpu.passes.cache_clear()
     assert compile_error(make_model(make_config("llama")), [ROW, ROW], None) > engine_module.TOLERANCE[BF16]
     linear_cross_entropy_gpu.passes.cache_clear()
+
+
+def test_layers_with_dropout_are_compared_without_it(as_written: None) -> None:
+    """Compiled code draws other numbers: what differs by them alone is compiled all the same."""
+    config = GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    assert config.resid_pdrop == 0.1
+    assert compile_error(model, [ROW, ROW], None) < 1e-3
+    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.1}
 
 
 def _pack(seed: int) -> Pack:

@@ -211,9 +211,11 @@ def compile_error(
     found = []
     training, places = model.training, GradientPlaces(model.device)
     model.train()
+    autocast = torch.autocast(
+        model.device.type, dtype=compute_dtype, enabled=compute_dtype is not None, cache_enabled=not copied
+    )
     try:
-        is_on = compute_dtype is not None
-        with torch.autocast(model.device.type, dtype=compute_dtype, enabled=is_on, cache_enabled=not copied):
+        with autocast, _without_dropout(model):
             for compiled in (False, True):
                 layers = compiled_layers(model, recompute=recompute) if compiled else nullcontext()
                 copies = WeightCopies(model, compute_dtype if compiled and copied else None, places)
@@ -229,6 +231,24 @@ def compile_error(
     finally:
         model.train(training)
     return max(float((one - other).abs().max() / one.abs().max()) for one, other in zip(*found, strict=True))
+
+
+@contextmanager
+def _without_dropout(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, nothing is dropped in training either: compiled code draws other random numbers."""
+    shares = [
+        (module, name, share)
+        for module in model.modules()
+        for name, share in vars(module).items()
+        if isinstance(share, float) and share and ("drop" in name or isinstance(module, nn.Dropout))
+    ]
+    for module, name, _ in shares:
+        setattr(module, name, 0.0)
+    try:
+        yield
+    finally:
+        for module, name, share in shares:
+            setattr(module, name, share)
 
 
 def _logits(model: PreTrainedModel, single: Pack) -> Tensor:
