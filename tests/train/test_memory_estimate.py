@@ -1,5 +1,6 @@
 import gc
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from seodang import distributed
 from seodang.data.pack import Plan, pack, pack_step
 from seodang.model.engine.engine import Engine
 from seodang.recipe import Adapter, Train
+from seodang.train import resources
 from seodang.train.memory_estimate import MemoryEstimator, MemoryUsage, make_estimator
 from seodang.train.resources import (
     BF16_BYTES,
@@ -316,6 +318,29 @@ def test_memory_of_this_machine_and_process() -> None:
     assert 10**8 < own < available_memory("cpu") <= psutil.virtual_memory().total * 1.01
     assert process_memory("cpu", "bfloat16") >= own + TRAINING_BYTES + BF16_BYTES
     assert process_memory("cuda", "bfloat16") == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "counts"),
+    [
+        (("memory.max", "memory.current", "memory.stat"), "anon 9\nactive_file 1000\ninactive_file 3000000"),
+        (
+            ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+            "active_file 5\ninactive_file 7\ntotal_active_file 1000\ntotal_inactive_file 3000000",
+        ),
+    ],
+)
+def test_files_that_a_container_has_read_do_not_count(
+    files: tuple[str, str, str], counts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel counts what it keeps of them as used, and gives it up where a process needs memory."""
+    limit, used, stat = (tmp_path / name for name in files)
+    limit.parent.mkdir(exist_ok=True)
+    for file, text in ((limit, "9000000"), (used, "8000000"), (stat, counts)):
+        file.write_text(text + "\n", encoding="utf-8")
+    monkeypatch.setattr(resources, "CGROUP", tmp_path)
+    monkeypatch.setattr(psutil.Process, "memory_info", lambda _: SimpleNamespace(rss=500))
+    assert available_memory("cpu") == 1_000_000 + 3_001_000 + 500
 
 
 def test_gaps_between_blocks_count_on_a_cpu() -> None:

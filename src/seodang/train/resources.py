@@ -190,15 +190,23 @@ def available_memory(device: str) -> int:
         return int(torch.mps.recommended_max_memory())
     own = psutil.Process().memory_info().rss
     limits = [psutil.virtual_memory().available // distributed.local_world() + own]
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for limit, used, counts in (
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
     ):
         try:  # a container's, version 2 or 1
-            limits.append(int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text()) + own)
+            free = int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text())
+            limits.append(free + _reclaimable(CGROUP / counts) + own)
         except (OSError, ValueError):
             continue  # there is none, or it is "max"
     return max(0, min(limits))
+
+
+def _reclaimable(counts: Path) -> int:
+    """Bytes of a container's memory that hold parts of files, such as weights that were read: they give way."""
+    found = dict(line.split() for line in counts.read_text().splitlines())
+    prefix = "total_" if "total_inactive_file" in found else ""  # with groups below it, in version 1
+    return sum(int(found.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
 
 
 def process_memory(device: str, compute_dtype: str) -> int:
