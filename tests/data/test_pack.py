@@ -61,7 +61,9 @@ def test_an_epoch_takes_every_row_once_and_the_first_keeps_the_mixed_order() -> 
     for epoch in epochs:
         assert sorted(epoch.tolist()) == list(range(10))
     assert not np.array_equal(epochs[1], epochs[2])
-    np.testing.assert_array_equal(epochs[2], Plan(num_rows=10, examples_per_step=4, seed=7).order(2))
+    again = Plan(num_rows=10, examples_per_step=4, seed=7)
+    np.testing.assert_array_equal(epochs[2], again.order(2))
+    assert plan.order(2) is again.order(2), "drawn once an epoch, not once a step"
 
 
 @pytest.mark.parametrize("budget", [0, 16, 1000])

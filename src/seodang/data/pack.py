@@ -6,6 +6,7 @@ so their losses can be compared step by step. Nor do several ranks: each takes i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,9 +143,14 @@ class Plan:
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The rows of an epoch: as they were mixed in the first, shuffled anew by (seed, epoch) in later ones."""
-        if epoch == 0:
-            return np.arange(self.num_rows)
-        return np.random.default_rng([self.seed, epoch]).permutation(self.num_rows)
+        return _order(self.num_rows, self.seed, epoch)
+
+
+@lru_cache(maxsize=1)  # every step of an epoch asks, and a million rows take some hundredths of a second
+def _order(num_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    found = np.arange(num_rows) if epoch == 0 else np.random.default_rng([seed, epoch]).permutation(num_rows)
+    found.flags.writeable = False
+    return found
 
 
 def pack_step(
