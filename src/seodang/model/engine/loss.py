@@ -138,7 +138,8 @@ def logits_loss(model: PreTrainedModel, tensors: PackTensors, forward: Callable[
     """
     output = forward(**tensors.inputs, logits_to_keep=tensors.supervised)
     loss = F.cross_entropy(_supervised_logits(output, tensors).float(), tensors.targets, reduction="sum")
-    if model.training and (router_loss := getattr(output, "aux_loss", None)) is not None:
+    router_loss = getattr(output, "aux_loss", None)
+    if model.training and router_loss is not None and has_router_loss(model):
         coefficient: float = model.config.get_text_config().router_aux_loss_coef
         loss = loss + coefficient * router_loss * len(tensors.targets)
     return loss
