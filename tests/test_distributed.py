@@ -132,6 +132,13 @@ def test_all_ranks_stop_if_one_is_interrupted(together: Reports) -> None:
         assert reported["two"]["checkpoints"][-1] == f"checkpoint-{rank_jobs.INTERRUPTED + 1}"
 
 
+def test_all_ranks_know_of_a_late_interruption(together: Reports) -> None:
+    """A SIGINT that reaches one rank after the last checkpoint: none measures the model while the other ends."""
+    for reported in together:
+        assert not reported["one"]["stopped"]
+        assert reported["one"]["interrupted"]
+
+
 def test_a_run_of_two_ranks_is_resumed_by_one(alone: dict[str, Any], together: Reports, folder: Path) -> None:
     """What two ranks began, a single process ends as if it had done all of it."""
     _, resumed = rank_jobs.run_training(folder / "two")

@@ -35,7 +35,7 @@ from seodang.model.engine import engine as engine_module
 from seodang.model.engine.engine import Engine, choose_engine
 from seodang.proof.evaluate import evaluate
 from seodang.recipe import Train
-from seodang.run.events import EvalEvent, Event, TrainEvent
+from seodang.run.events import EvalEvent, Event, SavedEvent, TrainEvent
 from seodang.run.folder import Run
 from seodang.train import throughput
 from seodang.train.setup import choose_optimizer, make_setup
@@ -45,7 +45,7 @@ from tiny import make_config, make_model
 
 SETTINGS = Train(epochs=2, examples_per_step=4, learning_rate=0.03, eval_every=2, keep_checkpoints=9)
 NUM_ROWS = 21  # the last step of an epoch holds one row: one of two ranks has nothing
-INTERRUPTED = 5
+INTERRUPTED, LAST = 5, 12
 
 
 def rows_of(count: int, seed: int) -> Dataset:
@@ -98,16 +98,19 @@ def run_training(
         "evaluations": evaluations,
         "best_step": trained.best_step,
         "stopped": trained.stopped,
+        "interrupted": trained.interrupted,
         "checkpoints": sorted(path.name for path in run.checkpoints.iterdir()),
         "norm": float(sum(_whole(parameter).double().square().sum() for parameter in model.parameters())),
     }
 
 
-def interrupted(folder: Path, *, rank: int) -> dict[str, Any]:
+def interrupted(
+    folder: Path, *, rank: int, after: type[TrainEvent | SavedEvent] = TrainEvent, step: int = INTERRUPTED
+) -> dict[str, Any]:
     """A training in which one rank gets a SIGINT."""
 
     def interrupt(event: Event) -> None:
-        if isinstance(event, TrainEvent) and event.step == INTERRUPTED and distributed.rank() == rank:
+        if isinstance(event, after) and event.step == step and distributed.rank() == rank:
             os.kill(os.getpid(), signal.SIGINT)
 
     return run_training(folder, on_event=interrupt)[1]
@@ -120,7 +123,7 @@ def ddp(folder: Path) -> dict[str, Any]:
         "rows": measured_by_rank(folder),
         "unbroken": run_training(folder / "unbroken")[1],
         "two": interrupted(folder / "two", rank=1),
-        "one": run_training(folder / "one")[1],
+        "one": interrupted(folder / "one", rank=1, after=SavedEvent, step=LAST),
         "compiled": compiled(),
     }
 

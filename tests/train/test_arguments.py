@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import DynamoBackend
 
 from seodang.model.engine.engine import Engine
 from seodang.recipe import Train
 from seodang.train.arguments import training_arguments
 from seodang.train.setup import Setup
 from tiny import make_config, make_model
+from tiny_training import train_tiny
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -29,3 +32,14 @@ def test_training_stays_on_the_gpu_of_the_model(index: int, tmp_path: Path, monk
     arguments = training_arguments(model, Train(), setup, has_evaluation=False)
     assert (arguments.n_gpu, arguments.device) == (1, device)
     assert made_current[-1] == device
+
+
+def test_the_engine_alone_chooses_dtypes_and_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`accelerate launch` leaves its wishes in the environment: fp16 would scale gradients that no engine scaled."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
+    train_tiny(tmp_path, Train(steps=1, examples_per_step=2))
+    state = AcceleratorState()
+    assert state.mixed_precision == "no"
+    assert state.dynamo_plugin.backend == DynamoBackend.NO

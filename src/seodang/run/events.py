@@ -1,4 +1,4 @@
-"""What happens during a run, as values: the lines of metrics.jsonl, and two that are only shown."""
+"""What happens during a run, as values: the lines of metrics.jsonl, and three that are only shown."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -104,8 +104,15 @@ class SaveEvent:
     path: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SavedEvent:
+    """It is written; not recorded."""
+
+    step: int
+
+
 RecordedEvent = TrainEvent | EvalEvent | AnswersEvent | SpeedEvent
-Event = RecordedEvent | NoteEvent | SaveEvent
+Event = RecordedEvent | NoteEvent | SaveEvent | SavedEvent
 
 _RECORDED: Mapping[str, type[RecordedEvent]] = {
     "train": TrainEvent,

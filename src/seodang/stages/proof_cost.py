@@ -15,10 +15,10 @@ from seodang.recipe import Train
 from seodang.run.base_measurement import KnownBase
 from seodang.run.folder import Run, checkpoint_step
 from seodang.show.terminal import plan_view, progress
-from seodang.show.terminal.time_left import TrainingTime
+from seodang.show.terminal.time_left import CHECKPOINT, TrainingTime
 from seodang.stages.measure import EvaluationSet
 from seodang.stages.preflight import Base
-from seodang.train.setup import eval_every, total_steps
+from seodang.train.setup import checkpoint_every, eval_every, total_steps
 from seodang.train.throughput import matrix_rate
 from seodang.types import CurveCost, Lengths, ProofCost
 
@@ -106,6 +106,8 @@ def training_time(
     steps = total_steps(settings, examples)
     every = {EVALUATION: eval_every(settings, steps)} if held_out.chosen_loss else {}
     every |= {ANSWERS: settings.ask_every} if settings.ask_every else {}
+    if saving := checkpoint_every(settings, every.get(EVALUATION)):
+        every[CHECKPOINT] = saving
     weights = _weights(base.on_meta)
     if weights is None or not examples:
         return TrainingTime(steps, every=every, done=done)

@@ -12,6 +12,7 @@ from seodang.run.events import (
     EvalEvent,
     Event,
     NoteEvent,
+    SavedEvent,
     SaveEvent,
     SourceEvaluation,
     SpeedEvent,
@@ -54,7 +55,7 @@ class MetricsLog:
             speed = round(event.tokens / seconds, 1)
             event = replace(event, seconds=round(seconds, 4), tokens_per_second=speed)
         self._draw(event)
-        if isinstance(event, SaveEvent):  # a kill may come at any time
+        if isinstance(event, SaveEvent | SavedEvent):  # a kill may come at any time
             record_seconds(self._run, {"train": round(self._earlier + now - self._begun, 2)})
         elif not isinstance(event, NoteEvent):
             record_event(self._run, event)

@@ -15,15 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate.utils import TorchDynamoPlugin
 from datasets import Dataset
 from torch.distributed.tensor import DTensor
-from transformers import (
-    EarlyStoppingCallback,
-    PreTrainedModel,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-)
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainerControl
 from transformers.trainer_callback import ExportableState, PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -33,7 +28,7 @@ from seodang.errors import RunError, plural
 from seodang.model.malloc import keep_freed_memory, return_freed_memory
 from seodang.model.quiet import quiet
 from seodang.run.checkpoints import seal
-from seodang.run.events import EvalEvent, Event, NoteEvent, SaveEvent, TrainEvent
+from seodang.run.events import EvalEvent, Event, NoteEvent, SavedEvent, SaveEvent, TrainEvent
 from seodang.run.folder import CHECKPOINT, TRAINER_STATE, UNFINISHED_CHECKPOINT
 from seodang.train.adapter import unwrapped
 from seodang.train.arguments import training_arguments
@@ -122,7 +117,7 @@ def train(
         best_step=state.best_global_step if has_best else state.global_step,
         best_loss=state.best_metric if has_best else None,
         stopped=stopped,
-        interrupted=interrupt.requested,
+        interrupted=distributed.is_any(interrupt.requested),  # it may have reached one rank since they last asked
     )
 
 
@@ -251,8 +246,12 @@ class _StepTrainer(Trainer):
         return [next(epoch_iterator)], None
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
-        """Gradients live in the buckets that DDP exchanges, not beside them."""
+        """Gradients live in the buckets that DDP exchanges, not beside them.
+
+        `accelerate launch` may ask for products of another dtype, or to compile the model: that is the engine's part.
+        """
         arguments: dict[str, Any] = super()._build_accelerator_args(**kwargs)
+        arguments |= {"mixed_precision": "no", "dynamo_plugin": TorchDynamoPlugin(backend="no")}
         for handler in arguments["kwargs_handlers"]:
             handler.gradient_as_bucket_view = True
         return arguments
@@ -358,6 +357,7 @@ class _StepTrainer(Trainer):
                 best_model_checkpoint=self.state.best_model_checkpoint,
             )
         self.accelerator.wait_for_everyone()
+        self.on_event(SavedEvent(step=self.state.global_step))
 
     def _load_best_model(self) -> None:
         if not self.has_ended:  # it will be resumed from its newest checkpoint

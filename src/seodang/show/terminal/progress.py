@@ -11,7 +11,16 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, Task, TextColumn
 from rich.text import Text
 
-from seodang.run.events import AnswersEvent, EvalEvent, Event, NoteEvent, SaveEvent, SpeedEvent, TrainEvent
+from seodang.run.events import (
+    AnswersEvent,
+    EvalEvent,
+    Event,
+    NoteEvent,
+    SavedEvent,
+    SaveEvent,
+    SpeedEvent,
+    TrainEvent,
+)
 from seodang.show.formatting import duration, number, percent, visible
 from seodang.show.terminal import time_left
 from seodang.show.terminal.console import get_console, show_line
@@ -220,7 +229,11 @@ class TrainingDisplay:
             case EvalEvent():
                 self._lines.print(_evaluation(event, is_limited=self._is_limited))
             case SaveEvent():
+                self._timed.interrupted(time_left.CHECKPOINT)
                 self._describe(f"saving the checkpoint of step {event.step:,}")
+            case SavedEvent():
+                self._timed.continued(event.step)
+                self._describe(self._summary)
             case AnswersEvent():
                 self._describe(self._summary)
 

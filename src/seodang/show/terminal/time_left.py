@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 Clock = Callable[[], float]
+CHECKPOINT = "checkpoint"  # a kind of interruption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ class Work:
 
 
 class TrainingTime:
-    """Steps, and what interrupts them: evaluations, answers to questions.
+    """Steps, and what interrupts them: evaluations, checkpoints, answers to questions.
 
     Args:
         steps: of the whole training.
