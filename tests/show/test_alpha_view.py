@@ -1,8 +1,11 @@
 """alpha_view: the curve in words and tables, in both languages."""
 
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
 from planted_curve import planted_curve
@@ -50,3 +53,19 @@ def test_the_picture_has_a_panel_for_each_unit() -> None:
         assert [axes.get_ylabel() for axes in figure.axes] == ["nats per token", "bits per byte"]
         assert [text.get_text() for text in figure.axes[0].texts].count("recommended: α = 0.5") == 1
     assert "over α" in as_html(figure, label=ENGLISH("alpha.label"), salt="x")
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_names_of_many_sources_stay_apart_and_inside(narrow: bool) -> None:
+    """No name covers another one, or is cut off at the picture's edge."""
+    curve = planted_curve(0.1)
+    many = [
+        replace(point, sources={f"{name}-{n}": loss for n in range(4) for name, loss in point.sources.items()})
+        for point in curve.points
+    ]
+    figure = alpha_view.alpha_figure(replace(curve, points=tuple(many)), narrow=narrow)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = [text.get_window_extent(renderer) for axes in figure.axes for text in axes.texts]
+    assert len(boxes) == 9
+    assert all(figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1 for box in boxes)
+    assert not any(one.shrunk(1, 0.7).overlaps(other.shrunk(1, 0.7)) for one, other in combinations(boxes, 2))

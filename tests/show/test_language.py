@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from string import Formatter
@@ -11,12 +12,16 @@ import pytest
 
 import run_folder
 from paths import ROOT
+from seodang.json_values import to_json
 from seodang.model.placement import choose_placement
+from seodang.proof.proof import prove_rows
 from seodang.recipe import Model
 from seodang.run.evidence import read_evidence
+from seodang.run.manifest import Blend, Hardware, TemplateFacts
 from seodang.show import sentences
 from seodang.show.language import ENGLISH, LANGUAGES, Language, language_of, texts_in
 from seodang.show.report import in_english, render, report, texts_of
+from seodang.types import ModelFacts, Placement
 
 SHOWING = [*(ROOT / "src" / "seodang").rglob("*.py"), *(ROOT / "src" / "seodang").rglob("*.jinja")]
 KEY = re.compile(r"""\b(?:texts|t|ENGLISH|self|self\.texts)(?:\.count)?\(\s*"([a-z_]+(?:\.[a-z_ ]+)*)\"""")
@@ -107,6 +112,29 @@ def test_the_korean_verdict_has_the_same_sentences() -> None:
     assert len(sentences.headline(proof, korean)) == len(sentences.headline(proof))
     for one, other in zip(sentences.sentences(proof), sentences.sentences(proof, korean), strict=True):
         assert sorted(re.findall(r"\d+(?:[.,]\d+)*", one)) == sorted(re.findall(r"\d+(?:[.,]\d+)*", other)), other
+
+
+def test_levels_hold_together_only_where_there_are_several(tmp_path: Path) -> None:
+    """A single interval holds by itself; the level has no decimals that say nothing."""
+    evidence = read_evidence(run_folder.write_run(tmp_path / "run"))
+    assert "All 3 intervals hold together with 95%." in render(evidence, "run", ENGLISH)
+    rows = [row for row in run_folder.run_rows() if row.source == "wiki"]
+    proof = prove_rows(rows, [], run_folder.run_proof().compared, roles={"wiki": "retention"})
+    html = render(replace(evidence, proof=to_json(proof)), "run", ENGLISH)
+    assert "with its 95% interval. Left of the line" in html
+
+
+@pytest.mark.parametrize("stage", ["convert", "split", "separate", "render", "render holdout", "mix"])
+def test_every_stage_has_a_name(stage: str) -> None:
+    """Also that of held-out rows."""
+    assert texts_in("ko").known("stage", stage) != stage
+
+
+def test_every_fact_of_the_manifest_has_a_name() -> None:
+    """No field is shown by what the program calls it."""
+    of_manifest = (ModelFacts, TemplateFacts, Placement, Hardware, Blend)
+    names = {field.name for one in of_manifest for field in fields(one)}
+    assert {name for name in names if f"fact.{name}" not in ENGLISH.entries} == set()
 
 
 def test_unproved_runs_are_shown_in_both_languages(tmp_path: Path) -> None:

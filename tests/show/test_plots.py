@@ -13,14 +13,13 @@ from events import eval_event, train_event
 from run_folder import BEST, run_lengths, run_metrics, run_proof
 from seodang.proof.proof import Training
 from seodang.show import plots
+from seodang.show.curve_names import SERIES, cells, source_colors
 from seodang.show.plots import (
-    SERIES,
     as_html,
     korean_font,
     lengths_figure,
     loss_figure,
     renamed,
-    source_colors,
     write_pictures,
 )
 
@@ -116,6 +115,41 @@ def test_names_at_the_end_keep_apart() -> None:
     heights = sorted(text.get_position()[1] for text in axes.texts)
     low, high = axes.get_ylim()
     assert min(b - a for a, b in pairwise(heights)) >= 0.05 * (high - low)
+
+
+def test_names_stay_inside_the_axes() -> None:
+    """Many curves that end at the top: no name is pushed out of the picture."""
+    events = [eval_event(step, {f"s{i}": 2.0 + step + i / 1000 for i in range(12)}) for step in (0, 10)]
+    axes = loss_figure(events).axes[0]
+    low, high = axes.get_ylim()
+    assert all(low <= text.get_position()[1] <= high for text in axes.texts)
+
+
+def test_a_single_step_is_a_point() -> None:
+    """No line goes through one value: it has a marker, or nothing would be seen of it."""
+    axes = loss_figure([train_event(1, 2.0)]).axes[0]
+    assert any(line.get_marker() == "o" for line in axes.lines)
+
+
+def test_no_two_sources_look_alike() -> None:
+    """Twelve sources have six colours: the seventh has another stroke, in the curve and before its name."""
+    events = [eval_event(step, {f"s{i}": float(i) for i in range(12)}) for step in (0, 10)]
+    for narrow in (False, True):
+        axes = loss_figure(events, narrow=narrow).axes[0]
+        looks = {(line.get_color(), str(line.get_linestyle())) for line in axes.lines}
+        assert len(looks) == 12
+        assert "╌ s6" in {text.get_text() for text in axes.texts}
+
+
+def test_long_names_keep_both_ends() -> None:
+    """Names that differ at their end are told apart, and fit beside the curves."""
+    names = [f"a-very-long-name-of-a-source-{number}" for number in (1, 2)]
+    events = [eval_event(step, dict.fromkeys(names, 1.0)) for step in (0, 10)]
+    for narrow in (False, True):
+        figure = loss_figure(events, narrow=narrow)
+        shown = [text.get_text() for text in figure.axes[0].texts]
+        assert len(set(shown)) == 2
+        assert all(cells(name) <= 27 and name.endswith(f"-{end}") for name, end in zip(shown, (1, 2), strict=True))
 
 
 def test_losses_that_are_not_finite_are_left_out() -> None:

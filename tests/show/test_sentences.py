@@ -50,6 +50,17 @@ def test_a_loss_is_also_a_probability() -> None:
     assert "On general, each token" not in said(proof)
 
 
+def test_a_small_change_does_not_look_like_none() -> None:
+    """A fall of less than a thousandth that is shown has a figure and an interval that are not 0."""
+    rows = [
+        replace(row, tuned=replace(row.tuned, ending=row.base.ending))
+        for row in noisy_rows(60, change=-0.0003, noise=1e-5)
+    ]
+    assert (
+        headline_sentence(proved(*rows)) == "Loss on medical answers fell by 0.0003 nats per token (0.0003 to 0.0003)."
+    )
+
+
 @pytest.mark.parametrize("count", [9, 60])
 def test_what_is_not_shown_is_called_so(count: int) -> None:
     """Few rows, or changes that scatter: "not shown", and nothing is called a gain or better."""

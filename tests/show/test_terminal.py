@@ -403,6 +403,12 @@ def test_the_bases_losses_are_a_line(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out.strip() == "step 0: held-out loss medical 4.183, general 3.727  (the base)"
 
 
+def test_nothing_held_out_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """No blank stands where losses would."""
+    progress.show_evaluation(eval_event(0, {}))
+    assert "held-out loss not measured, as no rows are held out" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("is_limited", "kept"), [(False, "the lowest is"), (True, "the lowest within the tolerances is")]
 )

@@ -12,9 +12,19 @@ from seodang.alpha.curve import AlphaCurve, AlphaPoint, read_curve
 from seodang.proof.losses import SourceLoss
 from seodang.proof.statistics import Estimate
 from seodang.run.evidence import Evidence
-from seodang.show.formatting import duration, plural, signed, size, visible, visible_line
+from seodang.show.curve_names import (
+    STROKES,
+    CurveEnd,
+    height_above,
+    make_room,
+    name_above,
+    name_ends,
+    source_colors,
+    stroke_of,
+)
+from seodang.show.formatting import duration, plural, size, visible, visible_line
 from seodang.show.language import ENGLISH, Texts
-from seodang.show.plots import INK, RULE, line_height, name_above, name_ends, new_figure, source_colors, styled
+from seodang.show.plots import INK, RULE, new_figure, styled
 from seodang.show.terminal.console import get_console, quiet_table
 from seodang.types import CurveCost
 from seodang.user_paths import path_argument, shown_path
@@ -60,7 +70,7 @@ def rows(curve: AlphaCurve, texts: Texts = ENGLISH) -> list[Cells]:
     return [
         (
             texts("alpha.marked", alpha=f"{point.alpha:g}") if point is curve.chosen else f"{point.alpha:g}",
-            *(_cell(loss.change, texts) for loss in point.sources.values()),
+            *(_cell(loss.change, texts, loss.tolerance) for loss in point.sources.values()),
             _within(point, texts),
         )
         for point in curve.points
@@ -101,29 +111,38 @@ def alpha_figure(
     """Each source's change over alpha with its intervals, a panel a unit; tolerances dashed, the choice marked."""
     sources = curve.points[0].sources
     units = list(dict.fromkeys(loss.unit for loss in sources.values()))
-    figure = new_figure(narrow, height=0.75 + 1.9 * len(units))
-    figure.subplots_adjust(left=0.17 if narrow else 0.1, right=0.97 if narrow else 0.8, hspace=0.42)
+    most = max(sum(loss.unit == unit for loss in sources.values()) for unit in units)
+    above, below, panel = height_above(most) if narrow else 0.35, 0.48, 1.55  # inches
+    figure = new_figure(narrow, height=len(units) * (above + panel) + below)
+    height = figure.get_figheight()
+    figure.subplots_adjust(top=1 - above / height, bottom=below / height, hspace=above / panel)
+    if narrow:
+        figure.subplots_adjust(left=0.17, right=0.97)
+    else:
+        make_room(figure, sources, left=0.1)
     panels = figure.subplots(len(units), 1, squeeze=False, sharex=True)[:, 0]
     for axes, unit in zip(panels, units, strict=True):
         axes.axhline(0, color=INK, linewidth=0.8)
         ends = {}
-        for place, (name, color) in enumerate(source_colors([*order, *sources]).items()):
+        colors = source_colors([*order, *sources])
+        for place, (name, color) in enumerate(colors.items()):
             if name not in sources or sources[name].unit != unit:
                 continue
             changes = [point.sources[name].change for point in curve.points]
             x = [point.alpha + 0.008 * place for point in curve.points]  # intervals beside each other, not in one line
-            axes.plot(x, [change.value for change in changes], color=color, linewidth=1.6, marker="o", markersize=4)
+            stroke, values = stroke_of(name, colors), [change.value for change in changes]
+            axes.plot(x, values, color=color, linewidth=1.6, linestyle=STROKES[stroke][0], marker="o", markersize=4)
             for at, change in zip(x, changes, strict=True):
                 if interval := change.interval:
                     axes.plot([at] * 2, [interval.low, interval.high], color=color, linewidth=1.2)
             if (tolerance := sources[name].tolerance) is not None:
                 axes.axhline(tolerance, color=color, linewidth=0.9, linestyle=(0, (3, 2)))
-            ends[visible_line(name)] = (changes[-1].value, color)
+            ends[visible_line(name)] = CurveEnd(changes[-1].value, color, stroke)
         if curve.recommended is not None:
             axes.axvline(curve.recommended, color=INK, linewidth=0.7)
         axes.set_ylabel(texts(f"unit.{unit}"))
         axes.grid(axis="y", color=RULE, linewidth=0.6)
-        name_above(axes, ends, line_height(axes, figure)) if narrow else name_ends(axes, ends)
+        name_above(axes, ends) if narrow else name_ends(axes, ends)
     if (recommended := curve.recommended) is not None:
         words = texts("alpha.mark", alpha=f"{recommended:g}")
         side = "right" if recommended > 0.5 else "left"
@@ -190,13 +209,15 @@ def _within(point: AlphaPoint, texts: Texts) -> str:
 
 
 def _judged(loss: SourceLoss, texts: Texts) -> str:
-    return texts("alpha.judged", change=_cell(loss.change, texts), outcome=texts.known("outcome", loss.outcome))
+    return texts(
+        "alpha.judged", change=_cell(loss.change, texts, loss.tolerance), outcome=texts.known("outcome", loss.outcome)
+    )
 
 
-def _cell(change: Estimate, texts: Texts) -> str:
+def _cell(change: Estimate, texts: Texts, tolerance: float | None = None) -> str:
     """`−0.598 (−0.684 to −0.512)`."""
-    value = signed(change.value)
-    return f"{value} ({texts.between(change.interval)})" if change.interval else value
+    value, interval, _ = texts.change(change, tolerance)
+    return f"{value} ({interval})" if change.interval else value
 
 
 def _table(head: Cells, body: list[Cells]) -> Table:

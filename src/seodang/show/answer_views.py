@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
+from seodang.data.read.clean import is_blank
 from seodang.proof.behaviour import LOOPING, hangul_share, repetition
 from seodang.proof.proof import AnsweredRow, Proof
 from seodang.run.events import AnswersEvent, RecordedEvent
@@ -74,6 +75,8 @@ class AnswerViews:
         """One answer, with how long it is and whether it ended."""
         tokens = self.texts.count("token", answer.new_tokens)
         notes = [self.texts("answers.ended" if answer.stopped else "answers.cut", tokens=tokens)]
+        if is_blank(answer.text):
+            notes.append(self.texts("answers.blank"))
         if is_loop := (share := repetition(answer.text)) >= LOOPING:
             notes.append(self.texts("answers.repeats", share=formatting.percent(share)))
         after = LOOP_CHARACTERS if is_loop else SHOWN_CHARACTERS

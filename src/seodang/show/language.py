@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from seodang.proof.behaviour import hangul_share
 from seodang.proof.losses import Unit
-from seodang.proof.statistics import Interval
+from seodang.proof.statistics import Estimate, Interval
 from seodang.recipe import ReportLanguage
 from seodang.show import formatting
 
@@ -23,6 +23,14 @@ Language = Literal["en", "ko"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 PLACEHOLDER = re.compile(r"(?<!\{)\{(\w+)\}(?!\})")
 HANGUL_SHARE = 0.5  # of a question's letters, from which it is Korean; and of the questions, from which the report is
+
+
+class Figures(NamedTuple):
+    """A change as it is written."""
+
+    value: str  # `−0.598`
+    interval: str  # `−0.684 to −0.512`; a dash where there is none
+    digits: int  # decimals of both
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,12 +72,22 @@ class Texts:
         """A sentence as it begins: a capital letter, where the language has any."""
         return sentence[:1].upper() + sentence[1:] if self.language == "en" else sentence
 
-    def between(self, interval: Interval | None, digits: int = 3, *, sign: bool = True) -> str:
+    def change(self, found: Estimate, tolerance: float | None = None, *, digits: int = formatting.DIGITS) -> Figures:
+        """A change and its interval, on the same side of 0 and of the tolerance as they were measured.
+
+        Args:
+            digits: decimals, unless more are needed.
+        """
+        ends = (found.interval.low, found.interval.high) if found.interval else (found.value,)
+        digits = formatting.digits_of(ends, (0.0, tolerance), least=digits)
+        return Figures(formatting.signed(found.value, digits), self.between(found.interval, digits), digits)
+
+    def between(self, interval: Interval | None, digits: int) -> str:
         """Both ends of an interval: `−0.684 to −0.512`; a dash where there is none."""
         if interval is None:
             return formatting.MISSING
-        write = formatting.signed if sign else formatting.number
-        return self("list.range", low=write(interval.low, digits), high=write(interval.high, digits))
+        low, high = (formatting.signed(end, digits) for end in (interval.low, interval.high))
+        return self("list.range", low=low, high=high)
 
     def percents(self, interval: Interval | None) -> str:
         """Both ends of a share's interval: `64% to 93%`; a dash where there is none."""

@@ -16,11 +16,27 @@ from html import escape
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unicodedata import east_asian_width
 
 from seodang.proof.gain_parts import PARTS
 from seodang.proof.proof import Proof, Training
 from seodang.run.events import EvalEvent, RecordedEvent, TrainEvent
+from seodang.show.curve_names import (
+    CELL,
+    SERIES,
+    STROKES,
+    TITLE_CELLS,
+    CurveEnd,
+    Ends,
+    cells,
+    height_above,
+    line_height,
+    make_room,
+    name_above,
+    name_ends,
+    shortened_name,
+    source_colors,
+    stroke_of,
+)
 from seodang.show.formatting import visible_line, whole
 from seodang.show.language import ENGLISH, Texts
 from seodang.types import Histogram, Lengths, LengthStats
@@ -29,8 +45,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, MUTED, RULE, TRAIN, PAPER = "#1d1b19", "#6b665e", "#ddd8ce", "#aaa398", "#fdfcfa"
-SERIES = ("#2a716b", "#a06c12", "#7a4a93", "#3d5a99", "#8c4a38", "#566674")  # one per source, in the recipe's order
+INK, MUTED, RULE, TRAIN, PAPER = "#1d1b19", "#6b665e", "#ddd8ce", "#968f84", "#fdfcfa"
 VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", TRAIN: "train"} | {
     c: f"series-{i}" for i, c in enumerate(SERIES)
 }
@@ -128,25 +143,24 @@ def loss_figure(
     `metrics` are the events of `metrics.jsonl`; `order` and `names` as in `lengths_figure`.
     """
     curves = 1 + len(_sources(metrics))
-    above = 0.4 + (0.2 * math.ceil(curves / 2) if narrow else 0)  # inches: the marks' words, and names without a side
+    above = height_above(curves) if narrow else 0.4  # inches: the marks' words, and names without a side
     figure = new_figure(narrow, height=above + (2.45 if narrow else 3.1))
     axes = figure.add_subplot()
     figure.subplots_adjust(top=1 - above / figure.get_figheight(), bottom=0.48 / figure.get_figheight())
     ends = _draw_curves(axes, metrics, order, names or {}, texts)
     best, turned = (training.best_step, training.turned_at) if training else (None, None)
     marks = {"curve.kept": best, "curve.turned": None if turned == best else turned}
-    _mark_steps(axes, marks, line_height(axes, figure), texts)
+    _mark_steps(axes, marks, line_height(axes), texts)
     axes.grid(axis="y", color=RULE, linewidth=0.6)
     axes.locator_params(axis="x", integer=True)  # there is no half step
     axes.set_xlabel(texts("curve.step"))
     axes.set_ylabel(texts("curve.loss"))
     if narrow:
-        name_above(axes, ends, line_height(axes, figure))
-        figure.subplots_adjust(left=0.14, right=0.97)
+        name_above(axes, ends)
+        figure.subplots_adjust(left=0.17, right=0.97)
     else:
         name_ends(axes, ends)
-        longest = max((_cells(name) for name in ends), default=0)
-        figure.subplots_adjust(left=0.075, right=1 - min(0.3, 0.03 + 0.075 * longest / WIDE))
+        make_room(figure, ends, left=0.095)
     return figure
 
 
@@ -170,11 +184,12 @@ def changes_figure(
             axes.plot([change.value], [-place], color=color, marker="o", markersize=4.5)
             if loss.tolerance is not None:
                 axes.plot([loss.tolerance] * 2, [-place - 0.28, -place + 0.28], color=MUTED, linewidth=0.9)
-        labels = [visible_line((names or {}).get(name, name)) for name, _ in shown]
+        labels = [shortened_name(visible_line((names or {}).get(name, name)), TITLE_CELLS) for name, _ in shown]
         axes.set_yticks([-place for place in range(len(shown))], labels)
         axes.set_ylim(-len(shown) + 0.4, 0.6)
         axes.set_xlabel(texts("picture.change", unit=texts(f"unit.{unit}")))
-    left = min(0.4, (0.2 + 0.075 * max(map(_cells, proof.sources), default=0)) / figure.get_figwidth())
+    longest = min(max(map(cells, proof.sources), default=0), TITLE_CELLS)
+    left = (0.2 + CELL * longest) / figure.get_figwidth()
     figure.subplots_adjust(left=left, right=0.97, top=0.97, bottom=0.48 / figure.get_figheight(), hspace=1.1)
     return figure
 
@@ -284,11 +299,6 @@ def _save(figure: "Figure", suffix: str, *, salt: str, paper: str | None) -> byt
     return out.getvalue()
 
 
-def source_colors(sources: Iterable[str]) -> dict[str, str]:
-    """Each source's colour, by its place; the seventh has the first's again."""
-    return {name: SERIES[number % len(SERIES)] for number, name in enumerate(dict.fromkeys(sources))}
-
-
 @cache
 def korean_font() -> str | None:
     """The name of an installed font with Hangul, also one installed after matplotlib's font cache was made."""
@@ -329,7 +339,8 @@ def _strip(axes: "Axes", histogram: Histogram, *, color: str) -> None:
 
 
 def _titles(axes: "Axes", name: str, summary: str, color: str) -> None:
-    axes.text(0, 1.06, name, transform=axes.transAxes, color=color, fontweight="bold", va="bottom")
+    words = shortened_name(name, TITLE_CELLS)
+    axes.text(0, 1.06, words, transform=axes.transAxes, color=color, fontweight="bold", va="bottom")
     axes.text(1, 1.06, summary, transform=axes.transAxes, color=MUTED, ha="right", va="bottom")
 
 
@@ -349,22 +360,28 @@ def _points(pairs: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
 
 def _draw_curves(
     axes: "Axes", metrics: Sequence[RecordedEvent], order: Sequence[str], names: Mapping[str, str], texts: Texts
-) -> dict[str, tuple[float, str]]:
-    """Draw the training loss and each source's evaluations; name → (last loss, colour)."""
-    ends = {}
+) -> Ends:
+    """Draw the training loss and each source's evaluations."""
+    ends: dict[str, CurveEnd] = {}
     train = training_points(metrics)
     if train:
         trend = smooth(train)
+        only = "o" if len(train) == 1 else None  # no line goes through one point
         axes.plot(*zip(*train, strict=True), color=TRAIN, linewidth=0.7, alpha=0.55)
-        axes.plot(*zip(*trend, strict=True), color=TRAIN, linewidth=1.6)
-        ends[texts("curve.train")] = (trend[-1][1], MUTED)
+        axes.plot(*zip(*trend, strict=True), color=TRAIN, linewidth=1.6, marker=only, markersize=3)
+        ends[texts("curve.train")] = CurveEnd(trend[-1][1], MUTED)
     evals = [event for event in metrics if isinstance(event, EvalEvent)]
-    for name, color in source_colors([*order, *_sources(evals)]).items():
+    colors = source_colors([*order, *_sources(evals)])
+    for name, color in colors.items():
         points = _points((event.step, event.sources[name].loss) for event in evals if name in event.sources)
         if points:
             marker = "o" if len(points) <= 50 else None
-            axes.plot(*zip(*points, strict=True), color=color, linewidth=1.8, marker=marker, markersize=3)
-            ends[visible_line(names.get(name, name))] = (points[-1][1], color)
+            stroke = stroke_of(name, colors)
+            line = STROKES[stroke][0]
+            axes.plot(
+                *zip(*points, strict=True), color=color, linewidth=1.8, linestyle=line, marker=marker, markersize=3
+            )
+            ends[visible_line(names.get(name, name))] = CurveEnd(points[-1][1], color, stroke)
     return ends
 
 
@@ -387,11 +404,6 @@ def smooth(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     return [(step, sum(y for _, y in w) / len(w)) for (step, _), w in zip(points, windows, strict=True)]
 
 
-def line_height(axes: "Axes", figure: "Figure") -> float:
-    """A line of text, as a share of the axes' height."""
-    return 0.155 / (axes.get_position().height * figure.get_figheight())
-
-
 def _mark_steps(axes: "Axes", marks: Mapping[str, int | None], line_height: float, texts: Texts) -> None:
     """A vertical line per marked step, its words above the axes, each on a level of its own."""
     low, high = axes.get_xlim()
@@ -401,24 +413,3 @@ def _mark_steps(axes: "Axes", marks: Mapping[str, int | None], line_height: floa
         side = "right" if (step - low) / (high - low) > 0.5 else "left"
         y = 1.02 + line_height * level
         axes.text(step, y, texts(key, step=whole(step)), transform=where, color=INK, ha=side, va="bottom")
-
-
-def name_ends(axes: "Axes", ends: Mapping[str, tuple[float, str]]) -> None:
-    """Write each curve's name at its right end, pushed apart where they meet."""
-    low, high = axes.get_ylim()
-    place = -math.inf
-    for name, (value, color) in sorted(ends.items(), key=lambda item: item[1][0]):
-        place = max(value, place + 0.055 * (high - low))
-        axes.text(1.01, place, name, transform=axes.get_yaxis_transform(), color=color, va="center", fontweight="bold")
-
-
-def name_above(axes: "Axes", ends: Mapping[str, tuple[float, str]], line_height: float) -> None:
-    """Where there is no room at the side: the names in rows of two above the axes and the marks' words."""
-    for number, (name, (_, color)) in enumerate(ends.items()):
-        row = (len(ends) - 1) // 2 - number // 2
-        x, y = 0.5 * (number % 2), 1.02 + line_height * (2.2 + 1.25 * row)
-        axes.text(x, y, f"— {name}", transform=axes.transAxes, color=color, fontweight="bold", va="bottom")
-
-
-def _cells(text: str) -> int:
-    return sum(2 if east_asian_width(char) in "WF" else 1 for char in text)

@@ -24,6 +24,7 @@ from seodang.run.evidence import Evidence, read_evidence
 from seodang.run.folder import PICTURES, PROOF, REPORT, write_text
 from seodang.show import alpha_view, answer_views, drawings, formatting, judged, plots, sentences
 from seodang.show.answer_views import AnswerViews
+from seodang.show.curve_names import SERIES
 from seodang.show.language import LANGUAGES, Texts, language_of, texts_in
 from seodang.types import Counts
 from seodang.user_paths import path_argument
@@ -42,7 +43,7 @@ BEHAVIOUR_COLUMNS = (  # key of the heading, field of `AnswerBehaviour`, how it 
 )
 SEVERITIES = ("refuse", "warn", "fixed", "note")
 FILTERS = (
-    *(formatting.number, formatting.whole, formatting.percent),
+    *(formatting.number, formatting.nonzero, formatting.whole, formatting.percent),
     *(formatting.level, formatting.signed, formatting.size),
 )
 
@@ -199,7 +200,7 @@ def proof_of(evidence: Evidence, *, where: str = PROOF) -> Proof | None:
 def _measured(evidence: Evidence, proof: Proof | None, texts: Texts) -> dict[str, Any]:
     """What the page shows of the proof and of the training."""
     order = source_order(evidence)
-    series = {source: f"var(--series-{number % len(plots.SERIES)})" for number, source in enumerate(order)}
+    series = {source: f"var(--series-{number % len(SERIES)})" for number, source in enumerate(order)}
     return {
         "series": series,
         "forest": _forest(proof, series, texts) if proof else {},
@@ -248,8 +249,8 @@ def _forest(proof: Proof, series: Mapping[str, str], texts: Texts) -> Mapping[st
     scales = drawings.forest_scales(proof.sources)
     found = {}
     for name, loss in proof.sources.items():
-        value, ends = formatting.signed(loss.change.value), texts.between(loss.change.interval)
-        label = texts("verdict.forest_label", value=value, interval=ends)
+        change = texts.change(loss.change, loss.tolerance)
+        label = texts("verdict.forest_label", value=change.value, interval=change.interval)
         found[name] = drawings.forest_cell(loss, scales[loss.unit], color=series[name], label=label)
     return found
 
@@ -258,14 +259,10 @@ def _waterfalls(proof: Proof, series: Mapping[str, str], texts: Texts) -> Mappin
     """Source → part → its step of the waterfall."""
     found = {}
     for name, parts in proof.parts.items():
+        changes = {part: texts.change(getattr(parts, part)) for part in ("gain", *PARTS)}
         labels = {
-            part: texts(
-                "parts.label",
-                part=texts(f"part.{part}"),
-                value=formatting.signed(getattr(parts, part).value),
-                interval=texts.between(getattr(parts, part).interval),
-            )
-            for part in ("gain", *PARTS)
+            part: texts("parts.label", part=texts(f"part.{part}"), value=change.value, interval=change.interval)
+            for part, change in changes.items()
         }
         found[name] = drawings.waterfall_cells(parts, color=series[name], labels=labels)
     return found

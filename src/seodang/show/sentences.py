@@ -12,7 +12,7 @@ from seodang.proof.statistics import FEWEST_ALONE, FEWEST_CLUSTERS, Interval
 from seodang.proof.verdict import broken_answers, has_retention, unlike_references, without_parts
 from seodang.recipe_rules import BY_TOLERANCE
 from seodang.run.checkpoint_choice import STOPPING_SHARE, CheckpointChoice
-from seodang.show.formatting import number, percent, signed, whole
+from seodang.show.formatting import digits_of, number, percent, probabilities, signed, whole
 from seodang.show.language import ENGLISH, Texts
 
 Tone = Literal["gained", "same", "lost", "broken"]
@@ -130,10 +130,10 @@ def _clause(name: str, loss: SourceLoss, texts: Texts) -> str:
 
 def _moved(loss: SourceLoss, about: str, interval: Interval, tolerance: str, texts: Texts) -> str:
     """`loss on … fell by 0.598 nats per token (0.512 to 0.684)`; only for an interval without 0."""
-    fell = interval.high < 0
+    fell, digits = interval.high < 0, texts.change(loss.change, loss.tolerance).digits
     low, high = (-interval.high, -interval.low) if fell else (interval.low, interval.high)
-    amount = texts.amount(number(abs(loss.change.value)), loss.unit)
-    ends = texts("list.range", low=number(low), high=number(high))
+    amount = texts.amount(number(abs(loss.change.value), digits), loss.unit)
+    ends = texts("list.range", low=number(low, digits), high=number(high, digits))
     if loss.outcome == "lost":
         return texts("headline.beyond", about=about, amount=amount, range=ends, tolerance=tolerance)
     return texts("headline.fell" if fell else "headline.rose", about=about, amount=amount, range=ends)
@@ -143,18 +143,18 @@ def _probability(proof: Proof, texts: Texts) -> Iterator[str]:
     """What a loss in nats means: e to the power of minus it is the geometric mean of the tokens' probabilities."""
     for name, loss in proof.sources.items():
         if loss.role == "domain" and loss.unit == "nats per token" and loss.before and loss.after:
-            before, after = percent(math.exp(-loss.before), 1), percent(math.exp(-loss.after), 1)
+            before, after = probabilities(math.exp(-loss.before), math.exp(-loss.after))
             yield texts("sentence.probability", source=name, before=before, after=after)
 
 
 def _substance(proof: Proof, texts: Texts) -> Iterator[str]:
     keys = {"more": "substance_more", "less": "substance_less", "not shown": "substance_not_shown"}
     for name, parts in proof.parts.items():
-        found, value = parts.substance_per_answer, signed(parts.substance_per_answer.value, 2)
+        found, change = parts.substance_per_answer, texts.change(parts.substance_per_answer, digits=2)
         figure = (
-            texts("sentence.per_answer_range", value=value, range=texts.between(found.interval, 2))
+            texts("sentence.per_answer_range", value=change.value, range=change.interval)
             if found.interval
-            else texts("sentence.per_answer", value=value)
+            else texts("sentence.per_answer", value=change.value)
         )
         yield texts(f"sentence.{keys[parts.dependence]}", source=name, figure=figure)
         yield _composition(name, parts, texts)
@@ -167,12 +167,13 @@ def _composition(name: str, parts: GainParts, texts: Texts) -> str:
     rows = texts.count("example", parts.rows)
     if any(share is None for share in shares.values()):
         figures = [
-            texts("sentence.value_of", part=words[part], value=signed(getattr(parts, part).value)) for part in PARTS
+            texts("sentence.value_of", part=words[part], value=texts.change(getattr(parts, part)).value)
+            for part in PARTS
         ]
-        gain, key = signed(parts.gain.value), "sentence.no_gain"
+        gain, key = texts.change(parts.gain).value, "sentence.no_gain"
     else:
         figures = [texts("sentence.share_of", part=words[part], share=percent(share)) for part, share in shares.items()]
-        gain, key = number(parts.gain.value), "sentence.made_of"
+        gain, key = number(parts.gain.value, texts.change(parts.gain).digits), "sentence.made_of"
     return texts(key, gain=gain, rows=rows, source=name, figures=texts.listing(figures))
 
 
@@ -221,7 +222,7 @@ def _choice(choice: CheckpointChoice, texts: Texts) -> Iterator[str]:
         texts(
             "sentence.rise",
             source=source,
-            value=texts.amount(signed(rise.value), rise.unit),
+            value=texts.amount(signed(rise.value, digits_of([rise.value], (0.0, rise.tolerance))), rise.unit),
             tolerance=f"{rise.tolerance:g}",
         )
         for source, rise in kept.rises.items()

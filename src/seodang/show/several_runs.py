@@ -21,8 +21,9 @@ from seodang.recipe import ReportLanguage, Tolerance
 from seodang.run.events import EvalEvent, RecordedEvent, SourceEvaluation
 from seodang.run.evidence import Evidence, read_evidence
 from seodang.run.folder import PROOF, Run, write_text
-from seodang.show import answer_views, drawings, formatting, judged, plots, sentences
+from seodang.show import answer_views, drawings, judged, plots, sentences
 from seodang.show.answer_views import AnswerViews, Shown, ShownPair
+from seodang.show.curve_names import SERIES
 from seodang.show.differences import differing_settings, obstacles
 from seodang.show.language import Texts
 from seodang.show.report import BEHAVIOUR_COLUMNS, SHOWN_QUESTIONS, fill, proof_of, recipe_of, source_order, texts_of
@@ -119,7 +120,7 @@ def render_runs(runs: Mapping[str, ComparedRun], texts: Texts) -> str:
         name=", ".join(runs),
         mark=MARK,
         runs=runs,
-        series={name: f"var(--series-{place % len(plots.SERIES)})" for place, name in enumerate(runs)},
+        series={name: f"var(--series-{place % len(SERIES)})" for place, name in enumerate(runs)},
         obstacles=obstacles(proofs, {name: run.rows for name, run in runs.items()}, texts),
         axes=_axes(runs, texts),
         parts=("gain", *PARTS),
@@ -183,16 +184,13 @@ def _axes(runs: Mapping[str, ComparedRun], texts: Texts) -> dict[str, list[AxisR
                 forest=drawings.forest_cell(
                     loss,
                     scales[loss.unit],
-                    color=f"var(--series-{list(runs).index(name) % len(plots.SERIES)})",
-                    label=texts(
-                        "verdict.forest_label",
-                        value=formatting.signed(loss.change.value),
-                        interval=texts.between(loss.change.interval),
-                    ),
+                    color=f"var(--series-{list(runs).index(name) % len(SERIES)})",
+                    label=texts("verdict.forest_label", value=change.value, interval=change.interval),
                 ),
                 against_first=None if name == first else _against(runs[first], runs[name], source, loss, level),
             )
             for name, loss in losses.items()
+            for change in [texts.change(loss.change, loss.tolerance)]
         ]
     return found
 

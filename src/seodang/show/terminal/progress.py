@@ -308,7 +308,8 @@ def show_evaluation(event: EvalEvent) -> None:
 
 def _evaluation(event: EvalEvent, *, is_limited: bool = False) -> Text:
     line = Text(f"step {event.step:,}: held-out loss ")
-    line.append(", ".join(f"{visible(name)} {number(found.loss)}" for name, found in event.sources.items()))
+    losses = [f"{visible(name)} {number(found.loss)}" for name, found in event.sources.items()]
+    line.append(", ".join(losses) or "not measured, as no rows are held out")
     if event.step == 0:
         line.append("  (the base)", style="dim")
     elif event.loss is not None:

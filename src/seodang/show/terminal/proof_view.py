@@ -14,7 +14,19 @@ from seodang.proof.gain_parts import PARTS
 from seodang.proof.proof import Proof
 from seodang.proof.seeds import SeedsProof
 from seodang.show import sentences
-from seodang.show.formatting import duration, fold, level, number, percent, plural, signed, visible, visible_line, whole
+from seodang.show.formatting import (
+    digits_of,
+    duration,
+    fold,
+    level,
+    number,
+    percent,
+    plural,
+    signed,
+    visible,
+    visible_line,
+    whole,
+)
 from seodang.show.language import ENGLISH
 from seodang.show.terminal.console import get_console, quiet_table, show_title
 from seodang.show.terminal.verbosity import is_verbose
@@ -72,13 +84,15 @@ def show_seeds(found: SeedsProof, *, out: Console | None = None) -> None:
     table = quiet_table("source", "loss in", "change by seed>", "mean>", "sd>", "within rows>", "shown")
     for name, source in found.sources.items():
         change = source.change
+        ends = (change.interval.low, change.interval.high) if change.interval else ()
+        digits = digits_of((*change.values, *ends))
         table.add_row(
             Text(visible(name), style="bold"),
             ENGLISH(f"unit_short.{source.unit}"),
-            " ".join(map(signed, change.values)),
-            signed(change.mean),
-            number(change.sd),
-            ENGLISH.between(change.interval),
+            " ".join(signed(value, digits) for value in change.values),
+            signed(change.mean, digits),
+            number(change.sd, digits),
+            ENGLISH.between(change.interval, digits),
             Text(source.outcome, style=TONES[sentences.TONES[source.outcome]]),
         )
     out.print()
@@ -174,15 +188,15 @@ def _axes(proof: Proof, *, is_narrow: bool) -> Table:
     last = (f"{interval}>", ENGLISH("table.shown"), _examples(is_narrow=is_narrow))
     table = quiet_table(*(heads[::2] if is_narrow else heads), *numbers, *last)
     for name, loss in proof.sources.items():
-        style = TONES[sentences.tone(loss)]
+        style, change = TONES[sentences.tone(loss)], ENGLISH.change(loss.change, loss.tolerance)
         table.add_row(
             Text(visible(name), style="bold"),
             *([] if is_narrow else [sentences.role_name(loss)]),
             ENGLISH(f"unit_short.{loss.unit}"),
-            number(loss.before),
-            number(loss.after),
-            Text(signed(loss.change.value), style=style),
-            ENGLISH.between(loss.change.interval),
+            number(loss.before, change.digits),
+            number(loss.after, change.digits),
+            Text(change.value, style=style),
+            change.interval,
             Text(ENGLISH.known("outcome", loss.outcome), style=style),
             whole(loss.rows),
         )
@@ -207,7 +221,7 @@ def _parts(proof: Proof, *, is_narrow: bool) -> Table:
         beside = "" if is_narrow else f" ({chance})"
         table.add_row(
             Text(visible(name), style="bold"),
-            *(signed(getattr(found, part).value) for part in parts),
+            *(ENGLISH.change(getattr(found, part)).value for part in parts),
             f"{percent(wins.first)} → {percent(wins.second)}{beside}",
             whole(found.rows),
         )
