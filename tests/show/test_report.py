@@ -7,6 +7,7 @@ import subprocess
 from base64 import b64encode
 from dataclasses import asdict, replace
 from hashlib import sha256
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,9 +16,20 @@ import pytest
 
 from run_folder import BEST, run_answers, run_findings, run_lengths, write_run
 from seodang.errors import RunError, SeodangError
+from seodang.proof.statistics import Estimate, Interval
 from seodang.run.evidence import NAMES, read_evidence
 from seodang.show.answer_views import AnswerViews, characters, sample
-from seodang.show.formatting import duration, fold, number, percent, signed, size, visible
+from seodang.show.formatting import (
+    digits_of,
+    duration,
+    fold,
+    number,
+    percent,
+    probabilities,
+    signed,
+    size,
+    visible,
+)  # fmt: skip
 from seodang.show.language import ENGLISH
 from seodang.show.report import render, report
 from seodang.types import Answer
@@ -247,7 +259,34 @@ def test_numbers_as_people_read_them() -> None:
     assert [percent(0.364), percent(None)] == ["36%", "—"]
     assert [signed(0.028, 2), signed(-0.3624, 2), signed(-0.0001, 2)] == ["+0.03", "−0.36", "0.00"]
     assert [duration(4.23), duration(1262.9), duration(7500)] == ["4.2 s", "21 min 3 s", "2 h 5 min"]
+    assert [number(-0.0001), percent(-0.004), number(-0.4, 0)] == ["0.000", "0%", "0"]
+    assert [duration(59.97), duration(59.94)] == ["1 min 0 s", "59.9 s"]
     assert [size(0), size(999), size(2_210_394), size(5e12)] == ["0 B", "999 B", "2.2 MB", "5.0 TB"]
+    assert [size(999_949), size(999_950)] == ["999.9 kB", "1.0 MB"]
+
+
+def test_rounding_changes_no_verdict() -> None:
+    """What is not 0, and what is beyond a tolerance, does not look like it; figures far from both have three decimals.
+
+    Where the interval holds 0, its value may be written as 0.
+    """
+    limits = (0.0, 0.05)
+    assert [digits_of([value], limits) for value in (0.0, 0.05, 0.0504, 0.0496, -0.0004, 0.8)] == [3, 3, 4, 4, 4, 3]
+    assert digits_of([1e-9]) == 3  # no number of decimals does it
+    found = Estimate(
+        value=-0.0004, interval=Interval(low=-0.0007, high=-0.0001, level=0.95), clusters=60, n_eff=60.0, detectable=0.1
+    )
+    assert ENGLISH.change(found)[:2] == ("−0.0004", "−0.0007 to −0.0001")
+    wide = replace(found, interval=Interval(low=-0.2, high=0.2, level=0.95))
+    assert ENGLISH.change(wide)[:2] == ("0.000", "−0.200 to +0.200")
+    assert ENGLISH.change(replace(found, interval=None))[:2] == ("−0.0004", "—")
+
+
+def test_small_probabilities_are_told_apart() -> None:
+    """From each other and from none; where they are too much alike, from none."""
+    assert probabilities(0.045, 0.00014) == ("4.50%", "0.01%")
+    assert probabilities(0.045, 0.21) == ("4.5%", "21.0%")
+    assert probabilities(0.000188, 0.000188001) == ("0.02%", "0.02%")
 
 
 def test_control_characters_are_shown() -> None:
@@ -297,6 +336,14 @@ def test_a_large_run_has_a_page_that_can_be_sent(tmp_path: Path) -> None:
     for expected in ("Long texts are shortened here", "4,000 more are in findings.json", "38 questions have different"):
         assert expected in text, expected
     assert "질문 900: 감기에는" in text
+
+
+def test_a_blank_answer_is_called_so() -> None:
+    """Nothing stands where its text would: the note below says that this is all of it."""
+    blank = Answer(kind="domain", model="tuned", question="q", text=" \n", stopped=True, prompt_tokens=1, new_tokens=2)
+    views = AnswerViews(texts=ENGLISH, limit=None)
+    assert views.answer(blank).notes == ("2 tokens, ended by itself", "blank")
+    assert "blank" not in views.answer(replace(blank, text="a")).notes
 
 
 def test_the_sample_is_drawn_not_picked() -> None:
@@ -351,6 +398,29 @@ def test_lists_are_paged_and_searched(tmp_path: Path) -> None:
     assert title.group(1).split(" | ") == [
         "1 to 10 of 1,000: 10", "11 to 20 of 1,000: 10", "1 to 1 of 1: 1", "Nothing found: 0",
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_no_page_is_wider_than_its_window(html: str, tmp_path: Path) -> None:
+    """At the width of a desktop, a tablet and a phone, with names of sources that are long and unfolded parts."""
+    html = html.replace("일반대화", "a-very-long-name-of-a-source-that-somebody-gave").replace(
+        "<details", "<details open"
+    )
+    html = re.sub(r"<meta http-equiv=[^>]*>", "", html)
+    widths = (1280, 1000, 800, 400)
+    frames = "".join(f'<iframe width="{width}" srcdoc="{escape(html)}"></iframe>' for width in widths)
+    measure = "onload = () => document.title = [...document.querySelectorAll('iframe')]"
+    measure += ".map((frame) => frame.contentDocument.documentElement.scrollWidth).join(' ')"
+    page = tmp_path / "page.html"
+    page.write_text(f"<meta charset=utf-8><title></title>{frames}<script>{measure}</script>", encoding="utf-8")
+    done = subprocess.run(
+        [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    title = re.search(r"<title>(.*?)</title>", done.stdout)
+    assert title
+    assert all(int(found) <= width for found, width in zip(title[1].split(), widths, strict=True)), title[1]
 
 
 @pytest.mark.slow
