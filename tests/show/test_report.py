@@ -241,7 +241,7 @@ def test_an_older_proof_ends_in_one_message(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     (run / "proof.json").write_text('{"name": "x", "losses": {}}', encoding="utf-8")
     with pytest.raises(
-        SeodangError, match=r"proof\.json: schema version 2 expected, found none.*\n  → .*seodang prove"
+        SeodangError, match=r"proof\.json: schema version 3 expected, found none.*\n  → .*seodang prove"
     ):
         report(run)
 

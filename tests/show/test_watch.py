@@ -92,7 +92,7 @@ def test_what_cannot_be_shown_does_not_end_the_server(server: ThreadingHTTPServe
     (run / "proof.json").write_text('{"name": "x"}', encoding="utf-8")
     status, text = get(server, "/")
     assert status == 500
-    assert "schema version 2 expected" in text
+    assert "schema version 3 expected" in text
     (run / "proof.json").unlink()
     assert get(server, "/")[0] == 200
 
