@@ -672,3 +672,19 @@ def test_nobody_is_asked_nothing_is_proposed_where_the_right_answer_is_in_doubt(
     """A reference may be the right answer or the place where one is found; at a terminal the user is asked."""
     with pytest.raises(SourceError, match="in more than one way"):
         _guessed(tmp_path, columns.split(","))
+
+
+def test_listed_pairs_are_proposed_as_rows_unless_they_may_be_a_dialogue(tmp_path: Path) -> None:
+    """AI Hub's lists of questions and answers are a guess to check; of exchanges each may belong to the one before."""
+    pairs = [{"question": f"질문 {n}?", "answer": f"답 {n}"} for n in range(4)]
+    keys = profile(put(tmp_path, "a.jsonl", lines([{"id": n, "주석": {"qa": pairs}} for n in range(9)]))).keys
+    assert keys == {"question": "주석.qa.question", "answer": "주석.qa.answer"}
+    with pytest.raises(SourceError, match="holds lists of questions with answers"):
+        profile(put(tmp_path, "b.jsonl", lines([{"id": n, "exchanges": pairs} for n in range(9)])))
+
+
+def test_rows_of_single_turns_are_not_proposed_as_texts(tmp_path: Path) -> None:
+    """What `inspect` refuses to read is refused here, with the same advice."""
+    turns = [{"message_id": n, "role": ("prompter", "assistant")[n % 2], "text": f"말 {n}"} for n in range(20)]
+    with pytest.raises(SourceError, match="each row is a single turn"):
+        profile(put(tmp_path, "a.jsonl", lines(turns)))

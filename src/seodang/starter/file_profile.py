@@ -88,10 +88,7 @@ def profile_file(
     Raises:
         SourceError: they cannot be read, their columns are not recognised, or none of these rows can be used.
     """
-    raw = read(_source(part, {}), counting)
-    layout, keys = _find(raw, part, ask)
-    if keys:  # rows are read otherwise where the recipe names columns
-        raw = read(_source(part, keys), counting)
+    raw, layout, keys = _find(read(_source(part, {}), counting), part, ask, counting)
     tally = _Tally(tokens_of=tokens.of_file())
     with counting(f"rows of {part.label} looked at", None) as advance:
         whole = tally.read(raw, layout, max_rows, advance)
@@ -111,10 +108,10 @@ def _source(part: Part, keys: Mapping[str, str]) -> Source:
     return Source.model_validate({"name": "file", "role": "domain", **place, **keys})
 
 
-def _find(raw: RawRows, part: Part, ask: Ask | None) -> tuple[Layout, Mapping[str, str]]:
-    """The layout, by the columns' names; else by their contents."""
+def _find(raw: RawRows, part: Part, ask: Ask | None, counting: Counting) -> tuple[RawRows, Layout, Mapping[str, str]]:
+    """The rows with their layout, by the columns' names; else by their contents."""
     try:
-        return find_layout(raw, _source(part, {})), {}
+        return raw, find_layout(raw, _source(part, {})), {}
     except SourceError as refused:
         keys = _answers_in_parts(raw) or guess_columns(raw, ask)
         if keys is None:
@@ -122,7 +119,9 @@ def _find(raw: RawRows, part: Part, ask: Ask | None) -> tuple[Layout, Mapping[st
             named = "name the file's columns question and answer (of a table: in its first line); each row needs both"
             hint = named if names_keys else refused.hint
             raise SourceError(refused.what, where=refused.where, hint=hint) from None
-    return find_layout(raw, _source(part, keys)), keys
+    source = _source(part, keys)
+    raw = read(source, counting)  # rows are read otherwise where the recipe names columns
+    return raw, find_layout(raw, source), keys
 
 
 def _answers_in_parts(raw: RawRows) -> dict[str, str] | None:

@@ -8,7 +8,9 @@ from typing import Any
 
 from seodang.data.read import column_names
 from seodang.data.read.column_names import column_key
+from seodang.data.read.layout import single_turns
 from seodang.data.read.raw_rows import RawRow, RawRows
+from seodang.data.read.reshape.nested import pair_in_lists
 from seodang.data.read.turns.choices import choice_columns
 from seodang.data.read.turns.messages import is_turn, turn_list
 
@@ -17,6 +19,8 @@ Ask = Callable[[str, Mapping[str, str], str], str]  # a question, its choices wi
 SAMPLE_ROWS = 200
 FEW_VALUES = 0.2  # share of different values below which a column is a label
 LABEL_ROWS = 10  # fewer rows cannot show that a column is a label
+# lists of questions and answers that may belong to one conversation
+DIALOGUE = re.compile(r"turn|dialog|conv|chat|talk|history|exchange|round|대화|턴|상담", re.IGNORECASE)
 OTHER_NAMES = (
     column_names.CONTEXT
     | column_names.SYSTEM
@@ -80,6 +84,11 @@ def guess_columns(raw: RawRows, ask: Ask | None) -> dict[str, str] | None:
             return columns[0]
         return ask(f"{raw.where}: which column holds the {what}?", dict.fromkeys(columns, ""), columns[0])
 
+    if single_turns(raw.columns, sample):
+        return None
+    if (pair := pair_in_lists(sample)) is not None:
+        path, question, answer = pair
+        return None if DIALOGUE.search(path) else {"question": question, "answer": answer}
     if conversations := _conversations(raw.columns, sample):
         return {"messages": choose("conversations", conversations)}
     texts = [column for name in raw.columns if (column := _column(name, sample)) is not None]

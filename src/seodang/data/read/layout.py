@@ -9,6 +9,7 @@ from typing import Any
 from seodang.data.read import column_names
 from seodang.data.read.column_names import column_key
 from seodang.data.read.raw_rows import RawRow, RawRows
+from seodang.data.read.reshape.nested import pair_in_lists
 from seodang.data.read.serialized import opens_value, parse_text
 from seodang.data.read.turns.choices import choice_columns, is_choice_mark
 from seodang.data.read.turns.loss_flags import ROW_FLAGS, are_flags
@@ -84,7 +85,7 @@ def find_layout(raw: RawRows, source: Source) -> Layout:
     found = [layout for layout in found if layout.answer not in {source.context, source.reasoning} - {None}]
     found = _without_copies(found, sample)
     if len(found) != 1:
-        raise _not_one_reading(found, raw, source)
+        raise _not_one_reading(found, raw, source, sample)
     layout = _with_more_columns(found[0], raw.columns, source)
     layout = replace(
         layout,
@@ -339,17 +340,25 @@ def _holds_one_text(cell: str) -> bool:
     return isinstance(value, list) and len(value) == 1 and isinstance(value[0], str)
 
 
-def _refuse_single_turns(raw: RawRows, source: Source, sample: Sequence[RawRow]) -> None:
-    """Rows that are turns would be read as texts, each by itself."""
-    keys = {column_key(name): name for name in reversed(raw.columns)}
+def single_turns(columns: Sequence[str], sample: Sequence[RawRow]) -> tuple[str, str] | None:
+    """The columns of role and content where each row is one turn."""
+    keys = {column_key(name): name for name in reversed(columns)}
     role = next((keys[key] for key in column_names.TURN_ROLE if key in keys), None)
     content = next((keys[key] for key in column_names.TURN_CONTENT if key in keys), None)
-    if role is None or content is None or any((source.question, source.answer, source.messages, source.text)):
-        return
+    if role is None or content is None:
+        return None
     roles = [value for row in sample if (value := row.fields.get(role)) is not None]
-    if roles and all(isinstance(name, str) and name.strip().casefold() in column_names.ROLES for name in roles):
+    is_known = all(isinstance(name, str) and name.strip().casefold() in column_names.ROLES for name in roles)
+    return (role, content) if roles and is_known else None
+
+
+def _refuse_single_turns(raw: RawRows, source: Source, sample: Sequence[RawRow]) -> None:
+    """Rows that are turns would be read as texts, each by itself."""
+    if any((source.question, source.answer, source.messages, source.text)):
+        return
+    if found := single_turns(raw.columns, sample):
         raise SourceError(
-            f"each row is a single turn, not a conversation ({role}, {content})",
+            f"each row is a single turn, not a conversation ({', '.join(found)})",
             where=raw.where,
             hint='join the turns of a conversation into one row: {"messages": [{"role": "user", "content": "…"}, …]}; '
             "or add a column conversation_id",
@@ -369,8 +378,16 @@ def _refuse_choices(layout: Layout, raw: RawRows, sample: Sequence[RawRow]) -> N
         )
 
 
-def _not_one_reading(found: list[Layout], raw: RawRows, source: Source) -> SourceError:
+def _not_one_reading(found: list[Layout], raw: RawRows, source: Source, sample: Sequence[RawRow]) -> SourceError:
     """The error for no reading, or more than one."""
+    if not found and (pair := pair_in_lists(sample)) is not None:
+        path, question, answer = pair
+        return SourceError(
+            f"{path!r} holds lists of questions with answers",
+            where=raw.where,
+            hint=f"name `question: {question}` and `answer: {answer}` in the recipe for a row of each, "
+            f"or `messages: {path}` where each list is one conversation",
+        )
     listed = ", ".join(raw.columns[:30])
     if found:
         readings = " or ".join(

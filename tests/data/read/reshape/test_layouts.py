@@ -351,3 +351,54 @@ def test_columns_that_are_questions_are_asked_about_the_thing_of_the_row(tmp_pat
     assert any("2 columns are questions about 제품명" in remark for remark in counts.remarks)
     book = write_xlsx(tmp_path / "d.xlsx", {"e약은요": [["의약품 정보"], *rows]})
     assert [spoken(row) for row in conversations(book)[0]] == [spoken(row) for row in found]
+
+
+LISTED_PAIRS = [
+    {
+        "info": {"병명": "두통"},
+        "annotation": {"qa": [{"question": Q, "answer": A}, {"question": "더?", "answer": "네"}]},
+    },
+    {"info": {"병명": "열"}, "annotation": {"qa": []}},
+]
+
+
+def test_a_name_that_leads_through_a_list_makes_a_row_of_each_of_its_objects(tmp_path: Path) -> None:
+    """Questions and answers that AI Hub lists in a file, with what stands beside the list; an empty list is counted."""
+    path = write(tmp_path, "d.jsonl", LISTED_PAIRS)
+    keys = {"question": "annotation.qa.question", "answer": "annotation.qa.answer"}
+    found, counts = conversations(path, **keys)
+    assert [spoken(talk) for talk in found] == [TURNS, [("user", "더?"), ("assistant", "네")]]
+    assert counts.dropped == {"empty question": 1}
+    assert "annotation.qa: a row for each object of its lists" in counts.remarks
+    found, _ = conversations(path, **keys, context="info.병명")
+    assert found[1][0]["content"] == "두통\n\n더?"
+
+
+def test_lists_of_pairs_are_rows_or_conversations_as_the_recipe_says(tmp_path: Path) -> None:
+    """Whether the second question follows the first one is not known; the error names both ways, and both hold."""
+    path = write(tmp_path, "d.jsonl", LISTED_PAIRS[:1])
+    with pytest.raises(SourceError, match=r"'annotation\.qa' holds lists of questions with answers") as refused:
+        conversations(path)
+    assert "`question: annotation.qa.question`" in refused.value.hint
+    assert "`messages: annotation.qa`" in refused.value.hint
+    (talk,), _ = conversations(path, messages="annotation.qa")
+    assert spoken(talk) == [*TURNS, ("user", "더?"), ("assistant", "네")]
+
+
+def test_lists_in_lists_are_followed(tmp_path: Path) -> None:
+    """Each level of objects brings its rows."""
+    rows = [
+        {
+            "문서": [
+                {"제목": "가", "qas": [{"q1": Q, "a1": A}]},
+                {"제목": "나", "qas": [{"q1": "열?", "a1": "식히세요"}]},
+            ]
+        }
+    ]
+    found, _ = conversations(
+        write(tmp_path, "d.jsonl", [*rows, {"문서": []}]),
+        question="문서.qas.q1",
+        answer="문서.qas.a1",
+        context="문서.제목",
+    )
+    assert [talk[0]["content"] for talk in found] == [f"가\n\n{Q}", "나\n\n열?"]

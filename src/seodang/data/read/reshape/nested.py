@@ -1,8 +1,12 @@
-"""Columns below others, by dotted names, and several joined into one: `answer.body`, `answer.intro + answer.body`."""
+"""Columns below others, by dotted names, and several joined into one: `answer.body`, `answer.intro + answer.body`.
+
+A name that leads through a list of objects (`qa.question`) makes a row of each of them.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from seodang.data.read import column_names
@@ -14,6 +18,7 @@ from seodang.recipe_rules import JOIN
 
 MOST_LEVELS = 3  # of objects inside objects that are looked into for questions and answers
 LISTED = 30  # names in a message
+SAMPLE_ROWS = 200
 
 Transform = Callable[[Iterator[RawRow]], Iterator[RawRow]]  # can be pickled
 
@@ -42,6 +47,12 @@ def with_nested(raw: RawRows, named: Sequence[str]) -> RawRows:
     Raises:
         SourceError: a part of a name that no row has.
     """
+    for _ in range(MOST_LEVELS):
+        sample = list(islice(raw.rows(), SAMPLE_ROWS))
+        if (path := _list_on_the_way(named, sample)) is None:
+            break
+        remark = f"{path}: a row for each object of its lists"
+        raw = mapped(raw, partial(_each_object, path), remarks=(*raw.remarks, remark))
     new = {name: parts for name in named if name not in raw.columns and (parts := _parts(name)) is not None}
     if not new:
         return raw
@@ -50,6 +61,44 @@ def with_nested(raw: RawRows, named: Sequence[str]) -> RawRows:
             if not any(_value_at(row.fields, part) is not None for row in raw.rows()):
                 raise _nothing_there(part, name, raw)
     return mapped(raw, partial(_add, new), columns=(*raw.columns, *new))
+
+
+def _list_on_the_way(named: Sequence[str], sample: Sequence[RawRow]) -> str | None:
+    """The name of the first list of objects that the dotted names lead through."""
+    for part in (part for name in named for part in _parts(name) or ()):
+        keys = part.split(".")
+        for end in range(1, len(keys)):
+            path = ".".join(keys[:end])
+            if keys[end].isdecimal() or any(part in row.fields for row in sample):
+                break
+            if any(_objects(row.fields, path) for row in sample):
+                return path
+    return None
+
+
+def _objects(fields: Mapping[str, Any], path: str) -> list[Any]:
+    found = _value_at(fields, path)
+    return found if isinstance(found, list) and found and all(isinstance(one, dict) for one in found) else []
+
+
+def _each_object(path: str, rows: Iterator[RawRow]) -> Iterator[RawRow]:
+    for row in rows:
+        objects = _objects(row.fields, path) or [{}]  # without any, the row is dropped and counted
+        for one in objects:
+            yield replace(row, fields={**row.fields, **{f"{path}.{name}": as_text(one[name]) for name in one}})
+
+
+def pair_in_lists(sample: Sequence[RawRow]) -> tuple[str, str, str] | None:
+    """(path, name of question, name of answer) where a column or an object holds lists of questions with answers."""
+    for row in sample:
+        for path in (*row.fields, *_leaves(row.fields)):
+            keys = {column_key(name): name for one in _objects(row.fields, path)[:1] for name in one}
+            asked, answered = (
+                [keys[key] for key in keys if key in known] for known in (column_names.QUESTION, column_names.ANSWER)
+            )
+            if len(asked) == 1 and len(answered) == 1:
+                return path, f"{path}.{asked[0]}", f"{path}.{answered[0]}"
+    return None
 
 
 def nested_pair(raw: RawRows, sample: Sequence[RawRow]) -> RawRows | None:
