@@ -64,10 +64,10 @@ def with_nested(raw: RawRows, named: Sequence[str]) -> RawRows:
 
 
 def _list_on_the_way(named: Sequence[str], sample: Sequence[RawRow]) -> str | None:
-    """The name of the first list of objects that the dotted names lead through."""
+    """The name of a list of objects that the dotted names lead through, and that is still to be taken apart."""
     for part in (part for name in named for part in _parts(name) or ()):
         keys = part.split(".")
-        for end in range(1, len(keys)):
+        for end in range(len(keys) - 1, 0, -1):  # the objects of an outer list bring the inner one under a longer name
             path = ".".join(keys[:end])
             if keys[end].isdecimal() or any(part in row.fields for row in sample):
                 break
