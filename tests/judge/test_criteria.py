@@ -12,6 +12,8 @@ from seodang.judge.criteria import CRITERIA, SAFETY, Wording, is_medical, read_r
         *(("A", "A"), ("b", "B"), (" **B**\n", "B"), ("(A)", "A"), ("A.", "A"), ("Answer: B", "B"), ("답변: A", "A")),
         *(("T", "tie"), ("tie", "tie"), ("무승부.", "tie"), ("A\n\nIt is clearer.", "A"), ('"B"', "B")),
         ("<think>\nB is longer, but A is right.\n</think>\n\nA", "A"),
+        ("B is longer, but A is right.\n</think>\n\nA", "A"),  # of a judge whose prompt opens the thought
+        *(("**Answer:** A", "A"), ("**답변:** B", "B"), ("**Verdict**: B", "B")),
         *(("", None), ("C", None), ("A or B", None), ("A is better because", None), ("Both are good.", None)),
         *(("AB", None), ("<think>A", None), ("Answer A and answer B", None), ("답변", None), ("The answer is A", None)),
     ],

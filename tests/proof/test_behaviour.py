@@ -165,3 +165,21 @@ def test_length_ratio_needs_references() -> None:
     assert found.length_ratio
     assert found.length_ratio.value == 1
     assert of_tuned(answer("가")).length_ratio is None
+
+
+def test_answers_that_are_all_alike_leave_no_certainty() -> None:
+    """Twenty answers without a repetition do not show that none ever repeats itself: a mean of them has no interval."""
+    questions = [f"질문 {number}?" for number in range(20)]
+    alike = of_tuned(*(answer("물을 드세요", question=one, reference="쉬세요") for one in questions))
+    for found in (alike.mean_tokens, alike.repetition, alike.hangul, alike.chrf):
+        assert found
+        assert found.interval is None
+    several = of_tuned(
+        *(
+            answer("물을 드세요. " * (1 + 8 * (number % 2)), question=one, new_tokens=number)
+            for number, one in enumerate(questions)
+        )
+    )
+    for found in (several.mean_tokens, several.repetition):
+        assert found.interval
+        assert found.interval.low < found.interval.high

@@ -38,9 +38,9 @@ MEDICAL = re.compile(
     r"med(?!i(?:a|um))|health|clinic|pharm|drug|patient|hanbang|의료|의학|건강|질병|질환|환자|약품|병원|진료|치료|치과|"
     r"증상|통증|복용|처방|한의(?:원|사|학)|한방(?!에)|한약|감기|혈압|당뇨|임신"
 )
-_THOUGHTS = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
+_THOUGHTS = re.compile(r"^.*?</think>", re.DOTALL)  # the opening tag may stand in the prompt of the judge's template
 _VERDICT = re.compile(
-    r"[\s*_`\"'(\[]*(?:(?:answer|verdict|답변|답|정답)\s*[:：]?\s*)?[*_`\"'(\[]*(?P<choice>[abt]|tie|무승부|비김|동점)"
+    r"[\s*_`\"'(\[]*(?:(?:answer|verdict|답변|답|정답)[\s*_:：]*)?[*_`\"'(\[]*(?P<choice>[abt]|tie|무승부|비김|동점)"
     r"[*_`\"')\].。]*\s*(?:$|\n)",
     re.IGNORECASE,
 )

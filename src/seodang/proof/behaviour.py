@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from seodang.data.read.clean import is_blank
 from seodang.proof.statistics import Estimate, Interval, PairedShare, effective_clusters, paired_share, ratio, wilson
@@ -101,20 +101,27 @@ def _describe(answers: Sequence[Answer], clusters: Mapping[str, str]) -> AnswerB
     assert tokens, "no answers"
     assert repeated, "no answers"
     own, other = _chrf_of(answers, own=True), _chrf_of(answers, own=False)
+    hangul, chrf = mean(lambda answer: hangul_share(answer.text)), mean(lambda answer: own.get(id(answer)))
     return AnswerBehaviour(
         answers=len(answers),
         stopped=share([answer.stopped for answer in answers], names),
         echo=share([echoes(answer.question, answer.text) for answer in answers], names),
         broken=sum(is_broken(answer) for answer in answers),
-        mean_tokens=tokens,
-        repetition=repeated,
-        hangul=mean(lambda answer: hangul_share(answer.text)),
+        mean_tokens=_uncertain(tokens),
+        repetition=_uncertain(repeated),
+        hangul=hangul and _uncertain(hangul),
         length_ratio=mean(
             lambda answer: len(answer.text) if answer.reference else None, lambda answer: len(answer.reference or "")
         ),
-        chrf=mean(lambda answer: own.get(id(answer))),
+        chrf=chrf and _uncertain(chrf),
         likeness=mean(lambda answer: own[id(answer)] - other[id(answer)] if id(answer) in other else None),
     )
+
+
+def _uncertain(found: Estimate) -> Estimate:
+    """Without an interval where all answers are alike: so are all resamples of them, which is no certainty."""
+    is_alike = found.interval is not None and found.interval.low == found.interval.high
+    return replace(found, interval=None, detectable=None) if is_alike else found
 
 
 def share(holds: Sequence[bool], clusters: Sequence[str] | Sequence[int]) -> Share:
