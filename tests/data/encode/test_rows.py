@@ -401,6 +401,18 @@ def test_plain_texts_are_windows_that_add_up(tiny_tokenizer: PreTrainedTokenizer
     assert counts.remarks == (f"2 texts cut into {len(rows)} windows of at most 50 tokens",)
 
 
+@pytest.mark.parametrize("bos", [None, 2])
+def test_bits_per_byte_count_the_bytes_that_are_scored(bos: int | None) -> None:
+    """Without BOS the first token of a window is not predicted, and its characters are no part of what is measured."""
+    text, starts = "물을 마셔요", np.array([0, 1, 2, 5, 5], dtype=np.int32)  # the last character is two tokens
+    ids = np.arange(10, 15, dtype=np.int32)
+    found = tokenize.windows(text, ids, starts, max_tokens=3 if bos is None else 4, bos_id=bos)
+    assert [piece for piece, *_ in found] == ["물을", " 마셔요"]
+    assert [int((labels != IGNORED).sum()) for _, _, labels, _ in found] == ([1, 2] if bos is None else [2, 3])
+    scored = ["을", "요"] if bos is None else ["물을", " 마셔요"]
+    assert [num_bytes for *_, num_bytes in found] == [len(part.encode()) for part in scored]
+
+
 def test_few_texts_of_many_bytes_are_tokenized_by_words(
     tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -310,8 +310,8 @@ class _BlockRenderer:
                 continue
             parts = windows(text, *encoded, max_tokens=self.max_tokens, bos_id=self.bos_id)
             done[number] = [
-                _Line(text=window, input_ids=own, labels=labels, num_bytes=len(window.encode()), part=part)
-                for part, (window, own, labels) in enumerate(parts, start=1)
+                _Line(text=window, input_ids=own, labels=labels, num_bytes=num_bytes, part=part)
+                for part, (window, own, labels, num_bytes) in enumerate(parts, start=1)
             ]
         return done
 

@@ -188,12 +188,12 @@ def windows(
     *,
     max_tokens: int,
     bos_id: int | None,
-) -> list[tuple[str, NDArray[np.int32], NDArray[np.int32]]]:
+) -> list[tuple[str, NDArray[np.int32], NDArray[np.int32], int]]:
     """Cut a plain text into the fewest pieces of at most `max_tokens`, nearly equal, so that none is a mere token.
 
     Returns:
-        (text, input_ids, labels) of each: all supervised but BOS, or the first token where there is no BOS. The texts
-        add up to the whole: a character that is cut in two belongs to the later one.
+        (text, input_ids, labels, UTF-8 bytes that are supervised) of each: all but BOS, or the first token where there
+        is no BOS. The texts add up to the whole: a character that is cut in two belongs to the later one.
     """
     opening = np.array([] if bos_id is None else [bos_id], dtype=np.int32)
     number = -(-len(ids) // (max_tokens - len(opening)))
@@ -202,7 +202,10 @@ def windows(
     pieces = []
     for first, last, begin, end in zip(cuts, cuts[1:], begins, begins[1:], strict=False):
         own = np.concatenate([opening, ids[first:last]])
-        pieces.append((text[begin:end], own, np.where(np.arange(len(own)) > 0, own, np.int32(IGNORED))))
+        labels = np.where(np.arange(len(own)) > 0, own, np.int32(IGNORED))
+        after_first = int(starts[first + 1]) if first + 1 < last else end
+        num_bytes = len(text[begin if len(opening) else after_first : end].encode())
+        pieces.append((text[begin:end], own, labels, num_bytes))
     return pieces
 
 
