@@ -99,7 +99,7 @@ def test_calls_and_thoughts_are_trained_behind_what_is_served(
     found = check_served(tiny_tokenizer, talk, TOOLS, rows, turn_ends=ends, **renderer.template.kwargs)
     assert sorted(found) == [1, 3, 5, 7]
     assert dict(counts.changed) == {SPLIT: 1}
-    assert counts.remarks == (f"1 conversations split into {len(rows)} examples",)
+    assert counts.remarks == (f"1 conversation split into {len(rows)} examples",)
     assert len(rows) == (3 if thinking else 4)
     if thinking:
         assert [text.count("음…") + text.count("있네.") + text.count("도구를") for text in rows["text"]] == [1, 0, 2]
