@@ -146,6 +146,9 @@ def test_a_run_that_was_not_trained_is_refused(tmp_path: Path, tuned: Run) -> No
         blend(tmp_path, 0.5)
     with pytest.raises(RunError, match="never overwritten"):
         blend(tuned.folder, 0.5, out=tuned.folder)
+    for measured in (alpha_curve, plan_curve):
+        with pytest.raises(RunError, match="no such folder"):
+            measured(tmp_path / "nothing")
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from command import Ended, Workplace, json_lines, json_rows, seodang
 from held_out import qa
+from seodang.cli.options import resumed_by_repeating
+from seodang.errors import Stopped
 from tiny import make_config, make_model, make_tokenizer
 
 
@@ -215,3 +218,29 @@ def test_a_base_against_itself_differs_nowhere(place: Workplace) -> None:
     for parts in proof["parts"].values():
         names = ("gain", "ending", "format", "style", "substance")
         assert [parts[name]["value"] for name in names] == [0.0] * 5
+
+
+def test_a_run_in_the_way_of_a_later_seed_is_refused_before_the_first_is_trained(place: Workplace) -> None:
+    """What would stop the second run after hours of the first is looked for at once."""
+    place.write("runs/late-s2/note.txt", "mine")
+    ended = seodang("tune", *place.recipe("name=late"), "--seeds", 2)
+    assert ended.code == 2
+    assert ended.err.startswith("error: runs/late-s2: already exists")
+    assert "--resume makes what is missing" in ended.err
+    assert not (place.folder / "runs" / "late-s1").exists()
+
+
+@pytest.mark.parametrize(
+    ("came_to", "words"),
+    [
+        ("stopped after step 3 of 9; to resume:\n  seodang tune runs/mine-s1 --resume", ["--seeds", "2"]),
+        ("stopped after step 3 of 9; to resume:\n  seodang tune runs/mine-s1 --resume", ["--resume", "--seeds", "2"]),
+        ("", ["--seeds", "2"]),
+    ],
+)
+def test_several_seeds_are_resumed_together(came_to: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is to be typed after an interruption resumes the seeds that have not begun as well."""
+    monkeypatch.setattr(sys, "argv", ["seodang", "tune", "my recipe.yaml", *words])
+    said, command = str(resumed_by_repeating(Stopped(came_to))).split("\n")
+    assert said == (came_to.partition("\n")[0] or "interrupted; to resume:")
+    assert command == "  seodang tune 'my recipe.yaml' --seeds 2 --resume"

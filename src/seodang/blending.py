@@ -133,6 +133,7 @@ def plan_curve(run: str | Path, *, trust_remote_code: bool = False) -> CurveCost
 
 
 def _open_blends(run: str | Path, *, trust_remote_code: bool) -> tuple[ProofRecipes, Blends]:
+    Run(folder=Path(run)).recipe()  # there is one
     recipes = proof_recipes(run, against=None, recipe=None, trust_remote_code=trust_remote_code)
     distributed.join(recipes.wanted.model.device)
     with distributed.agreed():

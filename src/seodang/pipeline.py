@@ -27,7 +27,14 @@ from seodang.recipe import Recipe, ReportLanguage, load_recipe
 from seodang.run.clock import StageClock
 from seodang.run.folder import Run
 from seodang.run.lock import guarded
-from seodang.run.start import free_folder, open_proof, open_run, proof_recipes, refuse_other_recipes
+from seodang.run.start import (
+    free_folder,
+    open_proof,
+    open_run,
+    proof_recipes,
+    refuse_existing_seeds,
+    refuse_other_recipes,
+)
 from seodang.stages import requirements
 
 if TYPE_CHECKING:
@@ -336,15 +343,18 @@ def tune_seeds(recipe: Recipe, seeds: int, *, out: Path | None = None, resume: b
     Raises:
         SeodangError: the user's mistake, with a hint on how to fix it.
     """
-    folder, runs = out or Path("runs") / recipe.name, []
-    for number in range(seeds):
+    folder = out or Path("runs") / recipe.name
+    runs = [folder.with_name(f"{folder.name}-s{number}") for number in range(1, seeds + 1)]
+    distributed.join(recipe.model.device)
+    with distributed.agreed():
+        if not resume:
+            refuse_existing_seeds(runs)
+    for number, run in enumerate(runs):
         train = recipe.train.model_copy(update={"seed": recipe.train.seed + number})
         mix = recipe.mix.model_copy(update={"seed": recipe.mix.seed + number})
         name = f"{recipe.name}-s{number + 1}"
         one = recipe.model_copy(update={"name": name, "train": train, "mix": mix})
-        run = Run(folder=folder.with_name(f"{folder.name}-s{number + 1}"))
-        tune(one, out=run.folder, resume=resume and run.exists)
-        runs.append(run.folder)
+        tune(one, out=run, resume=resume and Run(folder=run).exists)
     return prove_seeds(runs)
 
 

@@ -1,6 +1,7 @@
 """Loading: a folder, or one clear message."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -321,3 +322,12 @@ def test_a_tokenizer_is_checked_once_and_again_when_it_changes(
     with pytest.raises(ModelError, match="GPT2Tokenizer gives other ids"):
         load_tokenizer(str(folder))
     assert read
+
+
+def test_weights_that_may_not_be_read_are_not_called_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors reports a file of another user as one that is not there."""
+    (folder / "model.safetensors").write_bytes(b"")  # root may read all files: the loader fails on this one anyway
+    readable = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "safetensors" not in str(path) and readable(path, mode))
+    with pytest.raises(ModelError, match=r"model\.safetensors may not be read\n.*permissions"):
+        load_model(Model(path=str(folder)), CPU)

@@ -1,11 +1,13 @@
 """Arguments and options that several commands share."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from seodang.errors import Stopped
 from seodang.show.terminal.verbosity import set_verbose
 
 RecipeArg = Annotated[
@@ -39,6 +41,12 @@ VerboseOption = Annotated[
 def without_dry_run() -> list[str]:
     """The words of this command that does what its dry run did not."""
     return [word for word in sys.argv[1:] if word != "--dry-run"]
+
+
+def resumed_by_repeating(stopped: KeyboardInterrupt) -> Stopped:
+    """The same where one of several runs was stopped: what to type resumes all of them, not that one."""
+    came_to = str(stopped).partition("\n")[0] or "interrupted; to resume:"
+    return Stopped(f"{came_to}\n  {shlex.join(['seodang', *(w for w in sys.argv[1:] if w != '--resume'), '--resume'])}")
 
 
 def show_without_dry_run(purpose: str) -> None:

@@ -19,6 +19,7 @@ from seodang.cli.options import (
     RecipeArg,
     TrustOption,
     VerboseOption,
+    resumed_by_repeating,
     show_without_dry_run,
     without_dry_run,
 )
@@ -125,7 +126,10 @@ def tune(
         else:
             show_next(to_tune(without_dry_run(), out or Path("runs") / checked.name))
     elif seeds > 1:
-        _proven(lambda: tune_seeds(checked, seeds, out=out, resume=resume), gate=gate, as_json=as_json)
+        try:
+            _proven(lambda: tune_seeds(checked, seeds, out=out, resume=resume), gate=gate, as_json=as_json)
+        except KeyboardInterrupt as stopped:
+            raise resumed_by_repeating(stopped) from None
     else:
         _proven(lambda: tune(checked, out=out, resume=resume), gate=gate, as_json=as_json)
 

@@ -117,7 +117,8 @@ class Store:
             lock = FileLock(self.folder / f"{key}.lock")
             lock.acquire()
         except (OSError, NotImplementedError) as error:
-            self.warn(f"prepared rows are not cached: {shown_path(self.folder)}: {error}")
+            reason = os_reason(error) if isinstance(error, OSError) else error
+            self.warn(f"prepared rows are not cached: {shown_path(self.folder)}: {reason}")
             return make(None)
         try:
             return self._found(key) or self._made(key, make)
@@ -144,7 +145,7 @@ class Store:
                 unfinished.rename(self.folder / key)
                 return read(self.folder / key)
             except OSError as error:
-                self.warn(f"prepared rows are not cached: {shown_path(self.folder / key)}: {error}")
+                self.warn(f"prepared rows are not cached: {shown_path(self.folder / key)}: {os_reason(error)}")
         return make(None)
 
     def _free_space(self) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -324,6 +325,8 @@ def _as_our_errors(path: str, revision: str | None) -> Iterator[None]:
 def _explained(error: Exception, path: str, revision: str | None) -> SeodangError:
     if of_hub := contact.explained(error, path, "model", revision=revision, instead=A_FOLDER):
         return of_hub
+    if unreadable := _unreadable(expanded(path)):
+        return ModelError(f"{unreadable} may not be read", where=path, hint="check the permissions of folder and files")
     if has(error, json.JSONDecodeError) and (damaged := _damaged_json(path)):
         return ModelError(f"{damaged} is not complete JSON", where=path, hint="fetch or copy the folder again")
     if "backend tokenizer" in str(error):
@@ -332,6 +335,12 @@ def _explained(error: Exception, path: str, revision: str | None) -> SeodangErro
         return ModelError(f"damaged weights: {error}", where=path, hint="fetch or convert the model again")
     what = f"cannot be loaded: {first_line(error)}"
     return ModelError(what, where=path, hint="check that the folder is complete and undamaged")
+
+
+def _unreadable(folder: Path) -> str | None:
+    """The first file of a folder that the user may not read: libraries report it as missing."""
+    files = sorted(folder.glob("*")) if folder.is_dir() else []
+    return next((file.name for file in files if file.exists() and not os.access(file, os.R_OK)), None)
 
 
 def _damaged_json(path: str) -> str | None:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from seodang.__version__ import __version__
-from seodang.errors import SeodangError
+from seodang.errors import SeodangError, os_reason
 from seodang.json_values import json_text, read_value, to_json
 from seodang.run.base_measurement import BaseMeasurement, MeasurementSettings
 from seodang.run.folder import write_text
@@ -40,7 +40,7 @@ def keep(measured: BaseMeasurement, on_note: Callable[[str], None]) -> None:
         write_text(path, json_text(to_json(measured), where=str(path)))
         _free_space(path.parent)
     except OSError as error:
-        on_note(f"what the base measured is not kept for later runs: {shown_path(path)}: {error}")
+        on_note(f"what the base measured is not kept for later runs: {shown_path(path)}: {os_reason(error)}")
 
 
 def _path(settings: MeasurementSettings) -> Path:

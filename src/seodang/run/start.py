@@ -121,7 +121,7 @@ def open_run(folder: Path, recipe: Recipe, *, resume: bool) -> Run:
             )
         _same_recipe(run, recipe)
         if distributed.is_main():
-            with _written(folder):
+            with _written(folder, hint="check its permissions"):
                 lock.acquire(run)
                 run.remove_leftovers()
         return run
@@ -173,12 +173,23 @@ def holds_files(folder: Path) -> bool:
     return folder.is_dir() and any(path.name not in left for path in folder.iterdir())
 
 
-def _refuse_existing(folder: Path) -> None:
+def refuse_existing_seeds(folders: Sequence[Path]) -> None:
+    """Look for all runs of several seeds before the first is trained.
+
+    Raises:
+        RunError: the folder of one exists.
+    """
+    for folder in folders:
+        _refuse_existing(folder, "--resume makes what is missing of all seeds; or ")
+
+
+def _refuse_existing(folder: Path, resuming: str | None = None) -> None:
     if holds_files(folder) or (folder.exists() and not folder.is_dir()):
+        resuming = _resume_hint(folder) if resuming is None else resuming
         raise RunError(
             "already exists, and runs are never overwritten",
             where=str(folder),
-            hint=f"{_resume_hint(folder)}give another folder (--out) or name (name=NEW)",
+            hint=f"{resuming}give another folder (--out) or name (name=NEW)",
         )
 
 
@@ -193,15 +204,13 @@ def _resume_hint(folder: Path) -> str:
 
 
 @contextmanager
-def _written(folder: Path) -> Iterator[None]:
+def _written(folder: Path, hint: str = "give a folder of yours by --out") -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if is_disk_full(error):
             raise
-        raise RunError(
-            f"cannot be written: {os_reason(error)}", where=str(folder), hint="give a folder of yours by --out"
-        ) from None
+        raise RunError(f"cannot be written: {os_reason(error)}", where=str(folder), hint=hint) from None
 
 
 def dump_recipe(recipe: Recipe) -> str:

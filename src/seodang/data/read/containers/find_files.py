@@ -68,7 +68,8 @@ def find_files(given: str, split: str = "train") -> Found:
     except (ValueError, re.error) as error:  # of pathlib and re
         raise SourceError(f"not a valid pattern: {error}", where=given[:200], hint="check its * and [ ]") from None
     except OSError as error:
-        raise SourceError(f"cannot be read: {os_reason(error)}", where=given[:200], hint="check the path") from None
+        hint = "check its permissions" if isinstance(error, PermissionError) else "check the path"
+        raise SourceError(f"cannot be read: {os_reason(error)}", where=given[:200], hint=hint) from None
     if not found.files:
         aside = "; ".join(found.remarks())
         raise SourceError(
