@@ -37,7 +37,7 @@ def _end_as_interrupted() -> None:
 
 def _show_fault_of_thread(fault: threading.ExceptHookArgs) -> None:
     """Show what ended a thread; but TensorBoard's raises it again where the next event is written."""
-    if not type(fault.thread).__module__.startswith("tensorboard."):
+    if type(fault.thread).__name__ != "_AsyncWriterThread":
         threading.__excepthook__(fault)
 
 
