@@ -60,6 +60,15 @@ def _brief_rates() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_pictures() -> Iterator[None]:
+    """Reports are their page alone, but inside of `drawn.pictures`."""
+    from drawn import no_pictures
+
+    with no_pictures():
+        yield
+
+
 @pytest.fixture(scope="session")
 def _tokenizer() -> "PreTrainedTokenizerFast":
     from tiny import make_tokenizer
@@ -94,7 +103,7 @@ def tiny_folder(
 
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs end without their report, whose pictures take a third of a tiny run."""
+    """Runs end without their report, which takes a fifth of a tiny run."""
     from seodang.stages import finish
 
     monkeypatch.setattr(finish, "report", lambda folder, _: folder)

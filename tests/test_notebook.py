@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from drawn import pictures
 from paths import ROOT
 from seodang.model import packaged
 from seodang.recipe import load_recipe
@@ -27,9 +28,10 @@ def test_the_pages_python_runs(
     monkeypatch.chdir(tmp_path)
     known: dict[str, Any] = {}
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    for block in (block.replace("ask_every=20", "ask_every=2") for block in blocks):
-        if "IPython" not in block or find_spec("IPython"):
-            exec(compile(block, str(PAGE), "exec"), known)
+    with pictures():
+        for block in (block.replace("ask_every=20", "ask_every=2") for block in blocks):
+            if "IPython" not in block or find_spec("IPython"):
+                exec(compile(block, str(PAGE), "exec"), known)
     run: Run = known["run"]
     assert (run.folder / "pictures" / "loss.png").is_file()
     assert (run.folder / "pictures" / "lengths.png").is_file()

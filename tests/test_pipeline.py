@@ -18,6 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 import seodang
 from command import json_lines
+from drawn import pictures
 from launched import run_alone
 from seodang.errors import RunError
 from seodang.proof.proof import proof_of_run
@@ -82,7 +83,8 @@ def _equal(one: Run, other: Run) -> bool:
 @pytest.fixture(scope="module")
 def run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("line")
-    return seodang.tune(_recipe(folder, tiny_folder), out=folder / "run")
+    with pictures():
+        return seodang.tune(_recipe(folder, tiny_folder), out=folder / "run")
 
 
 def test_a_run_leaves_all_its_files(run: Run) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from launched import start
 from seodang.errors import ModelError, ResourceError
 from seodang.run.folder import Run
 from seodang.serve.engines import Address, Launch
@@ -132,23 +133,54 @@ def test_transformers_serves_a_run(run: Run) -> None:
         urllib.request.urlopen(f"{server.url}/health")
 
 
-@pytest.mark.slow
+STAND_IN = """
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Healthy(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+HTTPServer(("127.0.0.1", int(sys.argv[1])), Healthy).serve_forever()
+"""
+SERVE = f"""
+import sys
+from unittest.mock import patch
+from seodang.cli import main
+from seodang.serve import server
+from seodang.serve.engines import Launch
+
+def launch(engine, served, address, **_):
+    return Launch(command=(sys.executable, "-c", {STAND_IN!r}, str(address.port)))
+
+with patch.object(server, "launch", launch):
+    main()
+"""
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_no_engine_outlives_seodang(run: Run, number: int) -> None:
-    """Ctrl-C and SIGTERM end the command with exit code 0, and even when it is killed the engine ends with it."""
-    port = free_port()
-    command = [sys.executable, "-m", "seodang", "serve", str(run.folder), "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ})
-    assert process.stdout
-    assert "demo is served by transformers" in process.stdout.readline().decode()
-    children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-    grandchildren = [
-        int(pid) for child in children for pid in Path(f"/proc/{child}/task/{child}/children").read_text().split()
-    ]
-    assert grandchildren
-    process.send_signal(number)
-    assert process.wait(30) == (0 if number != signal.SIGKILL else -signal.SIGKILL)
-    assert _gone([*children, *grandchildren])
+def test_no_engine_outlives_seodang(run: Run, number: int, tmp_path: Path) -> None:
+    """Ctrl-C and SIGTERM end the command with exit code 0, and even when it is killed the engine ends with it.
+
+    A process that is healthy at once stands in for the engine, which takes 10 seconds to begin.
+    """
+    out, until = tmp_path / "out.0", time.monotonic() + 300
+    out.touch()
+    process = start("-c", SERVE, "serve", run.folder, "--port", free_port(), cwd=tmp_path)
+    while "demo is served by" not in out.read_text() and time.monotonic() < until:
+        time.sleep(0.05)
+    (guard,) = _children(process.pid)
+    engines = _children(guard)
+    assert engines
+    os.kill(process.pid, number)
+    expected = 0 if number != signal.SIGKILL else -signal.SIGKILL
+    assert process.code(until) == expected, (tmp_path / "err.0").read_text()
+    assert _gone([guard, *engines])
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from drawn import pictures
 from run_folder import BEST, run_answers, run_findings, run_lengths, write_run
 from seodang.errors import RunError, SeodangError
 from seodang.proof.statistics import Estimate, Interval
@@ -142,7 +143,8 @@ def test_no_control_character_stands_in_the_page(tmp_path: Path) -> None:
     manifest |= {"name": evil, "versions": {evil: evil}}
     for name, value in (("counts", counts), ("findings", findings), ("manifest", manifest)):
         (run / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
-    page = report(run).read_text(encoding="utf-8")
+    with pictures():
+        page = report(run).read_text(encoding="utf-8")
     assert not re.findall(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", page)
     assert page.count("a␛[2J␀\ufffd\ufffdb") > 8
     for picture in (run / "pictures").glob("*.svg"):
@@ -183,8 +185,9 @@ def test_equal_answers_stand_once_with_their_number(html: str) -> None:
 
 
 def test_the_report_is_reproducible(run: Path, html: str) -> None:
-    """Written again from the same files, the page is the same."""
-    report(run, "en")
+    """Written again from the same files, the page is the same; its pictures are there as files, too."""
+    with pictures():
+        report(run, "en")
     assert (run / "report.html").read_text(encoding="utf-8") == html
     assert sorted(path.name for path in (run / "pictures").iterdir()) == [
         f"{name}.{suffix}" for name in ("changes", "lengths", "loss", "parts") for suffix in ("png", "svg")
@@ -307,9 +310,10 @@ def test_fold_loses_nothing_but_space() -> None:
 LONG_ANSWER = "감기는 바이러스가 일으키는 병이라 푹 쉬고 물을 자주 마시는 것이 좋습니다. " * 12
 
 
-def large_run(folder: Path) -> Path:
-    """A run with 2,000 answers to holdout questions and 5,000 findings."""
-    run = write_run(folder)
+@pytest.fixture(scope="module")
+def large_page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of a run with 2,000 answers to holdout questions and 5,000 findings."""
+    run = write_run(tmp_path_factory.mktemp("large") / "run")
     asked = [
         Answer(
             kind="holdout", model=model, question=f"질문 {number}: 감기에는 무엇이 좋나요?",
@@ -324,15 +328,14 @@ def large_run(folder: Path) -> Path:
     finding = asdict(run_findings()[0])
     many = [{**finding, "severity": "note", "what": f"finding {number}: " + finding["what"]} for number in range(4999)]
     (run / "findings.json").write_text(json.dumps([*many, finding]), encoding="utf-8")
-    return run
+    return report(run, "en").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_a_large_run_has_a_page_that_can_be_sent(tmp_path: Path) -> None:
+def test_a_large_run_has_a_page_that_can_be_sent(large_page: str) -> None:
     """2,000 answers and 5,000 findings: below 5 MB, the gravest finding is there, and what is shortened is noted."""
-    html = report(large_run(tmp_path / "run"), "en").read_text(encoding="utf-8")
-    assert len(html.encode()) < 5_000_000
-    text = Page(html).text
+    assert len(large_page.encode()) < 5_000_000
+    text = Page(large_page).text
     for expected in ("Long texts are shortened here", "4,000 more are in findings.json", "38 questions have different"):
         assert expected in text, expected
     assert "질문 900: 감기에는" in text
@@ -371,10 +374,9 @@ def test_texts_are_shortened_only_where_they_must_be() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-def test_lists_are_paged_and_searched(tmp_path: Path) -> None:
+def test_lists_are_paged_and_searched(large_page: str, tmp_path: Path) -> None:
     """Ten questions at a time; a search for two words leaves the ones that hold both."""
-    html = report(large_run(tmp_path / "run"), "en").read_text(encoding="utf-8")
-    html = re.sub(r"<meta http-equiv=[^>]*>", "", html)
+    html = re.sub(r"<meta http-equiv=[^>]*>", "", large_page)
     drive = """
     const list = document.querySelector("#holdout .list"), seen = [];
     const note = () => seen.push(list.querySelector("output").textContent + ": "

