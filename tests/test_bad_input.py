@@ -339,7 +339,7 @@ COLUMNS = (
     ),
     Bad(
         kind="holdout beyond the data", make=_changed("sources.medical.holdout=400"), where="source medical",
-        what="holdout asks for 400 rows, but there are 40", hint="give a smaller number",
+        what="holdout asks for 400 rows; the source has 40", hint="give a smaller number",
     ),
     Bad(
         kind="nothing left to train on", make=_changed("sources.medical.holdout=0.999"), where="source medical",
@@ -372,7 +372,7 @@ COLUMNS = (
     ),
     Bad(
         kind="rows too long, refused", make=_changed("train.max_tokens=20", "train.too_long=refuse"),
-        where="source medical", what="rows are longer than 20 tokens",
+        where="source medical", what="rows longer than 20 tokens",
         hint="train.max_tokens=64 keeps all of them", code=1,
     ),
 )  # fmt: skip

@@ -233,7 +233,7 @@ def test_what_a_curve_takes_is_announced(tuned: Run, tmp_path: Path, capsys: pyt
     size = sum(weight.nbytes for weight in load_chat_model(tuned.folder).model.parameters())
     assert cost.weight_bytes == 2 * size
     printed = capsys.readouterr().out
-    assert "5 models between base and tuned model each read 4 sequences, " in " ".join(printed.split())
+    assert "5 models between base and tuned model, 4 sequences and " in " ".join(printed.split())
     for shown_before in ("learning rate", "held out: ", "first rows", "tokens per example"):
         assert shown_before not in printed
     for mistaken in (("--dry-run", "--alpha", "0.5"), ("--out", "elsewhere")):

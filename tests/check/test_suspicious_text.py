@@ -11,7 +11,11 @@ from seodang.types import Counts, Finding
 
 SHOWN = {
     "no_value": ["nan", "None", "null", r"\N", "#N/A", " NULL ", "NaN", "<NA>", "undefined"],
-    "no_value_part": ["존댓말로 바꾸세요.\n\nnan", "nan\n\n무엇인가요?", "고치세요.\n\nNone"],
+    "no_value_part": ["존댓말로 바꾸세요.\n\nnan", "nan\n\n무엇인가요?", "고치세요.\n\nNone", "고치세요.\n\n<noinput>"],
+    "labelled_answers": ["답변: 쉬세요", "**Answer:** Rest.", " A : 쉬세요", "응답：쉬세요"],
+    "other_chat_format": [
+        "<|im_start|>assistant\n답", "### Response: 쉬세요", "가\n### 응답:\n나", "USER: 가\nASSISTANT: 나",
+    ],
     "printed_values": ["['답']", "['가', '나']", "{'text': ['답'], 'answer_start': [0]}"],
     "thoughts_in_answers": [
         "<thinking>음</thinking>답", "<reasoning>\n음\n</reasoning>\n답", "<Thought>음</Thought>", "<think>음… 답",
@@ -29,6 +33,7 @@ SHOWN = {
     ],
 }  # fmt: skip
 PLAIN = [
+    "특이 사항\n\n없음", "A: 안녕?\nB: 응.", "Answering: no", "정답: 3", "### Answer\n쉬세요",
     "없음", "None of these.", "nan 은 숫자가 아니다", "[1] 참고", '["json"]', "it's ['a'] in Python", "café 38°C",
     "<think>\n음\n</think>\n\n답", "생각 <thinking> 태그", "<thinker> 답", "[think tank] 답", "<code>답</code>",
     r"C:\users\u00e9", "a_x0_b",

@@ -173,7 +173,7 @@ def test_rows_beyond_the_context(
     made = made.model_copy(update={"ask": asks})
     if severity == "refuse":
         with pytest.raises(
-            GateError, match=r"20 examples are longer than the model's 30 positions(.|\n)*train.max_tokens"
+            GateError, match=r"examples longer than the model's 30 positions: 20 of \d+(.|\n)*train.max_tokens"
         ):
             seodang.inspect(made)
     else:

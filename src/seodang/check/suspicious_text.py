@@ -15,7 +15,7 @@ _NO_VALUE = frozenset(
     | {"#n/a", "#na", "#null!", "#ref!", "#value!", "#name?", "#div/0!", "#num!"}
 )
 _EMPTY_PART = re.compile(  # an input behind its question, or a context before it, whose cell was empty
-    r"\n\n(?:nan|NaN|<NA>|NaT|None)(?=\n|$)|(?:^|\n)(?:nan|NaN|<NA>|NaT|None)\n\n"
+    r"\n\n(?:nan|NaN|<NA>|NaT|None|<?[Nn]o ?input>?)(?=\n|$)|(?:^|\n)(?:nan|NaN|<NA>|NaT|None)\n\n"
 )
 _PRINTED = re.compile(r"\s*(?:\[\s*'.*'\s*\]|\{\s*'[^']*'\s*:.*\})\s*", re.DOTALL)
 _THOUGHT_TAG = re.compile(  # in the brackets of several makers; <think> itself is read as a thought
@@ -31,6 +31,15 @@ _PLACEHOLDER = re.compile(r"\{\{\s*[^\W\d][\w. ]*\}\}")
 _MEDIA = re.compile(  # as LLaVA, LLaMA-Factory, Qwen-VL, Phi and Gemma write where an image, a video or a sound goes
     r"<(?:\||start_of_)?(?:image|img|video|audio)(?:_(?:pad|soft_token|placeholder|\d+)|_?\d+)?(?:\|)?>"
     r"|<\|vision_start\|>|\[(?:IMG|AUDIO)\]"
+)
+_LABEL = re.compile(  # of an answer, not of the first speaker of a dialogue
+    r"\s*(?:\*\*)?(?:답변|응답|answer|response|assistant|A)(?:\*\*)?\s*[:：](?!.*^\s*(?:\*\*)?[BQ]\s*[:：])",
+    re.IGNORECASE | re.DOTALL | re.MULTILINE,
+)
+_OTHER_FORMAT = re.compile(  # how other trainers write an answer's turn into a text
+    r"^### ?(?:Response|Answer|Assistant|답변|응답) ?:|<\|im_start\|>assistant|\[/INST\]|<start_of_turn>model"
+    r"|<\|start_header_id\|>assistant|<\|assistant\|>|^ASSISTANT: ",
+    re.MULTILINE,
 )
 _CP1252 = "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"  # what Windows-1252 has at 0x80 … 0x9f
 _DOUBLE = re.compile(f"[\u00c2-\u00f4][\u0080-\u00bf{_CP1252}]+")
@@ -76,7 +85,7 @@ SIGNS = (
     ),
     Sign(
         check="no_value_part",
-        what="an empty input or context was written as a word for no value (nan, None …)",
+        what="an empty input or context was written as a word for no value (nan, None, <noinput> …)",
         hint="leave such cells empty; in pandas: fillna('') before they become text",
         holds=lambda text: "\n\n" in text and _EMPTY_PART.search(text) is not None,
     ),
@@ -93,6 +102,19 @@ SIGNS = (
         hint="write thoughts as <think>…</think> or into `reasoning_content`, unless answers should contain these tags",
         holds=lambda text: _THOUGHT_TAG.match(text) is not None or _has_unpaired_think(text),
         of_answers=True,
+    ),
+    Sign(
+        check="labelled_answers",
+        what="the answer begins with a label (답변:, Answer:, A:), which the model would write too",
+        hint="take the label off, unless answers should begin with it",
+        holds=lambda text: _LABEL.match(text) is not None,
+        of_answers=True,
+    ),
+    Sign(
+        check="other_chat_format",
+        what="the text holds the chat format of another trainer (### Response:, <|im_start|>assistant, [/INST] …)",
+        hint="give question and answer a column each: the template writes the format that is served",
+        holds=lambda text: _OTHER_FORMAT.search(text) is not None,
     ),
     Sign(
         check="double_encoded",

@@ -581,3 +581,35 @@ def test_images_of_a_data_set_are_left_out_with_a_warning(tmp_path: Path) -> Non
     (found,) = (one.what for one in parts.findings if one.check == "media_columns")
     assert found.endswith("videos of some columns: scan, image (3 rows)")
     assert len(parts.train) == 3
+
+
+def test_invisible_characters_are_counted(tmp_path: Path) -> None:
+    """Zero-width spaces and soft hyphens come with copied text; the joiner of an emoji belongs to it."""
+    texts = ["쉬\u200b세요", "soft\u00adly", "\ufeff네", "👩\u200d⚕️", "네"]
+    _, counts = convert_rows(tmp_path, [{"question": "a", "answer": text} for text in texts])
+    assert "rows with invisible characters, such as U+200B (kept as they are): 3" in counts.remarks
+
+
+def test_turns_of_numbered_speakers_are_read_with_the_recipes_roles(tmp_path: Path) -> None:
+    """AI Hub's dialogues name participants; without roles the error says how to map them, or where the turns are."""
+    turns = [{"participantID": "P01", "utterance": "두통이요"}, {"participantID": "P02", "utterance": "쉬세요"}]
+    rows = [{"id": n, "body": turns} for n in range(2)]
+    with pytest.raises(SourceError) as refused:
+        convert_rows(tmp_path, rows)
+    assert "name `messages: body`" in refused.value.hint
+    with pytest.raises(SourceError, match="unknown role") as refused:
+        convert_rows(tmp_path, rows, messages="body")
+    assert "`roles: {P01: user, P02: assistant}`" in refused.value.hint
+    table, _ = convert_rows(tmp_path, rows, messages="body", roles={"P01": "user", "P02": "assistant"})
+    assert [turn["content"] for turn in table["messages"][0]] == ["두통이요", "쉬세요"]
+
+
+@pytest.mark.parametrize("comment", ["// 상담", "# 상담", "/* 상담 */"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_comments_in_json_lines_are_named(tmp_path: Path, comment: str, place: int) -> None:
+    """The first line or any other."""
+    lines = [json.dumps({"question": "a", "answer": "b"})] * 3
+    lines.insert(place, comment)
+    with pytest.raises(SourceError) as refused:
+        convert_rows(tmp_path, "\n".join(lines))
+    assert refused.value.hint == "remove the comments: JSON has none"

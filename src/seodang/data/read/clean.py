@@ -25,6 +25,7 @@ _IGNORABLE = (  # Default_Ignorable_Code_Point (Unicode 15.1)
     "\ufeff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
 _FOLDED = re.compile(f"[{_IGNORABLE}\uff01-\uffee]")  # and halfwidth and fullwidth forms
+_COPIED = re.compile("[\u00ad\u200b\u2060\ufeff]")  # not the joiners, which emoji and some scripts need
 _INVISIBLE = re.compile(rf"[\s{_IGNORABLE}\u2800\uffa0\ufff9-\ufffb]*")  # and white space, blank Braille, fillers
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 _HTML = re.compile(
@@ -60,6 +61,11 @@ def clean(text: str, changes: set[str]) -> str:
 def is_blank(text: str | None) -> bool:
     """Whether nothing of a text can be seen."""
     return not text or _INVISIBLE.fullmatch(text) is not None
+
+
+def has_invisible(text: str) -> bool:
+    """Whether the text holds characters that nobody sees and copying brings: zero-width spaces, soft hyphens."""
+    return not text.isascii() and _COPIED.search(text) is not None
 
 
 def has_html(text: str) -> bool:

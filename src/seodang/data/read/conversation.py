@@ -229,6 +229,10 @@ def _cell(layout: Layout, column: str | None, fields: Mapping[str, Any], changes
     if isinstance(value, list | dict):
         what, hint = "a list" if isinstance(value, list) else "an object", "write one text into each of these cells"
         texts = [key for key, one in value.items() if isinstance(one, str)] if isinstance(value, dict) else []
+        if isinstance(value, list) and all(isinstance(one, dict) for one in value):
+            hint = f"if these are turns, name `messages: {column}` in the recipe, with `roles:` for its speakers"
+        elif isinstance(value, list):
+            hint = f"name one of the texts, such as `{column}.0`, in the recipe; or {hint}"
         if texts:
             hint = f"name the text that it holds, such as `{column}.{texts[0]}`, in the recipe; or {hint}"
         raise UnusableRowError(f"{column} holds {what}, not text", hint=hint)

@@ -21,6 +21,7 @@ from seodang.data.read.clean import (
     exchange_hash,
     group_key,
     has_html,
+    has_invisible,
     question_hash,
     row_hash,
     text_hash,
@@ -41,6 +42,7 @@ from seodang.types import Counts, RowNote
 NOTES_KEPT = 1000  # dropped rows listed one by one
 NOT_COLUMNS = ("question", "row")  # values of split.by that name no column
 HTML = "with HTML tags or entities (kept as they are)"
+INVISIBLE = "with invisible characters, such as U+200B (kept as they are)"
 DAMAGED = "with U+FFFD, the mark of text damaged before (kept as it is)"
 TOO_DEEP = "nested too deeply"
 ANSWER_FIRST = "that start with an answer (kept)"
@@ -143,6 +145,8 @@ class _Tally:
         whole = conversation.text or "\n".join([turn.content or "" for turn in conversation.messages])
         if has_html(whole):
             self.noticed[HTML] += 1
+        if has_invisible(whole):
+            self.noticed[INVISIBLE] += 1
         if "\ufffd" in whole:
             self.noticed[DAMAGED] += 1
         if next((turn.role for turn in conversation.messages if turn.role != "system"), "user") != "user":

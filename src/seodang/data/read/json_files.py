@@ -20,6 +20,8 @@ BLANK_CHARS = "\ufeff \t\r\n"  # around a value; a byte order mark in the middle
 BLANKS = re.compile(r"[\s\ufeff]*")
 CUT_OFF = "the file seems to be cut off: copy, download or write it again"
 NO_COMMAS = "remove the commas between the rows, or put [ before the first and ] after the last row"
+COMMENTS = ("//", "#", "/*")
+NO_COMMENTS = "remove the comments: JSON has none"
 PYTHON_REPR = "this is how Python prints objects, not JSON: write it with json.dumps(row, ensure_ascii=False)"
 BOTH = frozenset({"question", "answer"})
 
@@ -62,7 +64,8 @@ def _rows_of(
         with open_text() as file:
             first, second = [*islice(filter(None, (line.strip(BLANK_CHARS) for line in file)), 2), "", ""][:2]
     if first[:1] != "{":
-        raise SourceError(f"not JSON: the file starts with {first[:20]!r}", where=f"{path}:1", hint=WRITE_JSON)
+        hint = NO_COMMENTS if first.startswith(COMMENTS) else WRITE_JSON
+        raise SourceError(f"not JSON: the file starts with {first[:20]!r}", where=f"{path}:1", hint=hint)
     if second and (_is_object(first.rstrip(",")) or (by_line and second[0] == "{")):
         blocks = partial(_line_blocks, path, open_text)
         return lambda: (row for block in blocks() for row in block()), blocks, None
@@ -359,6 +362,8 @@ def _broken(error: Exception, where: str, place: str, rest: str, *, cut_off: boo
         return SourceError(f"{error} ({place})", where=where, hint="write such a number as text, in quotes")
     if rest.startswith(("'", "None", "True", "False")):
         hint = PYTHON_REPR
+    elif rest.lstrip().startswith(COMMENTS):
+        hint = NO_COMMENTS
     elif error.msg == "Extra data" and rest.strip() == ",":
         hint = NO_COMMAS
     elif rest.lstrip(", \t\r\n")[:1] in ("}", "]") and not error.msg.startswith(("Extra", "Unterminated")):

@@ -44,6 +44,10 @@ _KEYS_OF_ROLE = {
 _THOUGHT_BEFORE_CALL = re.compile(r"\s*(<think>.*?</think>)\s*(?=\S)", re.DOTALL)
 NAMED_KEYS = 5  # keys that are not used, named in a change
 TURN_HINT = 'write a turn as {"role": "user", "content": "…"}, with the roles system, user, assistant and tool'
+ROLE_HINT = (
+    "write the turns with the roles system, user, assistant and tool, or map the speakers in the recipe, such as "
+    "`roles: {P01: user, P02: assistant}`"
+)
 TEXT_HINT = "keep rows whose turns hold text only"
 ANSWER_HINT = f"{CHECK_COLUMNS}, or leave rows without question or answer out"
 
@@ -139,7 +143,7 @@ def _read_turn(turn: Mapping[str, Any], changes: set[str]) -> Message | None:
     content = turn.get("content") if turn.get("content") is not None else turn.get("value")
     role = ROLES.get(written.casefold())
     if role is None:
-        raise UnusableRowError("unknown role", hint=TURN_HINT, detail=written)
+        raise UnusableRowError("unknown role", hint=ROLE_HINT, detail=written)
     if role != written:
         name = "assistant with a tool call" if role == FUNCTION_CALL else role
         changes.add(f"role {written} read as {name}")

@@ -9,7 +9,7 @@ from seodang.data.read.column_names import ROLES, column_key
 TAKEN_APART = "turns of a question with its answer taken apart"
 TOOL_BLOCKS = "tool blocks of a turn read as calls and results"
 TEXT_KEYS = ("text", "message", "utterance", "발화", "발화문", "발화내용", "대사", "내용", "parts")
-ROLE_KEYS = ("speaker", "author", "화자", "발화자", "역할", "sender")
+ROLE_KEYS = ("speaker", "author", "화자", "발화자", "역할", "sender", "participantID", "speaker_id", "speakerID")
 MESSAGE_TYPES = frozenset({"human", "ai", "system", "tool", "function", "humanmessage", "aimessage", "systemmessage"})
 TEXTS = frozenset({"content", "value", "data", *TEXT_KEYS})
 
