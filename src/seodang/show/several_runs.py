@@ -13,7 +13,7 @@ from seodang.errors import RunError, os_reason
 from seodang.judge.judgement import Judgement
 from seodang.proof.behaviour import GroupBehaviour
 from seodang.proof.gain_parts import PARTS
-from seodang.proof.losses import SourceLoss, proving, source_loss, tuned_against_tuned
+from seodang.proof.losses import SourceLoss, effective_shares, proving, source_loss, tuned_against_tuned
 from seodang.proof.measured_rows import MeasuredRow, read_rows
 from seodang.proof.proof import Proof
 from seodang.proof.statistics import Estimate, headline_level
@@ -203,8 +203,15 @@ def _against(first: ComparedRun, other: ComparedRun, source: str, loss: SourceLo
     if not rows or first.proof.sources[source].unit != loss.unit:
         return None
     is_like_tokens = loss.unit == "nats per token" or loss.role == "retention"
+    lengths = other.evidence.lengths
     return source_loss(
-        rows, loss.role, Tolerance(), is_trained=loss.is_trained, same_tokenizer=is_like_tokens, level=level
+        rows,
+        loss.role,
+        Tolerance(),
+        is_trained=loss.is_trained,
+        same_tokenizer=is_like_tokens,
+        level=level,
+        effective_share=effective_shares(lengths).get(source) if lengths else None,
     ).change
 
 
