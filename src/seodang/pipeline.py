@@ -89,16 +89,16 @@ def tune(
     with clock.stage("load"), distributed.agreed():
         model = preflight.load_base(base, renderer, seed=settings.seed, four_bit=four_bit)
         preflight.check_tensors(model, base)
-        stays = preflight.head_stays(model, settings, recipe.save, renderer)
-        kept = proof_cost.base_bytes(model, held_out, head_stays=stays)
-        preflight.check_disk(run, settings, model, renderer, plan.optimizer, proof_bytes=kept)
+        head_stays = preflight.head_stays(model, settings, recipe.save, renderer)
+        proof_bytes = proof_cost.base_bytes(model, held_out, head_stays=head_stays)
+        preflight.check_disk(run, settings, model, renderer, plan.optimizer, proof_bytes=proof_bytes)
         engine = preflight.make_engine(model, inputs, settings, will_train=not run.is_trained)
     finish.begin_run(run, recipe, inputs, resume=resume)
     clock.attach(run)
-    known = measure.known_base(run, model, held_out, placement, four_bit=four_bit)
-    with proof_cost.expected_run(run, held_out, base, settings, inputs.prepared.lengths, known):
+    known = measure.known_base(run, model, held_out, placement, four_bit=four_bit)  # by an earlier start or run
+    with proof_cost.expected_run(run, held_out, base, settings, inputs.prepared.lengths, known):  # the time left
         with clock.stage("before"):
-            before = measure.measure_base(run, model, engine, held_out, known, head_stays=stays)
+            before = measure.measure_base(run, model, engine, held_out, known, head_stays=head_stays)
         with clock.stage("train"):
             from seodang.stages.training import train_model  # brings transformers' Trainer, which takes seconds
 
