@@ -122,6 +122,22 @@ def test_a_tracker_that_cannot_start_is_an_error_with_the_way_out(run: Run, monk
         Trackers(["wandb"], run, on_note=pytest.fail)
 
 
+def test_a_tracker_that_started_before_another_failed_is_closed_and_resumed(
+    run: Run, opened: list[_Remembering], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run neither stays open nor is begun a second time."""
+
+    def refuse(*_: Any) -> _Remembering:
+        raise RuntimeError("no server")
+
+    monkeypatch.setattr(trackers, "KINDS", {**trackers.KINDS, "mlflow": refuse})
+    with pytest.raises(ResourceError, match="mlflow cannot be started"):
+        Trackers(["wandb", "mlflow"], run, on_note=pytest.fail)
+    assert opened[0].is_closed
+    track(run, ["wandb"])
+    assert [tracker.resumed for tracker in opened] == [None, "id-1"]
+
+
 def test_one_tracker_or_several() -> None:
     """`report_to: wandb` stands for a list of one; another name is an error."""
     assert load_recipe("demo", ["train.report_to=wandb"]).train.report_to == ("wandb",)

@@ -109,11 +109,13 @@ class Trackers:
             try:
                 self._open[name] = KINDS[name](run.folder.resolve().name, tracked_settings(recipe), ids.get(name))
             except Exception as error:  # of a foreign library, for reasons of its own: login, server, versions
+                self.__exit__()
                 hint = f"set {name} up, or leave it out of train.report_to; then resume: {run.resume_command}"
                 raise ResourceError(
                     f"{name} cannot be started: {first_line(error)}", where="train.report_to", hint=hint
                 ) from error
-        run.write_json(TRACKERS, ids | {name: tracker.id for name, tracker in self._open.items()})
+            ids |= {name: self._open[name].id}
+            run.write_json(TRACKERS, ids)  # another one may not start: this one's run is resumed too
 
     def __enter__(self) -> Self:
         return self
