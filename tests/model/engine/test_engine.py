@@ -163,3 +163,11 @@ def test_a_padding_token_within_a_text_is_learnt(linear_cross_entropy: bool, tie
         gradients.append(embedding.weight.grad)
     assert gradients[0][7].norm() > 0
     torch.testing.assert_close(*gradients)
+
+
+def test_rows_of_single_words_are_enough_for_a_trial() -> None:
+    """A beginning and a word, or a word and an end: packed all the same."""
+    rows = [np.array([2, word], dtype=np.int32) for word in (5, 6, 7)]
+    engine = choose_engine(make_model(make_config("gemma3")), rows, training_dtype=torch.float16)
+    assert engine.packed
+    assert engine.linear_cross_entropy

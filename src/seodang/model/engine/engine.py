@@ -243,6 +243,7 @@ def choose_engine(
             beyond it, that is of no concern.
         recompute: whether memory counts more than a percent of a step's time.
     """
+    rows = _long_enough(rows)
     tolerance = TOLERANCE[torch.bfloat16 if is_quantized(model) else model.dtype]  # 4 bits are multiplied as bf16
     remarks, kernels, apart = list[str](), True, False
     if packed and (error := _leak(model, rows, tolerance, longest)) is not None:
@@ -348,15 +349,19 @@ def _leak(
     return None if error <= tolerance else error
 
 
+def _long_enough(rows: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
+    """Rows of more than one position, in which one can see another; of single words, one that is made of them."""
+    return [row for row in rows if row.size > 2] or [np.resize(np.concatenate(rows), SHORT_PROBE)]
+
+
 def _short_probes(rows: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
     """The beginnings of two real rows; of one row twice, if there is no other."""
-    probes = [row[:SHORT_PROBE] for row in rows if row.size > 2]
-    return (probes * 2)[:2]
+    return ([row[:SHORT_PROBE] for row in rows] * 2)[:2]
 
 
 def _many(rows: Sequence[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
     """The first real rows again and again: about a pack of them."""
-    few = [row[:LONGEST_KERNEL_PROBE] for row in rows[:3] if row.size > 2]
+    few = [row[:LONGEST_KERNEL_PROBE] for row in rows[:3]]
     return few * max(1, LONGEST_KERNEL_PROBE // sum(row.size for row in few))
 
 
@@ -365,7 +370,7 @@ def _window_probes(
 ) -> list[NDArray[np.int32]]:
     """Real rows, and one made of them that is longer than the model's attention window."""
     window = getattr(model.config.get_text_config(), "sliding_window", None) or 0
-    probes = [row[:longest] for row in rows[:3] if row.size > 2]
+    probes = [row[:longest] for row in rows[:3]]
     if 0 < window + 32 <= longest:
         probes.append(np.resize(np.concatenate(probes), window + 32))
     return probes
