@@ -341,6 +341,8 @@ def test_files_that_a_container_has_read_do_not_count(
     monkeypatch.setattr(resources, "CGROUP", tmp_path)
     monkeypatch.setattr(psutil.Process, "memory_info", lambda _: SimpleNamespace(rss=500))
     assert available_memory("cpu") == 1_000_000 + 3_001_000 + 500
+    stat.unlink()
+    assert available_memory("cpu") == 1_000_000 + 500
 
 
 def test_gaps_between_blocks_count_on_a_cpu() -> None:

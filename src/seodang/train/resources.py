@@ -204,7 +204,10 @@ def available_memory(device: str) -> int:
 
 def _reclaimable(counts: Path) -> int:
     """Bytes of a container's memory that hold parts of files, such as weights that were read: they give way."""
-    found = dict(line.split() for line in counts.read_text().splitlines())
+    try:
+        found = dict(line.split() for line in counts.read_text().splitlines())
+    except (OSError, ValueError):  # not known: all that is used counts
+        return 0
     prefix = "total_" if "total_inactive_file" in found else ""  # with groups below it, in version 1
     return sum(int(found.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
 

@@ -1,3 +1,6 @@
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +11,13 @@ from transformers import (
     CohereConfig,
     GptOssConfig,
     GraniteConfig,
+    LlamaForCausalLM,
+    LlamaModel,
     Mamba2Config,
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from seodang.data.pack import pack
 from seodang.model.engine.attention import PACKED, attention
@@ -171,3 +177,36 @@ def test_rows_of_single_words_are_enough_for_a_trial() -> None:
     engine = choose_engine(make_model(make_config("gemma3")), rows, training_dtype=torch.float16)
     assert engine.packed
     assert engine.linear_cross_entropy
+
+
+class _StrictBody(LlamaModel):
+    def forward(self, input_ids: Any = None, position_ids: Any = None, use_cache: Any = None) -> Any:
+        return super().forward(input_ids=input_ids, position_ids=position_ids, use_cache=use_cache)
+
+
+class _Strict(LlamaForCausalLM):
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config)
+        self.model = _StrictBody(config)
+
+    def forward(self, input_ids: Any = None, position_ids: Any = None, use_cache: Any = None) -> CausalLMOutputWithPast:
+        output = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=use_cache)
+        return CausalLMOutputWithPast(logits=self.lm_head(output.last_hidden_state))
+
+
+@pytest.mark.parametrize("linear_cross_entropy", [True, False])
+def test_code_that_takes_named_arguments_alone_runs_one_row_at_a_time(linear_cross_entropy: bool) -> None:
+    """As models bring it that are older than transformers' own: it knows neither lengths nor which logits to keep."""
+    model = _Strict(make_config("llama")).eval()
+    ids, labels = _rows()
+    engine = choose_engine(model, ids)
+    assert not engine.packed
+    assert engine.linear_cross_entropy
+    engine = replace(engine, linear_cross_entropy=linear_cross_entropy)
+    with torch.no_grad():
+        expected = float(_reference(model, ids, labels))
+        with engine.installed(model), engine.installed(model):  # as an evaluation during training
+            packs = pack(ids, labels, budget=engine.budget(100))
+            assert sum(float(model(pack=one)) for one in packs) == pytest.approx(expected, rel=1e-5)
+            losses = [model(pack=one, per_token=True).losses_S for one in packs]
+    assert float(torch.cat(losses).sum()) == pytest.approx(expected, rel=1e-5)

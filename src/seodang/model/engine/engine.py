@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,7 @@ class Engine:
 
         graphs = CudaGraphs(model, run, on_note, places, copies) if self.cuda_graphs else None
 
+        @wraps(own)  # which arguments the model takes is asked of it: by an engine around an evaluation, by generation
         def forward(
             *args: Any,
             pack: Pack | None = None,

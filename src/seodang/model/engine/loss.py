@@ -4,6 +4,7 @@ Legend: T positions, S supervised positions, D hidden size.
 """
 
 from collections.abc import Callable
+from inspect import Parameter, signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,11 +32,17 @@ class PackTensors(NamedTuple):
     targets: Tensor  # int64 [S]; below 0: this one does not count
     seq_lens: Lengths  # on the host too: no layer waits for the device
 
-    @property
-    def inputs(self) -> dict[str, Any]:
-        """What a model takes of it. Layers that keep a state refuse `cu_seqlens` without a package."""
-        given = ("input_ids", "position_ids", "seq_lens", "seq_bounds")
-        return {name: getattr(self, name) for name in given} | {"use_cache": False}
+    def inputs_of(self, forward: Callable[..., Any], **more: Tensor) -> dict[str, Any]:
+        """What a model's forward takes of it, and of `more`.
+
+        `seq_bounds` is no `cu_seqlens`: layers that keep a state refuse that name without a package. Code that comes
+        with a model may take named arguments alone; it is given none of the two, and one sequence a row.
+        """
+        names = ("input_ids", "position_ids", "seq_lens", "seq_bounds")
+        given = {name: getattr(self, name) for name in names} | {"use_cache": False} | more
+        taken = signature(forward).parameters
+        takes_any = any(one.kind is Parameter.VAR_KEYWORD for one in taken.values())
+        return given if takes_any else {name: value for name, value in given.items() if name in taken}
 
 
 def on_device(pack: Pack, device: torch.device) -> PackTensors:
@@ -104,7 +111,8 @@ def linear_cross_entropy_tokens(
 @torch.no_grad()
 def logits_tokens(tensors: PackTensors, forward: Callable[..., Any]) -> TokenLosses:
     """The same by the model's own forward."""
-    logits_SV = _supervised_logits(forward(**tensors.inputs, logits_to_keep=tensors.supervised), tensors)
+    output = forward(**tensors.inputs_of(forward, logits_to_keep=tensors.supervised))
+    logits_SV = _supervised_logits(output, tensors)
     losses_S = F.cross_entropy(logits_SV.float(), tensors.targets, reduction="none")
     return TokenLosses(losses_S=losses_S, hidden_SD=None)
 
@@ -121,7 +129,7 @@ class _Head(NamedTuple):
     @classmethod
     def of(cls, model: PreTrainedModel, tensors: PackTensors, rows: TrainableTokens | None) -> "_Head":
         """Run the model's body over a pack."""
-        output: Any = model.base_model(**tensors.inputs)
+        output: Any = model.base_model(**tensors.inputs_of(model.base_model.forward))
         hidden_SD = output.last_hidden_state[0].index_select(0, tensors.supervised)
         head = model.get_output_embeddings()
         if rows:
@@ -136,7 +144,7 @@ def logits_loss(model: PreTrainedModel, tensors: PackTensors, forward: Callable[
 
     In training, a mixture of experts whose configuration asks for it adds its router's loss, for each supervised token.
     """
-    output = forward(**tensors.inputs, logits_to_keep=tensors.supervised)
+    output = forward(**tensors.inputs_of(forward, logits_to_keep=tensors.supervised))
     loss = F.cross_entropy(_supervised_logits(output, tensors).float(), tensors.targets, reduction="sum")
     router_loss = getattr(output, "aux_loss", None)
     if model.training and router_loss is not None and has_router_loss(model):

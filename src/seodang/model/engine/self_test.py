@@ -186,7 +186,8 @@ def kernel_error(model: PreTrainedModel, rows: Sequence[NDArray[np.int32]], comp
 
 
 def _hidden(model: PreTrainedModel, single: Pack) -> Tensor:
-    hidden: Tensor = model.base_model(**on_device(single, model.device).inputs).last_hidden_state
+    inputs = on_device(single, model.device).inputs_of(model.base_model.forward)
+    hidden: Tensor = model.base_model(**inputs).last_hidden_state
     return hidden.float()
 
 
@@ -221,7 +222,8 @@ def compile_error(
                 copies = WeightCopies(model, compute_dtype if compiled and copied else None, places)
                 strictly = torch._dynamo.config.patch(suppress_errors=False)
                 with copies.installed(), copies.refreshed(), attention(model, name), layers, strictly:
-                    hidden = model.base_model(**tensors.inputs).last_hidden_state.float().detach()
+                    inputs = tensors.inputs_of(model.base_model.forward)
+                    hidden = model.base_model(**inputs).last_hidden_state.float().detach()
                     with embedded(model) as leaves:
                         loss = linear_cross_entropy_loss(model, tensors, compiled=compiled)
                     (gradient,) = torch.autograd.grad(loss, leaves)
@@ -253,5 +255,5 @@ def _without_dropout(model: PreTrainedModel) -> Iterator[None]:
 
 def _logits(model: PreTrainedModel, single: Pack) -> Tensor:
     forget_lengths(dynamic_rope(model))
-    logits: Tensor = model(**on_device(single, model.device).inputs).logits[0].float()
+    logits: Tensor = model(**on_device(single, model.device).inputs_of(model.forward)).logits[0].float()
     return logits
