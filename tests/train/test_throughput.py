@@ -1,7 +1,15 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma3Config,
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+)
 
 from events import eval_event, train_event
 from seodang.data.pack import pack
@@ -66,6 +74,17 @@ def test_of_experts_those_that_a_token_takes_count() -> None:
         for count in (4, 8)
     )  # fmt: skip
     assert many - few == 6 * 2 * 64 * 4 * sum(length - 1 for length in LENGTHS)
+
+
+def test_parts_that_read_images_do_not_count() -> None:
+    """A model with a vision tower has the operations of its text part: rows hold text alone."""
+    text: Any = make_config("gemma3")
+    vision = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    whole = Gemma3Config(text_config=text.to_dict(), vision_config={**vision, "image_size": 28, "patch_size": 14})
+    with torch.device("meta"):
+        models = [Gemma3ForConditionalGeneration(whole), Gemma3ForCausalLM(text)]
+    one, other = (step_flops(model, _packs()) for model in models)
+    assert one == other
 
 
 def test_layers_of_shapes_of_their_own_count_by_themselves() -> None:

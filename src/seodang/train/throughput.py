@@ -110,7 +110,7 @@ def _per_position(model: PreTrainedModel) -> tuple[float, float]:
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     head = base_layer(model.get_output_embeddings()).weight
     body = 0.0
-    for weight in model.base_model.parameters():
+    for weight in model.get_decoder().parameters():  # without what reads images or speech
         if weight.ndim >= 2 and id(weight) not in embeddings and weight is not head:
             share = chosen / experts if weight.ndim == 3 and experts and chosen else 1.0
             body += (6 if weight.requires_grad else 4) * weight.numel() * share
