@@ -87,8 +87,7 @@ class Engine:
         """
         own: Callable[..., Any] = model.forward
         scratch = Scratch() if self.linear_cross_entropy and _is_alone_on_cpu(model) and not self.cuda_graphs else None
-        lengths_kept = dynamic_rope(model)
-        places = GradientPlaces(model.device)
+        lengths_kept, places = dynamic_rope(model), GradientPlaces(model.device)
         copies = WeightCopies(model, self.compute_dtype if self.cuda_graphs else None, places)
 
         def run(tensors: PackTensors, *, exact: bool = False, places: GradientPlaces | None = None) -> Tensor:
